@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STRUCT ?= examples/li6ps5cl.cif
+OUT    ?= runs/demo
+
+.PHONY: demo test lint bench docs clean
+
+$(BIN)/mdistill-installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[sevennet,chgnet,dev]"
+	touch $@
+
+demo: $(BIN)/mdistill-installed
+	$(BIN)/mdistill distill $(STRUCT) --teacher sevennet-0 --temperatures 500 700 900 --quick --out $(OUT)
+
+test: $(BIN)/mdistill-installed
+	OMP_NUM_THREADS=1 MDISTILL_QUIET=1 $(BIN)/python -m pytest --durations=15
+	$(BIN)/python tests/trust_page.py --check
+
+lint: $(BIN)/mdistill-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tests/house_rules.py
+
+bench: $(BIN)/mdistill-installed
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+docs: test
+	$(BIN)/python tests/trust_page.py
+	$(BIN)/python docs/make_pictures.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .trust

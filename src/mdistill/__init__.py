@@ -1,0 +1,33 @@
+"""Distil molecular dynamics into fast models that people can trust. Names are imported on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "System": "mdistill.types",
+    "Estimate": "mdistill.types",
+    "Trajectory": "mdistill.types",
+    "BadInput": "mdistill.errors",
+    "BlowUp": "mdistill.errors",
+    "MdistillError": "mdistill.errors",
+    "load": "mdistill.workflows.models",
+    "calculator": "mdistill.export.ase",
+    "simulate": "mdistill.simulation.simulate",
+    "SimulateSettings": "mdistill.simulation.simulate",
+    "distill": "mdistill.workflows.distill",
+    "DistillSettings": "mdistill.workflows.distill",
+    "read_structure": "mdistill.io.structures",
+    "read_trajectory": "mdistill.io.trajectories",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mdistill' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,141 @@
+r"""Forces, stress and curvature products of an energy network, by autodiff on edge vectors, and their
+finite-difference twin.
+
+With d_e the edge vectors and g_e = ∂E/∂d_e:
+    F_i  = Σ_{e: receiver=i} g_e − Σ_{e: sender=i} g_e
+    σ    = (1/V) Σ_e sym(d_e ⊗ g_e)                      (tension positive)
+    H·v  = −dF/dε at r + εv, by differentiating Σ_e g_e·(v[sender] − v[receiver]) once more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.graph import build_graph, edge_vectors, volumes
+from mdistill.types import Graph, Potential, Prediction, System
+
+
+class EnergyNet(Protocol):
+    """A network of edge vectors: net(graph, vectors) -> energy per atom (eV), differentiable twice in vectors."""
+
+    @property
+    def cutoff(self) -> float: ...
+    @property
+    def elements(self) -> frozenset[int]: ...
+    @property
+    def name(self) -> str: ...
+    def __call__(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Conservative:
+    """An energy network as a `CurvedPotential`: forces and stress are exact derivatives of one energy."""
+
+    net: EnergyNet
+
+    @property
+    def cutoff(self) -> float:
+        return self.net.cutoff
+
+    @property
+    def elements(self) -> frozenset[int]:
+        return self.net.elements
+
+    @property
+    def name(self) -> str:
+        return self.net.name
+
+    def __call__(self, graph: Graph) -> Prediction:
+        prediction = predict(self.net, graph)[0]
+        stress = None if prediction.stress is None else prediction.stress.detach()
+        return Prediction(energy=prediction.energy.detach(), forces=prediction.forces.detach(), stress=stress)
+
+    def curvature(self, graph: Graph, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:
+        return predict(self.net, graph, probes=probes)[1].detach()
+
+
+def predict(
+    net: EnergyNet,
+    graph: Graph,
+    *,
+    probes: Float[Tensor, "probe atom 3"] | None = None,
+    create_graph: bool = False,
+) -> tuple[Prediction, Float[Tensor, "probe atom 3"]]:
+    """Energy, forces, stress and curvature products of a batch.
+
+    Args:
+        net: The energy network.
+        graph: Edges within net.cutoff.
+        probes: Directions v for the products H·v; None for no products (an empty tensor comes back).
+        create_graph: Keep the result differentiable in the network's weights (training).
+    Returns:
+        The prediction (stress None unless every struct is periodic in three directions), and H·v (eV/Å²).
+    """
+    system = graph.system
+    second = create_graph or probes is not None
+    with torch.enable_grad():
+        vectors = edge_vectors(graph).detach().requires_grad_(True)
+        atomic = net(graph, vectors)
+        energy = atomic.new_zeros(system.n_structs).index_add(0, system.owner, atomic)
+        gradient = _gradient(energy.sum(), vectors, create_graph=second)
+        forces = _to_atoms(graph, gradient)
+        stress = _stress(graph, vectors, gradient)
+        products = [
+            -_to_atoms(graph, _gradient((gradient * _edge_probe(graph, probe)).sum(), vectors, create_graph=create_graph))
+            for probe in (() if probes is None else probes)
+        ]
+    empty = forces.new_zeros((0, system.n_atoms, 3))
+    return Prediction(energy=energy, forces=forces, stress=stress), torch.stack(products) if products else empty
+
+
+def _gradient(scalar: Tensor, vectors: Tensor, *, create_graph: bool) -> Tensor:
+    if not scalar.requires_grad:
+        return torch.zeros_like(vectors)
+    (gradient,) = torch.autograd.grad(scalar, vectors, create_graph=create_graph, allow_unused=True)
+    return torch.zeros_like(vectors) if gradient is None else gradient
+
+
+def _to_atoms(graph: Graph, gradient: Float[Tensor, "edge 3"]) -> Float[Tensor, "atom 3"]:
+    zeros = gradient.new_zeros((graph.system.n_atoms, 3))
+    return zeros.index_add(0, graph.receiver, gradient).index_add(0, graph.sender, -gradient)
+
+
+def _edge_probe(graph: Graph, probe: Float[Tensor, "atom 3"]) -> Float[Tensor, "edge 3"]:
+    return probe.index_select(0, graph.sender) - probe.index_select(0, graph.receiver)
+
+
+def _stress(graph: Graph, vectors: Tensor, gradient: Tensor) -> Float[Tensor, "struct 3 3"] | None:
+    system = graph.system
+    if not bool(system.pbc.all()):
+        return None
+    outer = vectors.unsqueeze(2) * gradient.unsqueeze(1)
+    owner = system.owner.index_select(0, graph.receiver)
+    virial = outer.new_zeros((system.n_structs, 9)).index_add(0, owner, outer.reshape(-1, 9)).reshape(-1, 3, 3)
+    return 0.5 * (virial + virial.transpose(1, 2)) / volumes(system).reshape(-1, 1, 1)
+
+
+def curvature_by_differences(
+    potential: Potential, system: System, probes: Float[Tensor, "probe atom 3"], *, step: float = 0.01
+) -> Float[Tensor, "probe atom 3"]:
+    r"""H·v by central differences of forces: H·v ≈ −(F(r + h v̂) − F(r − h v̂)) |v| / (2h), two force calls a probe.
+
+    Args:
+        potential: Any potential.
+        system: One struct.
+        probes: Directions v; the displacement is `step` (Å) along v scaled to unit root-mean-square per atom.
+        step: Root-mean-square displacement per atom, Å.
+    """
+    products = []
+    for probe in probes:
+        scale = step / probe.square().sum(-1).mean().sqrt().clamp_min(1e-300)
+        forces = [
+            potential(build_graph(replace(system, positions=system.positions + sign * scale * probe), potential.cutoff)).forces
+            for sign in (1.0, -1.0)
+        ]
+        products.append(-(forces[0] - forces[1]) / (2.0 * scale))
+    return torch.stack(products) if products else system.positions.new_zeros((0, system.n_atoms, 3))

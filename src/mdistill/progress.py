@@ -1,0 +1,65 @@
+"""Progress bars with rate and time left, on standard error, so that standard output stays clean for results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[..., None]
+"""advance(n=1, note="") moves the bar by n and shows the note behind it."""
+
+
+def silent(_n: float = 1, _note: str = "") -> None:
+    """An advance function that shows nothing."""
+
+
+@contextmanager
+def progress(description: str, total: float, *, unit: str = "step", done: float = 0) -> Iterator[Advance]:
+    """Show a bar while the block runs; hands out its advance function. Silent with MDISTILL_QUIET=1.
+
+    Where standard error is no terminal (a batch job's log), one line is printed about every 30 seconds instead.
+    """
+    if os.environ.get("MDISTILL_QUIET") == "1" or total <= 0:
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task):  # type: ignore[no-untyped-def]
+            speed = task.finished_speed or task.speed
+            return Text("" if not speed else f"{speed:.3g} {unit}/s", style="cyan")
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _log_lines(description, total, unit, done, console.print)
+        return
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    with Progress(*columns, console=console, transient=False) as bar:
+        task = bar.add_task(description, total=total, completed=done, note="")
+
+        def advance(n: float = 1, note: str = "") -> None:
+            bar.update(task, advance=n, **({"note": note} if note else {}))
+
+        yield advance
+
+
+def _log_lines(description: str, total: float, unit: str, done: float, say: Callable[..., None]) -> Advance:
+    import time
+
+    start, last, count = time.monotonic(), time.monotonic(), done
+
+    def advance(n: float = 1, note: str = "") -> None:
+        nonlocal last, count
+        count += n
+        now = time.monotonic()
+        if now - last < 30.0 and count < total:
+            return
+        last = now
+        rate = (count - done) / max(now - start, 1e-9)
+        left = (total - count) / rate if rate > 0 else float("inf")
+        say(f"{description}: {count:g}/{total:g} {unit}  {rate:.3g} {unit}/s  {left:.0f} s left  {note}", highlight=False, soft_wrap=True)
+
+    return advance

@@ -1,0 +1,182 @@
+"""The types that data flows through: frozen, slotted, keyword-only dataclasses of tensors.
+
+Units: Å, fs, eV, u, e, K (`units.py`). Cell rows are lattice vectors. Stress has ASE's sign (tension positive).
+Nothing here is mutated: `dataclasses.replace` makes changed copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A batch of structures, concatenated over atoms.
+
+    Attributes:
+        positions: [atom, 3] Å, unwrapped (may lie outside the cell).
+        numbers: [atom] atomic numbers.
+        cell: [struct, 3, 3] Å, rows are lattice vectors; zeros along open directions.
+        pbc: [struct, 3] periodic along each lattice vector.
+        owner: [atom] the struct each atom belongs to, ascending.
+    """
+
+    positions: Float[Tensor, "atom 3"]
+    numbers: Int[Tensor, " atom"]
+    cell: Float[Tensor, "struct 3 3"]
+    pbc: Bool[Tensor, "struct 3"]
+    owner: Int[Tensor, " atom"]
+
+    @property
+    def n_atoms(self) -> int:
+        return int(self.positions.shape[0])
+
+    @property
+    def n_structs(self) -> int:
+        return int(self.cell.shape[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """Directed neighbour pairs: edge vector = r[sender] + shift·cell − r[receiver], |edge vector| < cutoff.
+
+    Both directions of every pair are present; edges are sorted by receiver.
+    """
+
+    system: System
+    receiver: Int[Tensor, " edge"]
+    sender: Int[Tensor, " edge"]
+    shift: Float[Tensor, "edge 3"]
+    cutoff: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a potential says of a batch; a training target has the same type.
+
+    Attributes:
+        energy: [struct] eV.
+        forces: [atom, 3] eV/Å.
+        stress: [struct, 3, 3] eV/Å³, symmetric, tension positive (σ = (1/V) ∂E/∂strain); None where any struct is not
+            periodic in three directions or the label is missing.
+    """
+
+    energy: Float[Tensor, " struct"]
+    forces: Float[Tensor, "atom 3"]
+    stress: Float[Tensor, "struct 3 3"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A phase-space point of a batch. momenta u·Å/fs, masses u, time fs; prediction belongs to system."""
+
+    system: System
+    momenta: Float[Tensor, "atom 3"]
+    masses: Float[Tensor, " atom"]
+    time: float = 0.0
+    prediction: Prediction | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """One structure through time. positions Å **unwrapped**, momenta u·Å/fs, cell Å, times fs."""
+
+    numbers: Int[Tensor, " atom"]
+    positions: Float[Tensor, "frame atom 3"]
+    cell: Float[Tensor, "frame 3 3"]
+    times: Float[Tensor, " frame"]
+    momenta: Float[Tensor, "frame atom 3"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A reported number.
+
+    Attributes:
+        value: The number; None where it lies below what the data can detect (then `upper_limit` is set).
+        error: One standard error, same unit; None where no error can be stated (a count, a setting).
+        unit: Unit of value and error, "" for a pure number.
+        samples: How many (effectively independent) samples it rests on.
+        interval: 95 % interval where it is not value ± 1.96 error.
+        upper_limit: 95 % upper limit where value is None.
+    """
+
+    value: float | None
+    error: float | None
+    unit: str
+    samples: int = 1
+    interval: tuple[float, float] | None = None
+    upper_limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledFrame:
+    """One structure with the teacher's answer (System of one struct).
+
+    Attributes:
+        system: The structure.
+        target: Teacher's energy, forces, stress.
+        probes: [probe, atom, 3] probe directions v (pure numbers), or None.
+        products: [probe, atom, 3] teacher's curvature products H·v, eV/Å², H = ∂²E/∂r∂r (minus the force Jacobian).
+        source: How the frame came about: "md", "strain", "rattle", "relaxed", "on-policy".
+        temperature_K: Temperature of the MD it came from; 0 where none.
+        block: Number of the contiguous time block it belongs to (unique within a label store); held-out sets are
+            whole blocks.
+    """
+
+    system: System
+    target: Prediction
+    probes: Float[Tensor, "probe atom 3"] | None = None
+    products: Float[Tensor, "probe atom 3"] | None = None
+    source: str = "md"
+    temperature_K: float = 0.0
+    block: int = 0
+
+
+@runtime_checkable
+class Potential(Protocol):
+    """Anything that maps a graph to energy, forces and stress: student, teacher, DFT code.
+
+    A potential that does its own neighbour search has cutoff 0 and is handed a graph without edges. `elements` is
+    empty where any element is accepted.
+    """
+
+    @property
+    def cutoff(self) -> float: ...
+    @property
+    def elements(self) -> frozenset[int]: ...
+    @property
+    def name(self) -> str: ...
+    def __call__(self, graph: Graph) -> Prediction: ...
+
+
+@runtime_checkable
+class CurvedPotential(Potential, Protocol):
+    """A potential that also gives curvature products H·v by automatic differentiation (one struct per graph)."""
+
+    def curvature(self, graph: Graph, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]: ...
+
+
+@runtime_checkable
+class Propagator(Protocol):
+    """One step of dynamics. `stride` is the time (fs) a step advances."""
+
+    @property
+    def stride(self) -> float: ...
+    def step(self, state: State, generator: Generator) -> State: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One validation check. passed = measured within limit; `limit` in measured.unit; `detail` one sentence."""
+
+    name: str
+    measured: Estimate
+    limit: float
+    passed: bool
+    detail: str = ""
+    parts: dict[str, Estimate] = field(default_factory=dict)

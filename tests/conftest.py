@@ -1,0 +1,56 @@
+"""Shared fixtures: no network, one thread, and the record from which docs/trust.md is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MDISTILL_QUIET", "1")
+RECORD = Path(__file__).parent.parent / ".trust" / "measured.jsonl"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    RECORD.parent.mkdir(exist_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T46: any attempt to reach the network in a test is an error."""
+
+    def refuse(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX:
+            raise AssertionError(f"a test tried to reach the network: {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture
+def trust(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """trust("T13", "ratio of energy fluctuation at h and h/2", measured, "4 ± 10 %"): a row of docs/trust.md.
+
+    Call it after the assertions, with what was measured. planted=True marks the row of a planted bug that was caught.
+    """
+
+    def record(test: str, quantity: str, measured: float | int | str, required: str, *, planted: bool = False) -> None:
+        row = {
+            "test": test, "quantity": quantity, "measured": measured if isinstance(measured, (int, str)) else float(measured),
+            "required": required, "planted": planted, "node": request.node.nodeid,
+        }
+        with open(RECORD, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+
+    return record

@@ -1,0 +1,47 @@
+"""The house rules no linter knows: file and function lengths, forbidden names, no folder inside a room. Run by `make lint`."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "src" / "mdistill"
+MAX_FILE, MAX_FUNCTION = 400, 60
+FORBIDDEN = ("utils", "helpers", "misc")
+
+
+def complaints(path: Path) -> list[str]:
+    """What one source file does against the rules."""
+    text = path.read_text(encoding="utf-8")
+    found = [f"{path}: name {path.stem!r} says nothing"] if path.stem in FORBIDDEN else []
+    if (length := text.count("\n")) > MAX_FILE:
+        found.append(f"{path}: {length} lines, at most {MAX_FILE}")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION:
+                found.append(f"{path}:{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION}")
+        if isinstance(node, ast.ClassDef) and (node.name.startswith("Base") or node.name.endswith("Manager")):
+            found.append(f"{path}:{node.lineno}: class name {node.name!r}")
+        if isinstance(node, ast.Call) and (name := _dotted(node.func)) in ("torch.load", "torch.save", "eval", "exec", "pickle.load"):
+            found.append(f"{path}:{node.lineno}: calls {name}")
+    return found
+
+
+def _dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def main() -> int:
+    found = [c for path in sorted(SOURCE.rglob("*.py")) for c in complaints(path)]
+    nested = [p for p in SOURCE.glob("*/*/") if p.is_dir() and p.name != "__pycache__"]
+    found += [f"{p}: a folder inside a room" for p in nested]
+    print("\n".join(found) or "house rules hold")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
