@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,11 +31,10 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture
@@ -47,8 +46,12 @@ def trust(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     def record(test: str, quantity: str, measured: float | int | str, required: str, *, planted: bool = False) -> None:
         row = {
-            "test": test, "quantity": quantity, "measured": measured if isinstance(measured, (int, str)) else float(measured),
-            "required": required, "planted": planted, "node": request.node.nodeid,
+            "test": test,
+            "quantity": quantity,
+            "measured": measured if isinstance(measured, (int, str)) else float(measured),
+            "required": required,
+            "planted": planted,
+            "node": request.node.nodeid,
         }
         with open(RECORD, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(row) + "\n")

@@ -24,7 +24,13 @@ def complaints(path: Path) -> list[str]:
                 found.append(f"{path}:{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION}")
         if isinstance(node, ast.ClassDef) and (node.name.startswith("Base") or node.name.endswith("Manager")):
             found.append(f"{path}:{node.lineno}: class name {node.name!r}")
-        if isinstance(node, ast.Call) and (name := _dotted(node.func)) in ("torch.load", "torch.save", "eval", "exec", "pickle.load"):
+        if isinstance(node, ast.Call) and (name := _dotted(node.func)) in (
+            "torch.load",
+            "torch.save",
+            "eval",
+            "exec",
+            "pickle.load",
+        ):
             found.append(f"{path}:{node.lineno}: calls {name}")
     return found
 

@@ -86,17 +86,21 @@ def predict(
         forces = _to_atoms(graph, gradient)
         stress = _stress(graph, vectors, gradient)
         products = [
-            -_to_atoms(graph, _gradient((gradient * _edge_probe(graph, probe)).sum(), vectors, create_graph=create_graph))
+            -_to_atoms(
+                graph, _gradient((gradient * _edge_probe(graph, probe)).sum(), vectors, create_graph=create_graph, retain=True)
+            )
             for probe in (() if probes is None else probes)
         ]
     empty = forces.new_zeros((0, system.n_atoms, 3))
     return Prediction(energy=energy, forces=forces, stress=stress), torch.stack(products) if products else empty
 
 
-def _gradient(scalar: Tensor, vectors: Tensor, *, create_graph: bool) -> Tensor:
+def _gradient(scalar: Tensor, vectors: Tensor, *, create_graph: bool, retain: bool = False) -> Tensor:
     if not scalar.requires_grad:
         return torch.zeros_like(vectors)
-    (gradient,) = torch.autograd.grad(scalar, vectors, create_graph=create_graph, allow_unused=True)
+    (gradient,) = torch.autograd.grad(
+        scalar, vectors, create_graph=create_graph, retain_graph=retain or create_graph, allow_unused=True
+    )
     return torch.zeros_like(vectors) if gradient is None else gradient
 
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from vesin import NeighborList
 
+from mdistill.errors import BadInput
 from mdistill.types import Graph, System
+
+_MOST_PAIRS = 1e8
+_MOST_CUTOFFS = 1e5
 
 
 def make_system(
@@ -22,12 +26,12 @@ def make_system(
     *,
     dtype: torch.dtype = torch.float64,
 ) -> System:
-    """One structure from plain arrays (Å)."""
+    """One structure from plain arrays (Å), which are copied."""
     return System(
-        positions=torch.as_tensor(np.asarray(positions, dtype=np.float64), dtype=dtype).reshape(-1, 3),
-        numbers=torch.as_tensor(np.asarray(numbers, dtype=np.int64)),
-        cell=torch.as_tensor(np.asarray(cell, dtype=np.float64), dtype=dtype).reshape(1, 3, 3),
-        pbc=torch.as_tensor(np.asarray(pbc, dtype=bool)).reshape(1, 3),
+        positions=torch.tensor(np.asarray(positions, dtype=np.float64), dtype=dtype).reshape(-1, 3),
+        numbers=torch.tensor(np.asarray(numbers, dtype=np.int64)),
+        cell=torch.tensor(np.asarray(cell, dtype=np.float64), dtype=dtype).reshape(1, 3, 3),
+        pbc=torch.tensor(np.asarray(pbc, dtype=bool)).reshape(1, 3),
         owner=torch.zeros(len(np.asarray(numbers)), dtype=torch.int64),
     )
 
@@ -97,19 +101,28 @@ def empty_graph(system: System, cutoff: float = 0.0) -> Graph:
 
 
 def build_graph(system: System, cutoff: float) -> Graph:
-    """All directed pairs within the cutoff (Å), every periodic image counted, none of an atom with itself at shift 0.
+    """All directed pairs closer than the cutoff (Å), every periodic image counted, none of an atom with itself at shift 0.
 
-    Works for any cell (skewed, left-handed, shorter than the cutoff), mixed periodicity, isolated atoms and atoms
-    outside the cell. Edges are sorted by receiver, then sender, then shift, so equal input gives equal order.
+    A pair at exactly the cutoff is left out (|edge vector| < cutoff, strictly, as computed in the system's own precision).
+    Works for any cell (skewed, left-handed, shorter than the cutoff), mixed periodicity (the cell vector of an open
+    direction is ignored), isolated atoms, and atoms any number of cells outside. Edges are sorted by receiver, then
+    sender, then shift, so equal input gives equal order.
 
     Raises:
-        ValueError: Non-finite positions, or a periodic direction with a zero or linearly dependent lattice vector.
+        BadInput: Non-finite positions or cell, a periodic direction whose lattice vector is missing or lies in the plane
+            (line) of the others, or so many pairs that memory would not do.
     """
     if cutoff <= 0.0:
         return empty_graph(system)
+    candidates = _candidates(system, cutoff)
+    return _closer_than(cutoff, candidates, _offsets(candidates), system)
+
+
+def _candidates(system: System, reach: float) -> Graph:
+    """All pairs closer than `reach` and perhaps a few a rounding error beyond it, in the order of `build_graph`."""
     receivers, senders, shifts, offset = [], [], [], 0
     for part in split(system) if system.n_structs > 1 else [system]:
-        receiver, sender, shift = _pairs(part, cutoff)
+        receiver, sender, shift = _pairs(part, reach)
         receivers.append(receiver + offset)
         senders.append(sender + offset)
         shifts.append(shift)
@@ -120,52 +133,156 @@ def build_graph(system: System, cutoff: float) -> Graph:
         receiver=torch.from_numpy(np.concatenate(receivers)).to(device),
         sender=torch.from_numpy(np.concatenate(senders)).to(device),
         shift=torch.from_numpy(np.concatenate(shifts)).to(device=device, dtype=dtype),
+        cutoff=reach,
+    )
+
+
+def _offsets(graph: Graph) -> Float[Tensor, "edge 3"]:
+    """shift·cell of each edge. Written out: a matrix product may round a row differently in a longer list."""
+    cell = graph.system.cell.detach()
+    rows = cell[0].unbind(0) if graph.system.n_structs == 1 else cell[graph.system.owner[graph.receiver]].unbind(1)
+    x, y, z = graph.shift.unsqueeze(2).unbind(1)
+    return x * rows[0] + y * rows[1] + z * rows[2]
+
+
+def _closer_than(cutoff: float, candidates: Graph, offsets: Float[Tensor, "edge 3"], system: System) -> Graph:
+    """The candidates that are closer than the cutoff in `system`, in their order."""
+    positions, receiver, sender = system.positions.detach(), candidates.receiver, candidates.sender
+    x, y, z = (positions.index_select(0, sender) - positions.index_select(0, receiver)).add_(offsets).unbind(1)
+    near = (x * x + y * y + z * z < cutoff * cutoff).nonzero().squeeze(1)
+    return Graph(
+        system=system,
+        receiver=receiver.index_select(0, near),
+        sender=sender.index_select(0, near),
+        shift=candidates.shift.index_select(0, near),
         cutoff=cutoff,
     )
 
 
-def _pairs(system: System, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Receiver, sender and shift arrays of one struct."""
+def _pairs(system: System, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Receiver, sender and shift arrays of one struct; the search sees all atoms inside the cell."""
     positions = system.positions.detach().cpu().numpy().astype(np.float64)
     cell = system.cell[0].detach().cpu().numpy().astype(np.float64)
     pbc = system.pbc[0].cpu().numpy()
     if not np.isfinite(positions).all() or not np.isfinite(cell).all():
-        raise ValueError("positions or cell are not finite: no neighbour list can be built")
-    search = NeighborList(cutoff=cutoff, full_list=True)
-    i, j, shift = search.compute(points=positions, box=cell, periodic=pbc, quantities="ijS")
-    order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, i))
-    return i[order].astype(np.int64), j[order].astype(np.int64), shift[order].astype(np.float64)
+        raise BadInput("structure", "positions or cell are not finite", allowed="finite numbers", fix="check the structure")
+    if len(positions) == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros((0, 3))
+    box = _box(cell, pbc)
+    turns = np.floor(positions @ np.linalg.inv(box)) * pbc
+    scale = max(np.abs(positions).max(), (np.abs(turns) @ np.abs(box)).max(), reach)
+    reach += 100.0 * torch.finfo(system.positions.dtype).eps * scale
+    inside = positions - turns @ box
+    for axis in box[~pbc]:
+        inside -= np.outer(_excess(inside @ axis, 1.5 * reach), axis)
+    _check_size(inside, box, pbc, reach)
+    i, j, shift = NeighborList(cutoff=reach, full_list=True).compute(points=inside, box=box, periodic=pbc, quantities="ijS")
+    i, j = i.astype(np.int64), j.astype(np.int64)
+    shift = shift + turns[i] - turns[j]
+    order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], i * len(positions) + j))
+    return i[order], j[order], shift[order]
+
+
+def _box(cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:
+    """The cell with unit vectors along open directions, normal to the periodic vectors and to each other."""
+    periodic = cell[pbc]
+    lengths = np.linalg.norm(periodic, axis=1, keepdims=True)
+    if not lengths.all() or (np.linalg.svd(periodic / lengths)[1] < 1e-6).any():
+        raise BadInput(
+            "cell",
+            f"the lattice vectors along the periodic directions are {periodic.tolist()}: one is missing, or they span no volume",
+            allowed="linearly independent lattice vectors along periodic directions",
+            fix="give the missing lattice vector, or make its direction open (pbc False)",
+        )
+    box = cell.copy()
+    box[~pbc] = np.linalg.svd(periodic)[2][len(periodic) :]
+    return box
+
+
+def _excess(coordinates: Float[np.ndarray, " atom"], widest: float) -> Float[np.ndarray, " atom"]:
+    """How far to pull each atom down so that no gap along an open axis is wider than `widest` (no pair comes within it)."""
+    order = np.argsort(coordinates)
+    gaps = np.diff(coordinates[order], prepend=coordinates[order[:1]])
+    excess = np.empty_like(coordinates)
+    excess[order] = np.cumsum(np.maximum(gaps - widest, 0.0))
+    return excess
+
+
+def _check_size(
+    inside: Float[np.ndarray, "atom 3"], box: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"], reach: float
+) -> None:
+    """Refuse what would exhaust memory or the cell grid of the search (which then ends the whole process)."""
+    heights = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)
+    extent = np.where(pbc, heights, np.ptp(inside @ np.linalg.inv(box), axis=0))
+    if extent.max() > _MOST_CUTOFFS * reach:
+        raise BadInput(
+            "cell",
+            f"{extent.max():.3g} Å across with a cutoff of {reach:.3g} Å",
+            allowed=f"at most {_MOST_CUTOFFS:.0f} cutoffs",
+            fix="check the units of the structure (Å)",
+        )
+    pairs = len(inside) ** 2 * 4.18879 * reach**3 / np.abs(np.linalg.det(box)) if pbc.all() else 0.0
+    if pairs > _MOST_PAIRS:
+        raise BadInput(
+            "cutoff",
+            f"{reach:.3g} Å gives about {pairs:.2g} neighbour pairs",
+            allowed=f"at most {_MOST_PAIRS:.0e} pairs",
+            fix="check the units of the cell (Å), or choose a shorter cutoff or a smaller supercell",
+        )
 
 
 @dataclass(slots=True)
 class SkinList:
-    """A neighbour list that is rebuilt only when an atom moved further than half the skin or the cell changed.
+    """A neighbour list whose search is repeated only when a pair it left out could have come closer than the cutoff.
 
-    `graph(system)` gives exactly the edges of `build_graph(system, cutoff)` (longer candidates are dropped).
+    `graph(system)` gives exactly the edges of `build_graph(system, cutoff)`, in the same order. Atoms may move, and the
+    cells of fully periodic structures may change (barostats); any other change repeats the search.
+
+    With A = (old cell)⁻¹ (new cell) and u = r − r_old A, a pair vector becomes d = d_old A + u_j − u_i, so
+        |d| ≥ |d_old| (1 − ‖A − 1‖) − 2 max|u|,     ‖·‖: Frobenius norm
+    and pairs left out at the search stay beyond the cutoff while 2 max|u| < (cutoff + skin)(1 − ‖A − 1‖) − cutoff. A shift
+    common to all u does not matter and is taken off.
     """
 
     cutoff: float
     skin: float = 0.5
     rebuilds: int = 0
     _candidates: Graph | None = None
+    _lattice_parts: Tensor | None = None
+    _cell: Tensor | None = None
 
     def graph(self, system: System) -> Graph:
+        """The neighbour graph of the system.
+
+        Raises:
+            BadInput: As `build_graph`.
+        """
         if self.cutoff <= 0.0:
             return empty_graph(system)
-        if self._candidates is None or self._moved(self._candidates.system, system):
-            self._candidates = build_graph(system, self.cutoff + self.skin)
+        if self._candidates is None or not self._covers(self._candidates.system, system):
+            own = replace(system, positions=system.positions.detach().clone(), cell=system.cell.detach().clone())
+            self._candidates, self._cell = _candidates(own, self.cutoff + self.skin), None
             self.rebuilds += 1
-        candidates = replace(self._candidates, system=system, cutoff=self.cutoff)
-        near = (edge_vectors(candidates).square().sum(-1) < self.cutoff**2).nonzero()[:, 0]
-        return Graph(
-            system=system,
-            receiver=candidates.receiver.index_select(0, near),
-            sender=candidates.sender.index_select(0, near),
-            shift=candidates.shift.index_select(0, near),
-            cutoff=self.cutoff,
-        )
+        if self._lattice_parts is None or self._cell is None or not torch.equal(self._cell, system.cell):
+            self._cell = system.cell.detach().clone()
+            self._lattice_parts = _offsets(replace(self._candidates, system=system))
+        return _closer_than(self.cutoff, self._candidates, self._lattice_parts, system)
 
-    def _moved(self, old: System, new: System) -> bool:
-        if old.n_atoms != new.n_atoms or not torch.equal(old.cell, new.cell):
-            return True
-        return bool(((new.positions - old.positions).square().sum(-1) > (0.5 * self.skin) ** 2).any())
+    def _covers(self, old: System, new: System) -> bool:
+        """Whether every pair now closer than the cutoff is among the candidates found for the old system."""
+        if old.positions.dtype != new.positions.dtype or old.positions.device != new.positions.device:
+            return False
+        if not (torch.equal(old.owner, new.owner) and torch.equal(old.pbc, new.pbc)):
+            return False
+        if torch.equal(old.cell, new.cell):
+            stretch, moves = 0.0, new.positions.detach() - old.positions
+        else:
+            if not bool(new.pbc.all()):
+                return False
+            change = torch.linalg.solve(old.cell, new.cell.detach())
+            unchanged = torch.eye(3, dtype=change.dtype, device=change.device)
+            stretch = float((change - unchanged).square().sum((1, 2)).max().sqrt())
+            moves = new.positions.detach() - (old.positions.unsqueeze(1) @ change[old.owner]).squeeze(1)
+            moves -= moves.mean(0)
+        farthest = float(moves.square_().sum(1).max().sqrt())
+        return 2.0 * farthest < (self.cutoff + self.skin) * (1.0 - stretch) - self.cutoff

@@ -39,7 +39,9 @@ NEVER = StopRequest()
 
 
 @contextmanager
-def stop_on_signals(*, max_hours: float | None = None, resume: str = "run the same command again: it resumes") -> Iterator[StopRequest]:
+def stop_on_signals(
+    *, max_hours: float | None = None, resume: str = "run the same command again: it resumes"
+) -> Iterator[StopRequest]:
     """Within the block SIGINT, SIGTERM and SIGUSR1 set the request instead of ending the process.
 
     A second SIGINT raises KeyboardInterrupt at once. Outside the main thread signals are left alone.

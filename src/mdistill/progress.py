@@ -36,7 +36,14 @@ def progress(description: str, total: float, *, unit: str = "step", done: float 
     if not console.is_terminal:
         yield _log_lines(description, total, unit, done, console.print)
         return
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    ]
     with Progress(*columns, console=console, transient=False) as bar:
         task = bar.add_task(description, total=total, completed=done, note="")
 
@@ -60,6 +67,10 @@ def _log_lines(description: str, total: float, unit: str, done: float, say: Call
         last = now
         rate = (count - done) / max(now - start, 1e-9)
         left = (total - count) / rate if rate > 0 else float("inf")
-        say(f"{description}: {count:g}/{total:g} {unit}  {rate:.3g} {unit}/s  {left:.0f} s left  {note}", highlight=False, soft_wrap=True)
+        say(
+            f"{description}: {count:g}/{total:g} {unit}  {rate:.3g} {unit}/s  {left:.0f} s left  {note}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     return advance

@@ -72,13 +72,18 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A phase-space point of a batch. momenta u·Å/fs, masses u, time fs; prediction belongs to system."""
+    """A phase-space point of a batch. momenta u·Å/fs, masses u, time fs; prediction belongs to system.
+
+    `middle_momenta` are those of the middle of the last step, where an integrator offers them: kinetic quantities are
+    measured there (`simulation/start.py`), dynamics goes on from `momenta`.
+    """
 
     system: System
     momenta: Float[Tensor, "atom 3"]
     masses: Float[Tensor, " atom"]
     time: float = 0.0
     prediction: Prediction | None = None
+    middle_momenta: Float[Tensor, "atom 3"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,16 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise write_failure(path, error) from error
     except BaseException:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise
+
+
+def _discard(partial: Path) -> None:
+    with suppress(OSError):
+        partial.unlink(missing_ok=True)
 
 
 def write_failure(path: Path, error: OSError) -> MdistillError:
@@ -85,18 +90,21 @@ def sha256(path: Path) -> str:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and flush it to disk (a torn last line is what a reader must tolerate)."""
-    _appending(path, lambda handle: handle.write(line.rstrip("\n").encode() + b"\n"))
+    """Append one line and flush it to disk; where that fails the file keeps its old length.
 
+    A crash can still leave a torn last line: readers tolerate one.
 
-def _appending(path: Path, write: Callable[[Any], Any]) -> None:
+    Raises:
+        MdistillError: The disk is full or the folder cannot be written.
+    """
+    content = memoryview(line.rstrip("\n").encode() + b"\n")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        size = path.stat().st_size if path.exists() else 0
-        with open(path, "ab") as handle:
+        with open(path, "ab", buffering=0) as handle:
+            size = handle.seek(0, os.SEEK_END)
             try:
-                write(handle)
-                handle.flush()
+                while content:
+                    content = content[handle.write(content) :]
                 os.fsync(handle.fileno())
             except OSError:
                 handle.truncate(size)

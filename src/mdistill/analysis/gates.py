@@ -1,0 +1,282 @@
+"""Validation gates: from measured numbers to "good enough to use" or not. No simulation and no files in here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from mdistill.analysis.accuracy import Deviation
+from mdistill.analysis.rdf import jensen_shannon, sampling_divergence, wasserstein
+from mdistill.analysis.statistics import Curve, autocorrelation_time
+from mdistill.errors import BadInput
+from mdistill.types import Estimate, Gate
+from mdistill.units import GPA, PS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateLimits:
+    """What a student must keep to. The defaults separate students that reproduce a teacher's transport from those that do not.
+
+    Attributes:
+        force_eV_A: Largest mean absolute force error at any temperature, eV/Å. Small nets that learn a solid electrolyte
+            well reach 0.03 at 600 K and 0.045 at 1000 K.
+        force_relative: Where forces are large, this share of the teacher's mean |F| is allowed instead (an error of
+            12 % of |F| moves barriers by about as much as two foundation models differ).
+        element_factor: A single element may miss the force limits by this factor (the stiffest has the largest forces).
+        energy_eV_atom: Largest mean absolute energy error, eV/atom. 3 meV/atom is a twelfth of k_B T at 400 K.
+        stress_GPa: Largest mean absolute stress error, GPa. With a bulk modulus of 30 GPa, 0.3 GPa is 1 % of volume.
+        stress_relative: Share of the teacher's stress spread allowed instead where stresses are large (strained cells).
+        rdf_divergence: Largest Jensen–Shannon divergence of any pair's RDF (base 2: 0 equal, 1 disjoint).
+        rdf_shift_A: Wasserstein-1 distance up to which an RDF counts as unmoved; reported beside, not judged.
+        drift_eV_atom_ps: Largest |drift| of the NVE total energy: 1e-5 eV/atom/ps is 1 K in 13 ps of free flight.
+        force_flips: Largest number of sign changes of the pair force from 0.3 Å outwards (1: one wall, one minimum).
+        speed_up: Smallest ratio of teacher's to student's time per force call.
+    Raises:
+        BadInput: A limit is not a positive finite number.
+    """
+
+    force_eV_A: float = 0.050
+    force_relative: float = 0.12
+    element_factor: float = 1.5
+    energy_eV_atom: float = 0.003
+    stress_GPa: float = 0.3
+    stress_relative: float = 0.15
+    rdf_divergence: float = 0.02
+    rdf_shift_A: float = 0.02
+    drift_eV_atom_ps: float = 1.0e-5
+    force_flips: int = 1
+    speed_up: float = 2.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and value > 0):
+                raise BadInput(
+                    field.name, f"{value}", allowed="a positive number", fix=f"leave it out for the default, {field.default}"
+                )
+
+
+def force_gates(force: Mapping[str, Deviation], limits: GateLimits) -> list[Gate]:
+    """One gate over the temperatures (and "all"), one over the elements; the worst decides.
+
+    Args:
+        force: Force deviations as in `accuracy.Accuracy.force`.
+    """
+    elements = {name: d for name, d in force.items() if name != "all" and not name.endswith(" K")}
+    temperatures = {name: d for name, d in force.items() if name not in elements}
+
+    def judged(groups: Mapping[str, Deviation], factor: float) -> dict[str, tuple[Estimate, float]]:
+        return {
+            name: (d.mean_absolute, factor * max(limits.force_eV_A, limits.force_relative * d.scale))
+            for name, d in groups.items()
+        }
+
+    what = "mean absolute force error"
+    return [
+        _worst("force error", judged(temperatures, 1.0), what),
+        _worst("force error per element", judged(elements, limits.element_factor), what),
+    ]
+
+
+def energy_gate(energy: Mapping[str, Deviation], limits: GateLimits) -> Gate:
+    """Mean absolute energy error per atom at every temperature."""
+    return _worst(
+        "energy error", {n: (d.mean_absolute, limits.energy_eV_atom) for n, d in energy.items()}, "mean absolute energy error"
+    )
+
+
+def stress_gate(stress: Mapping[str, Deviation], limits: GateLimits) -> Gate:
+    """Mean absolute stress error at every temperature (eV/Å³)."""
+    allowed = {n: max(limits.stress_GPa * GPA, limits.stress_relative * d.scale) for n, d in stress.items()}
+    return _worst("stress error", {n: (d.mean_absolute, allowed[n]) for n, d in stress.items()}, "mean absolute stress error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """How alike the RDFs of one pair are.
+
+    Attributes:
+        divergence: Jensen–Shannon divergence (base 2) as found.
+        noise: The part of it that finite sampling alone would give, from comparing halves of each run.
+        shift: Wasserstein-1 distance, Å.
+    """
+
+    divergence: float
+    noise: float
+    shift: float
+
+
+def overlap(first: Curve, second: Curve) -> Overlap | None:
+    """Compare two RDFs on the same shells; None where neither has a pair in range, divergence 1 where only one has."""
+    empty = [float(curve.y.sum()) == 0.0 for curve in (first, second)]
+    if any(empty):
+        return None if all(empty) else Overlap(divergence=1.0, noise=0.0, shift=float(first.x[-1]))
+    noise = sampling_divergence(first, second)
+    return Overlap(divergence=jensen_shannon(first, second), noise=noise, shift=wasserstein(first, second))
+
+
+def rdf_gate(overlaps: Mapping[str, Overlap], limits: GateLimits, *, broken: Mapping[str, str] | None = None) -> Gate:
+    """Jensen–Shannon divergence of every pair, freed of what finite sampling alone gives; Wasserstein-1 beside.
+
+    measured = max over pairs of max(0, divergence − noise); error = noise (a divergence well below it cannot be seen).
+    `broken` names dynamics that were stopped, with the reason; then the gate fails.
+    """
+    if broken:
+        return _not_measured(
+            "RDF overlap", limits.rdf_divergence, "", "; ".join(f"stopped at {n}: {why}" for n, why in broken.items())
+        )
+    judged = {
+        name: (Estimate(value=max(0.0, o.divergence - o.noise), error=o.noise, unit=""), limits.rdf_divergence)
+        for name, o in overlaps.items()
+    }
+    gate = _worst("RDF overlap", judged, "Jensen–Shannon divergence")
+    shifts = {f"{name}, Wasserstein-1": Estimate(value=o.shift, error=None, unit="Å") for name, o in overlaps.items()}
+    moved = [name for name, o in overlaps.items() if o.shift > limits.rdf_shift_A]
+    blurred = [name for name, o in overlaps.items() if o.noise > limits.rdf_divergence]
+    beside = f"; largest Wasserstein-1 distance {max((o.shift for o in overlaps.values()), default=0.0):.3f} Å"
+    beside += f" (beyond {limits.rdf_shift_A} Å: {', '.join(moved)})" if moved else ""
+    beside += f"; too few samples to see a difference of the size of the limit: {', '.join(blurred)}" if blurred else ""
+    return replace(gate, detail=gate.detail + beside, parts=gate.parts | shifts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """Drift (eV/atom/ps, with error) and fluctuation about it (eV/atom, root mean square) of the total energy."""
+
+    slope: Estimate
+    fluctuation: Estimate
+
+
+def energy_drift(times: Float[np.ndarray, " frame"], energies: Float[np.ndarray, " frame"], n_atoms: int) -> Drift:
+    r"""Straight line through the total energy of an NVE run.
+
+    E(t)/N = a + b t;   error of b = s √τ / √Σ(t − t̄)²     s: residual standard deviation   τ: its autocorrelation time (samples)
+
+    Args:
+        times: fs.
+        energies: Total (kinetic + potential) energy, eV.
+        n_atoms: N.
+    Raises:
+        BadInput: Fewer than 10 frames, or values that are not finite.
+    """
+    x, y = np.asarray(times, dtype=float) / PS, np.asarray(energies, dtype=float) / n_atoms
+    if len(x) < 10 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise BadInput("NVE energies", f"{len(x)} frames, or not finite", allowed="at least 10 finite energies", fix="run longer")
+    x, y = x - x.mean(), y - y.mean()
+    slope = float(x @ y / (x @ x))
+    residuals = y - slope * x
+    scatter = float(np.sqrt(residuals @ residuals / (len(x) - 2)))
+    independent = autocorrelation_time(residuals)
+    error = scatter * math.sqrt(independent) / math.sqrt(float(x @ x))
+    samples = max(1, int(len(x) / independent))
+    return Drift(
+        slope=Estimate(value=slope, error=error, unit="eV/atom/ps", samples=samples),
+        fluctuation=Estimate(value=scatter, error=scatter / math.sqrt(2.0 * samples), unit="eV/atom", samples=samples),
+    )
+
+
+def drift_gate(runs: Mapping[str, Drift | str], limits: GateLimits) -> Gate:
+    """|drift| of the total energy in every NVE run; a run that was stopped is given by the reason (text) and fails."""
+    stopped = {name: run for name, run in runs.items() if isinstance(run, str)}
+    done = {name: run for name, run in runs.items() if not isinstance(run, str)}
+    if stopped:
+        return _not_measured(
+            "NVE drift", limits.drift_eV_atom_ps, "eV/atom/ps", "; ".join(f"{n}: {why}" for n, why in stopped.items())
+        )
+    judged = {
+        n: (
+            Estimate(value=abs(d.slope.value or 0.0), error=d.slope.error, unit="eV/atom/ps", samples=d.slope.samples),
+            limits.drift_eV_atom_ps,
+        )
+        for n, d in done.items()
+    }
+    gate = _worst("NVE drift", judged, "|drift| of the total energy")
+    parts = gate.parts | {f"{name}, fluctuation": d.fluctuation for name, d in done.items()}
+    beside = "; fluctuation about it " + ", ".join(
+        f"{1e3 * (d.fluctuation.value or 0.0):.2g} meV/atom ({n})" for n, d in done.items()
+    )
+    return replace(gate, detail=gate.detail + beside, parts=parts)
+
+
+def stability_gate(completed_ps: float, asked_ps: float, *, temperature_K: float, reason: str = "") -> Gate:
+    """Whether MD at `temperature_K` (1.2 × the highest) ran to its end; `reason` tells why the guard stopped it."""
+    passed = not reason and completed_ps >= asked_ps * (1.0 - 1e-9)
+    ending = "without blow-up" if passed else f"and was stopped: {reason or 'it is not complete'}"
+    return Gate(
+        name="stability", measured=Estimate(value=completed_ps, error=None, unit="ps"), limit=asked_ps, passed=passed,
+        detail=f"MD at {temperature_K:g} K ran {completed_ps:.3g} of {asked_ps:.3g} ps {ending}",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairScan:
+    """Two atoms alone at growing distance.
+
+    Attributes:
+        distance: [point] Å, ascending.
+        energy: [point] eV.
+        force: [point] eV/Å along the pair, positive pushes the atoms apart.
+    """
+
+    distance: Float[np.ndarray, " point"]
+    energy: Float[np.ndarray, " point"]
+    force: Float[np.ndarray, " point"]
+
+
+def force_flips(scan: PairScan) -> int:
+    """Sign changes of the pair force along the scan, counting one more where it starts attractive (atoms would fall together)."""
+    signs = np.sign(scan.force[scan.force != 0.0])
+    return int((np.diff(signs) != 0.0).sum()) + int(len(signs) > 0 and signs[0] < 0)
+
+
+def energy_minima(scan: PairScan) -> int:
+    """Minima of the energy along the scan, counting one at its inner end where the energy rises from there."""
+    down = np.diff(scan.energy) < 0.0
+    return int((down[:-1] & ~down[1:]).sum()) + int(not down[0])
+
+
+def repulsion_gate(scans: Mapping[str, PairScan], limits: GateLimits) -> Gate:
+    """Every pair repels from the first point on, with at most `force_flips` sign changes and as many energy minima."""
+    counts = {name: max(force_flips(s), energy_minima(s)) for name, s in scans.items()}
+    broken = [n for n, s in scans.items() if not (np.isfinite(s.energy).all() and np.isfinite(s.force).all())]
+    if broken:
+        return _not_measured(
+            "short-range repulsion", limits.force_flips, "flips", f"energy or force not finite for {', '.join(broken)}"
+        )
+    judged = {n: (Estimate(value=float(c), error=None, unit="flips"), float(limits.force_flips)) for n, c in counts.items()}
+    nearest = min((float(s.distance[0]) for s in scans.values()), default=0.0)
+    return _worst("short-range repulsion", judged, f"sign changes of the pair force from {nearest:.2g} Å outwards")
+
+
+def speed_gate(speed_up: Estimate, limits: GateLimits) -> Gate:
+    """Teacher's over student's time per force call, measured alternately in one run: at least `speed_up`."""
+    passed = speed_up.value is not None and speed_up.value >= limits.speed_up
+    return Gate(
+        name="speed-up", measured=speed_up, limit=limits.speed_up, passed=passed,
+        detail=f"teacher's time over student's, {speed_up.value or 0.0:.3g}; at least {limits.speed_up:g} is asked",
+    )  # fmt: skip
+
+
+def _worst(name: str, judged: Mapping[str, tuple[Estimate, float]], what: str) -> Gate:
+    """The gate of the group with the largest measured/limit; fails where nothing was measured or a value is not finite."""
+    if not judged:
+        return _not_measured(name, 0.0, "", "nothing to compare: no such held-out data")
+    ratios = {
+        n: e.value / limit if e.value is not None and math.isfinite(e.value) else math.inf for n, (e, limit) in judged.items()
+    }
+    worst = max(ratios, key=lambda n: ratios[n])
+    estimate, limit = judged[worst]
+    if math.isinf(ratios[worst]):
+        return _not_measured(name, limit, estimate.unit, f"{what} is not finite ({worst})")
+    return Gate(
+        name=name, measured=estimate, limit=limit, passed=ratios[worst] <= 1.0, parts={n: e for n, (e, _) in judged.items()},
+        detail=f"{what}, worst of {len(judged)}: {worst}, {100.0 * ratios[worst]:.3g} % of the limit",
+    )  # fmt: skip
+
+
+def _not_measured(name: str, limit: float, unit: str, why: str) -> Gate:
+    return Gate(name=name, measured=Estimate(value=None, error=None, unit=unit, samples=0), limit=limit, passed=False, detail=why)

@@ -1,0 +1,100 @@
+"""The command line: dispatch to one sub-command per stage. Help is shown without importing torch.
+
+Exit statuses: 0 ok, 1 error, 2 bad input, 3 blow-up, 4 gate failed, 130 interrupted (143 after SIGTERM).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+import warnings
+from importlib import import_module
+
+from mdistill import __version__
+from mdistill.errors import MdistillError
+
+COMMANDS = {
+    "distill": "crystal → validated fast student, production MD, conductivity, report",
+    "label": "explore with a teacher and store its labels",
+    "train": "fit a student to labels (mdistill train potential)",
+    "simulate": "MD in NVE, NVT or NpT with any teacher or student",
+    "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory",
+    "report": "one HTML page from a run's results.json",
+    "info": "what is in a model, a structure or a run folder",
+    "doctor": "versions, hardware, teachers, and what is missing",
+    "cite": "whom to cite for a run",
+}
+
+EXAMPLES = """\
+examples:
+  mdistill doctor
+  mdistill distill crystal.cif --quick --dry-run
+  mdistill distill crystal.cif --teacher sevennet-0 --temperatures 500 700 900 --out runs/mine
+  mdistill simulate crystal.cif --potential runs/mine --ensemble nvt --temperature-K 700 --time-ps 50 --out runs/md
+  mdistill analyse runs/md --species Li --temperature-K 700 --out runs/analysis"""
+
+
+def overview() -> str:
+    """The text of `mdistill --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"mdistill {__version__}: distil molecular dynamics into fast models that people can trust",
+            "",
+            "usage: mdistill COMMAND ... [--help]",
+            "",
+            "commands:",
+            *lines,
+            "",
+            EXAMPLES,
+            "",
+            "exit status: 0 ok, 1 error, 2 bad input, 3 blow-up, 4 gate failed, 130 interrupted",
+        ]
+    )
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and give its exit status; errors are printed to standard error."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean: mdistill {close[0]}" if close else "see mdistill --help"
+        print(f"mdistill: unknown command {name!r}\n  allowed: {', '.join(COMMANDS)}\n  fix: {hint}", file=sys.stderr)
+        return 2
+    warnings.simplefilter("ignore")
+    try:
+        return int(import_module(f"mdistill.commands.{name}").main(rest) or 0)
+    except MdistillError as error:
+        print(f"mdistill {name}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"mdistill {name}: interrupted; run the same command again: it resumes", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if os.environ.get("MDISTILL_DEBUG"):
+            traceback.print_exc()
+        print(
+            f"mdistill {name}: unexpected {type(error).__name__}: {error}\n  fix: MDISTILL_DEBUG=1 shows where; please report it",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def main() -> None:
+    """Entry point of the `mdistill` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""mdistill cite: whom to cite for a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from mdistill.commands.parse import finish, parse, stamped
+
+
+@dataclass(frozen=True, kw_only=True)
+class CiteArguments:
+    """What to cite."""
+
+    run: Annotated[Path | None, tyro.conf.Positional] = None
+    """Run folder or results.json; without it, everything mdistill can use is listed."""
+    style: Literal["text", "bibtex"] = "text"
+    """How to print the references."""
+    out: Path | None = None
+    """Folder for results.json (default: print only)."""
+
+
+HELP = """\
+The references for what a run used: teacher, methods, libraries.
+
+examples:
+  mdistill cite runs/li6ps5cl
+  mdistill cite runs/li6ps5cl --style bibtex
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the references."""
+    settings = parse(CiteArguments, arguments, program="mdistill cite", description=HELP)
+    from mdistill.io.results import Results, read_results
+    from mdistill.report.citations import CITATIONS, cite
+
+    keys = list(CITATIONS) if settings.run is None else read_results(settings.run).citations
+    print(cite(keys, style=settings.style))
+    if settings.out is not None:
+        finish(stamped(Results(command="cite", citations=keys), settings), settings.out)
+    return 0

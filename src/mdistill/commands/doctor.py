@@ -1,0 +1,81 @@
+"""mdistill doctor: is this machine ready, and what is missing?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from mdistill.commands.parse import finish, parse, stamped
+
+PACKAGES = (
+    "mdistill",
+    "torch",
+    "numpy",
+    "ase",
+    "vesin",
+    "pymatgen",
+    "kinisi",
+    "h5py",
+    "safetensors",
+    "matplotlib",
+    "sevenn",
+    "chgnet",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorArguments:
+    """What to check."""
+
+    out: Path | None = None
+    """Folder for results.json (default: print only)."""
+
+
+HELP = """\
+Versions, hardware, threads, teachers that can be used now, and the pip line of what is missing.
+
+examples:
+  mdistill doctor
+  mdistill doctor --out runs/doctor
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the check-up; 0 also when an optional teacher is missing."""
+    settings = parse(DoctorArguments, arguments, program="mdistill doctor", description=HELP)
+    from mdistill.io.results import Results, Table
+    from mdistill.teachers import TEACHERS
+    from mdistill.workflows.run import hardware
+
+    packages = Table(
+        name="packages",
+        title="Packages",
+        section="settings",
+        columns=["package", "version"],
+        rows=[[name, version(name) or "not installed"] for name in PACKAGES],
+    )
+    rows = [
+        [name, teacher.package, "ready" if version(teacher.package) else "missing", teacher.pip_line]
+        for name, teacher in TEACHERS.items()
+    ]
+    teachers = Table(
+        name="teachers", title="Teachers", section="settings", columns=["teacher", "package", "state", "install with"], rows=rows
+    )
+    machine = Table(
+        name="machine",
+        title="Machine",
+        section="settings",
+        columns=["what", "found"],
+        rows=[[k, "none" if v is None else str(v)] for k, v in hardware().items()],
+    )
+    finish(stamped(Results(command="doctor", tables=[packages, teachers, machine]), settings), settings.out)
+    return 0
+
+
+def version(package: str) -> str | None:
+    """Installed version of a package, None where it is absent."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

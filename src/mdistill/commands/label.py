@@ -1,0 +1,71 @@
+"""mdistill label: explore with a teacher and store its labels."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
+from mdistill.data.prepare import PrepareSettings
+from mdistill.workflows.label_plan import LabelSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelArguments:
+    """What to label, and with which teacher."""
+
+    structure: Annotated[Path, tyro.conf.Positional]
+    """CIF, POSCAR, extxyz or anything else ASE reads; disorder is resolved and the supercell built as in `distill`."""
+    out: Path
+    """Folder for the labels."""
+    teacher: str = "sevennet-0"
+    """Name of a foundation potential, or module:attribute of an ASE calculator."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    threads: int | None = None
+    """Threads (default: all cores)."""
+    max_hours: float | None = None
+    """Save and stop after so many hours; the same command resumes."""
+    settings: Annotated[LabelSettings, tyro.conf.arg(name="")] = field(default_factory=LabelSettings)
+    prepare: PrepareSettings = field(default_factory=PrepareSettings)
+
+
+HELP = """\
+Relax a structure with a teacher, explore with teacher MD up a temperature ladder, strained, rattled and pressed cells, and
+store energies, forces, stress and curvature products. Labels are stored as they come; the same command resumes.
+
+examples:
+  mdistill label crystal.cif --out runs/labels
+  mdistill label crystal.cif --teacher chgnet --temperatures-K 400 800 1200 --frames 100 --out runs/labels
+  mdistill label molecule-box.extxyz --teacher ase.calculators.emt:EMT --prepare.relax-steps 0 --out runs/labels
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Label; prints the table of frames."""
+    given = parse(LabelArguments, arguments, program="mdistill label", description=HELP)
+    from mdistill.data.prepare import plan
+    from mdistill.interrupt import stop_on_signals
+    from mdistill.io.structures import read_structure
+    from mdistill.workflows.label import label_run
+    from mdistill.workflows.models import load
+    from mdistill.workflows.prepare import prepared_systems
+    from mdistill.workflows.run import keep_settings, locked
+
+    use_threads(given.threads)
+    crystal = read_structure(given.structure)
+    plan(crystal, given.prepare)
+    teacher = load(given.teacher, device=given.device)
+    plan(crystal, given.prepare, elements=teacher.elements, subject=given.teacher)
+    folder = output_folder(given.out)
+    command = "mdistill label " + shlex.join(arguments)
+    with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
+        keep_settings(folder, "label", {"label": given.settings, "prepare": given.prepare, "teacher": given.teacher})
+        systems, _ = prepared_systems(crystal, teacher, given.prepare, folder / "prepare", seed=given.settings.seed, stop=stop)
+        results = label_run(systems, teacher, given.settings, folder, stop=stop)
+    finish(stamped(results, given.settings, repeat=command), folder)
+    return 0

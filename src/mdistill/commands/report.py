@@ -1,0 +1,48 @@
+"""mdistill report: one HTML page from a run's results.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mdistill.commands.parse import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """Which run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder that holds results.json."""
+    out: Path | None = None
+    """Folder for report.html and figures/ (default: the run folder)."""
+
+
+HELP = """\
+Write report.html (one self-contained page) and each figure as a file from a run's results.json.
+
+examples:
+  mdistill report runs/li6ps5cl
+  mdistill report runs/li6ps5cl --out somewhere/else
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page and print where it is."""
+    settings = parse(ReportArguments, arguments, program="mdistill report", description=HELP)
+    from mdistill.io.results import read_results, write_results
+    from mdistill.report.page import write_report
+    from mdistill.report.terminal import print_summary, write_svg_files
+
+    results = read_results(settings.run)
+    folder = settings.out or (settings.run if settings.run.is_dir() else settings.run.parent)
+    if settings.out is not None:
+        write_results(folder, results)
+    page = write_report(folder)
+    write_svg_files(results, folder)
+    print_summary(results)
+    print(f"report:  {page}")
+    return 0

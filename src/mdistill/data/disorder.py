@@ -1,0 +1,316 @@
+"""Partial occupancies to whole atoms by a stated rule: how many of each, where, and in which words to say so."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mdistill.data.arrangement import Arrangements, find_arrangements
+from mdistill.errors import BadInput
+from mdistill.io.charges import NEUTRAL, formal_charges, net_charge, positive_charge
+from mdistill.io.structures import Crystal, Site, formula
+
+VACANCY = 0
+"""The atomic number that stands for an empty site."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisorderSettings:
+    """How orderings of a disordered crystal are chosen.
+
+    Attributes:
+        orderings: How many distinct orderings to keep, lowest electrostatic energy first.
+        enumerate_up_to: All arrangements are tried up to this number; above it swap Monte Carlo searches.
+        anneals: Monte Carlo annealing runs from different random starts.
+        sweeps: Swap attempts per disordered site in each run.
+        like_factor: Two atoms of like charge may not be closer than this times the sum of their covalent radii.
+        unlike_factor: The same for opposite charges.
+        most_sites: Largest number of sites (occupied or not) in the supercell.
+    """
+
+    orderings: int = 1
+    enumerate_up_to: int = 20_000
+    anneals: int = 4
+    sweeps: int = 300
+    like_factor: float = 0.8
+    unlike_factor: float = 0.65
+    most_sites: int = 5000
+
+    def __post_init__(self) -> None:
+        for name in ("orderings", "anneals", "sweeps", "most_sites"):
+            if getattr(self, name) < 1:
+                raise BadInput(name, f"{getattr(self, name)}", allowed="at least 1", fix=f"choose a positive {name}")
+        if self.enumerate_up_to < 0:
+            raise BadInput("enumerate_up_to", f"{self.enumerate_up_to}", allowed="at least 0", fix="0 for Monte Carlo always")
+        for name in ("like_factor", "unlike_factor"):
+            if not 0.0 <= getattr(self, name) <= 1.2:
+                raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 1.2", fix="the defaults are 0.8 and 0.65")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteClass:
+    """Sites that share their occupancies, and the whole atoms they get.
+
+    Attributes:
+        label: The crystallographic site.
+        sites: Indices into the supercell's sites.
+        wanted: Atomic number -> atoms by occupancy in the supercell (not whole); VACANCY for empty sites.
+        counts: Atomic number -> whole atoms chosen.
+    """
+
+    label: str
+    sites: tuple[int, ...]
+    wanted: dict[int, float]
+    counts: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def mixed(self) -> bool:
+        """More than one thing to place, so that there is a choice."""
+        return sum(count > 0 for count in self.counts.values()) > 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordering:
+    """One way to fill the sites with whole atoms.
+
+    Attributes:
+        crystal: The ordered supercell.
+        energy: Electrostatic energy of the formal charges, eV per cell; 0 for a crystal that was ordered already.
+        rule: How it was chosen, in words, for the report.
+    """
+
+    crystal: Crystal
+    energy: float
+    rule: str
+
+
+def repeat(crystal: Crystal, supercell: tuple[int, int, int]) -> Crystal:
+    """The crystal repeated along its lattice vectors, occupancies and labels kept; cell by cell, sites in their order."""
+    shifts = np.stack(np.meshgrid(*(np.arange(n) for n in supercell), indexing="ij"), axis=-1).reshape(-1, 3)
+    sites = tuple(
+        replace(site, fractional=tuple(((np.array(site.fractional) + shift) / supercell).tolist()))  # type: ignore[arg-type]
+        for shift in shifts
+        for site in crystal.sites
+    )
+    return replace(crystal, cell=crystal.cell * np.array(supercell)[:, None], sites=sites)
+
+
+def charges_of(crystal: Crystal) -> dict[int, float]:
+    """Formal charges (e) with which the crystal is neutral, VACANCY included as 0.
+
+    Raises:
+        BadInput: No usual charges make it neutral (a wrong or missing occupancy, or missing hydrogen).
+    """
+    charges = formal_charges(crystal)
+    if charges is None:
+        raise BadInput(
+            crystal.source,
+            f"{crystal.formula} is not neutral with any usual charges of its elements",
+            allowed=f"a net charge below {NEUTRAL:.0%} of the positive charge",
+            fix="correct the occupancies (are hydrogen atoms or lithium sites missing?) or state _atom_type_oxidation_number",
+        )
+    return charges | {VACANCY: 0.0}
+
+
+def site_classes(crystal: Crystal, charges: dict[int, float]) -> list[SiteClass]:
+    """The classes of sites with the whole numbers of atoms each gets.
+
+    Sites with one label form a class; where every label is unique (a P1 list) sites with equal occupancies do. The
+    counts n minimise Σ|n − wanted| over classes and over elements, with full classes and a neutral cell: the largest
+    remainder rule under charge neutrality, solved exactly as an integer program.
+
+    Raises:
+        BadInput: No whole numbers are neutral.
+    """
+    groups: dict[object, list[int]] = {}
+    unique = len({site.label for site in crystal.sites}) == len(crystal.sites)
+    for k, site in enumerate(crystal.sites):
+        occupancies = tuple(sorted((n, round(o, 3)) for n, o in site.occupancies.items()))
+        groups.setdefault(occupancies if unique else (site.label, occupancies), []).append(k)
+    classes = []
+    for members in groups.values():
+        first = crystal.sites[members[0]]
+        total = sum(first.occupancies.values())
+        wanted = {n: len(members) * o / max(total, 1.0) for n, o in first.occupancies.items()}
+        empty = len(members) - sum(wanted.values())
+        wanted = wanted | ({VACANCY: empty} if empty > 1e-3 * len(members) else {})
+        classes.append(SiteClass(label=first.label, sites=tuple(members), wanted=wanted))
+    counts = _whole_numbers(crystal, classes, charges)
+    return [replace(one, counts=dict(zip(one.wanted, found, strict=True))) for one, found in zip(classes, counts, strict=True)]
+
+
+def _whole_numbers(crystal: Crystal, classes: list[SiteClass], charges: dict[int, float]) -> list[list[int]]:
+    """Variables: n of each (class, species), then its deviation, then the deviation of each element's total."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    pairs = [(c, number) for c, one in enumerate(classes) for number in one.wanted]
+    wanted = np.array([classes[c].wanted[number] for c, number in pairs])
+    elements = sorted({number for _, number in pairs})
+    member = np.array([[number == element for _, number in pairs] for element in elements], dtype=float)
+    inside = np.array([[c == k for c, _ in pairs] for k in range(len(classes))], dtype=float)
+    n, e = len(pairs), len(elements)
+    charge = np.array([charges[number] for _, number in pairs])
+    whole_charges = all(float(q).is_integer() for q in charges.values())
+    slack = 1e-6 if whole_charges else 0.5
+    none = np.zeros
+    rows = [
+        LinearConstraint(np.hstack([inside, none((len(classes), n + e))]), *[[len(one.sites) for one in classes]] * 2),
+        LinearConstraint(np.hstack([charge, none(n + e)])[None], -slack, slack),
+        LinearConstraint(np.hstack([np.eye(n), -np.eye(n), none((n, e))]), -np.inf, wanted),
+        LinearConstraint(np.hstack([-np.eye(n), -np.eye(n), none((n, e))]), -np.inf, -wanted),
+        LinearConstraint(np.hstack([member, none((e, n)), -np.eye(e)]), -np.inf, member @ wanted),
+        LinearConstraint(np.hstack([-member, none((e, n)), -np.eye(e)]), -np.inf, -member @ wanted),
+    ]
+    result = milp(
+        np.concatenate([none(n), np.ones(n + e)]),
+        constraints=rows,
+        integrality=np.concatenate([np.ones(n), none(n + e)]),
+        bounds=Bounds(0.0, np.inf),
+    )
+    if result.x is None:
+        raise BadInput(
+            crystal.source,
+            f"no whole numbers of atoms on its sites make {crystal.formula} neutral",
+            allowed="occupancies near a neutral composition",
+            fix="correct the occupancies, or ask for a larger cell (--prepare.min-length)",
+        )
+    found = np.rint(result.x[:n]).astype(int)
+    return [[int(k) for k, (c, _) in zip(found, pairs, strict=True) if c == index] for index in range(len(classes))]
+
+
+def order(
+    crystal: Crystal,
+    *,
+    supercell: tuple[int, int, int] = (1, 1, 1),
+    settings: DisorderSettings | None = None,
+    seed: int = 0,
+) -> list[Ordering]:
+    """The best distinct orderings of a crystal in a supercell, lowest electrostatic energy first.
+
+    Args:
+        crystal: With partial occupancies, mixed sites or vacancies; an ordered one comes back repeated.
+        supercell: Repeats along the three lattice vectors.
+        settings: How many orderings, and how they are searched.
+        seed: Of the Monte Carlo search; same seed, same orderings.
+    Raises:
+        BadInput: Not neutral, too many sites, or no arrangement without pairs that are too close.
+    """
+    settings = settings or DisorderSettings()
+    large = repeat(crystal, supercell)
+    if crystal.ordered:
+        return [Ordering(crystal=large, energy=0.0, rule="No disorder: every site holds one whole atom.")]
+    if len(large.sites) > settings.most_sites:
+        raise BadInput(
+            crystal.source,
+            f"{len(large.sites)} sites in the {'×'.join(map(str, supercell))} supercell",
+            allowed=f"at most {settings.most_sites} (most_sites)",
+            fix="choose a smaller cutoff or cell",
+        )
+    charges = charges_of(crystal)
+    classes = site_classes(large, charges)
+    limits = closest_allowed(charges, settings)
+    generator = np.random.default_rng(seed)
+    found = find_arrangements(large, classes, charges=charges, limits=limits, settings=settings, generator=generator)
+    rule = describe(crystal, large, classes, charges=charges, settings=settings, found=found)
+    return [
+        Ordering(crystal=_filled(large, numbers), energy=float(energy), rule=rule)
+        for energy, numbers in zip(found.energies, found.numbers, strict=True)
+    ]
+
+
+def _filled(large: Crystal, numbers: np.ndarray) -> Crystal:
+    """The sites that are not empty, each with its whole atom."""
+    sites = (
+        Site(fractional=site.fractional, occupancies={int(number): 1.0}, label=site.label)
+        for site, number in zip(large.sites, numbers, strict=True)
+        if number != VACANCY
+    )
+    return replace(large, sites=tuple(sites))
+
+
+def closest_allowed(charges: dict[int, float], settings: DisorderSettings) -> dict[tuple[int, int], float]:
+    """Least distance (Å) of each pair of elements: a factor times the sum of covalent radii, like or unlike charges.
+
+    Like charges are never neighbours in a salt, so a pair such as Li–Li nearer than 2.05 Å (0.8 × 2.56) means two
+    halves of one split site; opposite charges may come much closer than the sum of radii (P–O in phosphate 0.9 of it).
+
+    Reference:
+        Radii: B. Cordero et al., Dalton Trans. 2832 (2008), doi 10.1039/b801115j.
+    """
+    from ase.data import covalent_radii
+
+    limits = {}
+    for a, qa in charges.items():
+        for b, qb in charges.items():
+            factor = settings.unlike_factor if qa * qb < 0 else settings.like_factor
+            limits[a, b] = 0.0 if VACANCY in (a, b) else float(factor * (covalent_radii[a] + covalent_radii[b]))
+    return limits
+
+
+def arrangements_count(classes: list[SiteClass]) -> float:
+    """How many ways there are to place the whole atoms (∞ where beyond any number)."""
+    logarithm = sum(
+        math.lgamma(len(one.sites) + 1) - sum(math.lgamma(count + 1) for count in one.counts.values()) for one in classes
+    )
+    return math.exp(logarithm) if logarithm < 700 else math.inf
+
+
+def describe(
+    crystal: Crystal,
+    large: Crystal,
+    classes: list[SiteClass],
+    *,
+    charges: dict[int, float],
+    settings: DisorderSettings,
+    found: Arrangements | None = None,
+) -> str:
+    """The rule in words, for the report and for --dry-run (then without what was found)."""
+    parts = []
+    for one in classes:
+        if len(one.wanted) > 1:
+            shares = ", ".join(f"{n} {_name(k)} (by occupancy {one.wanted[k]:.4g})" for k, n in one.counts.items())
+            parts.append(f"{one.label}: {len(one.sites)} sites get {shares}")
+    total: dict[int, float] = {}
+    for one in classes:
+        for number, count in one.counts.items():
+            if number != VACANCY and count:
+                total[number] = total.get(number, 0.0) + count
+    gone = [_name(n) for n in crystal.composition if n not in total]
+    signs = ", ".join(f"{_name(n)} {q:+.3g}" for n, q in charges.items() if n)
+    ways = arrangements_count(classes)
+    search = (
+        f"all {ways:.0f} arrangements were ranked"
+        if ways <= settings.enumerate_up_to
+        else f"of {ways:.1e} arrangements, swap Monte Carlo ({settings.anneals} annealing runs) searched the best"
+    )
+    sentences = [
+        "Whole atoms by the largest remainder rule under charge neutrality: " + "; ".join(parts) + ".",
+        f"Composition {formula(total)}; by occupancy {large.formula}.",
+        f"Formal charges {signs}; {search} by Ewald energy.",
+        f"Pairs closer than {settings.like_factor:g} (like charges) or {settings.unlike_factor:g} (opposite) times the sum of "
+        f"covalent radii were rejected ({_examples(classes, charges, settings)}).",
+    ]
+    net, positive = net_charge(crystal.composition, charges), positive_charge(crystal.composition, charges)
+    if abs(net) > 0.005 * positive:
+        sentences.append(f"The file's own occupancies carry a net charge of {net:+.3g} e per cell; the counts make it zero.")
+    if gone:
+        sentences.append(f"{', '.join(gone)} rounds to no atom in this cell: a larger cell would keep it.")
+    if found is not None:
+        kept = "the one ordering kept has" if len(found.energies) == 1 else f"the {len(found.energies)} orderings kept have"
+        sentences.append(f"Here {kept} {', '.join(f'{x - found.energies[0]:.3g}' for x in found.energies)} eV above the lowest.")
+    return " ".join(sentences)
+
+
+def _name(number: int) -> str:
+    from ase.data import chemical_symbols
+
+    return chemical_symbols[number] if number else "empty"
+
+
+def _examples(classes: list[SiteClass], charges: dict[int, float], settings: DisorderSettings) -> str:
+    """'Li–Li 2.05 Å' for each element on a disordered site."""
+    limits = closest_allowed(charges, settings)
+    placed = sorted({n for one in classes if one.mixed for n in one.counts if n != VACANCY})
+    return ", ".join(f"{_name(n)}–{_name(n)} {limits[n, n]:.2f} Å" for n in placed)

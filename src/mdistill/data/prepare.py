@@ -1,0 +1,263 @@
+"""From a crystal to relaxed, ordered, large enough structures: what every later stage starts from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from mdistill.data.disorder import DisorderSettings, charges_of, describe, order, repeat, site_classes
+from mdistill.data.relax import Relaxation, relax
+from mdistill.errors import BadInput
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.charges import formal_charges
+from mdistill.io.checks import check_bulk, check_elements, perpendicular_heights
+from mdistill.io.results import Cell, Table
+from mdistill.io.structures import Crystal, formula, to_system
+from mdistill.progress import progress
+from mdistill.types import Potential, System
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareSettings:
+    """How a structure is made ready.
+
+    Attributes:
+        cutoff: Å; every length and perpendicular height of the supercell exceeds twice this.
+        min_length: Å; further lower bound for the heights.
+        orderings: Orderings of a disordered crystal to keep.
+        relax_steps: Most relaxation steps per ordering; 0 for none.
+        fmax: eV/Å; relaxation ends when no force exceeds it and no stress component exceeds stress_gpa.
+        stress_gpa: GPa.
+        max_atoms: Largest number of atoms in the supercell.
+        disorder: How orderings are searched (its own `orderings` gives way to the one here).
+    """
+
+    cutoff: float = 4.9
+    min_length: float = 0.0
+    orderings: int = 1
+    relax_steps: int = 200
+    fmax: float = 0.05
+    stress_gpa: float = 0.1
+    max_atoms: int = 2000
+    disorder: DisorderSettings = field(default_factory=DisorderSettings)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("cutoff", 0.5, 20.0),
+            ("min_length", 0.0, 200.0),
+            ("fmax", 1e-6, 10.0),
+            ("stress_gpa", 1e-6, 100.0),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise BadInput(name, f"{value}", allowed=f"{low:g} to {high:g}", fix=f"choose {name} in that range")
+        for name, low in (("orderings", 1), ("relax_steps", 0), ("max_atoms", 1)):
+            if getattr(self, name) < low:
+                raise BadInput(name, f"{getattr(self, name)}", allowed=f"at least {low}", fix=f"choose a larger {name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What `prepare` will do, worked out without the teacher.
+
+    Attributes:
+        sites: Table of the crystallographic sites: multiplicity, occupancies, whole atoms in the supercell.
+        rule: The disorder rule in words.
+        supercell: Repeats along the lattice vectors.
+        atoms: Whole atoms in the supercell.
+        composition: "Li24P4S20Cl4".
+        lengths: Å, lengths of the supercell's lattice vectors.
+        relaxation_calls: Teacher calls that relaxation needs at most.
+        notes: Things the user should know, one sentence each.
+    """
+
+    sites: Table
+    rule: str
+    supercell: tuple[int, int, int]
+    atoms: int
+    composition: str
+    lengths: tuple[float, float, float]
+    relaxation_calls: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """Structures to start from.
+
+    Attributes:
+        systems: One System (float64) per ordering, lowest relaxed energy first.
+        relaxations: How each relaxed.
+        rule: The disorder rule in words.
+        supercell: Repeats along the lattice vectors.
+        notes: Things the user should know, one sentence each.
+    """
+
+    systems: list[System]
+    relaxations: list[Relaxation]
+    rule: str
+    supercell: tuple[int, int, int]
+    notes: tuple[str, ...] = ()
+
+
+def supercell_for(cell: Float[np.ndarray, "3 3"], cutoff: float, *, min_length: float = 0.0) -> tuple[int, int, int]:
+    """Smallest diagonal repeat whose perpendicular heights (and so its lengths) exceed 2·cutoff and reach min_length.
+
+    Args:
+        cell: Å, rows are lattice vectors.
+        cutoff: Å.
+        min_length: Å.
+    """
+    heights = perpendicular_heights(np.asarray(cell, dtype=np.float64))
+    repeats = [max(math.floor(2.0 * cutoff / h) + 1, math.ceil(min_length / h - 1e-9), 1) for h in heights]
+    return repeats[0], repeats[1], repeats[2]
+
+
+def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[int] = (), subject: str = "the teacher") -> Plan:
+    """Sites, disorder rule and supercell: what --dry-run prints. No teacher is called.
+
+    Args:
+        crystal: As read.
+        settings: How it will be prepared.
+        elements: Atomic numbers the teacher knows; empty for any.
+        subject: The teacher's name, for messages.
+    Raises:
+        BadInput: Not a bulk crystal, an unknown element, a composition that cannot be neutral, too many atoms.
+    """
+    check_elements(crystal, elements, subject)
+    check_bulk(crystal)
+    supercell = supercell_for(crystal.cell, settings.cutoff, min_length=settings.min_length)
+    expected = crystal.n_atoms * math.prod(supercell)
+    if expected > settings.max_atoms:
+        raise BadInput(
+            crystal.source,
+            f"{expected:.0f} atoms in the {'×'.join(map(str, supercell))} supercell",
+            allowed=f"at most {settings.max_atoms} (max_atoms)",
+            fix="start from the primitive cell, or raise --prepare.max-atoms",
+        )
+    large = repeat(crystal, supercell)
+    columns = ["site", "number", "occupancy", "atoms in the supercell"]
+    notes = list(crystal.notes)
+    if crystal.ordered:
+        rule = "No disorder: every site holds one whole atom."
+        composition = large.composition
+        rows = [[label, n, occupancies, n] for label, n, occupancies in _site_rows(large)]
+        if formal_charges(crystal) is None:
+            notes.append(f"{crystal.formula} is not neutral with usual charges of its elements: are atoms missing?")
+    else:
+        charges = charges_of(crystal)
+        classes = site_classes(large, charges)
+        rule = describe(crystal, large, classes, charges=charges, settings=settings.disorder)
+        placed = [(n, count) for one in classes for n, count in one.counts.items() if n and count]
+        composition = {n: float(sum(c for m, c in placed if m == n)) for n in sorted({n for n, _ in placed})}
+        rows = [
+            [
+                one.label,
+                len(one.sites),
+                _shares(one.wanted, len(one.sites)),
+                formula({n: c for n, c in one.counts.items() if n and c}),
+            ]
+            for one in classes
+        ]
+    table = Table(name="sites", title="Sites", section="structure", columns=columns, rows=_cells(rows), caption=rule)
+    lengths = np.linalg.norm(large.cell, axis=1).tolist()
+    return Plan(
+        sites=table,
+        rule=rule,
+        supercell=supercell,
+        atoms=round(sum(composition.values())),
+        composition=formula(composition),
+        lengths=(lengths[0], lengths[1], lengths[2]),
+        relaxation_calls=settings.relax_steps * settings.orderings,
+        notes=tuple(notes),
+    )
+
+
+def _cells(rows: list[list[object]]) -> list[list[Cell]]:
+    return [[value if isinstance(value, (str, int)) else str(value) for value in row] for row in rows]
+
+
+def _site_rows(crystal: Crystal) -> Iterator[tuple[str, int, str]]:
+    """(label, sites, occupancies) of each crystallographic site."""
+    groups: dict[tuple[str, str], int] = {}
+    for site in crystal.sites:
+        key = (site.label, _shares(site.occupancies, 1))
+        groups[key] = groups.get(key, 0) + 1
+    for (label, occupancies), count in groups.items():
+        yield label, count, occupancies
+
+
+def _shares(amounts: dict[int, float], sites: int) -> str:
+    """'S 0.615, Cl 0.385' (what is left to one is vacancy)."""
+    from ase.data import chemical_symbols
+
+    return ", ".join(f"{chemical_symbols[n]} {amount / sites:.4g}" for n, amount in amounts.items() if n)
+
+
+def prepare(
+    crystal: Crystal,
+    potential: Potential,
+    settings: PrepareSettings,
+    *,
+    seed: int = 0,
+    stop: StopRequest = NEVER,
+) -> Preparation:
+    """Order, repeat and relax a crystal with the teacher; positions and cell relax together.
+
+    Args:
+        crystal: As read.
+        potential: The teacher.
+        settings: Cutoff, orderings, relaxation.
+        seed: Of the search for orderings.
+        stop: Asked between relaxation steps.
+    Raises:
+        BadInput: See `plan`; or no arrangement without close pairs.
+        BlowUp: The teacher returned a non-finite energy, force or stress.
+        Interrupted: A stop was requested.
+    """
+    planned = plan(crystal, settings, elements=potential.elements, subject=potential.name)
+    disorder = replace(settings.disorder, orderings=settings.orderings)
+    found = order(crystal, supercell=planned.supercell, settings=disorder, seed=seed)
+    notes = list(planned.notes)
+    if len(found) < settings.orderings:
+        notes.append(f"{settings.orderings} orderings were asked for; {len(found)} distinct one(s) exist or were found")
+    with progress("relax", settings.relax_steps * len(found)) as advance:
+        relaxed = [
+            relax(
+                to_system(one.crystal),
+                potential,
+                max_steps=settings.relax_steps,
+                fmax=settings.fmax,
+                stress_GPa=settings.stress_gpa,
+                stop=stop,
+                advance=advance,
+            )
+            for one in found
+        ]
+    relaxed.sort(key=lambda pair: pair[1].energy)
+    for k, (system, result) in enumerate(relaxed):
+        notes.extend(_relaxation_notes(k, system, result, settings))
+    return Preparation(
+        systems=[system for system, _ in relaxed],
+        relaxations=[result for _, result in relaxed],
+        rule=found[0].rule,
+        supercell=planned.supercell,
+        notes=tuple(notes),
+    )
+
+
+def _relaxation_notes(k: int, system: System, result: Relaxation, settings: PrepareSettings) -> Iterator[str]:
+    """What a reader of the report should know of ordering k."""
+    pressure = "no pressure" if result.pressure is None else f"{result.pressure:+.2f} GPa"
+    reached = f"largest force {result.max_force:.3f} eV/Å, {pressure}, volume {result.strain:+.1%}"
+    if not result.converged and settings.relax_steps > 0:
+        yield f"Ordering {k + 1} is not fully relaxed after {result.steps} teacher calls: {reached}."
+    if abs(result.strain) > 0.15:
+        yield f"Ordering {k + 1}: relaxation changed the volume by {result.strain:+.0%}; does the teacher know this material?"
+    height = float(perpendicular_heights(system.cell[0].numpy()).min())
+    if height <= 2.0 * settings.cutoff:
+        yield f"Ordering {k + 1}: after relaxation the smallest height is {height:.2f} Å, below twice the cutoff."

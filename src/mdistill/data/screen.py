@@ -1,0 +1,114 @@
+r"""Choosing few structures that cover much: distance filter, then farthest points in a descriptor space.
+
+A structure is described by smoothed histograms of its pair distances, one per pair of elements,
+    d_ab(k) = (1/n_ab) Σ_pairs exp(−(r − r_k)²/2w²) f_c(r),      r_k: grid up to the cutoff, n_ab: atoms of kinds a, b
+and per element by the spread of the atoms' own histograms, so that one unusual atom among many shows.
+Each next structure chosen is the one farthest from all chosen so far and from the reference set.
+
+Reference:
+    Gonzalez, Theor. Comput. Sci. 38, 293 (1985), doi 10.1016/0304-3975(85)90224-5 (farthest-point selection).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.graph import build_graph, edge_vectors
+from mdistill.types import System
+
+Describe = Callable[[System], Tensor]
+"""A structure (one struct) as a vector of fixed length for a given composition."""
+
+
+def closest_ratio(system: System, floors: dict[tuple[int, int], float]) -> float:
+    """Smallest ratio of a pair's distance to its floor (Å, keys (Z, Z') with Z ≤ Z'); infinite where no pair is near."""
+    reach = max(floors.values(), default=0.0)
+    graph = build_graph(system, reach)
+    if len(graph.receiver) == 0:
+        return math.inf
+    lengths = edge_vectors(graph).square().sum(1).sqrt()
+    first, second = system.numbers[graph.receiver].tolist(), system.numbers[graph.sender].tolist()
+    limits = torch.tensor([floors.get((min(a, b), max(a, b)), 0.0) for a, b in zip(first, second, strict=True)]).to(lengths)
+    return float((lengths / limits).min())
+
+
+def shortest_pairs(systems: Sequence[System], *, reach: float = 6.0) -> dict[tuple[int, int], float]:
+    """Shortest distance (Å) of every pair of elements in a set of structures, up to `reach`."""
+    shortest: dict[tuple[int, int], float] = {}
+    for system in systems:
+        graph = build_graph(system, reach)
+        lengths = edge_vectors(graph).square().sum(1).sqrt()
+        numbers = torch.stack([system.numbers[graph.receiver], system.numbers[graph.sender]]).sort(0).values
+        kinds, kind = torch.unique(numbers, dim=1, return_inverse=True)
+        least = lengths.new_full((kinds.shape[1],), math.inf).scatter_reduce(0, kind, lengths, "amin")
+        for a, b, length in zip(*kinds.tolist(), least.tolist(), strict=True):
+            shortest[a, b] = min(length, shortest.get((a, b), math.inf))
+    return shortest
+
+
+def histogram(system: System, *, cutoff: float = 5.0, bins: int = 16) -> Float[Tensor, " feature"]:
+    """The default descriptor: mean and spread over atoms of pair-distance histograms, per ordered pair of elements.
+
+    Unchanged by translation, rotation, permutation of like atoms, and choice of the periodic cell.
+    """
+    graph = build_graph(system, cutoff)
+    lengths = edge_vectors(graph).square().sum(1).sqrt().double()
+    grid = torch.linspace(0.5, cutoff, bins, dtype=torch.float64, device=lengths.device)
+    fade = 0.5 * (1.0 + torch.cos(math.pi * lengths / cutoff))
+    basis = torch.exp(-0.5 * ((lengths.unsqueeze(1) - grid) / float(grid[1] - grid[0])) ** 2) * fade.unsqueeze(1)
+    elements, kind = torch.unique(system.numbers, return_inverse=True)
+    slot = graph.receiver * len(elements) + kind[graph.sender]
+    atomic = basis.new_zeros((system.n_atoms * len(elements), bins)).index_add(0, slot, basis)
+    atomic = atomic.reshape(system.n_atoms, -1)
+    parts = []
+    for k in range(len(elements)):
+        mine = atomic[kind == k]
+        parts += [mine.mean(0), (mine - mine.mean(0)).square().mean(0).sqrt()]
+    return torch.cat(parts)
+
+
+def select(
+    candidates: Sequence[System],
+    reference: Sequence[System],
+    count: int,
+    *,
+    floor: float = 0.75,
+    describe: Describe = histogram,
+) -> list[int]:
+    """Indices of at most `count` candidates, most novel first (deterministic; ties go to the earlier candidate).
+
+    Args:
+        candidates: Structures of one composition.
+        reference: Structures already labelled; they also set the shortest distances allowed. May be empty.
+        count: How many are wanted.
+        floor: A candidate with a pair closer than this fraction of the shortest such pair in `reference` is dropped.
+        describe: Structure → vector.
+    """
+    floors = {pair: floor * length for pair, length in shortest_pairs(reference).items()}
+    kept = [k for k, system in enumerate(candidates) if _finite(system) and closest_ratio(system, floors) >= 1.0]
+    if not kept or count <= 0:
+        return []
+    known = [describe(system) for system in reference]
+    points = torch.stack([describe(candidates[k]) for k in kept])
+    scale = (
+        torch.cat([torch.stack(known), points]).std(0).clamp_min(1e-12) if known else points.std(0, correction=0).clamp_min(1e-12)
+    )
+    points = points / scale
+    centre = points.mean(0, keepdim=True) if not known else torch.stack(known) / scale
+    distance = torch.cdist(points, centre).amin(1)
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(kept)):
+        best = int(distance.argmax())
+        chosen.append(best)
+        distance = torch.minimum(distance, (points - points[best]).square().sum(1).sqrt())
+        distance[chosen] = -1.0
+    return [kept[k] for k in chosen]
+
+
+def _finite(system: System) -> bool:
+    return bool(torch.isfinite(system.positions).all()) and bool(torch.isfinite(system.cell).all())

@@ -1,0 +1,338 @@
+"""What is checked before a structure is believed: the file first, then the crystal, then what a task needs of it.
+
+Every refusal is a `BadInput` that names the file, the value, what is allowed and how to mend it.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mdistill.errors import BadInput
+from mdistill.units import BOHR
+
+if TYPE_CHECKING:
+    from mdistill.io.structures import Crystal
+
+LARGEST_FILE = 200_000_000
+"""Bytes; also the limit of what a compressed CIF may unpack to."""
+MOST_ATOMS = 100_000
+"""A structure with more sites is refused before it is parsed."""
+CLOSEST = 0.5
+"""Å; two whole atoms nearer than this cannot be meant."""
+VACUUM = 7.0
+"""Å between neighbouring layers of atoms from which a structure counts as a slab, wire or molecule."""
+SMALLEST_SKEW = 0.05
+"""Volume / (a·b·c) below which a cell counts as very skewed."""
+
+READABLE = "CIF, POSCAR/CONTCAR, extxyz, xyz, ASE .traj, vasprun.xml, LAMMPS data, or any other format that ASE reads"
+
+_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_UNSAFE = {"bundletrajectory", "mysql", "postgresql", "sqlite3", "json", "png", "eps", "pov", "x3d"}
+_NOBLE = (2, 10, 18, 36, 54, 86)
+
+
+def check_file(path: Path) -> str:
+    """The format of a structure file ("cif" or ASE's name of it), after the checks that need no parsing.
+
+    Raises:
+        BadInput: No such file, a folder, empty, larger than LARGEST_FILE, UTF-16, binary, no known format, or more than
+            MOST_ATOMS atoms announced.
+    """
+    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+
+    if not path.exists():
+        raise BadInput(path, "no such file", allowed=READABLE, fix="check the path; quote it if it holds spaces")
+    if not path.is_file():
+        raise BadInput(path, "a folder or device, not a file", allowed=READABLE, fix="name a file inside it")
+    size = path.stat().st_size
+    if size == 0:
+        raise BadInput(path, "empty (0 bytes)", allowed=READABLE, fix="copy or export the file again")
+    if size > LARGEST_FILE:
+        raise BadInput(
+            path,
+            f"{size} bytes",
+            allowed=f"at most {LARGEST_FILE} bytes",
+            fix="cut out the one structure you need, or use `mdistill analyse`",
+        )
+    head = _head(path)
+    plain_suffix = Path(path.stem).suffix.lower() if path.suffix.lower() in _OPENERS else path.suffix.lower()
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise BadInput(
+            path, "encoded as UTF-16", allowed="UTF-8 or ASCII text", fix=f"iconv -f UTF-16 -t UTF-8 '{path}' > new_file"
+        )
+    if plain_suffix in (".cif", ".mcif") or re.search(rb"(?mi)^\s*_cell_length_a\s", head):
+        kind = "cif"
+    else:
+        try:
+            kind = filetype(str(path), read=True)
+        except (UnknownFileTypeError, UnicodeDecodeError) as error:
+            raise BadInput(
+                path,
+                "its format is not recognised" if b"\0" not in head else "binary, and not a format that is recognised",
+                allowed=READABLE,
+                fix="give the file the extension of its format (.cif, .vasp, .xyz, .extxyz, .traj)",
+            ) from error
+    if kind in _UNSAFE or kind not in ioformats or not ioformats[kind].can_read:
+        raise BadInput(path, f"of format {kind!r}, which is not read here", allowed=READABLE, fix="convert it with `ase convert`")
+    if b"\0" in head and (kind == "cif" or not ioformats[kind].isbinary):
+        raise BadInput(path, f"binary, although its name says {kind}", allowed=READABLE, fix="export the structure again as text")
+    _refuse_huge(path, kind, head)
+    return kind
+
+
+def _head(path: Path) -> bytes:
+    opener = _OPENERS.get(path.suffix.lower(), open)
+    try:
+        with opener(path, "rb") as handle:  # type: ignore[operator]
+            return handle.read(8192)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise BadInput(
+            path, f"cannot be opened ({error})", allowed="a readable file", fix="check its permissions or copy it again"
+        ) from error
+
+
+def _refuse_huge(path: Path, kind: str, head: bytes) -> None:
+    """Formats that announce their number of atoms are refused before they are parsed; so are duplicate extxyz keys."""
+    lines = head.decode("latin-1").splitlines()
+    count = 0
+    if kind in ("xyz", "extxyz"):
+        count = int(lines[0]) if lines[0].strip().isdigit() else 0
+        keys = re.findall(r"([A-Za-z_]\w*)\s*=", re.sub(r'"[^"]*"|\'[^\']*\'', "", lines[1] if len(lines) > 1 else ""))
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise BadInput(
+                path, f"the key {twice[0]} is given twice in line 2", allowed="each key once", fix="delete one of the two"
+            )
+    elif kind == "vasp":
+        numbers = [line.split() for line in lines[5:7]]
+        count = max((sum(map(int, words)) for words in numbers if words and all(w.isdigit() for w in words)), default=0)
+    elif kind == "lammps-data":
+        found = re.search(r"(?m)^\s*(\d+)\s+atoms", "\n".join(lines))
+        count = int(found[1]) if found else 0
+    if count > MOST_ATOMS:
+        raise _too_many(path, count)
+
+
+def _too_many(source: object, count: int) -> BadInput:
+    return BadInput(
+        source,
+        f"{count} atoms",
+        allowed=f"at most {MOST_ATOMS} atoms",
+        fix="start from the unit cell; the supercell is built here",
+    )
+
+
+def text_of(path: Path) -> str:
+    """The text of a (compressed) file with any line ends, UTF-8 (with or without mark) or Latin-1."""
+    opener = _OPENERS.get(path.suffix.lower(), open)
+    with opener(path, "rb") as handle:  # type: ignore[operator]
+        content = handle.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise BadInput(path, "unpacks to more than the limit", allowed=f"at most {LARGEST_FILE} bytes", fix="check the file")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def check_crystal(crystal: Crystal) -> None:
+    """Refuse what no simulation can start from; called for every structure that is read.
+
+    Raises:
+        BadInput: No atoms, too many, non-finite numbers, unknown elements, a flat, left-handed or very skewed cell,
+            occupancies that sum to more than one, atoms on top of each other, or lengths in another unit.
+    """
+    source = crystal.source
+    if not crystal.sites:
+        raise BadInput(source, "no atoms", allowed="at least one atom", fix="check that the file is complete")
+    if len(crystal.sites) > MOST_ATOMS:
+        raise _too_many(source, len(crystal.sites))
+    if not np.isfinite(crystal.cell).all():
+        raise BadInput(
+            source,
+            f"the cell holds NaN or infinity: {crystal.cell.tolist()}",
+            allowed="finite lengths in Å",
+            fix="correct the cell",
+        )
+    _check_cell(crystal)
+    bad = np.flatnonzero(~np.isfinite(crystal.fractional).all(axis=1))
+    if len(bad):
+        raise BadInput(
+            source,
+            f"atom {bad[0] + 1} has coordinates {crystal.fractional[bad[0]].tolist()} ({len(bad)} such atoms)",
+            allowed="finite coordinates",
+            fix="correct the file; NaN often comes from a crashed relaxation",
+        )
+    for site in crystal.sites:
+        unknown = [n for n in site.occupancies if not 1 <= n <= 118]
+        total = sum(site.occupancies.values())
+        if unknown:
+            raise BadInput(
+                source,
+                f"site {site.label!r} has no known element (atomic number {unknown[0]})",
+                allowed="H to Og",
+                fix="name the element",
+            )
+        if total > 1.01 or min(site.occupancies.values()) < 0 or not total > 0:
+            raise BadInput(
+                source,
+                f"the occupancies of site {site.label!r} sum to {total:.4g}",
+                allowed="a sum above 0 and at most 1",
+                fix="correct the occupancies, or delete the site that is listed twice",
+            )
+    _check_distances(crystal)
+
+
+def _check_cell(crystal: Crystal) -> None:
+    cell, pbc = crystal.cell, np.array(crystal.pbc)
+    lengths = np.linalg.norm(cell, axis=1)
+    fix = "give three lattice vectors in Å that span a volume, or read the structure without periodicity"
+    if (lengths[pbc] < 1e-3).any():
+        raise BadInput(
+            crystal.source, f"periodic along a lattice vector of length {lengths[pbc].min():.3g} Å", allowed="> 0 Å", fix=fix
+        )
+    if (lengths < 1e-3).any():
+        return
+    determinant = float(np.linalg.det(cell))
+    ratio = determinant / float(np.prod(lengths))
+    if abs(ratio) < 1e-6:
+        raise BadInput(crystal.source, f"the cell has volume {abs(determinant):.3g} Å³", allowed="a volume above zero", fix=fix)
+    if ratio < 0:
+        raise BadInput(
+            crystal.source,
+            f"the cell is left-handed (determinant {determinant:.4g} Å³)",
+            allowed="right-handed lattice vectors",
+            fix="swap two lattice vectors and the same two fractional coordinates of every atom",
+        )
+    if ratio < SMALLEST_SKEW:
+        raise BadInput(
+            crystal.source,
+            f"the cell is very skewed (volume is {ratio:.3g} of a·b·c)",
+            allowed=f"at least {SMALLEST_SKEW}",
+            fix="reduce the cell, for example with ase.build.niggli_reduce",
+        )
+
+
+def neighbour_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of sites i, j (both directions, all images) within the cutoff, and their distances (Å)."""
+    from vesin import NeighborList
+
+    cell = crystal.cell * np.array(crystal.pbc)[:, None]
+    search = NeighborList(cutoff=cutoff, full_list=True)
+    i, j, distance = search.compute(points=crystal.positions, box=cell, periodic=np.array(crystal.pbc), quantities="ijd")
+    return i.astype(np.int64), j.astype(np.int64), distance
+
+
+def _check_distances(crystal: Crystal) -> None:
+    """Overlaps of whole atoms, and lengths that look like nm or Bohr."""
+    from ase.data import covalent_radii
+
+    occupied = np.array([sum(site.occupancies.values()) for site in crystal.sites])
+    i, j, distance = neighbour_pairs(crystal, CLOSEST)
+    over = np.flatnonzero(occupied[i] + occupied[j] > 1.01)
+    radius = np.array([max(covalent_radii[n] for n in site.occupancies) for site in crystal.sites])
+    shortest = _nearest_ratios(crystal, radius, occupied > 0.99)
+    if len(shortest) and np.median(shortest) < 0.35:
+        raise _wrong_unit(crystal, float(np.median(shortest)), "nm", "multiply all lengths by 10")
+    if len(over):
+        k = over[np.argmin(distance[over])]
+        first, second = crystal.sites[i[k]].label, crystal.sites[j[k]].label
+        raise BadInput(
+            crystal.source,
+            f"atoms {i[k] + 1} ({first}) and {j[k] + 1} ({second}) are {distance[k]:.3f} Å apart ({len(over) // 2} such pairs)",
+            allowed=f"whole atoms at least {CLOSEST} Å apart (split sites must have occupancies that sum to at most 1)",
+            fix="delete the duplicate, or state the occupancies of the split site",
+        )
+    longest = _nearest_ratios(crystal, radius, occupied > 0.0)
+    if len(longest) and np.median(longest) > 1.6 and not all(n in _NOBLE for n in crystal.composition):
+        raise _wrong_unit(crystal, float(np.median(longest)), "Bohr", f"multiply all lengths by {BOHR:.6f}")
+
+
+def _nearest_ratios(crystal: Crystal, radius: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Distance of each chosen site to its nearest chosen one over the sum of covalent radii, where below about 2.5."""
+    reach = 5.0 * float(np.median(radius))
+    i, j, distance = neighbour_pairs(crystal, reach)
+    chosen_pair = chosen[i] & chosen[j]
+    nearest = np.full(len(radius), np.inf)
+    np.minimum.at(nearest, i[chosen_pair], distance[chosen_pair] / (radius[i] + radius[j])[chosen_pair])
+    return nearest[np.isfinite(nearest)]
+
+
+def _wrong_unit(crystal: Crystal, ratio: float, unit: str, fix: str) -> BadInput:
+    return BadInput(
+        crystal.source,
+        f"the median nearest-neighbour distance is {ratio:.2f} times the sum of covalent radii: lengths look like {unit}",
+        allowed="lengths in Å (ratio between 0.35 and 1.6)",
+        fix=f"{fix} to get Å",
+    )
+
+
+def check_elements(crystal: Crystal, elements: Collection[int], subject: str) -> None:
+    """Refuse elements a potential does not know; an empty collection allows any.
+
+    Args:
+        crystal: The structure.
+        elements: Atomic numbers the potential knows.
+        subject: The potential's name, for the message.
+    """
+    from ase.data import chemical_symbols
+
+    unknown = [chemical_symbols[n] for n in crystal.composition if n not in elements]
+    if elements and unknown:
+        known = ", ".join(chemical_symbols[n] for n in sorted(elements)[:20]) + (" …" if len(elements) > 20 else "")
+        raise BadInput(
+            crystal.source,
+            f"{', '.join(unknown)} is not known to {subject}",
+            allowed=known,
+            fix="choose a teacher that knows the element (`mdistill info TEACHER` lists them)",
+        )
+
+
+def check_mobile(crystal: Crystal, number: int) -> None:
+    """Refuse when the mobile ion (atomic number) is not in the structure."""
+    from ase.data import chemical_symbols
+
+    if crystal.composition.get(number, 0.0) <= 0.0:
+        present = ", ".join(chemical_symbols[n] for n in crystal.composition)
+        symbol = chemical_symbols[number] if 0 < number < len(chemical_symbols) else f"atomic number {number}"
+        raise BadInput(
+            crystal.source, f"no mobile ion {symbol} in {crystal.formula}", allowed=present, fix="name one of them with --mobile"
+        )
+
+
+def check_bulk(crystal: Crystal) -> None:
+    """Refuse molecules, wires and slabs where a bulk crystal is needed.
+
+    Raises:
+        BadInput: Not periodic in three directions, or more than VACUUM Å of empty space between layers of atoms.
+    """
+    fix = "use the bulk unit cell; for a molecule or slab run `mdistill simulate`"
+    if not all(crystal.pbc):
+        raise BadInput(
+            crystal.source, f"periodic only along {crystal.pbc}", allowed="periodic in three directions (bulk)", fix=fix
+        )
+    heights = perpendicular_heights(crystal.cell)
+    for axis in range(3):
+        ordered = np.sort(crystal.fractional[:, axis] % 1.0)
+        gap = float(np.diff(np.append(ordered, ordered[0] + 1.0)).max() * heights[axis])
+        if gap > VACUUM:
+            raise BadInput(
+                crystal.source,
+                f"{gap:.1f} Å of vacuum along lattice vector {'abc'[axis]}: a slab, wire, molecule or isolated atom",
+                allowed=f"bulk: at most {VACUUM:g} Å between layers of atoms",
+                fix=fix,
+            )
+
+
+def perpendicular_heights(cell: np.ndarray) -> np.ndarray:
+    """Distances (Å) between opposite faces of a cell: V / |a_j × a_k|."""
+    return 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)

@@ -1,0 +1,288 @@
+"""CIF to sites: symmetry expanded, rows at one position joined into one mixed site, nothing rounded up.
+
+pymatgen tokenises the file and gives the symmetry operations; the expansion is done here, so that each site keeps the
+label of its row, and is checked against pymatgen's own composition.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mdistill.errors import BadInput
+
+SAME_PLACE = 0.05
+"""Two images closer than this (Å) are one position: rounding of 1/3, or two rows that share a site."""
+
+_ISOTOPES = {"D": "H", "T": "H"}
+_CROSS_CHECKED_ROWS = 300
+
+
+@dataclass(slots=True)
+class ParsedCif:
+    """cell [3, 3] Å; sites (fractional, occupancies, label); oxidation numbers; notes."""
+
+    cell: np.ndarray
+    sites: list[tuple[tuple[float, float, float], dict[int, float], str]]
+    oxidation: dict[int, float]
+    notes: list[str] = field(default_factory=list)
+
+
+def parse_cif(text: str, source: str, index: int) -> ParsedCif:
+    """The structure number `index` of a CIF text.
+
+    Raises:
+        BadInput: No structure in it, a value that is no number, an unknown element or symmetry, a duplicate key, rows
+            that do not share a site cleanly, or a composition that pymatgen reads differently.
+    """
+    from pymatgen.io.cif import CifFile
+
+    _refuse_duplicate_keys(text, source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            blocks = [block for block in CifFile.from_str(text).data.values() if "_atom_site_fract_x" in block.data]
+    except Exception as error:
+        raise _no_cif(source, f"not readable as CIF ({type(error).__name__}: {str(error)[:200]})") from error
+    if not blocks:
+        raise _no_cif(source, "no data block with _atom_site_fract_x, y, z")
+    if not -len(blocks) <= index < len(blocks):
+        raise BadInput(source, f"index {index} of {len(blocks)} structures", allowed=f"0 … {len(blocks) - 1}", fix="choose one")
+    parsed = _structure(blocks[index].data, blocks[index], text, source)
+    if len(blocks) > 1:
+        parsed.notes.append(f"{source} holds {len(blocks)} structures; number {index % len(blocks)} was read")
+    return parsed
+
+
+def _no_cif(source: str, problem: str) -> BadInput:
+    return BadInput(
+        source,
+        problem,
+        allowed="a CIF with cell lengths and angles, symmetry, and atom sites with fractional coordinates",
+        fix="open it in VESTA or export it again from the database",
+    )
+
+
+def _structure(data: dict[str, Any], block: Any, text: str, source: str) -> ParsedCif:
+    from ase.cell import Cell
+
+    sizes = [f"_cell_length_{x}" for x in "abc"] + [f"_cell_angle_{x}" for x in ("alpha", "beta", "gamma")]
+    lengths_angles = [_number(data.get(tag), source, tag) for tag in sizes]
+    if min(lengths_angles) <= 0 or max(lengths_angles[3:]) >= 180 or sum(lengths_angles[3:]) >= 360:
+        raise BadInput(
+            source,
+            f"cell lengths and angles {lengths_angles} enclose no volume",
+            allowed="lengths > 0 Å, angles between 0° and 180° with a sum below 360°",
+            fix="correct the _cell_length_ and _cell_angle_ lines",
+        )
+    cell = np.asarray(Cell.fromcellpar(lengths_angles)[:])
+    notes: list[str] = []
+    operations = _operations(block, data, source, notes)
+    orbits: list[tuple[np.ndarray, Counter[int], str]] = []
+    charges: dict[int, list[float]] = {}
+    rows = len(data["_atom_site_fract_x"])
+    for row, label in enumerate(data.get("_atom_site_label", [f"site{k + 1}" for k in range(rows)])):
+        number, charge = _element(data, row, label, source, notes)
+        occupancy = _occupancy(data, row, label, source)
+        if charge is not None:
+            charges.setdefault(number, []).append(charge)
+        if occupancy == 0.0:
+            continue
+        place = [_number(data[f"_atom_site_fract_{x}"][row], source, f"_atom_site_fract_{x} of {label}") for x in "xyz"]
+        orbit = _orbit(np.array(place), operations, cell, SAME_PLACE)
+        stated = data.get("_atom_site_symmetry_multiplicity")
+        if stated is not None and stated[row] != str(len(orbit)):
+            orbit = _orbit(np.array(place), operations, cell, 0.1 * SAME_PLACE)
+        _join(orbits, orbit, number, occupancy, label=label, cell=cell, source=source)
+    sites = [(tuple(p), dict(o), label) for places, o, label in orbits for p in places.tolist()]
+    oxidation = _oxidation(data) | {n: float(np.mean(c)) for n, c in charges.items() if any(c)}
+    parsed = ParsedCif(cell=cell, sites=sites, oxidation=oxidation, notes=notes)  # type: ignore[arg-type]
+    _cross_check(parsed, rows, text, source)
+    return parsed
+
+
+def _number(value: object, source: str, tag: str) -> float:
+    """A CIF number without its standard uncertainty: '0.3202(5)' -> 0.3202."""
+    try:
+        return float(re.sub(r"\(\d*\)", "", str(value)))
+    except ValueError:
+        found = "missing" if value is None else repr(value)
+        raise BadInput(source, f"{tag} is {found}", allowed="a number", fix="complete the file") from None
+
+
+def _occupancy(data: dict[str, Any], row: int, label: str, source: str) -> float:
+    """The occupancy of a row; one where the column is absent or '.' (the CIF dictionary's default)."""
+    if "_atom_site_occupancy" not in data or data["_atom_site_occupancy"][row] == ".":
+        return 1.0
+    occupancy = _number(data["_atom_site_occupancy"][row], source, f"occupancy of {label}")
+    if not 0.0 <= occupancy <= 1.001:
+        raise BadInput(source, f"occupancy of {label} is {occupancy:g}", allowed="0 to 1", fix="correct _atom_site_occupancy")
+    return occupancy
+
+
+def _element(data: dict[str, Any], row: int, label: str, source: str, notes: list[str]) -> tuple[int, float | None]:
+    """Atomic number and stated charge of a row, from its type symbol ('Li1+'), else from its label ('Li1')."""
+    from ase.data import atomic_numbers
+
+    if "_atom_site_type_symbol" in data:
+        text = data["_atom_site_type_symbol"][row]
+        letters = re.match(r"[A-Za-z]*", text).group().capitalize()  # type: ignore[union-attr]
+        sign = re.search(r"(\d*\.?\d*)([+-])", text)
+        charge = None if sign is None else float(sign[1] or 1) * (1 if sign[2] == "+" else -1)
+    else:
+        text, charge = label, None
+        letters = re.match(r"[A-Za-z]*", label).group()[:2]  # type: ignore[union-attr]
+        two, one = letters.capitalize(), letters[:1].upper()
+        if letters.isupper() and len(letters) == 2 and two in atomic_numbers and one in atomic_numbers:
+            raise BadInput(
+                source,
+                f"site label {label!r} could be {two} or {one}",
+                allowed="an _atom_site_type_symbol column, or labels written like Cl1",
+                fix="add the column _atom_site_type_symbol",
+            )
+        letters = two if two in atomic_numbers and letters[1:].islower() else one
+        letters = "?" if letters == "T" else letters
+    if letters in _ISOTOPES:
+        note = f"{letters} is read as hydrogen: same forces, but dynamics will use the mass of ¹H"
+        notes.extend([note] if note not in notes else [])
+        letters = _ISOTOPES[letters]
+    if atomic_numbers.get(letters, 0) == 0:
+        raise BadInput(
+            source,
+            f"site {label!r} has the unknown element {text!r}",
+            allowed="a chemical symbol",
+            fix="correct _atom_site_type_symbol",
+        )
+    return atomic_numbers[letters], charge
+
+
+def _oxidation(data: dict[str, Any]) -> dict[int, float]:
+    """Oxidation numbers of the _atom_type_ loop, averaged per element; empty where not given."""
+    from ase.data import atomic_numbers
+
+    found: dict[int, list[float]] = {}
+    for symbol, value in zip(data.get("_atom_type_symbol", []), data.get("_atom_type_oxidation_number", []), strict=False):
+        letters = re.match(r"[A-Za-z]*", symbol).group().capitalize()  # type: ignore[union-attr]
+        letters = _ISOTOPES.get(letters, letters)
+        if letters in atomic_numbers and re.fullmatch(r"[+-]?\d+(\.\d*)?", value):
+            found.setdefault(atomic_numbers[letters], []).append(float(value))
+    return {number: float(np.mean(values)) for number, values in found.items()}
+
+
+def _operations(block: Any, data: dict[str, Any], source: str, notes: list[str]) -> np.ndarray:
+    """Symmetry operations as [operation, 3, 4] (rotation | translation), fractional."""
+    from pymatgen.io.cif import CifParser
+
+    parser = CifParser.from_str("data_any\n_cell_length_a 1\n")
+    tags = [
+        t
+        for t in data
+        if re.search(r"(symmetry|space_group).*(as_xyz|operation_xyz|h-m|hall|tables_number|it_number)", t.lower())
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        operations = parser.get_symops(block)
+    if any("Defaulting to P1" in w for w in parser.warnings):
+        stated = [str(data[t]) for t in tags if str(data[t]).replace(" ", "") not in ("P1", "1", "?", ".")]
+        if stated:
+            raise BadInput(
+                source,
+                f"the space group {stated[0]!r} is not understood and no operations are listed",
+                allowed="_space_group_symop_operation_xyz lines, or a standard Hermann–Mauguin symbol",
+                fix="export the CIF with its symmetry operations",
+            )
+        notes.append("no symmetry is stated: the listed sites are taken to be the whole cell (P1)")
+    return np.array([np.hstack([o.rotation_matrix, o.translation_vector[:, None]]) for o in operations])
+
+
+def _orbit(place: np.ndarray, operations: np.ndarray, cell: np.ndarray, tolerance: float) -> np.ndarray:
+    """All distinct images [image, 3] of a position in the cell; images within the tolerance (Å) are averaged."""
+    images = operations[:, :, :3] @ place + operations[:, :, 3]
+    kept: list[np.ndarray] = []
+    left = np.ones(len(images), dtype=bool)
+    for k in range(len(images)):
+        if not left[k]:
+            continue
+        difference = images - images[k]
+        difference -= np.round(difference)
+        near = left & (np.linalg.norm(difference @ cell, axis=1) < tolerance)
+        left &= ~near
+        kept.append(images[k] + difference[near].mean(axis=0))
+    orbit = np.array(kept)
+    return np.where(np.abs(orbit % 1.0 - 1.0) < 1e-9, 0.0, orbit % 1.0)
+
+
+def _join(
+    orbits: list[tuple[np.ndarray, Counter[int], str]],
+    orbit: np.ndarray,
+    number: int,
+    occupancy: float,
+    *,
+    label: str,
+    cell: np.ndarray,
+    source: str,
+) -> None:
+    """Add a row's orbit: to an orbit already there if it lies on the same positions, else as a new one."""
+    for k, (places, occupancies, labels) in enumerate(orbits):
+        difference = places[:, None] - orbit[None]
+        near = np.linalg.norm((difference - np.round(difference)) @ cell, axis=-1) < SAME_PLACE
+        if not near.any():
+            continue
+        if near.shape[0] != near.shape[1] or not near.any(axis=0).all():
+            raise BadInput(
+                source,
+                f"sites {labels} and {label} fall on each other only in part ({len(places)} and {len(orbit)} images)",
+                allowed="sites that share all their positions or none",
+                fix="check the coordinates and the symmetry operations",
+            )
+        occupancies[number] += occupancy  # type: ignore[assignment]
+        orbits[k] = (places, occupancies, f"{labels}/{label}")
+        return
+    orbits.append((orbit, Counter({number: occupancy}), label))  # type: ignore[dict-item]
+
+
+def _cross_check(parsed: ParsedCif, rows: int, text: str, source: str) -> None:
+    """Refuse where pymatgen's own expansion holds other amounts of an element (skipped for long P1 lists)."""
+    if rows > _CROSS_CHECKED_ROWS:
+        return
+    from pymatgen.io.cif import CifParser
+
+    ours: Counter[int] = Counter()
+    for _, occupancies, _label in parsed.sites:
+        ours.update(occupancies)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            structures = CifParser.from_str(text, site_tolerance=1e-3).parse_structures(primitive=False, check_occu=False)
+            theirs = Counter({e.Z: c for e, c in structures[0].composition.element_composition.items() if c > 1e-4})
+    except Exception:
+        parsed.notes.append("pymatgen could not read this CIF, so the composition was not cross-checked")
+        return
+    if len(structures) == 1 and any(abs(ours[n] - theirs[n]) > 0.01 * max(1.0, ours[n]) for n in ours | theirs):
+        raise BadInput(
+            source,
+            f"its symmetry expands to {dict(ours)} or, with pymatgen, to {dict(theirs)} atoms per element",
+            allowed="a CIF that both readers expand to the same composition",
+            fix="list symmetry operations and coordinates with at least five decimals",
+        )
+
+
+def _refuse_duplicate_keys(text: str, source: str) -> None:
+    """A tag given twice in one data block has two meanings."""
+    seen: set[str] = set()
+    in_text_field = False
+    for line in text.splitlines():
+        if line.startswith(";"):
+            in_text_field = not in_text_field
+        elif not in_text_field and line.lower().startswith("data_"):
+            seen = set()
+        elif not in_text_field and line.lstrip().startswith("_"):
+            tag = line.split()[0].lower()
+            if tag in seen:
+                raise BadInput(source, f"the key {tag} is given twice", allowed="each key once", fix="delete one of the two")
+            seen.add(tag)

@@ -1,0 +1,254 @@
+"""Trajectories of other programs (and our own) as one checked, unwrapped `Trajectory`, with notes on what was done to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+from jaxtyping import Float, Int
+
+from mdistill.errors import BadInput
+from mdistill.io.trajectories import HDF5_SUFFIXES, read_hdf5
+from mdistill.io.xdatcar import is_xdatcar, read_xdatcar
+from mdistill.types import Trajectory
+
+READABLE = "extxyz, ASE .traj, vasprun.xml, XDATCAR(.gz), LAMMPS dump, our HDF5, or another trajectory that ASE reads"
+LARGEST_MOVE = 0.4
+"""Share of the cell an atom may move between frames; half a cell cannot be told from the other way round."""
+SUSPECT_MOVE = 1.5
+"""Å in one frame from which a change of the atom order is looked for."""
+LARGEST_SPEED = 0.1
+"""Å/fs; the median atom is slower below some 10⁴ K, so a faster one means a wrong time step."""
+_NOT_TRAJECTORIES = {"bundletrajectory", "mysql", "postgresql", "sqlite3", "db", "json", "png", "eps", "pov", "x3d"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """A trajectory and what the reader of its analysis must know about how it was read."""
+
+    trajectory: Trajectory
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """The content of one file, as it stands there. steps and times (fs) where the file tells them."""
+
+    path: Path
+    numbers: Int[np.ndarray, " atom"]
+    positions: Float[np.ndarray, "frame atom 3"]
+    cells: Float[np.ndarray, "frame 3 3"]
+    steps: Int[np.ndarray, " frame"] | None = None
+    times: Float[np.ndarray, " frame"] | None = None
+    momenta: Float[np.ndarray, "frame atom 3"] | None = None
+
+
+def read_trajectory(
+    paths: str | Path | Sequence[str | Path], *, time_step_fs: float | None = None, elements: Sequence[str] = (), stride: int = 1
+) -> Imported:
+    """Read one run, or several that follow each other, and unwrap the coordinates.
+
+    Wrapped coordinates are unwrapped by the nearest image of the scaled step (toroidal view; under pressure control the
+    affine motion with the cell stays in the positions: r = s·h with s continuous, as our own runs are written).
+
+    Args:
+        paths: One file or several in time order.
+        time_step_fs: Time between stored frames (fs); needed where the files do not tell.
+        elements: Element symbols of LAMMPS types 1, 2, … or of VASP 4 counts, where the file names none.
+        stride: Keep every stride-th frame (after unwrapping).
+    Raises:
+        BadInput: A file that is no trajectory; another number, kind or order of atoms in some frame; missing frames; moves
+            too large to unwrap; runs that do not follow each other; NaN; lengths in nm or Bohr; no or impossible time step.
+    Reference:
+        Bullerjahn et al., J. Chem. Theory Comput. 19, 3406 (2023), doi 10.1021/acs.jctc.3c00308.
+    """
+    files = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    if not files or stride < 1 or (time_step_fs is not None and not 0 < time_step_fs < np.inf):
+        subject, found = ("paths", "no file") if not files else ("stride", stride) if stride < 1 else ("--frame-time-fs", time_step_fs)
+        raise BadInput(subject, f"{found!r}", allowed="at least one file, stride ≥ 1, time > 0 fs", fix="correct the value")
+    runs = [_read_run(path, elements) for path in files]
+    for run in runs:
+        _check_run(run)
+    spacing, notes = _spacing(runs, time_step_fs)
+    joined, join_notes = _join(runs)
+    positions, unwrap_notes = _unwrap(joined, [len(run.positions) for run in runs])
+    _check_speed(positions, spacing, joined.path)
+    count = len(positions)
+    keep = slice(None, None, stride)
+    trajectory = Trajectory(
+        numbers=torch.from_numpy(joined.numbers.astype(np.int64)),
+        positions=torch.from_numpy(positions[keep].copy()),
+        cell=torch.from_numpy(joined.cells[keep].copy()),
+        times=torch.arange(count, dtype=torch.float64)[keep] * spacing,
+        momenta=None if joined.momenta is None else torch.from_numpy(joined.momenta[keep].copy()),
+    )
+    return Imported(trajectory=trajectory, notes=notes + join_notes + unwrap_notes)
+
+
+def _read_run(path: Path, elements: Sequence[str]) -> _Run:
+    if not path.is_file():
+        raise BadInput(path, "no such file", allowed=READABLE, fix="check the path; quote it if it holds spaces")
+    if path.stat().st_size == 0:
+        raise BadInput(path, "empty (0 bytes)", allowed=READABLE, fix="copy the file again")
+    if path.suffix.lower() in HDF5_SUFFIXES:
+        stored = read_hdf5(path)
+        return _Run(
+            path=path, numbers=stored.numbers.numpy(), positions=stored.positions.double().numpy(),
+            cells=stored.cell.double().numpy(), times=stored.times.double().numpy(),
+            momenta=None if stored.momenta is None else stored.momenta.double().numpy(),
+        )  # fmt: skip
+    if is_xdatcar(path):
+        numbers, positions, cells, steps = read_xdatcar(path, elements=elements)
+        return _Run(path=path, numbers=numbers, positions=positions, cells=cells, steps=steps)
+    return _read_with_ase(path, elements)
+
+
+def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
+    from ase.io import iread
+    from ase.io.formats import UnknownFileTypeError, filetype
+
+    try:
+        kind = filetype(str(path))
+    except (UnknownFileTypeError, UnicodeDecodeError, OSError, EOFError) as error:
+        raise BadInput(
+            path, "its format is not recognised", allowed=READABLE, fix="give it the extension of its format, or convert it"
+        ) from error
+    if kind in _NOT_TRAJECTORIES:
+        raise BadInput(path, f"of format {kind!r}", allowed=READABLE, fix="convert it with `ase convert`")
+    frames: list[Any] = []
+    try:
+        for atoms in iread(str(path), index=":", format=kind):
+            _check_same(path, frames, atoms)
+            frames.append(atoms)
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(
+            path, f"cannot be read as {kind} beyond frame {len(frames)} ({type(error).__name__}: {str(error)[:120]})",
+            allowed=READABLE, fix="check whether the file is complete; cut off a broken last frame",
+        ) from error  # fmt: skip
+    if not frames:
+        raise BadInput(path, "no frames", allowed=READABLE, fix="check the file")
+    numbers = np.array(frames[0].numbers)
+    if kind.startswith("lammps-dump") and elements and numbers.max() <= len(elements):
+        numbers = np.array([_number(elements[n - 1]) for n in numbers])
+    return _Run(
+        path=path, numbers=numbers, positions=np.stack([a.positions for a in frames]),
+        cells=np.stack([np.array(a.cell) * np.array(a.pbc)[:, None] for a in frames]),
+        steps=_labels(frames, ("step", "timestep")), times=_labels(frames, ("time_fs",)),
+    )  # fmt: skip
+
+
+def _number(symbol: str) -> int:
+    if symbol not in atomic_numbers:
+        raise BadInput("elements", f"{symbol!r}", allowed="element symbols", fix="give one symbol per type, such as Li P S Cl")
+    return atomic_numbers[symbol]
+
+
+def _labels(frames: Sequence[Any], keys: Sequence[str]) -> np.ndarray | None:
+    for key in keys:
+        values = [atoms.info.get(key) for atoms in frames]
+        if all(isinstance(v, (int, float, np.integer, np.floating)) for v in values):
+            return np.array(values, dtype=np.float64)
+    return None
+
+
+def _check_same(path: Path, frames: Sequence[Any], atoms: Any) -> None:
+    if not frames:
+        return
+    first, now = frames[0].numbers, atoms.numbers
+    if len(first) != len(now):
+        raise BadInput(
+            path, f"frame {len(frames) + 1} has {len(now)} atoms, frame 1 has {len(first)}", allowed="the same atoms in every frame",
+            fix="analyse runs of one composition; trajectories with inserted or lost atoms cannot be used",
+        )  # fmt: skip
+    if not np.array_equal(first, now):
+        k = int(np.argmax(first != now))
+        raise _order_changed(
+            path, len(frames) + 1, f"atom {k + 1} is {chemical_symbols[now[k]]}, {chemical_symbols[first[k]]} in frame 1"
+        )
+
+
+def _order_changed(path: Path, frame: int, detail: str) -> BadInput:
+    return BadInput(
+        path, f"the order of the atoms changes at frame {frame}: {detail}", allowed="the same order in every frame",
+        fix="sort every frame by atom id (LAMMPS: dump_modify sort id)",
+    )  # fmt: skip
+
+
+def _check_run(run: _Run) -> None:
+    """Finite numbers, a structure that can be (nm, Bohr, overlaps …), even steps and times."""
+    from ase import Atoms
+
+    from mdistill.io.checks import check_crystal
+    from mdistill.io.structures import from_atoms
+
+    bad = ~(np.isfinite(run.positions).all(axis=(1, 2)) & np.isfinite(run.cells).all(axis=(1, 2)))
+    if bad.any():
+        raise BadInput(
+            run.path, f"NaN or infinity in frame {int(np.argmax(bad)) + 1} ({int(bad.sum())} such frames)",
+            allowed="finite coordinates", fix="cut the run off before it broke",
+        )  # fmt: skip
+    periodic = np.linalg.norm(run.cells[0], axis=1) > 1e-6
+    first = Atoms(numbers=run.numbers, positions=run.positions[0], cell=run.cells[0], pbc=periodic)
+    check_crystal(from_atoms(first, source=str(run.path)))
+    for labels, what in ((run.steps, "step"), (run.times, "time")):
+        if labels is None or len(labels) < 3:
+            continue
+        gaps = np.diff(labels)
+        usual = float(np.median(gaps))
+        uneven = np.flatnonzero(np.abs(gaps - usual) > 1e-3 * abs(usual))
+        if len(uneven) or usual <= 0:
+            k = int(uneven[0]) if len(uneven) else 0
+            raise BadInput(
+                run.path, f"{what} {labels[k]:g} (frame {k + 1}) is followed by {labels[k + 1]:g}, elsewhere they are {usual:g} apart",
+                allowed="every frame, evenly spaced", fix="frames are missing or doubled: restore them, or analyse the pieces apart",
+            )  # fmt: skip
+
+
+def _spacing(runs: Sequence[_Run], given: float | None) -> tuple[float, list[str]]:
+    told = [float(np.median(np.diff(run.times))) for run in runs if run.times is not None and len(run.times) > 1]
+    if not told and given is None:
+        raise BadInput(
+            runs[0].path, "the file does not tell the time between its frames", allowed="a time in fs", fix="give it: --frame-time-fs 100"
+        )
+    if told and max(told) - min(told) > 1e-3 * min(told):
+        raise BadInput("paths", f"times between frames of {told} fs", allowed="the same in all runs", fix="analyse the runs apart")
+    if told and given is not None and abs(told[0] - given) > 1e-3 * given:
+        raise BadInput(
+            "--frame-time-fs", f"{given:g} fs, but {runs[0].path} says {told[0]:g} fs", allowed=f"{told[0]:g}", fix="leave the option out"
+        )
+    return (told[0], []) if told else (float(given or 0.0), [f"time between frames: {given:g} fs, as given"])
+
+
+def _join(runs: Sequence[_Run]) -> tuple[_Run, list[str]]:
+    """All runs end to end; a frame stored at the end of one run and again at the start of the next is kept once."""
+    first, notes = runs[0], []
+    parts = [first]
+    for before, run in zip(runs[:-1], runs[1:], strict=True):
+        if not np.array_equal(run.numbers, first.numbers):
+            raise BadInput(
+                run.path, f"other atoms, or another order, than {first.path} ({len(run.numbers)} and {len(first.numbers)} atoms)",
+                allowed="runs of one system", fix="give the runs of one system only",
+            )  # fmt: skip
+        same = np.abs(_nearest(run.positions[0] - before.positions[-1], run.cells[0])).max() < 1e-5
+        if same:
+            notes.append(f"{run.path.name}: its first frame repeats the last of {before.path.name} and is left out")
+        _check_continues(before, run, doubled=bool(same))
+        keep = slice(1 if same else 0, None)
+        parts.append(
+            replace(run, positions=run.positions[keep], cells=run.cells[keep], momenta=None if run.momenta is None else run.momenta[keep])
+        )
+    if len(runs) > 1:
+        notes.append(f"{len(runs)} runs joined end to end")
+    momenta = [p.momenta for p in parts if p.momenta is not None]
+    joined = replace(
+        first, positions=np.concatenate([p.positions for p in parts]), cells=np.concatenate([p.cells for p in parts]),
+        momenta=np.concatenate(momenta) if len(momenta) == len(parts) else None, steps=None, times=None,
+    )  # fmt: skip
+    return joined, notes

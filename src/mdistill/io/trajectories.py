@@ -1,0 +1,325 @@
+"""Trajectories on disk: HDF5 with H5MD names, or extended XYZ; positions unwrapped, each frame with its step number.
+
+Frames are collected in memory and written in blocks. A block is added to a copy of the file which then takes the file's
+place, so that at any moment, crash, SIGKILL or full disk, the file holds whole frames and can be read.
+
+HDF5 layout (H5MD 1.1): particles/all/{position, velocity}/{value, step, time}, particles/all/box/edges (rows are lattice
+vectors), particles/all/{species, mass}, observables/{potential_energy, kinetic_energy, stress}; units Å, fs, eV, u as
+attributes. Reference: de Buyl, Colberg, Höfling, Comput. Phys. Commun. 185, 1546 (2014), doi 10.1016/j.cpc.2014.01.018.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdistill.errors import BadInput
+from mdistill.io.files import replacing
+from mdistill.types import State, Trajectory
+from mdistill.units import KINETIC
+
+HDF5_SUFFIXES = (".h5", ".hdf5", ".h5md")
+_PARTICLES = "particles/all"
+_SERIES = {
+    "position": (f"{_PARTICLES}/position", "Angstrom"),
+    "velocity": (f"{_PARTICLES}/velocity", "Angstrom fs-1"),
+    "cell": (f"{_PARTICLES}/box/edges", "Angstrom"),
+    "potential_energy": ("observables/potential_energy", "eV"),
+    "kinetic_energy": ("observables/kinetic_energy", "eV"),
+    "stress": ("observables/stress", "eV Angstrom-3"),
+}
+_ASE_MOMENTUM = math.sqrt(KINETIC)
+_STEP = re.compile(r"(?:^|\s)step=(-?\d+)")
+
+
+@dataclass(slots=True)
+class TrajectoryWriter:
+    """Collects frames of one structure and appends them to a file, block by block.
+
+    Attributes:
+        path: `.h5`, `.hdf5` or `.h5md` for HDF5; any other ending for extended XYZ.
+        provenance: Written into the file, such as model and model_sha256.
+    """
+
+    path: Path
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    _frames: list[tuple[int, State]] = field(default_factory=list)
+
+    def add(self, step: int, state: State) -> None:
+        """Keep a frame for the next `flush`. The state is of one struct and has its prediction."""
+        if state.system.n_structs != 1 or state.prediction is None:
+            raise ValueError("a trajectory holds states of one struct with their prediction")
+        self._frames.append((step, state))
+
+    def flush(self) -> None:
+        """Append the collected frames, all or none.
+
+        Raises:
+            MdistillError: The file cannot be written; it keeps its old frames and the collected ones stay collected.
+        """
+        if not self._frames:
+            return
+        write = _append_hdf5 if self.path.suffix in HDF5_SUFFIXES else _append_extxyz
+        with appending(self.path) as partial:
+            write(partial, self._frames, self.provenance)
+        self._frames.clear()
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[Path]:
+    """Hand out a copy of the file to append to (empty path if there is none); on success it takes the file's place."""
+    with replacing(path) as partial:
+        if path.exists():
+            shutil.copyfile(path, partial)
+        yield partial
+
+
+def truncate_after(path: Path, step: int) -> int:
+    """Remove frames with a step number above `step`; gives the number of frames left (0 for no file)."""
+    if not path.exists():
+        return 0
+    if path.suffix in HDF5_SUFFIXES:
+        steps = read_series(path, "step")
+        keep = int((steps <= step).sum())
+        if keep < len(steps):
+            with appending(path) as partial, _opened(partial, "r+", path) as file:
+                for name, _ in _SERIES.values():
+                    if name in file:
+                        file[f"{name}/value"].resize(keep, axis=0)
+                for name in ("step", "time"):
+                    file[f"{_PARTICLES}/position/{name}"].resize(keep, axis=0)
+        return keep
+    return _truncate_extxyz(path, step)
+
+
+def read_hdf5(path: Path) -> Trajectory:
+    """Read a trajectory that `TrajectoryWriter` (or another H5MD writer with the same layout and units) wrote.
+
+    Returns:
+        Unwrapped positions (Å), cells (Å), times (fs), momenta (u·Å/fs) where velocities and masses are stored.
+    Raises:
+        BadInput: Not such a file, damaged, non-finite, or of inconsistent lengths.
+    """
+    with _opened(path, "r", path) as file:
+        numbers = _array(file, f"{_PARTICLES}/species", path)
+        positions = _array(file, f"{_PARTICLES}/position/value", path)
+        times = _array(file, f"{_PARTICLES}/position/time", path)
+        cell = _array(file, f"{_PARTICLES}/box/edges/value", path)
+        moving = f"{_PARTICLES}/velocity/value" in file and f"{_PARTICLES}/mass" in file
+        masses = _array(file, f"{_PARTICLES}/mass", path) if moving else None
+        velocities = _array(file, f"{_PARTICLES}/velocity/value", path) if moving else None
+    frames, atoms = (*positions.shape, 0, 0)[:2]
+    shapes: dict[str, tuple[np.ndarray | None, tuple[int, ...]]] = {
+        "position": (positions, (frames, atoms, 3)),
+        "time": (times, (frames,)),
+        "species": (numbers, (atoms,)),
+        "edges": (cell, (frames, 3, 3)),
+        "velocity": (velocities, (frames, atoms, 3)),
+        "mass": (masses, (atoms,)),
+    }
+    for name, (array, shape) in shapes.items():
+        if array is not None and (array.shape != shape or array.dtype.kind not in "iuf" or not np.isfinite(array).all()):
+            raise _damaged(path, f"{name} is {array.dtype}{list(array.shape)} or not finite (expected {list(shape)})")
+    momenta = None if velocities is None or masses is None else _tensor(velocities * masses[:, None])
+    return Trajectory(
+        numbers=torch.from_numpy(numbers.astype(np.int64)),
+        positions=_tensor(positions),
+        cell=_tensor(cell),
+        times=_tensor(times),
+        momenta=momenta,
+    )
+
+
+def read_series(path: Path, name: str) -> Tensor:
+    """One number (or matrix) per frame of an HDF5 trajectory.
+
+    Args:
+        path: The file.
+        name: "step", "time" (fs), "potential_energy", "kinetic_energy" (eV), "stress" (eV/Å³, tension positive).
+    Raises:
+        BadInput: Not such a file, or nothing of this name in it.
+    """
+    where = f"{_PARTICLES}/position/{name}" if name in ("step", "time") else f"{_SERIES.get(name, (name,))[0]}/value"
+    with _opened(path, "r", path) as file:
+        values = _array(file, where, path)
+    return torch.from_numpy(values) if values.dtype.kind in "iu" else _tensor(values)
+
+
+def _append_hdf5(partial: Path, frames: list[tuple[int, State]], provenance: Mapping[str, str]) -> None:
+    with _opened(partial, "a", partial) as file:
+        if "h5md" not in file:
+            _create(file, frames[0][1], provenance)
+        blocks = _blocks(frames)
+        for name, (place, _) in _SERIES.items():
+            if name in blocks:
+                _extend(file[f"{place}/value"], blocks[name])
+        _extend(file[f"{_PARTICLES}/position/step"], np.array([step for step, _ in frames]))
+        _extend(file[f"{_PARTICLES}/position/time"], np.array([state.time for _, state in frames]))
+
+
+def _blocks(frames: list[tuple[int, State]]) -> dict[str, np.ndarray]:
+    """[frame, ...] of every series."""
+    states = [state for _, state in frames]
+    rows: dict[str, list[Tensor | None]] = {
+        "position": [s.system.positions for s in states],
+        "velocity": [s.momenta / s.masses.unsqueeze(1) for s in states],
+        "cell": [s.system.cell[0] for s in states],
+        "potential_energy": [s.prediction.energy[0] if s.prediction else None for s in states],
+        "kinetic_energy": [_kinetic_energy(s) for s in states],
+        "stress": [s.prediction.stress[0] if s.prediction and s.prediction.stress is not None else None for s in states],
+    }
+    known = {name: [value for value in values if value is not None] for name, values in rows.items()}
+    return {name: torch.stack(values).cpu().numpy() for name, values in known.items() if values}
+
+
+def _kinetic_energy(state: State) -> Tensor:
+    momenta = state.momenta if state.middle_momenta is None else state.middle_momenta
+    return 0.5 * KINETIC * (momenta.square().sum(1) / state.masses).sum()
+
+
+def _create(file: Any, first: State, provenance: Mapping[str, str]) -> None:
+    """An empty trajectory for the structure of the first state."""
+    root = file.create_group("h5md")
+    root.attrs["version"] = np.array([1, 1])
+    root.create_group("creator").attrs.update({"name": "mdistill", "version": _version()})
+    root.create_group("author").attrs["name"] = "mdistill"
+    file.create_group("provenance").attrs.update(dict(provenance))
+    box = file.create_group(f"{_PARTICLES}/box")
+    box.attrs["dimension"] = 3
+    box.attrs["boundary"] = ["periodic" if p else "none" for p in first.system.pbc[0].tolist()]
+    file[f"{_PARTICLES}/species"] = first.system.numbers.cpu().numpy()
+    file[f"{_PARTICLES}/mass"] = first.masses.cpu().numpy()
+    file[f"{_PARTICLES}/mass"].attrs["unit"] = "u"
+    position = file.create_group(f"{_PARTICLES}/position")
+    position.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,))
+    position.create_dataset("time", (0,), "f8", maxshape=(None,), chunks=(1024,)).attrs["unit"] = "fs"
+    for name, block in _blocks([(0, first)]).items():
+        place, unit = _SERIES[name]
+        group = file.require_group(place)
+        shape = block.shape[1:]
+        chunk = (max(1, min(1024, 262144 // (8 * math.prod(shape) + 1))), *shape)
+        group.create_dataset("value", (0, *shape), "f8", maxshape=(None, *shape), chunks=chunk).attrs["unit"] = unit
+        if name != "position":
+            group["step"], group["time"] = position["step"], position["time"]
+
+
+def _extend(dataset: Any, block: np.ndarray) -> None:
+    dataset.resize(len(dataset) + len(block), axis=0)
+    dataset[-len(block) :] = block
+
+
+@contextmanager
+def _opened(path: Path, mode: str, named: Path) -> Iterator[Any]:
+    """An HDF5 file. Reading: any failure is `BadInput`; writing: a full disk is the OSError that it is."""
+    import h5py
+
+    if mode == "r" and not path.is_file():
+        raise BadInput(named, "no such file", allowed="an HDF5 trajectory", fix="check the path")
+    try:
+        with h5py.File(path, mode) as file:
+            yield file
+    except BadInput:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        if mode == "r":
+            raise _damaged(named, f"cannot be read ({str(error)[:200]})") from error
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise OSError(errno.ENOSPC, f"HDF5 could not write: {str(error)[:200]}") from error
+
+
+def _array(file: Any, name: str, path: Path) -> np.ndarray:
+    """A dataset in memory; refuses one that claims more than the file can hold."""
+    if name not in file:
+        raise _damaged(path, f"it has no {name}")
+    dataset = file[name]
+    if not hasattr(dataset, "shape") or dataset.nbytes > 100 * max(path.stat().st_size, 1_000_000):
+        raise _damaged(path, f"{name} is no array, or claims more than the file can hold")
+    return np.asarray(dataset[()])
+
+
+def _damaged(path: Path, problem: str) -> BadInput:
+    return BadInput(
+        path, problem, allowed="an HDF5 trajectory with H5MD names, as mdistill writes", fix="check the file, or run again"
+    )
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+
+
+def _version() -> str:
+    import mdistill
+
+    return mdistill.__version__
+
+
+def _append_extxyz(partial: Path, frames: list[tuple[int, State]], provenance: Mapping[str, str]) -> None:
+    with open(partial, "a", encoding="utf-8", newline="\n") as handle:
+        for step, state in frames:
+            handle.write(extxyz_frame(step, state, provenance))
+
+
+def extxyz_frame(step: int, state: State, provenance: Mapping[str, str]) -> str:
+    """One frame as extended XYZ text: energy, forces, stress, momenta (ASE units) and in the header step, time_fs, provenance."""
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+
+    system, prediction = state.system, state.prediction
+    atoms = Atoms(
+        numbers=system.numbers.cpu().numpy(),
+        positions=system.positions.cpu().numpy(),
+        cell=system.cell[0].cpu().numpy(),
+        pbc=system.pbc[0].cpu().numpy(),
+        momenta=_ASE_MOMENTUM * state.momenta.cpu().numpy(),
+    )
+    if prediction is not None:
+        results: dict[str, Any] = {"energy": float(prediction.energy[0]), "forces": prediction.forces.cpu().numpy()}
+        if prediction.stress is not None:
+            voigt = prediction.stress[0].cpu().numpy()
+            results["stress"] = voigt[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    atoms.info.update({"step": step, "time_fs": state.time} | {key: text for key, text in provenance.items() if text})
+    text = io.StringIO()
+    write(text, atoms, format="extxyz")
+    return text.getvalue()
+
+
+def _truncate_extxyz(path: Path, step: int) -> int:
+    kept = 0
+    too_far = False
+    with (
+        replacing(path) as partial,
+        open(path, encoding="utf-8") as source,
+        open(partial, "w", encoding="utf-8", newline="\n") as target,
+    ):
+        while (count := source.readline()).strip():
+            header = source.readline()
+            found = _STEP.search(header)
+            if not count.strip().isdigit() or found is None:
+                raise BadInput(
+                    path,
+                    f"frame {kept} has no step number",
+                    allowed="a trajectory written by mdistill",
+                    fix="choose another --out",
+                )
+            rows = [source.readline() for _ in range(int(count))]
+            too_far = int(found.group(1)) > step
+            if too_far:
+                break
+            target.writelines([count, header, *rows])
+            kept += 1
+    return kept

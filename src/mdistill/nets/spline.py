@@ -1,0 +1,251 @@
+r"""The spline student: a one-hop energy network of radial functions per species pair and spherical-harmonic moments.
+
+Symbols: i, j atoms; Z species; r, r̂ length and direction of the edge i→j; c channel; k radial function; lm degree, order.
+
+    A_i,c,lm = Σ_j R_c,l^{Z_i Z_j}(r) Y_lm(r̂),      R_c,l^{ZZ'}(r) = Σ_k W_c,l,k^{ZZ'} cos(π k x) f(r)
+    x = (r̃ − r₀)/(r_c − r₀),  r̃ = r frozen below the closest labelled distance r₀ of the pair,  f = (1 − (r/r_c)²)³
+    first order   A_c,00
+    second order  Σ_m A_c,lm²                                            for every l and c
+    third order   ∫ f_c³ dΩ and ∫ f_c² f_c+1 dΩ,  f_c(n) = Σ_lm A_c,lm Y_lm(n)   (all Gaunt-coupled triples at once)
+    E_i = E0_Z + s (MLP_Z(features) − MLP_Z(0)) + ½ Σ_j core repulsion
+
+R is linear in W, so the sum over neighbours is taken over the fixed basis first and the weights act once per atom.
+Squares and cubes of learned mixtures span the mixed products (4ab = (a+b)² − (a−b)²).
+
+References:
+    Moments: R. Drautz, Phys. Rev. B 99, 014104 (2019), doi 10.1103/PhysRevB.99.014104; A. V. Shapeev, Multiscale Model.
+    Simul. 14, 1153 (2016), doi 10.1137/15M1054183. MLP of such invariants: J. Behler, M. Parrinello, Phys. Rev. Lett. 98,
+    146401 (2007), doi 10.1103/PhysRevLett.98.146401.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import pi, sqrt
+
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mdistill.errors import BadInput
+from mdistill.nets.layers import (
+    MAX_DEGREE,
+    SpeciesLinear,
+    cutoff_envelope,
+    frozen_below,
+    harmonics,
+    harmonics_table,
+    rows,
+    sphere_quadrature,
+)
+from mdistill.nets.repulsion import BONDED, CoreRepulsion, covalent_sums
+from mdistill.types import Graph
+
+FREEZE = 0.15
+"""Width (Å) over which the learned radial functions come to rest below the closest labelled distance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplineSettings:
+    """Size and reach of a `SplineNet`.
+
+    Attributes:
+        elements: Atomic numbers it knows, ascending.
+        cutoff: Å.
+        channels: Learned radial channels per degree.
+        radial: Radial basis functions per species pair.
+        degree: Highest l of the moments, 1 to 3.
+        hidden: Width of the two hidden layers of each species' MLP.
+    """
+
+    elements: tuple[int, ...]
+    cutoff: float = 5.0
+    channels: int = 12
+    radial: int = 10
+    degree: int = 3
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        if (
+            not self.elements
+            or list(self.elements) != sorted(set(self.elements))
+            or not 1 <= min(self.elements) <= max(self.elements) <= 118
+        ):
+            raise BadInput(
+                "elements", f"{self.elements}", allowed="distinct ascending atomic numbers, 1 to 118", fix="list each once"
+            )
+        if not 1.0 < self.cutoff <= 15.0:
+            raise BadInput("cutoff", f"{self.cutoff} Å", allowed="1 to 15 Å", fix="5 Å suits most solids")
+        for name, low, high in (("channels", 1, 64), ("radial", 2, 64), ("degree", 1, MAX_DEGREE), ("hidden", 1, 1024)):
+            if not low <= getattr(self, name) <= high:
+                raise BadInput(name, f"{getattr(self, name)}", allowed=f"{low} to {high}", fix="keep the default")
+
+
+class SplineNet(torch.nn.Module):
+    """The network: `net(graph, vectors)` gives the energy of every atom (eV, float64) whatever float type it computes in.
+
+    Mixing weights act through `whitening` [species, degree, basis, basis], a fixed change of basis chosen by training so that
+    all directions are learned at like speed; `folded` multiplies it in.
+
+    Buffers set by training: `reference` E0 per species (eV), `scale` (eV), `closest` labelled distance per pair (Å, the
+    cutoff where the pair was never met: it then has no learned interaction), `mean` and `spread` of the features.
+    """
+
+    kind = "spline"
+    reference: Tensor
+    scale: Tensor
+    closest: Tensor
+    mean: Tensor
+    spread: Tensor
+    whitening: Tensor | None
+    species_of: Tensor
+    degrees: Tensor
+    waves: Tensor
+    by_degree: Tensor
+    table: Tensor
+    on_grid: Tensor
+    grid_weights: Tensor
+
+    def __init__(self, settings: SplineSettings, *, seed: int = 0) -> None:
+        super().__init__()
+        self.settings = settings
+        generator = torch.Generator().manual_seed(seed)
+        n, channels = len(settings.elements), settings.channels
+        basis = n * settings.radial
+        start = torch.randn((n, settings.degree + 1, basis, channels), generator=generator, dtype=torch.float64)
+        self.mixing = torch.nn.Parameter(start * (0.15 / sqrt(settings.radial)))
+        features = (settings.degree + 4) * channels
+        self.first = SpeciesLinear(n, features, settings.hidden, bias=True, generator=generator)
+        self.second = SpeciesLinear(n, settings.hidden, settings.hidden, bias=True, generator=generator)
+        self.last = SpeciesLinear(n, settings.hidden, 1, bias=False, generator=generator)
+        self.core = CoreRepulsion(settings.elements)
+        self.register_buffer("reference", torch.zeros(n, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("closest", BONDED * covalent_sums(settings.elements))
+        self.register_buffer("mean", torch.zeros((n, 1, features), dtype=torch.float64))
+        self.register_buffer("spread", torch.ones((n, 1, features), dtype=torch.float64))
+        self.register_buffer("whitening", None, persistent=False)
+        self._register_constants(n)
+
+    def _register_constants(self, n: int) -> None:
+        settings = self.settings
+        species = torch.full((119,), -1, dtype=torch.int64)
+        species[list(settings.elements)] = torch.arange(n)
+        degrees = torch.tensor([degree for degree in range(settings.degree + 1) for _ in range(2 * degree + 1)])
+        points, weights = sphere_quadrature(3 * settings.degree)
+        constants = {
+            "species_of": species,
+            "degrees": degrees,
+            "waves": pi * torch.arange(settings.radial, dtype=torch.float64),
+            "by_degree": (degrees == torch.arange(settings.degree + 1).unsqueeze(1)).to(torch.float64),
+            "table": harmonics_table(settings.degree),
+            "on_grid": harmonics(points, harmonics_table(settings.degree)),
+            "grid_weights": weights.unsqueeze(0),
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def cutoff(self) -> float:
+        return self.settings.cutoff
+
+    @property
+    def elements(self) -> frozenset[int]:
+        return frozenset(self.settings.elements)
+
+    @property
+    def name(self) -> str:
+        return "-".join(["spline", *(chemical_symbols[z] for z in self.settings.elements)])
+
+    def set_closest(self, closest: Float[Tensor, "species species"]) -> None:
+        """Take over the closest labelled distance of each pair (Å; anything ≥ the cutoff: never met)."""
+        self.closest.copy_(closest.clamp_max(self.cutoff))
+        self.core.reach_to(self.closest)
+
+    def folded(self) -> SplineNet:
+        """A copy whose mixing weights act without whitening; the same function."""
+        net = SplineNet(self.settings)
+        state = {name: value.detach().cpu().to(torch.float64) for name, value in self.state_dict().items()}
+        net.load_state_dict(state | {"mixing": self._mixing().detach().cpu().to(torch.float64)})
+        return net
+
+    def _mixing(self) -> Tensor:
+        return self.mixing if self.whitening is None else self.whitening @ self.mixing
+
+    def in_type(self, dtype: torch.dtype) -> SplineNet:
+        """Compute in this float type; E0, scale and the sum of energies stay float64."""
+        reference, scale = self.reference, self.scale
+        self.to(dtype)
+        self.reference, self.scale = reference, scale
+        return self
+
+    def forward(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
+        species = self.species(graph.system.numbers)
+        moments, core = self.moments(graph, vectors, species)
+        slots = self.layout(species)
+        x = (self.features(moments, slots) - self.mean) / self.spread
+        out = self.last(torch.nn.functional.silu(self.second(torch.nn.functional.silu(self.first(x))))).squeeze(-1)
+        learned = (out - out[:, -1:]).to(torch.float64) * self.scale
+        atomic = learned.new_zeros(len(species) + 1).index_add(0, slots.flatten(), learned.flatten())[:-1]
+        return atomic + self.reference.index_select(0, species) + core
+
+    def layout(self, species: Int[Tensor, " atom"]) -> Int[Tensor, "species slot"]:
+        """Atoms in a dense table by species, with at least one spare slot (holding the number of atoms) per species."""
+        order = torch.argsort(species, stable=True)
+        slots = rows(species.index_select(0, order), len(self.settings.elements), spare=1)
+        return torch.cat([order, order.new_full((1,), len(order))]).index_select(0, slots.flatten()).view(slots.shape)
+
+    def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
+        """Index of each atom's element in `settings.elements`.
+
+        Raises:
+            BadInput: An element the network does not know.
+        """
+        species = self.species_of.index_select(0, numbers)
+        if numbers.numel() and int(species.min()) < 0:
+            strange = sorted({chemical_symbols[int(z)] for z in numbers[species < 0]})
+            known = ", ".join(chemical_symbols[z] for z in self.settings.elements)
+            raise BadInput(
+                "structure", f"has {', '.join(strange)}", allowed=f"elements of this potential: {known}", fix="train one for them"
+            )
+        return species
+
+    def moments(
+        self, graph: Graph, vectors: Tensor, species: Tensor
+    ) -> tuple[Float[Tensor, "atom lm basis"], Float[Tensor, " atom"]]:
+        """Σ_j of basis × harmonics, one block of radial functions per neighbour species; and the core energy per atom."""
+        n, kind = len(self.settings.elements), self.mixing.dtype
+        slots = rows(graph.receiver, graph.system.n_atoms)
+        filler = vectors.new_tensor([[self.cutoff, 0.0, 0.0]], dtype=kind)
+        dense = torch.cat([vectors.to(kind), filler]).index_select(0, slots.flatten())
+        sender = torch.cat([species.index_select(0, graph.sender), species.new_zeros(1)]).index_select(0, slots.flatten())
+        pair = (n * species.unsqueeze(1) + sender.view(slots.shape)).flatten()
+        distance = (dense.square().sum(-1) + 1e-18).sqrt()
+        closest = self.closest.flatten().index_select(0, pair)
+        range_inverse = 1.0 / (self.cutoff - self.closest).clamp_min(FREEZE)
+        x = (frozen_below(distance, closest, FREEZE) - closest) * range_inverse.flatten().index_select(0, pair)
+        radial = torch.cos(x.unsqueeze(1) * self.waves) * cutoff_envelope(distance, self.cutoff).unsqueeze(1)
+        met = torch.eye(n, dtype=kind, device=vectors.device) * (self.closest < self.cutoff).to(kind).unsqueeze(2)
+        radial = (met.view(n * n, n, 1).index_select(0, pair) * radial.unsqueeze(1)).view(*slots.shape, -1)
+        angular = harmonics(dense / distance.unsqueeze(1), self.table).view(*slots.shape, -1)
+        energy, near = self.core(distance, pair)
+        core = energy.new_zeros(len(species), dtype=torch.float64)
+        core = core.index_add(0, near.div(slots.shape[1], rounding_mode="floor"), 0.5 * energy.to(torch.float64))
+        return torch.bmm(angular.transpose(1, 2), radial), core
+
+    def features(
+        self, moments: Float[Tensor, "atom lm basis"], slots: Int[Tensor, "species slot"]
+    ) -> Float[Tensor, "species slot feature"]:
+        """Invariants of every atom in the dense layout by species; the spare slots hold those of an isolated atom."""
+        n, width, channels = *slots.shape, self.settings.channels
+        filled = torch.cat([moments.flatten(1), moments.new_zeros((1, moments.shape[1] * moments.shape[2]))])
+        by_species = filled.index_select(0, slots.flatten()).view(n, width, *moments.shape[1:])
+        mixed = by_species.transpose(1, 2) @ self._mixing().index_select(1, self.degrees)
+        flat = mixed.reshape(n, moments.shape[1], width * channels)
+        on_sphere = self.on_grid @ flat
+        squared = on_sphere.square()
+        neighbour = on_sphere.view(n, -1, width, channels).roll(1, 3).view(on_sphere.shape)
+        cubes = [self.grid_weights @ (squared * on_sphere), self.grid_weights @ (squared * neighbour)]
+        stacked = torch.cat([flat[:, :1], self.by_degree @ flat.square(), *cubes], 1)
+        return stacked.view(n, -1, width, channels).transpose(1, 2).reshape(n, width, -1)

@@ -1,0 +1,294 @@
+"""Figures as SVG: drawn by matplotlib, coloured through CSS variables so that one drawing suits light, dark and paper."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mdistill.io.files import replacing, write_text
+from mdistill.io.results import Figure, Results, Series
+from mdistill.report.tables import format_number, power_of_ten
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe & Ito's colours that differ for colour-blind eyes, in the order used."""
+_INK, _RULE = "#21262d", "#d0d7de"
+_MARKERS = "osD^vP"
+_ROLE = re.compile(r"\b(teacher|student|reference)\b", re.IGNORECASE)
+_FIT = re.compile(r"\bfit\b.*", re.IGNORECASE)
+_LIMIT = re.compile(r"(95 % )?upper limit|below detection", re.IGNORECASE)
+_PARITY_CELLS, _LINE_BUCKETS, _LABEL_LENGTH = 160, 500, 44
+_STYLE = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 9.0, "axes.labelsize": 9.5, "legend.fontsize": 8.5,
+    "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
+    "axes.linewidth": 0.8, "axes.grid": True, "grid.color": _RULE, "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.6,
+    "lines.markersize": 5.0, "errorbar.capsize": 2.5, "figure.constrained_layout.use": True, "axes.unicode_minus": True,
+    "font.family": ["DejaVu Sans"],
+}  # fmt: skip
+
+
+def figure_svg(figure: Figure, *, number: int = 0, inline: bool = True) -> str:
+    """A figure as an SVG element, the same bytes each time.
+
+    Args:
+        figure: What to draw; null values are gaps. In an "arrhenius" figure x is 1000/T in 1/K.
+        number: Prefix of every id, so that several drawings live in one page.
+        inline: For a page: colours are the page's CSS variables, text takes the page's font. Otherwise a file of its own.
+    """
+    canvas = _draw(figure)
+    buffer = io.StringIO()
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE | {"svg.hashsalt": figure.name}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        canvas.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return _tidy(buffer.getvalue(), f"f{number}-", figure.title, inline=inline)
+
+
+def write_svg_files(results: Results, folder: Path) -> list[Path]:
+    """Write each figure as SVG and PNG (300 dpi) into `folder`/figures and give the paths.
+
+    Raises:
+        MdistillError: The folder cannot be written.
+    """
+    from matplotlib import rc_context
+
+    paths = []
+    for number, figure in enumerate(results.figures):
+        stem = f"{number + 1:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', figure.name)[:80]}"
+        target = folder / "figures" / f"{stem}.svg"
+        write_text(target, figure_svg(figure, number=number, inline=False) + "\n")
+        picture = target.with_suffix(".png")
+        with replacing(picture) as partial, rc_context(_STYLE), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _draw(figure).savefig(partial, format="png", dpi=300, facecolor="white", metadata={"Software": None})
+        paths += [target, picture]
+    return paths
+
+
+def _draw(figure: Figure) -> Any:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        canvas = Canvas(figsize=(3.4, 3.2) if figure.kind == "parity" else (5.4, 3.6))
+        FigureCanvasAgg(canvas)
+        axes = canvas.subplots()
+        axes.set_xlabel(_clean(figure.x_label))
+        axes.set_ylabel(_clean(figure.y_label))
+        colours = _colours(figure.series)
+        for index, (series, colour) in enumerate(zip(figure.series, colours, strict=True)):
+            _series(axes, figure, series, colour, index)
+        {"parity": _parity_axes, "arrhenius": _arrhenius_axes}.get(figure.kind, _plain_axes)(axes, figure)
+        _legend(axes, figure)
+    return canvas
+
+
+def _colours(series: Sequence[Series]) -> list[str]:
+    """One colour per thing shown: "teacher Li–S" and "student Li–S" share theirs, and so do "900 K" and "900 K fit"."""
+    subjects = [_subject(one) for one in series]
+    order = {subject: i for i, subject in enumerate(dict.fromkeys(s or subjects[0] for s in subjects))}
+    return [PALETTE[order[s or subjects[0]] % len(PALETTE)] for s in subjects]
+
+
+def _subject(series: Series) -> str:
+    """What a series is about: its label without the words that say whose or which kind it is; "" for a bare fit."""
+    about = _LIMIT.sub("", _FIT.sub("", series.label))
+    return re.sub(r"\W+", " ", _ROLE.sub("", about)).strip() or re.sub(r"\W+", " ", about).strip()
+
+
+def _series(axes: Any, figure: Figure, series: Series, colour: str, index: int) -> None:
+    x, y = _numbers(series.x), _numbers(series.y)
+    error = None if series.error is None else _numbers(series.error)
+    label = _clean(series.label)
+    common = {"color": colour, "label": label}
+    mark = f"series-{index}"
+    if figure.kind == "parity":
+        x, y = _distinct(x, y, _extent(figure))
+        axes.plot(x, y, linestyle="none", marker="o", markersize=2.2, markeredgewidth=0, alpha=0.55, gid=mark, **common)
+    elif series.style == "points":
+        limit = bool(_LIMIT.search(series.label))
+        marker = "v" if limit else _MARKERS[index % len(_MARKERS)]
+        face = {"markerfacecolor": "none"} if limit else {}
+        drawn = axes.errorbar(x, y, yerr=error, linestyle="none", marker=marker, elinewidth=1.2, **face, **common)
+        drawn.lines[0].set_gid(mark)
+    else:
+        keep = _envelope(y)
+        paired = series.style != "dashed" and any(o.style == "dashed" and _subject(o) == _subject(series) for o in figure.series)
+        look: dict[str, Any] = {"linewidth": 0.7} if len(y) > _LINE_BUCKETS else {}
+        look = {"linewidth": 3.4, "alpha": 0.5} if paired else look
+        look |= {"linestyle": (0, (3, 1.6)), "linewidth": 1.2, "zorder": 3} if series.style == "dashed" else {}
+        axes.plot(x[keep], y[keep], marker="o" if len(x) == 1 else "", gid=mark, **look, **common)
+        if error is not None:
+            axes.fill_between(x[keep], (y - error)[keep], (y + error)[keep], color=colour, alpha=0.18, linewidth=0)
+
+
+def _plain_axes(axes: Any, figure: Figure) -> None:
+    if figure.kind in ("logy", "loglog"):
+        _log_axis(axes, figure, "y")
+    if figure.kind == "loglog":
+        _log_axis(axes, figure, "x")
+    axes.margins(x=0.02)
+
+
+def _parity_axes(axes: Any, figure: Figure) -> None:
+    axes.set_position((0.19, 0.145, 0.79, 0.8394))
+    low, high = _extent(figure)
+    pad = 0.04 * (high - low)
+    axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
+    axes.axline((low, low), slope=1.0, color=_INK, linewidth=0.8, alpha=0.6, gid="diagonal")
+    axes.spines[["top", "right"]].set_visible(True)
+    found = re.search(r"MAE\D{0,3}[\d.]+(?:\s*±\s*[\d.]+)?\s*[^\s,;()]*", figure.caption)
+    if found:
+        axes.text(0.04, 0.96, _clean(found.group().rstrip(".")), transform=axes.transAxes, va="top", fontsize=8.5)
+
+
+def _arrhenius_axes(axes: Any, figure: Figure) -> None:
+    _log_axis(axes, figure, "y")
+    points = [x for one in figure.series if one.style == "points" for x in one.x if x]
+    inverse = sorted(set(points or [x for one in figure.series for x in one.x if x]))
+    axes.margins(x=0.06)
+    top = axes.secondary_xaxis("top", functions=(_reciprocal, _reciprocal))
+    temperatures = [1000.0 / x for x in inverse]
+    if len(temperatures) <= 8:
+        top.set_xticks(temperatures, labels=[f"{t:.0f}" for t in temperatures])
+    top.set_xlabel("T (K)")
+    top.minorticks_off()
+
+
+def _reciprocal(x: Any) -> Any:
+    """1000/T from T, and T from 1000/T."""
+    return 1000.0 / np.where(np.abs(x) < 1e-9, 1e-9, x)
+
+
+def _log_axis(axes: Any, figure: Figure, which: Literal["x", "y"]) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    if not any(value and value > 0 for series in figure.series for value in getattr(series, which)):
+        return
+    getattr(axes, f"set_{which}scale")("log", nonpositive="clip")
+    axis = getattr(axes, f"{which}axis")
+    low, high = sorted(getattr(axes, f"get_{which}lim")())
+    decades = math.log10(high / low) if low > 0 else 9.0
+    plain = low > 5e-3 and high < 2e3
+    axis.set_major_formatter(FuncFormatter(_plain_tick if plain else _power_tick))
+    axis.set_minor_formatter(FuncFormatter(_few_ticks) if decades < 1.6 else NullFormatter())
+
+
+def _plain_tick(value: float, _position: Any = None) -> str:
+    return format_number(float(value), digits=2)
+
+
+def _power_tick(value: float, _position: Any = None) -> str:
+    return power_of_ten(round(math.log10(value))) if value > 0 else ""
+
+
+def _few_ticks(value: float, _position: Any = None) -> str:
+    digit = round(value / 10.0 ** math.floor(math.log10(value) + 1e-9))
+    return format_number(float(value), digits=2) if digit in (2, 5) else ""
+
+
+def _legend(axes: Any, figure: Figure) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if not any(labels):
+        return
+    if figure.kind == "arrhenius":
+        axes.legend(handles, labels, loc="best")
+        return
+    if figure.kind == "parity":
+        axes.legend(handles, labels, loc="lower right", markerscale=1.8, handletextpad=0.2)
+        return
+    columns = max(1, min(len(labels), 62 // (max(len(text) for text in labels) + 5)))
+    axes.legend(
+        handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.4,
+        handlelength=1.9,
+    )  # fmt: skip
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([math.nan if v is None else v for v in values], dtype=float)
+
+
+def _extent(figure: Figure) -> tuple[float, float]:
+    values = np.concatenate([_numbers(part) for s in figure.series for part in (s.x, s.y)] or [np.zeros(0)])
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _distinct(x: np.ndarray, y: np.ndarray, extent: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Of points that coincide at the plot's resolution, one each: nothing visible is lost, outliers least of all."""
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    if len(x) <= 2 * _PARITY_CELLS:
+        return x, y
+    low, high = extent
+    cells = np.floor((np.stack([x, y], axis=1) - low) / (high - low) * _PARITY_CELLS).astype(int)
+    _, first = np.unique(cells, axis=0, return_index=True)
+    return x[np.sort(first)], y[np.sort(first)]
+
+
+def _envelope(y: np.ndarray) -> np.ndarray:
+    """Indices that keep the lowest and highest value of each stretch of a long curve (all of a short one)."""
+    if len(y) <= 2 * _LINE_BUCKETS:
+        return np.arange(len(y))
+    filled = np.where(np.isfinite(y), y, 0.0)
+    stretches = np.array_split(np.arange(len(y)), _LINE_BUCKETS)
+    picked = [s[i] for s in stretches for i in (filled[s].argmin(), filled[s].argmax())]
+    return np.unique([0, *picked, len(y) - 1])
+
+
+def _clean(text: str) -> str:
+    """Label text: no control characters, no leading underscore (matplotlib hides such labels), not too long."""
+    plain = "".join(c for c in text if c.isprintable()).lstrip("_")
+    return plain if len(plain) <= _LABEL_LENGTH else plain[: _LABEL_LENGTH - 1] + "…"
+
+
+def _tidy(svg: str, prefix: str, title: str, *, inline: bool) -> str:
+    """Matplotlib's SVG made small, with ids of its own and either the page's colours and font or plain ones."""
+    from markupsafe import escape
+
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    if inline:
+        svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<[^>]+>", lambda tag: _tidy_tag(tag.group(), prefix, inline=inline), svg)
+    svg = re.sub(r"<g([^>]*)>\s*((?:<use [^>]*/>\s*){9,})</g>", _share_style, svg)
+    opening = f'role="img" aria-label="{escape(_clean(title))}"'
+    size = re.search(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", svg)
+    if inline and size:
+        svg = f"<svg {size.group(1)} {opening}>{svg[size.end() :]}"
+    return re.sub(r"\n\s*", "\n", svg if inline else svg.replace("<svg ", f"<svg {opening} ", 1))
+
+
+def _tidy_tag(tag: str, prefix: str, *, inline: bool) -> str:
+    tag = re.sub(r"\bid=\"([^\"]+)\"", rf'id="{prefix}\1"', tag)
+    tag = re.sub(r"xlink:href=\"#([^\"]+)\"", rf'href="#{prefix}\1"', tag)
+    tag = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", tag)
+    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
+    if not inline:
+        return tag.replace("font-family: 'DejaVu Sans'", "font-family: sans-serif")
+    tag = tag.replace("font-family: 'DejaVu Sans'; ", "")
+    for index, colour in enumerate(PALETTE):
+        tag = tag.replace(colour, f"var(--series-{index + 1})")
+    return tag.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")
+
+
+def _share_style(group: re.Match[str]) -> str:
+    """Many markers of one style: the style once, on their group."""
+    styles = set(re.findall(r" style=\"[^\"]*\"", group.group(2)))
+    if len(styles) != 1 or "style=" in group.group(1):
+        return group.group()
+    style = styles.pop()
+    return f"<g{group.group(1)}{style}>{group.group(2).replace(style, '')}</g>"

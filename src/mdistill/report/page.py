@@ -1,0 +1,225 @@
+"""`results.json` → one self-contained HTML page: no script, no request, readable in light, in dark and on paper."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdistill.errors import BadInput
+from mdistill.io.files import write_text
+from mdistill.io.results import Figure, Results, Table, read_results
+from mdistill.report.citations import reference, works
+from mdistill.report.figures import figure_svg
+from mdistill.report.ladder import ladder_svg
+from mdistill.report.tables import BELOW_DETECTION, Shown, flatten, limit_text, show, shown_rows
+from mdistill.types import Estimate, Gate
+
+SECTIONS = {
+    "ladder": "The ladder",
+    "structure": "Structure and disorder",
+    "gates": "Gates",
+    "accuracy": "Accuracy",
+    "dynamics": "Dynamics",
+    "transport": "Transport",
+    "training": "Training",
+    "settings": "Further tables",
+}
+"""Sections in the order shown; sections of other names follow them."""
+
+_FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*(?:\.\d+)?)+")
+_SUBSCRIPTS = str.maketrans("0123456789.", "₀₁₂₃₄₅₆₇₈₉.")
+_HEADLINES = (
+    (re.compile(r"^speed_?up|_speed_?up"), "speed-up"),
+    (re.compile(r"^(?:ionic_)?(?:conductivity|sigma)"), "σ"),
+    (re.compile(r"^(?:tracer_)?(?:diffusivity|diffusion)"), "D"),
+    (re.compile(r"^activation_energy"), "activation energy"),
+)
+_TEMPERATURE = re.compile(r"(\d+(?:\.\d+)?)_?K(?:_|$)")
+_MOST_HEADLINES = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """One of the few numbers at the top: a short label, the number as shown, its unit."""
+
+    label: str
+    shown: Shown
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """A figure ready for the page."""
+
+    figure: Figure
+    svg: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """What the page shows under one heading."""
+
+    key: str
+    title: str
+    tables: list[Table]
+    drawings: list[Drawing]
+
+
+def write_report(folder: Path) -> Path:
+    """Read `folder`/results.json and write `folder`/report.html; gives its path.
+
+    Raises:
+        BadInput: results.json is absent or not of its schema.
+        MdistillError: The folder cannot be written.
+    """
+    path = folder / "report.html"
+    write_text(path, render(read_results(folder)))
+    return path
+
+
+def render(results: Results) -> str:
+    """The page as text, the same for the same results.
+
+    Raises:
+        BadInput: A table or figure whose parts do not fit together.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    check(results)
+    room = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(room), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"shown": show, "rows": shown_rows, "limit": limit_text, "svg": Markup}
+    failed = [g for g in results.gates if not g.passed]
+    environment.globals |= {"numeric_columns": numeric_columns, "below_detection": BELOW_DETECTION}
+    return environment.get_template("page.html").render(
+        results=results,
+        style=Markup((room / "style.css").read_text(encoding="utf-8")),  # noqa: S704
+        title=title(results),
+        subtitle=_subtitle(results),
+        headlines=headlines(results),
+        failed=failed,
+        gates=failed + [g for g in results.gates if g.passed],
+        gauge=gauge,
+        known=SECTIONS,
+        ladder=ladder_svg(results),
+        sections=sections(results),
+        settings=flatten(results.settings),
+        hardware=flatten(results.hardware),
+        provenance=flatten({k: v for k, v in results.provenance.items() if k != "command_line"}),
+        repeat=str(results.provenance.get("command_line", "")),
+        citations=_citations(results),
+    )
+
+
+def check(results: Results) -> None:
+    """Refuse tables and figures whose parts do not fit together.
+
+    Raises:
+        BadInput: Rows and columns, or x, y and error, of different length.
+    """
+    fix = "run the command that wrote results.json again"
+    for table in results.tables:
+        if any(len(row) != len(table.columns) for row in table.rows):
+            raise BadInput(
+                f"table {table.name!r}", f"a row without {len(table.columns)} cells", allowed="one cell for each column", fix=fix
+            )
+    for figure in results.figures:
+        for series in figure.series:
+            if len({len(series.x), len(series.y), len(series.y if series.error is None else series.error)}) > 1:
+                raise BadInput(
+                    f"figure {figure.name!r}, series {series.label!r}", "x, y and error differ in length",
+                    allowed="one y, and one error where given, for each x", fix=fix,
+                )  # fmt: skip
+
+
+def title(results: Results) -> str:
+    """The crystal's formula with subscripts, else the structure's file name, else the command."""
+    formula = str(results.settings.get("formula") or results.provenance.get("formula") or "")
+    if formula:
+        return formula.translate(_SUBSCRIPTS) if _FORMULA.fullmatch(formula) else formula
+    structure = results.settings.get("structure") or results.provenance.get("structure")
+    return Path(str(structure)).name if structure else f"mdistill {results.command}"
+
+
+def headlines(results: Results) -> list[Headline]:
+    """The few values that say it all: speed-up, σ (else D) at each temperature, activation energy; else the first few."""
+    picked: dict[str, list[Headline]] = {symbol: [] for _, symbol in _HEADLINES}
+    for name, estimate in results.values.items():
+        for pattern, symbol in _HEADLINES:
+            if pattern.search(name):
+                found = _TEMPERATURE.search(name)
+                label = f"{symbol} at {found.group(1)} K" if found else symbol
+                picked[symbol].append(Headline(label=label, **_apart(estimate)))
+                break
+    if picked["σ"]:
+        picked["D"] = []
+    chosen = [h for found in picked.values() for h in found]
+    rest = [Headline(label=spoken(n), **_apart(e)) for n, e in results.values.items()]
+    return (chosen or rest)[:_MOST_HEADLINES]
+
+
+def _apart(estimate: Estimate) -> dict[str, Any]:
+    unit = "" if estimate.unit == "×" else estimate.unit
+    return {"shown": show(estimate, unit), "unit": unit}
+
+
+def spoken(name: str) -> str:
+    """A value's name for reading: underscores become spaces."""
+    return name.replace("_", " ")
+
+
+def gauge(gate: Gate) -> float | None:
+    """How much of an upper limit is used, in percent of the gauge's width (the limit stands at 80 %); None without one."""
+    value, limit = gate.measured.value, gate.limit
+    if value is None or limit <= 0 or value < 0 or (value < limit) != gate.passed:
+        return None
+    return min(100.0, 80.0 * value / limit)
+
+
+def numeric_columns(table: Table) -> set[int]:
+    """Indices of the columns that hold numbers and nothing else but gaps; they are set flush right."""
+    columns = list(zip(*shown_rows(table), strict=True))
+    return {i for i, column in enumerate(columns) if i and all(c.numeric for c in column)}
+
+
+def sections(results: Results) -> list[Section]:
+    """Sections that have content, in order; the gates' section also stands where there are gates only."""
+    named = [t.section for t in results.tables] + [f.section for f in results.figures]
+    keys = list(SECTIONS) + [k for k in dict.fromkeys(named) if k not in SECTIONS]
+    drawings = [Drawing(figure=f, svg=figure_svg(f, number=i)) for i, f in enumerate(results.figures)]
+    found = [
+        Section(
+            key=key,
+            title=SECTIONS.get(key, key.capitalize()),
+            tables=[t for t in results.tables if t.section == key],
+            drawings=[d for d in drawings if d.figure.section == key],
+        )
+        for key in keys
+    ]
+    return [s for s in found if s.tables or s.drawings or (s.key == "gates" and results.gates)]
+
+
+def _subtitle(results: Results) -> str:
+    teacher = results.settings.get("teacher")
+    return f"mdistill {results.command}" + (f" · taught by {_name(teacher)}" if teacher else "")
+
+
+def _name(value: Any) -> str:
+    return str(value.get("name", "")) if isinstance(value, dict) else str(value)
+
+
+def _citations(results: Results) -> list[dict[str, str]]:
+    listed: dict[str, dict[str, str]] = {}
+    for key in results.citations:
+        try:
+            found = works([key])
+        except BadInput:
+            listed[key] = {"text": key, "doi": "", "why": ""}
+            continue
+        listed |= {k: {"text": reference(c).partition(", doi:")[0], "doi": c.doi, "why": c.why} for k, c in found.items()}
+    return list(listed.values())

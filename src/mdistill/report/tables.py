@@ -1,0 +1,170 @@
+"""Numbers as text: value ± error with matching digits, and the cells and key–value lists that page and terminal show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+from mdistill.io.results import Cell, Table
+from mdistill.types import Estimate, Gate
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+BELOW_DETECTION = "below detection"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A cell as shown: its text, the estimate or number behind it, and whether it is set as a number."""
+
+    text: str
+    estimate: Estimate | None = None
+    numeric: bool = False
+    hint: str = ""
+
+
+def format_estimate(estimate: Estimate, *, unit: bool = True) -> str:
+    """Value ± one standard error, the error with one significant digit (two where it starts with 1), both to the same digit.
+
+    A value below detection reads "< 0.13 mS/cm", its 95 % upper limit rounded up to two digits; an estimate without error
+    is shown with four significant digits, followed by its 95 % interval where it has one; no value at all is "–".
+    """
+    suffix = f" {estimate.unit}" if unit and estimate.unit else ""
+    if unit and estimate.unit == "×":
+        suffix = "×"
+    if estimate.value is None:
+        limit = estimate.upper_limit
+        return "–" if limit is None else f"< {_rounded(limit, digits=2, rounding=ROUND_CEILING)}{suffix}"
+    if estimate.error is None or not math.isfinite(estimate.error):
+        return f"{format_number(estimate.value)}{suffix}{_interval(estimate)}"
+    if estimate.error == 0:
+        return f"{format_number(estimate.value)} ± 0{suffix}"
+    value, error, power = _matched(estimate.value, estimate.error)
+    if power:
+        return f"({value} ± {error}) × {power_of_ten(power)}{suffix}"
+    return f"({value} ± {error}) %" if suffix == " %" else f"{value} ± {error}{suffix}"
+
+
+def format_number(number: float, *, digits: int = 4) -> str:
+    """A number with `digits` significant digits, without trailing zeros up to four; integers in full, in groups of three."""
+    if isinstance(number, int):
+        return _typeset(Decimal(number))
+    return _rounded(number, digits=digits, rounding=ROUND_HALF_EVEN)
+
+
+def power_of_ten(power: int) -> str:
+    """10⁻⁵ and the like."""
+    return f"10{str(power).translate(_SUPERSCRIPTS)}"
+
+
+def _rounded(number: float, *, digits: int, rounding: str) -> str:
+    if number == 0 or not math.isfinite(number):
+        return "0" if number == 0 else "–"
+    exact = Decimal(repr(float(number)))
+    rounded = exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding=rounding)
+    power = rounded.adjusted() if not -4 <= rounded.adjusted() <= 5 else 0
+    text = _typeset(rounded.scaleb(-power))
+    text = text.rstrip("0").rstrip(".") if "." in text and digits <= 4 else text
+    return f"{text} × {power_of_ten(power)}" if power else text
+
+
+def _matched(value: float, error: float) -> tuple[str, str, int]:
+    """Mantissas of value and error, rounded to the same digit, and their common power of ten."""
+    exact, spread = Decimal(repr(float(value))), Decimal(repr(float(abs(error))))
+    leading = Decimal(f"{spread:.1e}")
+    last = leading.adjusted() - (1 if leading.as_tuple().digits[0] == 1 else 0)
+    scale = max(exact.adjusted(), spread.adjusted()) if value else spread.adjusted()
+    last = max(last, scale - 15)
+    power = scale if not -4 <= scale <= 5 else 0
+    step = Decimal(1).scaleb(last)
+    value_text, error_text = (_typeset(x.quantize(step).scaleb(-power)) for x in (exact, spread))
+    return value_text, error_text, power
+
+
+def _typeset(number: Decimal) -> str:
+    number = number or abs(number)
+    text = f"{number:,f}" if abs(number) >= 10_000 else f"{number:f}"
+    return text.replace(",", "\u202f").replace("-", "−")
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.interval is None:
+        return ""
+    low, high = (format_number(float(x), digits=3) for x in estimate.interval)
+    return f" (95 %: {low} to {high})"
+
+
+def show(cell: Cell, heading: str = "") -> Shown:
+    """A table cell as shown; the unit is left out where the heading already names it."""
+    if isinstance(cell, Estimate):
+        bare = bool(cell.unit) and cell.unit in heading
+        return Shown(text=format_estimate(cell, unit=not bare), estimate=cell, numeric=True, hint=_hint(cell))
+    if isinstance(cell, bool):
+        return Shown(text="yes" if cell else "no")
+    if isinstance(cell, (int, float)):
+        plain = Estimate(value=cell, error=None, unit="")
+        return Shown(text=format_number(cell), estimate=plain, numeric=True)
+    return Shown(text="–" if cell is None else cell, numeric=cell is None)
+
+
+def _hint(estimate: Estimate) -> str:
+    parts = []
+    if estimate.value is None and estimate.upper_limit is not None:
+        parts.append(f"{BELOW_DETECTION}: 95 % upper limit")
+    if estimate.interval is not None:
+        parts.append("95 % interval {} to {}".format(*(format_number(float(x)) for x in estimate.interval)))
+    if estimate.samples > 1:
+        parts.append(f"{estimate.samples} independent samples")
+    return "; ".join(parts)
+
+
+def shown_rows(table: Table) -> list[list[Shown]]:
+    """All cells of a table as shown; floats get the digits that tell the different values of their column apart."""
+    digits = [_column_digits(column) for column in zip(*table.rows, strict=True)]
+    rows = [[show(cell, heading) for cell, heading in zip(row, table.columns, strict=True)] for row in table.rows]
+    return [
+        [_with_digits(shown, cell, n) for shown, cell, n in zip(shown_row, row, digits, strict=True)]
+        for shown_row, row in zip(rows, table.rows, strict=True)
+    ]
+
+
+def _column_digits(column: Sequence[Cell]) -> int:
+    distinct = {x for x in column if isinstance(x, float)}
+    return next((n for n in range(4, 9) if len({format_number(x, digits=n) for x in distinct}) == len(distinct)), 9)
+
+
+def _with_digits(shown: Shown, cell: Cell, digits: int) -> Shown:
+    return replace(shown, text=format_number(cell, digits=digits)) if isinstance(cell, float) else shown
+
+
+def limit_text(gate: Gate, *, unit: bool = True) -> str:
+    """The limit with the sign that passing means, read off the verdict: "≤ 30 meV/Å"."""
+    value = gate.measured.value
+    sign = "" if value is None or value == gate.limit else "≤ " if (value < gate.limit) == gate.passed else "≥ "
+    return sign + format_estimate(Estimate(value=gate.limit, error=None, unit=gate.measured.unit), unit=unit)
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, text) in the order given."""
+    rows: list[tuple[str, str]] = []
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{name}.")
+        else:
+            rows.append((name, _plain_text(value)))
+    return rows
+
+
+def _plain_text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain_text(v) if not isinstance(v, Mapping) else str(dict(v)) for v in value) or "–"
+    return str(value)

@@ -1,0 +1,74 @@
+"""The same numbers on the terminal: values, gates with their verdicts, single tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mdistill.io.results import Results, Table
+from mdistill.report.figures import write_svg_files
+from mdistill.report.tables import BELOW_DETECTION, format_estimate, limit_text, shown_rows
+from mdistill.types import Estimate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["print_summary", "print_table", "write_svg_files"]
+
+
+def print_summary(results: Results, console: Console | None = None, *, report: Path | None = None) -> None:
+    """Print each value ± one standard error, each gate with its verdict (failed ones last), and where the report is.
+
+    Where standard output is no terminal (a pipe, a batch job's log) the lines are plain text and never cut.
+    """
+    from rich.console import Console
+
+    console = console or Console()
+    _print_rows(["value", "measured"], [[name, _measured(e)] for name, e in results.values.items()], console)
+    gates = sorted(results.gates, key=lambda gate: not gate.passed)
+    rows = [["✓ passed" if g.passed else "✗ FAILED", g.name, _measured(g.measured), limit_text(g)] for g in gates]
+    _print_rows(["verdict", "gate", "measured", "limit"], rows, console)
+    if gates:
+        passed = sum(gate.passed for gate in gates)
+        style = "bold green" if passed == len(gates) else "bold red"
+        console.print(f"{passed} of {len(gates)} gates passed", style=style, highlight=False)
+    if report is not None:
+        console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print one table of the results under its title."""
+    from rich.console import Console
+
+    console = console or Console()
+    console.print(table.title, style="bold", highlight=False, markup=False, soft_wrap=True)
+    _print_rows(table.columns, [[cell.text for cell in row] for row in shown_rows(table)], console)
+
+
+def _measured(estimate: Estimate) -> str:
+    below = estimate.value is None and estimate.upper_limit is not None
+    return format_estimate(estimate) + (f" ({BELOW_DETECTION})" if below else "")
+
+
+def _print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    from rich.cells import cell_len
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    if not rows:
+        return
+    if not console.is_terminal:
+        widths = [max(cell_len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
+        for row in [headings, *rows]:
+            line = "  ".join(text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True))
+            console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
+        console.print()
+        return
+    grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in headings:
+        grid.add_column(Text(heading), overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(text, style={"✓ passed": "green", "✗ FAILED": "bold red"}.get(text, "")) for text in row))
+    console.print(grid)
+    console.print()

@@ -1,0 +1,78 @@
+r"""Stochastic velocity rescaling: canonical sampling by one random factor for all velocities, which leaves diffusion alone.
+
+After each velocity Verlet step p ← α p with
+α² = c + (1 − c) (K̄/(n K)) (R² + S) + 2 R √(c (1 − c) K̄/(n K)),   sign α = sign(R + √(c n K/((1 − c) K̄)))
+
+c = exp(−h/τ)   h: time step   τ: relaxation time   K: kinetic energy   K̄ = n k_B T/2   n: degrees of freedom
+R: standard normal   S: sum of n − 1 squared standard normals (a χ² number)
+
+Momenta are those relative to the centre of mass (n = 3N − 3): total momentum is conserved.
+
+Reference: Bussi, Donadio, Parrinello, J. Chem. Phys. 126, 014101 (2007), doi 10.1063/1.2408420; sign of α: Bussi,
+Parrinello, Comput. Phys. Commun. 179, 26 (2008), doi 10.1016/j.cpc.2008.01.006.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from mdistill.simulation.noise import uniforms
+from mdistill.simulation.ranges import within
+from mdistill.simulation.start import degrees_of_freedom, internal_momenta, per_struct
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet
+from mdistill.types import State
+from mdistill.units import BOLTZMANN, KINETIC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bussi:
+    """NVT.
+
+    Attributes:
+        evaluate: Forces of a system.
+        time_step: h, fs.
+        temperature_K: T, K.
+        relaxation_fs: τ, fs.
+    """
+
+    evaluate: Evaluate
+    time_step: float
+    temperature_K: float
+    relaxation_fs: float = 100.0
+
+    def __post_init__(self) -> None:
+        VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
+        within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
+        within("relaxation_fs", self.relaxation_fs, 0.0, 1e6, unit="fs")
+
+    @property
+    def stride(self) -> float:
+        return self.time_step
+
+    def step(self, state: State, generator: Generator) -> State:
+        state = VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step).step(state, generator)
+        internal = internal_momenta(state, state.momenta)
+        factor = self._factor(state, internal, generator).index_select(0, state.system.owner).unsqueeze(1)
+        return replace(state, momenta=state.momenta + (factor - 1.0) * internal)
+
+    def _factor(self, state: State, internal: Float[Tensor, "atom 3"], generator: Generator) -> Float[Tensor, " struct"]:
+        """α of each struct (α = 1 where nothing moves)."""
+        from scipy.special import gammaincinv
+
+        freedom = degrees_of_freedom(state).cpu().numpy()
+        kinetic = 0.5 * KINETIC * per_struct(state.system, internal.square().sum(1) / state.masses).cpu().numpy()
+        ratio = 0.5 * BOLTZMANN * self.temperature_K / np.maximum(kinetic, 1e-300)
+        keep = math.exp(-self.time_step / self.relaxation_fs)
+        first, second, third = uniforms(generator, np.arange(len(kinetic)), np.arange(3)[:, None])
+        normal = np.sqrt(-2.0 * np.log(first)) * np.cos(2.0 * np.pi * second)
+        others = 2.0 * gammaincinv(0.5 * (freedom - 1.0), third)
+        square = keep + (1.0 - keep) * ratio * (normal**2 + others) + 2.0 * normal * np.sqrt(keep * (1.0 - keep) * ratio)
+        sign = np.where(normal + np.sqrt(keep / ((1.0 - keep) * ratio)) >= 0.0, 1.0, -1.0)
+        factor = np.where(kinetic > 0.0, sign * np.sqrt(np.maximum(square, 0.0)), 1.0)
+        return torch.from_numpy(factor).to(internal)

@@ -1,0 +1,158 @@
+"""Stops a simulation that left the physical range, at the step where it happened, and says why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.errors import BlowUp
+from mdistill.graph import SkinList, edge_vectors
+from mdistill.simulation.ranges import within
+from mdistill.simulation.start import atom_counts, degrees_of_freedom, kinetic_energy, prediction_of, temperature
+from mdistill.types import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSettings:
+    """Limits of the guard.
+
+    Attributes:
+        on: Whether the guard watches at all; the check that energy and forces are finite stays on.
+        every: Steps between two checks of forces, distances, temperature and drift; finiteness is checked at each step.
+        largest_force: Largest length of a force, eV/Å.
+        closest_pair: Closest distance allowed, as a share of the sum of the covalent radii (or of the closest distance in
+            the labels, where the caller gives those).
+        temperature_margin_K: T may reach T₀ (1 + 8 √(2/n)) plus this, K; n: degrees of freedom.
+        energy_change: Largest change of the total energy since the start of an NVE run, eV/atom.
+    """
+
+    on: bool = True
+    every: int = 10
+    largest_force: float = 50.0
+    closest_pair: float = 0.5
+    temperature_margin_K: float = 200.0
+    energy_change: float = 0.02
+
+    def __post_init__(self) -> None:
+        within("guard.every", self.every, 0, 1_000_000, unit="steps")
+        within("guard.largest_force", self.largest_force, 0.0, 1e6, unit="eV/Å")
+        within("guard.closest_pair", self.closest_pair, 0.0, 1.0, open_low=False)
+        within("guard.temperature_margin_K", self.temperature_margin_K, 0.0, 1e6, unit="K", open_low=False)
+        within("guard.energy_change", self.energy_change, 0.0, 1e3, unit="eV/atom")
+
+
+@dataclass(slots=True)
+class Guard:
+    """guard(step, state): raises `BlowUp` where the state is unphysical.
+
+    Attributes:
+        settings: The limits.
+        temperature_K: T₀ of the temperature check; None for no such check.
+        reference_energy: [struct] total energy (eV) that an NVE run must keep; None for no such check.
+        distances: Closest labelled distance (Å) per pair of atomic numbers (smaller first); covalent radii where missing.
+    """
+
+    settings: GuardSettings = field(default_factory=GuardSettings)
+    temperature_K: float | None = None
+    reference_energy: Float[Tensor, " struct"] | None = None
+    distances: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    _limits: tuple[Tensor, Tensor] | None = None
+    _near: SkinList | None = None
+
+    def __call__(self, step: int, state: State) -> None:
+        _check_finite(step, state)
+        if self.settings.on and step % self.settings.every == 0:
+            self._check_forces(step, state)
+            self._check_distances(step, state)
+            self._check_temperature(step, state)
+            self._check_energy(step, state)
+
+    def _check_forces(self, step: int, state: State) -> None:
+        size = prediction_of(state).forces.norm(dim=1)
+        worst = int(size.argmax()) if len(size) else 0
+        if len(size) and float(size[worst]) > self.settings.largest_force:
+            raise BlowUp(
+                step,
+                f"force on atom {_name(state, worst)} is {float(size[worst]):.4g} eV/Å (limit {self.settings.largest_force:g})",
+            )
+
+    def _check_distances(self, step: int, state: State) -> None:
+        if self._limits is None or not torch.equal(self._limits[0], state.system.numbers):
+            self._limits = (state.system.numbers, _pair_limits(state.system.numbers, self.distances, self.settings.closest_pair))
+        limits = self._limits[1]
+        reach = float(limits.max()) if limits.numel() else 0.0
+        if reach <= 0.0:
+            return
+        if self._near is None or self._near.cutoff != reach:
+            self._near = SkinList(cutoff=reach, skin=1.0)
+        graph = self._near.graph(state.system)
+        length = edge_vectors(graph).norm(dim=1)
+        numbers = state.system.numbers
+        allowed = limits[numbers[graph.receiver], numbers[graph.sender]].to(length)
+        bad = (length < allowed).nonzero()[:, 0]
+        if len(bad):
+            worst = int(bad[(length[bad] / allowed[bad]).argmin()])
+            pair = f"{_name(state, int(graph.receiver[worst]))} and {_name(state, int(graph.sender[worst]))}"
+            raise BlowUp(step, f"atoms {pair} are {float(length[worst]):.3f} Å apart (limit {float(allowed[worst]):.3f} Å)")
+
+    def _check_temperature(self, step: int, state: State) -> None:
+        if self.temperature_K is None:
+            return
+        width = (2.0 / degrees_of_freedom(state)).sqrt()
+        limit = self.temperature_K * (1.0 + 8.0 * width) + self.settings.temperature_margin_K
+        found = temperature(state)
+        if bool((found > limit).any()):
+            worst = int((found - limit).argmax())
+            bound = f"limit {float(limit[worst]):.0f} K at a target of {self.temperature_K:g} K"
+            raise BlowUp(step, f"temperature is {float(found[worst]):.0f} K ({bound})")
+
+    def _check_energy(self, step: int, state: State) -> None:
+        if self.reference_energy is None:
+            return
+        change = (total_energy(state) - self.reference_energy) / atom_counts(state.system)
+        worst = int(change.abs().argmax())
+        if abs(float(change[worst])) > self.settings.energy_change:
+            bound = f"limit {self.settings.energy_change:g} in an NVE run"
+            raise BlowUp(step, f"total energy changed by {float(change[worst]):+.4g} eV/atom ({bound})")
+
+
+def total_energy(state: State) -> Float[Tensor, " struct"]:
+    """Potential plus kinetic energy, eV."""
+    return prediction_of(state).energy + kinetic_energy(state)
+
+
+def _check_finite(step: int, state: State) -> None:
+    prediction = prediction_of(state)
+    if math.isfinite(float(prediction.energy.sum() + prediction.forces.sum() + state.momenta.sum())):
+        return
+    if not bool(torch.isfinite(prediction.energy).all()):
+        raise BlowUp(step, f"energy is not finite ({float(prediction.energy[~torch.isfinite(prediction.energy)][0])})")
+    bad = ~torch.isfinite(prediction.forces).all(1)
+    if bool(bad.any()):
+        raise BlowUp(step, f"force on atom {_name(state, int(bad.nonzero()[0, 0]))} is not finite")
+    raise BlowUp(step, "momenta are not finite")
+
+
+def _pair_limits(numbers: Tensor, distances: Mapping[tuple[int, int], float], share: float) -> Tensor:
+    """[Z, Z] smallest distance allowed between elements, Å; 0 for elements that are absent."""
+    from ase.data import covalent_radii
+
+    present = sorted(set(numbers.tolist()))
+    limits = torch.zeros((max(present, default=0) + 1,) * 2, dtype=torch.float64, device=numbers.device)
+    for a in present:
+        for b in present:
+            usual = distances.get((min(a, b), max(a, b)), float(covalent_radii[a] + covalent_radii[b]))
+            limits[a, b] = share * (usual if math.isfinite(usual) else 0.0)
+    return limits
+
+
+def _name(state: State, atom: int) -> str:
+    from ase.data import chemical_symbols
+
+    owner = f" of struct {int(state.system.owner[atom])}" if state.system.n_structs > 1 else ""
+    return f"{atom} ({chemical_symbols[int(state.system.numbers[atom])]}{owner})"

@@ -1,0 +1,61 @@
+r"""Langevin dynamics by BAOAB: canonical sampling with hardly any time-step error in positions.
+
+B: p ← p + (h/2) F;   A: r ← r + (h/2) p/m;   O: p ← c p + √(1 − c²) √(m k_B T) ξ;   A;   B        c = exp(−γh)
+
+r, p, m, F: positions, momenta, masses, forces   h: time step   γ: friction   T: temperature   ξ: standard normal
+
+Total momentum is not conserved: all 3N momenta are thermalised. In a harmonic well of frequency ω the variance of r is
+exact and so is that of p at O; the momentum at the full step is too cold by the factor 1 − (ωh)²/4. Hence
+`State.middle_momenta` (after O) is what temperature and kinetic energy are measured on.
+
+Reference: Leimkuhler, Matthews, J. Chem. Phys. 138, 174102 (2013), doi 10.1063/1.4802990.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from torch import Generator
+
+from mdistill.simulation.noise import atom_normals
+from mdistill.simulation.ranges import within
+from mdistill.simulation.verlet import LONGEST_STEP, Evaluate, drift, evaluated, kick
+from mdistill.types import State
+from mdistill.units import BOLTZMANN, KINETIC, PS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baoab:
+    """NVT.
+
+    Attributes:
+        evaluate: Forces of a system.
+        time_step: h, fs.
+        temperature_K: T, K.
+        friction_per_ps: γ, 1/ps. Small disturbs diffusion less, large equilibrates faster.
+    """
+
+    evaluate: Evaluate
+    time_step: float
+    temperature_K: float
+    friction_per_ps: float = 1.0
+
+    def __post_init__(self) -> None:
+        within("time_step", self.time_step, 0.0, LONGEST_STEP, unit="fs")
+        within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
+        within("friction_per_ps", self.friction_per_ps, 0.0, 1000.0, unit="1/ps", open_low=False)
+
+    @property
+    def stride(self) -> float:
+        return self.time_step
+
+    def step(self, state: State, generator: Generator) -> State:
+        half = 0.5 * self.time_step
+        state = drift(kick(evaluated(state, self.evaluate), half), half)
+        keep = math.exp(-self.friction_per_ps * self.time_step / PS)
+        width = (state.masses * ((1.0 - keep**2) * BOLTZMANN * self.temperature_K / KINETIC)).sqrt()
+        middle = keep * state.momenta + width.unsqueeze(1) * atom_normals(generator, state.system)
+        state = drift(replace(state, momenta=middle), half)
+        state = kick(evaluated(state, self.evaluate), half)
+        return replace(state, time=state.time + self.time_step, middle_momenta=middle)

@@ -1,0 +1,115 @@
+"""Saving and loading everything that a simulation needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from mdistill.errors import BadInput
+from mdistill.io.files import replacing
+from mdistill.types import Prediction, State, System
+
+FORMAT = 1
+_LARGEST = 4_000_000_000
+_SYSTEM = ("positions", "numbers", "cell", "pbc", "owner")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPoint:
+    """A phase-space point with the randomness ahead of it.
+
+    Attributes:
+        step: Number of the step that led to the state.
+        state: Positions, momenta, masses, time, and the prediction, bit for bit.
+        generator_state: `Generator.get_state()`, a byte tensor.
+        extras: Numbers of the caller, such as the seconds spent so far.
+    """
+
+    step: int
+    state: State
+    generator_state: Tensor
+    extras: dict[str, float] = field(default_factory=dict)
+
+    def generator(self) -> Generator:
+        """A generator that continues where the saved one was."""
+        generator = Generator()
+        generator.set_state(self.generator_state)
+        return generator
+
+
+def save_restart(path: Path, point: RestartPoint) -> None:
+    """Write a restart file (npz without pickle, with the sha256 of its content), all or nothing.
+
+    Raises:
+        MdistillError: The file cannot be written; the old one stands.
+    """
+    state, system = point.state, point.state.system
+    tensors = {name: getattr(system, name) for name in _SYSTEM} | {"momenta": state.momenta, "masses": state.masses}
+    tensors |= {"middle_momenta": state.middle_momenta, "generator": point.generator_state}
+    if state.prediction is not None:
+        tensors |= {"energy": state.prediction.energy, "forces": state.prediction.forces, "stress": state.prediction.stress}
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
+    header = {
+        "format": FORMAT,
+        "step": point.step,
+        "time": state.time.hex(),
+        "extras": {k: float(v).hex() for k, v in point.extras.items()},
+    }
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    with replacing(path) as partial, open(partial, "wb") as handle:
+        np.savez(handle, allow_pickle=False, digest=_digest(arrays), **arrays)  # type: ignore[arg-type]
+
+
+def load_restart(path: Path) -> RestartPoint:
+    """Read a restart file.
+
+    Raises:
+        BadInput: Absent, damaged (its sha256 differs), or of another format.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(item.file_size for item in archive.infolist()) > min(_LARGEST, 2 * path.stat().st_size):
+                raise ValueError("its parts are larger than the file")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        digest = arrays.pop("digest")
+        header = json.loads(arrays["header"].tobytes())
+        if not np.array_equal(digest, _digest(arrays)):
+            raise ValueError("its sha256 differs from the one stored")
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
+        return _point(header, {name: torch.from_numpy(array) for name, array in arrays.items() if name != "header"})
+    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+        raise BadInput(path, f"no usable restart file ({error})", allowed="a restart file as this version of mdistill writes it",
+                       fix="remove the run folder, or choose another with --out, and start again") from error  # fmt: skip
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return np.frombuffer(digest.digest(), dtype=np.uint8)
+
+
+def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
+    system = System(**{name: tensors[name] for name in _SYSTEM})
+    known = "energy" in tensors
+    prediction = Prediction(energy=tensors["energy"], forces=tensors["forces"], stress=tensors.get("stress")) if known else None
+    state = State(
+        system=system,
+        momenta=tensors["momenta"],
+        masses=tensors["masses"],
+        time=float.fromhex(header["time"]),
+        prediction=prediction,
+        middle_momenta=tensors.get("middle_momenta"),
+    )
+    extras = {name: float.fromhex(value) for name, value in header["extras"].items()}
+    return RestartPoint(step=int(header["step"]), state=state, generator_state=tensors["generator"], extras=extras)

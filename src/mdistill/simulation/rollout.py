@@ -1,0 +1,101 @@
+"""The only molecular-dynamics loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Generator
+
+from mdistill.errors import BadInput, BlowUp
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.types import Propagator, State, Trajectory
+
+
+class Observer(Protocol):
+    """Called with the step number and the state after each step whose number is a multiple of `every`."""
+
+    @property
+    def every(self) -> int: ...
+    def __call__(self, step: int, state: State) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """An observer that calls a function."""
+
+    function: Callable[[int, State], None]
+    every: int = 1
+
+    def __call__(self, step: int, state: State) -> None:
+        self.function(step, state)
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """An observer that keeps states in memory; `trajectory()` is the trajectory of a single struct."""
+
+    every: int = 1
+    states: list[State] = field(default_factory=list)
+
+    def __call__(self, step: int, state: State) -> None:
+        self.states.append(state)
+
+    def trajectory(self) -> Trajectory:
+        systems = [state.system for state in self.states]
+        return Trajectory(
+            numbers=systems[0].numbers,
+            positions=torch.stack([system.positions for system in systems]),
+            cell=torch.stack([system.cell[0] for system in systems]),
+            times=torch.tensor([state.time for state in self.states], dtype=torch.float64),
+            momenta=torch.stack([state.momenta for state in self.states]),
+        )
+
+
+def rollout(
+    state: State,
+    propagator: Propagator,
+    *,
+    steps: int,
+    generator: Generator,
+    observers: Sequence[Observer] = (),
+    guard: Callable[[int, State], None] | None = None,
+    stop: StopRequest = NEVER,
+    first_step: int = 0,
+) -> State:
+    """Take steps first_step + 1 … first_step + steps; observers see the state after a step, never the one handed in.
+
+    Args:
+        state: Where to start.
+        propagator: What makes a step.
+        steps: How many steps.
+        generator: Source of randomness; with `state` and the step number it is all that a restart needs.
+        observers: Called in order after the guard.
+        guard: Called after every step, before the observers, so that none of them sees a state that is refused.
+        stop: Asked after every step; the loop then returns early with the last state.
+        first_step: Number of the step that led to `state`.
+    Returns:
+        The last state.
+    Raises:
+        BadInput: steps is negative.
+        BlowUp: From the guard, or because a step after the first led to a structure that is refused as bad input.
+    """
+    if steps < 0:
+        raise BadInput("steps", str(steps), allowed="0 or more", fix="give a number of steps that is not negative")
+    for step in range(first_step + 1, first_step + steps + 1):
+        try:
+            state = propagator.step(state, generator)
+        except BadInput as error:
+            if step == first_step + 1:
+                raise
+            raise BlowUp(step, f"the structure can no longer be evaluated: {error.subject}: {error.problem}") from error
+        if guard is not None:
+            guard(step, state)
+        for observer in observers:
+            if step % observer.every == 0:
+                observer(step, state)
+        if stop.pending():
+            break
+    return state

@@ -1,0 +1,393 @@
+"""A molecular-dynamics run in a folder: any potential, NVE, NVT or NpT, guarded, interruptible, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Generator
+
+from mdistill.errors import BadInput, BlowUp
+from mdistill.graph import cast
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import read_json, write_json, write_text
+from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
+from mdistill.progress import Advance, progress
+from mdistill.simulation.barostat import ANISOTROPIC, ISOTROPIC, StochasticCellRescaling
+from mdistill.simulation.bussi import Bussi
+from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.guard import Guard, GuardSettings, total_energy
+from mdistill.simulation.langevin import Baoab
+from mdistill.simulation.ranges import within
+from mdistill.simulation.record import Log, Recorder
+from mdistill.simulation.restart import RestartPoint, load_restart
+from mdistill.simulation.rollout import Calling, rollout
+from mdistill.simulation.start import initial_state, temperature, without_drift
+from mdistill.simulation.summary import summarise
+from mdistill.simulation.verlet import LONGEST_STEP, VelocityVerlet, evaluated
+from mdistill.types import Estimate, Potential, Propagator, State, System
+from mdistill.units import PS
+
+_MAY_CHANGE = ("time_ps", "restart_seconds", "guard")
+_EQUILIBRATION_FRICTION = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateSettings:
+    """How to simulate.
+
+    Attributes:
+        ensemble: nve (velocity Verlet), nvt (thermostat) or npt (thermostat and barostat).
+        thermostat: bussi rescales all velocities together and leaves diffusion alone; langevin thermalises every atom.
+        barostat: isotropic changes the volume only, anisotropic lengths and angles too.
+        temperature_K: Temperature, K; for nve that of the start.
+        pressure_GPa: Pressure for npt, GPa.
+        time_ps: Length of the run after equilibration, ps. A finished run with a longer time goes on.
+        equilibration_ps: Time before that, ps: Langevin with friction 10/ps (nve, nvt) or the npt run itself; logged at negative
+            times, not in the trajectory.
+        time_step_fs: Time step, fs; by default 2, or 1 with hydrogen, whose bonds vibrate in 10 fs.
+        friction_per_ps: Langevin friction, 1/ps.
+        relaxation_fs: Relaxation time of the bussi thermostat, fs.
+        barostat_ps: Relaxation time of the barostat, ps.
+        compressibility_per_GPa: Rough compressibility for the barostat, 1/GPa; affects its rate, not its averages.
+        save_every_fs: Time between frames (and rows of the log), fs; rounded to whole steps.
+        format: Trajectory format.
+        seed: Seed of velocities and thermostat; the same seed gives the same run.
+        skin_A: Skin of the neighbour list, Å.
+        restart_seconds: Least wall-clock time between saves, s.
+        guard: When to stop a broken run.
+    """
+
+    ensemble: Literal["nve", "nvt", "npt"] = "nvt"
+    thermostat: Literal["bussi", "langevin"] = "bussi"
+    barostat: Literal["isotropic", "anisotropic"] = "isotropic"
+    temperature_K: float = 300.0
+    pressure_GPa: float = 0.0
+    time_ps: float = 10.0
+    equilibration_ps: float = 0.0
+    time_step_fs: float | None = None
+    friction_per_ps: float = 1.0
+    relaxation_fs: float = 100.0
+    barostat_ps: float = 1.0
+    compressibility_per_GPa: float = 0.03
+    save_every_fs: float = 20.0
+    format: Literal["hdf5", "extxyz"] = "hdf5"
+    seed: int = 0
+    skin_A: float = 0.5
+    restart_seconds: float = 30.0
+    guard: GuardSettings = field(default_factory=GuardSettings)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("ensemble", ("nve", "nvt", "npt")), ("thermostat", ("bussi", "langevin")),
+                              ("barostat", ("isotropic", "anisotropic")), ("format", ("hdf5", "extxyz"))):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise BadInput(name, repr(getattr(self, name)), allowed=", ".join(allowed), fix=f"choose one of these for {name}")
+        within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
+        within("pressure_GPa", self.pressure_GPa, -1000.0, 10000.0, unit="GPa", open_low=False)
+        within("time_ps", self.time_ps, 0.0, 1e8, unit="ps")
+        within("equilibration_ps", self.equilibration_ps, 0.0, 1e8, unit="ps", open_low=False)
+        if self.time_step_fs is not None:
+            within("time_step_fs", self.time_step_fs, 0.0, LONGEST_STEP, unit="fs", fix="2 fs suits most solids, 1 fs hydrogen")
+        within("friction_per_ps", self.friction_per_ps, 0.0, 1000.0, unit="1/ps")
+        within("relaxation_fs", self.relaxation_fs, 0.0, 1e6, unit="fs")
+        within("barostat_ps", self.barostat_ps, 0.0, 1e6, unit="ps")
+        within("compressibility_per_GPa", self.compressibility_per_GPa, 0.0, 1e9, unit="1/GPa")
+        within("save_every_fs", self.save_every_fs, 0.0, 1e9, unit="fs")
+        within("seed", self.seed, 0, 2**63 - 1, open_low=False)
+        within("skin_A", self.skin_A, 0.0, 5.0, unit="Å", open_low=False)
+        within("restart_seconds", self.restart_seconds, 0.0, 1e6, unit="s", open_low=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationResult:
+    """A finished run.
+
+    Attributes:
+        trajectory: Frames from time 0 (after equilibration) on; None where not even one was due.
+        log: CSV table of energies, temperatures, pressure, volume.
+        state: The last state.
+        values: Averages after equilibration and speed, by name (see `summarise`).
+        steps: Steps of the run after equilibration.
+        seconds: Wall-clock seconds in the loop, all resumes together.
+        resumed: Whether an earlier, interrupted run was continued.
+    """
+
+    trajectory: Path
+    log: Path
+    state: State
+    values: dict[str, Estimate]
+    steps: int
+    seconds: float
+    resumed: bool
+
+
+def default_time_step(system: System) -> float:
+    """1 fs with hydrogen, else 2 fs."""
+    return 1.0 if bool((system.numbers == 1).any()) else 2.0
+
+
+def simulate(
+    system: System, potential: Potential, settings: SimulateSettings, folder: Path, *, stop: StopRequest = NEVER
+) -> SimulationResult:
+    """Run molecular dynamics in a folder, or continue the run that the folder holds.
+
+    Writes trajectory.h5 (or .extxyz), log.csv, restart.npz and run.json. A continued run is bit for bit the one that was
+    never interrupted. The same call on a finished run only reads its results.
+
+    Args:
+        system: One structure, Å.
+        potential: Any potential.
+        settings: How to simulate.
+        folder: Made if absent.
+        stop: Asked after every step.
+    Returns:
+        Paths, the last state, averages with errors, speed.
+    Raises:
+        BadInput: Elements the potential does not know, npt without three periodic directions or stress, or a folder with
+            another run (shows what differs) or a damaged one.
+        BlowUp: The guard stopped the run; frames before are kept, the offending one is in offending.extxyz.
+        Interrupted: A stop was requested; everything is saved.
+        MdistillError: A file could not be written.
+    """
+    return _Run(system, potential, settings, Path(folder)).finish(stop)
+
+
+def make_propagator(
+    settings: SimulateSettings, evaluate: Evaluator, time_step: float, *, equilibrate: bool = False
+) -> Propagator:
+    """The propagator of an ensemble; with `equilibrate` the one used before the run proper."""
+    kelvin = settings.temperature_K
+    if equilibrate and settings.ensemble != "npt":
+        return Baoab(evaluate=evaluate, time_step=time_step, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
+    if settings.ensemble == "nve":
+        return VelocityVerlet(evaluate=evaluate, time_step=time_step)
+    thermostat: Propagator = (
+        Baoab(evaluate=evaluate, time_step=time_step, temperature_K=kelvin, friction_per_ps=settings.friction_per_ps)
+        if settings.thermostat == "langevin"
+        else Bussi(evaluate=evaluate, time_step=time_step, temperature_K=kelvin, relaxation_fs=settings.relaxation_fs)
+    )
+    if settings.ensemble == "nvt":
+        return thermostat
+    return StochasticCellRescaling(
+        inner=thermostat,
+        evaluate=evaluate,
+        temperature_K=kelvin,
+        pressure_GPa=settings.pressure_GPa,
+        relaxation_ps=settings.barostat_ps,
+        compressibility_per_GPa=settings.compressibility_per_GPa,
+        strains=ISOTROPIC if settings.barostat == "isotropic" else ANISOTROPIC,
+    )
+
+
+class _Run:
+    """One run: equilibration at steps −m … 0, the run proper at steps 0 … n."""
+
+    def __init__(self, system: System, potential: Potential, settings: SimulateSettings, folder: Path) -> None:
+        _check(system, potential)
+        system = cast(system, dtype=torch.float64, device="cpu")
+        self.settings, self.folder = settings, folder
+        self.time_step = settings.time_step_fs or default_time_step(system)
+        self.steps = max(1, round(settings.time_ps * PS / self.time_step))
+        self.first = -round(settings.equilibration_ps * PS / self.time_step)
+        self.evaluate = Evaluator(potential, settings.skin_A)
+        self.provenance = {"model": potential.name, "model_sha256": str(getattr(potential, "sha256", ""))}
+        self.restart = folder / "restart.npz"
+        self.record = {"format": 1, "settings": dataclasses.asdict(settings)} | _identity(system, self.provenance)
+        self.resumed = _holds(folder, self.record) and self.restart.exists()
+        point = load_restart(self.restart) if self.resumed else self._start(system)
+        self.point = point
+        self.state, self.step, self.generator = point.state, point.step, point.generator()
+        self.seconds, self.taken = point.extras.get("seconds", 0.0), int(point.extras.get("taken", 0))
+        suffix = "h5" if settings.format == "hdf5" else "extxyz"
+        self.recorder = Recorder(
+            trajectory=TrajectoryWriter(folder / f"trajectory.{suffix}", self.provenance),
+            log=Log(folder / "log.csv"),
+            restart=self.restart,
+            generator=self.generator,
+            every=max(1, round(settings.save_every_fs / self.time_step)),
+            interval=settings.restart_seconds,
+            extras=self._extras,
+        )
+        reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if "reference" in point.extras else None
+        self.guard = Guard(settings=settings.guard, temperature_K=settings.temperature_K, reference_energy=reference)
+        self.began = 0.0
+
+    def finish(self, stop: StopRequest) -> SimulationResult:
+        """Do what is left and summarise."""
+        todo = self.steps - self.step
+        if self.resumed and todo < 0:
+            raise BadInput("time_ps", f"{self.settings.time_ps:g} ps, but the run in {self.folder} is longer already",
+                           allowed="at least what has been run", fix="give a longer time or another --out")  # fmt: skip
+        if todo > 0:
+            self._claim()
+            done = self.step - self.first
+            with progress("simulate", self.steps - self.first, done=done) as advance:
+                self._go(stop, advance)
+        values = summarise(
+            self.recorder.log.path,
+            atoms=self.state.system.n_atoms,
+            time_step=self.time_step,
+            steps_taken=self.taken,
+            seconds=self.seconds,
+            conserved=self.settings.ensemble == "nve",
+        )
+        return SimulationResult(
+            trajectory=self.recorder.trajectory.path,
+            log=self.recorder.log.path,
+            state=self.state,
+            values=values,
+            steps=self.steps,
+            seconds=self.seconds,
+            resumed=self.resumed,
+        )
+
+    def _claim(self) -> None:
+        """Make the folder this run's, with trajectory and log as they were at the restart point (or none)."""
+        write_json(self.folder / "run.json", self.record)
+        if self.resumed:
+            self.recorder.resume(self.point)
+        else:
+            for path in (self.recorder.trajectory.path, self.recorder.log.path):
+                path.unlink(missing_ok=True)
+
+    def _go(self, stop: StopRequest, advance: Advance) -> None:
+        if not self.resumed:
+            self.state = evaluated(self.state, self.evaluate)
+            self._watch(self.step, self.state)
+            if self.step < 0:
+                self.recorder(self.step, self.state)
+        if self.step < 0:
+            self._roll(-self.step, stop, advance, equilibrate=True)
+            if self.step < 0:
+                return self._interrupt(stop)
+        if self.step == 0 and self.recorder.frames == 0:
+            self._begin()
+        self._roll(self.steps - self.step, stop, advance)
+        if self.step < self.steps:
+            return self._interrupt(stop)
+        self.recorder.save(self.state)
+
+    def _begin(self) -> None:
+        """Step 0: the clock is set to 0, the centre of mass is put at rest, the first frame is kept."""
+        self.state = replace(without_drift(self.state), time=0.0)
+        if self.settings.ensemble == "nve":
+            self.guard.reference_energy = total_energy(self.state)
+        self.recorder(0, self.state)
+
+    def _roll(self, steps: int, stop: StopRequest, advance: Advance, *, equilibrate: bool = False) -> None:
+        self.began = time.monotonic()
+        propagator = make_propagator(self.settings, self.evaluate, self.time_step, equilibrate=equilibrate)
+
+        def after(step: int, state: State) -> None:
+            self.step, self.taken = step, self.taken + 1
+            if not (equilibrate and step == 0):
+                self.recorder(step, state)
+            note = self._speed(state) if step % 20 == 0 else ""
+            advance(1, note)
+
+        try:
+            self.state = rollout(self.state, propagator, steps=steps, generator=self.generator, observers=[Calling(after)],
+                                 guard=self._watch, stop=stop, first_step=self.step)  # fmt: skip
+        except BlowUp as error:
+            self.recorder.flush()
+            kept = f"frames before it in {self.recorder.trajectory.path}"
+            raise BlowUp(error.step, error.reason, f"{kept}, {error.kept}" if error.kept else kept) from error.__cause__
+        finally:
+            self.seconds, self.began = self.seconds + time.monotonic() - self.began, 0.0
+
+    def _speed(self, state: State) -> str:
+        per_day = 0.0864 * self.time_step * self.taken / max(self._extras()["seconds"], 1e-9)
+        return f"{per_day:.3g} ns/day  {float(temperature(state)[0]):.0f} K"
+
+    def _watch(self, step: int, state: State) -> None:
+        """The guard; a state that it refuses is written to offending.extxyz."""
+        try:
+            self.guard(step, state)
+        except BlowUp as error:
+            offending = self.folder / "offending.extxyz"
+            write_text(offending, extxyz_frame(step, state, self.provenance))
+            raise BlowUp(step, error.reason, f"the offending one in {offending}") from None
+
+    def _interrupt(self, stop: StopRequest) -> None:
+        self.recorder.save(self.state)
+        stop.raise_if_pending()
+
+    def _extras(self) -> dict[str, float]:
+        running = time.monotonic() - self.began if self.began else 0.0
+        extras = {"seconds": self.seconds + running, "taken": float(self.taken)}
+        if self.guard.reference_energy is not None:
+            extras["reference"] = float(self.guard.reference_energy[0])
+        return extras
+
+    def _start(self, system: System) -> RestartPoint:
+        generator = Generator().manual_seed(self.settings.seed)
+        state = initial_state(system, temperature_K=self.settings.temperature_K, generator=generator)
+        state = replace(state, time=self.first * self.time_step)
+        return RestartPoint(step=self.first, state=state, generator_state=generator.get_state())
+
+
+def _check(system: System, potential: Potential) -> None:
+    """Refuse what cannot be simulated."""
+    if system.n_structs != 1 or system.n_atoms == 0:
+        raise BadInput(
+            "structure",
+            f"{system.n_structs} structures with {system.n_atoms} atoms",
+            allowed="one structure",
+            fix="run them one by one",
+        )
+    unknown = set(system.numbers.tolist()) - potential.elements if potential.elements else set()
+    if unknown:
+        from ase.data import chemical_symbols
+
+        names, known = ([chemical_symbols[z] for z in sorted(part)] for part in (unknown, potential.elements))
+        raise BadInput(
+            "structure",
+            f"{potential.name} does not know {', '.join(names)}",
+            allowed=", ".join(known),
+            fix="use a potential for these elements",
+        )
+
+
+def _identity(system: System, provenance: dict[str, str]) -> dict[str, str]:
+    digest = hashlib.sha256()
+    for tensor in (system.positions, system.numbers, system.cell, system.pbc):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return provenance | {"structure_sha256": digest.hexdigest()}
+
+
+def _holds(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether the folder holds this run already.
+
+    Raises:
+        BadInput: The folder holds another run.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        strange = [file.name for file in folder.glob("*") if file.name.startswith(("trajectory.", "log.csv", "restart."))]
+        if strange:
+            listed = ", ".join(sorted(strange))
+            raise BadInput(
+                folder, f"holds {listed} of an unknown run", allowed="the same run, or none", fix="choose another --out"
+            )
+        return False
+    old, new = _flat(read_json(path)), _flat(record)
+    differ = [
+        k for k in sorted(old | new) if old.get(k) != new.get(k) and k.removeprefix("settings.").split(".")[0] not in _MAY_CHANGE
+    ]
+    if differ:
+        listed = "; ".join(f"{k.removeprefix('settings.')}: {old.get(k)} there, {new.get(k)} now" for k in differ)
+        raise BadInput(
+            folder, f"holds another run ({listed})", allowed="the same run, or an empty folder", fix="choose another --out"
+        )
+    return True
+
+
+def _flat(record: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(record, dict):
+        return {prefix: record}
+    return {name: value for key, inner in record.items() for name, value in _flat(inner, f"{prefix}.{key}".lstrip(".")).items()}

@@ -1,0 +1,149 @@
+r"""Where a simulation starts, and what is measured on a phase-space point: energies, temperature, pressure.
+
+Temperature is that of the motion relative to the centre of mass, which has 3N − 3 degrees of freedom in every ensemble:
+where total momentum is zero and conserved (Verlet, Bussi) and where it fluctuates (Langevin). A single atom has 3.
+Kinetic quantities are measured on `State.middle_momenta` where the integrator gives them (BAOAB: the momentum at its full
+step is too cold by (ωh)²/4, at the middle it is exact), else on `State.momenta`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from mdistill.graph import volumes
+from mdistill.simulation.noise import atom_normals
+from mdistill.simulation.ranges import within
+from mdistill.types import Prediction, State, System
+from mdistill.units import BOLTZMANN, KINETIC
+
+
+def standard_masses(system: System) -> Float[Tensor, " atom"]:
+    """Standard atomic masses (u), CIAAW values as in `ase.data`."""
+    from ase.data import atomic_masses
+
+    return torch.from_numpy(np.asarray(atomic_masses)[system.numbers.cpu().numpy()]).to(system.positions)
+
+
+def initial_state(
+    system: System, *, temperature_K: float, generator: Generator, masses: Float[Tensor, " atom"] | None = None
+) -> State:
+    r"""A state at time 0 with Maxwell–Boltzmann momenta and zero total momentum per struct (no prediction yet).
+
+    p_i = √(m_i k_B T) ξ_i − m_i V,  V = Σ p/Σ m     ξ: standard normal
+
+    The temperature is sampled, not set: over many starts 2K/((3N−3) k_B) has mean T and the canonical width T √(2/(3N−3)).
+    A single atom keeps its momentum.
+
+    Args:
+        system: The structures, Å.
+        temperature_K: Temperature, K.
+        generator: Source of randomness.
+        masses: [atom] u; standard atomic masses if None.
+    Raises:
+        BadInput: The temperature is not in (0, 20000] K.
+    """
+    within("temperature_K", temperature_K, 0.0, 20000.0, unit="K")
+    masses = standard_masses(system) if masses is None else masses
+    width = (masses * BOLTZMANN * temperature_K / KINETIC).sqrt()
+    state = State(system=system, momenta=width.unsqueeze(1) * atom_normals(generator, system), masses=masses)
+    return without_drift(state)
+
+
+def without_drift(state: State) -> State:
+    """The same state with zero total momentum in every struct of more than one atom."""
+    return replace(state, momenta=internal_momenta(state, state.momenta), middle_momenta=None)
+
+
+def per_struct(system: System, values: Tensor) -> Tensor:
+    """Sums over the atoms of each struct: [atom, ...] -> [struct, ...]."""
+    if system.n_structs == 1:
+        return values.sum(0, keepdim=True)
+    return values.new_zeros((system.n_structs, *values.shape[1:])).index_add(0, system.owner, values)
+
+
+def internal_momenta(state: State, momenta: Float[Tensor, "atom 3"]) -> Float[Tensor, "atom 3"]:
+    """Momenta relative to each struct's centre of mass; those of a single atom as they are."""
+    system = state.system
+    drift = per_struct(system, momenta) / per_struct(system, state.masses).unsqueeze(1)
+    drift = torch.where((atom_counts(system) > 1).unsqueeze(1), drift, torch.zeros_like(drift))
+    return momenta - state.masses.unsqueeze(1) * drift.index_select(0, system.owner)
+
+
+def atom_counts(system: System) -> Int[Tensor, " struct"]:
+    """Number of atoms of each struct."""
+    return torch.bincount(system.owner, minlength=system.n_structs)
+
+
+def degrees_of_freedom(state: State) -> Int[Tensor, " struct"]:
+    """Degrees of freedom of the motion relative to the centre of mass: 3N − 3; 3 for a single atom."""
+    count = atom_counts(state.system)
+    return torch.where(count > 1, 3 * count - 3, 3 * count)
+
+
+def kinetic_energy(state: State) -> Float[Tensor, " struct"]:
+    """K = Σ p²/(2m), eV, centre-of-mass motion included (see the head of this file for which momenta)."""
+    return per_struct(state.system, _kinetic(state, _measured(state)))
+
+
+def temperature(state: State, *, element: int | None = None) -> Float[Tensor, " struct"]:
+    r"""Kinetic temperature (K) of all atoms, or of one element, from motion relative to the centre of mass.
+
+    T = 2 K_int/(n k_B),  n = Σ_i 3 (1 − m_i/M) over the atoms counted (3N − 3 for all of them; M: total mass of the struct)
+
+    NaN for a struct without atoms of that element.
+    """
+    system = state.system
+    kinetic = _kinetic(state, internal_momenta(state, _measured(state)))
+    share = state.masses / per_struct(system, state.masses).index_select(0, system.owner)
+    single = (atom_counts(system) == 1).index_select(0, system.owner)
+    freedom = 3.0 * (1.0 - torch.where(single, torch.zeros_like(share), share))
+    if element is not None:
+        chosen = (system.numbers == element).to(kinetic)
+        kinetic, freedom = kinetic * chosen, freedom * chosen
+    return 2.0 * per_struct(system, kinetic) / (per_struct(system, freedom) * BOLTZMANN)
+
+
+def pressure_tensor(state: State) -> Float[Tensor, "struct 3 3"] | None:
+    r"""Instantaneous pressure tensor, eV/Å³, positive where the crystal is compressed; None where there is no stress.
+
+    Π = (1/V) (N/(N−1)) Σ_i p_i⊗p_i/m_i − σ     p_i: momenta relative to the centre of mass   σ: stress, tension positive
+
+    The factor N/(N−1) restores the share of the centre of mass, so that an ideal gas has ⟨Π⟩ = N k_B T/V exactly.
+    """
+    if state.prediction is None or state.prediction.stress is None:
+        return None
+    momenta = internal_momenta(state, _measured(state))
+    count = atom_counts(state.system).to(momenta)
+    flow = KINETIC * momenta.unsqueeze(2) * momenta.unsqueeze(1) / state.masses.reshape(-1, 1, 1)
+    scale = count / (count - 1.0).clamp_min(1.0) / volumes(state.system)
+    return per_struct(state.system, flow) * scale.reshape(-1, 1, 1) - state.prediction.stress
+
+
+def pressure(state: State) -> Float[Tensor, " struct"] | None:
+    """One third of the trace of the pressure tensor, eV/Å³ (÷ units.GPA for GPa); None where there is no stress."""
+    tensor = pressure_tensor(state)
+    return None if tensor is None else tensor.diagonal(dim1=1, dim2=2).mean(1)
+
+
+def prediction_of(state: State) -> Prediction:
+    """The prediction of a state that must have one.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if state.prediction is None:
+        raise ValueError("the state has no prediction: evaluate its system first")
+    return state.prediction
+
+
+def _measured(state: State) -> Tensor:
+    return state.momenta if state.middle_momenta is None else state.middle_momenta
+
+
+def _kinetic(state: State, momenta: Tensor) -> Float[Tensor, " atom"]:
+    return 0.5 * KINETIC * momenta.square().sum(1) / state.masses

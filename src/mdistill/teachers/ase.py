@@ -1,0 +1,138 @@
+"""Any ASE calculator as a `Potential`, with its answers checked before anyone uses them."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mdistill.errors import BadInput, MdistillError
+from mdistill.graph import split
+from mdistill.types import Graph, Prediction, System
+
+
+class TeacherFailure(MdistillError):
+    """A teacher raised, or its answer cannot be used: not finite, of another shape, precision or atom order."""
+
+
+def from_calculator(calculator: Any, *, name: str = "") -> AseTeacher:
+    """An ASE calculator object as a `Potential` (forces and stress in its own precision, at least float32).
+
+    Args:
+        calculator: Anything with `get_property(name, atoms)`, as ASE calculators have.
+        name: Shown in results; the class name by default.
+    Raises:
+        BadInput: Not a calculator.
+    """
+    if not hasattr(calculator, "get_property") or isinstance(calculator, type):
+        raise BadInput(
+            "teacher", f"{calculator!r} is no ASE calculator", allowed="an object with get_property(name, atoms)",
+            fix="pass an instance, e.g. ase.calculators.emt.EMT()",
+        )  # fmt: skip
+    return AseTeacher(calculator=calculator, name=name or type(calculator).__name__.lower())
+
+
+def import_calculator(path: str) -> AseTeacher:
+    """An ASE calculator from "module:attribute"; an attribute that is no calculator is called without arguments.
+
+    Raises:
+        BadInput: The module or attribute does not exist, or gives no calculator.
+    """
+    module_name, _, attribute = path.removeprefix("ase:").partition(":")
+    allowed, fix = '"module:attribute"', 'check the spelling, e.g. "ase.calculators.emt:EMT"'
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput("teacher", f"{path!r} cannot be imported ({error})", allowed=allowed, fix=fix) from error
+    try:
+        made = found if hasattr(found, "get_property") and not isinstance(found, type) else found()
+    except TypeError as error:
+        raise BadInput("teacher", f"{path!r} cannot be called without arguments ({error})", allowed=allowed, fix=fix) from error
+    return from_calculator(made, name=path)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class AseTeacher:
+    """A `Potential` that asks an ASE calculator, one struct at a time. It needs no edges (cutoff 0)."""
+
+    calculator: Any
+    name: str
+    cutoff: float = 0.0
+    elements: frozenset[int] = frozenset()
+
+    def __call__(self, graph: Graph) -> Prediction:
+        answers = [self._ask(part) for part in split(graph.system)]
+        like = graph.system.positions
+        stresses = [stress for _, _, stress in answers if stress is not None]
+        return Prediction(
+            energy=torch.tensor([energy for energy, _, _ in answers], dtype=like.dtype, device=like.device),
+            forces=torch.from_numpy(np.concatenate([forces for _, forces, _ in answers])).to(like),
+            stress=torch.from_numpy(np.stack(stresses)).to(like) if len(stresses) == len(answers) else None,
+        )
+
+    def _ask(self, system: System) -> tuple[float, Float[np.ndarray, "atom 3"], Float[np.ndarray, "3 3"] | None]:
+        from ase import Atoms
+
+        atoms = Atoms(
+            numbers=system.numbers.cpu().numpy(),
+            positions=system.positions.detach().cpu().numpy().astype(np.float64),
+            cell=system.cell[0].detach().cpu().numpy().astype(np.float64),
+            pbc=system.pbc[0].cpu().numpy(),
+        )
+        periodic = bool(system.pbc.all())
+        try:
+            energy = self.calculator.get_property("energy", atoms)
+            forces = self.calculator.get_property("forces", atoms)
+            stress = self.calculator.get_property("stress", atoms) if periodic and self._has_stress() else None
+        except Exception as error:
+            raise TeacherFailure(f"{self.name}: the calculation failed ({type(error).__name__}: {error})") from error
+        self._check_order(atoms)
+        energy = self._checked("energy", np.asarray(energy).reshape(-1), (1,))
+        forces = self._checked("forces", forces, (len(atoms), 3))
+        return float(energy[0]), forces, None if stress is None else self._tensor(stress)
+
+    def _has_stress(self) -> bool:
+        return "stress" in getattr(self.calculator, "implemented_properties", ("stress",))
+
+    def _tensor(self, stress: Any) -> Float[np.ndarray, "3 3"]:
+        if np.shape(stress) == (3, 3):
+            full = self._checked("stress", stress, (3, 3))
+            return 0.5 * (full + full.T)
+        xx, yy, zz, yz, xz, xy = self._checked("stress", stress, (6,))
+        return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+
+    def _checked(self, what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+        array = np.asarray(value)
+        if array.shape != shape:
+            raise TeacherFailure(f"{self.name}: {what} has shape {array.shape}, not {shape}")
+        if array.dtype.kind in "fiu" and array.dtype.itemsize < 4:
+            raise TeacherFailure(f"{self.name}: {what} is {array.dtype}: too coarse for labels; float32 is the least")
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise TeacherFailure(f"{self.name}: {what} is not finite")
+        return array.astype(np.float64)
+
+    def _check_order(self, atoms: Any) -> None:
+        """The structure the calculator says it computed must be the one it was asked for."""
+        computed = getattr(self.calculator, "atoms", None)
+        if computed is None:
+            return
+        if not np.array_equal(computed.numbers, atoms.numbers) or np.abs(computed.positions - atoms.positions).max() > 1e-6:
+            raise TeacherFailure(f"{self.name}: it computed another structure than the one asked for (atom order changed?)")
+
+
+def refuse_unknown(numbers: Int[Tensor, " atom"], elements: frozenset[int], name: str) -> None:
+    """Raise `BadInput` that names the elements a potential does not know."""
+    unknown = set(torch.unique(numbers).tolist()) - elements
+    if unknown:
+        from ase.data import chemical_symbols
+
+        found = ", ".join(chemical_symbols[k] for k in sorted(unknown))
+        raise BadInput(
+            "structure", f"{name} does not know {found}", allowed=f"{len(elements)} elements: "
+            + " ".join(chemical_symbols[k] for k in sorted(elements)), fix="choose another teacher (mdistill info --teachers)",
+        )  # fmt: skip

@@ -1,0 +1,103 @@
+"""What is set from the labels before training starts: reference energies, closest distances, scales, a good basis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.graph import edge_vectors
+from mdistill.nets.spline import SplineNet
+from mdistill.training.labels import Item, join
+from mdistill.training.losses import root_mean_square
+
+_FRAMES = 48
+_FLOOR = 1e-4
+
+
+def calibrate(net: SplineNet, items: Sequence[Item], *, fresh: bool) -> None:
+    """Set the buffers of a float64 network from the training items.
+
+    The closest labelled distances and the whitening are always set; reference energies, scale and the normalisation of
+    features only where `fresh` (a refit keeps the function it starts from).
+    """
+    sample = [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, min(_FRAMES, len(items))).astype(int))]
+    with torch.no_grad():
+        closest = closest_distances(net, items)
+        if fresh:
+            net.set_closest(closest)
+            net.reference.copy_(reference_energies(net, items))
+            net.scale.fill_(max(root_mean_square(torch.cat([item.frame.target.forces for item in items])), 1e-6))
+            net.whitening = whitening(net, sample)
+            _normalise_features(net, sample)
+        else:
+            net.set_closest(torch.minimum(closest, net.closest))
+            basis = whitening(net, sample)
+            net.mixing.copy_(torch.linalg.solve(basis, net.mixing))
+            net.whitening = basis
+
+
+def closest_distances(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species species"]:
+    """Shortest distance of every pair of elements over all items, Å (symmetric; infinite where a pair never met)."""
+    n = len(net.settings.elements)
+    closest = torch.full((n * n,), torch.inf, dtype=torch.float64)
+    for item in items:
+        species = net.species(item.graph.system.numbers)
+        pair = n * species.index_select(0, item.graph.receiver) + species.index_select(0, item.graph.sender)
+        distance = edge_vectors(item.graph).norm(dim=1).to(torch.float64)
+        closest = closest.scatter_reduce(0, pair, distance, "amin")
+    return closest.view(n, n)
+
+
+def reference_energies(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, " species"]:
+    """Least-squares energy per element, eV: min ‖n·E0 − E‖², the smallest deviation from the mean energy per atom where
+    the compositions leave it open (at a single composition every element gets that mean)."""
+    counts = torch.stack(
+        [torch.bincount(net.species(i.graph.system.numbers), minlength=len(net.settings.elements)) for i in items]
+    )
+    counts = counts.to(torch.float64)
+    energies = torch.cat([item.frame.target.energy for item in items]).to(torch.float64)
+    mean = energies.sum() / counts.sum()
+    correction = np.linalg.lstsq(counts.numpy(), (energies - counts.sum(1) * mean).numpy(), rcond=1e-8)[0]
+    return mean + torch.from_numpy(correction)
+
+
+def whitening(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species degree basis basis"]:
+    """(C + λ)^(−1/2) of the moments' covariance C per species and degree, λ = 1e-4 × its largest eigenvalue.
+
+    Radial functions overlap strongly; in this basis all of their combinations are learned at like speed.
+    """
+    moments, species = _moments(net, items)
+    n, degrees, size = net.mixing.shape[:3]
+    basis = torch.eye(size, dtype=torch.float64).repeat(n, degrees, 1, 1)
+    for z in range(n):
+        for degree in range(degrees):
+            values = moments[species == z][:, net.degrees == degree]
+            if len(values) == 0:
+                continue
+            values = (values - values.mean(0) if degree == 0 else values).flatten(0, 1)
+            eigenvalues, vectors = torch.linalg.eigh(values.T @ values / len(values))
+            floor = _FLOOR * eigenvalues[-1].clamp_min(1e-12)
+            basis[z, degree] = (vectors * (eigenvalues.clamp_min(0.0) + floor).rsqrt()) @ vectors.T
+    return basis
+
+
+def _moments(net: SplineNet, items: Sequence[Item]) -> tuple[Float[Tensor, "atom lm basis"], Tensor]:
+    graph = join([item.graph for item in items])
+    species = net.species(graph.system.numbers)
+    return net.moments(graph, edge_vectors(graph).to(torch.float64), species)[0], species
+
+
+def _normalise_features(net: SplineNet, items: Sequence[Item]) -> None:
+    """Mean and spread of every feature per species; untouched where an element has fewer than two atoms."""
+    moments, species = _moments(net, items)
+    slots = net.layout(species)
+    features = net.features(moments, slots)
+    for z in range(len(slots)):
+        mine = features[z][slots[z] < len(species)]
+        if len(mine) > 1:
+            net.mean[z, 0] = mine.mean(0)
+            net.spread[z, 0] = mine.std(0).clamp_min(1e-3)

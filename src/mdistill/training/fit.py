@@ -1,0 +1,303 @@
+"""The only training loop: AdamW, cosine schedule, moving average of the weights, checkpoints that resume bit for bit.
+
+It knows no product: an objective turns a batch of items into a loss. The order of items and every other random choice
+follow from (seed, epoch) and (seed, step) alone, and the schedule from the step, never from the clock; so a training that
+was stopped anywhere and resumed gives the same bits as one that was not (same machine, same threads).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from mdistill.errors import BadInput, MdistillError
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import write_bytes, write_json
+from mdistill.progress import Advance, progress, silent
+from mdistill.training.checkpoint import read_header, tensor_hash
+
+Item = TypeVar("Item")
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Module = TypeVar("Module", bound=torch.nn.Module)
+CHECKPOINT, HISTORY = "training.ckpt", "history.json"
+_TIMED_FROM, _TIMED_TO = 5, 25
+_RECORDS = 25
+_SAVE_SECONDS = 5.0
+
+
+class Objective(Protocol[Item_contra]):
+    """What is to be made small."""
+
+    def __call__(self, module: torch.nn.Module, batch: Sequence[Item_contra], step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss (a scalar with gradient) and measured numbers to record; step is −1 in validation."""
+        ...
+
+    def describe(self, measures: dict[str, float]) -> str:
+        """The measures in a few words, for the progress bar."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """How to train.
+
+    Attributes:
+        max_minutes: Time budget, turned once into a number of steps by timing the first few (used where steps is 0).
+        steps: Optimiser steps; 0 to follow the time budget. A fixed number makes the result the same on every run.
+        batch_size: Items per step.
+        learning_rate: Peak of the schedule (linear warm-up, cosine down to 1 %).
+        warmup: Steps of linear warm-up.
+        ema: Decay per step of the moving average of the weights, which is what training returns.
+        clip: Largest norm of the gradient.
+        weight_decay: Decoupled decay per unit of learning rate.
+        seed: Of the order of items and all other random choices.
+    """
+
+    max_minutes: float = 8.0
+    steps: int = 0
+    batch_size: int = 8
+    learning_rate: float = 1e-2
+    warmup: int = 50
+    ema: float = 0.99
+    clip: float = 10.0
+    weight_decay: float = 1e-6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "max_minutes": (1e-3, 1e5), "steps": (0, 10**8), "batch_size": (1, 10**4), "learning_rate": (1e-8, 1.0),
+            "warmup": (1, 10**6), "ema": (0.0, 0.999999), "clip": (1e-6, 1e6), "weight_decay": (0.0, 1.0), "seed": (0, 2**31),
+        }  # fmt: skip
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise BadInput(name, f"{value}", allowed=f"{low:g} to {high:g}", fix="keep the default")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult(Generic[Module]):
+    """module: a copy with the averaged weights. history: rows of {step, epoch, minutes, train, validation}."""
+
+    module: Module
+    history: list[dict[str, Any]]
+    steps: int
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where training stands; everything of it is in the checkpoint."""
+
+    step: int = 0
+    total: int = 0
+    minutes: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    counted: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Run(Generic[Module, Item]):
+    """One training: module, average, optimiser and position."""
+
+    def __init__(
+        self, module: Module, objective: Objective[Item], settings: FitSettings, folder: Path, identity: str
+    ) -> None:
+        self.module, self.objective, self.settings, self.folder = module, objective, settings, folder
+        self.identity = identity
+        self.average: Module = copy.deepcopy(module)
+        self.average.requires_grad_(False)
+        self.parameters: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
+        self.averages: list[Tensor] = [
+            q for q, p in zip(self.average.parameters(), module.parameters(), strict=True) if p.requires_grad
+        ]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99), foreach=True
+        )
+        self.at = _Progress(total=settings.steps)
+
+    def update(self, batch: Sequence[Item]) -> None:
+        """One optimiser step."""
+        settings, step = self.settings, self.at.step
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(settings, step, self.at.total)
+        loss, measures = self.objective(self.module, batch, step)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+        if not math.isfinite(float(loss.detach()) + float(norm)):
+            raise MdistillError(
+                f"training diverged at step {step + 1}: the loss is {float(loss.detach())}, its gradient {float(norm)}.\n"
+                f"  kept: {self.folder / CHECKPOINT} holds the last good state (if one was written)\n"
+                f"  fix: a lower learning rate (now {settings.learning_rate:g}), and check the labels for outliers"
+            )
+        self.optimiser.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averages, self.parameters, 1.0 - min(settings.ema, (1.0 + step) / (10.0 + step)))
+        self.at.step += 1
+        self.at.counted += 1
+        for name, value in ({"loss": float(loss.detach())} | measures).items():
+            self.at.sums[name] = self.at.sums.get(name, 0.0) + value
+
+    def record(self, validation: Sequence[Item], epoch: int) -> None:
+        """One row of history: means over the steps since the last row, and the averaged weights on the held-out items."""
+        at = self.at
+        train = {name: total / max(at.counted, 1) for name, total in at.sums.items()}
+        row = {
+            "step": at.step,
+            "epoch": epoch,
+            "minutes": at.minutes,
+            "train": train,
+            "validation": validate(self.average, self.objective, validation, self.settings.batch_size),
+        }
+        at.history, at.sums, at.counted = [*at.history, row], {}, 0
+
+    def save(self) -> None:
+        """Checkpoint and history, each all or nothing."""
+        tensors: dict[str, Tensor] = {}
+        for part, module in (("module", self.module), ("average", self.average)):
+            tensors |= {f"{part}/{name}": value for name, value in module.state_dict().items()}
+        for k, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{k}/{name}": value for name, value in state.items()}
+        arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
+        header = {"identity": self.identity, "progress": asdict(self.at), "sha256": tensor_hash(arrays)}
+        write_bytes(self.folder / CHECKPOINT, safetensors.numpy.save(arrays, metadata={"training": json.dumps(header)}))
+        write_json(self.folder / HISTORY, self.at.history)
+
+    def load(self) -> None:
+        """Take over the checkpoint of the folder."""
+        path = self.folder / CHECKPOINT
+        fix = f"remove {path} to train from the start"
+        header = read_header(path, "training")
+        try:
+            arrays = safetensors.numpy.load(path.read_bytes())
+            if tensor_hash(arrays) != header["sha256"]:
+                raise ValueError("sha256 of its tensors differs from its header")
+            if header["identity"] != self.identity:
+                raise BadInput(
+                    path,
+                    "belongs to other settings or other frames",
+                    allowed="the settings and frames it was begun with",
+                    fix=f"choose another folder, or {fix}",
+                )
+            tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+            for part, module in (("module", self.module), ("average", self.average)):
+                module.load_state_dict(
+                    {name[len(part) + 1 :]: value for name, value in tensors.items() if name.startswith(part + "/")}
+                )
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in tensors.items():
+                if name.startswith("optimiser/"):
+                    _, k, entry = name.split("/")
+                    state.setdefault(int(k), {})[entry] = value
+            self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+            self.at = _Progress(**header["progress"])
+        except BadInput:
+            raise
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise BadInput(path, f"is damaged ({error})", allowed="a checkpoint of this training", fix=fix) from error
+
+
+def fit(
+    module: Module,
+    objective: Objective[Item],
+    train: Sequence[Item],
+    validation: Sequence[Item],
+    settings: FitSettings,
+    *,
+    folder: Path,
+    stop: StopRequest = NEVER,
+    identity: str = "",
+    title: str = "train",
+) -> FitResult[Module]:
+    """Train a module; its weights change in place, the averaged copy is returned.
+
+    Args:
+        module: Every parameter that requires grad is trained.
+        objective: Loss of a batch of items.
+        train: Items to learn from.
+        validation: Held-out items, measured now and then, never used to choose anything.
+        settings: How.
+        folder: Gets `training.ckpt` every epoch and `history.json`; a checkpoint found there is resumed.
+        stop: Asked between steps; training then saves and raises Interrupted.
+        identity: Names settings and data; a checkpoint of another identity is refused.
+        title: Text of the progress bar.
+    Raises:
+        BadInput: No items, or a checkpoint that is damaged or of another training.
+        MdistillError: The loss is no longer finite; the last checkpoint is kept.
+        Interrupted: Stopped on request, after saving.
+    """
+    if not train:
+        raise BadInput("training frames", "none", allowed="at least one", fix="label more structures")
+    run: _Run[Module, Item] = _Run(module, objective, settings, Path(folder), f"{asdict(settings)} {len(train)} {len(validation)} {identity}")
+    if (run.folder / CHECKPOINT).exists():
+        run.load()
+    if not run.at.total:
+        _advance(run, train, validation, until=_TIMED_FROM, stop=stop, advance=silent)
+        begin = time.monotonic()
+        _advance(run, train, validation, until=_TIMED_TO, stop=stop, advance=silent)
+        per_step = (time.monotonic() - begin) / (_TIMED_TO - _TIMED_FROM)
+        validations = _RECORDS * len(validation) / settings.batch_size
+        run.at.total = max(2 * _TIMED_TO, int(60.0 * settings.max_minutes / per_step - validations))
+        run.save()
+    with progress(title, run.at.total, unit="step", done=run.at.step) as advance:
+        _advance(run, train, validation, until=run.at.total, stop=stop, advance=advance)
+    return FitResult(module=run.average, history=run.at.history, steps=run.at.step)
+
+
+def _advance(
+    run: _Run[Module, Item], train: Sequence[Item], validation: Sequence[Item], *, until: int, stop: StopRequest, advance: Advance
+) -> None:
+    """Train up to step `until`, saving at ends of epochs (not more often than every few seconds) and when asked to stop."""
+    at, size = run.at, run.settings.batch_size
+    per_epoch = math.ceil(len(train) / size)
+    saved = time.monotonic()
+    while at.step < until:
+        if stop.pending():
+            run.save()
+            stop.raise_if_pending()
+        begin = time.monotonic()
+        epoch, k = divmod(at.step, per_epoch)
+        run.update([train[i] for i in order_of(len(train), run.settings.seed, epoch)[k * size : (k + 1) * size]])
+        at.minutes += (time.monotonic() - begin) / 60.0
+        advance(1, run.objective.describe({name: total / at.counted for name, total in at.sums.items()}))
+        finished, epoch_ended = at.step == at.total, at.step % per_epoch == 0
+        every = max(1, math.ceil(at.total / per_epoch) // _RECORDS)
+        if finished or (at.total and epoch_ended and (epoch + 1) % every == 0):
+            run.record(validation, epoch + 1)
+        if finished or (epoch_ended and time.monotonic() - saved > _SAVE_SECONDS):
+            run.save()
+            saved = time.monotonic()
+
+
+def learning_rate(settings: FitSettings, step: int, total: int) -> float:
+    """Linear warm-up, then a cosine from the peak down to 1 % of it at step `total` (0: still unknown, warming up)."""
+    warm = min(1.0, (step + 1) / settings.warmup)
+    cosine = 1.0 if total == 0 else 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / total)))
+    return settings.learning_rate * warm * (0.01 + 0.99 * cosine)
+
+
+def order_of(n_items: int, seed: int, epoch: int) -> list[int]:
+    """The order in which an epoch takes the items; a function of seed and epoch alone."""
+    return [int(i) for i in np.random.default_rng([seed, epoch]).permutation(n_items)]
+
+
+def validate(module: torch.nn.Module, objective: Objective[Item], items: Sequence[Item], batch_size: int) -> dict[str, float]:
+    """Means of the objective's measures over items, without training."""
+    sums: dict[str, float] = {}
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        loss, measures = objective(module, batch, -1)
+        for name, value in ({"loss": float(loss.detach())} | measures).items():
+            sums[name] = sums.get(name, 0.0) + value * len(batch) / len(items)
+    return sums

@@ -1,0 +1,129 @@
+"""Labelled frames as batches to train on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mdistill.errors import BadInput
+from mdistill.graph import build_graph, cast, concatenate
+from mdistill.training.losses import Target
+from mdistill.types import Graph, LabelledFrame, Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A labelled frame with its neighbour graph, built once."""
+
+    graph: Graph
+    frame: LabelledFrame
+
+
+def items_of(frames: Sequence[LabelledFrame], cutoff: float, dtype: torch.dtype) -> list[Item]:
+    """Frames with their graphs; positions in float64 for the search, in `dtype` afterwards."""
+    items = []
+    for frame in frames:
+        graph = build_graph(cast(frame.system, dtype=torch.float64), cutoff)
+        system = cast(graph.system, dtype=dtype)
+        graph = Graph(system=system, receiver=graph.receiver, sender=graph.sender, shift=graph.shift.to(dtype), cutoff=cutoff)
+        items.append(Item(graph=graph, frame=frame))
+    return items
+
+
+def join(graphs: Sequence[Graph]) -> Graph:
+    """Graphs of several batches as one."""
+    offsets = np.cumsum([0] + [graph.system.n_atoms for graph in graphs])
+    return Graph(
+        system=concatenate([graph.system for graph in graphs]),
+        receiver=torch.cat([graph.receiver + int(o) for graph, o in zip(graphs, offsets[:-1], strict=True)]),
+        sender=torch.cat([graph.sender + int(o) for graph, o in zip(graphs, offsets[:-1], strict=True)]),
+        shift=torch.cat([graph.shift for graph in graphs]),
+        cutoff=graphs[0].cutoff,
+    )
+
+
+def target_of(frames: Sequence[LabelledFrame], like: Tensor) -> Target:
+    """Energies (float64), forces and stress of the frames in the float type of `like`; missing stress marked."""
+    stress = [torch.zeros(1, 3, 3) if frame.target.stress is None else frame.target.stress for frame in frames]
+    label = Prediction(
+        energy=torch.cat([frame.target.energy for frame in frames]).to(torch.float64),
+        forces=torch.cat([frame.target.forces for frame in frames]).to(like),
+        stress=torch.cat([s.to(like) for s in stress]),
+    )
+    return Target(label=label, has_stress=torch.tensor([frame.target.stress is not None for frame in frames]))
+
+
+def curvature_labels(
+    frames: Sequence[LabelledFrame], random: np.random.Generator, like: Tensor
+) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"], Bool[Tensor, " atom"]]:
+    """One probe of every frame, drawn at random, its product, and which atoms have one (zeros elsewhere)."""
+    probes, products, known = [], [], []
+    for frame in frames:
+        n = frame.system.n_atoms
+        if frame.probes is None or frame.products is None or len(frame.probes) == 0:
+            probes.append(like.new_zeros((n, 3)))
+            products.append(like.new_zeros((n, 3)))
+            known.append(torch.zeros(n, dtype=torch.bool))
+            continue
+        k = int(random.integers(len(frame.probes)))
+        probes.append(frame.probes[k].to(like))
+        products.append(frame.products[k].to(like))
+        known.append(torch.ones(n, dtype=torch.bool))
+    return torch.cat(probes), torch.cat(products), torch.cat(known)
+
+
+def check_labels(frames: Sequence[LabelledFrame]) -> None:
+    """Refuse labels that would poison a training.
+
+    Raises:
+        BadInput: No frames, a frame of several structures, forces of another shape, or numbers that are not finite.
+    """
+    if not frames:
+        raise BadInput("labels", "no frames", allowed="at least two time blocks of labelled frames", fix="label structures first")
+    for k, frame in enumerate(frames):
+        label = frame.target
+        if frame.system.n_structs != 1 or label.forces.shape != frame.system.positions.shape or label.energy.numel() != 1:
+            raise BadInput(
+                f"frame {k}",
+                f"forces {tuple(label.forces.shape)} for {frame.system.n_atoms} atoms",
+                allowed="one structure per frame",
+                fix="label it again",
+            )
+        values = [
+            frame.system.positions,
+            label.energy,
+            label.forces,
+            *(x for x in (label.stress, frame.probes, frame.products) if x is not None),
+        ]
+        if not all(bool(torch.isfinite(value).all()) for value in values):
+            raise BadInput(
+                f"frame {k}",
+                "a label or position is not finite",
+                allowed="finite numbers",
+                fix="leave the frame out or label it again",
+            )
+
+
+def frames_hash(frames: Sequence[LabelledFrame]) -> str:
+    """sha256 over positions, elements, labels and probes of all frames."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        parts = (
+            frame.system.positions,
+            frame.system.numbers,
+            frame.system.cell,
+            frame.target.energy,
+            frame.target.forces,
+            frame.target.stress,
+            frame.probes,
+            frame.products,
+        )
+        for part in parts:
+            digest.update(b"-" if part is None else part.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,124 @@
+"""Losses as sums of terms: a quantity × a norm × a weight, each made dimensionless by the teacher's own scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mdistill.errors import BadInput
+from mdistill.types import Prediction
+
+Quantity = Literal["energy", "forces", "stress", "curvature"]
+Norm = Literal["absolute", "square", "length"]
+
+NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "absolute": lambda residual: residual.abs().mean(),
+    "square": lambda residual: residual.square().mean(),
+    "length": lambda residual: (residual.square().sum(-1) + 1e-12).sqrt().mean(),
+}
+"""Mean over rows (and components) of |x|, x², or of the length of each row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """weight · norm(residual / scale).
+
+    Attributes:
+        quantity: "energy" (eV/atom), "forces" (eV/Å), "stress" (eV/Å³) or "curvature" (products H·v, eV/Å²).
+        norm: "absolute", "square" or "length" (Euclidean length of each atom's vector).
+        weight: Pure number.
+        scale: What residuals are divided by, in the unit of the quantity: the spread of the teacher's labels.
+    """
+
+    quantity: Quantity
+    norm: Norm = "length"
+    weight: float = 1.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.quantity not in get_args(Quantity):
+            raise BadInput("quantity", repr(self.quantity), allowed=", ".join(get_args(Quantity)), fix="choose one of them")
+        if self.norm not in NORMS:
+            raise BadInput("norm", repr(self.norm), allowed=", ".join(NORMS), fix="choose one of them")
+        if not 0.0 <= self.weight < 1e9 or not 0.0 < self.scale < 1e9:
+            raise BadInput(
+                f"{self.quantity} term",
+                f"weight {self.weight}, scale {self.scale}",
+                allowed="weight ≥ 0, scale > 0",
+                fix="finite positive numbers",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Labels of a batch, with what is missing marked.
+
+    Attributes:
+        label: Energies, forces and stress; stress is zero where has_stress is False.
+        has_stress: [struct] whether the stress is known.
+        products: [atom, 3] curvature products of one probe per struct, eV/Å², or None.
+        has_products: [atom] whether the atom's struct has such a label; None with products None.
+    """
+
+    label: Prediction
+    has_stress: Bool[Tensor, " struct"]
+    products: Float[Tensor, "atom 3"] | None = None
+    has_products: Bool[Tensor, " atom"] | None = None
+
+
+def residual(
+    quantity: Quantity,
+    prediction: Prediction,
+    products: Float[Tensor, "probe atom 3"],
+    target: Target,
+    atoms: Float[Tensor, " struct"],
+) -> Float[Tensor, "row component"] | None:
+    """Prediction − label of one quantity in its own unit, missing labels left out; None where nothing is labelled.
+
+    Args:
+        quantity: Which.
+        prediction: Energies, forces, stress of the batch.
+        products: Curvature products of the batch (one probe, or none).
+        target: Labels.
+        atoms: Atoms per struct.
+    """
+    if quantity == "energy":
+        return ((prediction.energy - target.label.energy) / atoms).unsqueeze(1)
+    if quantity == "forces":
+        return prediction.forces - target.label.forces
+    if quantity == "stress":
+        if prediction.stress is None or target.label.stress is None or not bool(target.has_stress.any()):
+            return None
+        return (prediction.stress - target.label.stress)[target.has_stress].flatten(1)
+    if target.products is None or target.has_products is None or len(products) == 0 or not bool(target.has_products.any()):
+        return None
+    return (products[0] - target.products)[target.has_products]
+
+
+def total_loss(
+    terms: Sequence[Term],
+    prediction: Prediction,
+    products: Float[Tensor, "probe atom 3"],
+    target: Target,
+    atoms: Float[Tensor, " struct"],
+) -> tuple[Tensor, dict[str, float]]:
+    """The sum of all terms whose labels exist, and the mean absolute error of each quantity in its own unit."""
+    total = prediction.forces.new_zeros(())
+    errors: dict[str, float] = {}
+    for term in terms:
+        difference = residual(term.quantity, prediction, products, target, atoms)
+        if difference is None:
+            continue
+        errors[term.quantity] = float(difference.detach().abs().mean())
+        total = total + term.weight * NORMS[term.norm](difference / term.scale).to(total.dtype)
+    return total, errors
+
+
+def root_mean_square(values: Tensor) -> float:
+    """√⟨x²⟩ over every component."""
+    return float(values.detach().to(torch.float64).square().mean().sqrt())

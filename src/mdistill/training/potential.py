@@ -1,0 +1,264 @@
+"""Training of the fast potential on a teacher's labels: energies, forces, stress and curvature products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdistill.analysis.accuracy import Accuracy, accuracy
+from mdistill.derivatives import EnergyNet, predict
+from mdistill.errors import BadInput
+from mdistill.graph import build_graph
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.nets.spline import SplineNet, SplineSettings
+from mdistill.training.calibrate import calibrate
+from mdistill.training.checkpoint import load_model, load_net, read_metadata, save_model
+from mdistill.training.fit import FitSettings, fit
+from mdistill.training.labels import Item, check_labels, curvature_labels, frames_hash, items_of, join, target_of
+from mdistill.training.losses import Term, root_mean_square, total_loss
+from mdistill.training.split import split_blocks
+from mdistill.types import LabelledFrame, Potential, Prediction
+
+MODEL = "student.mdistill"
+_PARITY_POINTS = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """How to train a potential.
+
+    Attributes:
+        cutoff: Å.
+        channels: Radial channels per degree.
+        radial: Radial basis functions per species pair.
+        degree: Highest degree of the harmonics.
+        hidden: Width of the MLPs.
+        energy_weight: Weight of |ΔE| per atom over the force scale × 1 Å.
+        force_weight: Weight of ‖ΔF‖ over the teacher's RMS force component.
+        stress_weight: Weight of |Δσ| over the teacher's RMS stress.
+        curvature_weight: Weight of ‖ΔH·v‖ over the teacher's RMS product.
+        curvature_every: Steps between curvature terms (each costs about two plain steps); 0: never.
+        held_out: Fraction of the frames held out, as whole time blocks.
+        float64: Train in double precision (twice as slow, rarely better).
+        fit: Time, batch size, learning rate, seed.
+    """
+
+    cutoff: float = 5.0
+    channels: int = 12
+    radial: int = 10
+    degree: int = 3
+    hidden: int = 64
+    energy_weight: float = 10.0
+    force_weight: float = 1.0
+    stress_weight: float = 0.1
+    curvature_weight: float = 0.1
+    curvature_every: int = 4
+    held_out: float = 0.15
+    float64: bool = False
+    fit: FitSettings = field(default_factory=FitSettings)
+
+    def __post_init__(self) -> None:
+        SplineSettings(elements=(1,), **self.size())
+        for name in ("energy_weight", "force_weight", "stress_weight", "curvature_weight"):
+            if not 0.0 <= getattr(self, name) < 1e6:
+                raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 1e6", fix="keep the default")
+        if not 0 <= self.curvature_every <= 10**6:
+            raise BadInput("curvature_every", f"{self.curvature_every}", allowed="0 to 1000000", fix="keep the default")
+        if not 0.0 < self.held_out < 0.9:
+            raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.15")
+
+    def size(self) -> dict[str, Any]:
+        """The part that fixes the network."""
+        return {name: getattr(self, name) for name in ("cutoff", "channels", "radial", "degree", "hidden")}
+
+
+QUICK = TrainSettings(fit=FitSettings(max_minutes=2.5))
+"""For a first look: two to three minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """What training gave.
+
+    Attributes:
+        path: The model file.
+        sha256: Of its weights.
+        accuracy: Errors on the held-out blocks.
+        curvature_error: RMS of H·v − teacher's over RMS of the teacher's on held-out frames; None without such labels.
+        parity: Up to a few thousand pairs (teacher, student) per quantity: "force" eV/Å, "energy" eV/atom, "stress" eV/Å³.
+        history: Rows of {step, epoch, minutes, train, validation}; measures in eV/atom, eV/Å, eV/Å³, eV/Å².
+        parameters: Number of trained numbers.
+        train_frames: Frames trained on.
+        held_out_frames: Frames held out.
+    """
+
+    path: Path
+    sha256: str
+    accuracy: Accuracy
+    curvature_error: float | None
+    parity: dict[str, list[tuple[float, float]]]
+    history: list[dict[str, Any]]
+    parameters: int
+    train_frames: int
+    held_out_frames: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PotentialObjective:
+    """Energy, forces, stress at every step; one curvature product per struct at every n-th step."""
+
+    terms: Sequence[Term]
+    curvature_every: int
+    seed: int
+
+    def __call__(self, module: torch.nn.Module, batch: Sequence[Item], step: int) -> tuple[Tensor, dict[str, float]]:
+        graph = join([item.graph for item in batch])
+        frames = [item.frame for item in batch]
+        curved = step >= 0 and self.curvature_every > 0 and step % self.curvature_every == 0
+        curved = curved and any(frame.products is not None for frame in frames)
+        target = target_of(frames, graph.system.positions)
+        probes = None
+        if curved:
+            probe, products, known = curvature_labels(frames, np.random.default_rng([self.seed, step]), graph.system.positions)
+            probes, target = probe.unsqueeze(0), replace(target, products=products, has_products=known)
+        prediction, found = predict(module, graph, probes=probes, create_graph=step >= 0)  # type: ignore[arg-type]
+        atoms = torch.bincount(graph.system.owner, minlength=len(batch)).to(torch.float64)
+        return total_loss(self.terms, prediction, found, target, atoms)
+
+    def describe(self, measures: dict[str, float]) -> str:
+        force, energy = (1e3 * measures.get(name, float("nan")) for name in ("forces", "energy"))
+        return f"force MAE {force:.0f} meV/Å, energy {energy:.1f} meV/atom"
+
+
+def train_potential(
+    frames: Sequence[LabelledFrame],
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    stop: StopRequest = NEVER,
+    start_from: Path | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> TrainingResult:
+    """Train a spline potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder.
+
+    A training found in the folder is resumed. Reference energies per element are fitted first (least squares), the core
+    repulsion is set to begin at the closest labelled distance of each pair, whole time blocks are held out.
+
+    Args:
+        frames: Labelled structures.
+        settings: How.
+        folder: Where.
+        stop: Asked between steps.
+        start_from: A model file of the same elements and size to start from (refit); None to start afresh.
+        provenance: Kept in the model file: teacher, commit, …
+    Raises:
+        BadInput: Frames that are not finite, nothing to hold out, a start_from of another size or other elements.
+        MdistillError: Training diverged, or the disk is full.
+        Interrupted: Stopped on request, after saving.
+    """
+    check_labels(frames)
+    train, held_out = split_blocks(frames, held_out=settings.held_out)
+    dtype = torch.float64 if settings.float64 else torch.float32
+    elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
+    net = _start(SplineSettings(elements=elements, **settings.size()), settings.fit.seed, start_from)
+    items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
+    calibrate(net, items, fresh=start_from is None)
+    terms = loss_terms(train, settings)
+    objective = PotentialObjective(terms=terms, curvature_every=settings.curvature_every, seed=settings.fit.seed)
+    begun = "" if start_from is None else read_metadata(start_from)["sha256"]
+    identity = f"{settings} {frames_hash(train)} {frames_hash(held_out)} {begun}"
+    result = fit(
+        net.in_type(dtype), objective, items, held_items, settings.fit, folder=folder, stop=stop, identity=identity, title="train"
+    )
+    path = Path(folder) / MODEL
+    made_from = (provenance or {}) | {
+        "train_frames": len(train),
+        "held_out_frames": len(held_out),
+        "steps": result.steps,
+        "settings": asdict(settings),
+    }
+    digest = save_model(path, result.module.folded(), made_from)
+    potential = load_model(path)
+    predictions = evaluate(potential, held_out)
+    return TrainingResult(
+        path=path,
+        sha256=digest,
+        accuracy=accuracy(held_out, predictions),
+        curvature_error=curvature_error(potential.net, held_out),
+        parity=parity(held_out, predictions),
+        history=result.history,
+        parameters=sum(p.numel() for p in net.parameters()),
+        train_frames=len(train),
+        held_out_frames=len(held_out),
+    )
+
+
+def evaluate(potential: Potential, frames: Sequence[LabelledFrame]) -> list[Prediction]:
+    """What a potential says of every frame, one by one in order; `analysis.accuracy.accuracy` compares it with the labels."""
+    return [potential(build_graph(frame.system, potential.cutoff)) for frame in frames]
+
+
+def curvature_error(net: EnergyNet, frames: Sequence[LabelledFrame]) -> float | None:
+    """RMS of H·v − label over RMS of the labels, all frames and probes together; None where no frame has such labels."""
+    wrong, size = 0.0, 0.0
+    for frame in frames:
+        if frame.probes is not None and frame.products is not None:
+            found = predict(net, build_graph(frame.system, net.cutoff), probes=frame.probes)[1].detach()
+            wrong += float((found - frame.products).square().sum())
+            size += float(frame.products.square().sum())
+    return None if size == 0.0 else (wrong / size) ** 0.5
+
+
+def loss_terms(frames: Sequence[LabelledFrame], settings: TrainSettings) -> list[Term]:
+    """The four terms, each over the teacher's own scale; energies are weighed against forces through a length of 1 Å."""
+    force = max(root_mean_square(torch.cat([f.target.forces for f in frames])), 1e-6)
+    terms = [
+        Term(quantity="forces", norm="length", weight=settings.force_weight, scale=force),
+        Term(quantity="energy", norm="absolute", weight=settings.energy_weight, scale=force),
+    ]
+    stress = [f.target.stress for f in frames if f.target.stress is not None]
+    if stress:
+        scale = max(root_mean_square(torch.cat(stress)), 1e-6)
+        terms.append(Term(quantity="stress", norm="absolute", weight=settings.stress_weight, scale=scale))
+    products = [f.products.flatten(0, 1) for f in frames if f.products is not None]
+    if products and settings.curvature_every:
+        scale = max(root_mean_square(torch.cat(products)), 1e-6)
+        terms.append(Term(quantity="curvature", norm="length", weight=settings.curvature_weight, scale=scale))
+    return terms
+
+
+def parity(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction]) -> dict[str, list[tuple[float, float]]]:
+    """Pairs (label, prediction) for a parity plot, thinned evenly: "force" eV/Å, "energy" eV/atom, "stress" eV/Å³."""
+    pairs: dict[str, list[Tensor]] = {"force": [], "energy": [], "stress": []}
+    for frame, found in zip(frames, predictions, strict=True):
+        label = frame.target
+        pairs["force"].append(torch.stack([label.forces.flatten(), found.forces.flatten()], 1))
+        pairs["energy"].append(torch.stack([label.energy, found.energy], 1) / frame.system.n_atoms)
+        if label.stress is not None and found.stress is not None:
+            pairs["stress"].append(torch.stack([label.stress.flatten(), found.stress.flatten()], 1))
+    return {name: _thinned(torch.cat(rows)) for name, rows in pairs.items() if rows}
+
+
+def _thinned(rows: Tensor) -> list[tuple[float, float]]:
+    stride = -(-len(rows) // _PARITY_POINTS)
+    return [(float(x), float(y)) for x, y in rows[::stride].tolist()]
+
+
+def _start(size: SplineSettings, seed: int, start_from: Path | None) -> SplineNet:
+    if start_from is None:
+        return SplineNet(size, seed=seed)
+    net = load_net(start_from)
+    if net.settings != size:
+        raise BadInput(
+            start_from,
+            f"was trained with {net.settings}",
+            allowed=f"{size}",
+            fix="train afresh, or with its settings and elements",
+        )
+    return net

@@ -1,0 +1,40 @@
+"""Held-out sets: whole blocks of contiguous time, never random frames (neighbours in time are nearly copies)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mdistill.errors import BadInput
+from mdistill.types import LabelledFrame
+
+
+def split_blocks(frames: Sequence[LabelledFrame], *, held_out: float = 0.15) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+    """Training and held-out frames: from every temperature the later blocks are held out, at least one where there are two.
+
+    Blocks are grouped by source and temperature and ordered by number. From each group of at least two blocks the last
+    ones are held out until they hold at least the fraction `held_out` of its frames; one block always stays for
+    training. A group of a single block is trained on. The choice depends on the blocks alone, so the same store splits
+    the same way every time.
+
+    Raises:
+        BadInput: held_out outside (0, 0.9), or every group has a single block (nothing could be held out).
+    """
+    if not 0.0 < held_out < 0.9:
+        raise BadInput("held_out", f"{held_out}", allowed="above 0, below 0.9", fix="0.15")
+    groups: dict[tuple[str, float], dict[int, int]] = {}
+    for frame in frames:
+        sizes = groups.setdefault((frame.source, frame.temperature_K), {})
+        sizes[frame.block] = sizes.get(frame.block, 0) + 1
+    chosen: set[int] = set()
+    for sizes in groups.values():
+        blocks, wanted = sorted(sizes), math.ceil(held_out * sum(sizes.values()))
+        while len(blocks) > 1 and wanted > 0:
+            wanted -= sizes[blocks[-1]]
+            chosen.add(blocks.pop())
+    if not chosen:
+        raise BadInput(
+            "labels", f"{len(frames)} frames in {len({f.block for f in frames})} block(s), one per temperature",
+            allowed="at least two time blocks at one temperature", fix="label longer runs or more blocks",
+        )  # fmt: skip
+    return [f for f in frames if f.block not in chosen], [f for f in frames if f.block in chosen]

@@ -1,0 +1,166 @@
+"""The main job: from a crystal structure and a teacher to a validated fast student, production MD, transport, a report.
+
+Stages, each a subfolder of the run and resumable: prepare → label → train → refine → gates → production; the run folder
+itself holds settings.json, student.mdistill, results.json, report.html. A stage whose settings and inputs did not change
+is skipped (`run.run_stage`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from shutil import copyfile
+
+from mdistill.data.prepare import plan
+from mdistill.data.store import LabelStore
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import replacing, sha256
+from mdistill.io.results import Results, merge, read_results, write_results
+from mdistill.io.structures import Crystal, read_structure
+from mdistill.training.checkpoint import load_model
+from mdistill.training.potential import train_potential
+from mdistill.training.split import split_blocks
+from mdistill.types import LabelledFrame, Potential, System
+from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
+from mdistill.workflows.label import label_run
+from mdistill.workflows.models import load
+from mdistill.workflows.prepare import STRUCTURES, prepared_systems, read_systems
+from mdistill.workflows.production import produce
+from mdistill.workflows.refine import Rounds, refine
+from mdistill.workflows.run import keep_settings, locked, run_stage
+from mdistill.workflows.tables import training_results
+from mdistill.workflows.validate import validate
+
+STAGES = ("prepare", "label", "train", "refine", "gates", "production")
+STUDENT = "student.mdistill"
+
+
+def distill(settings: DistillSettings, folder: Path, *, update: bool = False, stop: StopRequest = NEVER) -> Results:
+    """Do the main job in a run folder, or what is left of it.
+
+    Args:
+        settings: All settings.
+        folder: The run folder; made if absent.
+        update: Allow other settings than the folder's; only the stages they touch are done again.
+        stop: Asked within every long loop.
+    Returns:
+        Everything measured, as written to `results.json`.
+    Raises:
+        BadInput: A file or setting that cannot be used; another process works in the folder; other settings.
+        BlowUp: A production run broke.
+        Interrupted: A stop was requested; the same call resumes.
+    """
+    crystal = read_structure(settings.structure)
+    settings = resolved(settings, crystal)
+    plan(crystal, settings.prepare)
+    teacher = load(settings.teacher, device=settings.device)
+    plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
+    with locked(folder):
+        keep_settings(folder, "distill", settings, update=update)
+        results = _Job(settings, folder, crystal, teacher, stop).all()
+        write_results(folder, results)
+    return results
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Job:
+    """What all stages share."""
+
+    settings: DistillSettings
+    folder: Path
+    crystal: Crystal
+    teacher: Potential
+    stop: StopRequest
+
+    def all(self) -> Results:
+        """Every stage in order; their results together."""
+        settings, home = self.settings, self.folder
+        start = home / "prepare" / STRUCTURES
+        labels = home / "label" / "labels.jsonl"
+        first, final = home / "train" / STUDENT, home / "refine" / STUDENT
+        everything = home / "refine" / "labels.txt"
+        prepared_systems(self.crystal, self.teacher, settings.prepare, home / "prepare", seed=settings.seed, stop=self.stop)
+        self._stage("label", [settings.label, settings.teacher], [start], ["labels.jsonl"], self._label)
+        self._stage("train", settings.train, [labels], [STUDENT], self._train)
+        self._stage("refine", [settings.refine, settings.train], [labels, first, start], [STUDENT, "labels.txt"], self._refine)
+        self._stage("gates", settings.validate, [final, everything, start], [], self._validate)
+        self._stage(
+            "production", [settings.production, settings.temperatures, settings.mobile], [final, start], [], self._produce
+        )
+        with replacing(home / STUDENT) as partial:
+            copyfile(final, partial)
+        results = Results(command="distill", provenance=self._provenance(), citations=self._citations())
+        for name in STAGES:
+            results = merge(results, read_results(home / name))
+        return results
+
+    def _stage(
+        self, name: str, settings: object, inputs: list[Path], outputs: list[str], work: Callable[[Path], Results]
+    ) -> None:
+        folder = self.folder / name
+
+        def write() -> None:
+            write_results(folder, work(folder))
+
+        run_stage(folder, settings, inputs, ["results.json", *outputs], write)
+
+    def _label(self, folder: Path) -> Results:
+        return label_run(self._systems(), self.teacher, self.settings.label, folder, stop=self.stop)
+
+    def _train(self, folder: Path) -> Results:
+        result = train_potential(self._labels(), self.settings.train, folder, stop=self.stop, provenance=self._provenance())
+        return training_results(result, "first fit")
+
+    def _refine(self, folder: Path) -> Results:
+        settings = self.settings
+        rounds = Rounds(
+            systems=self._systems(),
+            teacher=self.teacher,
+            temperatures_K=settings.label.temperatures_K,
+            settings=settings.refine,
+            label=settings.label,
+            train=settings.train,
+        )
+        result, table = refine(rounds, self._labels(), self.folder / "train" / STUDENT, folder, stop=self.stop)
+        shards = sorted(folder.glob("round-*/labels/*.npz"))
+        with replacing(folder / "labels.txt") as partial:
+            partial.write_text("".join(f"{sha256(p)} {p.relative_to(folder)}\n" for p in shards), encoding="utf-8")
+        return merge(table, training_results(result, "last fit"))
+
+    def _validate(self, folder: Path) -> Results:
+        settings = self.settings
+        frames = self._labels()
+        held_out = split_blocks(frames, held_out=settings.train.held_out)[1]
+        own = [frame for frame in frames if frame.temperature_K in settings.temperatures]
+        student = load_model(self.folder / "refine" / STUDENT, device=settings.device)
+        return validate(
+            student, self.teacher, held_out, self._systems()[0], settings.validate, folder, teacher_frames=own, stop=self.stop
+        )
+
+    def _produce(self, folder: Path) -> Results:
+        settings = self.settings
+        student = load_model(self.folder / "refine" / STUDENT, device=settings.device)
+        mobile = mobile_element(settings.mobile)
+        return produce(
+            self._systems()[0], student, settings.temperatures, settings.production, folder, mobile=mobile, stop=self.stop
+        )
+
+    def _systems(self) -> list[System]:
+        return read_systems(self.folder / "prepare" / STRUCTURES)
+
+    def _labels(self) -> list[LabelledFrame]:
+        return LabelStore(self.folder / "label").read()
+
+    def _provenance(self) -> dict[str, object]:
+        return {
+            "teacher": self.settings.teacher,
+            "structure": str(self.settings.structure),
+            "structure_sha256": self.crystal.sha256,
+        }
+
+    def _citations(self) -> list[str]:
+        from mdistill.teachers import find_teacher
+
+        known = [find_teacher(self.settings.teacher).citation] if ":" not in self.settings.teacher else []
+        return ["mdistill", *known, "ase", "vesin", "torch", "zbl", "ace"]

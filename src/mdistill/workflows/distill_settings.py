@@ -1,0 +1,159 @@
+"""Settings of the main job, its presets, and how they are completed from the structure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mdistill.data.prepare import PrepareSettings
+from mdistill.errors import BadInput
+from mdistill.io.structures import Crystal
+from mdistill.training.fit import FitSettings
+from mdistill.training.potential import TrainSettings
+from mdistill.workflows.label_plan import LabelSettings
+from mdistill.workflows.settings import ProductionSettings, RefineSettings
+from mdistill.workflows.validate import ValidateSettings
+
+MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "Mg", "Zn", "Ca", "F")
+"""Tried in this order when no mobile ion is named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillSettings:
+    """The main job.
+
+    Attributes:
+        structure: CIF, POSCAR, extxyz or anything else ASE reads.
+        teacher: Name of a foundation potential, or module:attribute of an ASE calculator.
+        temperatures: Of validation and production, K. Labels are also taken at 1.2 × the highest.
+        mobile: Symbol of the mobile ion; by default the first of Li, Na, Ag, Cu, K, Mg, Zn, Ca, F that the crystal holds;
+            "none" for no transport.
+        cutoff: Of the student, Å; the supercell is larger than twice this in every direction.
+        seed: Of everything random.
+        device: cpu or cuda.
+        prepare: Orderings, supercell, relaxation.
+        label: The teacher's work.
+        train: The student and its fit.
+        refine: On-policy rounds.
+        validate: Gates.
+        production: Production MD.
+    """
+
+    structure: Annotated[Path, tyro.conf.Positional]
+    teacher: str = "sevennet-0"
+    temperatures: tuple[float, ...] = (500.0, 700.0, 900.0)
+    mobile: str = ""
+    cutoff: float = 4.9
+    seed: int = 0
+    device: str = "cpu"
+    prepare: PrepareSettings = field(default_factory=PrepareSettings)
+    label: LabelSettings = field(default_factory=lambda: LabelSettings(temperatures_K=()))
+    train: TrainSettings = field(default_factory=TrainSettings)
+    refine: RefineSettings = field(default_factory=RefineSettings)
+    validate: ValidateSettings = field(default_factory=ValidateSettings)
+    production: ProductionSettings = field(default_factory=ProductionSettings)
+
+    def __post_init__(self) -> None:
+        if not self.temperatures:
+            raise BadInput("temperatures", "none given", allowed="one or more, K", fix="--temperatures 500 700 900")
+        for value in self.temperatures:
+            if not (math.isfinite(value) and 0.0 < value <= 20_000.0):
+                raise BadInput("temperatures", f"{value}", allowed="above 0, at most 20000 K", fix="give temperatures in kelvin")
+        if self.seed < 0:
+            raise BadInput("seed", f"{self.seed}", allowed="0 or more", fix="choose another seed")
+        for name, value, default in (
+            ("prepare.cutoff", self.prepare.cutoff, PrepareSettings().cutoff),
+            ("train.cutoff", self.train.cutoff, TrainSettings().cutoff),
+        ):
+            if value not in (default, self.cutoff):
+                raise BadInput(f"--{name}", f"{value}", allowed="one cutoff for the whole job", fix=f"--cutoff {value}")
+
+
+QUICK = {
+    "prepare": PrepareSettings(relax_steps=60),
+    "label": LabelSettings(
+        temperatures_K=(),
+        frames=35,
+        blocks=5,
+        spacing_fs=16.0,
+        equilibration_fs=160.0,
+        strains=(-0.02, 0.02),
+        shears=2,
+        rattles=(0.03, 0.1),
+        contacts=2,
+        probe_every=8,
+    ),
+    "train": TrainSettings(fit=FitSettings(max_minutes=2.5)),
+    "refine": RefineSettings(time_ps=1.0, frames=5, refit_share=0.4),
+    "validate": ValidateSettings(rdf_ps=3.0, equilibration_ps=0.5, drift_ps=4.0, stability_ps=2.0, speed_rounds=5),
+    "production": ProductionSettings(time_ps=20.0, equilibration_ps=1.0),
+}
+"""What --quick changes: a first look in a quarter of an hour, not a production result."""
+
+
+def ladder(temperatures: tuple[float, ...]) -> tuple[float, ...]:
+    """Temperatures of labelling: those asked for, ascending, and 1.2 × the highest, where the stability gate runs."""
+    asked = sorted(set(temperatures))
+    return (*asked, round(1.2 * asked[-1], 1))
+
+
+def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
+    """The settings with cutoff, seed, ladder and mobile ion filled in wherever they were left open."""
+    mobile = settings.mobile or _mobile_of(crystal)
+    temperatures = tuple(sorted(set(settings.temperatures)))
+    label = replace(settings.label, seed=settings.label.seed + settings.seed)
+    if not label.temperatures_K:
+        label = replace(label, temperatures_K=ladder(temperatures))
+    if mobile != "none":
+        _check_mobile(crystal, mobile)
+    return replace(
+        settings,
+        mobile=mobile,
+        temperatures=temperatures,
+        prepare=replace(settings.prepare, cutoff=settings.cutoff),
+        label=label,
+        train=replace(
+            settings.train, cutoff=settings.cutoff, fit=replace(settings.train.fit, seed=settings.train.fit.seed + settings.seed)
+        ),
+        refine=replace(settings.refine, seed=settings.refine.seed + settings.seed),
+        validate=replace(settings.validate, seed=settings.validate.seed + settings.seed),
+        production=replace(settings.production, seed=settings.production.seed + settings.seed),
+    )
+
+
+def mobile_element(symbol: str) -> int | None:
+    """Atomic number of the mobile ion; None for "none"."""
+    from ase.data import atomic_numbers
+
+    return None if symbol == "none" else int(atomic_numbers[symbol])
+
+
+def _mobile_of(crystal: Crystal) -> str:
+    from ase.data import chemical_symbols
+
+    present = {chemical_symbols[z] for z in crystal.composition}
+    for symbol in MOBILE_IONS:
+        if symbol in present:
+            return symbol
+    raise BadInput(
+        crystal.source,
+        f"no usual mobile ion in {crystal.formula}",
+        allowed=", ".join(MOBILE_IONS),
+        fix="name it with --mobile, or --mobile none for dynamics without transport",
+    )
+
+
+def _check_mobile(crystal: Crystal, symbol: str) -> None:
+    from ase.data import atomic_numbers
+
+    if atomic_numbers.get(symbol) not in crystal.composition:
+        raise BadInput(
+            crystal.source,
+            f"no {symbol} in {crystal.formula}, so it cannot be the mobile ion",
+            allowed="an element of the crystal",
+            fix="name another with --mobile, or --mobile none",
+        )

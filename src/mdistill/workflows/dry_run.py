@@ -1,0 +1,101 @@
+"""What the main job would do: sites, disorder rule, supercell, teacher calls and minutes. Writes nothing."""
+
+from __future__ import annotations
+
+import time
+
+from mdistill.data.disorder import order
+from mdistill.data.prepare import Plan, plan
+from mdistill.errors import MissingPackage
+from mdistill.graph import empty_graph
+from mdistill.io.results import Cell, Results, Table
+from mdistill.io.structures import read_structure, to_system
+from mdistill.types import Potential, System
+from mdistill.workflows.distill_settings import DistillSettings, resolved
+from mdistill.workflows.label_plan import estimate_cost
+from mdistill.workflows.models import load
+
+
+def dry_run(settings: DistillSettings) -> Results:
+    """The plan as tables; one teacher call on the real supercell is timed where the teacher is installed.
+
+    Raises:
+        BadInput: As `distill` would.
+    """
+    crystal = read_structure(settings.structure)
+    settings = resolved(settings, crystal)
+    planned = plan(crystal, settings.prepare)
+    notes = [planned.rule, *planned.notes]
+    ordered = order(crystal, supercell=planned.supercell, settings=settings.prepare.disorder, seed=settings.seed)
+    system = to_system(ordered[0].crystal)
+    teacher: Potential | None = None
+    try:
+        teacher = load(settings.teacher, device=settings.device)
+        plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
+    except MissingPackage as missing:
+        notes.append(f"No minutes could be estimated: {missing}")
+    seconds = None if teacher is None else seconds_per_call(teacher, system)
+    structure = Table(
+        name="supercell",
+        title="Structure",
+        section="structure",
+        columns=["what", "value"],
+        rows=[
+            ["composition", planned.composition],
+            ["atoms", planned.atoms],
+            ["supercell", " × ".join(map(str, planned.supercell))],
+            ["lengths (Å)", ", ".join(f"{x:.2f}" for x in planned.lengths)],
+            ["mobile ion", settings.mobile],
+        ],
+    )
+    return Results(
+        command="distill --dry-run",
+        tables=[planned.sites, structure, _costs(settings, planned, system, teacher, seconds)],
+        notes=notes,
+    )
+
+
+def seconds_per_call(potential: Potential, system: System, *, calls: int = 3) -> float:
+    """Median wall-clock seconds of a call after one to warm up."""
+    from mdistill.graph import build_graph
+
+    graph = build_graph(system, potential.cutoff) if potential.cutoff > 0.0 else empty_graph(system)
+    potential(graph)
+    times = []
+    for _ in range(calls):
+        begin = time.perf_counter()
+        potential(graph)
+        times.append(time.perf_counter() - begin)
+    return sorted(times)[len(times) // 2]
+
+
+def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Potential | None, seconds: float | None) -> Table:
+    per_call = seconds or 0.0
+    label_calls = estimate_cost([system] * settings.prepare.orderings, settings.label, per_call, potential=teacher)[0]
+    refine_calls = (
+        settings.refine.rounds * settings.refine.frames * len(settings.label.temperatures_K) * settings.prepare.orderings
+    )
+    fit = settings.train.fit.max_minutes
+    refit = fit * settings.refine.refit_share * settings.refine.rounds
+    stages: list[tuple[str, int, float]] = [
+        ("relax (at most)", planned.relaxation_calls, planned.relaxation_calls * per_call / 60.0),
+        ("label", label_calls, label_calls * per_call / 60.0),
+        ("train", 0, fit),
+        ("on-policy labels", refine_calls, refine_calls * per_call / 60.0),
+        ("refit", 0, refit),
+        ("time the teacher (gates)", settings.validate.speed_rounds + 1, (settings.validate.speed_rounds + 1) * per_call / 60.0),
+    ]
+    rows: list[list[Cell]] = [
+        [name, calls, None if seconds is None and calls else round(minutes, 1)] for name, calls, minutes in stages
+    ]
+    total = None if seconds is None else round(sum(minutes for _, _, minutes in stages), 1)
+    rows.append(["together", sum(calls for _, calls, _ in stages), total])
+    measured = "not measured" if seconds is None else f"{seconds:.3f} s per call, measured now on this structure"
+    return Table(
+        name="costs",
+        title=f"Teacher {settings.teacher}: {measured}",
+        section="settings",
+        columns=["stage", "teacher calls", "minutes"],
+        rows=rows,
+        caption="The student's own dynamics (gates, production) come on top; they run at the speed shown in the ladder.",
+    )

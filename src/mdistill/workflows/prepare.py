@@ -1,0 +1,51 @@
+"""The prepare stage as files: relaxed orderings in `structures.extxyz`, what was done in `results.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mdistill.data.prepare import PrepareSettings, plan, prepare
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import replacing
+from mdistill.io.results import Results, read_results, write_results
+from mdistill.io.structures import Crystal, read_structure, to_atoms, to_system
+from mdistill.types import Estimate, Potential, System
+from mdistill.workflows.run import run_stage
+from mdistill.workflows.tables import relaxation_table
+
+STRUCTURES = "structures.extxyz"
+
+
+def prepared_systems(
+    crystal: Crystal, teacher: Potential, settings: PrepareSettings, folder: Path, *, seed: int, stop: StopRequest = NEVER
+) -> tuple[list[System], Results]:
+    """Order, repeat and relax in a stage folder (skipped when done); gives the structures as the file holds them."""
+    run_stage(
+        folder,
+        [settings, seed, teacher.name, crystal.sha256],
+        [],
+        [STRUCTURES, "results.json"],
+        lambda: _prepare(crystal, teacher, settings, folder, seed=seed, stop=stop),
+    )
+    return read_systems(folder / STRUCTURES), read_results(folder)
+
+
+def read_systems(path: Path) -> list[System]:
+    """All structures of a file, one System each."""
+    from ase.io import read
+
+    return [to_system(read_structure(path, index=k)) for k in range(len(read(path, index=":")))]
+
+
+def _prepare(
+    crystal: Crystal, teacher: Potential, settings: PrepareSettings, folder: Path, *, seed: int, stop: StopRequest
+) -> None:
+    from ase.io import write
+
+    planned = plan(crystal, settings, elements=teacher.elements, subject=teacher.name)
+    done = prepare(crystal, teacher, settings, seed=seed, stop=stop)
+    with replacing(folder / STRUCTURES) as partial:
+        write(partial, [to_atoms(system) for system in done.systems], format="extxyz")
+    values = {"atoms": Estimate(value=float(done.systems[0].n_atoms), error=None, unit="")}
+    tables = [planned.sites, relaxation_table(done)]
+    write_results(folder, Results(command="prepare", values=values, tables=tables, notes=[done.rule, *done.notes]))

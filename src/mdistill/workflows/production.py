@@ -1,0 +1,71 @@
+"""Production MD with the student at each temperature, and what the trajectories say about transport."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.results import Cell, Results, Table, merge
+from mdistill.io.trajectories import read_hdf5
+from mdistill.simulation.simulate import SimulateSettings, SimulationResult, simulate
+from mdistill.types import Potential, System, Trajectory
+from mdistill.workflows.analyse import transport_results
+from mdistill.workflows.settings import ProductionSettings
+
+
+def produce(
+    system: System,
+    student: Potential,
+    temperatures_K: Sequence[float],
+    settings: ProductionSettings,
+    folder: Path,
+    *,
+    mobile: int | None,
+    stop: StopRequest = NEVER,
+) -> Results:
+    """NVT dynamics at each temperature, each in `folder/<T>K`, then MSD, diffusivity, conductivity and Arrhenius fit.
+
+    Args:
+        system: One structure to start from (the trained cell).
+        student: Any potential.
+        temperatures_K: Where.
+        settings: Length, thermostat, frames.
+        folder: Finished runs in it are not repeated, an interrupted one is continued.
+        mobile: Atomic number of the mobile ion; None for dynamics only.
+        stop: Asked between steps.
+    """
+    rows: list[list[Cell]] = []
+    runs: list[tuple[float, Trajectory]] = []
+    for temperature in temperatures_K:
+        md = SimulateSettings(
+            ensemble="nvt",
+            thermostat=settings.thermostat,
+            temperature_K=temperature,
+            time_ps=settings.time_ps,
+            equilibration_ps=settings.equilibration_ps,
+            time_step_fs=settings.time_step_fs,
+            save_every_fs=settings.save_every_fs,
+            seed=settings.seed,
+        )
+        done = simulate(system, student, md, folder / f"{temperature:g}K", stop=stop)
+        rows.append([f"{temperature:g}", *_row(done)])
+        runs.append((temperature, read_hdf5(done.trajectory)))
+    table = Table(
+        name="production",
+        title="Production MD",
+        section="dynamics",
+        rows=rows,
+        columns=["T set (K)", "T measured (K)", "pressure (GPa)", "speed (ns/day)", "speed (µs/atom/step)"],
+    )
+    dynamics = Results(command="production", tables=[table], citations=["bussi" if settings.thermostat == "bussi" else "baoab"])
+    if mobile is None:
+        return replace(dynamics, notes=["No mobile ion was named: no transport properties were computed."])
+    return merge(dynamics, transport_results(runs, species=mobile, charge=settings.charge, seed=settings.seed))
+
+
+def _row(done: SimulationResult) -> list[Cell]:
+    values = done.values
+    picked = [values.get(name) for name in ("temperature", "pressure", "ns_per_day", "us_per_atom_step")]
+    return list(picked)

@@ -1,0 +1,148 @@
+"""On-policy rounds: the student runs MD, its most novel frames go to the teacher, the student is refitted.
+
+A student fitted to its teacher's trajectories visits other configurations when it moves by itself; labelling those is
+what makes its own dynamics trustworthy (`distill` does at least one round).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from shutil import copyfile
+
+from mdistill.data.screen import select
+from mdistill.data.store import LabelStore
+from mdistill.errors import BlowUp
+from mdistill.graph import make_system
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import replacing
+from mdistill.io.results import Cell, Results, Table
+from mdistill.io.trajectories import read_hdf5
+from mdistill.simulation.simulate import SimulateSettings, simulate
+from mdistill.training.checkpoint import load_model
+from mdistill.training.potential import TrainingResult, TrainSettings, train_potential
+from mdistill.types import Estimate, LabelledFrame, Potential, System
+from mdistill.workflows.label import label_structures
+from mdistill.workflows.label_plan import LabelSettings
+from mdistill.workflows.settings import RefineSettings
+
+_BLOCKS_PER_ROUND = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounds:
+    """What every round needs.
+
+    Attributes:
+        systems: Structures the student's MD starts from.
+        teacher: Labels the selected frames.
+        temperatures_K: Of the student's MD.
+        settings: How many rounds, how long, how many frames.
+        label: Probes and caps for the new labels.
+        train: Size and weights of the student; each refit takes `settings.refit_share` of its time.
+    """
+
+    systems: Sequence[System]
+    teacher: Potential
+    temperatures_K: Sequence[float]
+    settings: RefineSettings
+    label: LabelSettings
+    train: TrainSettings
+
+
+def refine(
+    rounds: Rounds, frames: Sequence[LabelledFrame], student: Path, folder: Path, *, stop: StopRequest = NEVER
+) -> tuple[TrainingResult, Results]:
+    """Do the rounds; each stores its MD, labels and fit in `folder/round-k` and resumes from there.
+
+    Args:
+        rounds: What to do.
+        frames: Labels the student was trained on.
+        student: Model file of the first fit.
+        folder: Of the stage; `student.mdistill` becomes the last fit.
+        stop: Asked in every loop.
+    Returns:
+        The last fit, and a table of the rounds.
+    """
+    settings, everything = rounds.settings, list(frames)
+    refit = replace(rounds.train, fit=replace(rounds.train.fit, max_minutes=rounds.train.fit.max_minutes * settings.refit_share))
+    rows: list[list[Cell]] = []
+    for number in range(1, settings.rounds + 1):
+        home = folder / f"round-{number}"
+        new, notes = _label_own_frames(rounds, number, everything, load_model(student), home, stop)
+        before = _force_error(student, new)
+        everything += new
+        result = train_potential(everything, refit, home / "train", stop=stop, start_from=student)
+        student = result.path
+        rows.append([f"{number}", len(new), before, _force_error(student, new), notes or "stable"])
+    with replacing(folder / "student.mdistill") as partial:
+        copyfile(student, partial)
+    table = Table(
+        name="rounds",
+        title="On-policy rounds",
+        section="training",
+        rows=rows,
+        columns=["round", "new teacher frames", "force MAE before refit (meV/Å)", "after (meV/Å)", "student MD"],
+        caption="The new frames are the most novel of the student's own MD. Before: its error on them, unseen.",
+    )
+    return result, Results(command="refine", tables=[table])
+
+
+def _label_own_frames(
+    rounds: Rounds, number: int, known: Sequence[LabelledFrame], student: Potential, home: Path, stop: StopRequest
+) -> tuple[list[LabelledFrame], str]:
+    """The student's MD from each structure at each temperature, screened and labelled; what broke, in words."""
+    store, notes = LabelStore(home / "labels"), []
+    for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
+        where = home / f"md-{index}-{temperature:g}K"
+        try:
+            simulate(system, student, _dynamics(rounds.settings, number, temperature), where, stop=stop)
+        except BlowUp as blown:
+            notes.append(f"{temperature:g} K: {blown.reason} at step {blown.step}")
+        candidates = _frames(where / "trajectory.h5", system)
+        like = [f.system for f in known if f.temperature_K == temperature and f.system.n_atoms == system.n_atoms]
+        chosen = select(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames)
+        label_structures(
+            [candidates[k] for k in sorted(chosen)],
+            rounds.teacher,
+            store,
+            name=f"{index}/{temperature:g}",
+            settings=rounds.label,
+            temperature_K=temperature,
+            stop=stop,
+        )
+    return [replace(frame, block=frame.block + number * _BLOCKS_PER_ROUND) for frame in store.read()], "; ".join(notes)
+
+
+def _dynamics(settings: RefineSettings, number: int, temperature: float) -> SimulateSettings:
+    return SimulateSettings(
+        ensemble="nvt",
+        thermostat="langevin",
+        friction_per_ps=10.0,
+        temperature_K=temperature,
+        time_ps=settings.time_ps,
+        save_every_fs=settings.every_fs,
+        seed=settings.seed + number,
+    )
+
+
+def _frames(trajectory: Path, system: System) -> list[System]:
+    if not trajectory.exists():
+        return []
+    read = read_hdf5(trajectory)
+    pbc = system.pbc[0].tolist()
+    return [
+        make_system(positions.numpy(), read.numbers.numpy(), cell.numpy(), pbc)
+        for positions, cell in zip(read.positions, read.cell, strict=True)
+    ]
+
+
+def _force_error(student: Path, frames: Sequence[LabelledFrame]) -> Estimate:
+    from mdistill.analysis.accuracy import accuracy
+    from mdistill.training.potential import evaluate
+
+    if not frames:
+        return Estimate(value=None, error=None, unit="meV/Å", samples=0)
+    found = accuracy(list(frames), evaluate(load_model(student), frames)).force["all"].mean_absolute
+    return replace(found, value=1e3 * (found.value or 0.0), error=1e3 * (found.error or 0.0), unit="meV/Å")

@@ -1,0 +1,263 @@
+"""Validation of a student against its teacher: errors on held-out labels, structure, conservation, stability, core, speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase.data import atomic_numbers
+
+from mdistill.analysis.accuracy import accuracy
+from mdistill.analysis.gates import (
+    Drift,
+    GateLimits,
+    drift_gate,
+    energy_drift,
+    energy_gate,
+    force_gates,
+    overlap,
+    rdf_gate,
+    repulsion_gate,
+    speed_gate,
+    stability_gate,
+    stress_gate,
+)
+from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
+from mdistill.errors import BadInput, BlowUp
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import read_json, write_json
+from mdistill.io.results import Results, estimate_from
+from mdistill.io.trajectories import read_hdf5
+from mdistill.simulation.record import read_log
+from mdistill.simulation.simulate import SimulateSettings, SimulationResult, default_time_step, simulate
+from mdistill.training.potential import evaluate
+from mdistill.types import Estimate, Gate, LabelledFrame, Potential, System, Trajectory
+from mdistill.units import PS
+from mdistill.workflows.measurements import Speed, closest_distances, compare_speed, scan_pairs
+from mdistill.workflows.run import hardware, plain
+from mdistill.workflows.validate_tables import Measured, figures, tables
+
+_SHELL_A, _FARTHEST_A = 0.05, 8.0
+"""Width of the RDF's shells and largest distance, Å."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidateSettings:
+    """How thoroughly to validate.
+
+    Attributes:
+        limits: What the student must keep to.
+        rdf_ps: Student dynamics at each temperature of the teacher's, for the RDFs, ps.
+        equilibration_ps: Before each dynamics, ps.
+        drift_ps: NVE run at the lowest and the highest temperature, ps.
+        stability_ps: Dynamics at stability_factor × the highest temperature, ps.
+        stability_factor: How much hotter than the highest temperature the student must hold out.
+        time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
+        scan_from_A: First distance of the pair scans, Å.
+        speed_rounds: Rounds of the timing; each costs one teacher call.
+        parity_points: Most points in a parity plot.
+        seed: Seed of the dynamics.
+    Raises:
+        BadInput: A value that cannot be used.
+    """
+
+    limits: GateLimits = field(default_factory=GateLimits)
+    rdf_ps: float = 10.0
+    equilibration_ps: float = 1.0
+    drift_ps: float = 10.0
+    stability_ps: float = 5.0
+    stability_factor: float = 1.2
+    time_step_fs: float | None = None
+    scan_from_A: float = 0.3
+    speed_rounds: int = 9
+    parity_points: int = 1500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "rdf_ps": (0.1, 1e6), "equilibration_ps": (0.0, 1e6), "drift_ps": (0.1, 1e6), "stability_ps": (0.01, 1e6),
+            "stability_factor": (1.0, 10.0), "scan_from_A": (0.05, 1.5), "speed_rounds": (3, 1000),
+            "parity_points": (10, 100_000),
+        }  # fmt: skip
+        for name, (low, high) in allowed.items():
+            if not low <= getattr(self, name) <= high:
+                raise BadInput(name, f"{getattr(self, name)}", allowed=f"{low:g} to {high:g}", fix="leave it out for the default")
+
+
+def validate(  # noqa: PLR0917
+    student: Potential,
+    teacher: Potential,
+    held_out: Sequence[LabelledFrame],
+    start: System,
+    settings: ValidateSettings,
+    folder: Path,
+    *,
+    teacher_frames: Sequence[LabelledFrame] | None = None,
+    stop: StopRequest = NEVER,
+) -> Results:
+    """Measure everything the gates ask for. Resumes from what the folder holds; a gate that fails is a result, not an error.
+
+    Args:
+        student: The fast potential.
+        teacher: The potential it replaces (only timed here; its answers are the labels).
+        held_out: Labelled frames that the student was not trained on.
+        start: Structure from which the student's dynamics start, and on which both are timed.
+        settings: How thoroughly.
+        folder: Holds the student's dynamics (md-…, nve-…, hot-…) and speed.json.
+        teacher_frames: Frames of the teacher's dynamics of this structure, for its RDFs; the held-out ones by default.
+        stop: Asked between the steps of dynamics and between measurements.
+    Returns:
+        Gates, the ladder table, errors by group, figures.
+    Raises:
+        BadInput: No held-out frames, or the folder holds the validation of another student.
+        Interrupted: A stop was requested; everything so far is saved.
+    """
+    predictions = evaluate(student, held_out)
+    known = held_out if teacher_frames is None else teacher_frames
+    frames = [f for f in known if f.source == "md" and torch.equal(f.system.numbers.cpu(), start.numbers.cpu())]
+    temperatures = sorted({f.temperature_K for f in frames if f.temperature_K > 0.0}) or [300.0]
+    measured = Measured(
+        accuracy=accuracy(held_out, predictions),
+        scans=scan_pairs(student, closest_distances([*held_out, *frames]), start=settings.scan_from_A),
+        speed=_speed(teacher, student, start, settings, folder),
+    )
+    dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, stop=stop)
+    for kelvin in temperatures:
+        dynamics.compare_structure(measured, [f for f in frames if f.temperature_K == kelvin], kelvin)
+    for kelvin in sorted({temperatures[0], temperatures[-1]}):
+        dynamics.measure_drift(measured, kelvin)
+    gates = _gates(measured, dynamics.stability(settings.stability_factor * temperatures[-1]), settings.limits)
+    failed = [gate.name for gate in gates if not gate.passed]
+    return Results(
+        command="validate",
+        settings=plain(settings),
+        hardware=hardware(),
+        provenance={"teacher": teacher.name, "student": student.name, "held_out_frames": len(held_out)},
+        values=_values(measured),
+        gates=gates,
+        tables=tables(measured, teacher.name, student.name),
+        figures=figures(measured, held_out, predictions, settings.parity_points),
+        notes=[f"{len(failed)} of {len(gates)} gates failed: {', '.join(failed)}"]
+        if failed
+        else [f"all {len(gates)} gates passed"],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dynamics:
+    """The student's dynamics, each in a folder of its own, where it resumes."""
+
+    student: Potential
+    start: System
+    settings: ValidateSettings
+    folder: Path
+    stop: StopRequest
+
+    def run(self, name: str, kelvin: float, time_ps: float, **how: Any) -> SimulationResult | BlowUp:
+        """The finished run, or the blow-up where the guard stopped it."""
+        chosen = SimulateSettings(
+            temperature_K=kelvin,
+            time_ps=time_ps,
+            equilibration_ps=self.settings.equilibration_ps,
+            time_step_fs=self.settings.time_step_fs,
+            seed=self.settings.seed,
+            **how,
+        )
+        self.stop.raise_if_pending()
+        try:
+            return simulate(self.start, self.student, chosen, self.folder / f"{name}-{kelvin:g}K", stop=self.stop)
+        except BlowUp as error:
+            return error
+
+    def compare_structure(self, measured: Measured, frames: Sequence[LabelledFrame], kelvin: float) -> None:
+        """RDFs of every pair at one temperature beside those of the teacher's frames."""
+        if len(frames) < 2 or not bool(self.start.pbc.all()):
+            return
+        run = self.run("md", kelvin, self.settings.rdf_ps)
+        if isinstance(run, BlowUp):
+            measured.broken[f"{kelvin:g} K"] = run.reason
+            return
+        teachers, ours = _trajectory(frames), read_hdf5(run.trajectory)
+        reach = min(largest_radius(teachers), largest_radius(ours), _FARTHEST_A)
+        bins = max(10, round(reach / _SHELL_A))
+        for pair in species_pairs(ours):
+            if pair[0] == pair[1] and int((ours.numbers == atomic_numbers[pair[0]]).sum()) < 2:
+                continue
+            curves = rdf(teachers, pair=pair, r_max=reach, bins=bins), rdf(ours, pair=pair, r_max=reach, bins=bins)
+            alike = overlap(*curves)
+            if alike is not None:
+                measured.overlaps[f"{'–'.join(pair)}, {kelvin:g} K"] = alike
+                measured.curves[f"{'–'.join(pair)}, {kelvin:g} K"] = curves
+
+    def measure_drift(self, measured: Measured, kelvin: float) -> None:
+        """Drift and fluctuation of the total energy in an NVE run."""
+        run = self.run("nve", kelvin, self.settings.drift_ps, ensemble="nve", save_every_fs=10.0)
+        if isinstance(run, BlowUp):
+            measured.drifts[f"{kelvin:g} K"] = f"stopped at step {run.step}: {run.reason}"
+            return
+        log = read_log(run.log)
+        after = log["time_fs"] > 0.0
+        times, energies = log["time_fs"][after], log["total_eV"][after]
+        measured.drifts[f"{kelvin:g} K"] = energy_drift(times, energies, self.start.n_atoms)
+        measured.energies[f"{kelvin:g} K"] = (times / PS, (energies - energies[0]) / self.start.n_atoms)
+
+    def stability(self, kelvin: float) -> Gate:
+        """Dynamics at a temperature above those the student was made for."""
+        asked = self.settings.stability_ps
+        run = self.run("hot", kelvin, asked)
+        if not isinstance(run, BlowUp):
+            return stability_gate(asked, asked, temperature_K=kelvin)
+        done = run.step * (self.settings.time_step_fs or default_time_step(self.start)) / PS
+        return stability_gate(max(0.0, done), asked, temperature_K=kelvin, reason=f"{run.reason} (step {run.step})")
+
+
+def _trajectory(frames: Sequence[LabelledFrame]) -> Trajectory:
+    """Labelled frames in time order; their times are only an order."""
+    return Trajectory(
+        numbers=frames[0].system.numbers.cpu(),
+        positions=torch.stack([f.system.positions.cpu().double() for f in frames]),
+        cell=torch.stack([f.system.cell[0].cpu().double() for f in frames]),
+        times=torch.arange(len(frames), dtype=torch.float64),
+    )
+
+
+def _speed(teacher: Potential, student: Potential, start: System, settings: ValidateSettings, folder: Path) -> Speed:
+    """Measured once per folder, so that a resumed validation reports what it reported before."""
+    path = folder / "speed.json"
+    identity = {
+        "teacher": teacher.name,
+        "student": str(getattr(student, "sha256", student.name)),
+        "rounds": settings.speed_rounds,
+    }
+    if path.exists() and (kept := read_json(path)).get("identity") == identity:
+        return Speed(**{name: estimate_from(kept[name]) for name in ("teacher", "student", "ratio")})
+    speed = compare_speed(teacher, student, start, rounds=settings.speed_rounds, seed=settings.seed)
+    write_json(path, {"identity": identity} | asdict(speed))
+    return speed
+
+
+def _gates(measured: Measured, stability: Gate, limits: GateLimits) -> list[Gate]:
+    found = measured.accuracy
+    gates = [*force_gates(found.force, limits), energy_gate(found.energy, limits)]
+    gates += [stress_gate(found.stress, limits)] if found.stress else []
+    gates += [rdf_gate(measured.overlaps, limits, broken=measured.broken)] if measured.overlaps or measured.broken else []
+    gates += [drift_gate(measured.drifts, limits), stability]
+    return [*gates, repulsion_gate(measured.scans, limits), speed_gate(measured.speed.ratio, limits)]
+
+
+def _values(measured: Measured) -> dict[str, Estimate]:
+    found, speed = measured.accuracy, measured.speed
+    values: dict[str, Estimate] = {}
+    for name, deviations in (("force_mae", found.force), ("energy_mae", found.energy), ("stress_mae", found.stress)):
+        values |= {name if group == "all" else f"{name} {group}": d.mean_absolute for group, d in deviations.items()}
+    for name, drift in measured.drifts.items():
+        if isinstance(drift, Drift):
+            values |= {f"nve_drift {name}": drift.slope, f"nve_fluctuation {name}": drift.fluctuation}
+    return values | {
+        "teacher_us_per_atom_step": speed.teacher,
+        "student_us_per_atom_step": speed.student,
+        "speed_up": speed.ratio,
+    }

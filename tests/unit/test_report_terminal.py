@@ -1,0 +1,50 @@
+"""The terminal shows each value and each verdict, as plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from mdistill.report.terminal import print_summary, print_table
+from report_sample import HOSTILE, sample
+
+
+def printed(*, terminal: bool) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=100, color_system="standard" if terminal else None)
+    print_summary(sample(points=10), console, report=Path("runs") / HOSTILE / "report.html")
+    return stream.getvalue()
+
+
+def test_a_pipe_gets_plain_aligned_lines() -> None:
+    lines = printed(terminal=False).splitlines()
+    assert "conductivity_500K  < 1.9 mS/cm (below detection)" in lines
+    assert "conductivity_900K  680 ± 60 mS/cm" in lines
+    failed = next(line for line in lines if "NVE drift" in line)
+    assert failed.startswith("✗ FAILED  NVE drift") and failed.endswith("2.4 ± 0.4 meV/atom/ps  ≤ 0.5 meV/atom/ps")
+    assert sum(line.startswith("✓ passed") for line in lines) == 5
+    assert "5 of 6 gates passed" in lines
+    assert lines[-1] == f"report: runs/{HOSTILE}/report.html", "a path is never wrapped or read as markup"
+    assert "\x1b" not in "\n".join(lines)
+
+
+def test_a_terminal_gets_colour() -> None:
+    text = printed(terminal=True)
+    assert "\x1b[1;31m" in text and "\x1b[32m" in text
+
+
+def test_markup_in_names_is_text() -> None:
+    table = sample(points=10).tables[0]
+    stream = io.StringIO()
+    print_table(dataclasses.replace(table, title="[red]x[/red]"), Console(file=stream, force_terminal=False, width=40))
+    assert stream.getvalue().splitlines()[0] == "[red]x[/red]"
+    assert "28.4 ± 0.6" in stream.getvalue()
+
+
+def test_nothing_to_show_prints_nothing() -> None:
+    stream = io.StringIO()
+    print_summary(dataclasses.replace(sample(points=10), values={}, gates=[]), Console(file=stream))
+    assert stream.getvalue() == ""
