@@ -25,15 +25,16 @@ def random_box(
 ) -> System:
     """Random Li–P–S–Cl atoms in a skewed box, none closer than `closest` Å."""
     rng = np.random.default_rng(seed)
-    cell = length * (np.eye(3) + skew * rng.uniform(-1, 1, (3, 3)))
+    cell = np.eye(3) + skew * rng.uniform(-1, 1, (3, 3))
+    cell *= length / np.abs(np.linalg.det(cell)) ** (1 / 3)
     images = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3) @ cell
-    positions: list[np.ndarray] = []
+    positions = np.zeros((0, 3))
     while len(positions) < atoms:
-        new = rng.uniform(0, 1, 3) @ cell
-        gaps = [np.linalg.norm(new - old + images, axis=1).min() for old in positions]
-        if not gaps or min(gaps) > closest:
-            positions.append(new)
-    return make_system(np.array(positions), rng.choice(LIPSCL, atoms), cell, [periodic] * 3)
+        tries = rng.uniform(0, 1, (200, 3)) @ cell
+        gaps = np.linalg.norm(tries[:, None, None] - positions[:, None] + images, axis=-1).reshape(200, -1)
+        fit = tries[(gaps > closest).all(1)]
+        positions = np.concatenate([positions, fit[:1]]) if len(fit) else positions[: len(positions) // 2]
+    return make_system(positions, rng.choice(LIPSCL, atoms), cell, [periodic] * 3)
 
 
 def isolated_atom(number: int = 16) -> System:

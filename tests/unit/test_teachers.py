@@ -138,8 +138,8 @@ def test_against_own_calculator(name: str, trust: Any) -> None:
     trust("T10", f"{name}: stress against its own calculator now (eV/Å³)", worst["stress"], "≤ 1e-5")
 
 
-STEPS = {"sevennet-0": 0.002, "chgnet": 0.0003}
-"""Å. CHGNet's surface is rough on a scale of 0.02 Å: its differences come within 0.1 % only below 0.0003 Å."""
+STEPS = {"sevennet-0": 0.002, "chgnet": 0.0005}
+"""Å. CHGNet's surface is rough on a scale of 0.02 Å: differences of 0.002 Å are 6 % off, those of 0.01 Å 20 %."""
 
 
 def curvature_error(name: str, *, factor: float = 1.0) -> float:
@@ -148,7 +148,8 @@ def curvature_error(name: str, *, factor: float = 1.0) -> float:
     system = golden_system(golden(name)["frames"][0])
     probes = torch.randn((2, system.n_atoms, 3), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     exact = factor * potential.curvature(build_graph(system, potential.cutoff), probes)
-    return float((exact - curvature_by_differences(potential, system, probes, step=STEPS[name])).abs().max() / exact.abs().max())
+    near, far = (curvature_by_differences(potential, system, probes, step=scale * STEPS[name]) for scale in (1.0, 2.0))
+    return float((exact - (4.0 * near - far) / 3.0).abs().max() / exact.abs().max())
 
 
 @pytest.mark.parametrize("name", ["sevennet-0", "chgnet"])
@@ -156,7 +157,12 @@ def test_curvature_by_autodiff_and_by_differences_agree(name: str, trust: Any) -
     assert isinstance(teacher(name), CurvedPotential)
     error = curvature_error(name)
     assert error < 2e-3
-    trust("T10", f"{name}: curvature products, autodiff against differences of {STEPS[name]} Å (relative)", error, "< 2e-3")
+    trust(
+        "T10",
+        f"{name}: curvature products, autodiff against extrapolated differences of {STEPS[name]} Å (relative)",
+        error,
+        "< 2e-3",
+    )
 
 
 @pytest.mark.planted

@@ -64,10 +64,12 @@ def arrhenius(points: Sequence[tuple[float, Estimate]]) -> Arrhenius:
     temperatures = np.array([t for t, _ in usable])
     if len(set(temperatures.tolist())) < 2:
         raise BadInput(
-            "temperatures", f"{len(usable)} usable of {len(points)}: {temperatures.tolist()} K",
-            allowed="at least two temperatures with a measured value", fix="run more or hotter temperatures, or longer",
-        )  # fmt: skip
-    y = np.log([e.value for _, e in usable])
+            "temperatures",
+            f"{len(usable)} usable of {len(points)}: {temperatures.tolist()} K",
+            allowed="at least two temperatures with a measured value",
+            fix="run more or hotter temperatures, or longer",
+        )
+    y = np.log([_number(e) for _, e in usable])
     spread = np.array([_log_error(e) for _, e in usable])
     shift = float((1.0 / (BOLTZMANN * temperatures)).mean())
     design = np.stack([np.ones_like(y), shift - 1.0 / (BOLTZMANN * temperatures)], axis=1)
@@ -82,8 +84,10 @@ def arrhenius(points: Sequence[tuple[float, Estimate]]) -> Arrhenius:
         energy=Estimate(value=float(energy), error=float(np.sqrt(covariance[1, 1])), unit="eV", samples=len(y)),
         prefactor=_from_log(float(middle + energy * shift), float(np.sqrt(covariance[0, 0])), usable[0][1].unit, len(y)),
         covariance=((float(covariance[0, 0]), float(covariance[0, 1])), (float(covariance[1, 0]), float(covariance[1, 1]))),
-        temperatures=tuple(temperatures.tolist()), chi_squared=chi_squared, unit=usable[0][1].unit,
-    )  # fmt: skip
+        temperatures=tuple(temperatures.tolist()),
+        chi_squared=chi_squared,
+        unit=usable[0][1].unit,
+    )
 
 
 def _number(estimate: Estimate) -> float:

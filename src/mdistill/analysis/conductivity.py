@@ -61,6 +61,10 @@ def scaled(estimate: Estimate, factor: float, *, unit: str) -> Estimate:
 
     interval = None if estimate.interval is None else (factor * estimate.interval[0], factor * estimate.interval[1])
     return Estimate(
-        value=times(estimate.value), error=times(estimate.error), unit=unit, samples=estimate.samples, interval=interval,
+        value=times(estimate.value),
+        error=times(estimate.error),
+        unit=unit,
+        samples=estimate.samples,
+        interval=interval,
         upper_limit=times(estimate.upper_limit),
-    )  # fmt: skip
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -118,8 +119,9 @@ def diffusivity(trajectory: Trajectory, *, species: str, settings: DiffusionSett
     if len(moved) < 20:
         raise BadInput("trajectory", f"{len(moved)} frames", allowed="at least 20", fix="run longer or write frames more often")
     hops = count_hops(moved, spacing, distance=settings.hop_distance)
+    found = _diffusion(moved, spacing, species, hops=hops, ions=moved.shape[1], settings=settings)
     alone = moved.shape[1] == trajectory.numbers.shape[0]
-    return _diffusion(moved, spacing, species, hops, settings, alone)
+    return replace(found, notes=[*found.notes, "no host atoms: displacements are absolute"]) if alone else found
 
 
 def charge_diffusivity(trajectory: Trajectory, *, species: str, settings: DiffusionSettings | None = None) -> Diffusion:
@@ -135,7 +137,7 @@ def charge_diffusivity(trajectory: Trajectory, *, species: str, settings: Diffus
         raise BadInput("trajectory", f"{len(moved)} frames", allowed="at least 20", fix="run longer or write frames more often")
     hops = count_hops(moved, spacing, distance=settings.hop_distance)
     centre = moved.sum(axis=1, keepdims=True) / np.sqrt(moved.shape[1])
-    return _diffusion(centre, spacing, species, hops, settings, moved.shape[1] == trajectory.numbers.shape[0])
+    return _diffusion(centre, spacing, species, hops=hops, ions=moved.shape[1], settings=settings)
 
 
 def count_hops(moved: Float[np.ndarray, "frame ion 3"], spacing: float, *, distance: float) -> int:
@@ -144,7 +146,7 @@ def count_hops(moved: Float[np.ndarray, "frame ion 3"], spacing: float, *, dista
     count = len(moved) // size
     means = moved[: count * size].reshape(count, size, *moved.shape[1:]).mean(axis=1)
     site, hops = means[0].copy(), 0
-    for now, after in zip(means[1:-1], means[2:], strict=True):
+    for now, after in itertools.pairwise(means[1:]):
         gone = (((now - site) ** 2).sum(-1) > distance**2) & (((after - site) ** 2).sum(-1) > distance**2)
         site[gone] = after[gone]
         hops += int(gone.sum())
@@ -152,19 +154,20 @@ def count_hops(moved: Float[np.ndarray, "frame ion 3"], spacing: float, *, dista
 
 
 def _diffusion(
-    moved: Float[np.ndarray, "frame ion 3"], spacing: float, species: str, hops: int, settings: DiffusionSettings, alone: bool
+    moved: Float[np.ndarray, "frame ion 3"], spacing: float, species: str, *, hops: int, ions: int, settings: DiffusionSettings
 ) -> Diffusion:
-    frames, ions = moved.shape[:2]
+    """`moved` holds the walkers: the ions, or their centre of charge; `hops` and `ions` are those of the run either way."""
+    frames, walkers = moved.shape[:2]
     duration = (frames - 1) * spacing
     lags = geometric_lags(frames, count=settings.lags, longest=settings.longest)
     curve = msd_of(moved, spacing, lags=lags, label=species)
-    windows = np.array([independent_windows(lag, frames, ions) for lag in lags])
+    windows = np.array([independent_windows(lag, frames, walkers) for lag in lags])
     start = choose_start(curve, windows) if settings.fit_from_ps is None else _given_start(curve, settings.fit_from_ps * PS)
     fitted = _steadied(curve, windows, start)
     line, line_error, offset, offset_error = straight_line(fitted, windows, start)
     significant = line > 1.645 * line_error
     detected = hops > 0 and (significant or hops < FEW_HOPS)
-    notes = ["no host atoms: displacements are absolute"] if alone else []
+    notes = []
     if detected:
         tracer, offset, offset_error = _sampled(fitted, windows, start, hops, settings.seed)
         tracer = _widened(tracer, hops) if hops < COUNTED_HOPS else tracer
@@ -180,11 +183,24 @@ def _diffusion(
     if detected and hops < FEW_HOPS:
         notes.append(f"{species}: only {hops} hop(s) seen; the interval is that of counting {hops}")
     if detected and slope.value is not None and slope.error is not None and abs(slope.value - 1.0) > max(0.2, 2 * slope.error):
-        notes.append(f"{species}: MSD grows as τ^{slope.value:.2f}, not diffusive within this run; D depends on the fit window")
+        tracer = _with_late_fit(tracer, straight_line(curve, windows, latest_start(curve)))
+        notes.append(
+            f"{species}: MSD grows as τ^{slope.value:.2f} at the longest lags: this run does not reach diffusion; "
+            "the interval covers fits to all lags and to the longest only"
+        )
     return Diffusion(
-        species=species, tracer=tracer, msd=curve, detected=detected, slope=slope, fit_from=float(curve.x[start]), hops=hops, ions=ions,
-        intercept=Estimate(value=offset, error=offset_error, unit="Å²"), duration=duration, notes=notes,
-    )  # fmt: skip
+        species=species,
+        tracer=tracer,
+        msd=curve,
+        detected=detected,
+        slope=slope,
+        intercept=Estimate(value=offset, error=offset_error, unit="Å²"),
+        fit_from=float(curve.x[start]),
+        hops=hops,
+        ions=ions,
+        duration=duration,
+        notes=notes,
+    )
 
 
 def covariance(curve: Curve, windows: Float[np.ndarray, " lag"]) -> Float[np.ndarray, "lag lag"]:
@@ -212,7 +228,7 @@ def choose_start(curve: Curve, windows: Float[np.ndarray, " lag"]) -> int:
         Hausman, Econometrica 46, 1251 (1978), doi 10.2307/1913827.
     """
     lags = curve.x.numpy()
-    last = min(int(np.searchsorted(lags, lags[-1] / 4)), len(lags) - 4)
+    last = latest_start(curve)
     first = min(int(np.searchsorted(lags, RATTLING_TIME * (1 - 1e-9))), last)
     for start in range(first, last):
         slope, error, *_ = straight_line(curve, windows, start)
@@ -220,6 +236,11 @@ def choose_start(curve: Curve, windows: Float[np.ndarray, " lag"]) -> int:
         if all((m - slope) ** 2 <= 3.0**2 * max(e**2 - error**2, 0.0) for m, e, *_ in later):
             return start
     return last
+
+
+def latest_start(curve: Curve) -> int:
+    """Index of the lag at a quarter of the longest, with at least four lags left to fit."""
+    return min(int(np.searchsorted(curve.x.numpy(), curve.x[-1].item() / 4)), len(curve.x) - 4)
 
 
 def _given_start(curve: Curve, fit_from: float) -> int:
@@ -301,7 +322,7 @@ def _sampled(curve: Curve, windows: Float[np.ndarray, " lag"], start: int, hops:
     regression = Regression(group)
     regression.compute_covariance_matrix = lambda: spread
     with _alone(), np.errstate(all="ignore"):
-        state = np.random.RandomState(seed)  # noqa: NPY002
+        state = np.random.RandomState(seed)
         regression.bayesian_regression(start_dt=time[start], progress=False, random_state=state, n_samples=600, n_burn=300)
     draws = DIFFUSIVITY_CM2_S * np.asarray(regression.gradient.values) / (2 * DIMENSIONS * square)
     offsets = np.asarray(regression.intercept.values) / square
@@ -329,3 +350,11 @@ def _widened(tracer: Estimate, hops: int) -> Estimate:
     low, high = float(min(low, value * fewest)), float(max(high, value * most))
     error = max(float(tracer.error or 0.0), (high - low) / 3.92)
     return replace(tracer, error=error, interval=(low, high))
+
+
+def _with_late_fit(tracer: Estimate, line: tuple[float, float, float, float]) -> Estimate:
+    """The interval together with that of a fit to the longest lags (slope and error in Å²/fs)."""
+    factor = DIFFUSIVITY_CM2_S / (2 * DIMENSIONS)
+    low, high = tracer.interval or (0.0, 0.0)
+    low, high = min(low, max(0.0, factor * (line[0] - 1.96 * line[1]))), max(high, factor * (line[0] + 1.96 * line[1]))
+    return replace(tracer, error=max(float(tracer.error or 0.0), (high - low) / 3.92), interval=(low, high))

@@ -228,9 +228,9 @@ class PairScan:
 
 
 def force_flips(scan: PairScan) -> int:
-    """Sign changes of the pair force along the scan, counting one more where it starts attractive (atoms would fall together)."""
+    """Sign changes of the pair force along the scan, two more where it starts attractive (the atoms would fall together)."""
     signs = np.sign(scan.force[scan.force != 0.0])
-    return int((np.diff(signs) != 0.0).sum()) + int(len(signs) > 0 and signs[0] < 0)
+    return int((np.diff(signs) != 0.0).sum()) + 2 * int(len(signs) > 0 and signs[0] < 0)
 
 
 def energy_minima(scan: PairScan) -> int:

@@ -41,9 +41,11 @@ def frame_spacing(trajectory: Trajectory) -> float:
     if steps[0] <= 0 or len(uneven):
         first = int(uneven[0]) + 1 if len(uneven) else 1
         raise BadInput(
-            "trajectory", f"frame {first} comes {steps[first - 1]:g} fs after the one before it, others {np.median(steps):g} fs",
-            allowed="evenly spaced frames", fix="add the missing frames, or analyse the pieces apart",
-        )  # fmt: skip
+            "trajectory",
+            f"frame {first} comes {steps[first - 1]:g} fs after the one before it, others {np.median(steps):g} fs",
+            allowed="evenly spaced frames",
+            fix="add the missing frames, or analyse the pieces apart",
+        )
     return float(np.median(steps))
 
 
@@ -75,14 +77,15 @@ def mean_cell_positions(trajectory: Trajectory) -> Float[np.ndarray, "frame atom
     return positions @ (np.linalg.inv(cells) @ cells.mean(axis=0))
 
 
-def displacements(trajectory: Trajectory, *, species: str) -> Float[np.ndarray, "frame ion 3"]:
-    """Positions (Å) of the ions of one element less the mean displacement of all other atoms (the host) since frame 0.
+def displacements(trajectory: Trajectory, *, species: str, mobile: str | None = None) -> Float[np.ndarray, "frame ion 3"]:
+    """Positions (Å) of the ions of one element less the mean displacement of the host since frame 0.
 
-    Where the element is alone there is no host to refer to and nothing is subtracted.
+    The host is every atom that is not of the mobile element (default: not of `species`). Where there is none, nothing is
+    subtracted.
     """
     ions = atoms_of(trajectory, species)
     positions = mean_cell_positions(trajectory)
-    host = np.setdiff1d(np.arange(positions.shape[1]), ions)
+    host = np.setdiff1d(np.arange(positions.shape[1]), atoms_of(trajectory, mobile or species))
     if not len(host):
         return positions[:, ions]
     drift = (positions[:, host] - positions[0, host]).mean(axis=1, keepdims=True)

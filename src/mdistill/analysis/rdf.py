@@ -33,7 +33,9 @@ def largest_radius(trajectory: Trajectory) -> float:
     cells = trajectory.cell.double().cpu().numpy()
     volumes = np.abs(np.linalg.det(cells))
     if not np.isfinite(cells).all() or volumes.min() < 1e-3:
-        raise BadInput("cell", f"volume {volumes.min():g} Å³", allowed="a cell periodic in three directions", fix="an RDF needs a bulk cell")
+        raise BadInput(
+            "cell", f"volume {volumes.min():g} Å³", allowed="a cell periodic in three directions", fix="an RDF needs a bulk cell"
+        )
     faces = np.cross(cells[:, [1, 2, 0]], cells[:, [2, 0, 1]])
     return float((volumes[:, None] / np.linalg.norm(faces, axis=-1)).min() / 2)
 
@@ -61,9 +63,16 @@ def rdf(trajectory: Trajectory, *, pair: tuple[str, str], r_max: float | None = 
     first, second = (atoms_of(trajectory, symbol) for symbol in pair)
     same = pair[0] == pair[1]
     if not 0 < r_max <= allowed * (1 + 1e-9):
-        raise BadInput("r_max", f"{r_max:g} Å", allowed=f"0 to {allowed:.4g} Å, half the smallest height of the cell", fix="use a smaller one")
+        raise BadInput(
+            "r_max",
+            f"{r_max:g} Å",
+            allowed=f"0 to {allowed:.4g} Å, half the smallest height of the cell",
+            fix="use a smaller one",
+        )
     if bins < 1 or (same and len(first) < 2):
-        raise BadInput("pair", f"{'–'.join(pair)} with {bins} bins", allowed="at least one bin and two atoms", fix="choose another pair")
+        raise BadInput(
+            "pair", f"{'–'.join(pair)} with {bins} bins", allowed="at least one bin and two atoms", fix="choose another pair"
+        )
     positions, cells = trajectory.positions.double().cpu().numpy(), trajectory.cell.double().cpu().numpy()
     if not np.isfinite(positions).all():
         raise BadInput("trajectory", "NaN or infinite positions", allowed="finite numbers", fix="discard the broken frames")
@@ -73,36 +82,45 @@ def rdf(trajectory: Trajectory, *, pair: tuple[str, str], r_max: float | None = 
     blocks = max(1, min(blocks, len(positions)))
     profiles = np.stack(
         [
-            _shell_counts(positions[part], cells[part], first, second, r_max, bins, 1.0 / density[part]) / (len(part) * shells)
+            _shell_counts(positions[part], cells[part], 1.0 / density[part], atoms=(first, second), r_max=r_max, bins=bins)
+            / (len(part) * shells)
             for part in np.array_split(np.arange(len(positions)), blocks)
         ]
     )
     error = profiles.std(axis=0, ddof=1) / np.sqrt(blocks) if blocks > 1 else np.full(bins, np.nan)
     return Curve(
-        x=torch.from_numpy((edges[:-1] + edges[1:]) / 2), y=torch.from_numpy(profiles.mean(axis=0)), error=torch.from_numpy(error),
-        x_unit="Å", y_unit="", label="–".join(pair), blocks=torch.from_numpy(profiles),
-    )  # fmt: skip
+        x=torch.from_numpy((edges[:-1] + edges[1:]) / 2),
+        y=torch.from_numpy(profiles.mean(axis=0)),
+        error=torch.from_numpy(error),
+        x_unit="Å",
+        y_unit="",
+        label="–".join(pair),
+        blocks=torch.from_numpy(profiles),
+    )
 
 
 def _shell_counts(
-    positions: Float[np.ndarray, "frame atom 3"], cells: Float[np.ndarray, "frame 3 3"],
-    first: Int[np.ndarray, " a"], second: Int[np.ndarray, " b"],
-    r_max: float, bins: int, weights: Float[np.ndarray, " frame"],
-) -> Float[np.ndarray, " bin"]:  # fmt: skip
+    positions: Float[np.ndarray, "frame atom 3"],
+    cells: Float[np.ndarray, "frame 3 3"],
+    weights: Float[np.ndarray, " frame"],
+    *,
+    atoms: tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]],
+    r_max: float,
+    bins: int,
+) -> Float[np.ndarray, " bin"]:
     """Ordered pairs per shell, each frame's times its weight; pairs of an atom with itself left out."""
-    scaled = positions @ np.linalg.inv(cells)
+    scaled = (positions @ np.linalg.inv(cells)).transpose(0, 2, 1)
     metric = cells @ cells.transpose(0, 2, 1)
-    totals = np.zeros(bins)
+    first, second = atoms
     rows = max(1, CHUNK // len(second))
+    totals = np.zeros(bins)
     for frame, weight in enumerate(weights):
-        there = scaled[frame, second]
+        here, there = scaled[frame][:, first], scaled[frame][:, second]
         for begin in range(0, len(first), rows):
-            here = first[begin : begin + rows]
-            apart = there[None] - scaled[frame, here][:, None]
-            apart -= np.rint(apart)
-            squared = ((apart @ metric[frame]) * apart).sum(-1)
-            squared[here[:, None] == second[None]] = np.inf
-            near = np.sqrt(squared[squared < r_max**2])
+            apart = [there[k][None] - here[k][begin : begin + rows, None] for k in range(3)]
+            apart = [component - np.rint(component) for component in apart]
+            squared = sum(metric[frame, k, m] * apart[k] * apart[m] for k in range(3) for m in range(3) if metric[frame, k, m])
+            near = np.sqrt(squared[(squared < r_max**2) & (first[begin : begin + rows, None] != second)])
             totals += weight * np.bincount(np.minimum((near * (bins / r_max)).astype(np.int64), bins - 1), minlength=bins)
     return totals
 
@@ -154,7 +172,9 @@ def sampling_divergence(first: Curve, second: Curve) -> float:
 
 def _distributions(first: Curve, second: Curve) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]]:
     if first.x.shape != second.x.shape or not torch.allclose(first.x, second.x, atol=1e-9):
-        raise BadInput("rdf", "different shells", allowed="the same r_max and bins", fix="compute both with the same r_max and bins")
+        raise BadInput(
+            "rdf", "different shells", allowed="the same r_max and bins", fix="compute both with the same r_max and bins"
+        )
     p, q = first.y.numpy(), second.y.numpy()
     if not (p.sum() > 0 and q.sum() > 0):
         raise BadInput("rdf", f"{first.label}: no pair within r_max", allowed="at least one pair", fix="use a larger r_max")

@@ -74,16 +74,18 @@ def mean_of(series: Float[np.ndarray, " sample"], *, unit: str) -> Estimate:
     values = np.asarray(series, dtype=np.float64)
     if len(values) < 2 or not np.isfinite(values).all():
         raise BadInput(
-            "series", f"{len(values)} samples, finite: {bool(np.isfinite(values).all())}",
-            allowed="at least 2 finite samples", fix="run longer or discard less",
-        )  # fmt: skip
+            "series",
+            f"{len(values)} samples, finite: {bool(np.isfinite(values).all())}",
+            allowed="at least 2 finite samples",
+            fix="run longer or discard less",
+        )
     samples = effective_samples(values)
     return Estimate(
         value=float(values.mean()), error=float(values.std(ddof=1) / np.sqrt(samples)), unit=unit, samples=max(1, int(samples))
     )
 
 
-def block_error(series: Float[np.ndarray, "sample ..."], *, blocks: int = 10) -> Float[np.ndarray, "..."]:
+def block_error(series: Float[np.ndarray, "sample ..."], *, blocks: int = 10) -> Float[np.ndarray, "..."]:  # noqa: UP037
     r"""Standard error of the mean over the first axis from contiguous blocks.
 
     error = √( Σ_b (ȳ_b − ȳ)² / (B (B − 1)) )      ȳ_b: mean of block b   B: number of blocks

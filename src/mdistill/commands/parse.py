@@ -87,7 +87,7 @@ def stamped(results: Any, settings: Any, *, repeat: str = "") -> Any:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=plain(settings),
         hardware=hardware(),
-        provenance=results.provenance | {"commit": code["commit"]} | ({"repeat": repeat} if repeat else {}),
+        provenance=results.provenance | {"commit": code["commit"]} | ({"command_line": repeat} if repeat else {}),
     )
 
 

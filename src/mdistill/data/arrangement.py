@@ -63,6 +63,12 @@ class _Board:
         """[batch] number of pairs below their limit."""
         return (self.limits[states[:, self.first], states[:, self.second]] > self.distance).sum(axis=1)
 
+    def crowd(self, state: np.ndarray, kind: int) -> np.ndarray:
+        """[site] close pairs that species number `kind` would have on each site."""
+        count = len(state)
+        forward = np.bincount(self.first, self.limits[kind, state[self.second]] > self.distance, count)
+        return forward + np.bincount(self.second, self.limits[kind, state[self.first]] > self.distance, count)
+
     def fingerprint(self, state: np.ndarray) -> np.ndarray:
         """Sums of the matrix over element pairs: equal for symmetry-equivalent arrangements."""
         hot = (state[None] == np.arange(1, len(self.species))[:, None]).astype(float)
@@ -89,9 +95,7 @@ def find_arrangements(
     if ways <= settings.enumerate_up_to + 0.5:
         candidates = _enumerate(board, classes, settings.orderings)
     else:
-        runs = max(settings.anneals, settings.orderings)
-        candidates = [_anneal(board, classes, settings.sweeps, generator) for _ in range(runs)]
-        candidates = _anneal_more(board, classes, settings, generator, candidates)
+        candidates = _anneals(board, classes, settings, generator)
     good = [state for state in candidates if not board.too_close(state[None])[0]]
     if not good:
         raise _no_room(large, board, candidates[0])
@@ -99,20 +103,21 @@ def find_arrangements(
     return Arrangements(energies=board.energies(np.array(best)), numbers=species[np.array(best)])
 
 
-def _anneal_more(
-    board: _Board,
-    classes: list[SiteClass],
-    settings: DisorderSettings,
-    generator: np.random.Generator,
-    candidates: list[np.ndarray],
+def _anneals(
+    board: _Board, classes: list[SiteClass], settings: DisorderSettings, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """Further runs while distinct arrangements are missing, at most twice as many again."""
-    for _ in range(2 * settings.orderings):
-        good = [state for state in candidates if not board.too_close(state[None])[0]]
-        if len(_distinct(board, good, settings.orderings)) >= settings.orderings:
+    """Annealing runs, more of them while distinct orderings are missing; two without a way round close pairs end it."""
+    good: list[np.ndarray] = []
+    runs = max(settings.anneals, settings.orderings)
+    for run in range(runs + 2 * settings.orderings):
+        state = _anneal(board, classes, settings.sweeps, generator)
+        free = not board.too_close(state[None])[0]
+        good += [state] if free else []
+        if not good and run == 1:
+            return [state]
+        if run + 1 >= runs and len(_distinct(board, good, settings.orderings)) == settings.orderings:
             break
-        candidates = [*candidates, _anneal(board, classes, settings.sweeps, generator)]
-    return candidates
+    return good
 
 
 def _log_ways(one: SiteClass) -> float:
@@ -215,7 +220,7 @@ def _anneal(board: _Board, classes: list[SiteClass], sweeps: int, generator: np.
             nearest = np.argsort(-board.matrix[np.ix_(members, members)], axis=1, kind="stable")[:, 1 : 1 + _NEAREST]
             partners |= {int(site): (members, members[near]) for site, near in zip(members, nearest, strict=True)}
     neighbours = _neighbour_lists(board)
-    if not _free_of_close_pairs(board, state, partners, neighbours, generator):
+    if not _free_of_close_pairs(board, state, partners, generator):
         return state
     sites, charges, matrix = np.array(list(partners)), board.charges, board.matrix
     steps = sweeps * len(sites)
@@ -238,20 +243,27 @@ def _anneal(board: _Board, classes: list[SiteClass], sweeps: int, generator: np.
     return best[1]
 
 
-def _free_of_close_pairs(
-    board: _Board, state: np.ndarray, partners: _Lists, neighbours: _Lists, generator: np.random.Generator
-) -> bool:
-    """Swap atoms of close pairs to random places of their class, never for the worse, until none is left (in place)."""
-    for _ in range(500 * len(partners)):
+def _free_of_close_pairs(board: _Board, state: np.ndarray, partners: _Lists, generator: np.random.Generator) -> bool:
+    """Move atoms of close pairs to where they have fewest, now and then anywhere, until none is left (in place).
+
+    The min-conflicts heuristic: S. Minton et al., Artif. Intell. 58, 161 (1992), doi 10.1016/0004-3702(92)90007-K.
+    """
+    for _ in range(1000 + 20 * len(partners)):
         close = np.flatnonzero(board.limits[state[board.first], state[board.second]] > board.distance)
         if not len(close):
             return True
         k = close[generator.integers(len(close))]
         ends = [int(end[k]) for end in (board.first, board.second) if int(end[k]) in partners]
         i = ends[generator.integers(len(ends))]
-        j = int(generator.choice(partners[i][0]))
-        if state[i] != state[j]:
-            _swap(board, state, neighbours, i, j)
+        choices = partners[i][0][state[partners[i][0]] != state[i]]
+        here = board.crowd(state, state[i])
+        cost = here[choices] - here[i]
+        for kind in np.unique(state[choices]):
+            there, mine = board.crowd(state, kind), state[choices] == kind
+            cost[mine] += there[i] - there[choices[mine]]
+        lowest = choices[cost == cost.min()] if generator.random() < 0.9 else choices
+        j = int(lowest[generator.integers(len(lowest))])
+        state[i], state[j] = state[j], state[i]
     return False
 
 

@@ -25,8 +25,10 @@ class DisorderSettings:
         enumerate_up_to: All arrangements are tried up to this number; above it swap Monte Carlo searches.
         anneals: Monte Carlo annealing runs from different random starts.
         sweeps: Swap attempts per disordered site in each run.
-        like_factor: Two atoms of like charge may not be closer than this times the sum of their covalent radii.
-        unlike_factor: The same for opposite charges.
+        like_factor: Two cations (or two metals) may not be closer than this times the sum of their covalent radii.
+        least_like_factor: Where that leaves no arrangement, the factor is lowered in steps of 0.05 down to this.
+        unlike_factor: The same for a cation and an anion.
+        anion_factor: The same for two anions.
         most_sites: Largest number of sites (occupied or not) in the supercell.
     """
 
@@ -35,7 +37,9 @@ class DisorderSettings:
     anneals: int = 4
     sweeps: int = 300
     like_factor: float = 0.8
+    least_like_factor: float = 0.7
     unlike_factor: float = 0.65
+    anion_factor: float = 1.4
     most_sites: int = 5000
 
     def __post_init__(self) -> None:
@@ -44,9 +48,9 @@ class DisorderSettings:
                 raise BadInput(name, f"{getattr(self, name)}", allowed="at least 1", fix=f"choose a positive {name}")
         if self.enumerate_up_to < 0:
             raise BadInput("enumerate_up_to", f"{self.enumerate_up_to}", allowed="at least 0", fix="0 for Monte Carlo always")
-        for name in ("like_factor", "unlike_factor"):
-            if not 0.0 <= getattr(self, name) <= 1.2:
-                raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 1.2", fix="the defaults are 0.8 and 0.65")
+        for name in ("like_factor", "least_like_factor", "unlike_factor", "anion_factor"):
+            if not 0.0 <= getattr(self, name) <= 2.0:
+                raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 2", fix="leave it at its default")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,9 +214,21 @@ def order(
         )
     charges = charges_of(crystal)
     classes = site_classes(large, charges)
-    limits = closest_allowed(charges, settings)
-    generator = np.random.default_rng(seed)
-    found = find_arrangements(large, classes, charges=charges, limits=limits, settings=settings, generator=generator)
+    while True:
+        try:
+            found = find_arrangements(
+                large,
+                classes,
+                charges=charges,
+                limits=closest_allowed(charges, settings),
+                settings=settings,
+                generator=np.random.default_rng(seed),
+            )
+            break
+        except BadInput:
+            if settings.like_factor - 0.05 < settings.least_like_factor - 1e-9:
+                raise
+            settings = replace(settings, like_factor=settings.like_factor - 0.05)
     rule = describe(crystal, large, classes, charges=charges, settings=settings, found=found)
     return [
         Ordering(crystal=_filled(large, numbers), energy=float(energy), rule=rule)
@@ -231,10 +247,10 @@ def _filled(large: Crystal, numbers: np.ndarray) -> Crystal:
 
 
 def closest_allowed(charges: dict[int, float], settings: DisorderSettings) -> dict[tuple[int, int], float]:
-    """Least distance (Å) of each pair of elements: a factor times the sum of covalent radii, like or unlike charges.
+    """Least distance (Å) of each pair of elements: a factor times the sum of covalent radii, by the signs of the charges.
 
-    Like charges are never neighbours in a salt, so a pair such as Li–Li nearer than 2.05 Å (0.8 × 2.56) means two
-    halves of one split site; opposite charges may come much closer than the sum of radii (P–O in phosphate 0.9 of it).
+    Ions of like charge are no neighbours in a salt, so Li–Li nearer than 2.05 Å (0.8 × 2.56) or O–O nearer than 1.85 Å
+    (1.4 × 1.32) means two halves of one split site; opposite charges bond, and come close to the sum (P–O: 0.9 of it).
 
     Reference:
         Radii: B. Cordero et al., Dalton Trans. 2832 (2008), doi 10.1039/b801115j.
@@ -244,7 +260,8 @@ def closest_allowed(charges: dict[int, float], settings: DisorderSettings) -> di
     limits = {}
     for a, qa in charges.items():
         for b, qb in charges.items():
-            factor = settings.unlike_factor if qa * qb < 0 else settings.like_factor
+            like = settings.anion_factor if max(qa, qb) < 0 else settings.like_factor
+            factor = settings.unlike_factor if qa * qb < 0 else like
             limits[a, b] = 0.0 if VACANCY in (a, b) else float(factor * (covalent_radii[a] + covalent_radii[b]))
     return limits
 
@@ -289,8 +306,9 @@ def describe(
         "Whole atoms by the largest remainder rule under charge neutrality: " + "; ".join(parts) + ".",
         f"Composition {formula(total)}; by occupancy {large.formula}.",
         f"Formal charges {signs}; {search} by Ewald energy.",
-        f"Pairs closer than {settings.like_factor:g} (like charges) or {settings.unlike_factor:g} (opposite) times the sum of "
-        f"covalent radii were rejected ({_examples(classes, charges, settings)}).",
+        f"Pairs closer than {settings.like_factor:.3g} (cations), {settings.anion_factor:g} (anions) or "
+        f"{settings.unlike_factor:g} (cation and anion) times the sum of covalent radii were rejected "
+        f"({_examples(classes, charges, settings)}).",
     ]
     net, positive = net_charge(crystal.composition, charges), positive_charge(crystal.composition, charges)
     if abs(net) > 0.005 * positive:

@@ -33,7 +33,9 @@ def closest_ratio(system: System, floors: dict[tuple[int, int], float]) -> float
         return math.inf
     lengths = edge_vectors(graph).square().sum(1).sqrt()
     first, second = system.numbers[graph.receiver].tolist(), system.numbers[graph.sender].tolist()
-    limits = torch.tensor([floors.get((min(a, b), max(a, b)), 0.0) for a, b in zip(first, second, strict=True)]).to(lengths)
+    limits = torch.tensor(
+        [floors.get((min(a, b), max(a, b)), 0.0) for a, b in zip(first, second, strict=True)], dtype=lengths.dtype
+    )
     return float((lengths / limits).min())
 
 
@@ -95,17 +97,18 @@ def select(
         return []
     known = [describe(system) for system in reference]
     points = torch.stack([describe(candidates[k]) for k in kept])
-    scale = (
-        torch.cat([torch.stack(known), points]).std(0).clamp_min(1e-12) if known else points.std(0, correction=0).clamp_min(1e-12)
-    )
+    scale = torch.cat([*(vector.unsqueeze(0) for vector in known), points]).std(0, correction=0).clamp_min(1e-12)
     points = points / scale
-    centre = points.mean(0, keepdim=True) if not known else torch.stack(known) / scale
-    distance = torch.cdist(points, centre).amin(1)
+    if known:
+        distance = torch.cdist(points, torch.stack(known) / scale).amin(1)
+    else:
+        distance = (points - points.mean(0)).square().sum(1).sqrt()
     chosen: list[int] = []
     while len(chosen) < min(count, len(kept)):
         best = int(distance.argmax())
+        from_best = (points - points[best]).square().sum(1).sqrt()
+        distance = torch.minimum(distance, from_best) if known or chosen else from_best
         chosen.append(best)
-        distance = torch.minimum(distance, (points - points[best]).square().sum(1).sqrt())
         distance[chosen] = -1.0
     return [kept[k] for k in chosen]
 

@@ -46,8 +46,6 @@ def check_file(path: Path) -> str:
         BadInput: No such file, a folder, empty, larger than LARGEST_FILE, UTF-16, binary, no known format, or more than
             MOST_ATOMS atoms announced.
     """
-    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
-
     if not path.exists():
         raise BadInput(path, "no such file", allowed=READABLE, fix="check the path; quote it if it holds spaces")
     if not path.is_file():
@@ -63,28 +61,35 @@ def check_file(path: Path) -> str:
             fix="cut out the one structure you need, or use `mdistill analyse`",
         )
     head = _head(path)
-    plain_suffix = Path(path.stem).suffix.lower() if path.suffix.lower() in _OPENERS else path.suffix.lower()
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise BadInput(
             path, "encoded as UTF-16", allowed="UTF-8 or ASCII text", fix=f"iconv -f UTF-16 -t UTF-8 '{path}' > new_file"
         )
-    if plain_suffix in (".cif", ".mcif") or re.search(rb"(?mi)^\s*_cell_length_a\s", head):
+    kind = _format(path, head)
+    _refuse_huge(path, kind, head)
+    return kind
+
+
+def _format(path: Path, head: bytes) -> str:
+    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _OPENERS]
+    if suffixes[-1:] in ([".cif"], [".mcif"]) or re.search(rb"(?mi)^\s*_cell_length_a\s", head):
         kind = "cif"
     else:
         try:
             kind = filetype(str(path), read=True)
-        except (UnknownFileTypeError, UnicodeDecodeError) as error:
-            raise BadInput(
-                path,
-                "its format is not recognised" if b"\0" not in head else "binary, and not a format that is recognised",
-                allowed=READABLE,
-                fix="give the file the extension of its format (.cif, .vasp, .xyz, .extxyz, .traj)",
-            ) from error
-    if kind in _UNSAFE or kind not in ioformats or not ioformats[kind].can_read:
-        raise BadInput(path, f"of format {kind!r}, which is not read here", allowed=READABLE, fix="convert it with `ase convert`")
+        except (UnknownFileTypeError, UnicodeDecodeError):
+            kind = "unknown"
+    if kind not in ioformats or kind in _UNSAFE or not ioformats[kind].can_read:
+        raise BadInput(
+            path,
+            "binary, and of no format that is recognised" if b"\0" in head else "its format is not recognised",
+            allowed=READABLE,
+            fix="give the file the extension of its format (.cif, .vasp, .xyz, .extxyz, .traj), or convert it with `ase convert`",
+        )
     if b"\0" in head and (kind == "cif" or not ioformats[kind].isbinary):
         raise BadInput(path, f"binary, although its name says {kind}", allowed=READABLE, fix="export the structure again as text")
-    _refuse_huge(path, kind, head)
     return kind
 
 
@@ -241,7 +246,8 @@ def _check_distances(crystal: Crystal) -> None:
     over = np.flatnonzero(occupied[i] + occupied[j] > 1.01)
     radius = np.array([max(covalent_radii[n] for n in site.occupancies) for site in crystal.sites])
     shortest = _nearest_ratios(crystal, radius, occupied > 0.99)
-    if len(shortest) and np.median(shortest) < 0.35:
+    dense = crystal.volume < 1.0 * len(crystal.sites) or not all(crystal.pbc)
+    if dense and len(shortest) and np.quantile(shortest, 0.9) < 0.35:
         raise _wrong_unit(crystal, float(np.median(shortest)), "nm", "multiply all lengths by 10")
     if len(over):
         k = over[np.argmin(distance[over])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +15,11 @@ from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput
 from mdistill.io.trajectories import HDF5_SUFFIXES, read_hdf5
+from mdistill.io.unwrap import joint_is_doubled, order_changed, unwrap
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar
 from mdistill.types import Trajectory
 
 READABLE = "extxyz, ASE .traj, vasprun.xml, XDATCAR(.gz), LAMMPS dump, our HDF5, or another trajectory that ASE reads"
-LARGEST_MOVE = 0.4
-"""Share of the cell an atom may move between frames; half a cell cannot be told from the other way round."""
-SUSPECT_MOVE = 1.5
-"""Å in one frame from which a change of the atom order is looked for."""
 LARGEST_SPEED = 0.1
 """Å/fs; the median atom is slower below some 10⁴ K, so a faster one means a wrong time step."""
 _NOT_TRAJECTORIES = {"bundletrajectory", "mysql", "postgresql", "sqlite3", "db", "json", "png", "eps", "pov", "x3d"}
@@ -69,14 +67,16 @@ def read_trajectory(
     """
     files = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not files or stride < 1 or (time_step_fs is not None and not 0 < time_step_fs < np.inf):
-        subject, found = ("paths", "no file") if not files else ("stride", stride) if stride < 1 else ("--frame-time-fs", time_step_fs)
+        subject, found = (
+            ("paths", "no file") if not files else ("stride", stride) if stride < 1 else ("--frame-time-fs", time_step_fs)
+        )
         raise BadInput(subject, f"{found!r}", allowed="at least one file, stride ≥ 1, time > 0 fs", fix="correct the value")
     runs = [_read_run(path, elements) for path in files]
     for run in runs:
         _check_run(run)
     spacing, notes = _spacing(runs, time_step_fs)
     joined, join_notes = _join(runs)
-    positions, unwrap_notes = _unwrap(joined, [len(run.positions) for run in runs])
+    positions, unwrap_notes = unwrap(joined.positions, joined.cells, joined.numbers, path=joined.path)
     _check_speed(positions, spacing, joined.path)
     count = len(positions)
     keep = slice(None, None, stride)
@@ -98,10 +98,13 @@ def _read_run(path: Path, elements: Sequence[str]) -> _Run:
     if path.suffix.lower() in HDF5_SUFFIXES:
         stored = read_hdf5(path)
         return _Run(
-            path=path, numbers=stored.numbers.numpy(), positions=stored.positions.double().numpy(),
-            cells=stored.cell.double().numpy(), times=stored.times.double().numpy(),
+            path=path,
+            numbers=stored.numbers.numpy(),
+            positions=stored.positions.double().numpy(),
+            cells=stored.cell.double().numpy(),
+            times=stored.times.double().numpy(),
             momenta=None if stored.momenta is None else stored.momenta.double().numpy(),
-        )  # fmt: skip
+        )
     if is_xdatcar(path):
         numbers, positions, cells, steps = read_xdatcar(path, elements=elements)
         return _Run(path=path, numbers=numbers, positions=positions, cells=cells, steps=steps)
@@ -129,19 +132,24 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
         raise
     except Exception as error:
         raise BadInput(
-            path, f"cannot be read as {kind} beyond frame {len(frames)} ({type(error).__name__}: {str(error)[:120]})",
-            allowed=READABLE, fix="check whether the file is complete; cut off a broken last frame",
-        ) from error  # fmt: skip
+            path,
+            f"cannot be read as {kind} beyond frame {len(frames)} ({type(error).__name__}: {str(error)[:120]})",
+            allowed=READABLE,
+            fix="check whether the file is complete; cut off a broken last frame",
+        ) from error
     if not frames:
         raise BadInput(path, "no frames", allowed=READABLE, fix="check the file")
     numbers = np.array(frames[0].numbers)
     if kind.startswith("lammps-dump") and elements and numbers.max() <= len(elements):
         numbers = np.array([_number(elements[n - 1]) for n in numbers])
     return _Run(
-        path=path, numbers=numbers, positions=np.stack([a.positions for a in frames]),
+        path=path,
+        numbers=numbers,
+        positions=np.stack([a.positions for a in frames]),
         cells=np.stack([np.array(a.cell) * np.array(a.pbc)[:, None] for a in frames]),
-        steps=_labels(frames, ("step", "timestep")), times=_labels(frames, ("time_fs",)),
-    )  # fmt: skip
+        steps=_labels(frames, ("step", "timestep")),
+        times=_labels(frames, ("time_fs",)),
+    )
 
 
 def _number(symbol: str) -> int:
@@ -164,21 +172,16 @@ def _check_same(path: Path, frames: Sequence[Any], atoms: Any) -> None:
     first, now = frames[0].numbers, atoms.numbers
     if len(first) != len(now):
         raise BadInput(
-            path, f"frame {len(frames) + 1} has {len(now)} atoms, frame 1 has {len(first)}", allowed="the same atoms in every frame",
+            path,
+            f"frame {len(frames) + 1} has {len(now)} atoms, frame 1 has {len(first)}",
+            allowed="the same atoms in every frame",
             fix="analyse runs of one composition; trajectories with inserted or lost atoms cannot be used",
-        )  # fmt: skip
+        )
     if not np.array_equal(first, now):
         k = int(np.argmax(first != now))
-        raise _order_changed(
+        raise order_changed(
             path, len(frames) + 1, f"atom {k + 1} is {chemical_symbols[now[k]]}, {chemical_symbols[first[k]]} in frame 1"
         )
-
-
-def _order_changed(path: Path, frame: int, detail: str) -> BadInput:
-    return BadInput(
-        path, f"the order of the atoms changes at frame {frame}: {detail}", allowed="the same order in every frame",
-        fix="sort every frame by atom id (LAMMPS: dump_modify sort id)",
-    )  # fmt: skip
 
 
 def _check_run(run: _Run) -> None:
@@ -191,9 +194,11 @@ def _check_run(run: _Run) -> None:
     bad = ~(np.isfinite(run.positions).all(axis=(1, 2)) & np.isfinite(run.cells).all(axis=(1, 2)))
     if bad.any():
         raise BadInput(
-            run.path, f"NaN or infinity in frame {int(np.argmax(bad)) + 1} ({int(bad.sum())} such frames)",
-            allowed="finite coordinates", fix="cut the run off before it broke",
-        )  # fmt: skip
+            run.path,
+            f"NaN or infinity in frame {int(np.argmax(bad)) + 1} ({int(bad.sum())} such frames)",
+            allowed="finite coordinates",
+            fix="cut the run off before it broke",
+        )
     periodic = np.linalg.norm(run.cells[0], axis=1) > 1e-6
     first = Atoms(numbers=run.numbers, positions=run.positions[0], cell=run.cells[0], pbc=periodic)
     check_crystal(from_atoms(first, source=str(run.path)))
@@ -206,22 +211,32 @@ def _check_run(run: _Run) -> None:
         if len(uneven) or usual <= 0:
             k = int(uneven[0]) if len(uneven) else 0
             raise BadInput(
-                run.path, f"{what} {labels[k]:g} (frame {k + 1}) is followed by {labels[k + 1]:g}, elsewhere they are {usual:g} apart",
-                allowed="every frame, evenly spaced", fix="frames are missing or doubled: restore them, or analyse the pieces apart",
-            )  # fmt: skip
+                run.path,
+                f"{what} {labels[k]:g} (frame {k + 1}) is followed by {labels[k + 1]:g}, elsewhere they are {usual:g} apart",
+                allowed="every frame, evenly spaced",
+                fix="frames are missing or doubled: restore them, or analyse the pieces apart",
+            )
 
 
 def _spacing(runs: Sequence[_Run], given: float | None) -> tuple[float, list[str]]:
     told = [float(np.median(np.diff(run.times))) for run in runs if run.times is not None and len(run.times) > 1]
     if not told and given is None:
         raise BadInput(
-            runs[0].path, "the file does not tell the time between its frames", allowed="a time in fs", fix="give it: --frame-time-fs 100"
+            runs[0].path,
+            "the file does not tell the time between its frames",
+            allowed="a time in fs",
+            fix="give it: --frame-time-fs 100",
         )
     if told and max(told) - min(told) > 1e-3 * min(told):
-        raise BadInput("paths", f"times between frames of {told} fs", allowed="the same in all runs", fix="analyse the runs apart")
+        raise BadInput(
+            "paths", f"times between frames of {told} fs", allowed="the same in all runs", fix="analyse the runs apart"
+        )
     if told and given is not None and abs(told[0] - given) > 1e-3 * given:
         raise BadInput(
-            "--frame-time-fs", f"{given:g} fs, but {runs[0].path} says {told[0]:g} fs", allowed=f"{told[0]:g}", fix="leave the option out"
+            "--frame-time-fs",
+            f"{given:g} fs, but {runs[0].path} says {told[0]:g} fs",
+            allowed=f"{told[0]:g}",
+            fix="leave the option out",
         )
     return (told[0], []) if told else (float(given or 0.0), [f"time between frames: {given:g} fs, as given"])
 
@@ -230,25 +245,66 @@ def _join(runs: Sequence[_Run]) -> tuple[_Run, list[str]]:
     """All runs end to end; a frame stored at the end of one run and again at the start of the next is kept once."""
     first, notes = runs[0], []
     parts = [first]
-    for before, run in zip(runs[:-1], runs[1:], strict=True):
+    for before, run in itertools.pairwise(runs):
         if not np.array_equal(run.numbers, first.numbers):
             raise BadInput(
-                run.path, f"other atoms, or another order, than {first.path} ({len(run.numbers)} and {len(first.numbers)} atoms)",
-                allowed="runs of one system", fix="give the runs of one system only",
-            )  # fmt: skip
-        same = np.abs(_nearest(run.positions[0] - before.positions[-1], run.cells[0])).max() < 1e-5
-        if same:
-            notes.append(f"{run.path.name}: its first frame repeats the last of {before.path.name} and is left out")
-        _check_continues(before, run, doubled=bool(same))
-        keep = slice(1 if same else 0, None)
+                run.path,
+                f"other atoms, or another order, than {first.path} ({len(run.numbers)} and {len(first.numbers)} atoms)",
+                allowed="runs of one system",
+                fix="give the runs of one system only",
+            )
+        doubled = joint_is_doubled(before.positions, run.positions, run.cells, path=run.path)
+        _check_counter(before, run, doubled=doubled)
+        if doubled:
+            notes.append(f"{run.path}: its first frame repeats the last of {before.path} and is left out")
+        keep = slice(1 if doubled else 0, None)
         parts.append(
-            replace(run, positions=run.positions[keep], cells=run.cells[keep], momenta=None if run.momenta is None else run.momenta[keep])
+            replace(
+                run,
+                positions=run.positions[keep],
+                cells=run.cells[keep],
+                momenta=None if run.momenta is None else run.momenta[keep],
+            )
         )
     if len(runs) > 1:
         notes.append(f"{len(runs)} runs joined end to end")
     momenta = [p.momenta for p in parts if p.momenta is not None]
     joined = replace(
-        first, positions=np.concatenate([p.positions for p in parts]), cells=np.concatenate([p.cells for p in parts]),
-        momenta=np.concatenate(momenta) if len(momenta) == len(parts) else None, steps=None, times=None,
-    )  # fmt: skip
+        first,
+        positions=np.concatenate([p.positions for p in parts]),
+        cells=np.concatenate([p.cells for p in parts]),
+        momenta=np.concatenate(momenta) if len(momenta) == len(parts) else None,
+        steps=None,
+        times=None,
+    )
     return joined, notes
+
+
+def _check_counter(before: _Run, run: _Run, *, doubled: bool) -> None:
+    """Where steps or times count on from one run to the next, no frame may be missing between them."""
+    for last, now, what in ((before.steps, run.steps, "step"), (before.times, run.times, "time")):
+        if last is None or now is None or len(last) < 2 or now[0] <= last[0]:
+            continue
+        usual = float(np.median(np.diff(last)))
+        gap = float(now[0] - last[-1])
+        restarted = now[0] <= last[-1] and not doubled
+        if not restarted and abs(gap - (0.0 if doubled else usual)) > 1e-3 * usual:
+            raise BadInput(
+                run.path,
+                f"begins at {what} {now[0]:g}, {before.path} ends at {last[-1]:g}; frames are {usual:g} apart",
+                allowed="runs that follow each other without a gap",
+                fix="add the missing run, or analyse the runs apart",
+            )
+
+
+def _check_speed(positions: Float[np.ndarray, "frame atom 3"], spacing: float, path: Path) -> None:
+    if len(positions) < 2:
+        raise BadInput(path, "a single frame", allowed="at least two frames", fix="name a trajectory, not a structure")
+    speed = float(np.median(np.linalg.norm(np.diff(positions, axis=0), axis=-1))) / spacing
+    if speed > LARGEST_SPEED:
+        raise BadInput(
+            path,
+            f"the median atom moves at {speed:.3g} Å/fs with {spacing:g} fs between frames",
+            allowed=f"at most {LARGEST_SPEED} Å/fs (10⁴ K)",
+            fix="give the time between frames in fs, not ps: --frame-time-fs",
+        )

@@ -123,7 +123,7 @@ def formula(composition: dict[int, float]) -> str:
 
     late = {1: 90, 7: 91, 8: 96, 9: 99, 16: 95, 17: 98, 34: 94, 35: 97, 52: 93, 53: 96.5}
     parts = sorted(composition.items(), key=lambda item: (late.get(item[0], 0), item[0]))
-    return "".join(f"{chemical_symbols[number]}{count:.4g}" for number, count in parts)
+    return "".join(chemical_symbols[number] + (f"{count:.4g}" if abs(count - 1.0) > 1e-9 else "") for number, count in parts)
 
 
 def read_structure(path: str | Path, *, index: int = -1) -> Crystal:

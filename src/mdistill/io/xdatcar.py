@@ -31,7 +31,7 @@ def read_xdatcar(
     path: Path, *, elements: Sequence[str] = ()
 ) -> tuple[
     Int[np.ndarray, " atom"], Float[np.ndarray, "frame atom 3"], Float[np.ndarray, "frame 3 3"], Int[np.ndarray, " frame"]
-]:  # fmt: skip
+]:
     """Atomic numbers, Cartesian positions (Å, as in the file: wrapped), cells (Å) and the configuration number of each frame.
 
     Args:
@@ -60,14 +60,18 @@ def read_xdatcar(
         try:
             rows = np.array(" ".join(lines[start + 1 : start + 1 + count]).split(), dtype=np.float64).reshape(count, -1)[:, :3]
         except ValueError as error:
-            raise _bad(path, f"frame {frame + 1} of {len(starts)} holds no {count} lines of coordinates (lines {start + 2} to {end})") from error
+            raise _bad(
+                path, f"frame {frame + 1} of {len(starts)} holds no {count} lines of coordinates (lines {start + 2} to {end})"
+            ) from error
         frames.append(rows if _FRAME.match(lines[start])[1].lower() == "cartesian" else rows @ cell)  # type: ignore[index]
         cells.append(cell)
     labels = np.array([int(_FRAME.match(lines[k])[2]) for k in starts])  # type: ignore[index]
     return numbers, np.stack(frames), np.stack(cells), labels
 
 
-def _header(path: Path, lines: Sequence[str], elements: Sequence[str]) -> tuple[Int[np.ndarray, " atom"], Float[np.ndarray, "3 3"]]:
+def _header(
+    path: Path, lines: Sequence[str], elements: Sequence[str]
+) -> tuple[Int[np.ndarray, " atom"], Float[np.ndarray, "3 3"]]:
     try:
         scale = float(lines[1])
         cell = np.array([[float(word) for word in lines[k].split()[:3]] for k in (2, 3, 4)])
@@ -78,9 +82,11 @@ def _header(path: Path, lines: Sequence[str], elements: Sequence[str]) -> tuple[
         raise _bad(path, f"the header cannot be read ({error})") from error
     if len(symbols) != len(counts) or any(s not in atomic_numbers for s in symbols):
         raise BadInput(
-            path, f"symbols {symbols} for counts {counts}", allowed="one element symbol per count",
+            path,
+            f"symbols {symbols} for counts {counts}",
+            allowed="one element symbol per count",
             fix="name the elements in the order of the counts (--elements Li P S Cl)",
-        )  # fmt: skip
+        )
     if cell.shape != (3, 3) or not np.isfinite(cell).all():
         raise _bad(path, "the lattice vectors are not 3 × 3 finite numbers")
     length = scale if scale > 0 else (-scale / abs(np.linalg.det(cell))) ** (1 / 3)

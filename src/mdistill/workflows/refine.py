@@ -7,10 +7,12 @@ what makes its own dynamics trustworthy (`distill` does at least one round).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from shutil import copyfile
 
+from mdistill.analysis.accuracy import accuracy
 from mdistill.data.screen import select
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
@@ -21,11 +23,12 @@ from mdistill.io.results import Cell, Results, Table
 from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.simulate import SimulateSettings, simulate
 from mdistill.training.checkpoint import load_model
-from mdistill.training.potential import TrainingResult, TrainSettings, train_potential
+from mdistill.training.potential import TrainingResult, TrainSettings, evaluate, train_potential
 from mdistill.types import Estimate, LabelledFrame, Potential, System
 from mdistill.workflows.label import label_structures
 from mdistill.workflows.label_plan import LabelSettings
 from mdistill.workflows.settings import RefineSettings
+from mdistill.workflows.tables import scaled
 
 _BLOCKS_PER_ROUND = 1_000_000
 
@@ -70,7 +73,7 @@ def refine(
     rows: list[list[Cell]] = []
     for number in range(1, settings.rounds + 1):
         home = folder / f"round-{number}"
-        new, notes = _label_own_frames(rounds, number, everything, load_model(student), home, stop)
+        new, notes = _label_own_frames(rounds, number, everything, load_model(student), home, stop=stop)
         before = _force_error(student, new)
         everything += new
         result = train_potential(everything, refit, home / "train", stop=stop, start_from=student)
@@ -90,7 +93,7 @@ def refine(
 
 
 def _label_own_frames(
-    rounds: Rounds, number: int, known: Sequence[LabelledFrame], student: Potential, home: Path, stop: StopRequest
+    rounds: Rounds, number: int, known: Sequence[LabelledFrame], student: Potential, home: Path, *, stop: StopRequest
 ) -> tuple[list[LabelledFrame], str]:
     """The student's MD from each structure at each temperature, screened and labelled; what broke, in words."""
     store, notes = LabelStore(home / "labels"), []
@@ -139,10 +142,6 @@ def _frames(trajectory: Path, system: System) -> list[System]:
 
 
 def _force_error(student: Path, frames: Sequence[LabelledFrame]) -> Estimate:
-    from mdistill.analysis.accuracy import accuracy
-    from mdistill.training.potential import evaluate
-
     if not frames:
         return Estimate(value=None, error=None, unit="meV/Å", samples=0)
-    found = accuracy(list(frames), evaluate(load_model(student), frames)).force["all"].mean_absolute
-    return replace(found, value=1e3 * (found.value or 0.0), error=1e3 * (found.error or 0.0), unit="meV/Å")
+    return scaled(accuracy(frames, evaluate(load_model(student), frames)).force["all"].mean_absolute, 1e3, "meV/Å")

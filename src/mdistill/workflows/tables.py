@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from mdistill.analysis.accuracy import Deviation
 from mdistill.data.prepare import Preparation
-from mdistill.io.results import Figure, Results, Series, Table
+from mdistill.data.store import LabelStore
+from mdistill.errors import BadInput
+from mdistill.io.results import Cell, Figure, Results, Series, Table
 from mdistill.training.potential import TrainingResult
-from mdistill.types import Estimate
+from mdistill.types import Estimate, LabelledFrame
+from mdistill.units import GPA
 
 
 def relaxation_table(done: Preparation) -> Table:
@@ -72,3 +80,58 @@ def training_results(result: TrainingResult, title: str) -> Results:
     if result.curvature_error is not None:
         values["curvature_error"] = Estimate(value=result.curvature_error, error=None, unit="", samples=result.held_out_frames)
     return Results(command="train", values=values, figures=[figure] if rows else [], provenance={"model_sha256": result.sha256})
+
+
+def read_labels(path: Path) -> list[LabelledFrame]:
+    """All labels of a label folder, or of a run folder: its `label` stage and its on-policy rounds.
+
+    Raises:
+        BadInput: No labels there.
+    """
+    folders = [path, path / "label", *sorted(path.glob("refine/round-*/labels"))]
+    frames: list[LabelledFrame] = []
+    for number, folder in enumerate(f for f in folders if (f / "labels.jsonl").is_file()):
+        frames += [replace(frame, block=frame.block + 1_000_000 * number) for frame in LabelStore(folder).read()]
+    if not frames:
+        raise BadInput(path, "no labels", allowed="a folder made by `mdistill label` or `mdistill distill`", fix="label first")
+    return frames
+
+
+def accuracy_results(result: TrainingResult) -> Results:
+    """Errors on the held-out blocks by temperature and element, and parity plots."""
+    tables = [
+        _errors("force", "Force error on held-out blocks", "meV/Å", 1e3, result.accuracy.force),
+        _errors("energy", "Energy error on held-out blocks", "meV/atom", 1e3, result.accuracy.energy),
+        _errors("stress", "Stress error on held-out blocks", "GPa", 1.0 / GPA, result.accuracy.stress),
+    ]
+    units = {"force": "eV/Å", "energy": "eV/atom", "stress": "eV/Å³"}
+    figures = [
+        Figure(
+            name=f"parity_{name}",
+            title=f"{name.capitalize()}: student against teacher",
+            section="accuracy",
+            kind="parity",
+            x_label=f"teacher ({units[name]})",
+            y_label=f"student ({units[name]})",
+            series=[Series(label="held out", x=[x for x, _ in pairs], y=[y for _, y in pairs], style="points")],
+        )
+        for name, pairs in result.parity.items()
+    ]
+    return Results(command="train", tables=[table for table in tables if table.rows], figures=figures)
+
+
+def _errors(name: str, title: str, unit: str, scale: float, groups: Mapping[str, Deviation]) -> Table:
+    rows: list[list[Cell]] = [
+        [group, scaled(one.mean_absolute, scale, unit), scale * one.root_mean_square, scale * one.scale]
+        for group, one in groups.items()
+    ]
+    columns = ["group", f"MAE ({unit})", f"RMSE ({unit})", f"size of the quantity ({unit})"]
+    return Table(name=f"errors_{name}", title=title, section="accuracy", columns=columns, rows=rows)
+
+
+def scaled(estimate: Estimate, factor: float, unit: str) -> Estimate:
+    """The estimate in another unit."""
+    value, error = estimate.value, estimate.error
+    return replace(
+        estimate, value=None if value is None else factor * value, error=None if error is None else factor * error, unit=unit
+    )

@@ -96,7 +96,7 @@ def _error_table(found: Accuracy) -> Table:
         section="accuracy",
         columns=["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |F| (meV/Å)", "energy MAE (meV/atom)", "stress MAE (GPa)"],
         rows=rows,
-        caption="Held-out time blocks by temperature and element. Force errors are per component, |F| is the length of the force.",
+        caption="Held-out time blocks by temperature and element. Force errors per component; |F| is the length of the force.",
     )
 
 

@@ -1,0 +1,52 @@
+"""mdistill analyse: RDF, MSD, diffusivity and conductivity of any trajectory."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mdistill.commands.parse import finish, output_folder, parse, stamped
+from mdistill.workflows.analyse import AnalyseSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyseArguments:
+    """Which trajectory."""
+
+    trajectories: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Files of one trajectory in order (joined end to end): our .h5, a run folder, XDATCAR (also .gz), extxyz, .traj, …"""
+    out: Path
+    """Folder for results.json and report.html."""
+    settings: Annotated[AnalyseSettings, tyro.conf.arg(name="")]
+
+
+HELP = """\
+Radial distribution functions, mean square displacement, tracer diffusivity and Nernst–Einstein conductivity with error
+bars, from any trajectory ASE can read. Wrapped coordinates are unwrapped (and said so); ions that do not hop are reported
+as below detection, with an upper limit.
+
+examples:
+  mdistill analyse runs/md700 --species Li --temperature-K 700 --out runs/analysis
+  mdistill analyse run1/XDATCAR.gz run2/XDATCAR.gz --species Li --temperature-K 500 --frame-time-fs 100 --out runs/aimd
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Analyse; prints the transport table."""
+    given = parse(AnalyseArguments, arguments, program="mdistill analyse", description=HELP)
+    from mdistill.workflows.analyse import analyse
+
+    results = analyse([_file(path) for path in given.trajectories], given.settings)
+    command = "mdistill analyse " + shlex.join(arguments)
+    finish(stamped(results, given.settings, repeat=command), output_folder(given.out), report=True)
+    return 0
+
+
+def _file(path: Path) -> Path:
+    """The trajectory of a run folder, or the file itself."""
+    inside = [path / name for name in ("trajectory.h5", "trajectory.extxyz") if (path / name).is_file()]
+    return inside[0] if inside else path

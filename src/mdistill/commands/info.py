@@ -1,0 +1,41 @@
+"""mdistill info: what is in a model, a structure or a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from mdistill.commands.parse import finish, parse, stamped
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoArguments:
+    """What to look at."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """student.mdistill, a structure file, or a run folder."""
+    out: Path | None = None
+    """Folder for results.json (default: print only)."""
+
+
+HELP = """\
+The card of a model (elements, cutoff, size, teacher, hash), the sites of a structure (with its disorder), or how far a run is.
+
+examples:
+  mdistill info runs/li6ps5cl/student.mdistill
+  mdistill info crystal.cif
+  mdistill info runs/li6ps5cl
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the card."""
+    given = parse(InfoArguments, arguments, program="mdistill info", description=HELP)
+    from mdistill.workflows.info import card
+
+    results: Any = card(given.path)
+    finish(stamped(results, given), given.out)
+    return 0

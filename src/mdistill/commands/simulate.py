@@ -1,0 +1,67 @@
+"""mdistill simulate: MD with any teacher or student."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
+from mdistill.simulation.simulate import SimulateSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateArguments:
+    """What to simulate, and with which potential."""
+
+    structure: Annotated[Path, tyro.conf.Positional]
+    """Ordered structure: CIF, POSCAR, extxyz, or anything else ASE reads (the last frame)."""
+    potential: str
+    """student.mdistill, a run folder, a teacher's name, or module:attribute of an ASE calculator."""
+    out: Path
+    """Folder for trajectory, log.csv and results.json; an interrupted run in it is continued."""
+    repeat: tuple[int, int, int] = (1, 1, 1)
+    """Repeats of the cell."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    threads: int | None = None
+    """Threads (default: all cores)."""
+    max_hours: float | None = None
+    """Save and stop after so many hours; the same command resumes."""
+    settings: Annotated[SimulateSettings, tyro.conf.arg(name="")] = field(default_factory=SimulateSettings)
+
+
+HELP = """\
+Molecular dynamics in NVE (velocity Verlet), NVT (Bussi velocity rescaling or BAOAB Langevin) and NpT (stochastic cell
+rescaling). A guard stops a broken run, says at which step and why, and keeps the frames before it (exit status 3).
+
+examples:
+  mdistill simulate crystal.cif --potential runs/mine --temperature-K 700 --time-ps 100 --out runs/md700
+  mdistill simulate crystal.cif --potential sevennet-0 --ensemble nve --time-ps 1 --out runs/nve
+  mdistill simulate crystal.cif --potential runs/mine/student.mdistill --ensemble npt --pressure-GPa 0.1 \\
+      --barostat anisotropic --repeat 2 2 2 --format extxyz --out runs/npt
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Simulate; prints averages and speed."""
+    given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP)
+    from mdistill.interrupt import stop_on_signals
+    from mdistill.simulation.simulate import simulate
+    from mdistill.workflows.models import load
+    from mdistill.workflows.run import locked
+    from mdistill.workflows.simulate import dynamics_results, starting_structure
+
+    use_threads(given.threads)
+    system = starting_structure(given.structure, given.repeat)
+    potential = load(given.potential, device=given.device)
+    folder = output_folder(given.out)
+    command = "mdistill simulate " + shlex.join(arguments)
+    with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
+        done = simulate(system, potential, given.settings, folder, stop=stop)
+    finish(stamped(dynamics_results(done, potential, given.settings), given.settings, repeat=command), folder, report=True)
+    print(f"trajectory: {done.trajectory}")
+    return 0

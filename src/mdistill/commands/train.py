@@ -1,0 +1,76 @@
+"""mdistill train potential: fit a student to labels."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
+from mdistill.errors import BadInput
+from mdistill.training.potential import TrainSettings
+
+PRODUCTS = ("potential",)
+USAGE = "usage: mdistill train potential LABELS --out FOLDER [--help]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """What to fit to which labels."""
+
+    labels: Annotated[Path, tyro.conf.Positional]
+    """Label folder (from `mdistill label`), or a run folder of `mdistill distill`."""
+    out: Path
+    """Folder for student.mdistill, its checkpoint and results.json."""
+    start_from: Path | None = None
+    """A student of the same elements and size to go on from (refit)."""
+    threads: int | None = None
+    """Threads (default: all cores)."""
+    max_hours: float | None = None
+    """Save and stop after so many hours; the same command resumes."""
+    settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
+
+
+HELP = """\
+Fit the one-hop spline student to a teacher's energies, forces, stress and curvature products. Whole time blocks are held
+out for validation. Training resumes from its checkpoint with the same command.
+
+examples:
+  mdistill train potential runs/labels --out runs/student
+  mdistill train potential runs/labels --fit.max-minutes 30 --channels 16 --out runs/larger
+  mdistill train potential runs/labels --start-from runs/student/student.mdistill --fit.max-minutes 3 --out runs/refit
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Train; prints the errors on the held-out blocks."""
+    if not arguments or arguments[0] not in PRODUCTS:
+        if arguments and arguments[0] in ("-h", "--help"):
+            print(f"{USAGE}\n\n{HELP}")
+            return 0
+        raise BadInput(
+            "mdistill train", "names no product", allowed=", ".join(PRODUCTS), fix="mdistill train potential LABELS --out FOLDER"
+        )
+    given = parse(TrainArguments, arguments[1:], program="mdistill train potential", description=HELP)
+    from mdistill.interrupt import stop_on_signals
+    from mdistill.io.results import merge
+    from mdistill.training.potential import train_potential
+    from mdistill.workflows.run import keep_settings, locked
+    from mdistill.workflows.tables import accuracy_results, read_labels, training_results
+
+    use_threads(given.threads)
+    frames = read_labels(given.labels)
+    folder = output_folder(given.out)
+    command = "mdistill train " + shlex.join(arguments)
+    with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
+        keep_settings(
+            folder, "train potential", {"settings": given.settings, "labels": given.labels, "start_from": given.start_from}
+        )
+        result = train_potential(frames, given.settings, folder, stop=stop, start_from=given.start_from)
+    results = merge(training_results(result, "fit"), accuracy_results(result))
+    finish(stamped(results, given.settings, repeat=command), folder, report=True)
+    print(f"student: {result.path}")
+    return 0

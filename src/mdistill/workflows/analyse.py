@@ -1,0 +1,165 @@
+"""One run, whatever wrote it: read, unwrapped, and everything it says about structure and transport."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from mdistill.analysis.diffusion import DiffusionSettings, count_hops
+from mdistill.analysis.msd import displacements, frame_spacing, msd_of
+from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
+from mdistill.errors import BadInput
+from mdistill.io.import_trajectory import read_trajectory
+from mdistill.io.results import Cell, Figure, Results, Series, Table, merge
+from mdistill.types import Estimate, Trajectory
+from mdistill.units import PS
+from mdistill.workflows.transport import transport_results
+
+LARGEST_RDF = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalyseSettings:
+    """What to read and how to judge it.
+
+    Attributes:
+        species: Mobile ion, e.g. Li.
+        temperature_K: Temperature of the run; without it no conductivity is computed.
+        frame_time_fs: Time between stored frames; needed where the file does not tell (XDATCAR, .traj, LAMMPS dump).
+        discard_ps: Equilibration to leave out at the start.
+        charge: Charge of the mobile ion, e; 0 for its usual one.
+        elements: Elements of LAMMPS types 1, 2, … or VASP 4 counts, where the file names none.
+        stride: Use every stride-th frame.
+        fit_from_ps: Shortest lag of the MSD fit; chosen automatically if left out.
+        hop_distance: How far (Å) an ion must leave its site to have hopped.
+        seed: Seed of the Bayesian sampling.
+    """
+
+    species: str
+    temperature_K: float | None = None
+    frame_time_fs: float | None = None
+    discard_ps: float = 0.0
+    charge: float = 0.0
+    elements: tuple[str, ...] = ()
+    stride: int = 1
+    fit_from_ps: float | None = None
+    hop_distance: float = 1.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = [
+            ("species", self.species, self.species in chemical_symbols[1:], "an element symbol such as Li"),
+            ("temperature_K", self.temperature_K, self.temperature_K is None or 0 < self.temperature_K < 1e5, "above 0 K"),
+            ("frame_time_fs", self.frame_time_fs, self.frame_time_fs is None or 0 < self.frame_time_fs < 1e9, "above 0 fs"),
+            ("discard_ps", self.discard_ps, 0 <= self.discard_ps < np.inf, "0 or more ps"),
+            ("charge", self.charge, bool(np.isfinite(self.charge)), "a charge in e, 0 for the usual one"),
+            ("stride", self.stride, self.stride >= 1, "1 or more"),
+        ]
+        for name, value, good, allowed in checks:
+            if not good:
+                raise BadInput(name, f"{value!r}", allowed=allowed, fix="choose a value in that range")
+        self.diffusion()
+
+    def diffusion(self) -> DiffusionSettings:
+        """The settings of the diffusion estimate."""
+        return DiffusionSettings(fit_from_ps=self.fit_from_ps, hop_distance=self.hop_distance, seed=self.seed)
+
+
+def analyse(trajectories: str | Path | Sequence[str | Path] | Trajectory, settings: AnalyseSettings) -> Results:
+    """Everything one run (one file, several joined, or a `Trajectory`) says about structure and transport.
+
+    Raises:
+        BadInput: See `read_trajectory` and `diffusivity`; or nothing is left after `discard_ps`.
+    """
+    notes: list[str] = []
+    if isinstance(trajectories, Trajectory):
+        trajectory = trajectories
+    else:
+        imported = read_trajectory(
+            trajectories, time_step_fs=settings.frame_time_fs, elements=settings.elements, stride=settings.stride
+        )
+        trajectory, notes = imported.trajectory, imported.notes
+    trajectory = _discarded(trajectory, settings.discard_ps)
+    if settings.discard_ps:
+        notes.append(f"the first {settings.discard_ps:g} ps were left out as equilibration")
+    transport = transport_results(
+        [(settings.temperature_K, trajectory)], species=settings.species, charge=settings.charge, settings=settings.diffusion()
+    )
+    structure = structure_results(trajectory, species=settings.species)
+    return replace(merge(transport, structure), command="analyse", notes=notes + transport.notes + structure.notes)
+
+
+def _discarded(trajectory: Trajectory, discard_ps: float) -> Trajectory:
+    keep = trajectory.times - trajectory.times[0] >= discard_ps * PS - 1e-6
+    if int(keep.sum()) < 20:
+        raise BadInput(
+            "discard_ps",
+            f"{discard_ps:g} ps leaves {int(keep.sum())} of {len(keep)} frames",
+            allowed="at least 20 frames left",
+            fix="discard less, or run longer",
+        )
+    momenta = None if trajectory.momenta is None else trajectory.momenta[keep]
+    return replace(
+        trajectory,
+        positions=trajectory.positions[keep],
+        cell=trajectory.cell[keep],
+        times=trajectory.times[keep],
+        momenta=momenta,
+    )
+
+
+def structure_results(trajectory: Trajectory, *, species: str) -> Results:
+    """RDFs of every pair and whether the host stays in place; an open cell has the latter only."""
+    table, notes = _host_table(trajectory, species)
+    results = Results(command="structure", tables=[table] if table.rows else [], notes=notes)
+    if np.abs(np.linalg.det(trajectory.cell.double().cpu().numpy())).min() < 1e-3:
+        return results
+    reach = min(LARGEST_RDF, largest_radius(trajectory))
+    counts = {z: trajectory.numbers.tolist().count(z) for z in trajectory.numbers.tolist()}
+    single = {chemical_symbols[z] for z, n in counts.items() if n == 1}
+    pairs = [pair for pair in species_pairs(trajectory) if not (pair[0] == pair[1] and pair[0] in single)]
+    figures = []
+    for name, chosen in (("mobile", [p for p in pairs if species in p]), ("host", [p for p in pairs if species not in p])):
+        curves = [rdf(trajectory, pair=pair, r_max=reach) for pair in chosen]
+        whose = species if name == "mobile" else "the host"
+        if curves:
+            figures.append(
+                Figure(
+                    name=f"rdf-{name}",
+                    title=f"Radial distribution functions of {whose}",
+                    section="dynamics",
+                    x_label="r (Å)",
+                    y_label="g(r)",
+                    caption="Bands: one standard error from ten time blocks.",
+                    series=[Series(label=c.label, x=c.x.tolist(), y=c.y.tolist(), error=c.error.tolist()) for c in curves],
+                )
+            )
+    return replace(results, figures=figures)
+
+
+def _host_table(trajectory: Trajectory, species: str) -> tuple[Table, list[str]]:
+    rows: list[list[Cell]] = []
+    notes = []
+    spacing = frame_spacing(trajectory)
+    others = sorted({chemical_symbols[z] for z in trajectory.numbers.tolist()} - {species})
+    for symbol in others:
+        moved = displacements(trajectory, species=symbol, mobile=species)
+        msd = msd_of(moved, spacing, label=symbol)
+        last = Estimate(value=float(msd.y[-1]), error=float(msd.error[-1]), unit="Å²")
+        hops = count_hops(moved, spacing, distance=1.5)
+        rows.append([symbol, str(moved.shape[1]), last, str(hops)])
+        if hops:
+            notes.append(f"host: {symbol} atoms left their sites {hops} times; the host may be melting, rotating or diffusing")
+    table = Table(
+        name="host",
+        title="Host lattice",
+        section="dynamics",
+        columns=["element", "atoms", "MSD at the longest lag (Å²)", "hops"],
+        rows=rows,
+        caption="A solid host rattles about its sites: no hops, MSD below about 1 Å².",
+    )
+    return table, notes

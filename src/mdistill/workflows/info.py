@@ -1,0 +1,92 @@
+"""Cards of models, structures and run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mdistill.errors import BadInput
+from mdistill.io.files import read_json
+from mdistill.io.results import Cell, Results, Table
+from mdistill.workflows.run import SETTINGS_FILE, STAGE_FILE, STARTED_FILE
+
+STUDENT_SUFFIX = ".mdistill"
+
+
+def card(path: Path) -> Results:
+    """What a file or run folder holds.
+
+    Raises:
+        BadInput: Nothing there that mdistill knows.
+    """
+    if path.is_dir():
+        return _run(path)
+    if path.suffix == STUDENT_SUFFIX:
+        from mdistill.training.checkpoint import read_metadata
+
+        return _table("model", f"Model {path.name}", _flat(read_metadata(path)))
+    return _structure(path)
+
+
+def _structure(path: Path) -> Results:
+    from mdistill.io.charges import formal_charges
+    from mdistill.io.structures import read_structure
+
+    crystal = read_structure(path)
+    charges = formal_charges(crystal)
+    rows: list[list[Cell]] = [
+        ["composition", crystal.formula],
+        ["atoms", f"{crystal.n_atoms:g}"],
+        ["ordered", "yes" if crystal.ordered else "no: partially occupied or mixed sites"],
+        ["periodic", ", ".join("yes" if p else "no" for p in crystal.pbc)],
+        ["formal charges", "unknown" if charges is None else ", ".join(f"{_symbol(z)} {q:+g}" for z, q in charges.items())],
+        ["sha256", crystal.sha256],
+    ]
+    table = Table(name="structure", title=f"Structure {path.name}", section="structure", columns=["what", "value"], rows=rows)
+    return Results(command="info", tables=[table], notes=list(crystal.notes))
+
+
+def _symbol(number: int) -> str:
+    from ase.data import chemical_symbols
+
+    return str(chemical_symbols[number])
+
+
+def _run(folder: Path) -> Results:
+    if not (folder / SETTINGS_FILE).is_file() and not (folder / "run.json").is_file():
+        raise BadInput(
+            folder,
+            "no run of mdistill",
+            allowed="a folder made by mdistill distill, label, train or simulate",
+            fix="check the path",
+        )
+    source = folder / SETTINGS_FILE if (folder / SETTINGS_FILE).is_file() else folder / "run.json"
+    results = _table("settings", f"Settings of {folder.name}", _flat(read_json(source)))
+    rows: list[list[Cell]] = []
+    for stage in sorted(p.parent for p in folder.glob(f"*/{STARTED_FILE}")):
+        if ".superseded-" in stage.name:
+            continue
+        done = read_json(stage / STAGE_FILE) if (stage / STAGE_FILE).is_file() else {}
+        rows.append([stage.name, "done" if done else "begun", done.get("seconds")])
+    stages = Table(name="stages", title="Stages", section="settings", columns=["stage", "state", "time (s)"], rows=rows)
+    return Results(command="info", tables=[*([stages] if rows else []), *results.tables])
+
+
+def _table(name: str, title: str, values: Mapping[str, Any]) -> Results:
+    rows: list[list[Cell]] = [
+        [key, value if isinstance(value, (int, float, str)) else str(value)] for key, value in values.items()
+    ]
+    return Results(
+        command="info", tables=[Table(name=name, title=title, section="settings", columns=["what", "value"], rows=rows)]
+    )
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        return {prefix: values}
+    return {
+        key: value
+        for name, inner in values.items()
+        for key, value in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
