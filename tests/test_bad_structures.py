@@ -126,6 +126,14 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """ASE and pymatgen are imported once, so that the two seconds are those of the checks."""
+    path = tmp_path_factory.mktemp("warm") / "salt.cif"
+    path.write_text(cif())
+    read_structure(path)
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_structure_is_refused(case: str, tmp_path: Path, trust: Callable[..., None]) -> None:
     name, make, words = BAD[case]

@@ -19,9 +19,10 @@ _HOMES = {
     "simulate": "mdistill.simulation.simulate",
     "SimulateSettings": "mdistill.simulation.simulate",
     "distill": "mdistill.workflows.distill",
-    "DistillSettings": "mdistill.workflows.distill",
+    "DistillSettings": "mdistill.workflows.distill_settings",
     "read_structure": "mdistill.io.structures",
-    "read_trajectory": "mdistill.io.trajectories",
+    "read_system": "mdistill.io.structures",
+    "read_trajectory": "mdistill.io.import_trajectory",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -169,13 +169,15 @@ def _pairs(system: System, reach: float) -> tuple[np.ndarray, np.ndarray, np.nda
     if len(positions) == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros((0, 3))
     box = _box(cell, pbc)
-    turns = np.floor(positions @ np.linalg.inv(box)) * pbc
+    inverse = np.linalg.inv(box)
+    turns = np.floor(positions @ inverse) * pbc
     scale = max(np.abs(positions).max(), (np.abs(turns) @ np.abs(box)).max(), reach)
     reach += 100.0 * torch.finfo(system.positions.dtype).eps * scale
     inside = positions - turns @ box
     for axis in box[~pbc]:
         inside -= np.outer(_excess(inside @ axis, 1.5 * reach), axis)
-    _check_size(inside, box, pbc, reach)
+    extent = np.where(pbc, 1.0 / np.linalg.norm(inverse, axis=0), np.ptp(inside @ inverse, axis=0))
+    _check_size(float(extent.max()), len(inside) ** 2 / np.abs(np.linalg.det(box)) if pbc.all() else 0.0, reach)
     i, j, shift = NeighborList(cutoff=reach, full_list=True).compute(points=inside, box=box, periodic=pbc, quantities="ijS")
     i, j = i.astype(np.int64), j.astype(np.int64)
     shift = shift + turns[i] - turns[j]
@@ -185,17 +187,17 @@ def _pairs(system: System, reach: float) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def _box(cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:
     """The cell with unit vectors along open directions, normal to the periodic vectors and to each other."""
-    periodic = cell[pbc]
-    lengths = np.linalg.norm(periodic, axis=1, keepdims=True)
-    if not lengths.all() or (np.linalg.svd(periodic / lengths)[1] < 1e-6).any():
+    box, periodic = cell.copy(), cell[pbc]
+    if not pbc.all():
+        box[~pbc] = np.linalg.svd(periodic)[2][len(periodic) :]
+    lengths = np.linalg.norm(box, axis=1, keepdims=True)
+    if not lengths.all() or np.abs(np.linalg.det(box / lengths)) < 1e-6:
         raise BadInput(
             "cell",
             f"the lattice vectors along the periodic directions are {periodic.tolist()}: one is missing, or they span no volume",
             allowed="linearly independent lattice vectors along periodic directions",
             fix="give the missing lattice vector, or make its direction open (pbc False)",
         )
-    box = cell.copy()
-    box[~pbc] = np.linalg.svd(periodic)[2][len(periodic) :]
     return box
 
 
@@ -208,21 +210,22 @@ def _excess(coordinates: Float[np.ndarray, " atom"], widest: float) -> Float[np.
     return excess
 
 
-def _check_size(
-    inside: Float[np.ndarray, "atom 3"], box: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"], reach: float
-) -> None:
-    """Refuse what would exhaust memory or the cell grid of the search (which then ends the whole process)."""
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)
-    extent = np.where(pbc, heights, np.ptp(inside @ np.linalg.inv(box), axis=0))
-    if extent.max() > _MOST_CUTOFFS * reach:
+def _check_size(extent: float, density: float, reach: float) -> None:
+    """Refuse what would exhaust memory, or the cell grid of the search (which then ends the whole process).
+
+    Args:
+        extent: Largest height of the cell, or spread of the atoms along an open direction, Å.
+        density: Pairs of atoms per volume, 1/Å³; 0 where not periodic in three directions.
+        reach: Cutoff, Å.
+    """
+    if extent > _MOST_CUTOFFS * reach:
         raise BadInput(
             "cell",
-            f"{extent.max():.3g} Å across with a cutoff of {reach:.3g} Å",
+            f"{extent:.3g} Å across with a cutoff of {reach:.3g} Å",
             allowed=f"at most {_MOST_CUTOFFS:.0f} cutoffs",
             fix="check the units of the structure (Å)",
         )
-    pairs = len(inside) ** 2 * 4.18879 * reach**3 / np.abs(np.linalg.det(box)) if pbc.all() else 0.0
-    if pairs > _MOST_PAIRS:
+    if (pairs := 4.0 / 3.0 * np.pi * reach**3 * density) > _MOST_PAIRS:
         raise BadInput(
             "cutoff",
             f"{reach:.3g} Å gives about {pairs:.2g} neighbour pairs",

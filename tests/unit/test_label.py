@@ -18,7 +18,8 @@ from mdistill.graph import make_system
 from mdistill.types import CurvedPotential, Graph, Prediction
 
 SYSTEM = make_system(np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), np.array([3, 3, 17]), np.eye(3) * 5, [True] * 3)
-HESSIAN = torch.from_numpy((lambda a: a + a.T)(np.random.default_rng(0).normal(size=(9, 9))))
+ENTRIES = torch.from_numpy(np.random.default_rng(0).normal(size=(9, 9)))
+HESSIAN = ENTRIES + ENTRIES.T
 STILL = Prediction(
     energy=torch.zeros(1, dtype=torch.float64), forces=torch.zeros((3, 3), dtype=torch.float64), stress=torch.zeros((1, 3, 3))
 )

@@ -30,9 +30,9 @@ def mean_volume(trajectory: Trajectory) -> float:
 def conductivity(diffusion: Diffusion, *, charge: float, temperature_K: float, volume: float) -> Estimate:
     r"""Nernst–Einstein conductivity (mS/cm): ions move independently, Haven ratio 1. Limits and intervals carry over.
 
-    σ = N q² D / (V k_B T)      N ions of charge q in volume V      D: tracer or collective diffusivity
+    σ = N q² D / (V k_B T)      N ions of charge q in volume V      D: tracer diffusivity
 
-    With the collective diffusivity (`charge_diffusivity`) the same formula is the exact Einstein–Helfand conductivity.
+    Correlated motion makes the true conductivity differ by 1/(Haven ratio), often a factor of 1 to 3 in solids.
 
     Args:
         diffusion: Of the mobile species.

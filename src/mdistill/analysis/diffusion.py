@@ -119,25 +119,9 @@ def diffusivity(trajectory: Trajectory, *, species: str, settings: DiffusionSett
     if len(moved) < 20:
         raise BadInput("trajectory", f"{len(moved)} frames", allowed="at least 20", fix="run longer or write frames more often")
     hops = count_hops(moved, spacing, distance=settings.hop_distance)
-    found = _diffusion(moved, spacing, species, hops=hops, ions=moved.shape[1], settings=settings)
+    found = _diffusion(moved, spacing, species, hops=hops, settings=settings)
     alone = moved.shape[1] == trajectory.numbers.shape[0]
     return replace(found, notes=[*found.notes, "no host atoms: displacements are absolute"]) if alone else found
-
-
-def charge_diffusivity(trajectory: Trajectory, *, species: str, settings: DiffusionSettings | None = None) -> Diffusion:
-    r"""Collective diffusivity D_σ of the species' centre of charge; the Haven ratio is D/D_σ.
-
-    D_σ = lim ⟨|Σ_i Δr_i(τ)|²⟩/(2 d N τ): one walker instead of N, so its error is about √N times larger than that of D.
-    Arguments, units and errors as `diffusivity`.
-    """
-    settings = settings or DiffusionSettings()
-    spacing = frame_spacing(trajectory)
-    moved = displacements(trajectory, species=species)
-    if len(moved) < 20:
-        raise BadInput("trajectory", f"{len(moved)} frames", allowed="at least 20", fix="run longer or write frames more often")
-    hops = count_hops(moved, spacing, distance=settings.hop_distance)
-    centre = moved.sum(axis=1, keepdims=True) / np.sqrt(moved.shape[1])
-    return _diffusion(centre, spacing, species, hops=hops, ions=moved.shape[1], settings=settings)
 
 
 def count_hops(moved: Float[np.ndarray, "frame ion 3"], spacing: float, *, distance: float) -> int:
@@ -154,14 +138,13 @@ def count_hops(moved: Float[np.ndarray, "frame ion 3"], spacing: float, *, dista
 
 
 def _diffusion(
-    moved: Float[np.ndarray, "frame ion 3"], spacing: float, species: str, *, hops: int, ions: int, settings: DiffusionSettings
+    moved: Float[np.ndarray, "frame ion 3"], spacing: float, species: str, *, hops: int, settings: DiffusionSettings
 ) -> Diffusion:
-    """`moved` holds the walkers: the ions, or their centre of charge; `hops` and `ions` are those of the run either way."""
-    frames, walkers = moved.shape[:2]
+    frames, ions = moved.shape[:2]
     duration = (frames - 1) * spacing
     lags = geometric_lags(frames, count=settings.lags, longest=settings.longest)
     curve = msd_of(moved, spacing, lags=lags, label=species)
-    windows = np.array([independent_windows(lag, frames, walkers) for lag in lags])
+    windows = np.array([independent_windows(lag, frames, ions) for lag in lags])
     start = choose_start(curve, windows) if settings.fit_from_ps is None else _given_start(curve, settings.fit_from_ps * PS)
     fitted = _steadied(curve, windows, start)
     line, line_error, offset, offset_error = straight_line(fitted, windows, start)

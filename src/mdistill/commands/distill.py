@@ -62,5 +62,6 @@ def main(arguments: list[str]) -> int:
     command = "mdistill distill " + shlex.join(arguments)
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         results = distill(given.settings, folder, update=given.update, stop=stop)
-    finish(stamped(results, given.settings, repeat=command), folder, report=True)
+    finish(stamped(results, given.settings, repeat=command), folder, report=True, sections=("ladder", "transport"))
+    print(f"repeat:  {command}\ncite:    mdistill cite {shlex.quote(str(folder))}")
     return 0 if all(gate.passed for gate in results.gates) else 4

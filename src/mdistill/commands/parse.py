@@ -54,23 +54,33 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def finish(results: Any, out: Path | None, *, report: bool = False) -> None:
-    """Print the short table of a command and, with an output folder, write results.json (and the page) there."""
-    from mdistill.io.results import write_results
-    from mdistill.report.terminal import print_summary
+def finish(results: Any, out: Path | None, *, report: bool = False, sections: tuple[str, ...] = ()) -> None:
+    """Print a command's tables (of these sections; all by default), its values where it has no tables, its gates and notes.
 
-    lines = []
+    With an output folder results.json is written there, and with `report` the page and its figures.
+    """
+    import dataclasses
+
+    from mdistill.io.results import write_results
+    from mdistill.report.terminal import print_summary, print_table
+
+    page = None
     if out is not None:
-        lines.append(f"results: {write_results(out, results)}")
+        write_results(out, results)
     if out is not None and report:
         from mdistill.report.page import write_report
         from mdistill.report.terminal import write_svg_files
 
         write_svg_files(results, out)
-        lines.append(f"report:  {write_report(out)}")
-    print_summary(results)
-    for line in lines:
-        print(line)
+        page = write_report(out)
+    tables = [table for table in results.tables if not sections or table.section in sections]
+    for table in tables:
+        print_table(table)
+    for note in () if sections else results.notes:
+        print(f"note: {note}")
+    print_summary(dataclasses.replace(results, values={} if tables else results.values), report=page)
+    if out is not None:
+        print(f"results: {out / 'results.json'}")
 
 
 def stamped(results: Any, settings: Any, *, repeat: str = "") -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,6 +27,8 @@ class SimulateArguments:
     """Repeats of the cell."""
     device: str = "cpu"
     """cpu or cuda."""
+    precision: Literal["float32", "float64"] = "float32"
+    """What a student computes in (a teacher keeps its own)."""
     threads: int | None = None
     """Threads (default: all cores)."""
     max_hours: float | None = None
@@ -57,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
     use_threads(given.threads)
     system = starting_structure(given.structure, given.repeat)
-    potential = load(given.potential, device=given.device)
+    potential = load(given.potential, device=given.device, precision=given.precision)
     folder = output_folder(given.out)
     command = "mdistill simulate " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from mdistill.io.structures import Crystal
 
 NEUTRAL = 0.05
-"""A net charge below this fraction of the total positive charge counts as neutral (refined occupancies are noisy)."""
+"""A disordered crystal whose net charge is below this fraction of the positive charge counts as neutral: refined
+occupancies are noisy. Whole atoms must balance exactly."""
 
 _USUAL = """
 H 1 -1, Li 1, Be 2, B 3, C 4 -4 2, N -3 5 3, O -2 -1, F -1, Na 1, Mg 2, Al 3, Si 4 -4, P 5 3 4 -3, S -2 6 4 -1, Cl -1 7 5,
@@ -29,7 +30,7 @@ def formal_charges(crystal: Crystal) -> dict[int, float] | None:
     """Atomic number -> formal charge (e).
 
     The file's oxidation numbers are taken where they make the crystal neutral. Otherwise the combination of usual
-    charges that makes it neutral (within NEUTRAL) and needs the commonest ones; an element left over without an integer
+    charges that makes it neutral (see NEUTRAL) and needs the commonest ones; an element left over without an integer
     choice (mixed valence) gets the average that balances the others if it lies between its usual charges. Metals alone
     are all zero.
 
@@ -37,7 +38,8 @@ def formal_charges(crystal: Crystal) -> dict[int, float] | None:
         None where no combination of usual charges is neutral.
     """
     composition = crystal.composition
-    if set(composition) <= set(crystal.oxidation) and _neutral(composition, crystal.oxidation):
+    slack = 1e-6 if crystal.ordered else NEUTRAL
+    if set(composition) <= set(crystal.oxidation) and _neutral(composition, crystal.oxidation, slack):
         return {number: crystal.oxidation[number] for number in composition}
     if not any(number in _NON_METALS for number in composition):
         return dict.fromkeys(composition, 0.0)
@@ -48,7 +50,7 @@ def formal_charges(crystal: Crystal) -> dict[int, float] | None:
     numbers = list(composition)
     for chosen in product(*(range(len(usual[number])) for number in numbers)):
         charges = {number: usual[number][k] for number, k in zip(numbers, chosen, strict=True)}
-        if _neutral(composition, charges):
+        if _neutral(composition, charges, slack):
             net = abs(net_charge(composition, charges)) / positive_charge(composition, charges)
             rank = float(np.square(chosen).sum()) + net
             if best is None or rank < best[0]:
@@ -70,8 +72,8 @@ def positive_charge(composition: dict[int, float], charges: dict[int, float]) ->
     return max(sum(count * max(charges[number], 0.0) for number, count in composition.items()), 1e-12)
 
 
-def _neutral(composition: dict[int, float], charges: dict[int, float]) -> bool:
-    return abs(net_charge(composition, charges)) <= NEUTRAL * positive_charge(composition, charges)
+def _neutral(composition: dict[int, float], charges: dict[int, float], slack: float) -> bool:
+    return abs(net_charge(composition, charges)) <= slack * positive_charge(composition, charges)
 
 
 def _mixed_valence(

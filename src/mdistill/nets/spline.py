@@ -2,8 +2,8 @@ r"""The spline student: a one-hop energy network of radial functions per species
 
 Symbols: i, j atoms; Z species; r, r̂ length and direction of the edge i→j; c channel; k radial function; lm degree, order.
 
-    A_i,c,lm = Σ_j R_c,l^{Z_i Z_j}(r) Y_lm(r̂),      R_c,l^{ZZ'}(r) = Σ_k W_c,l,k^{ZZ'} cos(π k x) f(r)
-    x = (r̃ − r₀)/(r_c − r₀),  r̃ = r frozen below the closest labelled distance r₀ of the pair,  f = (1 − (r/r_c)²)³
+    A_i,c,lm = Σ_j R_c,l^{Z_i Z_j}(r) Y_lm(r̂),      R_c,l^{ZZ'}(r) = Σ_k W_c,l,k^{ZZ'} cos(π k x) f(r̃)
+    x = (r̃ − r₀)/(r_c − r₀),  r̃ = r frozen below the closest labelled distance r₀ of the pair,  f(r̃) = (1 − (r̃/r_c)²)³
     first order   A_c,00
     second order  Σ_m A_c,lm²                                            for every l and c
     third order   ∫ f_c³ dΩ and ∫ f_c² f_c+1 dΩ,  f_c(n) = Σ_lm A_c,lm Y_lm(n)   (all Gaunt-coupled triples at once)
@@ -224,8 +224,9 @@ class SplineNet(torch.nn.Module):
         distance = (dense.square().sum(-1) + 1e-18).sqrt()
         closest = self.closest.flatten().index_select(0, pair)
         range_inverse = 1.0 / (self.cutoff - self.closest).clamp_min(FREEZE)
-        x = (frozen_below(distance, closest, FREEZE) - closest) * range_inverse.flatten().index_select(0, pair)
-        radial = torch.cos(x.unsqueeze(1) * self.waves) * cutoff_envelope(distance, self.cutoff).unsqueeze(1)
+        felt = frozen_below(distance, closest, FREEZE)
+        x = (felt - closest) * range_inverse.flatten().index_select(0, pair)
+        radial = torch.cos(x.unsqueeze(1) * self.waves) * cutoff_envelope(felt, self.cutoff).unsqueeze(1)
         met = torch.eye(n, dtype=kind, device=vectors.device) * (self.closest < self.cutoff).to(kind).unsqueeze(2)
         radial = (met.view(n * n, n, 1).index_select(0, pair) * radial.unsqueeze(1)).view(*slots.shape, -1)
         angular = harmonics(dense / distance.unsqueeze(1), self.table).view(*slots.shape, -1)

@@ -239,6 +239,9 @@ def _dynamics(run: _Run, number: int, task: Task, relaxed: System) -> None:
             )
             save(over=True, blown=True)
             return
+        except MdistillError:
+            save(over=False)
+            raise
         frames, rest = divmod(step - equilibration, spacing)
         if frames > 0 and rest == 0 and step > stored:
             block = task.first_block + (frames - 1) // task.per_block
@@ -270,6 +273,7 @@ def _advance(
             raise
         except Exception as error:
             if attempt == 2:
+                generator.set_state(start)
                 where = _set_aside(run.store.folder, f"{task.name}-step-{step}", state.system)
                 raise MdistillError(
                     f"{run.potential.name} failed twice after step {step} of the dynamics at {task.temperature_K:g} K: {error}\n"

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from mdistill.errors import BadInput
 from mdistill.types import Potential
 
 STUDENT_SUFFIX = ".mdistill"
+Precision = Literal["float32", "float64"]
 
 
-def load(name: str | Path, *, device: str = "cpu") -> Potential:
+def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float64") -> Potential:
     """A potential by path or name.
 
     Args:
         name: A student file (`student.mdistill`), a run folder that holds one, a teacher name (`sevennet-0`), or
             `module:attribute` of an ASE calculator class or factory.
         device: "cpu" or "cuda".
+        precision: What a student computes in; energies are always summed in float64. float32 is nearly twice as fast and
+            what `distill` uses for dynamics (its NVE drift gate judges it). Teachers keep their own.
     Raises:
         BadInput: No such file or teacher, or a file that is no model.
         MissingPackage: The teacher's package is not installed.
@@ -25,9 +29,11 @@ def load(name: str | Path, *, device: str = "cpu") -> Potential:
     if path.is_dir():
         path = find_student(path)
     if path.suffix == STUDENT_SUFFIX or path.is_file():
+        import torch
+
         from mdistill.training.checkpoint import load_model
 
-        return load_model(path, device=device)
+        return load_model(path, device=device, dtype=getattr(torch, precision))
     from mdistill.teachers import load_teacher
 
     return load_teacher(str(name), device=device)

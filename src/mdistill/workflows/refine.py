@@ -69,7 +69,16 @@ def refine(
         The last fit, and a table of the rounds.
     """
     settings, everything = rounds.settings, list(frames)
-    refit = replace(rounds.train, fit=replace(rounds.train.fit, max_minutes=rounds.train.fit.max_minutes * settings.refit_share))
+    first = rounds.train.fit
+    refit = replace(
+        rounds.train,
+        fit=replace(
+            first,
+            max_minutes=first.max_minutes * settings.refit_share,
+            steps=round(first.steps * settings.refit_share),
+            learning_rate=first.learning_rate * settings.refit_rate,
+        ),
+    )
     rows: list[list[Cell]] = []
     for number in range(1, settings.rounds + 1):
         home = folder / f"round-{number}"

@@ -19,6 +19,7 @@ class RefineSettings:
         every_fs: Time between candidate frames, fs.
         frames: Frames sent to the teacher per temperature, structure and round.
         refit_share: Time of a refit as a share of the first fit's.
+        refit_rate: Its learning rate as a share of the first fit's (it starts from a fitted student).
         seed: Of the student's MD.
     """
 
@@ -27,6 +28,7 @@ class RefineSettings:
     every_fs: float = 50.0
     frames: int = 12
     refit_share: float = 0.5
+    refit_rate: float = 0.3
     seed: int = 100
 
     def __post_init__(self) -> None:
@@ -36,6 +38,7 @@ class RefineSettings:
             ("every_fs", self.every_fs, 0 < self.every_fs <= 1000 * self.time_ps, "above 0, at most the MD's length"),
             ("frames", self.frames, self.frames >= 1, "at least 1"),
             ("refit_share", self.refit_share, 0 < self.refit_share <= 10, "above 0, at most 10"),
+            ("refit_rate", self.refit_rate, 0 < self.refit_rate <= 1, "above 0, at most 1"),
             ("seed", self.seed, self.seed >= 0, "0 or more"),
         ):
             if not fine:

@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 
 from mdistill.analysis.arrhenius import Arrhenius, arrhenius
 from mdistill.analysis.conductivity import conductivity, mean_volume
-from mdistill.analysis.diffusion import Diffusion, DiffusionSettings, charge_diffusivity, diffusivity
+from mdistill.analysis.diffusion import Diffusion, DiffusionSettings, diffusivity
 from mdistill.errors import BadInput
 from mdistill.io.results import Cell, Figure, Results, Series, Table, merge
 from mdistill.types import Estimate, Trajectory
@@ -61,7 +61,7 @@ def transport_results(
     """
     symbol = species if isinstance(species, str) else chemical_symbols[species]
     settings = settings or DiffusionSettings(seed=seed)
-    ion_charge, notes = _charge(symbol, charge)
+    ion_charge, notes = _charge(symbol, charge) if any(t for t, _ in runs) else (charge, [])
     points: list[_Point] = []
     for temperature, trajectory in sorted(runs, key=lambda run: run[0] or 0.0):
         points.append(_measure(temperature, trajectory, symbol, ion_charge, settings))
@@ -72,7 +72,7 @@ def transport_results(
         values=values,
         tables=[_transport_table(symbol, points)],
         figures=_msd_figures(symbol, points),
-        notes=named + (notes if any(p.temperature for p in points) else []),
+        notes=named + notes,
         citations=["kinisi", "kinisi-software"],
     )
     known = [p for p in points if p.temperature]
@@ -105,10 +105,7 @@ def _measure(
     volumes = np.abs(np.linalg.det(trajectory.cell.double().cpu().numpy()))
     volume = mean_volume(trajectory) if volumes.min() > 1e-3 else None
     if temperature and volume:
-        given = {"charge": charge, "temperature_K": temperature, "volume": volume}
-        collective = charge_diffusivity(trajectory, species=symbol, settings=settings)
-        estimates["conductivity"] = conductivity(tracer, **given)
-        estimates["collective_conductivity"] = conductivity(collective, **given)
+        estimates["conductivity"] = conductivity(tracer, charge=charge, temperature_K=temperature, volume=volume)
     return _Point(temperature=temperature, tracer=tracer, volume=volume, estimates=estimates)
 
 
@@ -117,8 +114,7 @@ def _charge(symbol: str, charge: float) -> tuple[float, list[str]]:
     if not stated:
         raise BadInput("charge", f"unknown for {symbol}", allowed="a charge in e", fix="give it: --charge 1")
     return stated, [
-        f"σ: Nernst–Einstein with charge {stated:+g} e per {symbol}, ions moving independently (Haven ratio 1); "
-        "the collective σ has their correlations, and the larger error of a single walker"
+        f"σ: Nernst–Einstein with charge {stated:+g} e per {symbol}: ions taken to move independently (Haven ratio 1)"
     ]
 
 
@@ -130,8 +126,8 @@ def _transport_table(symbol: str, points: Sequence[_Point]) -> Table:
     rows: list[list[Cell]] = []
     for p in points:
         row: list[Cell] = [f"{p.temperature:g}" if p.temperature else "–", p.tracer.tracer]
-        row += [p.estimates.get("conductivity"), p.estimates.get("collective_conductivity")]
-        rows.append([*row, p.tracer.slope, str(p.tracer.hops), f"{p.tracer.fit_from / PS:.3g}", f"{p.tracer.duration / PS:.4g}"])
+        row += [_interval(p.tracer.tracer), p.estimates.get("conductivity"), p.tracer.slope, str(p.tracer.hops)]
+        rows.append([*row, f"{p.tracer.fit_from / PS:.3g}", f"{p.tracer.duration / PS:.4g}"])
     return Table(
         name="transport",
         title=f"Transport of {symbol}",
@@ -139,17 +135,22 @@ def _transport_table(symbol: str, points: Sequence[_Point]) -> Table:
         columns=[
             "T (K)",
             f"D({symbol}) (cm²/s)",
+            "95 % interval of D",
             "σ Nernst–Einstein (mS/cm)",
-            "σ collective (mS/cm)",
             "d ln MSD / d ln τ",
             "hops",
             "fit from (ps)",
             "run (ps)",
         ],
         rows=rows,
-        caption="D: tracer diffusivity relative to the host, 95 % intervals in results.json. "
-        "d ln MSD / d ln τ at the longest lags: 1 diffusive, near 0 caged.",
+        caption="D: tracer diffusivity relative to the host. d ln MSD / d ln τ at the longest lags: 1 diffusive, near 0 caged.",
     )
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.interval is None:
+        return "–" if estimate.upper_limit is None else f"below {estimate.upper_limit:.1e}"
+    return f"{estimate.interval[0]:.2e} to {estimate.interval[1]:.2e}"
 
 
 def _msd_figures(symbol: str, points: Sequence[_Point]) -> list[Figure]:
@@ -239,13 +240,8 @@ def _arrhenius_figure(
     below = [(t, e.upper_limit) for t, e in points if e.value is None and e.upper_limit is not None]
     series = []
     if line:
-        y = [float(e.value or 0.0) for _, e in line]
-        series.append(Series(label=f"{quantity} fit", x=[1000.0 / t for t, _ in line], y=y, style="dashed"))
-        edges = [[e.interval[k] for _, e in line if e.interval] for k in (0, 1)]
-        series += [
-            Series(label=f"{quantity} fit, 95 % {which}", x=[1000.0 / t for t, _ in line], y=edge, style="dashed")
-            for which, edge in zip(("lower", "upper"), edges, strict=True)
-        ]
+        x, y, spread = [1000.0 / t for t, _ in line], [float(e.value or 0.0) for _, e in line], [e.error or 0.0 for _, e in line]
+        series.append(Series(label=f"{quantity} fit", x=x, y=y, error=spread, style="dashed"))
     if seen:
         errors = [float(e.error or 0.0) for _, e in seen]
         x, y = [1000.0 / t for t, _ in seen], [float(e.value or 0.0) for _, e in seen]
@@ -261,5 +257,5 @@ def _arrhenius_figure(
         y_label=f"{quantity} ({unit})",
         series=series,
         kind="arrhenius",
-        caption="Dashed: weighted fit and its 95 % interval." if line else "",
+        caption="Dashed: weighted fit; band: one standard error." if line else "",
     )

@@ -1,0 +1,186 @@
+"""The main job on Li6PS5Cl with a toy teacher: runs, resumes, skips what is done, and every README command works on it.
+
+The README's one long command (SevenNet-0, a quarter of an hour) is run verbatim with --dry-run; the commands after it run
+verbatim on the toy run, which stands at the same path.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mdistill import cli
+from mdistill.io.results import read_results
+
+ROOT = Path(__file__).parent.parent
+TINY = shlex.split(
+    "--teacher toy_teacher:salt --temperatures 300 400 --prepare.relax-steps 200 --label.frames 20 --label.spacing-fs 20 "
+    "--label.probe-every 20 --train.fit.steps 250 --train.channels 6 --train.radial 8 --train.hidden 24 --refine.time-ps 0.3 "
+    "--refine.frames 3 --validate.rdf-ps 0.6 --validate.drift-ps 0.4 --validate.stability-ps 0.2 --validate.equilibration-ps 0.1 "
+    "--validate.speed-rounds 3 --production.time-ps 1.2 --production.equilibration-ps 0.2"
+)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory) -> Path:
+    """A folder as a user's, with examples/ and a finished run in runs/li6ps5cl."""
+    place = tmp_path_factory.mktemp("work space é")
+    shutil.copytree(ROOT / "examples", place / "examples")
+    status = cli.run(
+        ["distill", str(place / "examples" / "li6ps5cl.cif"), "--quick", *TINY, "--out", str(place / "runs" / "li6ps5cl")]
+    )
+    assert status in (0, 4)
+    return place
+
+
+def stages(run: Path) -> dict[Path, int]:
+    return {p: p.stat().st_mtime_ns for p in run.glob("*/**/*") if p.is_file() and "figures" not in p.parts}
+
+
+def test_the_run_is_complete_and_honest(workspace, trust):
+    run = workspace / "runs" / "li6ps5cl"
+    results = read_results(run)
+    assert {g.name for g in results.gates} >= {
+        "force error",
+        "energy error",
+        "stress error",
+        "NVE drift",
+        "stability",
+        "RDF overlap",
+    }
+    assert results.values["atoms"].value == 52.0
+    assert any("Li" in note and "occupan" in note.lower() for note in results.notes)
+    assert {"diffusivity_300K", "conductivity_400K"} <= set(results.values)
+    for name, value in results.values.items():
+        assert value.value is not None or value.upper_limit is not None or value.samples == 0, name
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Li₆PS₅Cl" in page or "Li" in page
+    failed = [g.name for g in results.gates if not g.passed]
+    assert ("FAILED" in page or "failed" in page) == bool(failed) or not failed
+    trust("T28", "exit status of a run with failed gates", 4 if failed else 0, "4 exactly when a gate failed")
+
+
+def test_the_student_learned(workspace):
+    results = read_results(workspace / "runs" / "li6ps5cl")
+    accuracy = next(t for t in results.tables if t.section == "accuracy")
+    row = next(r for r in accuracy.rows if r[0] == "all")
+    force, size = row[1].value, row[3]
+    assert force is not None and force < 0.35 * float(size), "the student is hardly better than zero forces"
+
+
+def test_rerun_does_nothing_and_one_changed_setting_reruns_what_follows(workspace, tmp_path, capsys, trust):
+    run = tmp_path / "run"
+    shutil.copytree(workspace / "runs" / "li6ps5cl", run, copy_function=shutil.copy2)
+    base = ["distill", str(workspace / "examples" / "li6ps5cl.cif"), "--quick", *TINY, "--out", str(run)]
+    before = stages(run)
+    assert cli.run(base) in (0, 4)
+    assert stages(run) == before
+    changed = [*base, "--production.time-ps", "1.0"]
+    assert cli.run(changed) == 2
+    assert "production.time_ps: 1.2 → 1.0" in capsys.readouterr().err
+    assert cli.run([*changed, "--update"]) in (0, 4)
+    after = stages(run)
+    rerun = {p.relative_to(run).parts[0] for p in after if before.get(p) != after[p]}
+    assert {name.split(".")[0] for name in rerun} == {"production"}
+    assert (run / "production.superseded-1").is_dir()
+    trust(
+        "T20",
+        "main job: stages touched by a changed production setting",
+        ", ".join(sorted({n.split(".")[0] for n in rerun})),
+        "production",
+    )
+
+
+def test_sigkill_anywhere_then_resume(workspace, tmp_path, trust):
+    """T34: killed at moments over the whole job, resumed by the same command: same labels and same student as uninterrupted."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "mdistill.cli", "distill", str(workspace / "examples" / "li6ps5cl.cif"), "--quick", *TINY]
+    environment = {"PYTHONPATH": str(ROOT / "tests"), "MDISTILL_QUIET": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    kills = 0
+    for delay in (4.0, 6.0, 9.0, 9.0, 12.0):
+        child = subprocess.Popen([*command, "--threads", "1", "--out", str(run)], env=environment, stdout=subprocess.DEVNULL)
+        try:
+            child.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            kills += 1
+    done = subprocess.run(
+        [*command, "--threads", "1", "--out", str(run)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 4), done.stderr
+    whole = workspace / "runs" / "li6ps5cl"
+    shards = sorted(p.relative_to(whole) for p in whole.glob("label/*.npz"))
+    assert shards
+    for shard in shards:
+        assert (run / shard).read_bytes() == (whole / shard).read_bytes(), shard
+    assert (run / "train" / "student.mdistill").read_bytes() == (whole / "train" / "student.mdistill").read_bytes()
+    assert kills >= 3
+    trust("T34", f"main job killed {kills} times and resumed: labels and student equal", "bit for bit", "bit for bit")
+
+
+def test_interrupt_says_how_to_resume(workspace, tmp_path, trust):
+    import signal
+
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "mdistill.cli", "distill", str(workspace / "examples" / "li6ps5cl.cif"), "--quick", *TINY]
+    environment = {"PYTHONPATH": str(ROOT / "tests"), "MDISTILL_QUIET": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    child = subprocess.Popen(
+        [*command, "--out", str(run)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(600):
+        if (run / "label" / "labels.jsonl").exists():
+            break
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    _, said = child.communicate(timeout=30)
+    seconds = time.monotonic() - begin
+    assert child.returncode == 130
+    assert "resume: mdistill distill" in said
+    assert not (run / ".lock").exists()
+    assert seconds < 5.0
+    trust("T35", "seconds from Ctrl-C to saved and ended", round(seconds, 2), "≤ 5, exit 130, resume line")
+
+
+def readme_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines() if line.strip()]
+
+
+def test_readme_commands(workspace, monkeypatch, capsys, trust):
+    monkeypatch.chdir(workspace)
+    for command in readme_commands():
+        words = shlex.split(command)
+        assert words[0] == "mdistill"
+        if words[1] == "distill" and "--out" in words:
+            words.append("--dry-run")
+        status = cli.run(words[1:])
+        assert status == 0, f"{command}: {capsys.readouterr().err}"
+        assert capsys.readouterr().out.strip(), command
+    trust("T44", "README commands that work verbatim", len(readme_commands()), "all")
+
+
+def test_readme_python(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    environment = {"MDISTILL_QUIET": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Estimate" in done.stdout
+
+
+def test_results_schema(workspace):
+    raw = json.loads((workspace / "runs" / "li6ps5cl" / "results.json").read_text(encoding="utf-8"))
+    assert raw["format"] == 1
+    assert all({"value", "error", "unit"} <= set(v) for v in raw["values"].values())
+    assert raw["provenance"]["model_sha256"] and raw["provenance"]["structure_sha256"]

@@ -1,0 +1,267 @@
+"""Orderings of disordered crystals: counts, distances, energies, distinctness; oracles are Madelung constants and pymatgen."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdistill.data import arrangement
+from mdistill.data.disorder import DisorderSettings, charges_of, closest_allowed, order, repeat, site_classes
+from mdistill.data.ewald import ewald_matrix
+from mdistill.data.prepare import supercell_for
+from mdistill.errors import BadInput
+from mdistill.io.checks import neighbour_pairs
+from mdistill.io.structures import Crystal, Site, numbers_of, read_structure, to_atoms
+from mdistill.units import COULOMB
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "li6ps5cl.cif"
+DATA = os.environ.get("MDISTILL_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="MDISTILL_DATA is not set")
+QUICK = DisorderSettings(anneals=2, sweeps=60)
+
+
+def crystal_of(*rows: tuple[str, tuple[float, float, float], dict[int, float]], a: float = 6.0) -> Crystal:
+    sites = tuple(Site(fractional=place, occupancies=occupancies, label=label) for label, place, occupancies in rows)
+    return Crystal(cell=a * np.eye(3), pbc=(True, True, True), sites=sites, source="made up")
+
+
+def cube(a: float = 6.0) -> Crystal:
+    """Eight half-occupied Li sites (4 Li) on a cube around four F."""
+    corners = [(x, y, z) for x in (0.0, 0.5) for y in (0.0, 0.5) for z in (0.0, 0.5)]
+    li = [("Li1", corner, {3: 0.5}) for corner in corners]
+    f = [("F1", place, {9: 1.0}) for place in ((0.25, 0.25, 0.25), (0.75, 0.75, 0.25), (0.75, 0.25, 0.75), (0.25, 0.75, 0.75))]
+    return crystal_of(*li, *f, a=a)
+
+
+def check_madelung(matrix: np.ndarray, charges: np.ndarray, nearest: float, pairs: int, madelung: float) -> float:
+    energy = 0.5 * float(charges @ matrix @ charges) / pairs
+    found = -energy * nearest / COULOMB
+    assert abs(found - madelung) < 1e-6
+    return found
+
+
+@pytest.mark.parametrize(("structure", "madelung"), [("rocksalt", 1.7475645946), ("cesiumchloride", 1.7626747731)])
+def test_ewald_gives_madelung_constants(structure: str, madelung: float, trust: Callable[..., None]) -> None:
+    from ase.build import bulk
+
+    atoms = bulk("NaCl" if structure == "rocksalt" else "CsCl", structure, a=5.0).repeat((2, 2, 1))
+    charges = np.where(np.isin(atoms.numbers, [11, 55]), 1.0, -1.0)
+    nearest = 2.5 if structure == "rocksalt" else 2.5 * np.sqrt(3.0)
+    found = check_madelung(ewald_matrix(atoms.positions, atoms.cell[:]), charges, nearest, len(atoms) // 2, madelung)
+    trust("T30", f"Madelung constant, {structure}", found, f"{madelung} ± 1e-6")
+
+
+@pytest.mark.planted
+def test_ewald_without_self_term_fails(trust: Callable[..., None]) -> None:
+    from ase.build import bulk
+
+    atoms = bulk("NaCl", "rocksalt", a=5.0)
+    matrix = ewald_matrix(atoms.positions, atoms.cell[:])
+    matrix[np.diag_indices(2)] *= 0.99
+    with pytest.raises(AssertionError):
+        check_madelung(matrix, np.array([1.0, -1.0]), 2.5, 1, 1.7475645946)
+    trust("T30", "self term of the Ewald sum off by 1 %", "caught", "Madelung test fails", planted=True)
+
+
+def test_ewald_against_pymatgen_in_a_triclinic_cell() -> None:
+    from pymatgen.analysis.ewald import EwaldSummation
+    from pymatgen.core import Lattice, Structure
+
+    generator = np.random.default_rng(3)
+    cell = np.array([[6.0, 0.3, 0.0], [1.5, 7.0, -0.4], [0.2, 2.0, 5.0]])
+    fractional = generator.random((7, 3))
+    charges = np.array([1, 1, 1, -2, 5, -3, -3])
+    species = ["Li+", "Li+", "Li+", "S2-", "P5+", "N3-", "N3-"]
+    theirs = EwaldSummation(Structure(Lattice(cell), species, fractional), acc_factor=16).total_energy
+    assert 0.5 * charges @ ewald_matrix(fractional @ cell, cell) @ charges == pytest.approx(theirs, abs=2e-4)
+
+
+def check_orderings(
+    crystal: Crystal, supercell: tuple[int, int, int], composition: dict[int, float], settings: DisorderSettings, factor: float = 0.8
+) -> float:
+    """Composition, neutrality, distances and distinctness of what `order` returns; gives the smallest distance ratio."""
+    charges = charges_of(crystal)
+    found = order(crystal, supercell=supercell, settings=settings)
+    ratios = []
+    for one in found:
+        numbers = numbers_of(one.crystal)
+        assert one.crystal.composition == composition
+        assert abs(sum(charges[int(n)] for n in numbers)) < 1e-6
+        limits = closest_allowed(charges, replace(settings, like_factor=factor))
+        i, j, distance = neighbour_pairs(one.crystal, 3.5)
+        least = np.array([limits[int(numbers[a]), int(numbers[b])] for a, b in zip(i, j, strict=True)])
+        ratios.append(float((distance / np.maximum(least, 1e-9)).min()))
+        assert ratios[-1] >= 1.0
+    energies = [one.energy for one in found]
+    assert energies == sorted(energies)
+    return min(ratios)
+
+
+def test_example_becomes_li24(trust: Callable[..., None]) -> None:
+    crystal = read_structure(EXAMPLE)
+    settings = replace(QUICK, orderings=3)
+    check_orderings(crystal, (1, 1, 1), {3: 24.0, 15: 4.0, 16: 20.0, 17: 4.0}, settings)
+    found = order(crystal, settings=settings)
+    numbers = numbers_of(found[0].crystal)
+    i, j, distance = neighbour_pairs(found[0].crystal, 3.0)
+    closest = float(distance[(numbers[i] == 3) & (numbers[j] == 3)].min())
+    assert closest > 2.05 and len(numbers) == 52 and len(found) == 3
+    assert "48 sites get 24 Li" in found[0].rule and "Li–Li 2.05 Å" in found[0].rule and "Li +1" in found[0].rule
+    assert len({round(one.energy, 2) for one in found}) == 3
+    trust("T30", "closest Li–Li of the ordered example (Å)", closest, "> 2.05 (the split sites are 1.87 apart), 24 Li")
+
+
+@pytest.mark.planted
+def test_forgetting_the_distance_rule_is_caught(monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
+    crystal = read_structure(EXAMPLE)
+    original = arrangement._board
+    monkeypatch.setattr(arrangement, "_board", lambda *a: replace_limits(original(*a)))
+    with pytest.raises(AssertionError):
+        check_orderings(crystal, (1, 1, 1), {3: 24.0, 15: 4.0, 16: 20.0, 17: 4.0}, DisorderSettings(anneals=1, sweeps=1))
+    trust("T30", "orderings without the least distances", "caught", "check of orderings fails", planted=True)
+
+
+def replace_limits(board: object) -> object:
+    board.limits = 0.0 * board.limits  # type: ignore[attr-defined]
+    return board
+
+
+@needs_data
+def test_neutron_structure_in_a_416_atom_cell(trust: Callable[..., None]) -> None:
+    crystal = read_structure(Path(str(DATA)) / "argyrodite_aimd" / "Li6PS5Cl_Neutron.cif")
+    start = time.perf_counter()
+    counts = {3: 192.0, 15: 32.0, 16: 160.0, 17: 32.0}
+    settings = DisorderSettings(anneals=1, sweeps=100)
+    check_orderings(crystal, (2, 2, 2), counts, settings)
+    classes = site_classes(repeat(crystal, (2, 2, 2)), charges_of(crystal))
+    mixed = {one.label: one.counts for one in classes if len(one.counts) == 2 and 0 not in one.counts}
+    assert sorted(tuple(sorted(c.items())) for c in mixed.values()) == [((16, 12), (17, 20)), ((16, 20), (17, 12))]
+    trust(
+        "T30",
+        "416-atom ordering of the neutron CIF: seconds",
+        time.perf_counter() - start,
+        "Li192P32S160Cl32, neutral, < 20 s by default",
+    )
+
+
+@needs_data
+def test_measured_structures_of_many_kinds(tmp_path: Path, trust: Callable[..., None]) -> None:
+    """OBELiX: argyrodites, LISICON, NASICON, garnet, halide, perovskite; composition within one atom of the file per class."""
+    names = ["cz2", "24k", "wsd", "2r7", "kab", "gxz", "mfu", "ij5", "ei3", "gas", "t2c", "uaz", "dvn", "7tu"]
+    with tarfile.open(Path(str(DATA)) / "obelix" / "all_cifs.tar.gz") as archive:
+        members = [m for m in archive.getmembers() if Path(m.name).stem in names and m.isfile()]
+        archive.extractall(tmp_path, members=members, filter="data")
+    paths = sorted(tmp_path.rglob("*.cif"))
+    assert len(paths) == len(names)
+    for path in paths:
+        crystal = read_structure(path)
+        supercell = supercell_for(crystal.cell, 2.0)
+        classes = site_classes(repeat(crystal, supercell), charges_of(crystal))
+        composition: dict[int, float] = {}
+        for one in classes:
+            for number, count in one.counts.items():
+                assert abs(count - one.wanted[number]) < 2.0
+                if number and count:
+                    composition[number] = composition.get(number, 0.0) + count
+        settings = DisorderSettings(anneals=1, sweeps=20)
+        check_orderings(crystal, supercell, dict(sorted(composition.items())), settings, factor=0.7)
+    trust(
+        "T30",
+        "partially occupied OBELiX CIFs ordered",
+        len(paths),
+        "whole, neutral, no close pair, counts within 2 of the occupancies",
+    )
+
+
+def test_enumeration_finds_the_true_minimum(trust: Callable[..., None]) -> None:
+    """Oracle: all 70 ways to put 4 Li on 8 sites, each energy by a separate Ewald sum."""
+    crystal = cube()
+    energies = []
+    for chosen in combinations(range(8), 4):
+        places = np.array([crystal.positions[k] for k in [*chosen, *range(8, 12)]])
+        charges = np.array([1.0] * 4 + [-1.0] * 4)
+        energies.append(0.5 * charges @ ewald_matrix(places, crystal.cell) @ charges)
+    found = order(crystal, settings=DisorderSettings(orderings=50))
+    assert found[0].energy == pytest.approx(min(energies), abs=1e-6)
+    assert sorted(round(o.energy, 4) for o in found) == sorted(set(np.round(energies, 4)))
+    trust("T30", "lowest ordering by enumeration − brute force (eV)", found[0].energy - min(energies), "0 ± 1e-6")
+
+
+def test_monte_carlo_agrees_with_enumeration(trust: Callable[..., None]) -> None:
+    crystal = cube()
+    exact = order(crystal, supercell=(2, 1, 1))[0].energy
+    searched = order(crystal, supercell=(2, 1, 1), settings=DisorderSettings(enumerate_up_to=0, anneals=4, sweeps=100))[0].energy
+    assert searched == pytest.approx(exact, abs=1e-6)
+    trust("T30", "swap Monte Carlo − enumeration of 12 870 arrangements (eV)", searched - exact, "0 ± 1e-6")
+
+
+def test_same_seed_same_ordering() -> None:
+    crystal = read_structure(EXAMPLE)
+    first, second = (order(crystal, settings=QUICK, seed=5)[0] for _ in range(2))
+    assert first.crystal.sites == second.crystal.sites and first.energy == second.energy
+
+
+def test_two_ions_and_a_vacancy_on_one_site_stay_neutral() -> None:
+    """Li0.3Na0.3□0.4 on eight sites: 2.4 + 2.4 of them; F carries −4 or −5, so the counts must give that."""
+    sites = [("M1", (x, y, z), {3: 0.31, 11: 0.31}) for x in (0.0, 0.5) for y in (0.0, 0.5) for z in (0.0, 0.5)]
+    f = [
+        (f"F{k}", p, {9: 1.0})
+        for k, p in enumerate(
+            [(0.25, 0.25, 0.25), (0.75, 0.75, 0.25), (0.75, 0.25, 0.75), (0.25, 0.75, 0.75), (0.25, 0.25, 0.75)]
+        )
+    ]
+    crystal = crystal_of(*sites, *f, a=7.0)
+    found = order(crystal)[0].crystal.composition
+    assert found[3] + found[11] == 5.0 and {found[3], found[11]} == {2.0, 3.0} and found[9] == 5.0
+
+
+def test_isovalent_remainders_do_not_add_up() -> None:
+    """Ge/Sn half and half on four single-site classes: each class rounds, the total must still be 2 and 2."""
+    mixed = [
+        (f"M{k}", p, {32: 0.5, 50: 0.5})
+        for k, p in enumerate([(0.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.5, 0.0, 0.5), (0.0, 0.5, 0.5)])
+    ]
+    o = [("O1", (x, y, z), {8: 1.0}) for x in (0.25, 0.75) for y in (0.25, 0.75) for z in (0.25, 0.75)]
+    assert order(crystal_of(*mixed, *o, a=5.0))[0].crystal.composition == {8: 8.0, 32: 2.0, 50: 2.0}
+
+
+def test_ordered_crystal_is_only_repeated() -> None:
+    from ase.build import bulk
+
+    from mdistill.io.structures import from_atoms
+
+    found = order(from_atoms(bulk("NaCl", "rocksalt", a=5.64)), supercell=(2, 1, 1))
+    assert len(found) == 1 and "No disorder" in found[0].rule
+    expected = bulk("NaCl", "rocksalt", a=5.64).repeat((2, 1, 1))
+    got = to_atoms(found[0].crystal)
+    assert np.allclose(got.cell[:], expected.cell[:]) and np.allclose(got.positions, expected.positions)
+
+
+def test_impossible_split_sites_are_refused() -> None:
+    """A chain of Li sites 1.2 Å apart, every one three-quarters full, has no arrangement."""
+    chain = [("Li1", (k / 4, 0.0, 0.0), {3: 0.75}) for k in range(4)]
+    f = [("F1", (0.0, 0.5, 0.5), {9: 1.0}), ("F2", (0.5, 0.5, 0.5), {9: 1.0}), ("F3", (0.25, 0.5, 0.0), {9: 1.0})]
+    with pytest.raises(BadInput, match=r"close pairs, such as Li–Li at 1\.20"):
+        order(crystal_of(*chain, *f, a=4.8))
+
+
+def test_bad_settings_and_sizes() -> None:
+    for values in (
+        {"orderings": 0},
+        {"sweeps": 0},
+        {"like_factor": -1.0},
+        {"unlike_factor": float("nan")},
+        {"enumerate_up_to": -1},
+    ):
+        with pytest.raises(BadInput):
+            DisorderSettings(**values)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="most_sites"):
+        order(cube(), supercell=(3, 3, 3), settings=DisorderSettings(most_sites=100))
