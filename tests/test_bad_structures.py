@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mdistill.data.disorder import order
-from mdistill.data.prepare import PrepareSettings, plan
+from mdistill.data.prepare import plan
+from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
 from mdistill.io.checks import MOST_ATOMS, check_bulk, check_elements, check_mobile
 from mdistill.io.structures import read_structure, to_system

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from mdistill.data import arrangement
-from mdistill.data.disorder import DisorderSettings, charges_of, closest_allowed, order, repeat, site_classes
+from mdistill.data.disorder import charges_of, closest_allowed, order, repeat, site_classes
 from mdistill.data.ewald import ewald_matrix
 from mdistill.data.prepare import supercell_for
+from mdistill.data.settings import DisorderSettings
 from mdistill.errors import BadInput
 from mdistill.io.checks import neighbour_pairs
 from mdistill.io.structures import Crystal, Site, numbers_of, read_structure, to_atoms
@@ -85,7 +86,12 @@ def test_ewald_against_pymatgen_in_a_triclinic_cell() -> None:
 
 
 def check_orderings(
-    crystal: Crystal, supercell: tuple[int, int, int], composition: dict[int, float], settings: DisorderSettings, factor: float = 0.8
+    crystal: Crystal,
+    supercell: tuple[int, int, int],
+    composition: dict[int, float],
+    settings: DisorderSettings,
+    *,
+    factor: float = 0.8,
 ) -> float:
     """Composition, neutrality, distances and distinctness of what `order` returns; gives the smallest distance ratio."""
     charges = charges_of(crystal)

@@ -166,7 +166,7 @@ def _diffusion(
     if detected and hops < FEW_HOPS:
         notes.append(f"{species}: only {hops} hop(s) seen; the interval is that of counting {hops}")
     if detected and slope.value is not None and slope.error is not None and abs(slope.value - 1.0) > max(0.2, 2 * slope.error):
-        tracer = _with_late_fit(tracer, straight_line(curve, windows, latest_start(curve)))
+        tracer = _with_late_fit(tracer, straight_line(curve, windows, latest_start(curve, share=0.5)))
         notes.append(
             f"{species}: MSD grows as τ^{slope.value:.2f} at the longest lags: this run does not reach diffusion; "
             "the interval covers fits to all lags and to the longest only"
@@ -221,9 +221,9 @@ def choose_start(curve: Curve, windows: Float[np.ndarray, " lag"]) -> int:
     return last
 
 
-def latest_start(curve: Curve) -> int:
-    """Index of the lag at a quarter of the longest, with at least four lags left to fit."""
-    return min(int(np.searchsorted(curve.x.numpy(), curve.x[-1].item() / 4)), len(curve.x) - 4)
+def latest_start(curve: Curve, *, share: float = 0.25) -> int:
+    """Index of the lag at `share` of the longest, with at least four lags left to fit."""
+    return min(int(np.searchsorted(curve.x.numpy(), share * curve.x[-1].item())), len(curve.x) - 4)
 
 
 def _given_start(curve: Curve, fit_from: float) -> int:

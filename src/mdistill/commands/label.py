@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
-from mdistill.data.prepare import PrepareSettings
+from mdistill.data.settings import PrepareSettings
 from mdistill.workflows.label_plan import LabelSettings
 
 

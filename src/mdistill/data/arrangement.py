@@ -15,7 +15,8 @@ from mdistill.errors import BadInput
 from mdistill.io.checks import neighbour_pairs
 
 if TYPE_CHECKING:
-    from mdistill.data.disorder import DisorderSettings, SiteClass
+    from mdistill.data.disorder import SiteClass
+    from mdistill.data.settings import DisorderSettings
     from mdistill.io.structures import Crystal
 
 _SAME_ENERGY = 1e-3
@@ -93,7 +94,7 @@ def find_arrangements(
     board = _board(large, classes, species, charges, limits)
     ways = math.exp(min(sum(_log_ways(one) for one in classes), 700.0))
     if ways <= settings.enumerate_up_to + 0.5:
-        candidates = _enumerate(board, classes, settings.orderings)
+        candidates = _enumerate(board, classes, settings.orderings, generator)
     else:
         candidates = _anneals(board, classes, settings, generator)
     good = [state for state in candidates if not board.too_close(state[None])[0]]
@@ -135,7 +136,7 @@ def _board(
     i, j, distance = neighbour_pairs(large, max(float(table.max()), 0.1))
     variable = np.zeros(len(large.sites), dtype=bool)
     for one in classes:
-        variable[list(one.sites)] |= one.mixed
+        variable[list(one.sites)] |= len(one.wanted) > 1
     keep = (i < j) & (variable[i] | variable[j])
     return _Board(
         species=species,
@@ -169,12 +170,17 @@ def _placements(sites: tuple[int, ...], counts: list[tuple[int, int]]) -> Iterat
             yield dict.fromkeys(chosen, kind) | others
 
 
-def _enumerate(board: _Board, classes: list[SiteClass], wanted: int) -> list[np.ndarray]:
-    """Every arrangement, in batches; the lowest distinct ones without close pairs (or one with fewest, if none)."""
+def _enumerate(board: _Board, classes: list[SiteClass], wanted: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Every arrangement, in batches; the lowest distinct ones without close pairs (or one with fewest, if none).
+
+    They come in random order, so that of arrangements with equal energy none is preferred.
+    """
     index = {number: k for k, number in enumerate(board.species.tolist())}
     start = _start(board, classes, len(board.matrix))
-    mixed = [one for one in classes if one.mixed]
-    ways = product(*(list(_placements(one.sites, [(index[n], c) for n, c in one.counts.items()])) for one in mixed))
+    choices = [list(_placements(one.sites, [(index[n], c) for n, c in one.counts.items()])) for one in classes if one.mixed]
+    for placements in choices:
+        generator.shuffle(placements)  # type: ignore[arg-type]
+    ways = product(*choices)
     pool: list[np.ndarray] = []
     worst: tuple[int, np.ndarray] | None = None
     while batch := list(islice(ways, 512)):
@@ -254,6 +260,8 @@ def _free_of_close_pairs(board: _Board, state: np.ndarray, partners: _Lists, gen
             return True
         k = close[generator.integers(len(close))]
         ends = [int(end[k]) for end in (board.first, board.second) if int(end[k]) in partners]
+        if not ends:
+            return False
         i = ends[generator.integers(len(ends))]
         choices = partners[i][0][state[partners[i][0]] != state[i]]
         here = board.crowd(state, state[i])

@@ -8,49 +8,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mdistill.data.arrangement import Arrangements, find_arrangements
+from mdistill.data.settings import DisorderSettings
 from mdistill.errors import BadInput
 from mdistill.io.charges import NEUTRAL, formal_charges, net_charge, positive_charge
 from mdistill.io.structures import Crystal, Site, formula
 
 VACANCY = 0
 """The atomic number that stands for an empty site."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DisorderSettings:
-    """How orderings of a disordered crystal are chosen.
-
-    Attributes:
-        orderings: How many distinct orderings to keep, lowest electrostatic energy first.
-        enumerate_up_to: All arrangements are tried up to this number; above it swap Monte Carlo searches.
-        anneals: Monte Carlo annealing runs from different random starts.
-        sweeps: Swap attempts per disordered site in each run.
-        like_factor: Two cations (or two metals) may not be closer than this times the sum of their covalent radii.
-        least_like_factor: Where that leaves no arrangement, the factor is lowered in steps of 0.05 down to this.
-        unlike_factor: The same for a cation and an anion.
-        anion_factor: The same for two anions.
-        most_sites: Largest number of sites (occupied or not) in the supercell.
-    """
-
-    orderings: int = 1
-    enumerate_up_to: int = 20_000
-    anneals: int = 4
-    sweeps: int = 300
-    like_factor: float = 0.8
-    least_like_factor: float = 0.7
-    unlike_factor: float = 0.65
-    anion_factor: float = 1.4
-    most_sites: int = 5000
-
-    def __post_init__(self) -> None:
-        for name in ("orderings", "anneals", "sweeps", "most_sites"):
-            if getattr(self, name) < 1:
-                raise BadInput(name, f"{getattr(self, name)}", allowed="at least 1", fix=f"choose a positive {name}")
-        if self.enumerate_up_to < 0:
-            raise BadInput("enumerate_up_to", f"{self.enumerate_up_to}", allowed="at least 0", fix="0 for Monte Carlo always")
-        for name in ("like_factor", "least_like_factor", "unlike_factor", "anion_factor"):
-            if not 0.0 <= getattr(self, name) <= 2.0:
-                raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 2", fix="leave it at its default")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +155,7 @@ def order(
     settings: DisorderSettings | None = None,
     seed: int = 0,
 ) -> list[Ordering]:
-    """The best distinct orderings of a crystal in a supercell, lowest electrostatic energy first.
+    """Distinct orderings of low energy of a crystal in a supercell, lowest electrostatic energy first.
 
     Args:
         crystal: With partial occupancies, mixed sites or vacancies; an ordered one comes back repeated.
@@ -300,7 +264,7 @@ def describe(
     search = (
         f"all {ways:.0f} arrangements were ranked"
         if ways <= settings.enumerate_up_to
-        else f"of {ways:.1e} arrangements, swap Monte Carlo ({settings.anneals} annealing runs) searched the best"
+        else f"of {ways:.1e} arrangements, swap Monte Carlo ({settings.anneals} annealing runs) searched for those of low energy"
     )
     sentences = [
         "Whole atoms by the largest remainder rule under charge neutrality: " + "; ".join(parts) + ".",
@@ -313,11 +277,15 @@ def describe(
     net, positive = net_charge(crystal.composition, charges), positive_charge(crystal.composition, charges)
     if abs(net) > 0.005 * positive:
         sentences.append(f"The file's own occupancies carry a net charge of {net:+.3g} e per cell; the counts make it zero.")
+    if any(
+        len({charges[n] for n in placed}) < len(placed) for placed in ([n for n, c in one.counts.items() if c] for one in classes)
+    ):
+        sentences.append("Atoms of equal charge on one class of sites have equal energy: how they share it is random (seed).")
     if gone:
         sentences.append(f"{', '.join(gone)} rounds to no atom in this cell: a larger cell would keep it.")
-    if found is not None:
-        kept = "the one ordering kept has" if len(found.energies) == 1 else f"the {len(found.energies)} orderings kept have"
-        sentences.append(f"Here {kept} {', '.join(f'{x - found.energies[0]:.3g}' for x in found.energies)} eV above the lowest.")
+    if found is not None and len(found.energies) > 1:
+        above = ", ".join(f"{energy - found.energies[0]:.3g}" for energy in found.energies)
+        sentences.append(f"{len(found.energies)} distinct orderings were kept, {above} eV per cell above the lowest.")
     return " ".join(sentences)
 
 

@@ -109,7 +109,7 @@ def curvature(potential: Potential, system: System, probes: Float[Tensor, "probe
 
 def curvature_calls(potential: Potential, probes: int) -> int:
     """Teacher calls (energy and forces) that `probes` curvature directions cost on one structure, about."""
-    return 2 * probes if not isinstance(potential, CurvedPotential) else 2 + 3 * probes
+    return 2 * probes + isinstance(potential, CurvedPotential)
 
 
 def _screen(system: System, answer: Prediction, force_cap: float) -> None:

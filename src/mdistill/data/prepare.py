@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
-from mdistill.data.disorder import DisorderSettings, charges_of, describe, order, repeat, site_classes
+from mdistill.data.disorder import charges_of, describe, order, repeat, site_classes
 from mdistill.data.relax import Relaxation, relax
+from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.charges import formal_charges
@@ -19,45 +20,6 @@ from mdistill.io.results import Cell, Table
 from mdistill.io.structures import Crystal, formula, to_system
 from mdistill.progress import progress
 from mdistill.types import Potential, System
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareSettings:
-    """How a structure is made ready.
-
-    Attributes:
-        cutoff: Å; every length and perpendicular height of the supercell exceeds twice this.
-        min_length: Å; further lower bound for the heights.
-        orderings: Orderings of a disordered crystal to keep.
-        relax_steps: Most relaxation steps per ordering; 0 for none.
-        fmax: eV/Å; relaxation ends when no force exceeds it and no stress component exceeds stress_gpa.
-        stress_gpa: GPa.
-        max_atoms: Largest number of atoms in the supercell.
-        disorder: How orderings are searched (its own `orderings` gives way to the one here).
-    """
-
-    cutoff: float = 4.9
-    min_length: float = 0.0
-    orderings: int = 1
-    relax_steps: int = 200
-    fmax: float = 0.05
-    stress_gpa: float = 0.1
-    max_atoms: int = 2000
-    disorder: DisorderSettings = field(default_factory=DisorderSettings)
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("cutoff", 0.5, 20.0),
-            ("min_length", 0.0, 200.0),
-            ("fmax", 1e-6, 10.0),
-            ("stress_gpa", 1e-6, 100.0),
-        ):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
-                raise BadInput(name, f"{value}", allowed=f"{low:g} to {high:g}", fix=f"choose {name} in that range")
-        for name, low in (("orderings", 1), ("relax_steps", 0), ("max_atoms", 1)):
-            if getattr(self, name) < low:
-                raise BadInput(name, f"{getattr(self, name)}", allowed=f"at least {low}", fix=f"choose a larger {name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,8 +89,7 @@ def relax(
         max_steps: Most moves; 0 gives the structure back as it is, with its energy.
         fmax: eV/Å.
         stress_GPa: Largest stress component at which the cell counts as relaxed.
-        stop: Asked before every call.
-        advance: Progress bar.
+        stop, advance: Asked before every call; told after it.
     Returns:
         The structure of lowest energy met, and how it got there.
     Raises:
@@ -106,13 +105,7 @@ def relax(
     best: tuple[System, Relaxation] | None = None
     for step in range(max_steps + 1):
         stop.raise_if_pending()
-        now = System(
-            positions=reference @ deformation.T,
-            numbers=system.numbers,
-            cell=system.cell @ deformation.T,
-            pbc=system.pbc,
-            owner=system.owner,
-        )
+        now = replace(system, positions=reference @ deformation.T, cell=system.cell @ deformation.T)
         prediction = _ask(potential, now, step)
         result = _summary(system, now, prediction, step)
         result = replace(

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput
-from mdistill.graph import make_system
 from mdistill.io.checks import READABLE, check_crystal, check_file, text_of
 from mdistill.io.cif import parse_cif
 from mdistill.io.files import sha256
@@ -216,7 +216,23 @@ def to_system(crystal: Crystal) -> System:
     Raises:
         BadInput: The crystal is disordered.
     """
-    return make_system(crystal.positions, numbers_of(crystal), crystal.cell * np.array(crystal.pbc)[:, None], crystal.pbc)
+    numbers = numbers_of(crystal)
+    return System(
+        positions=torch.from_numpy(crystal.positions.copy()),
+        numbers=torch.from_numpy(numbers),
+        cell=torch.from_numpy(crystal.cell * np.array(crystal.pbc)[:, None])[None],
+        pbc=torch.tensor([crystal.pbc]),
+        owner=torch.zeros(len(numbers), dtype=torch.int64),
+    )
+
+
+def read_system(path: str | Path, *, index: int = -1) -> System:
+    """One ordered structure of a file: `to_system(read_structure(path))`.
+
+    Raises:
+        BadInput: Not readable, not sound, or disordered.
+    """
+    return to_system(read_structure(path, index=index))
 
 
 def numbers_of(crystal: Crystal) -> Int[np.ndarray, " site"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import pi, sqrt
 
 import numpy as np
@@ -13,17 +14,22 @@ MAX_DEGREE = 3
 """Highest degree l of the spherical harmonics written out below."""
 
 
-def harmonics(unit: Float[Tensor, "item 3"], table: Float[Tensor, "monomial lm"]) -> Float[Tensor, "item lm"]:
+def monomials(unit: Float[Tensor, "... 3"], count: int) -> Float[Tensor, "... monomial"]:
+    """The products 1, a, ab and, for count 40, abc of the components a, b, c ∈ x, y, z; first factor slowest."""
+    squares = (unit.unsqueeze(-1) * unit.unsqueeze(-2)).flatten(-2)
+    parts = [torch.ones_like(unit[..., :1]), unit, squares]
+    if count > 13:
+        parts.append((squares.unsqueeze(-1) * unit.unsqueeze(-2)).flatten(-2))
+    return torch.cat(parts, -1)
+
+
+def harmonics(unit: Float[Tensor, "... 3"], table: Float[Tensor, "monomial lm"]) -> Float[Tensor, "... lm"]:
     r"""Real spherical harmonics Y_lm of unit vectors, orthonormal on the sphere (∫ Y_lm Y_l'm' dΩ = δδ).
 
     Order: l = 0, 1, …; within l: m = −l … l. `table` is `harmonics_table(degree)` in the float type of `unit`. They are
     polynomials of (x, y, z), so that derivatives of any order exist everywhere, also at the zero vector.
     """
-    squares = (unit.unsqueeze(2) * unit.unsqueeze(1)).flatten(1)
-    parts = [torch.ones_like(unit[:, :1]), unit, squares]
-    if table.shape[0] > 13:
-        parts.append((squares.unsqueeze(2) * unit.unsqueeze(1)).flatten(1))
-    return torch.cat(parts, 1) @ table
+    return monomials(unit, table.shape[0]) @ table
 
 
 def harmonics_table(degree: int) -> Float[Tensor, "monomial lm"]:
@@ -67,17 +73,39 @@ def harmonics_table(degree: int) -> Float[Tensor, "monomial lm"]:
     return table
 
 
-def sphere_quadrature(degree: int) -> tuple[Float[Tensor, "point 3"], Float[Tensor, " point"]]:
-    """Points on the unit sphere and weights that integrate every polynomial up to `degree` exactly (weights sum to 4π).
+def gradient_table(table: Float[Tensor, "monomial lm"]) -> Float[Tensor, "lower lm_xyz"]:
+    """Coefficients of ∂Y_lm/∂(x, y, z) on the products of one degree less; columns lm slow, xyz fast."""
+    starts, lower = (0, 1, 4, 13), 13 if table.shape[0] > 13 else 4
+    slopes = table.new_zeros((lower, table.shape[1], 3))
+    for length in range(1, 4 if lower == 13 else 3):
+        for index in range(3**length):
+            axes = [index // 3 ** (length - 1 - k) % 3 for k in range(length)]
+            for dropped, axis in enumerate(axes):
+                rest = axes[:dropped] + axes[dropped + 1 :]
+                row = starts[length - 1] + sum(a * 3 ** (length - 2 - k) for k, a in enumerate(rest))
+                slopes[row, :, axis] += table[starts[length] + index]
+    return slopes.flatten(1)
 
-    Gauss–Legendre in cos θ times equal steps in φ.
+
+def sphere_quadrature(degree: int) -> tuple[Float[Tensor, "point 3"], Float[Tensor, " point"]]:
+    """Points on the unit sphere and weights that integrate every polynomial up to degree ≤ 9 exactly (weights sum to 4π).
+
+    26 points up to degree 7, else 38: vertices of octahedron and cube, and edge points (p, q, 0) with p² + q² = 1.
+
+    Reference:
+        V. I. Lebedev, USSR Comput. Math. Math. Phys. 16, 10 (1976), doi 10.1016/0041-5553(76)90100-2.
     """
-    height, weight = np.polynomial.legendre.leggauss(degree // 2 + 1)
-    turn = 2 * pi * (np.arange(degree + 1) + 0.5) / (degree + 1)
-    flat = np.sqrt(1.0 - height**2)[:, None]
-    points = np.stack([flat * np.cos(turn), flat * np.sin(turn), np.broadcast_to(height[:, None], (len(height), len(turn)))], -1)
-    weights = np.repeat(weight * 2 * pi / (degree + 1), degree + 1)
-    return torch.from_numpy(points.reshape(-1, 3).copy()), torch.from_numpy(weights)
+    signs = np.array(list(product((-1.0, 1.0), repeat=3)))
+    axes = np.array([sign * np.eye(3)[k] for k in range(3) for sign in (-1.0, 1.0)])
+    small, large = sqrt((1 - sqrt(1 / 3)) / 2), sqrt((1 + sqrt(1 / 3)) / 2)
+    p, q = (sqrt(0.5), sqrt(0.5)) if degree <= 7 else (small, large)
+    edges = {
+        tuple(np.roll((s * x, t * y, 0.0), k)) for s in (-1, 1) for t in (-1, 1) for k in range(3) for x, y in ((p, q), (q, p))
+    }
+    shares = (1 / 21, 9 / 280, 4 / 105) if degree <= 7 else (1 / 105, 9 / 280, 1 / 35)
+    groups = (axes, signs / sqrt(3.0), np.array(sorted(edges)))
+    weights = np.concatenate([np.full(len(group), 4 * pi * share) for group, share in zip(groups, shares, strict=True)])
+    return torch.from_numpy(np.concatenate(groups)), torch.from_numpy(weights)
 
 
 def cutoff_envelope(distance: Tensor, cutoff: float) -> Tensor:

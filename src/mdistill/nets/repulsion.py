@@ -19,6 +19,7 @@ BONDED = 0.75
 CONTACT = 1.5
 """The core never reaches further than this multiple of the sum of covalent radii."""
 _INNER = 0.8
+_TINY = 1e-18
 
 
 def covalent_sums(elements: Sequence[int]) -> Float[Tensor, "species species"]:
@@ -61,11 +62,12 @@ class CoreRepulsion(torch.nn.Module):
         self.outer.copy_(torch.minimum(closest.to(self._limit), self._limit))
 
     def forward(
-        self, distance: Float[Tensor, " edge"], pair: Int[Tensor, " edge"]
+        self, vectors: Float[Tensor, "edge 3"], pair: Int[Tensor, " edge"]
     ) -> tuple[Float[Tensor, " near"], Int[Tensor, " near"]]:
         """Energy (eV) of the few edges within the core, and which they are. pair = species_i · n_species + species_j."""
-        near = (distance < self.outer.flatten().index_select(0, pair)).nonzero()[:, 0]
-        r, which = distance.index_select(0, near), pair.index_select(0, near)
+        reach = self.outer.flatten().index_select(0, pair)
+        near = (vectors.detach().square().sum(1) < reach.square()).nonzero()[:, 0]
+        r, which = (vectors.index_select(0, near).square().sum(1) + _TINY).sqrt(), pair.index_select(0, near)
         outer = self.outer.flatten().index_select(0, which)
         charges = torch.tensor(_CHARGES, dtype=r.dtype, device=r.device)
         screened = (charges * torch.exp(-self.decay.index_select(0, which) * r.unsqueeze(1))).sum(1)

@@ -6,7 +6,7 @@ Symbols: i, j atoms; Z species; r, r̂ length and direction of the edge i→j; c
     x = (r̃ − r₀)/(r_c − r₀),  r̃ = r frozen below the closest labelled distance r₀ of the pair,  f(r̃) = (1 − (r̃/r_c)²)³
     first order   A_c,00
     second order  Σ_m A_c,lm²                                            for every l and c
-    third order   ∫ f_c³ dΩ and ∫ f_c² f_c+1 dΩ,  f_c(n) = Σ_lm A_c,lm Y_lm(n)   (all Gaunt-coupled triples at once)
+    third order   ∫ f_c³ dΩ,  f_c(n) = Σ_lm A_c,lm Y_lm(n)   (all Gaunt-coupled triples at once)
     E_i = E0_Z + s (MLP_Z(features) − MLP_Z(0)) + ½ Σ_j core repulsion
 
 R is linear in W, so the sum over neighbours is taken over the fixed basis first and the weights act once per atom.
@@ -29,16 +29,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdistill.errors import BadInput
-from mdistill.nets.layers import (
-    MAX_DEGREE,
-    SpeciesLinear,
-    cutoff_envelope,
-    frozen_below,
-    harmonics,
-    harmonics_table,
-    rows,
-    sphere_quadrature,
-)
+from mdistill.nets.layers import MAX_DEGREE, SpeciesLinear, gradient_table, harmonics, harmonics_table, rows, sphere_quadrature
+from mdistill.nets.moments import Basis, moments
 from mdistill.nets.repulsion import BONDED, CoreRepulsion, covalent_sums
 from mdistill.types import Graph
 
@@ -104,6 +96,7 @@ class SplineNet(torch.nn.Module):
     waves: Tensor
     by_degree: Tensor
     table: Tensor
+    slopes: Tensor
     on_grid: Tensor
     grid_weights: Tensor
 
@@ -115,7 +108,7 @@ class SplineNet(torch.nn.Module):
         basis = n * settings.radial
         start = torch.randn((n, settings.degree + 1, basis, channels), generator=generator, dtype=torch.float64)
         self.mixing = torch.nn.Parameter(start * (0.15 / sqrt(settings.radial)))
-        features = (settings.degree + 4) * channels
+        features = (settings.degree + 3) * channels
         self.first = SpeciesLinear(n, features, settings.hidden, bias=True, generator=generator)
         self.second = SpeciesLinear(n, settings.hidden, settings.hidden, bias=True, generator=generator)
         self.last = SpeciesLinear(n, settings.hidden, 1, bias=False, generator=generator)
@@ -140,6 +133,7 @@ class SplineNet(torch.nn.Module):
             "waves": pi * torch.arange(settings.radial, dtype=torch.float64),
             "by_degree": (degrees == torch.arange(settings.degree + 1).unsqueeze(1)).to(torch.float64),
             "table": harmonics_table(settings.degree),
+            "slopes": gradient_table(harmonics_table(settings.degree)),
             "on_grid": harmonics(points, harmonics_table(settings.degree)),
             "grid_weights": weights.unsqueeze(0),
         }
@@ -221,32 +215,41 @@ class SplineNet(torch.nn.Module):
         dense = torch.cat([vectors.to(kind), filler]).index_select(0, slots.flatten())
         sender = torch.cat([species.index_select(0, graph.sender), species.new_zeros(1)]).index_select(0, slots.flatten())
         pair = (n * species.unsqueeze(1) + sender.view(slots.shape)).flatten()
-        distance = (dense.square().sum(-1) + 1e-18).sqrt()
-        closest = self.closest.flatten().index_select(0, pair)
-        range_inverse = 1.0 / (self.cutoff - self.closest).clamp_min(FREEZE)
-        felt = frozen_below(distance, closest, FREEZE)
-        x = (felt - closest) * range_inverse.flatten().index_select(0, pair)
-        radial = torch.cos(x.unsqueeze(1) * self.waves) * cutoff_envelope(felt, self.cutoff).unsqueeze(1)
         met = torch.eye(n, dtype=kind, device=vectors.device) * (self.closest < self.cutoff).to(kind).unsqueeze(2)
-        radial = (met.view(n * n, n, 1).index_select(0, pair) * radial.unsqueeze(1)).view(*slots.shape, -1)
-        angular = harmonics(dense / distance.unsqueeze(1), self.table).view(*slots.shape, -1)
-        energy, near = self.core(distance, pair)
-        core = energy.new_zeros(len(species), dtype=torch.float64)
-        core = core.index_add(0, near.div(slots.shape[1], rounding_mode="floor"), 0.5 * energy.to(torch.float64))
-        return torch.bmm(angular.transpose(1, 2), radial), core
+        inverse_range = 1.0 / (self.cutoff - self.closest).clamp_min(FREEZE)
+        basis = Basis(
+            cutoff=self.cutoff,
+            freeze=FREEZE,
+            closest=self.closest.flatten().index_select(0, pair).view(*slots.shape, 1),
+            inverse_range=inverse_range.flatten().index_select(0, pair).view(*slots.shape, 1),
+            sender=met.view(n * n, n).index_select(0, pair).view(*slots.shape, n, 1),
+            waves=self.waves,
+            table=self.table,
+            slopes=self.slopes,
+        )
+        return moments(dense.view(*slots.shape, 3), basis), self._core_energies(dense, pair, slots)
+
+    def _core_energies(self, dense: Tensor, pair: Tensor, slots: Tensor) -> Float[Tensor, " atom"]:
+        energy, near = self.core(dense, pair)
+        zeros = torch.zeros(len(slots), dtype=torch.float64, device=dense.device)
+        if len(near) == 0:
+            return zeros
+        return zeros.index_add(0, near.div(slots.shape[1], rounding_mode="floor"), 0.5 * energy.to(torch.float64))
 
     def features(
         self, moments: Float[Tensor, "atom lm basis"], slots: Int[Tensor, "species slot"]
     ) -> Float[Tensor, "species slot feature"]:
         """Invariants of every atom in the dense layout by species; the spare slots hold those of an isolated atom."""
-        n, width, channels = *slots.shape, self.settings.channels
+        (n, width), atoms, channels = slots.shape, len(moments), self.settings.channels
         filled = torch.cat([moments.flatten(1), moments.new_zeros((1, moments.shape[1] * moments.shape[2]))])
         by_species = filled.index_select(0, slots.flatten()).view(n, width, *moments.shape[1:])
-        mixed = by_species.transpose(1, 2) @ self._mixing().index_select(1, self.degrees)
-        flat = mixed.reshape(n, moments.shape[1], width * channels)
+        mixed = (by_species.transpose(1, 2) @ self._mixing().index_select(1, self.degrees)).transpose(0, 1).flatten(1, 2)
+        place = torch.arange(n * width, device=slots.device)
+        place = torch.empty(atoms + 1, dtype=torch.int64, device=slots.device).index_copy(0, slots.flatten(), place)[:-1]
+        flat = mixed.index_select(1, place).flatten(1)
         on_sphere = self.on_grid @ flat
-        squared = on_sphere.square()
-        neighbour = on_sphere.view(n, -1, width, channels).roll(1, 3).view(on_sphere.shape)
-        cubes = [self.grid_weights @ (squared * on_sphere), self.grid_weights @ (squared * neighbour)]
-        stacked = torch.cat([flat[:, :1], self.by_degree @ flat.square(), *cubes], 1)
-        return stacked.view(n, -1, width, channels).transpose(1, 2).reshape(n, width, -1)
+        cubes = self.grid_weights @ (on_sphere.square() * on_sphere)
+        invariants = torch.cat([flat[:1], self.by_degree @ flat.square(), cubes]).view(-1, atoms, channels)
+        invariants = invariants.transpose(0, 1).flatten(1)
+        filled = torch.cat([invariants, invariants.new_zeros((1, invariants.shape[1]))])
+        return filled.index_select(0, slots.flatten()).view(n, width, -1)

@@ -29,6 +29,7 @@ def uniforms(generator: Generator, stream: np.ndarray, index: np.ndarray) -> np.
 
 def normals(generator: Generator, stream: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Independent standard normal numbers (Box–Muller), number `index` of stream `stream` each."""
+    stream, index = np.broadcast_arrays(stream, index)
     first, second = uniforms(generator, stream, np.stack([2 * index, 2 * index + 1]))
     return np.sqrt(-2.0 * np.log(first)) * np.cos(2.0 * np.pi * second)
 

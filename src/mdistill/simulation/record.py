@@ -19,6 +19,9 @@ from mdistill.simulation.start import kinetic_energy, prediction_of, pressure, t
 from mdistill.types import State
 from mdistill.units import GPA
 
+_SHARE = 0.02
+"""Largest share of the time spent on saving."""
+
 
 @dataclass(slots=True)
 class Log:
@@ -103,7 +106,7 @@ class Recorder:
     """Collects frames and log rows, and saves everything at intervals, the restart file last.
 
     What the restart file says is therefore always in the trajectory and log; what they hold beyond it is removed when
-    the run resumes. Saving takes at most about 2 % of the time: the interval grows with the time that a save takes.
+    the run resumes. Saving takes about 2 % of the time at most: the interval grows with the time that a save takes.
 
     Attributes:
         trajectory: Writer of the frames (steps ≥ 0).
@@ -147,7 +150,7 @@ class Recorder:
         point = RestartPoint(step=self.step, state=state, generator_state=self.generator.get_state(), extras=extras)
         save_restart(self.restart, point)
         now = time.monotonic()
-        self._due = now + max(self.interval, 50.0 * (now - began))
+        self._due = now + max(self.interval, (now - began) / _SHARE)
 
     def flush(self) -> None:
         """Write the collected frames and rows."""

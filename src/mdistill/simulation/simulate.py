@@ -98,7 +98,7 @@ class SimulateSettings:
         within("barostat_ps", self.barostat_ps, 0.0, 1e6, unit="ps")
         within("compressibility_per_GPa", self.compressibility_per_GPa, 0.0, 1e9, unit="1/GPa")
         within("save_every_fs", self.save_every_fs, 0.0, 1e9, unit="fs")
-        within("seed", self.seed, 0, 2**63 - 1, open_low=False)
+        within("seed", self.seed, 0, 2**32 - 1, open_low=False)
         within("skin_A", self.skin_A, 0.0, 5.0, unit="Å", open_low=False)
         within("restart_seconds", self.restart_seconds, 0.0, 1e6, unit="s", open_low=False)
 

@@ -1,7 +1,8 @@
 r"""SevenNet as an energy network of edge vectors: forces, stress and curvature follow by autodiff (`Conservative`).
 
 E = Σ_i e_i({d_ij}),  d_ij = r_j − r_i within 5 Å; the network works in float32 (forces repeat to about 1e-6 eV/Å), sums
-over atoms and edges are done in the caller's precision.
+over atoms and edges are done in the caller's precision. Its convolutions, nearly all of its cost, are computed with
+channels last (`EdgeConvolution`): same numbers as the package's own, in less than half the time on a CPU.
 
 Reference:
     Park, Kim, Hwang, Han, J. Chem. Theory Comput. 20, 4857 (2024), doi 10.1021/acs.jctc.4c00190 (NequIP's equations).
@@ -39,6 +40,7 @@ def load_sevennet(name: str, *, device: str = "cpu") -> Conservative:
         ModuleNotFoundError: `sevenn` is not installed.
     """
     import sevenn._keys as keys
+    from sevenn.nn.convolution import IrrepsConvolution
     from sevenn.util import load_checkpoint
 
     checkpoint, modality = _MODELS[name]
@@ -48,7 +50,11 @@ def load_sevennet(name: str, *, device: str = "cpu") -> Conservative:
     index_of = torch.full((120,), -1, dtype=torch.int64)
     for number, index in model.type_map.items():
         index_of[number] = index
-    layers = [layer for key, layer in model._modules.items() if key not in ("reduce_total_enegy", "force_output")]
+    layers = [
+        EdgeConvolution(layer) if isinstance(layer, IrrepsConvolution) else layer
+        for key, layer in model._modules.items()
+        if key not in ("reduce_total_enegy", "force_output")
+    ]
     return Conservative(
         SevenNetEnergy(
             name=name,
@@ -60,6 +66,61 @@ def load_sevennet(name: str, *, device: str = "cpu") -> Conservative:
             elements=frozenset(int(number) for number in model.type_map),
         )
     )
+
+
+class EdgeConvolution:
+    r"""One convolution of the network, with channels as the last dimension.
+
+    x'_i[c] = (1/D) Σ_j Σ_p w_p(|d_ij|)[u] Σ_ab C^p_cab x_j[u, a] Y_b(d_ij),   out channel c of path p
+
+    x: node features (u: channel, a: component)   Y: spherical harmonics   w_p: radial network   C^p: Clebsch–Gordan
+    coefficients with the path's norm   D: mean number of neighbours. For each block of equal angular momentum in x the
+    sum over b is one matrix product for all paths, and the sum over a one batched product.
+
+    Args:
+        layer: The package's convolution, whose radial network and coefficients are used.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        from e3nn.o3 import wigner_3j
+
+        product = layer.convolution
+        device = layer.denominator.device
+        self.layer = layer
+        self.blocks = [(block.mul, block.ir.dim) for block in product.irreps_in1]
+        self.paths: list[list[tuple[int, int, int]]] = [[] for _ in self.blocks]
+        """For each block of x: (place among the weights, place in the output, components) of its paths."""
+        coefficients: list[list[Tensor]] = [[] for _ in self.blocks]
+        harmonics = product.irreps_in2.slices()
+        for place, path in enumerate(product.instructions):
+            first, second, out = product.irreps_in1[path.i_in1], product.irreps_in2[path.i_in2], product.irreps_out[path.i_out]
+            table = torch.zeros(product.irreps_in2.dim, out.ir.dim, first.ir.dim)
+            table[harmonics[path.i_in2]] = path.path_weight * wigner_3j(first.ir.l, second.ir.l, out.ir.l).permute(1, 2, 0)
+            coefficients[path.i_in1].append(table)
+            self.paths[path.i_in1].append((place, path.i_out, out.ir.dim))
+        self.coefficients = [torch.cat(tables, 1).to(device) for tables in coefficients]
+        self.weight_sizes = [self.blocks[path.i_in1][0] for path in product.instructions]
+
+    def __call__(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        layer = self.layer
+        features, harmonics = data[layer.key_x], data[layer.key_filter]
+        receiver, sender = data[layer.key_edge_idx]
+        weights = layer.weight_nn(data[layer.key_weight_input]).split(self.weight_sizes, 1)
+        outputs: dict[int, Tensor] = {}
+        atoms, edges, start = len(features), len(sender), 0
+        for (channels, components), paths, table in zip(self.blocks, self.paths, self.coefficients, strict=True):
+            block = features[:, start : start + channels * components].reshape(atoms, channels, components)
+            start += channels * components
+            source = block.transpose(1, 2).contiguous().index_select(0, sender)
+            mixing = (harmonics @ table.flatten(1)).reshape(edges, table.shape[1], components)
+            sizes = [size for _, _, size in paths]
+            parts = torch.bmm(mixing, source).split(sizes, 1)
+            message = torch.cat([part * weights[place].unsqueeze(1) for part, (place, _, _) in zip(parts, paths, strict=True)], 1)
+            summed = message.new_zeros((atoms, *message.shape[1:])).index_add(0, receiver, message)
+            for part, (_, out, _) in zip(summed.split(sizes, 1), paths, strict=True):
+                outputs[out] = part.transpose(1, 2).flatten(1)
+        data[layer.key_x] = torch.cat([outputs[out] for out in sorted(outputs)], 1) / layer.denominator
+        return data
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

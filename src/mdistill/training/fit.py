@@ -133,7 +133,7 @@ class _Run(Generic[Module, Item]):
             group["lr"] = learning_rate(settings, step, self.at.total)
         loss, measures = self.objective(self.module, batch, step)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward(inputs=self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         if not math.isfinite(float(loss.detach()) + float(norm)):
             raise MdistillError(

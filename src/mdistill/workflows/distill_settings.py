@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.data.prepare import PrepareSettings
+from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
 from mdistill.io.structures import Crystal
 from mdistill.training.fit import FitSettings

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdistill.data.prepare import PrepareSettings, plan, prepare
+from mdistill.data.prepare import plan, prepare
+from mdistill.data.settings import PrepareSettings
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
 from mdistill.io.results import Results, read_results, write_results
-from mdistill.io.structures import Crystal, read_structure, to_atoms, to_system
+from mdistill.io.structures import Crystal, read_system, to_atoms
 from mdistill.types import Estimate, Potential, System
 from mdistill.workflows.run import run_stage
 from mdistill.workflows.tables import relaxation_table
@@ -34,7 +35,7 @@ def read_systems(path: Path) -> list[System]:
     """All structures of a file, one System each."""
     from ase.io import read
 
-    return [to_system(read_structure(path, index=k)) for k in range(len(read(path, index=":")))]
+    return [read_system(path, index=k) for k in range(len(read(path, index=":")))]
 
 
 def _prepare(

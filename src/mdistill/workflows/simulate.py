@@ -9,7 +9,7 @@ import numpy as np
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
 from mdistill.io.results import Figure, Results, Series
-from mdistill.io.structures import read_structure, to_atoms, to_system
+from mdistill.io.structures import read_system, to_atoms
 from mdistill.simulation.record import read_log
 from mdistill.simulation.simulate import SimulateSettings, SimulationResult
 from mdistill.types import Potential, System
@@ -26,7 +26,7 @@ def starting_structure(path: Path, repeat: tuple[int, int, int]) -> System:
     """
     if min(repeat) < 1:
         raise BadInput("repeat", f"{repeat}", allowed="three numbers of at least 1", fix="--repeat 2 2 2")
-    system = to_system(read_structure(path))
+    system = read_system(path)
     if tuple(repeat) == (1, 1, 1):
         return system
     atoms = to_atoms(system).repeat(repeat)

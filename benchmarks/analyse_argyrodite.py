@@ -1,0 +1,95 @@
+"""D and σ of Li in Li6PS5Cl from published AIMD (0 % and 50 % Cl/S disorder, 500 K), beside kinisi called directly.
+
+python benchmarks/analyse_argyrodite.py [DATA]      DATA: folder with argyrodite_aimd/, default $MDISTILL_DATA
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mdistill.analysis.diffusion import DiffusionSettings
+from mdistill.io.xdatcar import read_xdatcar
+from mdistill.workflows.analyse import AnalyseSettings, analyse
+
+FRAME_TIME_FS = 100.0
+TEMPERATURE_K = 500.0
+
+
+def runs_of(data: Path, disorder: str) -> list[Path]:
+    """The runs of one system in time order."""
+    return sorted((data / "argyrodite_aimd" / "Li6PS5Cl" / disorder).glob("run*/actual_XDATCAR.gz"))
+
+
+def kinisi_directly(paths: Sequence[Path], *, fit_from: float, lags: int = 40) -> tuple[float, float]:
+    """D and its standard deviation (cm²/s) as kinisi gives them: its unwrapping, drift, MSD, covariance and sampling.
+
+    Only the lags (geometric, up to half of the run) and the start of the fit (fs) are handed to it.
+    """
+    import scipp
+    from kinisi.diffusion import Diffusion
+    from kinisi.displacement import calculate_msd
+    from kinisi.parser import Parser
+
+    parts = [read_xdatcar(path) for path in paths]
+    numbers = parts[0][0]
+    positions, cells = np.concatenate([part[1] for part in parts]), np.concatenate([part[2] for part in parts])
+    chosen = np.unique(np.round(np.geomspace(1, (len(positions) - 1) // 2, lags)).astype(int))
+    parser = Parser(
+        coords=scipp.array(dims=["time", "particle", "dimension"], values=positions @ np.linalg.inv(cells) % 1.0),
+        latt=scipp.array(dims=["time", "dimension1", "dimension2"], values=cells, unit="angstrom"),
+        time_step=scipp.scalar(FRAME_TIME_FS / 1000.0, unit="ps"),
+        step_skip=scipp.scalar(1),
+        dt=scipp.array(dims=["time interval"], values=chosen * FRAME_TIME_FS / 1000.0, unit="ps"),
+        specie_indices=scipp.array(dims=["particle"], values=np.flatnonzero(numbers == 3)),
+        drift_indices=scipp.array(dims=["particle"], values=np.flatnonzero(numbers != 3)),
+    )
+    diffusion = Diffusion(calculate_msd(parser, progress=False))
+    state = np.random.RandomState(1)
+    diffusion._diffusion(scipp.scalar(fit_from / 1000.0 - 1e-6, unit="ps"), progress=False, random_state=state)
+    draws = np.asarray(diffusion.D.values)
+    return float(draws.mean()), float(draws.std())
+
+
+def main() -> None:
+    """Print the table and write results/analyse_argyrodite.json."""
+    from record import write_record
+
+    data = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ["MDISTILL_DATA"])
+    settings = AnalyseSettings(species="Li", temperature_K=TEMPERATURE_K, frame_time_fs=FRAME_TIME_FS)
+    rows = []
+    for disorder in ("0p", "50p"):
+        paths = runs_of(data, disorder)
+        start = time.perf_counter()
+        results = analyse(paths, settings)
+        seconds = time.perf_counter() - start
+        d, sigma = (results.values[f"{name}_{TEMPERATURE_K:g}K"] for name in ("diffusivity", "conductivity"))
+        table = next(t for t in results.tables if t.name == "transport")
+        fit_from = 1000.0 * float(str(table.rows[0][table.columns.index("fit from (ps)")]))
+        theirs, error = kinisi_directly(paths, fit_from=fit_from)
+        rows.append(
+            {
+                "disorder": f"{disorder[:-1]} %", "D_cm2_s": d.value, "D_error": d.error, "D_95": d.interval,
+                "sigma_mS_cm": sigma.value, "sigma_error": sigma.error, "sigma_95": sigma.interval,
+                "kinisi_D_cm2_s": theirs, "kinisi_D_error": error, "fit_from_ps": fit_from / 1000.0,
+                "seconds": round(seconds, 1), "notes": results.notes,
+            }
+        )  # fmt: skip
+    print(f"{'disorder':>9} {'D (1e-6 cm²/s)':>18} {'σ (mS/cm)':>14} {'kinisi D (1e-6 cm²/s)':>24} {'s':>6}")
+    for row in rows:
+        print(
+            f"{row['disorder']:>9} {1e6 * row['D_cm2_s']:9.2f} ± {1e6 * row['D_error']:<6.2f} {row['sigma_mS_cm']:7.0f} ± "
+            f"{row['sigma_error']:<4.0f} {1e6 * row['kinisi_D_cm2_s']:15.2f} ± {1e6 * row['kinisi_D_error']:<6.2f} {row['seconds']:6}"
+        )
+    described = {"temperature_K": TEMPERATURE_K, "frame_time_fs": FRAME_TIME_FS, "diffusion": settings.diffusion()}
+    print(write_record("analyse_argyrodite", described, rows))
+    assert isinstance(described["diffusion"], DiffusionSettings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What every benchmark writes: its rows with settings, hardware, commit and time, as JSON beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mdistill.io.files import write_json
+from mdistill.workflows.run import code_version, hardware, plain
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_record(name: str, settings: Any, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write `results/<name>.json` and print the rows as a table."""
+    record = {
+        "benchmark": name,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": plain(settings),
+        "hardware": hardware(),
+        "rows": [plain(row) for row in rows],
+    } | code_version()
+    path = RESULTS / f"{name}.json"
+    write_json(path, record)
+    print_rows(rows)
+    print(f"written: {path.name}")
+    return path
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as an aligned table; floats with four digits."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = [[_shown(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[k]) for line in [columns, *text]) for k in range(len(columns))]
+    for line in [columns, *text]:
+        print("  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -1,0 +1,246 @@
+"""T22–T25: diffusivities of walks whose answer is known, of crystals that do not diffuse, and of AIMD beside kinisi."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from walks import crystal, gaussian_walkers, hoppers
+
+from mdistill.analysis import diffusion as module
+from mdistill.analysis import msd
+from mdistill.analysis.diffusion import Diffusion, DiffusionSettings, count_hops, diffusivity
+from mdistill.analysis.statistics import Curve
+from mdistill.types import Estimate, Trajectory
+from mdistill.units import DIFFUSIVITY_CM2_S
+
+Walk = Callable[[int], tuple[Trajectory, float]]
+WALKS: dict[str, Walk] = {
+    "lattice hops": hoppers,
+    "vibrating lattice hops": lambda seed: hoppers(seed, vibration=0.3),
+    "Gaussian steps": gaussian_walkers,
+}
+NIGHTLY = os.environ.get("MDISTILL_NIGHTLY") == "1"
+
+
+def closed_form(curve: Curve, windows: np.ndarray, start: int, hops: int, seed: int) -> tuple[Estimate, float, float]:
+    """The posterior that kinisi samples, in closed form."""
+    slope, error, offset, offset_error = module.straight_line(curve, windows, start)
+    value, spread = slope * DIFFUSIVITY_CM2_S / 6, error * DIFFUSIVITY_CM2_S / 6
+    interval = (value - 1.96 * spread, value + 1.96 * spread)
+    return Estimate(value=value, error=spread, unit="cm²/s", samples=hops, interval=interval), offset, offset_error
+
+
+def coverage_and_bias(walk: Walk, count: int) -> tuple[float, float]:
+    ratios, covered = [], 0
+    for seed in range(count):
+        trajectory, true = walk(seed)
+        tracer = diffusivity(trajectory, species="Li").tracer
+        assert tracer.value is not None and tracer.interval is not None
+        ratios.append(tracer.value / true)
+        covered += tracer.interval[0] <= true <= tracer.interval[1]
+    return covered / count, float(np.mean(ratios)) - 1.0
+
+
+def check_walks(walk: Walk, count: int) -> tuple[float, float]:
+    coverage, bias = coverage_and_bias(walk, count)
+    assert 0.90 <= coverage <= 1.0, coverage
+    assert abs(bias) <= 0.01, bias
+    return coverage, bias
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_200_walks(name: str, monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
+    if not NIGHTLY:
+        monkeypatch.setattr(module, "_sampled", closed_form)
+    coverage, bias = check_walks(WALKS[name], 200)
+    how = "kinisi" if NIGHTLY else "closed form of kinisi's posterior"
+    trust("T22", f"{name} ({how}): coverage of the 95 % interval over 200 walks", coverage, "0.90–1.00")
+    trust("T22", f"{name} ({how}): relative bias", bias, "≤ 0.01")
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_closed_form_is_kinisis_posterior(name: str, monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
+    worst = 0.0
+    for seed in range(3):
+        trajectory, _ = WALKS[name](seed)
+        sampled = diffusivity(trajectory, species="Li").tracer
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_sampled", closed_form)
+            exact = diffusivity(trajectory, species="Li").tracer
+        assert sampled.value and exact.value and exact.error and sampled.error
+        worst = max(worst, abs(sampled.value - exact.value) / exact.error)
+        assert worst < 0.15
+        assert sampled.error == pytest.approx(exact.error, rel=0.15)
+    trust("T22", f"{name}: kinisi's sampled mean against the closed form, in standard errors", worst, "< 0.15")
+
+
+@pytest.mark.planted
+@pytest.mark.parametrize("bug", ["all overlapping windows counted as independent", "two dimensions instead of three", "no host drift"])
+def test_walks_notice(bug: str, monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
+    monkeypatch.setattr(module, "_sampled", closed_form)
+    walk = WALKS["lattice hops"]
+    if bug.startswith("all"):
+        monkeypatch.setattr(module, "independent_windows", lambda lag, frames, ions: ions * (frames - lag))
+        monkeypatch.setattr(msd, "independent_windows", lambda lag, frames, ions: ions * (frames - lag))
+    elif bug.startswith("two"):
+        monkeypatch.setattr(module, "DIFFUSIVITY_CM2_S", DIFFUSIVITY_CM2_S * 1.5)
+        monkeypatch.setitem(globals(), "DIFFUSIVITY_CM2_S", DIFFUSIVITY_CM2_S * 1.5)
+    else:
+        monkeypatch.setattr(module, "displacements", lambda trajectory, species: trajectory.positions[:, :32].numpy())
+    with pytest.raises(AssertionError):
+        check_walks(walk, 40)
+    trust("T22", f"planted: {bug}", "noticed", "noticed", planted=True)
+
+
+def check_still(found: Diffusion) -> float:
+    """Nothing diffuses: a limit and no number, and the MSD no larger than the vibration allows."""
+    assert not found.detected and found.tracer.value is None
+    assert found.tracer.upper_limit is not None and 0 < found.tracer.upper_limit < 1e-5
+    return found.tracer.upper_limit
+
+
+@pytest.mark.parametrize("vibration", [0.0, 0.15])
+def test_immobile_lattice_under_pressure_control(vibration: float, trust: Callable[..., None]) -> None:
+    """5 % volume noise, atoms up to five cells away from the origin: nothing moves relative to the lattice."""
+    breathing = crystal(1, volume_noise=0.05, vibration=vibration, images=5)
+    for species in ("Li", "S"):
+        found = diffusivity(breathing, species=species)
+        check_still(found)
+        expected = 6.0 * vibration**2 * (1 + (1 / 8 if species == "Li" else 1 / 27))
+        assert found.msd.y.numpy() == pytest.approx(np.full(len(found.msd.y), expected), rel=0.25, abs=1e-9)
+        trust("T24", f"D of immobile {species}, 5 % volume noise, vibration {vibration} Å", "below detection", "0 within error")
+
+
+@pytest.mark.planted
+def test_volume_noise_is_noticed_without_the_mean_cell(monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
+    breathing = crystal(1, volume_noise=0.05, vibration=0.15, images=5)
+    monkeypatch.setattr(msd, "mean_cell_positions", lambda trajectory: trajectory.positions.numpy())
+    found = diffusivity(breathing, species="Li")
+    with pytest.raises(AssertionError):
+        assert found.msd.y.numpy() == pytest.approx(np.full(len(found.msd.y), 6 * 0.15**2 * 9 / 8), rel=0.25)
+    trust("T24", "planted: Cartesian displacements under pressure control", "noticed", "noticed", planted=True)
+
+
+def test_wrapping_does_not_change_the_answer(tmp_path: Path, trust: Callable[..., None]) -> None:
+    from walks import write_extxyz
+
+    from mdistill.io.import_trajectory import read_trajectory
+
+    still = crystal(3, frames=60, volume_noise=0.05, vibration=0.2)
+    read = read_trajectory(write_extxyz(tmp_path / "wrapped.extxyz", still, wrapped=True))
+    assert any("wrapped" in note for note in read.notes)
+    ours, theirs = (msd.mean_square_displacement(t, species="Li").y for t in (still, read.trajectory))
+    difference = float((ours - theirs).abs().max())
+    assert difference < 1e-5
+    trust("T24", "MSD of a wrapped trajectory under pressure control against the unwrapped original, Å²", difference, "< 1e-5")
+
+
+def test_no_hop_is_below_detection(trust: Callable[..., None]) -> None:
+    found = diffusivity(crystal(2, vibration=0.25), species="Li")
+    limit = check_still(found)
+    assert found.hops == 0 and "below detection" in found.notes[0]
+    assert limit >= 0.1 * 3.0 * 3.0**2 / (6 * 27 * found.duration)
+    trust("T25", "27 vibrating ions without a hop in 40 ps: upper limit, cm²/s", limit, "below detection with a limit")
+
+
+@pytest.mark.planted
+def test_a_number_for_ions_at_rest_is_noticed(monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
+    monkeypatch.setattr(module, "FEW_HOPS", 10**9)
+    found = diffusivity(crystal(2, vibration=0.25), species="Li", settings=DiffusionSettings(hop_distance=0.05))
+    with pytest.raises(AssertionError):
+        check_still(found)
+    trust("T25", "planted: vibrations counted as hops", "noticed", "noticed", planted=True)
+
+
+def test_rattling_between_two_sites_is_no_diffusion(trust: Callable[..., None]) -> None:
+    rng = np.random.default_rng(5)
+    still = crystal(5, frames=1200, vibration=0.1)
+    side = np.cumsum(rng.random((1200, 27, 1)) < 0.02, axis=0) % 2
+    positions = still.positions.clone()
+    positions[:, :27] += torch.from_numpy(side * np.array([2.0, 0, 0]))
+    found = diffusivity(
+        Trajectory(numbers=still.numbers, positions=positions, cell=still.cell, times=still.times), species="Li"
+    )
+    assert found.hops > 100
+    check_still(found)
+    trust("T25", f"{found.hops} hops back and forth between two sites", "below detection", "below detection")
+
+
+def check_wide(tracer: Estimate) -> float:
+    assert tracer.value is not None and tracer.interval is not None and tracer.error is not None
+    low, high = tracer.interval
+    assert low <= 0.1 * tracer.value and high >= 3.0 * tracer.value
+    return high / tracer.value
+
+
+def test_one_hop_gives_a_wide_interval(trust: Callable[..., None]) -> None:
+    found = diffusivity(crystal(4, vibration=0.1, hops=1), species="Li")
+    assert found.hops == 1 and found.detected and "1 hop" in " ".join(found.notes)
+    ratio = check_wide(found.tracer)
+    true = 4.0**2 / (6 * 27 * found.duration) * DIFFUSIVITY_CM2_S
+    assert found.tracer.interval is not None and found.tracer.interval[0] <= true <= found.tracer.interval[1]
+    trust("T25", "one hop: upper end of the interval over the value", ratio, "≥ 3")
+
+
+@pytest.mark.planted
+def test_a_narrow_interval_for_one_hop_is_noticed(monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
+    monkeypatch.setattr(module, "_widened", lambda tracer, hops: tracer)
+    monkeypatch.setattr(module, "_with_late_fit", lambda tracer, line: tracer)
+    with pytest.raises(AssertionError):
+        check_wide(diffusivity(crystal(4, vibration=0.1, hops=1), species="Li").tracer)
+    trust("T25", "planted: interval of the line fit alone for one hop", "noticed", "noticed", planted=True)
+
+
+def test_upper_limit_covers_slow_ions(trust: Callable[..., None]) -> None:
+    """Ions that hop about once per run: whatever is reported, limit or interval, holds the true D."""
+    held = 0
+    for seed in range(20):
+        trajectory, true = hoppers(seed, ions=16, frames=300, rate=1.5 / (16 * 300), step=3.0, vibration=0.1)
+        tracer = diffusivity(trajectory, species="Li").tracer
+        low, high = tracer.interval or (0.0, tracer.upper_limit or 0.0)
+        held += low <= true <= high
+    assert held >= 18
+    trust("T25", "1.5 hops expected per run: share of 20 runs whose limit or interval holds the true D", held / 20, "≥ 0.90")
+
+
+def test_count_hops() -> None:
+    moved = crystal(6, vibration=0.1, hops=5).positions.numpy()
+    assert count_hops(moved, 100.0, distance=1.5) == 5
+
+
+def _benchmark(name: str):  # type: ignore[no-untyped-def]
+    folder = Path(__file__).parents[2] / "benchmarks"
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        loaded = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+        return loaded
+    finally:
+        sys.path.remove(str(folder))
+
+
+@pytest.mark.skipif("MDISTILL_DATA" not in os.environ, reason="needs the argyrodite AIMD")
+@pytest.mark.parametrize("disorder", ["0p", "50p"])
+def test_argyrodite_beside_kinisi(disorder: str, trust: Callable[..., None]) -> None:
+    from mdistill.io.import_trajectory import read_trajectory
+
+    benchmark = _benchmark("analyse_argyrodite")
+    paths = benchmark.runs_of(Path(os.environ["MDISTILL_DATA"]), disorder)
+    trajectory = read_trajectory(paths, time_step_fs=benchmark.FRAME_TIME_FS).trajectory
+    assert trajectory.positions.shape == (700, 416, 3)
+    found = diffusivity(trajectory, species="Li")
+    value, error = benchmark.kinisi_directly(paths, fit_from=found.fit_from)
+    assert found.tracer.value is not None and found.tracer.error is not None
+    apart = abs(found.tracer.value - value) / np.hypot(found.tracer.error, error)
+    assert apart < 1.0
+    trust("T23", f"Li6PS5Cl, {disorder[:-1]} % disorder, 500 K: D(Li), cm²/s", found.tracer.value, f"kinisi {value:.3g} ± {error:.2g}")
+    trust("T23", f"Li6PS5Cl, {disorder[:-1]} % disorder: distance to kinisi in combined errors", apart, "< 1")
