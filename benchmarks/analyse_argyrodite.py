@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mdistill.analysis.diffusion import DiffusionSettings
 from mdistill.io.xdatcar import read_xdatcar
 from mdistill.workflows.analyse import AnalyseSettings, analyse
 
@@ -57,7 +56,7 @@ def kinisi_directly(paths: Sequence[Path], *, fit_from: float, lags: int = 40) -
 
 
 def main() -> None:
-    """Print the table and write results/analyse_argyrodite.json."""
+    """Print the rows and write results/analyse_argyrodite.json."""
     from record import write_record
 
     data = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ["MDISTILL_DATA"])
@@ -77,18 +76,11 @@ def main() -> None:
                 "disorder": f"{disorder[:-1]} %", "D_cm2_s": d.value, "D_error": d.error, "D_95": d.interval,
                 "sigma_mS_cm": sigma.value, "sigma_error": sigma.error, "sigma_95": sigma.interval,
                 "kinisi_D_cm2_s": theirs, "kinisi_D_error": error, "fit_from_ps": fit_from / 1000.0,
-                "seconds": round(seconds, 1), "notes": results.notes,
+                "seconds": seconds,
             }
         )  # fmt: skip
-    print(f"{'disorder':>9} {'D (1e-6 cm²/s)':>18} {'σ (mS/cm)':>14} {'kinisi D (1e-6 cm²/s)':>24} {'s':>6}")
-    for row in rows:
-        print(
-            f"{row['disorder']:>9} {1e6 * row['D_cm2_s']:9.2f} ± {1e6 * row['D_error']:<6.2f} {row['sigma_mS_cm']:7.0f} ± "
-            f"{row['sigma_error']:<4.0f} {1e6 * row['kinisi_D_cm2_s']:15.2f} ± {1e6 * row['kinisi_D_error']:<6.2f} {row['seconds']:6}"
-        )
     described = {"temperature_K": TEMPERATURE_K, "frame_time_fs": FRAME_TIME_FS, "diffusion": settings.diffusion()}
-    print(write_record("analyse_argyrodite", described, rows))
-    assert isinstance(described["diffusion"], DiffusionSettings)
+    write_record("analyse_argyrodite", described, rows)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from mdistill.teachers import load_teacher
 from mdistill.training.fit import FitSettings
 from mdistill.training.potential import TrainSettings, train_potential
 from mdistill.workflows.label import label_run
-from mdistill.workflows.label_plan import LabelSettings
 from mdistill.workflows.prepare import prepared_systems
+from mdistill.workflows.settings import LabelSettings
 
 ROOT = Path(__file__).parent.parent
 PREPARE = PrepareSettings(cutoff=4.9, relax_steps=100)

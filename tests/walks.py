@@ -29,13 +29,14 @@ def lattice(per_side: int = 3, spacing: float = 4.0) -> np.ndarray:
 
 
 def hoppers(
-    seed: int, *, ions: int = 32, frames: int = 500, rate: float = 0.1, step: float = 2.0, vibration: float = 0.0, drift: float = 0.02
+    seed: int, *, ions: int = 32, frames: int = 500, rate: float = 0.1, step: float = 2.0, vibration: float = 0.0
 ) -> tuple[Trajectory, float]:
     """Ions that hop along ±x, ±y, ±z with probability `rate` per frame, in a drifting host; and their D in cm²/s."""
     rng = np.random.default_rng(seed)
     axes = np.eye(3)[rng.integers(0, 3, (frames, ions))] * rng.choice([-1.0, 1.0], (frames, ions, 1))
-    moved = np.cumsum(step * axes * (rng.random((frames, ions, 1)) < rate), axis=0) + vibration * rng.normal(size=(frames, ions, 3))
-    slide = drift * np.arange(frames)[:, None, None] * np.array([1.0, -1.0, 0.5])
+    moved = np.cumsum(step * axes * (rng.random((frames, ions, 1)) < rate), axis=0)
+    moved += vibration * rng.normal(size=(frames, ions, 3))
+    slide = 0.02 * np.arange(frames)[:, None, None] * np.array([1.0, -1.0, 0.5])
     host = np.broadcast_to(lattice(2, 6.0), (frames, 8, 3))
     return trajectory_of(moved + slide, host + slide, 12.0 * np.eye(3)), rate * step**2 / 6.0 / SPACING * 0.1
 
@@ -58,7 +59,7 @@ def crystal(
     rng = np.random.default_rng(seed)
     lengths = 12.0 * np.cbrt(1.0 + volume_noise * rng.normal(size=frames))
     cells = lengths[:, None, None] * (np.eye(3) + 0.1 * np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0]]))
-    sites = np.concatenate([lattice(3, 1 / 3), lattice(2, 0.5) + 1 / 6]) + rng.integers(-images, images + 1, (35, 3))
+    sites = np.concatenate([lattice(3, 1 / 3), lattice(2, 1 / 3) + 1 / 6]) + rng.integers(-images, images + 1, (35, 3))
     scaled = np.broadcast_to(sites, (frames, 35, 3)) + vibration / 12.0 * rng.normal(size=(frames, 35, 3))
     for hop in range(hops):
         scaled[(hop + 1) * frames // (hops + 1) :, hop] += np.array([1 / 3, 0, 0])
@@ -72,9 +73,8 @@ def write_extxyz(path: Path, trajectory: Trajectory, *, wrapped: bool = False, t
 
     frames = []
     for k in range(len(trajectory.positions)):
-        atoms = Atoms(
-            numbers=trajectory.numbers.numpy(), positions=trajectory.positions[k].numpy(), cell=trajectory.cell[k].numpy(), pbc=True
-        )
+        place, cell = trajectory.positions[k].numpy(), trajectory.cell[k].numpy()
+        atoms = Atoms(numbers=trajectory.numbers.numpy(), positions=place, cell=cell, pbc=True)
         if wrapped:
             atoms.wrap()
         atoms.info |= ({"time_fs": float(trajectory.times[k])} if times else {}) | ({"step": 50 * k} if steps else {})

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from mdistill.derivatives import Conservative
 from mdistill.graph import build_graph, edge_vectors, make_system
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluate import Evaluator, weights_sha256
 from mdistill.types import Graph, Prediction, System
 
 
@@ -46,3 +47,19 @@ def test_a_structure_with_nan_has_nan_energy() -> None:
     found = Evaluator(CountsEdges())(system)
     assert bool(torch.isnan(found.energy).all()) and bool(torch.isnan(found.forces).all())
     assert found.energy.shape == (1,)
+
+
+class Net(torch.nn.Module):
+    cutoff, elements, name = 3.0, frozenset({3}), "net"
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([weight]))
+
+
+def test_models_of_one_name_are_told_apart_by_their_weights() -> None:
+    one, same, other = (weights_sha256(Net(weight)) for weight in (1.0, 1.0, 2.0))
+    assert one == same != other and len(one) == 64
+    assert weights_sha256(Conservative(Net(1.0))) == one
+    assert weights_sha256(CountsEdges()) == ""
+    assert Evaluator(Conservative(Net(1.0))).device == torch.device("cpu")

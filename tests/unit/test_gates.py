@@ -160,6 +160,17 @@ def test_drift_of_known_line_is_covered_by_its_error() -> None:
     assert drifting(0.0).fluctuation.value == pytest.approx(1e-5, rel=0.1)
 
 
+def test_drift_gate_allows_two_errors_and_refuses_what_it_cannot_tell() -> None:
+    def gate(slope: float, error: float) -> Gate:
+        estimate = Estimate(value=slope, error=error, unit="eV/atom/ps", samples=100)
+        return drift_gate({"600 K": Drift(slope=estimate, fluctuation=replace(estimate, unit="eV/atom"))}, LIMITS)
+
+    assert gate(1.4e-5, 3e-6).passed and gate(-0.9e-5, 1e-7).passed
+    assert not gate(1.7e-5, 3e-6).passed and not gate(-1.1e-5, 1e-7).passed
+    short = gate(0.0, 1e-4)
+    assert not short.passed and "too short" in short.detail
+
+
 def test_drift_error_knows_of_correlation() -> None:
     rng = np.random.default_rng(1)
     noise = rng.normal(size=4000)

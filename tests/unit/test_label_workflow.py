@@ -20,7 +20,8 @@ from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
 from mdistill.types import Graph, LabelledFrame, Prediction, System
 from mdistill.workflows.label import label_run, label_structures
-from mdistill.workflows.label_plan import LabelSettings, estimate_cost, plan
+from mdistill.workflows.label_plan import estimate_cost, plan
+from mdistill.workflows.settings import LabelSettings
 
 SITES = torch.tensor([[0.0, 0, 0], [2.1, 2.1, 0], [2.1, 0, 2.1], [0, 2.1, 2.1]], dtype=torch.float64)
 

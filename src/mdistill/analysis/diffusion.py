@@ -145,8 +145,9 @@ def _diffusion(
     lags = geometric_lags(frames, count=settings.lags, longest=settings.longest)
     curve = msd_of(moved, spacing, lags=lags, label=species)
     windows = np.array([independent_windows(lag, frames, ions) for lag in lags])
-    start = choose_start(curve, windows) if settings.fit_from_ps is None else _given_start(curve, settings.fit_from_ps * PS)
-    fitted = _steadied(curve, windows, start)
+    smooth = smooth_errors(curve, windows)
+    start = choose_start(smooth, windows) if settings.fit_from_ps is None else _given_start(curve, settings.fit_from_ps * PS)
+    fitted = _steadied(smooth, windows, start)
     line, line_error, offset, offset_error = straight_line(fitted, windows, start)
     significant = line > 1.645 * line_error
     detected = hops > 0 and (significant or hops < FEW_HOPS)
@@ -166,7 +167,7 @@ def _diffusion(
     if detected and hops < FEW_HOPS:
         notes.append(f"{species}: only {hops} hop(s) seen; the interval is that of counting {hops}")
     if detected and slope.value is not None and slope.error is not None and abs(slope.value - 1.0) > max(0.2, 2 * slope.error):
-        tracer = _with_late_fit(tracer, straight_line(curve, windows, latest_start(curve, share=0.5)))
+        tracer = _with_late_fit(tracer, straight_line(smooth, windows, latest_start(curve, share=0.5)))
         notes.append(
             f"{species}: MSD grows as τ^{slope.value:.2f} at the longest lags: this run does not reach diffusion; "
             "the interval covers fits to all lags and to the longest only"
@@ -200,6 +201,22 @@ def covariance(curve: Curve, windows: Float[np.ndarray, " lag"]) -> Float[np.nda
     return spread + np.diag(variance - np.diag(spread))
 
 
+def smooth_errors(curve: Curve, windows: Float[np.ndarray, " lag"]) -> Curve:
+    r"""The curve with errors that vary smoothly with the lag from 1 ps on.
+
+    k(τ) = s √n / MSD, the relative spread of |Δr|² (√(2/3) for a Gaussian walk), is replaced by a parabola in ln τ: at the
+    longest lags it rests on a few windows only, and its noise would decide where the fit starts and which lags count.
+    """
+    first = earliest_start(curve)
+    y, error, lags = curve.y.numpy(), curve.error.numpy().copy(), np.log(curve.x.numpy())
+    spread = error * np.sqrt(windows)
+    if not (spread[first:] > 0).all():
+        return curve
+    parabola = np.polynomial.Polynomial.fit(lags[first:], np.log(spread[first:] / y[first:]), 2)
+    error[first:] = np.exp(parabola(lags[first:])) * y[first:] / np.sqrt(windows[first:])
+    return replace(curve, error=torch.from_numpy(error))
+
+
 def choose_start(curve: Curve, windows: Float[np.ndarray, " lag"]) -> int:
     r"""Index of the first lag of the fit: the earliest from which the line agrees with those of twice and four times that lag.
 
@@ -211,14 +228,18 @@ def choose_start(curve: Curve, windows: Float[np.ndarray, " lag"]) -> int:
         Hausman, Econometrica 46, 1251 (1978), doi 10.2307/1913827.
     """
     lags = curve.x.numpy()
-    last = latest_start(curve)
-    first = min(int(np.searchsorted(lags, RATTLING_TIME * (1 - 1e-9))), last)
+    first, last = earliest_start(curve), latest_start(curve)
     for start in range(first, last):
         slope, error, *_ = straight_line(curve, windows, start)
         later = (straight_line(curve, windows, min(int(np.searchsorted(lags, k * lags[start])), last)) for k in (2, 4))
         if all((m - slope) ** 2 <= 3.0**2 * max(e**2 - error**2, 0.0) for m, e, *_ in later):
             return start
     return last
+
+
+def earliest_start(curve: Curve) -> int:
+    """Index of the first lag from 1 ps on, at most `latest_start`."""
+    return min(int(np.searchsorted(curve.x.numpy(), RATTLING_TIME * (1 - 1e-9))), latest_start(curve))
 
 
 def latest_start(curve: Curve, *, share: float = 0.25) -> int:

@@ -11,7 +11,7 @@ import tyro
 
 from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
 from mdistill.data.settings import PrepareSettings
-from mdistill.workflows.label_plan import LabelSettings
+from mdistill.workflows.settings import LabelSettings
 
 
 @dataclass(frozen=True, kw_only=True)

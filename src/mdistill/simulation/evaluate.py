@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from mdistill.graph import SkinList
+from mdistill.graph import SkinList, cast
 from mdistill.types import Potential, Prediction, System
 
 
@@ -21,23 +23,45 @@ class Evaluator:
     Attributes:
         potential: Any potential.
         skin: Atoms may move skin/2 (Å) before the neighbour list is rebuilt; more is rarer and longer lists.
+        device: Where the potential wants its graph; by default where its weights are, else where the positions are.
     """
 
     potential: Potential
     skin: float = 0.5
+    device: torch.device | None = None
     _pairs: SkinList = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        weights = _weights(self.potential)
+        if self.device is None and weights:
+            object.__setattr__(self, "device", next(iter(weights.values())).device)
         object.__setattr__(self, "_pairs", SkinList(cutoff=self.potential.cutoff, skin=self.skin))
 
     def __call__(self, system: System) -> Prediction:
         if not bool(torch.isfinite(system.positions).all() & torch.isfinite(system.cell).all()):
             nothing = torch.full_like(system.cell, torch.nan)
             return Prediction(energy=nothing[:, 0, 0], forces=torch.full_like(system.positions, torch.nan), stress=nothing)
-        found = self.potential(self._pairs.graph(system))
+        found = self.potential(self._pairs.graph(system if self.device is None else cast(system, device=self.device)))
         like = system.positions
         return Prediction(
             energy=found.energy.detach().to(like),
             forces=found.forces.detach().to(like),
             stress=None if found.stress is None else found.stress.detach().to(like),
         )
+
+
+def weights_sha256(potential: Potential) -> str:
+    """What tells a model from another of the same name: its own `sha256`, else that of its weights, else ""."""
+    if getattr(potential, "sha256", ""):
+        return str(potential.sha256)  # type: ignore[attr-defined]
+    digest, weights = hashlib.sha256(), _weights(potential)
+    for name in sorted(weights):
+        digest.update(f"{name} {weights[name].dtype} {tuple(weights[name].shape)}\n".encode())
+        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest() if weights else ""
+
+
+def _weights(potential: Potential) -> dict[str, Tensor]:
+    """Tensors of a potential that is a torch module or wraps one as `net`."""
+    module = potential if isinstance(potential, torch.nn.Module) else getattr(potential, "net", None)
+    return dict(module.state_dict()) if isinstance(module, torch.nn.Module) else {}

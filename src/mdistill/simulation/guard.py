@@ -12,38 +12,9 @@ from torch import Tensor
 
 from mdistill.errors import BlowUp
 from mdistill.graph import SkinList, edge_vectors
-from mdistill.simulation.ranges import within
+from mdistill.simulation.settings import GuardSettings
 from mdistill.simulation.start import atom_counts, degrees_of_freedom, kinetic_energy, prediction_of, temperature
 from mdistill.types import State
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardSettings:
-    """Limits of the guard.
-
-    Attributes:
-        on: Whether the guard watches at all; the check that energy and forces are finite stays on.
-        every: Steps between two checks of forces, distances, temperature and drift; finiteness is checked at each step.
-        largest_force: Largest length of a force, eV/Å.
-        closest_pair: Closest distance allowed, as a share of the sum of the covalent radii (or of the closest distance in
-            the labels, where the caller gives those).
-        temperature_margin_K: T may reach T₀ (1 + 8 √(2/n)) plus this, K; n: degrees of freedom.
-        energy_change: Largest change of the total energy since the start of an NVE run, eV/atom.
-    """
-
-    on: bool = True
-    every: int = 10
-    largest_force: float = 50.0
-    closest_pair: float = 0.5
-    temperature_margin_K: float = 200.0
-    energy_change: float = 0.02
-
-    def __post_init__(self) -> None:
-        within("guard.every", self.every, 0, 1_000_000, unit="steps")
-        within("guard.largest_force", self.largest_force, 0.0, 1e6, unit="eV/Å")
-        within("guard.closest_pair", self.closest_pair, 0.0, 1.0, open_low=False)
-        within("guard.temperature_margin_K", self.temperature_margin_K, 0.0, 1e6, unit="K", open_low=False)
-        within("guard.energy_change", self.energy_change, 0.0, 1e3, unit="eV/atom")
 
 
 @dataclass(slots=True)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from torch import Generator
 
 from mdistill.simulation.noise import atom_normals
-from mdistill.simulation.ranges import within
-from mdistill.simulation.verlet import LONGEST_STEP, Evaluate, drift, evaluated, kick
+from mdistill.simulation.ranges import LONGEST_STEP, within
+from mdistill.simulation.verlet import Evaluate, drift, evaluated, kick
 from mdistill.types import State
 from mdistill.units import BOLTZMANN, KINETIC, PS
 

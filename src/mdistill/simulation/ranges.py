@@ -7,6 +7,9 @@ from numbers import Real
 
 from mdistill.errors import BadInput
 
+LONGEST_STEP = 10.0
+"""Longest time step accepted, fs: about a tenth of the period of the fastest vibrations even of heavy solids."""
+
 
 def within(subject: str, value: float, low: float, high: float, *, unit: str = "", fix: str = "", open_low: bool = True) -> None:
     """Check low < value ≤ high (low ≤ value with `open_low=False`) and that it is a finite number.

@@ -14,16 +14,13 @@ from dataclasses import dataclass, replace
 
 from torch import Generator
 
-from mdistill.simulation.ranges import within
+from mdistill.simulation.ranges import LONGEST_STEP, within
 from mdistill.simulation.start import prediction_of
 from mdistill.types import Prediction, State, System
 from mdistill.units import ACCELERATION
 
 Evaluate = Callable[[System], Prediction]
 """evaluate(system) -> Prediction: an `Evaluator`, or any function like it."""
-
-LONGEST_STEP = 10.0
-"""Longest time step accepted, fs: a tenth of the fastest vibration of even heavy solids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from mdistill.training.labels import Item, join
 from mdistill.training.losses import root_mean_square
 
 _FRAMES = 48
-_FLOOR = 1e-4
+_FLOOR = 1e-2
 
 
 def calibrate(net: SplineNet, items: Sequence[Item], *, fresh: bool) -> None:
@@ -66,9 +66,10 @@ def reference_energies(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "
 
 
 def whitening(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species degree basis basis"]:
-    """(C + λ)^(−1/2) of the moments' covariance C per species and degree, λ = 1e-4 × its largest eigenvalue.
+    """(C + λ)^(−1/2), C the second moment ⟨M Mᵀ⟩ of the moments per species and degree, λ = 1e-2 × its largest eigenvalue.
 
-    Radial functions overlap strongly; in this basis all of their combinations are learned at like speed.
+    Radial functions overlap strongly; in this basis their combinations are learned at like speed. The floor λ keeps rare
+    combinations (a pair that hardly ever meets) from being blown up.
     """
     moments, species = _moments(net, items)
     n, degrees, size = net.mixing.shape[:3]
@@ -78,7 +79,7 @@ def whitening(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species d
             values = moments[species == z][:, net.degrees == degree]
             if len(values) == 0:
                 continue
-            values = (values - values.mean(0) if degree == 0 else values).flatten(0, 1)
+            values = values.flatten(0, 1)
             eigenvalues, vectors = torch.linalg.eigh(values.T @ values / len(values))
             floor = _FLOOR * eigenvalues[-1].clamp_min(1e-12)
             basis[z, degree] = (vectors * (eigenvalues.clamp_min(0.0) + floor).rsqrt()) @ vectors.T
@@ -92,12 +93,15 @@ def _moments(net: SplineNet, items: Sequence[Item]) -> tuple[Float[Tensor, "atom
 
 
 def _normalise_features(net: SplineNet, items: Sequence[Item]) -> None:
-    """Mean and spread of every feature per species; untouched where an element has fewer than two atoms."""
+    """Mean of every feature per species; one scale per feature for all species, its root mean square.
+
+    A scale per species would blow up what hardly varies (a rigid unit), and with it the forces of unseen structures.
+    """
     moments, species = _moments(net, items)
     slots = net.layout(species)
     features = net.features(moments, slots)
+    filled = slots < len(species)
+    net.spread.copy_(features[filled].square().mean(0).sqrt().clamp_min(1e-3).expand_as(net.spread))
     for z in range(len(slots)):
-        mine = features[z][slots[z] < len(species)]
-        if len(mine) > 1:
-            net.mean[z, 0] = mine.mean(0)
-            net.spread[z, 0] = mine.std(0).clamp_min(1e-3)
+        if bool(filled[z].any()):
+            net.mean[z, 0] = features[z][filled[z]].mean(0)

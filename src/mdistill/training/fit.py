@@ -110,9 +110,7 @@ class _Progress:
 class _Run(Generic[Module, Item]):
     """One training: module, average, optimiser and position."""
 
-    def __init__(
-        self, module: Module, objective: Objective[Item], settings: FitSettings, folder: Path, identity: str
-    ) -> None:
+    def __init__(self, module: Module, objective: Objective[Item], settings: FitSettings, folder: Path, identity: str) -> None:
         self.module, self.objective, self.settings, self.folder = module, objective, settings, folder
         self.identity = identity
         self.average: Module = copy.deepcopy(module)
@@ -239,7 +237,9 @@ def fit(
     """
     if not train:
         raise BadInput("training frames", "none", allowed="at least one", fix="label more structures")
-    run: _Run[Module, Item] = _Run(module, objective, settings, Path(folder), f"{asdict(settings)} {len(train)} {len(validation)} {identity}")
+    run: _Run[Module, Item] = _Run(
+        module, objective, settings, Path(folder), f"{asdict(settings)} {len(train)} {len(validation)} {identity}"
+    )
     if (run.folder / CHECKPOINT).exists():
         run.load()
     if not run.at.total:

@@ -18,6 +18,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing, sha256
 from mdistill.io.results import Results, merge, read_results, write_results
 from mdistill.io.structures import Crystal, read_structure
+from mdistill.teachers import check_teacher
 from mdistill.training.potential import train_potential
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
@@ -105,7 +106,9 @@ class _Job:
         run_stage(folder, settings, inputs, ["results.json", *outputs], write)
 
     def _label(self, folder: Path) -> Results:
-        return label_run(self._systems(), self.teacher, self.settings.label, folder, stop=self.stop)
+        systems = self._systems()
+        check_teacher(self.teacher, self.settings.teacher, system=systems[0])
+        return label_run(systems, self.teacher, self.settings.label, folder, stop=self.stop)
 
     def _train(self, folder: Path) -> Results:
         result = train_potential(self._labels(), self.settings.train, folder, stop=self.stop, provenance=self._provenance())

@@ -14,8 +14,7 @@ from mdistill.errors import BadInput
 from mdistill.io.structures import Crystal
 from mdistill.training.fit import FitSettings
 from mdistill.training.potential import TrainSettings
-from mdistill.workflows.label_plan import LabelSettings
-from mdistill.workflows.settings import ProductionSettings, RefineSettings
+from mdistill.workflows.settings import LabelSettings, ProductionSettings, RefineSettings
 from mdistill.workflows.validate import ValidateSettings
 
 MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "Mg", "Zn", "Ca", "F")

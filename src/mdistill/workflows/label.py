@@ -38,8 +38,9 @@ from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
 from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.start import initial_state
 from mdistill.types import Estimate, LabelledFrame, Potential, State, System
-from mdistill.workflows.label_plan import LabelSettings, Task, plan, steps, task_calls
+from mdistill.workflows.label_plan import Task, plan, steps, task_calls
 from mdistill.workflows.run import differences, plain
+from mdistill.workflows.settings import LabelSettings
 
 LARGEST_SHARE = 0.05
 """Share of structures the teacher may fail on before the run stops."""

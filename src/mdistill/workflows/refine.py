@@ -26,8 +26,7 @@ from mdistill.training.checkpoint import load_model
 from mdistill.training.potential import TrainingResult, TrainSettings, evaluate, train_potential
 from mdistill.types import Estimate, LabelledFrame, Potential, System
 from mdistill.workflows.label import label_structures
-from mdistill.workflows.label_plan import LabelSettings
-from mdistill.workflows.settings import RefineSettings
+from mdistill.workflows.settings import LabelSettings, RefineSettings
 from mdistill.workflows.tables import scaled
 
 _BLOCKS_PER_ROUND = 1_000_000

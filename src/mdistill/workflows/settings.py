@@ -2,11 +2,70 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from mdistill.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSettings:
+    """What the teacher is asked.
+
+    Attributes:
+        temperatures_K: The ladder, visited in this order, each from where the one before ended, K.
+        frames: Frames kept per temperature and structure.
+        blocks: Contiguous time blocks per temperature, the units of held-out sets.
+        spacing_fs: Time between two frames, fs.
+        equilibration_fs: Time before the first frame at each temperature, fs.
+        time_step_fs: Time step, fs.
+        friction_per_ps: Langevin friction, 1/ps; high, since decorrelated frames matter more than dynamics.
+        strains: Isotropic strains of the cell.
+        shears: Random strained cells.
+        rattles: Standard deviations of random displacements, Å, one structure each (the undisturbed one is always labelled).
+        contacts: Structures with one pair pressed to 0.6–0.9 of its distance.
+        probes: Curvature directions per probed frame.
+        probe_every: Every how many frames one is probed.
+        force_cap: Frames with a larger force are left out, eV/Å.
+        max_frames: Total; frames per temperature are reduced to fit.
+        timeout_s: A teacher call that takes longer counts as failed, s.
+        seed: Seed of all randomness.
+    """
+
+    temperatures_K: tuple[float, ...] = (300.0, 600.0, 900.0, 1200.0)
+    frames: int = 80
+    blocks: int = 5
+    spacing_fs: float = 20.0
+    equilibration_fs: float = 200.0
+    time_step_fs: float = 2.0
+    friction_per_ps: float = 10.0
+    strains: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
+    shears: int = 4
+    rattles: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15)
+    contacts: int = 4
+    probes: int = 1
+    probe_every: int = 4
+    force_cap: float = 50.0
+    max_frames: int = 100_000
+    timeout_s: float = 1800.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for value in self.temperatures_K:
+            _require("temperatures", value, 0.0 < value <= 20_000.0, "above 0 and at most 20000 K")
+        _require("time_step_fs", self.time_step_fs, 0.0 < self.time_step_fs <= 20.0, "above 0 and at most 20 fs")
+        _require("spacing_fs", self.spacing_fs, self.spacing_fs >= self.time_step_fs, "at least one time step")
+        _require("equilibration_fs", self.equilibration_fs, self.equilibration_fs >= 0.0, "0 or more")
+        _require("friction_per_ps", self.friction_per_ps, 0.0 < self.friction_per_ps <= 1000.0, "above 0 and at most 1000 1/ps")
+        _require("blocks", self.blocks, 1 <= self.blocks <= max(self.frames, 1), "1 to the number of frames")
+        _require("frames", self.frames, self.frames >= 1, "1 or more")
+        for name in ("shears", "contacts", "probes", "seed"):
+            _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        _require("probe_every", self.probe_every, self.probe_every >= 1, "1 or more")
+        _require("strains", self.strains, all(abs(x) < 0.3 for x in self.strains), "between -0.3 and 0.3")
+        _require("rattles", self.rattles, all(0.0 < x < 1.0 for x in self.rattles), "above 0 and below 1 Å")
+        for name in ("force_cap", "timeout_s", "max_frames"):
+            _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +91,13 @@ class RefineSettings:
     seed: int = 100
 
     def __post_init__(self) -> None:
-        for name, value, fine, allowed in (
-            ("rounds", self.rounds, self.rounds >= 1, "at least 1"),
-            ("time_ps", self.time_ps, 0 < self.time_ps <= 1e6, "above 0"),
-            ("every_fs", self.every_fs, 0 < self.every_fs <= 1000 * self.time_ps, "above 0, at most the MD's length"),
-            ("frames", self.frames, self.frames >= 1, "at least 1"),
-            ("refit_share", self.refit_share, 0 < self.refit_share <= 10, "above 0, at most 10"),
-            ("refit_rate", self.refit_rate, 0 < self.refit_rate <= 1, "above 0, at most 1"),
-            ("seed", self.seed, self.seed >= 0, "0 or more"),
-        ):
-            if not fine:
-                raise BadInput(f"refine.{name}", f"{value}", allowed=allowed, fix="change this setting")
+        _require("refine.rounds", self.rounds, self.rounds >= 1, "at least 1")
+        _require("refine.time_ps", self.time_ps, 0 < self.time_ps <= 1e6, "above 0")
+        _require("refine.every_fs", self.every_fs, 0 < self.every_fs <= 1000 * self.time_ps, "above 0, at most the MD's length")
+        _require("refine.frames", self.frames, self.frames >= 1, "at least 1")
+        _require("refine.refit_share", self.refit_share, 0 < self.refit_share <= 10, "above 0, at most 10")
+        _require("refine.refit_rate", self.refit_rate, 0 < self.refit_rate <= 1, "above 0, at most 1")
+        _require("refine.seed", self.seed, self.seed >= 0, "0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +124,10 @@ class ProductionSettings:
 
     def __post_init__(self) -> None:
         for name in ("time_ps", "save_every_fs"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and 0 < value <= 1e8):
-                raise BadInput(f"production.{name}", f"{value}", allowed="above 0", fix="change this setting")
-        if not 0 <= self.equilibration_ps <= 1e6:
-            raise BadInput(
-                "production.equilibration_ps", f"{self.equilibration_ps}", allowed="0 or more", fix="change this setting"
-            )
+            _require(f"production.{name}", getattr(self, name), 0 < getattr(self, name) <= 1e8, "above 0")
+        _require("production.equilibration_ps", self.equilibration_ps, 0 <= self.equilibration_ps <= 1e6, "0 or more")
+
+
+def _require(name: str, value: object, fine: bool, allowed: str) -> None:
+    if not fine:
+        raise BadInput(name, str(value), allowed=allowed, fix="change this setting")

@@ -1,0 +1,315 @@
+"""The training loop: same bits after a resume, polite stops, kills, full disks, NaN (T18, T34–T36, training part)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mdistill.errors import BadInput, Interrupted, MdistillError
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.training import fit as module
+from mdistill.training.fit import CHECKPOINT, HISTORY, FitSettings, fit, learning_rate, order_of
+
+
+class Line:
+    """Fit y = W x + noise; the objective draws from (step), as the potential's does for its probes."""
+
+    def __call__(self, net, batch, step):
+        x, y = torch.stack([item[0] for item in batch]), torch.stack([item[1] for item in batch])
+        noise = torch.from_numpy(np.random.default_rng([5, max(step, 0)]).normal(size=y.shape)).to(y) * (0.01 if step >= 0 else 0.0)
+        error = net(x) - y - noise
+        return error.square().mean(), {"error": float(error.detach().abs().mean())}
+
+    def describe(self, measures):
+        return f"error {measures.get('error', math.nan):.3f}"
+
+
+class SlowLine(Line):
+    def __call__(self, net, batch, step):
+        time.sleep(0.004)
+        return super().__call__(net, batch, step)
+
+
+def data(count=22):
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(count, 3)))
+    return [(row, torch.stack([row.sum(), row[0] - row[1]])) for row in x]
+
+
+def network():
+    net = torch.nn.Linear(3, 2, dtype=torch.float64)
+    with torch.no_grad():
+        net.weight.fill_(0.1)
+        net.bias.zero_()
+    return net
+
+
+SETTINGS = FitSettings(steps=60, batch_size=4, warmup=5, learning_rate=0.05, seed=3)
+
+
+class StopAt(StopRequest):
+    """Pending from the given question on."""
+
+    def __init__(self, question):
+        super().__init__(signal_number=0)
+        object.__setattr__(self, "left", question)
+
+    __slots__ = ("left",)
+
+    def pending(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def train(folder: Path, *, stop=NEVER, settings=SETTINGS, objective=None):
+    items = data()
+    return fit(network(), objective or Line(), items[:18], items[18:], settings, folder=folder, stop=stop, identity="line")
+
+
+def bits(result) -> bytes:
+    return b"".join(value.numpy().tobytes() for value in result.module.state_dict().values())
+
+
+def without_clock(history):
+    return [{k: v for k, v in row.items() if k != "minutes"} for row in history]
+
+
+def interrupted_then_resumed(folder: Path, moments) -> tuple[bytes, list, bytes]:
+    for moment in moments:
+        with pytest.raises(Interrupted):
+            train(folder, stop=StopAt(moment))
+    result = train(folder)
+    return bits(result), without_clock(result.history), checkpoint_bits(folder)
+
+
+def checkpoint_bits(folder: Path) -> bytes:
+    """The tensors of the checkpoint: weights, averages, optimiser (its JSON holds the clock)."""
+    raw = (folder / CHECKPOINT).read_bytes()
+    return raw[8 + int.from_bytes(raw[:8], "little") :]
+
+
+def assert_resume_is_exact(tmp_path: Path, moments) -> None:
+    whole = train(tmp_path / "whole")
+    found = interrupted_then_resumed(tmp_path / "parts", moments)
+    assert found == (bits(whole), without_clock(whole.history), checkpoint_bits(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("moments", [(1,), (7, 12, 3), (25, 1, 1)])
+def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path, moments, trust):
+    assert_resume_is_exact(tmp_path, moments)
+    trust("T18", f"training stopped {len(moments)} time(s), mid-epoch too: weights, average, optimiser, history", "equal bits", "bitwise")
+
+
+@pytest.mark.planted
+@pytest.mark.parametrize("forgotten", ["optimiser/", "average/", "module/", "step"])
+def test_a_forgotten_part_of_the_state_is_noticed(tmp_path, monkeypatch, forgotten, trust):
+    right = module._Run.load
+
+    def forgetful(self):
+        fresh = {"module": self.module, "average": self.average}
+        kept = {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in fresh.items()}
+        kept_optimiser = self.optimiser.state_dict()
+        right(self)
+        if forgotten == "optimiser/":
+            self.optimiser.load_state_dict(kept_optimiser | {"state": {}})
+        elif forgotten == "step":
+            self.at.step = max(0, self.at.step - 1)
+        else:
+            fresh[forgotten[:-1]].load_state_dict(kept[forgotten[:-1]])
+
+    monkeypatch.setattr(module._Run, "load", forgetful)
+    with pytest.raises(AssertionError):
+        assert_resume_is_exact(tmp_path, (7, 12))
+    trust("T18", f"{forgotten.rstrip('/')} not restored", "caught", "caught", planted=True)
+
+
+def test_it_learns_and_writes_its_history(tmp_path):
+    result = train(tmp_path, settings=FitSettings(steps=400, batch_size=4, warmup=5, learning_rate=0.05))
+    assert result.steps == 400
+    assert result.history[-1]["validation"]["error"] < 0.02
+    assert json.loads((tmp_path / HISTORY).read_text()) == result.history
+    again = train(tmp_path, settings=FitSettings(steps=400, batch_size=4, warmup=5, learning_rate=0.05))
+    assert bits(again) == bits(result), "a finished training is not trained on"
+
+
+def test_a_time_budget_becomes_steps_once(tmp_path):
+    settings = FitSettings(max_minutes=0.02, batch_size=4)
+    with pytest.raises(Interrupted):
+        train(tmp_path, settings=settings, objective=SlowLine(), stop=StopAt(40))
+    total = json.loads(header(tmp_path))["progress"]["total"]
+    started = time.monotonic()
+    result = train(tmp_path, settings=settings, objective=SlowLine())
+    assert result.steps == total
+    assert 60 < total < 300
+    assert time.monotonic() - started < 10.0
+
+
+def header(folder: Path) -> str:
+    raw = (folder / CHECKPOINT).read_bytes()
+    return json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]["training"]
+
+
+def test_schedule_and_order_depend_on_step_and_seed_alone():
+    settings = FitSettings(learning_rate=0.1, warmup=10)
+    assert learning_rate(settings, 0, 1000) == pytest.approx(0.01, rel=1e-3)
+    assert learning_rate(settings, 500, 1000) == pytest.approx(0.1 * (0.01 + 0.99 * 0.5))
+    assert learning_rate(settings, 1000, 1000) == pytest.approx(0.001)
+    assert order_of(9, 1, 4) == order_of(9, 1, 4)
+    assert order_of(9, 1, 4) != order_of(9, 1, 5)
+    assert sorted(order_of(9, 1, 4)) == list(range(9))
+
+
+def test_not_a_number_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
+
+    class Poisoned(Line):
+        def __call__(self, net, batch, step):
+            loss, measures = super().__call__(net, batch, step)
+            return (loss * math.nan if step == 30 else loss), measures
+
+    with pytest.raises(MdistillError, match=r"step 31.*\n.*kept.*\n.*learning rate"):
+        train(tmp_path, objective=Poisoned())
+    assert json.loads(header(tmp_path))["progress"]["step"] == 30
+    assert bits(train(tmp_path)) == bits(train(tmp_path / "whole")), "the state that was kept is the good one"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": -1}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"ema": 1.0}, {"max_minutes": 0.0}, {"clip": -1.0}],
+)
+def test_bad_settings_are_refused(wrong):
+    with pytest.raises(BadInput):
+        FitSettings(**wrong)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path, stop=StopAt(5))
+    with pytest.raises(BadInput, match="other settings"):
+        train(tmp_path, settings=FitSettings(steps=61, batch_size=4))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
+def test_a_damaged_checkpoint_is_refused_with_advice(tmp_path, damage):
+    with pytest.raises(Interrupted):
+        train(tmp_path, stop=StopAt(5))
+    path = tmp_path / CHECKPOINT
+    raw = bytearray(path.read_bytes())
+    raw[-3] ^= 1
+    path.write_bytes({"flip": bytes(raw), "cut": bytes(raw[:-9]), "empty": b"", "text": b"hello"}[damage])
+    with pytest.raises(BadInput):
+        train(tmp_path)
+
+
+def test_nothing_to_train_on_is_refused(tmp_path):
+    with pytest.raises(BadInput):
+        fit(network(), Line(), [], [], SETTINGS, folder=tmp_path)
+
+
+SCRIPT = """
+import sys, signal
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {unit!r}]
+import test_fit as t
+from mdistill.training import fit as module
+from mdistill.interrupt import stop_on_signals
+from mdistill.errors import MdistillError
+module._SAVE_SECONDS = 0.0
+print("ready", flush=True)
+try:
+    with stop_on_signals() as stop:
+        t.train(Path(sys.argv[1]), stop=stop, objective=t.SlowLine())
+except MdistillError as error:
+    print(error, flush=True)
+    sys.exit(error.exit_status)
+"""
+
+
+def child(folder: Path) -> subprocess.Popen:
+    here = Path(__file__)
+    script = SCRIPT.format(tests=str(here.parent.parent), unit=str(here.parent))
+    return subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_at_random_moments_it_resumes_to_the_same_bits(tmp_path, trust):
+    """A forked child is killed 25 times; what it left is resumed each time, and the end is that of an unbroken run."""
+    whole = train(tmp_path / "whole")
+    folder, rng, kills = tmp_path / "killed", np.random.default_rng(1), 0
+    while kills < 25:
+        pid = os.fork()
+        if pid == 0:
+            module._SAVE_SECONDS = 0.0
+            try:
+                train(folder, objective=SlowLine())
+            finally:
+                os._exit(0)
+        time.sleep(float(rng.uniform(0.0, 0.12)))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        kills += 1
+        if (folder / CHECKPOINT).exists():
+            assert json.loads(header(folder))["progress"]["step"] <= 60
+            assert isinstance(json.loads((folder / HISTORY).read_text()), list) if (folder / HISTORY).exists() else True
+    assert bits(train(folder)) == bits(whole)
+    trust("T34", "training killed at 25 random moments, then resumed: averaged weights", "equal bits", "equal loss")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 130)])
+def test_signals_save_and_end_politely(tmp_path, number, status, trust):
+    process = child(tmp_path)
+    assert process.stdout.readline().strip() == "ready"
+    time.sleep(0.15)
+    begin = time.monotonic()
+    process.send_signal(number)
+    text = process.communicate(timeout=30)[0]
+    waited = time.monotonic() - begin
+    if process.returncode == 0:
+        pytest.skip("training ended before the signal arrived on this machine")
+    assert process.returncode == status
+    assert "resume:" in text
+    assert waited < 5.0
+    assert bits(train(tmp_path)) == bits(train(tmp_path / "whole"))
+    trust("T35", f"training, {number.name}: exit {status}, seconds until saved", waited, "≤ 5 s")
+
+
+def test_time_limit_saves_and_ends(tmp_path, trust):
+    with pytest.raises(Interrupted, match="time limit"):
+        train(tmp_path, stop=StopRequest(deadline=time.monotonic() + 0.05), objective=SlowLine())
+    assert bits(train(tmp_path)) == bits(train(tmp_path / "whole"))
+    trust("T35", "training, time limit", "saved, resumes to equal bits", "saved")
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, trust):
+    """File size limits at 20 offsets stand in for a full disk."""
+    monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "full", stop=StopAt(20))
+    path = tmp_path / "full" / CHECKPOINT
+    old, soft_hard = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for offset in np.linspace(0, len(old) - 200, 20).astype(int):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(offset), soft_hard[1]))
+            try:
+                with pytest.raises(MdistillError, match=CHECKPOINT):
+                    train(tmp_path / "full")
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, soft_hard)
+            assert path.read_bytes() == old
+            assert [p.name for p in path.parent.iterdir() if "partial" in p.name] == []
+    finally:
+        signal.signal(signal.SIGXFSZ, previous)
+    assert bits(train(tmp_path / "full")) == bits(whole)
+    trust("T36", "training checkpoint, disk full at 20 offsets: old file intact, named, resumes to equal bits", 20, "20 of 20")
