@@ -22,7 +22,8 @@ from mdistill.analysis.rdf import jensen_shannon, largest_radius, rdf, sampling_
 from mdistill.errors import BadInput
 from mdistill.io.structures import read_structure, to_system
 from mdistill.io.trajectories import read_hdf5
-from mdistill.simulation.simulate import SimulateSettings, simulate
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import simulate
 from mdistill.types import Trajectory
 from mdistill.workflows.models import load
 

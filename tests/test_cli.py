@@ -51,7 +51,7 @@ def test_command_help_teaches_by_example_without_torch(name, trust):
 def test_help_examples_parse(name, capsys, monkeypatch):
     """Every example in a command's help is accepted by its parser (files are not opened)."""
     module = import_module(f"mdistill.commands.{name}")
-    examples = re.findall(rf"^  mdistill {name} (.*(?:\\\n.*)*)$", module.HELP, re.MULTILINE)
+    examples = re.findall(rf"^  mdistill {name} ((?:.*\\\n)*.*)$", module.HELP, re.MULTILINE)
     assert examples
     parsed: list[object] = []
 

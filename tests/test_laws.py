@@ -9,6 +9,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress
+
 from laws import (
     assert_batching_transparent,
     assert_curvature_consistent,
@@ -21,14 +22,13 @@ from laws import (
     evaluate,
     force_flips,
 )
-from systems import CLOSEST, LIPSCL, NETS, SYSTEMS, fcc, isolated_atom, random_box
-
 from mdistill import derivatives
 from mdistill.derivatives import Conservative
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.nets import repulsion, spline
 from mdistill.nets.spline import FREEZE
 from mdistill.types import Graph
+from systems import CLOSEST, LIPSCL, NETS, SYSTEMS, fcc, isolated_atom, random_box
 
 every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
 PERIODIC = ("box", "cell shorter than the cutoff", "very skewed", "fcc primitive")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +63,7 @@ TESTS = {
     "T45": "End to end on crystals never seen: diffusivity and structure against the teacher's own dynamics",
     "T46": "No network in import or tests; no write outside run folder and cache",
     "T47": "Static checks, licences, wheel without pickle, offline build",
+    "G": "A simulation that blows up is stopped at once, with the step and the reason; frames before it are kept",
     "K": "Calculator contract: results are fresh copies and do not depend on the order of questions",
 }
 RUNGS = {
@@ -103,29 +103,36 @@ def exists(node: str, home: Path) -> bool:
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The whole page as Markdown."""
-    numbered = sorted(TESTS, key=lambda name: (not name.startswith("T"), int(name[1:] or 0)))
-    covered = [name for name in numbered if any(row["test"] == name for row in rows)]
-    missing = [name for name in numbered if name not in covered]
+    known = sorted({row["test"] for row in rows} | set(TESTS), key=order)
+    covered = [name for name in known if any(row["test"] == name for row in rows)]
+    missing = [name for name in known if name not in covered]
+    numbered = sum(name.startswith("T") for name in covered)
     planted = sum(bool(row["planted"]) for row in rows)
     parts = [
         INTRODUCTION,
         "| rung | life cycle |\n|---|---|\n" + "".join(f"| `{rung}` | {tag} |\n" for rung, tag in RUNGS.items()),
     ]
-    parts.append(f"{len(covered)} of {len(numbered)} tests are here, with {planted} planted bugs caught.\n")
+    parts.append(
+        f"{numbered} of {sum(name.startswith('T') for name in TESTS)} tests are here; {planted} planted bugs were caught.\n"
+    )
     parts += [section(name, [row for row in rows if row["test"] == name]) for name in covered]
     if missing:
-        parts.append(
-            "## Not here yet\n\n| # | test | |\n|---|---|---|\n"
-            + "".join(f"| {n} | {TESTS[n]} | arrives with its room |\n" for n in missing)
-        )
+        absent = "".join(f"| {name} | {TESTS[name]} | arrives with its room |\n" for name in missing)
+        parts.append(f"## Not here yet\n\n| # | test | |\n|---|---|---|\n{absent}")
     return "\n".join(parts)
+
+
+def order(name: str) -> tuple[bool, int, str]:
+    """T1 … T47, then the rest."""
+    number = name[1:] if name.startswith("T") else ""
+    return not number.isdigit(), int(number) if number.isdigit() else 0, name
 
 
 def section(name: str, rows: list[dict[str, Any]]) -> str:
     """One test: its measured quantities and the planted bugs it caught."""
     measured = sorted((row for row in rows if not row["planted"]), key=lambda row: str(row["quantity"]))
     caught = sorted({str(row["quantity"]) for row in rows if row["planted"]})
-    lines = [f"## {name} · {TESTS[name]}\n", "| quantity | required | measured |", "|---|---|---|"]
+    lines = [f"## {name} · {TESTS.get(name, '')}\n", "| quantity | required | measured |", "|---|---|---|"]
     lines += [f"| {cell(row['quantity'])} | {cell(row['required'])} | {cell(row['measured'])} |" for row in measured]
     lines += [f"\n✓ caught: {'; '.join(cell(bug) for bug in caught)}"] if caught else []
     return "\n".join(lines) + "\n"
@@ -137,16 +144,11 @@ def cell(value: object) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def main() -> int:
+def main() -> None:
     rows = newest_rows(RECORD)
-    unknown = sorted({row["test"] for row in rows} - set(TESTS))
-    if unknown:
-        print(f"rows of unknown tests: {', '.join(unknown)}", file=sys.stderr)
-        return 1
     PAGE.write_text(page(rows), encoding="utf-8")
     print(f"{PAGE.relative_to(HOME)}: {len(rows)} rows")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -35,9 +35,9 @@ def hoppers(
     rng = np.random.default_rng(seed)
     axes = np.eye(3)[rng.integers(0, 3, (frames, ions))] * rng.choice([-1.0, 1.0], (frames, ions, 1))
     moved = np.cumsum(step * axes * (rng.random((frames, ions, 1)) < rate), axis=0)
-    moved += vibration * rng.normal(size=(frames, ions, 3))
+    moved += lattice(4, 3.0)[:ions] + vibration * rng.normal(size=(frames, ions, 3))
     slide = 0.02 * np.arange(frames)[:, None, None] * np.array([1.0, -1.0, 0.5])
-    host = np.broadcast_to(lattice(2, 6.0), (frames, 8, 3))
+    host = np.broadcast_to(lattice(2, 6.0) + 1.5, (frames, 8, 3))
     return trajectory_of(moved + slide, host + slide, 12.0 * np.eye(3)), rate * step**2 / 6.0 / SPACING * 0.1
 
 

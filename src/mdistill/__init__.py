@@ -17,7 +17,7 @@ _HOMES = {
     "load": "mdistill.workflows.models",
     "calculator": "mdistill.export.ase",
     "simulate": "mdistill.simulation.simulate",
-    "SimulateSettings": "mdistill.simulation.simulate",
+    "SimulateSettings": "mdistill.simulation.settings",
     "distill": "mdistill.workflows.distill",
     "DistillSettings": "mdistill.workflows.distill_settings",
     "read_structure": "mdistill.io.structures",

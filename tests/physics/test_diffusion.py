@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from walks import crystal, gaussian_walkers, hoppers, write_extxyz
 
 from mdistill.analysis import diffusion as module
 from mdistill.analysis import msd
@@ -19,6 +18,7 @@ from mdistill.analysis.diffusion import Diffusion, DiffusionSettings, count_hops
 from mdistill.analysis.statistics import Curve
 from mdistill.types import Estimate, Trajectory
 from mdistill.units import DIFFUSIVITY_CM2_S
+from walks import crystal, gaussian_walkers, hoppers, write_extxyz
 
 Walk = Callable[[int], tuple[Trajectory, float]]
 WALKS: dict[str, Walk] = {
@@ -160,9 +160,7 @@ def test_rattling_between_two_sites_is_no_diffusion(trust: Callable[..., None]) 
     side = np.cumsum(rng.random((1200, 27, 1)) < 0.02, axis=0) % 2
     positions = still.positions.clone()
     positions[:, :27] += torch.from_numpy(side * np.array([2.0, 0, 0]))
-    found = diffusivity(
-        Trajectory(numbers=still.numbers, positions=positions, cell=still.cell, times=still.times), species="Li"
-    )
+    found = diffusivity(Trajectory(numbers=still.numbers, positions=positions, cell=still.cell, times=still.times), species="Li")
     assert found.hops > 100
     check_still(found)
     trust("T25", f"{found.hops} hops back and forth between two sites", "below detection", "below detection")

@@ -112,26 +112,40 @@ def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path, moments, tr
 
 
 @pytest.mark.planted
-@pytest.mark.parametrize("forgotten", ["optimiser/", "average/", "module/", "step"])
+@pytest.mark.parametrize("forgotten", ["optimiser", "average", "module", "step"])
 def test_a_forgotten_part_of_the_state_is_noticed(tmp_path, monkeypatch, forgotten, trust):
     right = module._Run.load
 
     def forgetful(self):
         fresh = {"module": self.module, "average": self.average}
         kept = {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in fresh.items()}
-        kept_optimiser = self.optimiser.state_dict()
+        first = [torch.zeros_like(value) for value in self.first]
         right(self)
-        if forgotten == "optimiser/":
-            self.optimiser.load_state_dict(kept_optimiser | {"state": {}})
+        if forgotten == "optimiser":
+            self.first = first
         elif forgotten == "step":
             self.at.step = max(0, self.at.step - 1)
         else:
-            fresh[forgotten[:-1]].load_state_dict(kept[forgotten[:-1]])
+            fresh[forgotten].load_state_dict(kept[forgotten])
 
     monkeypatch.setattr(module._Run, "load", forgetful)
     with pytest.raises(AssertionError):
         assert_resume_is_exact(tmp_path, (7, 12))
-    trust("T18", f"{forgotten.rstrip('/')} not restored", "caught", "caught", planted=True)
+    trust("T18", f"{forgotten} not restored", "caught", "caught", planted=True)
+
+
+def test_the_optimiser_is_adamw(tmp_path):
+    """Against torch's own, on the same gradients and schedule."""
+    settings = FitSettings(steps=30, batch_size=18, warmup=5, learning_rate=0.05, weight_decay=0.01, ema=0.0)
+    found = train(tmp_path, settings=settings).module
+    net, items = network(), data()
+    optimiser = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.99), weight_decay=0.01, foreach=False)
+    for step in range(30):
+        optimiser.param_groups[0]["lr"] = learning_rate(settings, step, 30)
+        optimiser.zero_grad()
+        Line()(net, [items[i] for i in order_of(18, 0, step)], step)[0].backward()
+        optimiser.step()
+    assert torch.allclose(found.weight, net.weight, atol=1e-12)
 
 
 def test_it_learns_and_writes_its_history(tmp_path):
@@ -148,11 +162,9 @@ def test_a_time_budget_becomes_steps_once(tmp_path):
     with pytest.raises(Interrupted):
         train(tmp_path, settings=settings, objective=SlowLine(), stop=StopAt(40))
     total = json.loads(header(tmp_path))["progress"]["total"]
-    started = time.monotonic()
     result = train(tmp_path, settings=settings, objective=SlowLine())
     assert result.steps == total
-    assert 60 < total < 300
-    assert time.monotonic() - started < 10.0
+    assert 50 <= total <= 300, "0.02 minutes at 4 ms or more per step"
 
 
 def header(folder: Path) -> str:
@@ -225,11 +237,16 @@ import test_fit as t
 from mdistill.training import fit as module
 from mdistill.interrupt import stop_on_signals
 from mdistill.errors import MdistillError
-module._SAVE_SECONDS = 0.0
-print("ready", flush=True)
+class Ready(t.Line):
+    def __call__(self, net, batch, step):
+        if step == 2:
+            print("ready", flush=True)
+        t.time.sleep(0.1)
+        return super().__call__(net, batch, step)
+
 try:
     with stop_on_signals() as stop:
-        t.train(Path(sys.argv[1]), stop=stop, objective=t.SlowLine())
+        t.train(Path(sys.argv[1]), stop=stop, objective=Ready())
 except MdistillError as error:
     print(error, flush=True)
     sys.exit(error.exit_status)
@@ -269,16 +286,14 @@ def test_killed_at_random_moments_it_resumes_to_the_same_bits(tmp_path, trust):
 def test_signals_save_and_end_politely(tmp_path, number, status, trust):
     process = child(tmp_path)
     assert process.stdout.readline().strip() == "ready"
-    time.sleep(0.15)
     begin = time.monotonic()
     process.send_signal(number)
-    text = process.communicate(timeout=30)[0]
+    message = process.stdout.readline()
     waited = time.monotonic() - begin
-    if process.returncode == 0:
-        pytest.skip("training ended before the signal arrived on this machine")
-    assert process.returncode == status
-    assert "resume:" in text
+    assert message.startswith("stopped")
     assert waited < 5.0
+    assert "resume:" in process.communicate(timeout=60)[0]
+    assert process.returncode == status
     assert bits(train(tmp_path)) == bits(train(tmp_path / "whole"))
     trust("T35", f"training, {number.name}: exit {status}, seconds until saved", waited, "≤ 5 s")
 

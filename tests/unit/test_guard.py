@@ -13,7 +13,8 @@ from torch import Generator, Tensor
 
 from mdistill.errors import BadInput, BlowUp
 from mdistill.graph import make_system
-from mdistill.simulation.guard import Guard, GuardSettings, total_energy
+from mdistill.simulation.guard import Guard, total_energy
+from mdistill.simulation.settings import GuardSettings
 from mdistill.simulation.start import initial_state
 from mdistill.types import Prediction, State
 

@@ -10,7 +10,15 @@ import torch
 from scipy.special import sph_harm_y
 
 from mdistill.nets import layers
-from mdistill.nets.layers import cutoff_envelope, frozen_below, gradient_table, harmonics, harmonics_table, rows, sphere_quadrature
+from mdistill.nets.layers import (
+    cutoff_envelope,
+    frozen_below,
+    gradient_table,
+    harmonics,
+    harmonics_table,
+    rows,
+    sphere_quadrature,
+)
 
 
 def random_units(count: int = 50) -> torch.Tensor:

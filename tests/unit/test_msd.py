@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from walks import crystal, hoppers
 
 from mdistill.analysis.conductivity import conductivity, mean_volume
 from mdistill.analysis.diffusion import DiffusionSettings, diffusivity
 from mdistill.analysis.msd import displacements, frame_spacing, geometric_lags, local_slope, mean_square_displacement, msd_of
 from mdistill.errors import BadInput
+from walks import crystal, hoppers
 
 
 def test_by_definition() -> None:
@@ -107,6 +107,13 @@ def test_refusals() -> None:
     short = replace(trajectory, positions=trajectory.positions[:10], cell=trajectory.cell[:10], times=trajectory.times[:10])
     with pytest.raises(BadInput, match="at least 20"):
         diffusivity(short, species="Li")
-    for name, value in {"lags": 200, "longest": 2.0, "hop_distance": 0.0, "fit_from_ps": -1.0, "seed": -1, "hop_length": 0}.items():
+    for name, value in {
+        "lags": 200,
+        "longest": 2.0,
+        "hop_distance": 0.0,
+        "fit_from_ps": -1.0,
+        "seed": -1,
+        "hop_length": 0,
+    }.items():
         with pytest.raises(BadInput, match=name):
             DiffusionSettings(**{name: value})  # type: ignore[arg-type]

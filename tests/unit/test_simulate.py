@@ -26,7 +26,8 @@ from mdistill.io.trajectories import read_hdf5, read_series
 from mdistill.simulation import record
 from mdistill.simulation.record import read_log
 from mdistill.simulation.restart import load_restart
-from mdistill.simulation.simulate import SimulateSettings, SimulationResult, simulate
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import SimulationResult, simulate
 from mdistill.types import Graph, Prediction, System
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "physics"))

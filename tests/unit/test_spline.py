@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from laws import evaluate
-from systems import LIPSCL, dimer, random_box, tiny_net
 
+from laws import evaluate
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.nets.layers import harmonics, sphere_quadrature
 from mdistill.nets.spline import SplineNet, SplineSettings
+from systems import LIPSCL, dimer, random_box, tiny_net
 
 
 @pytest.mark.parametrize(

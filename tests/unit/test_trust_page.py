@@ -58,10 +58,10 @@ def test_newest_row_of_living_tests(home: Path) -> None:
 def test_page(home: Path) -> None:
     text = trust_page.page(trust_page.newest_rows(home / "record", home))
     assert "| a\\|b | ≤ 2 | 0.5 |" in text and "✓ caught: bug" in text
-    assert "1 of 48 tests are here, with 1 planted bugs caught" in text
+    assert "1 of 47 tests are here; 1 planted bugs were caught" in text
     assert f"| T9 | {trust_page.TESTS['T9']} | arrives with its room |" in text
     assert "| `potential` | validation pending |" in text
 
 
 def test_no_record_gives_a_page_without_claims(tmp_path: Path) -> None:
-    assert "0 of 48 tests are here" in trust_page.page(trust_page.newest_rows(tmp_path / "absent"))
+    assert "0 of 47 tests are here" in trust_page.page(trust_page.newest_rows(tmp_path / "absent"))

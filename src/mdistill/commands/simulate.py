@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
-from mdistill.simulation.simulate import SimulateSettings
+from mdistill.simulation.settings import SimulateSettings
 
 
 @dataclass(frozen=True, kw_only=True)

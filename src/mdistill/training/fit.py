@@ -35,6 +35,8 @@ CHECKPOINT, HISTORY = "training.ckpt", "history.json"
 _TIMED_FROM, _TIMED_TO = 5, 25
 _RECORDS = 25
 _SAVE_SECONDS = 5.0
+_MEMORY = (0.9, 0.99)
+_EPSILON = 1e-8
 
 
 class Objective(Protocol[Item_contra]):
@@ -108,7 +110,7 @@ class _Progress:
 
 
 class _Run(Generic[Module, Item]):
-    """One training: module, average, optimiser and position."""
+    """One training: module, average, the optimiser's two moments, and position."""
 
     def __init__(self, module: Module, objective: Objective[Item], settings: FitSettings, folder: Path, identity: str) -> None:
         self.module, self.objective, self.settings, self.folder = module, objective, settings, folder
@@ -119,33 +121,45 @@ class _Run(Generic[Module, Item]):
         self.averages: list[Tensor] = [
             q for q, p in zip(self.average.parameters(), module.parameters(), strict=True) if p.requires_grad
         ]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99), foreach=True
-        )
+        self.first: list[Tensor] = [torch.zeros_like(p) for p in self.parameters]
+        self.second: list[Tensor] = [torch.zeros_like(p) for p in self.parameters]
         self.at = _Progress(total=settings.steps)
 
     def update(self, batch: Sequence[Item]) -> None:
         """One optimiser step."""
         settings, step = self.settings, self.at.step
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(settings, step, self.at.total)
         loss, measures = self.objective(self.module, batch, step)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward(inputs=self.parameters)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
-        if not math.isfinite(float(loss.detach()) + float(norm)):
+        gradients = list(torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True))
+        norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
+        if not math.isfinite(float(loss.detach()) + norm):
             raise MdistillError(
-                f"training diverged at step {step + 1}: the loss is {float(loss.detach())}, its gradient {float(norm)}.\n"
+                f"training diverged at step {step + 1}: the loss is {float(loss.detach())}, its gradient {norm}.\n"
                 f"  kept: {self.folder / CHECKPOINT} holds the last good state (if one was written)\n"
                 f"  fix: a lower learning rate (now {settings.learning_rate:g}), and check the labels for outliers"
             )
-        self.optimiser.step()
+        torch._foreach_mul_(gradients, min(1.0, settings.clip / (norm + 1e-12)))
         with torch.no_grad():
+            self._adamw(gradients, learning_rate(settings, step, self.at.total))
             torch._foreach_lerp_(self.averages, self.parameters, 1.0 - min(settings.ema, (1.0 + step) / (10.0 + step)))
         self.at.step += 1
         self.at.counted += 1
         for name, value in ({"loss": float(loss.detach())} | measures).items():
             self.at.sums[name] = self.at.sums.get(name, 0.0) + value
+
+    def _adamw(self, gradients: list[Tensor], rate: float) -> None:
+        """m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − rate (m̂/(√v̂ + ε) + decay p), hats: bias corrected.
+
+        I. Loshchilov, F. Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv 1711.05101.
+        """
+        (beta, gamma), t = _MEMORY, self.at.step + 1
+        torch._foreach_lerp_(self.first, gradients, 1.0 - beta)
+        torch._foreach_mul_(self.second, gamma)
+        torch._foreach_addcmul_(self.second, gradients, gradients, 1.0 - gamma)
+        root = torch._foreach_sqrt(self.second)
+        torch._foreach_div_(root, math.sqrt(1.0 - gamma**t))
+        torch._foreach_add_(root, _EPSILON)
+        torch._foreach_mul_(self.parameters, 1.0 - rate * self.settings.weight_decay)
+        torch._foreach_addcdiv_(self.parameters, self.first, root, -rate / (1.0 - beta**t))
 
     def record(self, validation: Sequence[Item], epoch: int) -> None:
         """One row of history: means over the steps since the last row, and the averaged weights on the held-out items."""
@@ -165,8 +179,8 @@ class _Run(Generic[Module, Item]):
         tensors: dict[str, Tensor] = {}
         for part, module in (("module", self.module), ("average", self.average)):
             tensors |= {f"{part}/{name}": value for name, value in module.state_dict().items()}
-        for k, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{k}/{name}": value for name, value in state.items()}
+        for name, values in (("first", self.first), ("second", self.second)):
+            tensors |= {f"{name}/{k}": value for k, value in enumerate(values)}
         arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
         header = {"identity": self.identity, "progress": asdict(self.at), "sha256": tensor_hash(arrays)}
         write_bytes(self.folder / CHECKPOINT, safetensors.numpy.save(arrays, metadata={"training": json.dumps(header)}))
@@ -193,12 +207,8 @@ class _Run(Generic[Module, Item]):
                 module.load_state_dict(
                     {name[len(part) + 1 :]: value for name, value in tensors.items() if name.startswith(part + "/")}
                 )
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in tensors.items():
-                if name.startswith("optimiser/"):
-                    _, k, entry = name.split("/")
-                    state.setdefault(int(k), {})[entry] = value
-            self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+            self.first = [tensors[f"first/{k}"] for k in range(len(self.parameters))]
+            self.second = [tensors[f"second/{k}"] for k in range(len(self.parameters))]
             self.at = _Progress(**header["progress"])
         except BadInput:
             raise

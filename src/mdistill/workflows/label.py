@@ -32,10 +32,11 @@ from mdistill.io.files import append_line, read_json, replacing, write_json
 from mdistill.io.results import Results, Table
 from mdistill.progress import Advance, progress, silent
 from mdistill.simulation.evaluate import Evaluator
-from mdistill.simulation.guard import Guard, GuardSettings
+from mdistill.simulation.guard import Guard
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
 from mdistill.simulation.rollout import Calling, rollout
+from mdistill.simulation.settings import GuardSettings
 from mdistill.simulation.start import initial_state
 from mdistill.types import Estimate, LabelledFrame, Potential, State, System
 from mdistill.workflows.label_plan import Task, plan, steps, task_calls

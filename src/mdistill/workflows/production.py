@@ -9,7 +9,8 @@ from pathlib import Path
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.results import Cell, Results, Table, merge
 from mdistill.io.trajectories import read_hdf5
-from mdistill.simulation.simulate import SimulateSettings, SimulationResult, simulate
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import SimulationResult, simulate
 from mdistill.types import Potential, System, Trajectory
 from mdistill.workflows.analyse import transport_results
 from mdistill.workflows.settings import ProductionSettings

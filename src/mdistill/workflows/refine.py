@@ -21,7 +21,8 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
 from mdistill.io.results import Cell, Results, Table
 from mdistill.io.trajectories import read_hdf5
-from mdistill.simulation.simulate import SimulateSettings, simulate
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import simulate
 from mdistill.training.checkpoint import load_model
 from mdistill.training.potential import TrainingResult, TrainSettings, evaluate, train_potential
 from mdistill.types import Estimate, LabelledFrame, Potential, System

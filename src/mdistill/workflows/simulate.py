@@ -11,7 +11,8 @@ from mdistill.graph import make_system
 from mdistill.io.results import Figure, Results, Series
 from mdistill.io.structures import read_system, to_atoms
 from mdistill.simulation.record import read_log
-from mdistill.simulation.simulate import SimulateSettings, SimulationResult
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import SimulationResult
 from mdistill.types import Potential, System
 
 _POINTS = 600

@@ -32,7 +32,8 @@ from mdistill.io.files import read_json, write_json
 from mdistill.io.results import Results, estimate_from
 from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.record import read_log
-from mdistill.simulation.simulate import SimulateSettings, SimulationResult, default_time_step, simulate
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
 from mdistill.training.potential import evaluate
 from mdistill.types import Estimate, Gate, LabelledFrame, Potential, System, Trajectory
 from mdistill.units import PS

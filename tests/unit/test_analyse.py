@@ -1,0 +1,81 @@
+"""The analyse workflow on runs with a known answer: values, tables, figures, notes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdistill.errors import BadInput
+from mdistill.io.results import read_results, write_results
+from mdistill.report.page import write_report
+from mdistill.units import BOLTZMANN
+from mdistill.workflows.analyse import AnalyseSettings, analyse, structure_results
+from mdistill.workflows.transport import transport_results
+from walks import crystal, hoppers, write_extxyz
+
+
+def test_one_run_from_a_file_to_the_report(tmp_path: Path) -> None:
+    trajectory, true = hoppers(1, vibration=0.1)
+    settings = AnalyseSettings(species="Li", temperature_K=600.0, discard_ps=5.0)
+    found = analyse(write_extxyz(tmp_path / "run.extxyz", trajectory, wrapped=True), settings)
+    d, sigma = found.values["diffusivity_600K"], found.values["conductivity_600K"]
+    assert d.interval is not None and d.interval[0] <= true <= d.interval[1] and d.unit == "cm²/s"
+    assert sigma.unit == "mS/cm" and sigma.value and sigma.error
+    text = " ".join(found.notes)
+    assert "wrapped" in text and "5 ps were left out" in text and "Haven ratio 1" in text
+    assert {"transport", "host"} == {t.name for t in found.tables}
+    assert {"msd", "msd-loglog", "rdf-mobile", "rdf-host"} == {f.name for f in found.figures}
+    assert all("(" in f.y_label or f.y_label == "g(r)" for f in found.figures)
+    write_results(tmp_path, found)
+    assert read_results(tmp_path).values["diffusivity_600K"] == d
+    assert write_report(tmp_path).is_file()
+
+
+def test_several_temperatures_give_the_activation_energy() -> None:
+    energy = 0.25
+    rates = {t: 4.0 * np.exp(-energy / (BOLTZMANN * t)) for t in (500, 700, 900)}
+    runs = [(float(t), hoppers(t, rate=rate, frames=400)[0]) for t, rate in rates.items()]
+    runs.append((300.0, crystal(0, vibration=0.1)))
+    found = transport_results(runs, species=3)
+    fitted = found.values["activation_energy"]
+    assert fitted.value is not None and fitted.error is not None
+    assert abs(fitted.value - energy) < 2.5 * fitted.error and fitted.error < 0.05
+    assert found.values["diffusivity_300K"].value is None and found.values["diffusivity_300K"].upper_limit is not None
+    true = 4.0 * np.exp(-energy / (BOLTZMANN * 300.0)) * 4.0 / 6.0 / 100.0 * 0.1
+    room = found.values["extrapolated_diffusivity_300K"]
+    assert room.interval is not None and room.interval[0] <= true <= room.interval[1]
+    assert found.values["extrapolated_conductivity_300K"].unit == "mS/cm"
+    assert any("below detection" in note and note.startswith("300 K") for note in found.notes)
+    plot = next(f for f in found.figures if f.name == "arrhenius-diffusivity")
+    assert plot.kind == "arrhenius" and {s.label for s in plot.series} == {"D(Li) fit", "D(Li)", "D(Li) upper limit"}
+
+
+def test_extrapolation_is_flagged() -> None:
+    runs = [(t, hoppers(int(t), rate=0.1, frames=200)[0]) for t in (500.0, 700.0)]
+    found = transport_results(runs, species="Li")
+    assert any("extrapolated from 500–700 K" in note for note in found.notes)
+
+
+def test_without_temperature_there_is_no_conductivity() -> None:
+    found = analyse(hoppers(1, frames=200)[0], AnalyseSettings(species="Li"))
+    assert "diffusivity" in found.values and not any("conductivity" in name for name in found.values)
+
+
+def test_a_moving_host_is_reported() -> None:
+    trajectory, _ = hoppers(2, frames=200)
+    found = structure_results(trajectory, species="S")
+    assert any("Li atoms left their sites" in note for note in found.notes)
+
+
+def test_bad_settings() -> None:
+    for name, value in {
+        "species": "Xx", "temperature_K": 0.0, "frame_time_fs": -1.0, "discard_ps": -1.0, "stride": 0, "hop_distance": 0.0,
+    }.items():  # fmt: skip
+        with pytest.raises(BadInput, match=name):
+            AnalyseSettings(**({"species": "Li"} | {name: value}))  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="leaves 0 of 40 frames"):
+        analyse(crystal(0, frames=40), AnalyseSettings(species="Li", discard_ps=50.0))
+    with pytest.raises(BadInput, match="charge"):
+        analyse(crystal(0, frames=40), AnalyseSettings(species="P", temperature_K=300.0))
