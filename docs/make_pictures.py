@@ -38,7 +38,7 @@ def main() -> int:
         target = [f"--user-data-dir={profile}", "--window-size=1100,1500", f"--screenshot={PICTURES / 'report.png'}"]
         subprocess.run(
             [browser, *options, *target, (run / "report.html").resolve().as_uri()], check=True, capture_output=True, timeout=120
-        )  # noqa: S603
+        )
     print(f"written: {PICTURES / 'ladder.svg'}, {PICTURES / 'report.png'}")
     return 0
 

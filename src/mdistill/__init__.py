@@ -25,7 +25,24 @@ _HOMES = {
     "read_trajectory": "mdistill.io.import_trajectory",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "__version__",
+    "System",
+    "Estimate",
+    "Trajectory",
+    "BadInput",
+    "BlowUp",
+    "MdistillError",
+    "load",
+    "calculator",
+    "simulate",
+    "SimulateSettings",
+    "distill",
+    "DistillSettings",
+    "read_structure",
+    "read_system",
+    "read_trajectory",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -45,10 +45,12 @@ def progress(description: str, total: float, *, unit: str = "step", done: float 
         TextColumn("{task.fields[note]}"),
     ]
     with Progress(*columns, console=console, transient=False) as bar:
-        task = bar.add_task(description, total=total, completed=done, note="")
+        task = bar.add_task(description, total=total, completed=int(done), note="")
 
         def advance(n: float = 1, note: str = "") -> None:
-            bar.update(task, advance=n, **({"note": note} if note else {}))
+            bar.update(task, advance=n)
+            if note:
+                bar.update(task, note=note)
 
         yield advance
 
@@ -66,7 +68,7 @@ def _log_lines(description: str, total: float, unit: str, done: float, say: Call
             return
         last = now
         rate = (count - done) / max(now - start, 1e-9)
-        left = (total - count) / rate if rate > 0 else float("inf")
+        left = max(total - count, 0) / rate if rate > 0 else float("inf")
         say(
             f"{description}: {count:g}/{total:g} {unit}  {rate:.3g} {unit}/s  {left:.0f} s left  {note}",
             highlight=False,

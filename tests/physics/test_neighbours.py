@@ -101,6 +101,7 @@ def structures(draw: st.DrawFn) -> tuple[System, float]:
     return make_system(positions, np.ones(count, dtype=int), cell, pbc.tolist()), cutoff
 
 
+@pytest.mark.timeout(300 if CASES == 200 else 3600)
 def test_list_equals_count(trust) -> None:
     found = []
 

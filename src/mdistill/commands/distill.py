@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
-from mdistill.workflows.distill_settings import QUICK, DistillSettings
+from mdistill.workflows.distill_settings import DistillSettings, quick_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ examples:
 
 def main(arguments: list[str]) -> int:
     """Run the main job; exit status 4 where a gate failed."""
-    default = DistillArguments(settings=DistillSettings(structure=tyro.MISSING, **QUICK)) if "--quick" in arguments else None
+    default = DistillArguments(settings=quick_settings(tyro.MISSING)) if "--quick" in arguments else None
     given = parse(DistillArguments, arguments, program="mdistill distill", description=HELP, default=default)
     if given.dry_run:
         from mdistill.workflows.dry_run import dry_run

@@ -44,7 +44,7 @@ examples:
 def main(arguments: list[str]) -> int:
     """Print the check-up; 0 also when an optional teacher is missing."""
     settings = parse(DoctorArguments, arguments, program="mdistill doctor", description=HELP)
-    from mdistill.io.results import Results, Table
+    from mdistill.io.results import Cell, Results, Table
     from mdistill.teachers import TEACHERS
     from mdistill.workflows.run import hardware
 
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
         columns=["package", "version"],
         rows=[[name, version(name) or "not installed"] for name in PACKAGES],
     )
-    rows = [
+    rows: list[list[Cell]] = [
         [name, teacher.package, "ready" if version(teacher.package) else "missing", teacher.pip_line]
         for name, teacher in TEACHERS.items()
     ]

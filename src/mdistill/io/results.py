@@ -103,7 +103,7 @@ def read_results(path: Path) -> Results:
     Raises:
         BadInput: Absent, not JSON, of another format, or not of this schema.
     """
-    path = path / "results.json" if path.is_dir() else path
+    path = path if path.suffix == ".json" else path / "results.json"
     raw = read_json(path)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__

@@ -72,26 +72,28 @@ class DistillSettings:
                 raise BadInput(f"--{name}", f"{value}", allowed="one cutoff for the whole job", fix=f"--cutoff {value}")
 
 
-QUICK = {
-    "prepare": PrepareSettings(relax_steps=60),
-    "label": LabelSettings(
-        temperatures_K=(),
-        frames=35,
-        blocks=5,
-        spacing_fs=16.0,
-        equilibration_fs=160.0,
-        strains=(-0.02, 0.02),
-        shears=2,
-        rattles=(0.03, 0.1),
-        contacts=2,
-        probe_every=8,
-    ),
-    "train": TrainSettings(fit=FitSettings(max_minutes=2.5)),
-    "refine": RefineSettings(time_ps=1.0, frames=5, refit_share=0.4),
-    "validate": ValidateSettings(rdf_ps=3.0, equilibration_ps=0.5, drift_ps=4.0, stability_ps=2.0, speed_rounds=5),
-    "production": ProductionSettings(time_ps=20.0, equilibration_ps=1.0),
-}
-"""What --quick changes: a first look in a quarter of an hour, not a production result."""
+def quick_settings(structure: Path) -> DistillSettings:
+    """What --quick starts from: a first look in a quarter of an hour, not a production result."""
+    return DistillSettings(
+        structure=structure,
+        prepare=PrepareSettings(relax_steps=60),
+        label=LabelSettings(
+            temperatures_K=(),
+            frames=40,
+            blocks=5,
+            spacing_fs=16.0,
+            equilibration_fs=160.0,
+            strains=(-0.02, 0.02),
+            shears=2,
+            rattles=(0.03, 0.1),
+            contacts=2,
+            probe_every=8,
+        ),
+        train=TrainSettings(fit=FitSettings(max_minutes=3.0)),
+        refine=RefineSettings(time_ps=1.0, frames=5, refit_share=0.4),
+        validate=ValidateSettings(rdf_ps=3.0, equilibration_ps=0.5, drift_ps=4.0, stability_ps=2.0, speed_rounds=5),
+        production=ProductionSettings(time_ps=20.0, equilibration_ps=1.0),
+    )
 
 
 def ladder(temperatures: tuple[float, ...]) -> tuple[float, ...]:
