@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.optimize import nnls
 from scipy.stats import chi2
 
 from mdistill.analysis.msd import displacements, frame_spacing, geometric_lags, independent_windows, msd_of
@@ -145,9 +146,8 @@ def _diffusion(
     lags = geometric_lags(frames, count=settings.lags, longest=settings.longest)
     curve = msd_of(moved, spacing, lags=lags, label=species)
     windows = np.array([independent_windows(lag, frames, ions) for lag in lags])
-    smooth = smooth_errors(curve, windows)
-    start = choose_start(smooth, windows) if settings.fit_from_ps is None else _given_start(curve, settings.fit_from_ps * PS)
-    fitted = _steadied(smooth, windows, start)
+    start = choose_start(curve, windows) if settings.fit_from_ps is None else _given_start(curve, settings.fit_from_ps * PS)
+    fitted = modelled_errors(curve, windows, start)
     line, line_error, offset, offset_error = straight_line(fitted, windows, start)
     significant = line > 1.645 * line_error
     detected = hops > 0 and (significant or hops < FEW_HOPS)
@@ -167,7 +167,8 @@ def _diffusion(
     if detected and hops < FEW_HOPS:
         notes.append(f"{species}: only {hops} hop(s) seen; the interval is that of counting {hops}")
     if detected and slope.value is not None and slope.error is not None and abs(slope.value - 1.0) > max(0.2, 2 * slope.error):
-        tracer = _with_late_fit(tracer, straight_line(smooth, windows, latest_start(curve, share=0.5)))
+        late = latest_start(curve, share=0.5)
+        tracer = _with_late_fit(tracer, straight_line(modelled_errors(curve, windows, late), windows, late))
         notes.append(
             f"{species}: MSD grows as τ^{slope.value:.2f} at the longest lags: this run does not reach diffusion; "
             "the interval covers fits to all lags and to the longest only"
@@ -201,20 +202,30 @@ def covariance(curve: Curve, windows: Float[np.ndarray, " lag"]) -> Float[np.nda
     return spread + np.diag(variance - np.diag(spread))
 
 
-def smooth_errors(curve: Curve, windows: Float[np.ndarray, " lag"]) -> Curve:
-    r"""The curve with errors that vary smoothly with the lag from 1 ps on.
+def modelled_errors(curve: Curve, windows: Float[np.ndarray, " lag"], start: int) -> Curve:
+    r"""The curve with the errors of a hopping walk around the line fitted from lag `start` on.
 
-    k(τ) = s √n / MSD, the relative spread of |Δr|² (√(2/3) for a Gaussian walk), is replaced by a parabola in ln τ: at the
-    longest lags it rests on a few windows only, and its noise would decide where the fit starts and which lags count.
+    s² n = q L + p L²      L: line c + m τ (Å²)   n: independent windows   q ≥ 0: from hops of finite length (Å²)
+                           p ≥ 2/3: 2/3 for Gaussian displacements, more where some ions move and others do not
+
+    p and q are fitted to the measured variances from 1 ps on. Errors read straight off the data would be small where the MSD
+    happens to be small, and noisy at long lags where few windows are left: weights that follow them bias D and upset it.
     """
-    first = earliest_start(curve)
-    y, error, lags = curve.y.numpy(), curve.error.numpy().copy(), np.log(curve.x.numpy())
-    spread = error * np.sqrt(windows)
-    if not (spread[first:] > 0).all():
+    y, variance, first = curve.y.numpy(), curve.error.numpy() ** 2 * windows, earliest_start(curve)
+    if not ((variance[first:] > 0).all() and (y[first:] > 0).all()):
         return curve
-    parabola = np.polynomial.Polynomial.fit(lags[first:], np.log(spread[first:] / y[first:]), 2)
-    error[first:] = np.exp(parabola(lags[first:])) * y[first:] / np.sqrt(windows[first:])
-    return replace(curve, error=torch.from_numpy(error))
+    weight, late = np.sqrt(windows[first:]), y[first:]
+    excess = weight * (variance[first:] / late**2 - 2 / 3)
+    (heterogeneity, hop), _ = nnls(np.stack([weight, weight / late], axis=1), excess)
+    line, fitted = y[start:], curve
+    for _ in range(3):
+        modelled = np.sqrt(((2 / 3 + heterogeneity) * line**2 + hop * line) / windows[start:])
+        fitted = replace(curve, error=torch.cat([curve.error[:start], torch.from_numpy(modelled)]))
+        slope, _, offset, _ = straight_line(fitted, windows, start)
+        line = offset + slope * curve.x[start:].numpy()
+        if not (line > 0).all():
+            break
+    return fitted
 
 
 def choose_start(curve: Curve, windows: Float[np.ndarray, " lag"]) -> int:
@@ -229,9 +240,13 @@ def choose_start(curve: Curve, windows: Float[np.ndarray, " lag"]) -> int:
     """
     lags = curve.x.numpy()
     first, last = earliest_start(curve), latest_start(curve)
+
+    def fit(start: int) -> tuple[float, float, float, float]:
+        return straight_line(modelled_errors(curve, windows, start), windows, start)
+
     for start in range(first, last):
-        slope, error, *_ = straight_line(curve, windows, start)
-        later = (straight_line(curve, windows, min(int(np.searchsorted(lags, k * lags[start])), last)) for k in (2, 4))
+        slope, error, *_ = fit(start)
+        later = (fit(min(int(np.searchsorted(lags, k * lags[start])), last)) for k in (2, 4))
         if all((m - slope) ** 2 <= 3.0**2 * max(e**2 - error**2, 0.0) for m, e, *_ in later):
             return start
     return last
@@ -258,22 +273,6 @@ def _given_start(curve: Curve, fit_from: float) -> int:
             fix="start earlier or run longer",
         )
     return start
-
-
-def _steadied(curve: Curve, windows: Float[np.ndarray, " lag"], start: int) -> Curve:
-    """The curve with errors proportional to the fitted line instead of the measured MSD.
-
-    Errors read off the data are small where the MSD happens to be small; weights that follow them pull D down by about
-    1/(number of hops). Two rounds of refitting take the pull away.
-    """
-    relative, fitted = curve.error[start:] / curve.y[start:], curve
-    for _ in range(2):
-        slope, _, offset, _ = straight_line(fitted, windows, start)
-        line = offset + slope * curve.x[start:]
-        if slope <= 0 or not bool((line > 0).all()):
-            return curve
-        fitted = replace(curve, error=torch.cat([curve.error[:start], relative * line]))
-    return fitted
 
 
 def straight_line(curve: Curve, windows: Float[np.ndarray, " lag"], start: int) -> tuple[float, float, float, float]:
@@ -348,12 +347,16 @@ def _alone() -> Iterator[None]:
 
 
 def _widened(tracer: Estimate, hops: int) -> Estimate:
-    """The interval together with the exact 95 % Poisson interval of the hop count (Garwood, Biometrika 28, 437 (1936))."""
-    value, (low, high) = float(tracer.value or 0.0), tracer.interval or (0.0, 0.0)
+    """The interval for few hops: a rate is uncertain by a factor, not symmetrically.
+
+    It takes in value · exp(± 1.96 error/value) and the exact 95 % Poisson interval of the hop count (Garwood, Biometrika 28,
+    437 (1936), doi 10.1093/biomet/28.3-4.437).
+    """
+    value, error, (low, high) = float(tracer.value or 0.0), float(tracer.error or 0.0), tracer.interval or (0.0, 0.0)
     fewest, most = chi2.ppf(0.025, 2 * hops) / (2 * hops), chi2.ppf(0.975, 2 * hops + 2) / (2 * hops)
-    low, high = float(min(low, value * fewest)), float(max(high, value * most))
-    error = max(float(tracer.error or 0.0), (high - low) / 3.92)
-    return replace(tracer, error=error, interval=(low, high))
+    factor = float(np.exp(1.96 * min(error / value, 1.0)))
+    low, high = max(0.0, float(min(low, value * fewest))), float(max(high, value * most, value * factor))
+    return replace(tracer, error=max(error, (high - low) / 3.92), interval=(low, high))
 
 
 def _with_late_fit(tracer: Estimate, line: tuple[float, float, float, float]) -> Estimate:
