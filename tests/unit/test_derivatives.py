@@ -8,12 +8,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.calculators.morse import MorsePotential
-from laws import assert_close
-from systems import SYSTEMS, MorseNet, dimer, isolated_atom, random_box
 
+from laws import assert_close
 from mdistill import derivatives
 from mdistill.derivatives import Conservative, curvature_by_differences, predict
 from mdistill.graph import build_graph, concatenate
+from systems import SYSTEMS, MorseNet, dimer, isolated_atom, random_box
 
 DOUBLE = torch.float64
 

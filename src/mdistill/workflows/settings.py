@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from mdistill.analysis.settings import GateLimits
 from mdistill.errors import BadInput
 
 
@@ -131,3 +132,46 @@ class ProductionSettings:
 def _require(name: str, value: object, fine: bool, allowed: str) -> None:
     if not fine:
         raise BadInput(name, str(value), allowed=allowed, fix="change this setting")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidateSettings:
+    """How thoroughly to validate.
+
+    Attributes:
+        limits: What the student must keep to.
+        rdf_ps: Student dynamics at each temperature of the teacher's, for the RDFs, ps.
+        equilibration_ps: Before each dynamics, ps.
+        drift_ps: NVE run at the lowest and the highest temperature, ps.
+        stability_ps: Dynamics at stability_factor × the highest temperature, ps.
+        stability_factor: How much hotter than the highest temperature the student must hold out.
+        time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
+        scan_from_A: First distance of the pair scans, Å.
+        speed_rounds: Rounds of the timing; each costs one teacher call.
+        parity_points: Most points in a parity plot.
+        seed: Seed of the dynamics.
+    Raises:
+        BadInput: A value that cannot be used.
+    """
+
+    limits: GateLimits = field(default_factory=GateLimits)
+    rdf_ps: float = 10.0
+    equilibration_ps: float = 1.0
+    drift_ps: float = 10.0
+    stability_ps: float = 5.0
+    stability_factor: float = 1.2
+    time_step_fs: float | None = None
+    scan_from_A: float = 0.3
+    speed_rounds: int = 9
+    parity_points: int = 1500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "rdf_ps": (0.1, 1e6), "equilibration_ps": (0.0, 1e6), "drift_ps": (0.1, 1e6), "stability_ps": (0.01, 1e6),
+            "stability_factor": (1.0, 10.0), "scan_from_A": (0.05, 1.5), "speed_rounds": (3, 1000),
+            "parity_points": (10, 100_000),
+        }  # fmt: skip
+        for name, (low, high) in allowed.items():
+            if not low <= getattr(self, name) <= high:
+                raise BadInput(name, f"{getattr(self, name)}", allowed=f"{low:g} to {high:g}", fix="leave it out for the default")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from ase.data import atomic_numbers
 from mdistill.analysis.accuracy import accuracy
 from mdistill.analysis.gates import (
     Drift,
-    GateLimits,
     drift_gate,
     energy_drift,
     energy_gate,
@@ -26,7 +25,8 @@ from mdistill.analysis.gates import (
     stress_gate,
 )
 from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
-from mdistill.errors import BadInput, BlowUp
+from mdistill.analysis.settings import GateLimits
+from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import read_json, write_json
 from mdistill.io.results import Results, estimate_from
@@ -39,53 +39,11 @@ from mdistill.types import Estimate, Gate, LabelledFrame, Potential, System, Tra
 from mdistill.units import PS
 from mdistill.workflows.measurements import Speed, closest_distances, compare_speed, scan_pairs
 from mdistill.workflows.run import hardware, plain
+from mdistill.workflows.settings import ValidateSettings
 from mdistill.workflows.validate_tables import Measured, figures, tables
 
 _SHELL_A, _FARTHEST_A = 0.05, 8.0
 """Width of the RDF's shells and largest distance, Å."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidateSettings:
-    """How thoroughly to validate.
-
-    Attributes:
-        limits: What the student must keep to.
-        rdf_ps: Student dynamics at each temperature of the teacher's, for the RDFs, ps.
-        equilibration_ps: Before each dynamics, ps.
-        drift_ps: NVE run at the lowest and the highest temperature, ps.
-        stability_ps: Dynamics at stability_factor × the highest temperature, ps.
-        stability_factor: How much hotter than the highest temperature the student must hold out.
-        time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
-        scan_from_A: First distance of the pair scans, Å.
-        speed_rounds: Rounds of the timing; each costs one teacher call.
-        parity_points: Most points in a parity plot.
-        seed: Seed of the dynamics.
-    Raises:
-        BadInput: A value that cannot be used.
-    """
-
-    limits: GateLimits = field(default_factory=GateLimits)
-    rdf_ps: float = 10.0
-    equilibration_ps: float = 1.0
-    drift_ps: float = 10.0
-    stability_ps: float = 5.0
-    stability_factor: float = 1.2
-    time_step_fs: float | None = None
-    scan_from_A: float = 0.3
-    speed_rounds: int = 9
-    parity_points: int = 1500
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "rdf_ps": (0.1, 1e6), "equilibration_ps": (0.0, 1e6), "drift_ps": (0.1, 1e6), "stability_ps": (0.01, 1e6),
-            "stability_factor": (1.0, 10.0), "scan_from_A": (0.05, 1.5), "speed_rounds": (3, 1000),
-            "parity_points": (10, 100_000),
-        }  # fmt: skip
-        for name, (low, high) in allowed.items():
-            if not low <= getattr(self, name) <= high:
-                raise BadInput(name, f"{getattr(self, name)}", allowed=f"{low:g} to {high:g}", fix="leave it out for the default")
 
 
 def validate(  # noqa: PLR0917
