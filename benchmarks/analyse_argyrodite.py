@@ -25,10 +25,12 @@ def runs_of(data: Path, disorder: str) -> list[Path]:
     return sorted((data / "argyrodite_aimd" / "Li6PS5Cl" / disorder).glob("run*/actual_XDATCAR.gz"))
 
 
-def kinisi_directly(paths: Sequence[Path], *, fit_from: float, lags: int = 40) -> tuple[float, float]:
+def kinisi_directly(paths: Sequence[Path], *, fit_from: float, lags: int = 40, longest: float = 1.0) -> tuple[float, float]:
     """D and its standard deviation (cm²/s) as kinisi gives them: its unwrapping, drift, MSD, covariance and sampling.
 
-    Only the lags (geometric, up to half of the run) and the start of the fit (fs) are handed to it.
+    Only the lags (geometric, up to `longest` times the run) and the start of the fit (fs) are handed to it. For the caged
+    ions of the ordered crystal its covariance is not positive definite with lags up to half of the run: its chain then runs
+    away, which shows as a standard deviation many times the mean.
     """
     import scipp
     from kinisi.diffusion import Diffusion
@@ -38,7 +40,7 @@ def kinisi_directly(paths: Sequence[Path], *, fit_from: float, lags: int = 40) -
     parts = [read_xdatcar(path) for path in paths]
     numbers = parts[0][0]
     positions, cells = np.concatenate([part[1] for part in parts]), np.concatenate([part[2] for part in parts])
-    chosen = np.unique(np.round(np.geomspace(1, (len(positions) - 1) // 2, lags)).astype(int))
+    chosen = np.unique(np.round(np.geomspace(1, int(longest * (len(positions) - 1)), lags)).astype(int))
     parser = Parser(
         coords=scipp.array(dims=["time", "particle", "dimension"], values=positions @ np.linalg.inv(cells) % 1.0),
         latt=scipp.array(dims=["time", "dimension1", "dimension2"], values=cells, unit="angstrom"),
@@ -61,7 +63,7 @@ def main() -> None:
 
     data = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ["MDISTILL_DATA"])
     settings = AnalyseSettings(species="Li", temperature_K=TEMPERATURE_K, frame_time_fs=FRAME_TIME_FS)
-    rows = []
+    rows: list[dict[str, object]] = []
     for disorder in ("0p", "50p"):
         paths = runs_of(data, disorder)
         start = time.perf_counter()
@@ -70,15 +72,23 @@ def main() -> None:
         d, sigma = (results.values[f"{name}_{TEMPERATURE_K:g}K"] for name in ("diffusivity", "conductivity"))
         table = next(t for t in results.tables if t.name == "transport")
         fit_from = 1000.0 * float(str(table.rows[0][table.columns.index("fit from (ps)")]))
-        theirs, error = kinisi_directly(paths, fit_from=fit_from)
-        rows.append(
-            {
-                "disorder": f"{disorder[:-1]} %", "D_cm2_s": d.value, "D_error": d.error, "D_95": d.interval,
-                "sigma_mS_cm": sigma.value, "sigma_error": sigma.error, "sigma_95": sigma.interval,
-                "kinisi_D_cm2_s": theirs, "kinisi_D_error": error, "fit_from_ps": fit_from / 1000.0,
-                "seconds": seconds,
-            }
-        )  # fmt: skip
+        row = {
+            "disorder": f"{disorder[:-1]} %",
+            "D_cm2_s": d.value,
+            "D_error": d.error,
+            "D_95": d.interval,
+            "D_limit": d.upper_limit,
+        }
+        row |= {
+            "sigma_mS_cm": sigma.value,
+            "sigma_error": sigma.error,
+            "sigma_95": sigma.interval,
+            "sigma_limit": sigma.upper_limit,
+        }
+        for name, longest in (("kinisi_whole_run", 1.0), ("kinisi_half_run", 0.5)):
+            value, error = kinisi_directly(paths, fit_from=fit_from, longest=longest)
+            row |= {name: value, f"{name}_error": error} if error < value else {name: None, f"{name}_error": "runs away"}
+        rows.append(row | {"fit_from_ps": fit_from / 1000.0, "seconds": seconds})
     described = {"temperature_K": TEMPERATURE_K, "frame_time_fs": FRAME_TIME_FS, "diffusion": settings.diffusion()}
     write_record("analyse_argyrodite", described, rows)
 

@@ -29,7 +29,7 @@ from mdistill.workflows.settings import LabelSettings
 ROOT = Path(__file__).parent.parent
 PREPARE = PrepareSettings(cutoff=4.9, relax_steps=100)
 LABEL = LabelSettings(
-    temperatures_K=(600.0, 1000.0), frames=150, blocks=10, spacing_fs=12.0, equilibration_fs=240.0, probe_every=10
+    temperatures_K=(600.0, 1000.0), frames=150, blocks=10, spacing_fs=36.0, equilibration_fs=480.0, probe_every=10
 )
 
 

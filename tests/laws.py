@@ -74,7 +74,9 @@ def orthogonal(seed: int, *, reflect: bool) -> Tensor:
     return -matrix if reflect else matrix
 
 
-def assert_invariant(net: EnergyNet, system: System, *, dtype: torch.dtype = DOUBLE, absolute: float = 1e-9, relative: float = 0.0) -> float:
+def assert_invariant(
+    net: EnergyNet, system: System, *, dtype: torch.dtype = DOUBLE, absolute: float = 1e-9, relative: float = 0.0
+) -> float:
     """Energy invariant, forces and stress covariant under rotation, reflection, permutation, translation, wrapping by
     up to ±5 cells."""
     system = cast(system, dtype=dtype)
@@ -111,9 +113,13 @@ def assert_batching_transparent(potential: Potential, systems: Sequence[System],
         together = potential(build_graph(batch, potential.cutoff))
         for place, (k, part) in enumerate(zip(order, split(replace(batch, positions=together.forces)), strict=True)):
             worst = max(worst, assert_close(part.positions, alone[k].forces, absolute=absolute, relative=absolute))
-            worst = max(worst, assert_close(together.energy[place : place + 1], alone[k].energy, absolute=absolute, relative=absolute))
+            worst = max(
+                worst, assert_close(together.energy[place : place + 1], alone[k].energy, absolute=absolute, relative=absolute)
+            )
             if together.stress is not None and alone[k].stress is not None:
-                worst = max(worst, assert_close(together.stress[place : place + 1], alone[k].stress, absolute=absolute, relative=absolute))  # type: ignore[arg-type]
+                worst = max(
+                    worst, assert_close(together.stress[place : place + 1], alone[k].stress, absolute=absolute, relative=absolute)
+                )  # type: ignore[arg-type]
     return worst
 
 
@@ -152,7 +158,9 @@ def assert_extensive_and_local(net: EnergyNet, system: System) -> float:
     worst = 0.0
     for separation in (100.0, 40.0):
         far = replace(system, positions=system.positions + torch.tensor([separation, 0.0, 0.0], dtype=DOUBLE))
-        pair = replace(concatenate([system, far]), cell=system.cell, pbc=system.pbc, owner=torch.zeros(2 * system.n_atoms, dtype=torch.int64))
+        pair = replace(
+            concatenate([system, far]), cell=system.cell, pbc=system.pbc, owner=torch.zeros(2 * system.n_atoms, dtype=torch.int64)
+        )
         found = evaluate(net, pair)
         worst = max(worst, assert_close(found.energy, 2.0 * base.energy, absolute=1e-9))
         worst = max(worst, assert_close(found.forces[: system.n_atoms], base.forces, absolute=1e-12))

@@ -74,9 +74,9 @@ def _gates() -> list[Gate]:
         ),
         Gate(name="RDF distance (Jensen–Shannon)", measured=estimate(1.23, 0.11, "%"), limit=2.0, passed=True,
              detail="Largest of six pairs; Wasserstein-1 distance 0.013 Å."),
-        Gate(name="shortest stable distance", measured=estimate(0.31, None, "Å"), limit=0.2, passed=True,
+        Gate(name="shortest stable distance", measured=estimate(0.31, None, "Å"), limit=0.2, passed=True, sense="at least",
              detail="Repulsion rises all the way in for <b>every</b> pair."),
-        Gate(name="stability at 1080 K", measured=estimate(20000, None, "steps"), limit=20000.0, passed=True),
+        Gate(name="stability at 1080 K", measured=estimate(20000, None, "steps"), limit=20000.0, passed=True, sense="at least"),
     ]  # fmt: skip
 
 

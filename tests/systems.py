@@ -94,7 +94,9 @@ class MorseNet:
     cutoff, elements, name = 5.0, frozenset(LIPSCL), "morse"
 
     def __call__(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
-        size = torch.zeros(119, dtype=vectors.dtype).index_put((torch.tensor(LIPSCL),), torch.tensor([1.0, 1.1, 1.4, 1.5]).to(vectors))
+        size = torch.zeros(119, dtype=vectors.dtype).index_put(
+            (torch.tensor(LIPSCL),), torch.tensor([1.0, 1.1, 1.4, 1.5]).to(vectors)
+        )
         sizes = size[graph.system.numbers]
         distance = vectors.norm(dim=1)
         well = (1.0 - torch.exp(-1.6 * (distance - sizes[graph.receiver] - sizes[graph.sender]))).square() - 1.0

@@ -125,7 +125,9 @@ def test_invariance_catches_a_dropped_image(make, trust, monkeypatch):
     def without_one(system, cutoff):
         graph = build_graph(system, cutoff)
         keep = torch.arange(len(graph.sender)) != len(graph.sender) // 2
-        return Graph(system=system, receiver=graph.receiver[keep], sender=graph.sender[keep], shift=graph.shift[keep], cutoff=cutoff)
+        return Graph(
+            system=system, receiver=graph.receiver[keep], sender=graph.sender[keep], shift=graph.shift[keep], cutoff=cutoff
+        )
 
     import laws
 
@@ -219,7 +221,9 @@ def test_extensivity_catches_a_size_dependent_energy(make, trust):
 
 @every_net
 def test_curvature_is_symmetric_and_matches_differences(make, trust):
-    measured = [assert_curvature_consistent(make(seed), SYSTEMS[name]()) for seed, name in enumerate(("box", "molecule", "very skewed"))]
+    measured = [
+        assert_curvature_consistent(make(seed), SYSTEMS[name]()) for seed, name in enumerate(("box", "molecule", "very skewed"))
+    ]
     trust("T1", "curvature products against central differences, largest (eV/Å²)", max(m[1] for m in measured), "1e-5 rel.")
     trust("T1", "curvature asymmetry |v·Hw − w·Hv| (eV/Å²)", max(m[0] for m in measured), "1e-9 rel.")
 
@@ -244,7 +248,9 @@ def test_every_pair_repels_below_the_closest_labelled_distance(make, trust):
             assert flips == 0
             assert bool((radial > 0.0).all())
             lowest = min(lowest, float(radial.min()))
-    trust("T11", "lowest repulsive force of any pair, 0.3 Å to the end of the core, random weights (eV/Å)", lowest, "> 0, no flip")
+    trust(
+        "T11", "lowest repulsive force of any pair, 0.3 Å to the end of the core, random weights (eV/Å)", lowest, "> 0, no flip"
+    )
 
 
 @every_net
@@ -277,7 +283,9 @@ def test_overlapping_starts_fall_apart(make, trust):
         for _ in range(60):
             forces = found.forces
             positions = positions + 0.05 * forces / (forces.norm(dim=1, keepdim=True) + 1.0)
-            system = type(system)(positions=positions, numbers=system.numbers, cell=system.cell, pbc=system.pbc, owner=system.owner)
+            system = type(system)(
+                positions=positions, numbers=system.numbers, cell=system.cell, pbc=system.pbc, owner=system.owner
+            )
             found = evaluate(net, system)
             assert bool(torch.isfinite(found.forces).all())
         lowest = min(lowest, float(edge_vectors(build_graph(system, 5.0)).norm(dim=1).min()))

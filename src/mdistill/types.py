@@ -7,7 +7,7 @@ Nothing here is mutated: `dataclasses.replace` makes changed copies.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
@@ -177,7 +177,7 @@ class Propagator(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """One validation check. passed = measured within limit; `limit` in measured.unit; `detail` one sentence."""
+    """One validation check: what was measured is to be `sense` the limit (in measured.unit); `detail` says the rest."""
 
     name: str
     measured: Estimate
@@ -185,3 +185,4 @@ class Gate:
     passed: bool
     detail: str = ""
     parts: dict[str, Estimate] = field(default_factory=dict)
+    sense: Literal["at most", "at least"] = "at most"

@@ -209,7 +209,12 @@ def test_truncated_at_each_percent_is_refused(model, trust):
             load_model(model)
         slowest = max(slowest, time.process_time() - begin)
     assert slowest < 1.0
-    trust("T32", f"{len(BAD)} kinds of bad model files and truncation at each 1 %: refused; slowest truncation (CPU s)", slowest, "< 1 s")
+    trust(
+        "T32",
+        f"{len(BAD)} kinds of bad model files and truncation at each 1 %: refused; slowest truncation (CPU s)",
+        slowest,
+        "< 1 s",
+    )
 
 
 @pytest.mark.planted

@@ -25,7 +25,9 @@ class Line:
 
     def __call__(self, net, batch, step):
         x, y = torch.stack([item[0] for item in batch]), torch.stack([item[1] for item in batch])
-        noise = torch.from_numpy(np.random.default_rng([5, max(step, 0)]).normal(size=y.shape)).to(y) * (0.01 if step >= 0 else 0.0)
+        noise = torch.from_numpy(np.random.default_rng([5, max(step, 0)]).normal(size=y.shape)).to(y) * (
+            0.01 if step >= 0 else 0.0
+        )
         error = net(x) - y - noise
         return error.square().mean(), {"error": float(error.detach().abs().mean())}
 
@@ -106,7 +108,12 @@ def assert_resume_is_exact(tmp_path: Path, moments) -> None:
 @pytest.mark.parametrize("moments", [(1,), (7, 12, 3), (25, 1, 1)])
 def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path, moments, trust):
     assert_resume_is_exact(tmp_path, moments)
-    trust("T18", f"training stopped {len(moments)} time(s), mid-epoch too: weights, average, optimiser, history", "equal bits", "bitwise")
+    trust(
+        "T18",
+        f"training stopped {len(moments)} time(s), mid-epoch too: weights, average, optimiser, history",
+        "equal bits",
+        "bitwise",
+    )
 
 
 @pytest.mark.planted
@@ -201,7 +208,15 @@ def test_not_a_number_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": -1}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"ema": 1.0}, {"max_minutes": 0.0}, {"clip": -1.0}],
+    [
+        {"steps": -1},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"ema": 1.0},
+        {"max_minutes": 0.0},
+        {"clip": -1.0},
+    ],
 )
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(BadInput):

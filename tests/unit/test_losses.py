@@ -66,7 +66,9 @@ def test_curvature_counts_only_atoms_with_a_label():
     assert total_loss([term], prediction([1.0, 2.0], 0.0), NONE, target(products=label, known=known), ATOMS)[1] == {}
 
 
-@pytest.mark.parametrize("wrong", [{"quantity": "charge"}, {"norm": "max"}, {"weight": -1.0}, {"scale": 0.0}, {"weight": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"quantity": "charge"}, {"norm": "max"}, {"weight": -1.0}, {"scale": 0.0}, {"weight": float("nan")}]
+)
 def test_bad_terms_are_refused(wrong):
     with pytest.raises(BadInput):
         Term(**({"quantity": "forces"} | wrong))

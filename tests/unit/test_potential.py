@@ -171,7 +171,9 @@ def test_bad_labels_are_refused(frames, tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"held_out": 1.0}, {"force_weight": -1.0}, {"curvature_every": -1}, {"channels": 0}, {"cutoff": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"held_out": 1.0}, {"force_weight": -1.0}, {"curvature_every": -1}, {"channels": 0}, {"cutoff": 0.0}]
+)
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(BadInput):
         TrainSettings(**wrong)

@@ -10,22 +10,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from scipy.optimize import nnls
 from scipy.stats import chi2
 
 from mdistill.analysis.msd import displacements, frame_spacing, geometric_lags, independent_windows, msd_of
+from mdistill.analysis.regression import (
+    RATTLING_TIME,
+    Line,
+    choose_start,
+    covariance,
+    given_start,
+    latest_start,
+    long_slope,
+    modelled_errors,
+    straight_line,
+)
 from mdistill.analysis.statistics import Curve
 from mdistill.errors import BadInput, MissingPackage
 from mdistill.types import Estimate, Trajectory
 from mdistill.units import DIFFUSIVITY_CM2_S, PS
 
 DIMENSIONS = 3
-RATTLING_TIME = 1.0 * PS
-"""Ions forget ballistic motion and the phase of their vibration within about this time (fs)."""
 FEW_HOPS = 10
 """Below this many hops a slope cannot be told from none: the count decides."""
+CAGED_SLOPE = 0.5
+"""Ions whose MSD grows more slowly than τ^0.5 and still flattens are caged."""
 COUNTED_HOPS = 100
 """Below this many hops the interval is at least as wide as that of the count."""
 
@@ -100,9 +109,9 @@ def diffusivity(trajectory: Trajectory, *, species: str, settings: DiffusionSett
 
     D = lim MSD(τ)/(2 d τ), d = 3: slope of a straight line with intercept, its posterior sampled by kinisi with the
     covariance of overlapping windows. The 95 % interval is widened to the Poisson interval of the number of hops seen,
-    so that a handful of hops never looks precise. Not detected: no hop at all, or many hops without a significant slope
-    (rattling between neighbouring sites); then the upper limit covers both the line fit (one-sided 95 %) and three
-    hops of `hop_length`, the number that would be seen as none in 5 % of runs.
+    so that a handful of hops never looks precise. Not detected: no hop at all; or many hops without a significant slope, or
+    with an MSD that grows more slowly than τ^0.5 and still flattens (cages). Then the upper limit covers both the line
+    fit (one-sided 95 %) and three hops of `hop_length`, the number that would be seen as none in 5 % of runs.
 
     Args:
         trajectory: Unwrapped positions (Å), evenly spaced frames.
@@ -142,170 +151,69 @@ def _diffusion(
     moved: Float[np.ndarray, "frame ion 3"], spacing: float, species: str, *, hops: int, settings: DiffusionSettings
 ) -> Diffusion:
     frames, ions = moved.shape[:2]
-    duration = (frames - 1) * spacing
     lags = geometric_lags(frames, count=settings.lags, longest=settings.longest)
     curve = msd_of(moved, spacing, lags=lags, label=species)
     windows = np.array([independent_windows(lag, frames, ions) for lag in lags])
-    start = choose_start(curve, windows) if settings.fit_from_ps is None else _given_start(curve, settings.fit_from_ps * PS)
+    start = choose_start(curve, windows) if settings.fit_from_ps is None else given_start(curve, settings.fit_from_ps * PS)
     fitted = modelled_errors(curve, windows, start)
-    line, line_error, offset, offset_error = straight_line(fitted, windows, start)
-    significant = line > 1.645 * line_error
-    detected = hops > 0 and (significant or hops < FEW_HOPS)
-    notes = []
-    if detected:
-        tracer, offset, offset_error = _sampled(fitted, windows, start, hops, settings.seed)
-        tracer = _widened(tracer, hops) if hops < COUNTED_HOPS else tracer
-    else:
-        unseen = 3.0 * settings.hop_length**2 / (2 * DIMENSIONS * ions * duration)
-        limit = DIFFUSIVITY_CM2_S * max(unseen, (max(line, 0.0) + 1.645 * line_error) / (2 * DIMENSIONS))
-        tracer = Estimate(value=None, error=None, unit="cm²/s", samples=round(windows[0]), upper_limit=limit)
-        seen = (
-            f"{hops} hops without long-range motion" if hops else f"no ion left its site by more than {settings.hop_distance:g} Å"
-        )
-        notes.append(f"{species}: below detection in {duration / PS:.3g} ps ({seen})")
-    slope = _long_slope(curve, windows)
-    if detected and hops < FEW_HOPS:
-        notes.append(f"{species}: only {hops} hop(s) seen; the interval is that of counting {hops}")
-    if detected and slope.value is not None and slope.error is not None and abs(slope.value - 1.0) > max(0.2, 2 * slope.error):
-        late = latest_start(curve, share=0.5)
-        tracer = _with_late_fit(tracer, straight_line(modelled_errors(curve, windows, late), windows, late))
-        notes.append(
-            f"{species}: MSD grows as τ^{slope.value:.2f} at the longest lags: this run does not reach diffusion; "
-            "the interval covers fits to all lags and to the longest only"
-        )
-    return Diffusion(
+    line = straight_line(fitted, windows, start)
+    late = _late_line(curve, windows, line)
+    slope = long_slope(curve, windows)
+    steepness = 1.0 if slope.value is None else slope.value + 2.0 * (slope.error or 0.0)
+    found = Diffusion(
         species=species,
-        tracer=tracer,
+        tracer=Estimate(value=None, error=None, unit="cm²/s"),
         msd=curve,
-        detected=detected,
+        detected=False,
         slope=slope,
-        intercept=Estimate(value=offset, error=offset_error, unit="Å²"),
+        intercept=Estimate(value=line.offset, error=line.offset_error, unit="Å²"),
         fit_from=float(curve.x[start]),
         hops=hops,
         ions=ions,
-        duration=duration,
-        notes=notes,
+        duration=(frames - 1) * spacing,
     )
-
-
-def covariance(curve: Curve, windows: Float[np.ndarray, " lag"]) -> Float[np.ndarray, "lag lag"]:
-    r"""Covariance (Å⁴) of the MSD at two lags i ≤ j: that of a random walk, and white noise of the vibration on the diagonal.
-
-    C_ij = b_i n_i²/(n_i n_j) + δ_ij (s_i² − b_i)      s_i: error of the MSD   n: independent windows
-
-    b_i ≤ s_i² is the largest random-walk part for which C is positive definite (b n² must grow with the lag).
-    """
-    variance = curve.error.numpy() ** 2
-    walk = np.minimum.accumulate((variance * windows**2)[::-1])[::-1]
-    order = np.arange(len(windows))
-    spread = walk[np.minimum.outer(order, order)] / np.outer(windows, windows)
-    return spread + np.diag(variance - np.diag(spread))
-
-
-def modelled_errors(curve: Curve, windows: Float[np.ndarray, " lag"], start: int) -> Curve:
-    r"""The curve with the errors of a hopping walk around the line fitted from lag `start` on.
-
-    s² n = q L + p L²      L: line c + m τ (Å²)   n: independent windows   q ≥ 0: from hops of finite length (Å²)
-                           p ≥ 2/3: 2/3 for Gaussian displacements, more where some ions move and others do not
-
-    p and q are fitted to the measured variances from 1 ps on. Errors read straight off the data would be small where the MSD
-    happens to be small, and noisy at long lags where few windows are left: weights that follow them bias D and upset it.
-    """
-    y, variance, first = curve.y.numpy(), curve.error.numpy() ** 2 * windows, earliest_start(curve)
-    if not ((variance[first:] > 0).all() and (y[first:] > 0).all()):
-        return curve
-    weight, late = np.sqrt(windows[first:]), y[first:]
-    excess = weight * (variance[first:] / late**2 - 2 / 3)
-    (heterogeneity, hop), _ = nnls(np.stack([weight, weight / late], axis=1), excess)
-    line, fitted = y[start:], curve
-    for _ in range(3):
-        modelled = np.sqrt(((2 / 3 + heterogeneity) * line**2 + hop * line) / windows[start:])
-        fitted = replace(curve, error=torch.cat([curve.error[:start], torch.from_numpy(modelled)]))
-        slope, _, offset, _ = straight_line(fitted, windows, start)
-        line = offset + slope * curve.x[start:].numpy()
-        if not (line > 0).all():
-            break
-    return fitted
-
-
-def choose_start(curve: Curve, windows: Float[np.ndarray, " lag"]) -> int:
-    r"""Index of the first lag of the fit: the earliest from which the line agrees with those of twice and four times that lag.
-
-    Candidates run from 1 ps (ballistic motion and vibration are over) to a quarter of the longest lag. If the MSD is
-    straight from lag s on, the slopes of the efficient fits from s and from a later L obey var(m_L − m_s) = var(m_L) − var(m_s)
-    (Hausman); s is refused where a difference exceeds three such standard deviations.
-
-    Reference:
-        Hausman, Econometrica 46, 1251 (1978), doi 10.2307/1913827.
-    """
-    lags = curve.x.numpy()
-    first, last = earliest_start(curve), latest_start(curve)
-
-    def fit(start: int) -> tuple[float, float, float, float]:
-        return straight_line(modelled_errors(curve, windows, start), windows, start)
-
-    for start in range(first, last):
-        slope, error, *_ = fit(start)
-        later = (fit(min(int(np.searchsorted(lags, k * lags[start])), last)) for k in (2, 4))
-        if all((m - slope) ** 2 <= 3.0**2 * max(e**2 - error**2, 0.0) for m, e, *_ in later):
-            return start
-    return last
-
-
-def earliest_start(curve: Curve) -> int:
-    """Index of the first lag from 1 ps on, at most `latest_start`."""
-    return min(int(np.searchsorted(curve.x.numpy(), RATTLING_TIME * (1 - 1e-9))), latest_start(curve))
-
-
-def latest_start(curve: Curve, *, share: float = 0.25) -> int:
-    """Index of the lag at `share` of the longest, with at least four lags left to fit."""
-    return min(int(np.searchsorted(curve.x.numpy(), share * curve.x[-1].item())), len(curve.x) - 4)
-
-
-def _given_start(curve: Curve, fit_from: float) -> int:
-    lags = curve.x.numpy()
-    start = int(np.searchsorted(lags, fit_from * (1 - 1e-9)))
-    if start > len(lags) - 4:
-        raise BadInput(
-            "fit_from_ps",
-            f"{fit_from / PS:g} ps",
-            allowed=f"at most {lags[-4] / PS:.3g} ps here",
-            fix="start earlier or run longer",
+    caged = late is not None and steepness < CAGED_SLOPE
+    if not hops or (hops >= FEW_HOPS and (caged or line.slope <= 1.645 * line.slope_error)):
+        return _below_detection(found, line, settings)
+    tracer = _sampled(fitted, windows, start, hops, settings.seed)
+    notes = []
+    if hops < COUNTED_HOPS:
+        tracer = _widened(tracer, hops)
+    if hops < FEW_HOPS:
+        notes.append(f"{species}: only {hops} hop(s) seen; the interval is that of counting {hops}")
+    if late is not None and steepness < 0.8:
+        tracer = _with_late_fit(tracer, late)
+        notes.append(
+            f"{species}: MSD grows as τ^{slope.value:.2f} and flattens: this run hardly reaches diffusion; "
+            "the interval covers the line through the longest lags too"
         )
-    return start
+    return replace(found, tracer=tracer, detected=True, notes=notes)
 
 
-def straight_line(curve: Curve, windows: Float[np.ndarray, " lag"], start: int) -> tuple[float, float, float, float]:
-    """Generalised least squares of MSD = c + m τ from lag `start` on: m, its error (Å²/fs), c, its error (Å²)."""
-    x, y = curve.x.numpy()[start:], curve.y.numpy()[start:]
-    return _weighted_line(x, y, covariance(curve, windows)[start:, start:])
+def _late_line(curve: Curve, windows: Float[np.ndarray, " lag"], line: Line) -> Line | None:
+    """The line through the longest lags (from half of the longest) where it is flatter by three standard errors, else None."""
+    start = latest_start(curve, share=0.5)
+    late = straight_line(modelled_errors(curve, windows, start), windows, start)
+    flatter = line.slope - late.slope > 3.0 * np.sqrt(max(late.slope_error**2 - line.slope_error**2, 0.0))
+    return late if flatter else None
 
 
-def _weighted_line(
-    x: Float[np.ndarray, " lag"], y: Float[np.ndarray, " lag"], spread: Float[np.ndarray, "lag lag"]
-) -> tuple[float, float, float, float]:
-    weight = np.linalg.pinv(spread, hermitian=True)
-    scale = float(np.abs(x).max())
-    design = np.stack([x / scale, np.ones_like(x)], axis=1)
-    parameters = np.linalg.pinv(design.T @ weight @ design, hermitian=True)
-    slope, offset = parameters @ design.T @ weight @ y
-    errors = np.sqrt(np.maximum(np.diag(parameters), 0.0))
-    return float(slope / scale), float(errors[0] / scale), float(offset), float(errors[1])
+def _below_detection(found: Diffusion, line: Line, settings: DiffusionSettings) -> Diffusion:
+    """The upper limit (one-sided 95 %): of the line fit, and of three hops where none was seen."""
+    unseen = 3.0 * settings.hop_length**2 / (2 * DIMENSIONS * found.ions * found.duration)
+    fitted = (max(line.slope, 0.0) + 1.645 * line.slope_error) / (2 * DIMENSIONS)
+    limit = DIFFUSIVITY_CM2_S * max(unseen, fitted)
+    seen = f"no ion left its site by more than {settings.hop_distance:g} Å"
+    if found.hops:
+        slope = "" if found.slope.value is None else f", MSD growing as τ^{found.slope.value:.2f} at the longest lags"
+        seen = f"{found.hops} hops within cages{slope}; a line from {found.fit_from / PS:.3g} ps on bounds D from above"
+    note = f"{found.species}: below detection in {found.duration / PS:.3g} ps ({seen})"
+    tracer = replace(found.tracer, samples=max(1, found.hops), upper_limit=limit)
+    return replace(found, tracer=tracer, notes=[note])
 
 
-def _long_slope(curve: Curve, windows: Float[np.ndarray, " lag"]) -> Estimate:
-    """d ln(MSD)/d ln(τ) over the longest lags (a factor of five), with the error from the covariance."""
-    near = np.flatnonzero((curve.x.numpy() >= curve.x[-1].item() / 5) & (curve.y.numpy() > 0))
-    if len(near) < 3:
-        return Estimate(value=None, error=None, unit="")
-    x, y = np.log(curve.x.numpy()[near]), curve.y.numpy()[near]
-    spread = covariance(curve, windows)[np.ix_(near, near)] / np.outer(y, y)
-    slope, error, *_ = _weighted_line(x - x.mean(), np.log(y), spread)
-    return Estimate(value=slope, error=error, unit="", samples=len(near))
-
-
-def _sampled(curve: Curve, windows: Float[np.ndarray, " lag"], start: int, hops: int, seed: int) -> tuple[Estimate, float, float]:
-    """Posterior of D (cm²/s), mean and standard deviation of the intercept (Å²), from kinisi."""
+def _sampled(curve: Curve, windows: Float[np.ndarray, " lag"], start: int, hops: int, seed: int) -> Estimate:
+    """Posterior of D (cm²/s), from kinisi."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -328,10 +236,8 @@ def _sampled(curve: Curve, windows: Float[np.ndarray, " lag"], start: int, hops:
         state = np.random.RandomState(seed)
         regression.bayesian_regression(start_dt=time[start], progress=False, random_state=state, n_samples=600, n_burn=300)
     draws = DIFFUSIVITY_CM2_S * np.asarray(regression.gradient.values) / (2 * DIMENSIONS * square)
-    offsets = np.asarray(regression.intercept.values) / square
     low, high = (float(v) for v in np.percentile(draws, [2.5, 97.5]))
-    tracer = Estimate(value=float(draws.mean()), error=float(draws.std()), unit="cm²/s", samples=hops, interval=(low, high))
-    return tracer, float(offsets.mean()), float(offsets.std())
+    return Estimate(value=float(draws.mean()), error=float(draws.std()), unit="cm²/s", samples=hops, interval=(low, high))
 
 
 @contextlib.contextmanager
@@ -359,9 +265,10 @@ def _widened(tracer: Estimate, hops: int) -> Estimate:
     return replace(tracer, error=max(error, (high - low) / 3.92), interval=(low, high))
 
 
-def _with_late_fit(tracer: Estimate, line: tuple[float, float, float, float]) -> Estimate:
-    """The interval together with that of a fit to the longest lags (slope and error in Å²/fs)."""
+def _with_late_fit(tracer: Estimate, line: Line) -> Estimate:
+    """The interval together with that of a fit to the longest lags."""
     factor = DIFFUSIVITY_CM2_S / (2 * DIMENSIONS)
     low, high = tracer.interval or (0.0, 0.0)
-    low, high = min(low, max(0.0, factor * (line[0] - 1.96 * line[1]))), max(high, factor * (line[0] + 1.96 * line[1]))
+    low = min(low, max(0.0, factor * (line.slope - 1.96 * line.slope_error)))
+    high = max(high, factor * (line.slope + 1.96 * line.slope_error))
     return replace(tracer, error=max(float(tracer.error or 0.0), (high - low) / 3.92), interval=(low, high))

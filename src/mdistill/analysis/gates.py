@@ -165,9 +165,13 @@ def stability_gate(completed_ps: float, asked_ps: float, *, temperature_K: float
     passed = not reason and completed_ps >= asked_ps * (1.0 - 1e-9)
     ending = "without blow-up" if passed else f"and was stopped: {reason or 'it is not complete'}"
     return Gate(
-        name="stability", measured=Estimate(value=completed_ps, error=None, unit="ps"), limit=asked_ps, passed=passed,
+        name="stability",
+        measured=Estimate(value=completed_ps, error=None, unit="ps"),
+        limit=asked_ps,
+        passed=passed,
         detail=f"MD at {temperature_K:g} K ran {completed_ps:.3g} of {asked_ps:.3g} ps {ending}",
-    )  # fmt: skip
+        sense="at least",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,9 +218,13 @@ def speed_gate(speed_up: Estimate, limits: GateLimits) -> Gate:
     """Teacher's over student's time per force call, measured alternately in one run: at least `speed_up`."""
     passed = speed_up.value is not None and speed_up.value >= limits.speed_up
     return Gate(
-        name="speed-up", measured=speed_up, limit=limits.speed_up, passed=passed,
+        name="speed-up",
+        measured=speed_up,
+        limit=limits.speed_up,
+        passed=passed,
         detail=f"teacher's time over student's, {speed_up.value or 0.0:.3g}; at least {limits.speed_up:g} is asked",
-    )  # fmt: skip
+        sense="at least",
+    )
 
 
 def _worst(name: str, judged: Mapping[str, tuple[Estimate, float]], what: str) -> Gate:
@@ -231,9 +239,13 @@ def _worst(name: str, judged: Mapping[str, tuple[Estimate, float]], what: str) -
     if math.isinf(ratios[worst]):
         return _not_measured(name, limit, estimate.unit, f"{what} is not finite ({worst})")
     return Gate(
-        name=name, measured=estimate, limit=limit, passed=ratios[worst] <= 1.0, parts={n: e for n, (e, _) in judged.items()},
+        name=name,
+        measured=estimate,
+        limit=limit,
+        passed=ratios[worst] <= 1.0,
+        parts={n: e for n, (e, _) in judged.items()},
         detail=f"{what}, worst of {len(judged)}: {worst}, {100.0 * ratios[worst]:.3g} % of the limit",
-    )  # fmt: skip
+    )
 
 
 def _not_measured(name: str, limit: float, unit: str, why: str) -> Gate:

@@ -176,7 +176,7 @@ def spoken(name: str) -> str:
 def gauge(gate: Gate) -> float | None:
     """How much of an upper limit is used, in percent of the gauge's width (the limit stands at 80 %); None without one."""
     value, limit = gate.measured.value, gate.limit
-    if value is None or limit <= 0 or value < 0 or (value < limit) != gate.passed:
+    if value is None or limit <= 0 or value < 0 or gate.sense == "at least":
         return None
     return min(100.0, 80.0 * value / limit)
 

@@ -140,9 +140,8 @@ def _with_digits(shown: Shown, cell: Cell, digits: int) -> Shown:
 
 
 def limit_text(gate: Gate, *, unit: bool = True) -> str:
-    """The limit with the sign that passing means, read off the verdict: "≤ 30 meV/Å"."""
-    value = gate.measured.value
-    sign = "" if value is None or value == gate.limit else "≤ " if (value < gate.limit) == gate.passed else "≥ "
+    """The limit with the sign that passing means: "≤ 30 meV/Å"."""
+    sign = {"at most": "≤ ", "at least": "≥ "}[gate.sense]
     return sign + format_estimate(Estimate(value=gate.limit, error=None, unit=gate.measured.unit), unit=unit)
 
 

@@ -29,7 +29,7 @@ from mdistill.workflows.prepare import STRUCTURES, prepared_systems, read_system
 from mdistill.workflows.production import produce
 from mdistill.workflows.refine import Rounds, refine
 from mdistill.workflows.run import keep_settings, locked, run_stage
-from mdistill.workflows.tables import training_results
+from mdistill.workflows.tables import read_labels, training_results
 from mdistill.workflows.validate import validate
 
 STAGES = ("prepare", "label", "train", "refine", "gates", "production")
@@ -143,6 +143,7 @@ class _Job:
             settings.validate,
             folder,
             teacher_frames=own,
+            labels=read_labels(self.folder),
             stop=self.stop,
         )
 

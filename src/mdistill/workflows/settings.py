@@ -143,6 +143,8 @@ class ValidateSettings:
         rdf_ps: Student dynamics at each temperature of the teacher's, for the RDFs, ps.
         equilibration_ps: Before each dynamics, ps.
         drift_ps: NVE run at the lowest and the highest temperature, ps.
+        drift_step_fs: Time step of the NVE run, fs. At 1 fs the fluctuation of Verlet's energy is small enough to see the
+            drift of the forces themselves in some ten ps.
         stability_ps: Dynamics at stability_factor × the highest temperature, ps.
         stability_factor: How much hotter than the highest temperature the student must hold out.
         time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
@@ -158,6 +160,7 @@ class ValidateSettings:
     rdf_ps: float = 10.0
     equilibration_ps: float = 1.0
     drift_ps: float = 10.0
+    drift_step_fs: float = 1.0
     stability_ps: float = 5.0
     stability_factor: float = 1.2
     time_step_fs: float | None = None
@@ -168,7 +171,8 @@ class ValidateSettings:
 
     def __post_init__(self) -> None:
         allowed = {
-            "rdf_ps": (0.1, 1e6), "equilibration_ps": (0.0, 1e6), "drift_ps": (0.1, 1e6), "stability_ps": (0.01, 1e6),
+            "rdf_ps": (0.1, 1e6), "equilibration_ps": (0.0, 1e6), "drift_ps": (0.1, 1e6),
+            "drift_step_fs": (0.01, 10.0), "stability_ps": (0.01, 1e6),
             "stability_factor": (1.0, 10.0), "scan_from_A": (0.05, 1.5), "speed_rounds": (3, 1000),
             "parity_points": (10, 100_000),
         }  # fmt: skip

@@ -55,6 +55,7 @@ def validate(  # noqa: PLR0917
     folder: Path,
     *,
     teacher_frames: Sequence[LabelledFrame] | None = None,
+    labels: Sequence[LabelledFrame] | None = None,
     stop: StopRequest = NEVER,
 ) -> Results:
     """Measure everything the gates ask for. Resumes from what the folder holds; a gate that fails is a result, not an error.
@@ -67,6 +68,8 @@ def validate(  # noqa: PLR0917
         settings: How thoroughly.
         folder: Holds the student's dynamics (md-…, nve-…, hot-…) and speed.json.
         teacher_frames: Frames of the teacher's dynamics of this structure, for its RDFs; the held-out ones by default.
+        labels: Everything the student was taught and judged by: pair scans end at the closest distances in it; by default
+            the held-out and the teacher's frames.
         stop: Asked between the steps of dynamics and between measurements.
     Returns:
         Gates, the ladder table, errors by group, figures.
@@ -80,7 +83,7 @@ def validate(  # noqa: PLR0917
     temperatures = sorted({f.temperature_K for f in frames if f.temperature_K > 0.0}) or [300.0]
     measured = Measured(
         accuracy=accuracy(held_out, predictions),
-        scans=scan_pairs(student, closest_distances([*held_out, *frames]), start=settings.scan_from_A),
+        scans=scan_pairs(student, closest_distances(labels or [*held_out, *frames]), start=settings.scan_from_A),
         speed=_speed(teacher, student, start, settings, folder),
     )
     dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, stop=stop)
@@ -121,9 +124,8 @@ class _Dynamics:
             temperature_K=kelvin,
             time_ps=time_ps,
             equilibration_ps=self.settings.equilibration_ps,
-            time_step_fs=self.settings.time_step_fs,
             seed=self.settings.seed,
-            **how,
+            **({"time_step_fs": self.settings.time_step_fs} | how),
         )
         self.stop.raise_if_pending()
         try:
@@ -153,7 +155,9 @@ class _Dynamics:
 
     def measure_drift(self, measured: Measured, kelvin: float) -> None:
         """Drift and fluctuation of the total energy in an NVE run."""
-        run = self.run("nve", kelvin, self.settings.drift_ps, ensemble="nve", save_every_fs=10.0)
+        run = self.run(
+            "nve", kelvin, self.settings.drift_ps, ensemble="nve", save_every_fs=10.0, time_step_fs=self.settings.drift_step_fs
+        )
         if isinstance(run, BlowUp):
             measured.drifts[f"{kelvin:g} K"] = f"stopped at step {run.step}: {run.reason}"
             return
