@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from mdistill.io.xdatcar import read_xdatcar
-from mdistill.workflows.analyse import AnalyseSettings, analyse
+from mdistill.workflows.analyse import analyse
+from mdistill.workflows.settings import AnalyseSettings
 
 FRAME_TIME_FS = 100.0
 TEMPERATURE_K = 500.0

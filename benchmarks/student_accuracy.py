@@ -20,8 +20,8 @@ from mdistill.data.settings import PrepareSettings
 from mdistill.data.store import LabelStore
 from mdistill.io.structures import read_structure
 from mdistill.teachers import load_teacher
-from mdistill.training.fit import FitSettings
-from mdistill.training.potential import TrainSettings, train_potential
+from mdistill.training.potential import train_potential
+from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.workflows.label import label_run
 from mdistill.workflows.prepare import prepared_systems
 from mdistill.workflows.settings import LabelSettings

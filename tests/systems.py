@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mdistill.derivatives import Conservative, EnergyNet
 from mdistill.graph import build_graph, make_system
-from mdistill.nets.spline import SplineNet, SplineSettings
+from mdistill.nets.settings import SplineSettings
+from mdistill.nets.spline import SplineNet
 from mdistill.types import Graph, LabelledFrame, Potential, System
 
 LIPSCL = (3, 15, 16, 17)

@@ -16,8 +16,9 @@ import torch
 
 from mdistill.analysis import diffusion as module
 from mdistill.analysis import msd
-from mdistill.analysis.diffusion import Diffusion, DiffusionSettings, count_hops, diffusivity
+from mdistill.analysis.diffusion import Diffusion, count_hops, diffusivity
 from mdistill.analysis.regression import straight_line
+from mdistill.analysis.settings import DiffusionSettings
 from mdistill.analysis.statistics import Curve
 from mdistill.types import Estimate, Trajectory
 from mdistill.units import DIFFUSIVITY_CM2_S

@@ -17,7 +17,8 @@ import torch
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.interrupt import NEVER, StopRequest, stop_on_signals
 from mdistill.training import fit as module
-from mdistill.training.fit import CHECKPOINT, HISTORY, FitSettings, fit, learning_rate, order_of
+from mdistill.training.fit import CHECKPOINT, HISTORY, fit, learning_rate, order_of
+from mdistill.training.settings import FitSettings
 
 
 class Line:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mdistill.analysis.conductivity import conductivity, mean_volume
-from mdistill.analysis.diffusion import DiffusionSettings, diffusivity
+from mdistill.analysis.diffusion import diffusivity
 from mdistill.analysis.msd import displacements, frame_spacing, geometric_lags, local_slope, mean_square_displacement, msd_of
+from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
 from walks import crystal, hoppers
 

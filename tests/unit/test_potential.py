@@ -13,13 +13,14 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
 from mdistill.graph import build_graph
 from mdistill.interrupt import StopRequest
-from mdistill.nets.spline import FREEZE, SplineNet, SplineSettings
+from mdistill.nets.settings import SplineSettings
+from mdistill.nets.spline import FREEZE, SplineNet
 from mdistill.training import potential as module
 from mdistill.training.calibrate import calibrate, closest_distances, reference_energies
 from mdistill.training.checkpoint import load_model, read_metadata
-from mdistill.training.fit import FitSettings
 from mdistill.training.labels import items_of
-from mdistill.training.potential import QUICK, TrainSettings, evaluate, train_potential
+from mdistill.training.potential import evaluate, train_potential
+from mdistill.training.settings import FitSettings, TrainSettings
 from systems import MorseNet, morse_frames
 
 SMALL = TrainSettings(
@@ -177,10 +178,6 @@ def test_bad_labels_are_refused(frames, tmp_path):
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(BadInput):
         TrainSettings(**wrong)
-
-
-def test_quick_is_quick():
-    assert QUICK.fit.max_minutes <= 3.0
 
 
 def test_the_toy_teacher_is_conservative(frames):

@@ -11,7 +11,8 @@ from laws import evaluate
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.nets.layers import harmonics, sphere_quadrature
-from mdistill.nets.spline import SplineNet, SplineSettings
+from mdistill.nets.settings import SplineSettings
+from mdistill.nets.spline import SplineNet
 from systems import LIPSCL, dimer, random_box, tiny_net
 
 

@@ -25,6 +25,7 @@ from mdistill.analysis.regression import (
     modelled_errors,
     straight_line,
 )
+from mdistill.analysis.settings import DiffusionSettings
 from mdistill.analysis.statistics import Curve
 from mdistill.errors import BadInput, MissingPackage
 from mdistill.types import Estimate, Trajectory
@@ -37,40 +38,6 @@ CAGED_SLOPE = 0.5
 """Ions whose MSD grows more slowly than τ^0.5 and still flattens are caged."""
 COUNTED_HOPS = 100
 """Below this many hops the interval is at least as wide as that of the count."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiffusionSettings:
-    """How D is read from a trajectory.
-
-    Attributes:
-        lags: How many lags (geometric from one frame on); more than 50 makes the covariance singular.
-        longest: Longest lag as a fraction of the run.
-        fit_from_ps: Shortest lag of the fit (ps); None: chosen by `choose_start`.
-        hop_distance: An ion has hopped once its position, averaged over 1 ps, stays farther than this (Å) from where it was.
-        hop_length: Distance of one hop (Å) assumed in the upper limit when none was seen.
-        seed: Seed of the Bayesian sampling.
-    """
-
-    lags: int = 40
-    longest: float = 0.5
-    fit_from_ps: float | None = None
-    hop_distance: float = 1.5
-    hop_length: float = 3.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = [
-            ("lags", self.lags, 5 <= self.lags <= 50, "5 to 50"),
-            ("longest", self.longest, 0.1 <= self.longest <= 0.9, "0.1 to 0.9 of the run"),
-            ("fit_from_ps", self.fit_from_ps, self.fit_from_ps is None or self.fit_from_ps > 0, "a time > 0 ps"),
-            ("hop_distance", self.hop_distance, self.hop_distance > 0, "a distance > 0 Å"),
-            ("hop_length", self.hop_length, self.hop_length > 0, "a distance > 0 Å"),
-            ("seed", self.seed, 0 <= self.seed < 2**32, "0 to 2³² − 1"),
-        ]
-        for name, value, good, allowed in checks:
-            if not good:
-                raise BadInput(name, f"{value!r}", allowed=allowed, fix="choose a value in that range")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

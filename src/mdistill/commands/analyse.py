@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from mdistill.commands.parse import finish, output_folder, parse, stamped
-from mdistill.workflows.analyse import AnalyseSettings
+from mdistill.workflows.settings import AnalyseSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import tyro
 
 from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
 from mdistill.errors import BadInput
-from mdistill.training.potential import TrainSettings
+from mdistill.training.settings import TrainSettings
 
 PRODUCTS = ("potential",)
 USAGE = "usage: mdistill train potential LABELS --out FOLDER [--help]"

@@ -10,9 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-MAX_DEGREE = 3
-"""Highest degree l of the spherical harmonics written out below."""
-
 
 def monomials(unit: Float[Tensor, "... 3"], count: int) -> Float[Tensor, "... monomial"]:
     """The products 1, a, ab and, for count 40, abc of the components a, b, c ∈ x, y, z; first factor slowest."""

@@ -22,7 +22,8 @@ import torch
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.io.files import write_bytes
-from mdistill.nets.spline import SplineNet, SplineSettings
+from mdistill.nets.settings import SplineSettings
+from mdistill.nets.spline import SplineNet
 
 FORMAT = 1
 """The format written; older ones are upgraded on reading."""

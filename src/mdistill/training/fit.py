@@ -27,6 +27,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_bytes, write_json
 from mdistill.progress import Advance, progress, silent
 from mdistill.training.checkpoint import read_header, tensor_hash
+from mdistill.training.settings import FitSettings
 
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
@@ -49,43 +50,6 @@ class Objective(Protocol[Item_contra]):
     def describe(self, measures: dict[str, float]) -> str:
         """The measures in a few words, for the progress bar."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitSettings:
-    """How to train.
-
-    Attributes:
-        max_minutes: Time budget, turned once into a number of steps by timing the first few (used where steps is 0).
-        steps: Optimiser steps; 0 to follow the time budget. A fixed number makes the result the same on every run.
-        batch_size: Items per step.
-        learning_rate: Peak of the schedule (linear warm-up, cosine down to 1 %).
-        warmup: Steps of linear warm-up.
-        ema: Decay per step of the moving average of the weights, which is what training returns.
-        clip: Largest norm of the gradient.
-        weight_decay: Decoupled decay per unit of learning rate.
-        seed: Of the order of items and all other random choices.
-    """
-
-    max_minutes: float = 8.0
-    steps: int = 0
-    batch_size: int = 8
-    learning_rate: float = 1e-2
-    warmup: int = 50
-    ema: float = 0.99
-    clip: float = 10.0
-    weight_decay: float = 1e-6
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        limits = {
-            "max_minutes": (1e-3, 1e5), "steps": (0, 10**8), "batch_size": (1, 10**4), "learning_rate": (1e-8, 1.0),
-            "warmup": (1, 10**6), "ema": (0.0, 0.999999), "clip": (1e-6, 1e6), "weight_decay": (0.0, 1.0), "seed": (0, 2**31),
-        }  # fmt: skip
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise BadInput(name, f"{value}", allowed=f"{low:g} to {high:g}", fix="keep the default")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +16,19 @@ from mdistill.derivatives import EnergyNet, predict
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.nets.spline import SplineNet, SplineSettings
+from mdistill.nets.settings import SplineSettings
+from mdistill.nets.spline import SplineNet
 from mdistill.training.calibrate import calibrate
 from mdistill.training.checkpoint import load_model, load_net, read_metadata, save_model
-from mdistill.training.fit import FitSettings, fit
+from mdistill.training.fit import fit
 from mdistill.training.labels import Item, check_labels, curvature_labels, frames_hash, items_of, join, target_of
 from mdistill.training.losses import Term, root_mean_square, total_loss
+from mdistill.training.settings import TrainSettings
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, Prediction
 
 MODEL = "student.mdistill"
 _PARITY_POINTS = 4000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSettings:
-    """How to train a potential.
-
-    Attributes:
-        cutoff: Å.
-        channels: Radial channels per degree.
-        radial: Radial basis functions per species pair.
-        degree: Highest degree of the harmonics.
-        hidden: Width of the MLPs.
-        energy_weight: Weight of |ΔE| per atom over the force scale × 1 Å.
-        force_weight: Weight of ‖ΔF‖ over the teacher's RMS force component.
-        stress_weight: Weight of |Δσ| over the teacher's RMS stress.
-        curvature_weight: Weight of ‖ΔH·v‖ over the teacher's RMS product.
-        curvature_every: Steps between curvature terms (each costs about two plain steps); 0: never.
-        held_out: Fraction of the frames held out, as whole time blocks.
-        float64: Train in double precision (twice as slow, rarely better).
-        fit: Time, batch size, learning rate, seed.
-    """
-
-    cutoff: float = 5.0
-    channels: int = 12
-    radial: int = 10
-    degree: int = 3
-    hidden: int = 64
-    energy_weight: float = 10.0
-    force_weight: float = 1.0
-    stress_weight: float = 0.1
-    curvature_weight: float = 0.1
-    curvature_every: int = 4
-    held_out: float = 0.15
-    float64: bool = False
-    fit: FitSettings = field(default_factory=FitSettings)
-
-    def __post_init__(self) -> None:
-        SplineSettings(elements=(1,), **self.size())
-        for name in ("energy_weight", "force_weight", "stress_weight", "curvature_weight"):
-            if not 0.0 <= getattr(self, name) < 1e6:
-                raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 1e6", fix="keep the default")
-        if not 0 <= self.curvature_every <= 10**6:
-            raise BadInput("curvature_every", f"{self.curvature_every}", allowed="0 to 1000000", fix="keep the default")
-        if not 0.0 < self.held_out < 0.9:
-            raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.15")
-
-    def size(self) -> dict[str, Any]:
-        """The part that fixes the network."""
-        return {name: getattr(self, name) for name in ("cutoff", "channels", "radial", "degree", "hidden")}
-
-
-QUICK = TrainSettings(fit=FitSettings(max_minutes=2.5))
-"""For a first look: two to three minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
 
-from mdistill.analysis.diffusion import DiffusionSettings, count_hops
+from mdistill.analysis.diffusion import count_hops
 from mdistill.analysis.msd import displacements, frame_spacing, msd_of
 from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
 from mdistill.errors import BadInput
@@ -17,56 +17,10 @@ from mdistill.io.import_trajectory import read_trajectory
 from mdistill.io.results import Cell, Figure, Results, Series, Table, merge
 from mdistill.types import Estimate, Trajectory
 from mdistill.units import PS
+from mdistill.workflows.settings import AnalyseSettings
 from mdistill.workflows.transport import transport_results
 
 LARGEST_RDF = 8.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnalyseSettings:
-    """What to read and how to judge it.
-
-    Attributes:
-        species: Mobile ion, e.g. Li.
-        temperature_K: Temperature of the run; without it no conductivity is computed.
-        frame_time_fs: Time between stored frames; needed where the file does not tell (XDATCAR, .traj, LAMMPS dump).
-        discard_ps: Equilibration to leave out at the start.
-        charge: Charge of the mobile ion, e; 0 for its usual one.
-        elements: Elements of LAMMPS types 1, 2, … or VASP 4 counts, where the file names none.
-        stride: Use every stride-th frame.
-        fit_from_ps: Shortest lag of the MSD fit; chosen automatically if left out.
-        hop_distance: How far (Å) an ion must leave its site to have hopped.
-        seed: Seed of the Bayesian sampling.
-    """
-
-    species: str
-    temperature_K: float | None = None
-    frame_time_fs: float | None = None
-    discard_ps: float = 0.0
-    charge: float = 0.0
-    elements: tuple[str, ...] = ()
-    stride: int = 1
-    fit_from_ps: float | None = None
-    hop_distance: float = 1.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = [
-            ("species", self.species, self.species in chemical_symbols[1:], "an element symbol such as Li"),
-            ("temperature_K", self.temperature_K, self.temperature_K is None or 0 < self.temperature_K < 1e5, "above 0 K"),
-            ("frame_time_fs", self.frame_time_fs, self.frame_time_fs is None or 0 < self.frame_time_fs < 1e9, "above 0 fs"),
-            ("discard_ps", self.discard_ps, 0 <= self.discard_ps < np.inf, "0 or more ps"),
-            ("charge", self.charge, bool(np.isfinite(self.charge)), "a charge in e, 0 for the usual one"),
-            ("stride", self.stride, self.stride >= 1, "1 or more"),
-        ]
-        for name, value, good, allowed in checks:
-            if not good:
-                raise BadInput(name, f"{value!r}", allowed=allowed, fix="choose a value in that range")
-        self.diffusion()
-
-    def diffusion(self) -> DiffusionSettings:
-        """The settings of the diffusion estimate."""
-        return DiffusionSettings(fit_from_ps=self.fit_from_ps, hop_distance=self.hop_distance, seed=self.seed)
 
 
 def analyse(trajectories: str | Path | Sequence[str | Path] | Trajectory, settings: AnalyseSettings) -> Results:

@@ -11,8 +11,7 @@ import tyro
 
 from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
-from mdistill.training.fit import FitSettings
-from mdistill.training.potential import TrainSettings
+from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.workflows.settings import LabelSettings, ProductionSettings, RefineSettings, ValidateSettings
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.training.checkpoint import load_model
-from mdistill.training.potential import TrainingResult, TrainSettings, evaluate, train_potential
+from mdistill.training.potential import TrainingResult, evaluate, train_potential
+from mdistill.training.settings import TrainSettings
 from mdistill.types import Estimate, LabelledFrame, Potential, System
 from mdistill.workflows.label import label_structures
 from mdistill.workflows.settings import LabelSettings, RefineSettings

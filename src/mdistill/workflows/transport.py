@@ -10,7 +10,8 @@ from ase.data import chemical_symbols
 
 from mdistill.analysis.arrhenius import Arrhenius, arrhenius
 from mdistill.analysis.conductivity import conductivity, mean_volume
-from mdistill.analysis.diffusion import Diffusion, DiffusionSettings, diffusivity
+from mdistill.analysis.diffusion import Diffusion, diffusivity
+from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
 from mdistill.io.results import Cell, Figure, Results, Series, Table, merge
 from mdistill.types import Estimate, Trajectory

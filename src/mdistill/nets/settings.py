@@ -1,0 +1,46 @@
+"""Sizes of the networks. No torch in here, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mdistill.errors import BadInput
+
+MAX_DEGREE = 3
+"""Highest degree of the spherical harmonics that are written out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplineSettings:
+    """Size and reach of a `SplineNet`.
+
+    Attributes:
+        elements: Atomic numbers it knows, ascending.
+        cutoff: Å.
+        channels: Learned radial channels per degree.
+        radial: Radial basis functions per species pair.
+        degree: Highest l of the moments, 1 to 3.
+        hidden: Width of the two hidden layers of each species' MLP.
+    """
+
+    elements: tuple[int, ...]
+    cutoff: float = 5.0
+    channels: int = 12
+    radial: int = 10
+    degree: int = 3
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        if (
+            not self.elements
+            or list(self.elements) != sorted(set(self.elements))
+            or not 1 <= min(self.elements) <= max(self.elements) <= 118
+        ):
+            raise BadInput(
+                "elements", f"{self.elements}", allowed="distinct ascending atomic numbers, 1 to 118", fix="list each once"
+            )
+        if not 1.0 < self.cutoff <= 15.0:
+            raise BadInput("cutoff", f"{self.cutoff} Å", allowed="1 to 15 Å", fix="5 Å suits most solids")
+        for name, low, high in (("channels", 1, 64), ("radial", 2, 64), ("degree", 1, MAX_DEGREE), ("hidden", 1, 1024)):
+            if not low <= getattr(self, name) <= high:
+                raise BadInput(name, f"{getattr(self, name)}", allowed=f"{low} to {high}", fix="keep the default")

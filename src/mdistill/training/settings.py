@@ -1,0 +1,95 @@
+"""How to train: settings, checked at construction. No torch in here, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdistill.errors import BadInput
+from mdistill.nets.settings import SplineSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """How to train.
+
+    Attributes:
+        max_minutes: Time budget, turned once into a number of steps by timing the first few (used where steps is 0).
+        steps: Optimiser steps; 0 to follow the time budget. A fixed number makes the result the same on every run.
+        batch_size: Items per step.
+        learning_rate: Peak of the schedule (linear warm-up, cosine down to 1 %).
+        warmup: Steps of linear warm-up.
+        ema: Decay per step of the moving average of the weights, which is what training returns.
+        clip: Largest norm of the gradient.
+        weight_decay: Decoupled decay per unit of learning rate.
+        seed: Of the order of items and all other random choices.
+    """
+
+    max_minutes: float = 8.0
+    steps: int = 0
+    batch_size: int = 8
+    learning_rate: float = 5e-3
+    warmup: int = 50
+    ema: float = 0.99
+    clip: float = 10.0
+    weight_decay: float = 1e-6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "max_minutes": (1e-3, 1e5), "steps": (0, 10**8), "batch_size": (1, 10**4), "learning_rate": (1e-8, 1.0),
+            "warmup": (1, 10**6), "ema": (0.0, 0.999999), "clip": (1e-6, 1e6), "weight_decay": (0.0, 1.0), "seed": (0, 2**31),
+        }  # fmt: skip
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise BadInput(name, f"{value}", allowed=f"{low:g} to {high:g}", fix="keep the default")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """How to train a potential.
+
+    Attributes:
+        cutoff: Å.
+        channels: Radial channels per degree.
+        radial: Radial basis functions per species pair.
+        degree: Highest degree of the harmonics.
+        hidden: Width of the MLPs.
+        energy_weight: Weight of |ΔE| per atom over the force scale × 1 Å.
+        force_weight: Weight of ‖ΔF‖ over the teacher's RMS force component.
+        stress_weight: Weight of |Δσ| over the teacher's RMS stress.
+        curvature_weight: Weight of ‖ΔH·v‖ over the teacher's RMS product.
+        curvature_every: Steps between curvature terms (each costs about two plain steps); 0: never.
+        held_out: Fraction of the frames held out, as whole time blocks.
+        float64: Train in double precision (twice as slow, rarely better).
+        fit: Time, batch size, learning rate, seed.
+    """
+
+    cutoff: float = 5.0
+    channels: int = 12
+    radial: int = 10
+    degree: int = 3
+    hidden: int = 64
+    energy_weight: float = 10.0
+    force_weight: float = 1.0
+    stress_weight: float = 0.1
+    curvature_weight: float = 0.1
+    curvature_every: int = 4
+    held_out: float = 0.15
+    float64: bool = False
+    fit: FitSettings = field(default_factory=FitSettings)
+
+    def __post_init__(self) -> None:
+        SplineSettings(elements=(1,), **self.size())
+        for name in ("energy_weight", "force_weight", "stress_weight", "curvature_weight"):
+            if not 0.0 <= getattr(self, name) < 1e6:
+                raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 1e6", fix="keep the default")
+        if not 0 <= self.curvature_every <= 10**6:
+            raise BadInput("curvature_every", f"{self.curvature_every}", allowed="0 to 1000000", fix="keep the default")
+        if not 0.0 < self.held_out < 0.9:
+            raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.15")
+
+    def size(self) -> dict[str, Any]:
+        """The part that fixes the network."""
+        return {name: getattr(self, name) for name in ("cutoff", "channels", "radial", "degree", "hidden")}
