@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+from ase.data import chemical_symbols
 
 from mdistill.analysis.settings import DiffusionSettings, GateLimits
 from mdistill.errors import BadInput
@@ -214,8 +217,8 @@ class AnalyseSettings:
             ("species", self.species, self.species in chemical_symbols[1:], "an element symbol such as Li"),
             ("temperature_K", self.temperature_K, self.temperature_K is None or 0 < self.temperature_K < 1e5, "above 0 K"),
             ("frame_time_fs", self.frame_time_fs, self.frame_time_fs is None or 0 < self.frame_time_fs < 1e9, "above 0 fs"),
-            ("discard_ps", self.discard_ps, 0 <= self.discard_ps < np.inf, "0 or more ps"),
-            ("charge", self.charge, bool(np.isfinite(self.charge)), "a charge in e, 0 for the usual one"),
+            ("discard_ps", self.discard_ps, 0 <= self.discard_ps < math.inf, "0 or more ps"),
+            ("charge", self.charge, math.isfinite(self.charge), "a charge in e, 0 for the usual one"),
             ("stride", self.stride, self.stride >= 1, "1 or more"),
         ]
         for name, value, good, allowed in checks:
