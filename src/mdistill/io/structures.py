@@ -5,6 +5,7 @@ A site that is half occupied stays half occupied here; `data/disorder.py` turns 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -115,6 +116,14 @@ class Crystal:
     def volume(self) -> float:
         """Cell volume, Å³ (0 where a lattice vector is missing)."""
         return float(abs(np.linalg.det(self.cell)))
+
+
+def reduced_formula(composition: dict[int, float]) -> str:
+    """'Li6PS5Cl' for whole numbers of atoms with a common divisor; otherwise as `formula`."""
+    counts = [round(count) for count in composition.values()]
+    whole = counts and all(abs(n - c) < 1e-3 for n, c in zip(counts, composition.values(), strict=True))
+    divisor = math.gcd(*counts) if whole else 1
+    return formula({number: count / max(divisor, 1) for number, count in composition.items()})
 
 
 def formula(composition: dict[int, float]) -> str:

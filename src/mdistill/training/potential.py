@@ -94,16 +94,15 @@ def train_potential(
     start_from: Path | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> TrainingResult:
-    """Train a spline potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder.
+    """Train a spline potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder, or resumes.
 
-    A training found in the folder is resumed. Reference energies per element are fitted first (least squares), the core
+    Reference energies per element are fitted first (least squares), the core
     repulsion is set to begin at the closest labelled distance of each pair, whole time blocks are held out.
 
     Args:
         frames: Labelled structures.
         settings: How.
-        folder: Where.
-        stop: Asked between steps.
+        folder, stop: Where; asked between steps.
         start_from: A model file of the same elements and size to start from (refit); None to start afresh.
         provenance: Kept in the model file: teacher, commit, …
     Raises:
