@@ -25,7 +25,7 @@ from laws import (
 from mdistill import derivatives
 from mdistill.derivatives import Conservative
 from mdistill.graph import build_graph, edge_vectors
-from mdistill.nets import repulsion, spline
+from mdistill.nets import moments, repulsion, spline
 from mdistill.nets.spline import FREEZE
 from mdistill.types import Graph
 from systems import CLOSEST, LIPSCL, NETS, SYSTEMS, fcc, isolated_atom, random_box
@@ -191,7 +191,8 @@ def test_smooth_at_the_cutoff(make, trust):
 @every_net
 @pytest.mark.planted
 def test_smoothness_catches_an_envelope_of_lower_order(make, trust, monkeypatch):
-    monkeypatch.setattr(spline, "cutoff_envelope", lambda r, cutoff: (1.0 - (r / cutoff).square()).clamp_min(0.0).square())
+    monkeypatch.setattr(spline, "moments", moments.plain_moments)
+    monkeypatch.setattr(moments, "cutoff_envelope", lambda r, cutoff: (1.0 - (r / cutoff).square()).clamp_min(0.0).square())
     with pytest.raises(AssertionError):
         assert_smooth_at_cutoff(make(0), molecule())
     trust("T9", "envelope with a kink in dF/dr", "caught", "caught", planted=True)
@@ -264,9 +265,10 @@ def test_repulsion_scan_catches_a_missing_core(make, trust, monkeypatch):
     distances = torch.linspace(0.3, CLOSEST - FREEZE, 20, dtype=torch.float64)
     assert not bool((force_flips(make(0), 3, 16, distances)[1] > 0.0).all())
     monkeypatch.undo()
-    monkeypatch.setattr(spline, "frozen_below", lambda distance, closest, width: distance)
+    monkeypatch.setattr(spline, "moments", moments.plain_moments)
+    monkeypatch.setattr(moments, "frozen_below", lambda distance, closest, width: distance)
     strong = make(0)
-    strong.scale.fill_(500.0)
+    strong.scale.fill_(50_000.0)
     assert not bool((force_flips(strong, 3, 16, distances)[1] > 0.0).all())
     trust("T11", "no core; learned part not frozen", "caught", "caught", planted=True)
 

@@ -222,7 +222,8 @@ def fit(
         _advance(run, train, validation, until=_TIMED_TO, stop=stop, advance=silent)
         per_step = (time.monotonic() - begin) / (_TIMED_TO - _TIMED_FROM)
         validations = _RECORDS * len(validation) / settings.batch_size
-        run.at.total = max(2 * _TIMED_TO, int(60.0 * settings.max_minutes / per_step - validations))
+        in_time = int(60.0 * settings.max_minutes / per_step - validations)
+        run.at.total = max(2 * _TIMED_TO, min(in_time, settings.max_epochs * len(train) // settings.batch_size))
         run.save()
     with progress(title, run.at.total, unit="step", done=run.at.step) as advance:
         _advance(run, train, validation, until=run.at.total, stop=stop, advance=advance)

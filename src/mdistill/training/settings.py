@@ -14,8 +14,9 @@ class FitSettings:
     """How to train.
 
     Attributes:
-        max_minutes: Time budget, turned once into a number of steps by timing the first few (used where steps is 0).
-        steps: Optimiser steps; 0 to follow the time budget. A fixed number makes the result the same on every run.
+        max_minutes: Time budget, turned once into a number of steps by timing the first few (where steps is 0).
+        max_epochs: Passes over the data at most (where steps is 0): a few hundred frames are learned by heart after more.
+        steps: Optimiser steps; 0 to follow max_minutes and max_epochs. A fixed number makes the result the same on every run.
         batch_size: Items per step.
         learning_rate: Peak of the schedule (linear warm-up, cosine down to 1 %).
         warmup: Steps of linear warm-up.
@@ -26,6 +27,7 @@ class FitSettings:
     """
 
     max_minutes: float = 8.0
+    max_epochs: int = 60
     steps: int = 0
     batch_size: int = 8
     learning_rate: float = 5e-3
@@ -37,7 +39,7 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         limits = {
-            "max_minutes": (1e-3, 1e5), "steps": (0, 10**8), "batch_size": (1, 10**4), "learning_rate": (1e-8, 1.0),
+            "max_minutes": (1e-3, 1e5), "max_epochs": (1, 10**6), "steps": (0, 10**8), "batch_size": (1, 10**4), "learning_rate": (1e-8, 1.0),
             "warmup": (1, 10**6), "ema": (0.0, 0.999999), "clip": (1e-6, 1e6), "weight_decay": (0.0, 1.0), "seed": (0, 2**31),
         }  # fmt: skip
         for name, (low, high) in limits.items():

@@ -76,6 +76,7 @@ def refine(
         fit=replace(
             first,
             max_minutes=first.max_minutes * settings.refit_share,
+            max_epochs=max(round(first.max_epochs * settings.refit_share), 1),
             steps=round(first.steps * settings.refit_share),
             learning_rate=first.learning_rate * settings.refit_rate,
         ),
