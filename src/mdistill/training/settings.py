@@ -27,21 +27,29 @@ class FitSettings:
     """
 
     max_minutes: float = 8.0
-    max_epochs: int = 60
+    max_epochs: int = 120
     steps: int = 0
     batch_size: int = 8
     learning_rate: float = 5e-3
     warmup: int = 50
     ema: float = 0.99
     clip: float = 10.0
-    weight_decay: float = 1e-6
+    weight_decay: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
         limits = {
-            "max_minutes": (1e-3, 1e5), "max_epochs": (1, 10**6), "steps": (0, 10**8), "batch_size": (1, 10**4), "learning_rate": (1e-8, 1.0),
-            "warmup": (1, 10**6), "ema": (0.0, 0.999999), "clip": (1e-6, 1e6), "weight_decay": (0.0, 1.0), "seed": (0, 2**31),
-        }  # fmt: skip
+            "max_minutes": (1e-3, 1e5),
+            "max_epochs": (1, 10**6),
+            "steps": (0, 10**8),
+            "batch_size": (1, 10**4),
+            "learning_rate": (1e-8, 1.0),
+            "warmup": (1, 10**6),
+            "ema": (0.0, 0.999999),
+            "clip": (1e-6, 1e6),
+            "weight_decay": (0.0, 1.0),
+            "seed": (0, 2**31),
+        }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
