@@ -18,7 +18,8 @@ import torch
 from record import write_record
 
 from mdistill.analysis.diffusion import Diffusion, diffusivity
-from mdistill.analysis.rdf import jensen_shannon, largest_radius, rdf, sampling_divergence, species_pairs, wasserstein
+from mdistill.analysis.gates import overlap
+from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
 from mdistill.errors import BadInput
 from mdistill.io.structures import read_structure, to_system
 from mdistill.io.trajectories import read_hdf5
@@ -77,15 +78,16 @@ def rdf_rows(teacher: Trajectory, student: Trajectory) -> list[dict[str, Any]]:
     radius = min(largest_radius(teacher), largest_radius(student))
     rows = []
     for pair in species_pairs(teacher):
-        first, second = (rdf(run, pair=pair, r_max=radius) for run in (teacher, student))
-        rows.append(
-            {
-                "what": f"RDF {'–'.join(pair)}",
-                "JS (%)": 100.0 * jensen_shannon(first, second),
-                "sampling alone (%)": 100.0 * sampling_divergence(first, second),
-                "W1 (Å)": wasserstein(first, second),
-            }
-        )
+        alike = overlap(rdf(teacher, pair=pair, r_max=radius), rdf(student, pair=pair, r_max=radius))
+        if alike is not None:  # pairs that never come within the radius have no RDF to compare
+            rows.append(
+                {
+                    "what": f"RDF {'–'.join(pair)}",
+                    "JS (%)": 100.0 * alike.divergence,
+                    "sampling alone (%)": 100.0 * alike.noise,
+                    "W1 (Å)": alike.shift,
+                }
+            )
     return rows
 
 
