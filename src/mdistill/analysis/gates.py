@@ -17,6 +17,9 @@ from mdistill.errors import BadInput
 from mdistill.types import Estimate, Gate
 from mdistill.units import GPA, PS
 
+NO_FORCE = 1e-4
+"""Below this (eV/Å) a pair force in a scan counts as none."""
+
 
 def force_gates(force: Mapping[str, Deviation], limits: GateLimits) -> list[Gate]:
     """One gate over the temperatures (and "all"), one over the elements; the worst decides.
@@ -190,15 +193,20 @@ class PairScan:
 
 
 def force_flips(scan: PairScan) -> int:
-    """Sign changes of the pair force along the scan, two more where it starts attractive (the atoms would fall together)."""
-    signs = np.sign(scan.force[scan.force != 0.0])
+    """Sign changes of the pair force along the scan, two more where it starts attractive (the atoms would fall together).
+
+    Forces below `NO_FORCE` count as none: where nothing acts, rounding alone would change signs.
+    """
+    signs = np.sign(scan.force[np.abs(scan.force) > NO_FORCE])
     return int((np.diff(signs) != 0.0).sum()) + 2 * int(len(signs) > 0 and signs[0] < 0)
 
 
 def energy_minima(scan: PairScan) -> int:
-    """Minima of the energy along the scan, counting one at its inner end where the energy rises from there."""
-    down = np.diff(scan.energy) < 0.0
-    return int((down[:-1] & ~down[1:]).sum()) + int(not down[0])
+    """Minima of the energy along the scan, counting one at its inner end where the energy rises from there; flat parts, where
+    it changes by less than rounding (1e-6 eV), are passed over."""
+    change = np.diff(scan.energy)
+    down = change[np.abs(change) > 1e-6] < 0.0
+    return int((down[:-1] & ~down[1:]).sum()) + int(len(down) > 0 and not down[0])
 
 
 def repulsion_gate(scans: Mapping[str, PairScan], limits: GateLimits) -> Gate:

@@ -16,8 +16,9 @@ _DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
 _SCREENING = 0.46850
 BONDED = 0.75
 """Where no data say how close a pair comes, the core ends at this multiple of the sum of covalent radii."""
-CONTACT = 1.5
-"""The core never reaches further than this multiple of the sum of covalent radii."""
+CONTACT, NEIGHBOURS = 1.5, 1.8
+"""Multiples of the sum of covalent radii: where labels come as near as the second the core ends at the closest of them, else at
+the first."""
 _INNER = 0.8
 _TINY = 1e-18
 
@@ -54,12 +55,13 @@ class CoreRepulsion(torch.nn.Module):
         self.register_buffer("strength", (COULOMB * z.unsqueeze(0) * z.unsqueeze(1)).flatten(), persistent=False)
         decays = torch.tensor(_DECAYS, dtype=torch.float64)
         self.register_buffer("decay", decays / screening.reshape(-1, 1), persistent=False)
-        self._limit = CONTACT * covalent_sums(elements)
+        self._sums = covalent_sums(elements)
 
     def reach_to(self, closest: Float[Tensor, "species species"]) -> None:
-        """Let the core end where labels begin: at the closest labelled distance of each pair (Å), at most 1.5 × the
-        sum of covalent radii."""
-        self.outer.copy_(torch.minimum(closest.to(self._limit), self._limit))
+        """Let the core end where labels begin: at the closest labelled distance of each pair (Å) if that is within 1.8 × the
+        sum of covalent radii, so that no gap is left between core and labels; otherwise at 1.5 × the sum."""
+        near = closest.to(self._sums)
+        self.outer.copy_(torch.where(near <= NEIGHBOURS * self._sums, near, CONTACT * self._sums))
 
     def forward(
         self, vectors: Float[Tensor, "edge 3"], pair: Int[Tensor, " edge"]
