@@ -17,7 +17,7 @@ from mdistill.data.store import LabelStore
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing, sha256
 from mdistill.io.results import Results, merge, read_results, write_results
-from mdistill.io.structures import Crystal, read_structure
+from mdistill.io.structures import Crystal, read_structure, reduced_formula
 from mdistill.teachers import check_teacher
 from mdistill.training.potential import train_potential
 from mdistill.training.split import split_blocks
@@ -166,6 +166,7 @@ class _Job:
 
     def _provenance(self) -> dict[str, object]:
         return {
+            "formula": reduced_formula(self.crystal.composition),
             "teacher": self.settings.teacher,
             "structure": str(self.settings.structure),
             "structure_sha256": self.crystal.sha256,
