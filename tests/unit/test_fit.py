@@ -160,11 +160,11 @@ def test_the_optimiser_is_adamw(tmp_path):
 
 
 def test_it_learns_and_writes_its_history(tmp_path):
-    result = train(tmp_path, settings=FitSettings(steps=400, batch_size=4, warmup=5, learning_rate=0.05))
+    result = train(tmp_path, settings=FitSettings(steps=400, batch_size=4, warmup=5, learning_rate=0.05, weight_decay=1e-6))
     assert result.steps == 400
     assert result.history[-1]["validation"]["error"] < 0.02
     assert json.loads((tmp_path / HISTORY).read_text()) == result.history
-    again = train(tmp_path, settings=FitSettings(steps=400, batch_size=4, warmup=5, learning_rate=0.05))
+    again = train(tmp_path, settings=FitSettings(steps=400, batch_size=4, warmup=5, learning_rate=0.05, weight_decay=1e-6))
     assert bits(again) == bits(result), "a finished training is not trained on"
 
 
