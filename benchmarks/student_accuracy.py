@@ -29,7 +29,14 @@ from mdistill.workflows.settings import LabelSettings
 ROOT = Path(__file__).parent.parent
 PREPARE = PrepareSettings(cutoff=4.9, relax_steps=100)
 LABEL = LabelSettings(
-    temperatures_K=(600.0, 1000.0), frames=150, blocks=10, spacing_fs=36.0, equilibration_fs=480.0, probe_every=10
+    temperatures_K=(600.0, 1000.0),
+    frames=190,
+    blocks=10,
+    spacing_fs=48.0,
+    equilibration_fs=480.0,
+    probe_every=1,
+    contacts=4,
+    max_frames=400,
 )
 
 
@@ -44,7 +51,7 @@ def main() -> None:
     systems, _ = prepared_systems(crystal, teacher, PREPARE, given.runs / "prepare", seed=0)
     label_run(systems, teacher, LABEL, given.runs / "label")
     frames = LabelStore(given.runs / "label").read()
-    train = TrainSettings(cutoff=4.9, fit=FitSettings(max_minutes=given.minutes))
+    train = TrainSettings(cutoff=4.9, held_out=0.1, fit=FitSettings(max_minutes=given.minutes))
     begin = time.monotonic()
     result = train_potential(frames, train, given.runs / "train")
     minutes = (time.monotonic() - begin) / 60.0

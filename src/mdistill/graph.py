@@ -185,6 +185,22 @@ def _pairs(system: System, reach: float) -> tuple[np.ndarray, np.ndarray, np.nda
     return i[order], j[order], shift[order]
 
 
+def checked_box(system: System, reach: float) -> Float[np.ndarray, "3 3"]:
+    """The cell of one struct with vectors of length 1 along open directions, for searches that are not done here.
+
+    Raises:
+        BadInput: As `build_graph`.
+    """
+    positions, cell = system.positions.detach().numpy().astype(np.float64), system.cell[0].numpy().astype(np.float64)
+    pbc = system.pbc[0].numpy()
+    box = _box(cell, pbc)
+    inverse = np.linalg.inv(box)
+    spread = np.ptp(positions @ inverse, axis=0) if len(positions) and not pbc.all() else np.zeros(3)
+    extent = np.where(pbc, 1.0 / np.linalg.norm(inverse, axis=0), spread)
+    _check_size(float(extent.max()), len(positions) ** 2 / np.abs(np.linalg.det(box)) if pbc.all() else 0.0, reach)
+    return np.ascontiguousarray(box)
+
+
 def _box(cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:
     """The cell with unit vectors along open directions, normal to the periodic vectors and to each other."""
     box, periodic = cell.copy(), cell[pbc]

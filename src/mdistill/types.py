@@ -175,6 +175,15 @@ class Propagator(Protocol):
     def step(self, state: State, generator: Generator) -> State: ...
 
 
+@runtime_checkable
+class LeapingPropagator(Propagator, Protocol):
+    """A propagator that takes many steps in one call: `leap` takes at most `steps` steps after step number `step` and gives
+    how many it took. It watches the guard's limits inside, and ends early where one was passed (or for any other reason).
+    """
+
+    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
     """One validation check: what was measured is to be `sense` the limit (in measured.unit); `detail` says the rest."""

@@ -62,8 +62,8 @@ def short_contacts(
 ) -> list[System]:
     """Structures in which one random pair is pushed to a fraction of its distance (both atoms move half the way).
 
-    Pairs are drawn from those no longer than 1.3 times the shortest pair of the same two elements, every kind of pair
-    with the same chance, so that rare kinds are seen as often as frequent ones.
+    Kinds of pairs take turns, so that each is seen nearer than dynamics brings it; a pair is drawn from those no longer than
+    1.3 times the shortest of its kind.
 
     Args:
         system: One struct.
@@ -84,8 +84,8 @@ def short_contacts(
     low = torch.minimum(system.numbers[receiver], system.numbers[sender])
     kinds, kind = torch.unique(low * 1000 + system.numbers[receiver] + system.numbers[sender] - low, return_inverse=True)
     made = []
-    for _ in range(count):
-        mine = (kind == _draw(len(kinds), generator)).nonzero()[:, 0]
+    for turn in range(count):
+        mine = (kind == turn % len(kinds)).nonzero()[:, 0]
         mine = mine[lengths[mine] <= 1.3 * lengths[mine].min()]
         edge = mine[_draw(len(mine), generator)]
         fraction = closest + (farthest - closest) * float(torch.rand((), generator=generator, dtype=torch.float64))

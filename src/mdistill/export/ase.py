@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
 
 from mdistill.errors import BadInput
-from mdistill.graph import SkinList, make_system
+from mdistill.graph import make_system
+from mdistill.simulation.compiled import EngineEvaluator, make_evaluator
+from mdistill.simulation.evaluate import Evaluator
 from mdistill.types import Potential
 
 
@@ -38,7 +43,8 @@ class _PotentialCalculator(Calculator):
     def __init__(self, potential: Potential, skin: float) -> None:
         super().__init__()
         self._potential = potential
-        self._neighbours = SkinList(cutoff=potential.cutoff, skin=skin)
+        self._skin = skin
+        self._evaluate: tuple[Tensor, Evaluator | EngineEvaluator] | None = None
 
     @property
     def name(self) -> str:
@@ -60,8 +66,12 @@ class _PotentialCalculator(Calculator):
                 allowed=", ".join(chemical_symbols[z] for z in sorted(self._potential.elements)),
                 fix="use a potential that was made for these elements",
             )
+        if not (np.isfinite(self.atoms.positions).all() and np.isfinite(self.atoms.cell.array).all()):
+            raise BadInput("structure", "positions or cell are not finite", allowed="finite numbers", fix="check the structure")
         system = make_system(self.atoms.positions, numbers, self.atoms.cell.array, self.atoms.pbc)
-        prediction = self._potential(self._neighbours.graph(system))
+        if self._evaluate is None or not torch.equal(self._evaluate[0], system.numbers):
+            self._evaluate = (system.numbers, make_evaluator(self._potential, system, skin=self._skin))
+        prediction = self._evaluate[1](system)
         energy = float(prediction.energy.sum())
         results: dict[str, Any] = {
             "energy": energy,

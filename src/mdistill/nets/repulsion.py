@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdistill.units import COULOMB
 
-_CHARGES = (0.18175, 0.50986, 0.28022, 0.02817)
+CHARGES = (0.18175, 0.50986, 0.28022, 0.02817)
 _DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
 _SCREENING = 0.46850
 BONDED = 0.75
@@ -71,7 +71,7 @@ class CoreRepulsion(torch.nn.Module):
         near = (vectors.detach().square().sum(1) < reach.square()).nonzero()[:, 0]
         r, which = (vectors.index_select(0, near).square().sum(1) + _TINY).sqrt(), pair.index_select(0, near)
         outer = self.outer.flatten().index_select(0, which)
-        charges = torch.tensor(_CHARGES, dtype=r.dtype, device=r.device)
+        charges = torch.tensor(CHARGES, dtype=r.dtype, device=r.device)
         screened = (charges * torch.exp(-self.decay.index_select(0, which) * r.unsqueeze(1))).sum(1)
         u = ((r / outer - _INNER) / (1.0 - _INNER)).clamp(0.0, 1.0)
         switch = 1.0 - u.pow(3) * (10.0 - 15.0 * u + 6.0 * u.square())

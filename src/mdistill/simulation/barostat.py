@@ -91,6 +91,16 @@ class StochasticCellRescaling:
         return self.inner.stride
 
     def step(self, state: State, generator: Generator) -> State:
+        self.check(state)
+        state = self.inner.step(state, generator)
+        return state if round(state.time / self.stride) % self.every else self.strained(state, generator)
+
+    def check(self, state: State) -> None:
+        """Refuse what has no volume.
+
+        Raises:
+            BadInput: A direction is open.
+        """
         if not bool(state.system.pbc.all()):
             raise BadInput(
                 "ensemble",
@@ -98,10 +108,8 @@ class StochasticCellRescaling:
                 allowed="periodic in all three directions",
                 fix="use nvt, or give the structure a full cell",
             )
-        state = self.inner.step(state, generator)
-        return state if round(state.time / self.stride) % self.every else self._strained(state, generator)
 
-    def _strained(self, state: State, generator: Generator) -> State:
+    def strained(self, state: State, generator: Generator) -> State:
         """One strain of every struct, accepted or refused by itself."""
         old = evaluated(state, self.evaluate)
         system, strains = state.system, self.strains.to(state.system.positions)

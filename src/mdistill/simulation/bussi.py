@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from mdistill.simulation.noise import uniforms
+from mdistill.simulation.noise import keys, uniforms_of
 from mdistill.simulation.ranges import within
 from mdistill.simulation.start import degrees_of_freedom, internal_momenta, per_struct
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet
@@ -63,16 +63,21 @@ class Bussi:
 
     def _factor(self, state: State, internal: Float[Tensor, "atom 3"], generator: Generator) -> Float[Tensor, " struct"]:
         """α of each struct (α = 1 where nothing moves)."""
-        from scipy.special import gammaincinv
-
         freedom = degrees_of_freedom(state).cpu().numpy()
         kinetic = 0.5 * KINETIC * per_struct(state.system, internal.square().sum(1) / state.masses).cpu().numpy()
         ratio = 0.5 * BOLTZMANN * self.temperature_K / np.maximum(kinetic, 1e-300)
         keep = math.exp(-self.time_step / self.relaxation_fs)
-        first, second, third = uniforms(generator, np.arange(len(kinetic)), np.arange(3)[:, None])
-        normal = np.sqrt(-2.0 * np.log(first)) * np.cos(2.0 * np.pi * second)
-        others = 2.0 * gammaincinv(0.5 * (freedom - 1.0), third)
+        normal, others = rescaling_noise(keys(generator, 1), np.arange(len(kinetic)), freedom)
         square = keep + (1.0 - keep) * ratio * (normal**2 + others) + 2.0 * normal * np.sqrt(keep * (1.0 - keep) * ratio)
         sign = np.where(normal + np.sqrt(keep / ((1.0 - keep) * ratio)) >= 0.0, 1.0, -1.0)
         factor = np.where(kinetic > 0.0, sign * np.sqrt(np.maximum(square, 0.0)), 1.0)
         return torch.from_numpy(factor).to(internal)
+
+
+def rescaling_noise(key: np.ndarray, stream: np.ndarray, freedom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """R and S of the streams of each key (arrays, broadcast together)."""
+    from scipy.special import gammaincinv
+
+    first, second, third = (uniforms_of(key, stream, np.array(k)) for k in range(3))
+    normal = np.sqrt(-2.0 * np.log(first)) * np.cos(2.0 * np.pi * second)
+    return normal, 2.0 * gammaincinv(0.5 * (freedom - 1.0), third)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -43,6 +45,30 @@ class Guard:
             self._check_temperature(step, state)
             self._check_energy(step, state)
 
+    def limits(self, state: State) -> dict[str, Any]:
+        """The limits that compiled dynamics watches by itself, by their names in `kernels.spline.Motion`."""
+        if not self.settings.on:
+            return {}
+        known, reference = self.temperature_K is not None, self.reference_energy
+        return {
+            "watch_every": self.settings.every,
+            "largest_force": self.settings.largest_force,
+            "highest_temperature": float(self._highest_temperature(state)[0]) if known else math.inf,
+            "reference_energy": math.nan if reference is None else float(reference[0]),
+            "energy_change": self.settings.energy_change,
+        }
+
+    def closest_allowed(self, elements: Sequence[int]) -> Float[np.ndarray, "element element"]:
+        """Closest distance allowed (Å) of every pair of these elements, ascending; 0 where the guard is off."""
+        if not self.settings.on:
+            return np.zeros((len(elements), len(elements)))
+        limits = _pair_limits(torch.tensor(list(elements)), self.distances, self.settings.closest_pair)
+        return limits[np.ix_(elements, elements)].numpy()
+
+    def _highest_temperature(self, state: State) -> Float[Tensor, " struct"]:
+        width = (2.0 / degrees_of_freedom(state)).sqrt()
+        return (self.temperature_K or 0.0) * (1.0 + 8.0 * width) + self.settings.temperature_margin_K
+
     def _check_forces(self, step: int, state: State) -> None:
         size = prediction_of(state).forces.norm(dim=1)
         worst = int(size.argmax()) if len(size) else 0
@@ -74,8 +100,7 @@ class Guard:
     def _check_temperature(self, step: int, state: State) -> None:
         if self.temperature_K is None:
             return
-        width = (2.0 / degrees_of_freedom(state)).sqrt()
-        limit = self.temperature_K * (1.0 + 8.0 * width) + self.settings.temperature_margin_K
+        limit = self._highest_temperature(state)
         found = temperature(state)
         if bool((found > limit).any()):
             worst = int((found - limit).argmax())

@@ -19,9 +19,18 @@ from mdistill.types import System
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
+def keys(generator: Generator, count: int) -> np.ndarray:
+    """[count] keys, those of as many calls of `uniforms` or `normals`."""
+    return torch.randint(-(2**63), 2**63 - 1, (count,), generator=generator).numpy().view(np.uint64)
+
+
 def uniforms(generator: Generator, stream: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Uniform numbers in (0, 1), number `index` of stream `stream` each (arrays, broadcast together)."""
-    key = torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator).numpy().view(np.uint64)
+    return uniforms_of(keys(generator, 1), stream, index)
+
+
+def uniforms_of(key: np.ndarray, stream: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Uniform numbers in (0, 1) of given keys, number `index` of stream `stream` each (arrays, broadcast together)."""
     start = _mix(key + _mix(stream.astype(np.uint64) * _GAMMA))
     bits = _mix(start + index.astype(np.uint64) * _GAMMA)
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

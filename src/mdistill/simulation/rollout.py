@@ -11,7 +11,7 @@ from torch import Generator
 
 from mdistill.errors import BadInput, BlowUp
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.types import Propagator, State, Trajectory
+from mdistill.types import LeapingPropagator, Propagator, State, Trajectory
 
 
 class Observer(Protocol):
@@ -64,6 +64,7 @@ def rollout(
     guard: Callable[[int, State], None] | None = None,
     stop: StopRequest = NEVER,
     first_step: int = 0,
+    leap: int = 1,
 ) -> State:
     """Take steps first_step + 1 … first_step + steps; observers see the state after a step, never the one handed in.
 
@@ -73,9 +74,11 @@ def rollout(
         steps: How many steps.
         generator: Source of randomness; with `state` and the step number it is all that a restart needs.
         observers: Called in order after the guard.
-        guard: Called after every step, before the observers, so that none of them sees a state that is refused.
-        stop: Asked after every step; the loop then returns early with the last state.
+        guard: Called after every step (of leaps: where one ended early), before the observers, so that none of them sees a
+            state that is refused.
+        stop: Asked after every step or leap; the loop then returns early with the last state.
         first_step: Number of the step that led to `state`.
+        leap: A `LeapingPropagator` may go to the next multiple of this in one call; observers see the ends of leaps alone.
     Returns:
         The last state.
     Raises:
@@ -84,14 +87,20 @@ def rollout(
     """
     if steps < 0:
         raise BadInput("steps", str(steps), allowed="0 or more", fix="give a number of steps that is not negative")
-    for step in range(first_step + 1, first_step + steps + 1):
+    step, last = first_step, first_step + steps
+    while step < last:
+        wanted = min(last - step, leap - step % leap) if isinstance(propagator, LeapingPropagator) else 1
         try:
-            state = propagator.step(state, generator)
+            if isinstance(propagator, LeapingPropagator):
+                state, taken = propagator.leap(state, generator, step, wanted)
+            else:
+                state, taken = propagator.step(state, generator), 1
         except BadInput as error:
-            if step == first_step + 1:
+            if step == first_step:
                 raise
-            raise BlowUp(step, f"the structure can no longer be evaluated: {error.subject}: {error.problem}") from error
-        if guard is not None:
+            raise BlowUp(step + 1, f"the structure can no longer be evaluated: {error.subject}: {error.problem}") from error
+        step += taken
+        if guard is not None and (wanted == 1 or taken < wanted):
             guard(step, state)
         for observer in observers:
             if step % observer.every == 0:

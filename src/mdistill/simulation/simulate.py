@@ -20,7 +20,8 @@ from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
 from mdistill.progress import Advance, progress
 from mdistill.simulation.barostat import ANISOTROPIC, ISOTROPIC, StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.evaluate import Evaluator, weights_sha256
+from mdistill.simulation.compiled import compile_propagator, make_evaluator
+from mdistill.simulation.evaluate import weights_sha256
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.record import Log, Recorder
@@ -29,7 +30,7 @@ from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.start import initial_state, temperature, without_drift
 from mdistill.simulation.summary import summarise
-from mdistill.simulation.verlet import VelocityVerlet, evaluated
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.types import Estimate, Potential, Propagator, State, System
 from mdistill.units import PS
 
@@ -91,9 +92,7 @@ def simulate(
     return _Run(system, potential, settings, Path(folder)).finish(stop)
 
 
-def make_propagator(
-    settings: SimulateSettings, evaluate: Evaluator, time_step: float, *, equilibrate: bool = False
-) -> Propagator:
+def make_propagator(settings: SimulateSettings, evaluate: Evaluate, time_step: float, *, equilibrate: bool = False) -> Propagator:
     """The propagator of an ensemble; with `equilibrate` the one used before the run proper."""
     kelvin = settings.temperature_K
     if equilibrate and settings.ensemble != "npt":
@@ -128,7 +127,6 @@ class _Run:
         self.time_step = settings.time_step_fs or default_time_step(system)
         self.steps = max(1, round(settings.time_ps * PS / self.time_step))
         self.first = -round(settings.equilibration_ps * PS / self.time_step)
-        self.evaluate = Evaluator(potential, settings.skin_A)
         self.provenance = {"model": potential.name, "model_sha256": weights_sha256(potential)}
         self.restart = folder / "restart.npz"
         self.record = {"format": 1, "settings": dataclasses.asdict(settings)} | _identity(system, self.provenance)
@@ -149,6 +147,7 @@ class _Run:
         )
         reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if "reference" in point.extras else None
         self.guard = Guard(settings=settings.guard, temperature_K=settings.temperature_K, reference_energy=reference)
+        self.evaluate = make_evaluator(potential, system, skin=settings.skin_A, guard=self.guard)
         self.began = 0.0
 
     def finish(self, stop: StopRequest) -> SimulationResult:
@@ -215,18 +214,20 @@ class _Run:
 
     def _roll(self, steps: int, stop: StopRequest, advance: Advance, *, equilibrate: bool = False) -> None:
         self.began = time.monotonic()
-        propagator = make_propagator(self.settings, self.evaluate, self.time_step, equilibrate=equilibrate)
+        plain = make_propagator(self.settings, self.evaluate, self.time_step, equilibrate=equilibrate)
+        propagator = compile_propagator(plain, self.evaluate, self.guard)
 
         def after(step: int, state: State) -> None:
-            self.step, self.taken = step, self.taken + 1
+            taken = step - self.step
+            self.step, self.taken = step, self.taken + taken
             if not (equilibrate and step == 0):
                 self.recorder(step, state)
-            note = self._speed(state) if step % 20 == 0 else ""
-            advance(1, note)
+            note = self._speed(state) if step % 20 < taken else ""
+            advance(taken, note)
 
         try:
             self.state = rollout(self.state, propagator, steps=steps, generator=self.generator, observers=[Calling(after)],
-                                 guard=self._watch, stop=stop, first_step=self.step)  # fmt: skip
+                                 guard=self._watch, stop=stop, first_step=self.step, leap=self.recorder.every)  # fmt: skip
         except BlowUp as error:
             self.recorder.flush()
             kept = f"frames before it in {self.recorder.trajectory.path}"

@@ -86,7 +86,7 @@ def quick_settings(structure: Path) -> DistillSettings:
             strains=(-0.02, 0.02),
             shears=2,
             rattles=(0.03, 0.1),
-            contacts=2,
+            contacts=20,
             probe_every=8,
         ),
         train=TrainSettings(fit=FitSettings(max_minutes=3.0)),

@@ -1,10 +1,10 @@
-"""Measurements on potentials that are neither errors on labels nor dynamics: pair scans, and time per force call."""
+"""Measurements on potentials that are neither errors on labels nor dynamics: pair scans, and time per step."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -13,8 +13,11 @@ from ase.data import chemical_symbols, covalent_radii
 
 from mdistill.analysis.gates import PairScan
 from mdistill.graph import build_graph, concatenate, edge_vectors, make_system
-from mdistill.simulation.evaluate import Evaluator
-from mdistill.types import Estimate, LabelledFrame, Potential, System
+from mdistill.simulation.compiled import compile_propagator, make_evaluator
+from mdistill.simulation.rollout import rollout
+from mdistill.simulation.start import initial_state
+from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.types import Estimate, LabelledFrame, Potential, Propagator, System
 
 
 def pair_name(first: int, second: int) -> str:
@@ -67,7 +70,7 @@ def scan_pairs(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Time per force call, µs/atom, medians over the rounds, and the median of the rounds' ratios."""
+    """Time per step, µs/atom, medians over the rounds, and the median of the rounds' ratios."""
 
     teacher: Estimate
     student: Estimate
@@ -75,37 +78,41 @@ class Speed:
 
 
 def compare_speed(
-    teacher: Potential, student: Potential, system: System, *, rounds: int = 9, student_calls: int = 5, seed: int = 0
+    teacher: Potential, student: Potential, system: System, *, rounds: int = 9, share: float = 0.3, seed: int = 0
 ) -> Speed:
-    """Time teacher and student alternately on the same moving structure, as in dynamics (neighbour list included).
+    """Time steps of NVE dynamics (neighbour list and integrator included), teacher and student alternately.
 
-    Each round times one teacher call and `student_calls` student calls, so that whatever else the machine does meets both.
-    Errors are those of a median: 1.253 × standard deviation / √rounds, the deviation from the median absolute deviation.
+    Each round takes one step with the teacher and as many with the student as fit into `share` of the teacher's time (5 to
+    500), so that whatever else the machine does meets both. Errors are those of a median: 1.253 × standard deviation /
+    √rounds, the deviation from the median absolute deviation.
 
     Args:
         system: One structure, Å.
-        rounds: Rounds counted; one more before them is not.
+        rounds: Rounds counted; two more before them are not.
     """
     generator = torch.Generator().manual_seed(seed)
-    moving, times = system, np.zeros((rounds + 1, 2))
-    evaluators = Evaluator(teacher), Evaluator(student)
-    for k in range(rounds + 1):
-        for column, (evaluate, calls) in enumerate(zip(evaluators, (1, student_calls), strict=True)):
-            steps = []
-            for _ in range(calls):
-                noise = torch.randn(system.positions.shape, generator=generator, dtype=torch.float64).to(system.positions)
-                moving = replace(moving, positions=system.positions + 0.02 * noise)
-                steps.append(moving)
+    start = initial_state(system, temperature_K=300.0, generator=generator)
+    states, propagators, steps = [start, start], [_steps_of(teacher, system), _steps_of(student, system)], [1, 5]
+    times = np.zeros((rounds + 2, 2))
+    for k in range(rounds + 2):
+        for column, propagator in enumerate(propagators):
             began = time.perf_counter()
-            for step in steps:
-                evaluate(step)
-            times[k, column] = (time.perf_counter() - began) / calls
-    per_atom = 1e6 * times[1:] / system.n_atoms
+            states[column] = rollout(
+                states[column], propagator, steps=steps[column], generator=generator, leap=steps[column], first_step=0
+            )
+            times[k, column] = (time.perf_counter() - began) / steps[column]
+        steps[1] = int(np.clip(share * times[k, 0] / times[k, 1], 5, 500))
+    per_atom = 1e6 * times[2:] / system.n_atoms
     return Speed(
         teacher=_median(per_atom[:, 0], "µs/atom/step"),
         student=_median(per_atom[:, 1], "µs/atom/step"),
         ratio=_median(per_atom[:, 0] / per_atom[:, 1], "×"),
     )
+
+
+def _steps_of(potential: Potential, system: System) -> Propagator:
+    evaluate = make_evaluator(potential, system)
+    return compile_propagator(VelocityVerlet(evaluate=evaluate, time_step=1.0), evaluate)
 
 
 def _median(values: np.ndarray, unit: str) -> Estimate:

@@ -31,9 +31,10 @@ def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float
     if path.suffix == STUDENT_SUFFIX or path.is_file():
         import torch
 
+        from mdistill.nets.compiled import compiled
         from mdistill.training.checkpoint import load_model
 
-        return load_model(path, device=device, dtype=getattr(torch, precision))
+        return compiled(load_model(path, device=device, dtype=getattr(torch, precision)), double=precision == "float64")
     from mdistill.teachers import load_teacher
 
     return load_teacher(str(name), device=device)

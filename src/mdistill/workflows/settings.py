@@ -27,7 +27,7 @@ class LabelSettings:
         strains: Isotropic strains of the cell.
         shears: Random strained cells.
         rattles: Standard deviations of random displacements, Å, one structure each (the undisturbed one is always labelled).
-        contacts: Structures with one pair pressed to 0.6–0.9 of its distance.
+        contacts: Structures with one pair pressed to 0.6–0.9 of its distance, kinds of pairs in turn.
         probes: Curvature directions per probed frame.
         probe_every: Every how many frames one is probed.
         force_cap: Frames with a larger force are left out, eV/Å.
@@ -46,7 +46,7 @@ class LabelSettings:
     strains: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
     shears: int = 4
     rattles: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15)
-    contacts: int = 4
+    contacts: int = 20
     probes: int = 1
     probe_every: int = 4
     force_cap: float = 50.0

@@ -1,0 +1,217 @@
+"""The spline student in compiled code: weights handed over once, then energy, forces, virial and dynamics of one structure.
+
+Float64 goes in and comes out; inside, edges and networks are computed in the float type of the library, energies, forces
+and virials are added up in float64. The radial functions are evaluated exactly (Chebyshev recurrence), not tabulated.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mdistill.kernels.library import Plan, Size, address, library
+
+Array = np.ndarray
+_ENSEMBLES = {"verlet": 0, "baoab": 1, "bussi": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """A student's weights as float64 arrays (n species, k radial functions, c channels, h hidden units, f features).
+
+    Attributes:
+        size: What the library is compiled for.
+        head: [3] cutoff (Å), width of the frozen zone (Å), energy scale (eV).
+        reference, rest: [n] E0 (eV); output of the MLP for an isolated atom.
+        closest: [n, n] closest labelled distance, Å.
+        core: Core repulsion: [4] charges, [n·n] strengths (eV Å), [n·n, 4] decays (1/Å), [n·n] outer radii (Å).
+        mixing: [n, degree + 1, n·k, c].
+        first, second: Weight [n, f or h, h] and bias [n, h] of the hidden layers, normalisation of features included.
+        last: [n, h].
+        sphere: [point, 1 + lm] weight and harmonics of one of each antipodal pair of quadrature points.
+    """
+
+    size: Size
+    head: Array
+    reference: Array
+    rest: Array
+    closest: Array
+    core: tuple[Array, Array, Array, Array]
+    mixing: Array
+    first: tuple[Array, Array]
+    second: tuple[Array, Array]
+    last: Array
+    sphere: Array
+
+    def flat(self) -> Float[Array, " number"]:
+        """All numbers in the order in which spline.hpp reads them."""
+        parts = [self.head, self.reference, self.rest, self.closest, *self.core, self.mixing, *self.first, *self.second]
+        return np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in (*parts, self.last, self.sphere)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Motion:
+    """A stretch of dynamics: ensemble "verlet", "baoab" or "bussi", and the limits at which it stops early.
+
+    Attributes:
+        steps, first_step: How many steps; number of the step before.
+        time_step: fs.
+        keep: exp(−γh) of BAOAB or exp(−h/τ) of Bussi.
+        temperature_K: Of the thermostat.
+        keys: [step] one key of random numbers per step (BAOAB).
+        normal, others: [step] standard normal and χ² number per step (Bussi).
+        watch_every: Limits are checked at steps that are multiples of it; 0: never.
+        largest_force, highest_temperature, reference_energy, energy_change: eV/Å, K, eV, eV/atom; inf or nan: no limit.
+    """
+
+    ensemble: str
+    steps: int
+    first_step: int
+    time_step: float
+    keep: float = 1.0
+    temperature_K: float = 0.0
+    keys: Int[Array, " step"] | None = None
+    normal: Float[Array, " step"] | None = None
+    others: Float[Array, " step"] | None = None
+    watch_every: int = 0
+    largest_force: float = np.inf
+    highest_temperature: float = np.inf
+    reference_energy: float = np.nan
+    energy_change: float = np.inf
+
+
+@dataclass(slots=True)
+class Point:
+    """A phase-space point in float64 arrays, changed in place by `Engine.run`.
+
+    Attributes:
+        positions, momenta: [atom, 3] Å, u·Å/fs.
+        cell, pbc: [3, 3] Å, [3].
+        masses: [atom] u.
+        middle: [atom, 3] momenta in the middle of the last BAOAB step.
+        forces, energy, virial: Of the positions where `known`: [atom, 3] eV/Å, eV, [3, 3] Σ d ⊗ ∂E/∂d (eV).
+    """
+
+    positions: Array
+    momenta: Array
+    cell: Array
+    pbc: Array
+    masses: Array
+    middle: Array
+    forces: Array
+    energy: float
+    virial: Array
+    known: bool
+
+
+class SplineKernel:
+    """Weights in a compiled library. Raises RuntimeError at construction where the library cannot be built."""
+
+    def __init__(self, weights: Weights) -> None:
+        handle = library(weights.size)
+        if handle is None:
+            raise RuntimeError("no C++ compiler")
+        self.library, self.species, self.cutoff = handle, len(weights.reference), float(weights.head[0])
+        flat = weights.flat()
+        self.pointer = handle.mdistill_net(self.species, address(flat))
+        weakref.finalize(self, handle.mdistill_net_free, self.pointer)
+
+    def engine(self, species: Int[Array, " atom"], *, threads: int, skin: float) -> Engine:
+        """What evaluates one structure with atoms of these species (indices), again and again."""
+        return Engine(self, np.ascontiguousarray(species, dtype=np.int32), threads, skin)
+
+
+class Engine:
+    """One structure: keeps its neighbour list between calls. Results depend on the positions alone, not on the calls before."""
+
+    def __init__(self, kernel: SplineKernel, species: Int[Array, " atom"], threads: int, skin: float) -> None:
+        self.kernel, self.atoms = kernel, len(species)
+        self._call = kernel.library
+        self._pointer = self._call.mdistill_engine(kernel.pointer, self.atoms, address(species), threads, skin)
+        weakref.finalize(self, self._call.mdistill_engine_free, self._pointer)
+
+    def set_limits(self, distances: Float[Array, "species species"]) -> None:
+        """Closest distance (Å) of each pair at which `run` stops; 0 for none."""
+        limits = _real(distances)
+        self._call.mdistill_limits(self._pointer, address(limits))
+
+    def evaluate(self, positions: Array, cell: Array, pbc: Array) -> tuple[float, Array, Array]:
+        """Energy (eV), forces (eV/Å), virial (eV) with the engine's own neighbour search."""
+        forces, virial = np.empty((self.atoms, 3)), np.empty((3, 3))
+        r, h, p = _real(positions), _real(cell), np.ascontiguousarray(pbc, dtype=np.int32)
+        energy = self._call.mdistill_evaluate(
+            self._pointer, address(r), address(h), address(p), address(forces), address(virial), None
+        )
+        return energy, forces, virial
+
+    def on_graph(self, first: Array, sender: Array, offset: Array, positions: Array) -> tuple[Array, Array, Array]:
+        """Energy of each atom (eV), forces, virial with the edges given.
+
+        Args:
+            first: [atom + 1] where the edges of each receiver begin.
+            sender: [edge].
+            offset: [edge, 3] lattice vector to add to the sender's position, Å.
+            positions: [atom, 3] Å.
+        """
+        atomic, forces, virial = np.zeros(self.atoms), np.empty((self.atoms, 3)), np.empty((3, 3))
+        parts = (np.ascontiguousarray(first, np.int64), np.ascontiguousarray(sender, np.int32), _real(offset), _real(positions))
+        self._call.mdistill_graph(self._pointer, *map(address, parts), address(forces), address(virial), address(atomic))
+        return atomic, forces, virial
+
+    def run(self, motion: Motion, point: Point) -> int:
+        """Take steps, changing the point in place; gives how many were taken: fewer than asked where a limit was passed or
+        energy or forces are not finite."""
+        held = {name: getattr(motion, name) for name in ("keys", "normal", "others")}
+        plan = Plan(
+            steps=motion.steps,
+            first_step=motion.first_step,
+            watch_every=motion.watch_every,
+            ensemble=_ENSEMBLES[motion.ensemble],
+            time_step=motion.time_step,
+            keep=motion.keep,
+            temperature=motion.temperature_K,
+            largest_force=motion.largest_force,
+            highest_temperature=motion.highest_temperature,
+            reference_energy=motion.reference_energy,
+            energy_change=motion.energy_change,
+            **{name: address(array) for name, array in held.items()},
+        )
+        energy, pbc = ctypes.c_double(point.energy), np.ascontiguousarray(point.pbc, dtype=np.int32)
+        before = [address(a) for a in (point.cell, pbc, point.masses)]
+        changed = [address(a) for a in (point.positions, point.momenta, point.middle, point.forces)]
+        taken = self._call.mdistill_run(
+            self._pointer, ctypes.byref(plan), *before, int(point.known), *changed, ctypes.byref(energy), address(point.virial)
+        )
+        point.energy, point.known = energy.value, True
+        return int(taken)
+
+    def counts(self) -> dict[str, float]:
+        """Neighbour searches so far and the seconds they took, edges within the cutoff at the last evaluation."""
+        searches, edges, seconds = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_double()
+        self._call.mdistill_counts(self._pointer, ctypes.byref(searches), ctypes.byref(edges), ctypes.byref(seconds))
+        return {"searches": searches.value, "edges": edges.value, "search_seconds": seconds.value}
+
+
+def neighbours(
+    kernel: SplineKernel, positions: Array, cell: Array, pbc: Array, reach: float, *, threads: int = 1
+) -> tuple[Array, Array, Array]:
+    """Pairs within a reach by the compiled search: first [atom + 1], sender [pair], offset [pair, 3] (Å)."""
+    r, h, p = _real(positions), _real(cell), np.ascontiguousarray(pbc, dtype=np.int32)
+    first, room = np.empty(len(r) + 1, dtype=np.int64), 0
+    while True:
+        sender, offset = np.empty(room, dtype=np.int32), np.empty((room, 3))
+        lists = (first, sender, offset)
+        found = kernel.library.mdistill_search(
+            len(r), address(r), address(h), address(p), reach, threads, room, *map(address, lists)
+        )
+        if found <= room:
+            return first, sender, offset
+        room = found
+
+
+def _real(array: Array) -> Array:
+    return np.ascontiguousarray(array, dtype=np.float64)

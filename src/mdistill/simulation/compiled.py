@@ -1,0 +1,188 @@
+"""Dynamics in compiled code: the same propagators, many steps per call, for potentials that bring an engine.
+
+Momenta, noise and order of operations are those of the plain propagators: the same seed gives the same trajectory but for
+rounding. A state depends on the one before alone, not on how a run was cut into leaps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Generator
+
+from mdistill.graph import checked_box
+from mdistill.kernels.spline import Engine, Motion, Point
+from mdistill.simulation.barostat import StochasticCellRescaling
+from mdistill.simulation.bussi import Bussi, rescaling_noise
+from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.guard import Guard
+from mdistill.simulation.langevin import Baoab
+from mdistill.simulation.noise import keys
+from mdistill.simulation.start import degrees_of_freedom
+from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.types import Potential, Prediction, Propagator, State, System
+from mdistill.units import PS
+
+_LONGEST_LEAP_S = 0.25
+_ATOMS_PER_THREAD = 150
+"""Fewer are not worth another thread."""
+
+
+@runtime_checkable
+class CompiledPotential(Potential, Protocol):
+    """A potential with compiled dynamics of one structure."""
+
+    def engine(self, system: System, *, threads: int, skin: float) -> Engine: ...
+    def answer(self, system: System, energy: float, forces: np.ndarray, virial: np.ndarray) -> Prediction: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvaluator:
+    """evaluate(system) -> Prediction by an engine that keeps its neighbour list; as `Evaluator` otherwise."""
+
+    potential: CompiledPotential
+    engine: Engine
+
+    def __call__(self, system: System) -> Prediction:
+        positions, cell = system.positions.numpy(), system.cell[0].numpy()
+        if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
+            nothing = torch.full_like(system.cell, torch.nan)
+            return Prediction(energy=nothing[:, 0, 0], forces=torch.full_like(system.positions, torch.nan), stress=nothing)
+        box = checked_box(system, self.potential.cutoff)
+        return self.potential.answer(system, *self.engine.evaluate(positions, box, system.pbc[0].numpy()))
+
+
+@dataclass(slots=True)
+class CompiledDynamics:
+    """Velocity Verlet, BAOAB or Bussi in compiled code.
+
+    Attributes:
+        plain: The propagator to be like.
+        evaluate: Energy and forces; its engine takes the steps.
+        guard: Whose limits end a leap; None to go on regardless.
+    """
+
+    plain: VelocityVerlet | Baoab | Bussi
+    evaluate: EngineEvaluator
+    guard: Guard | None = None
+    _seconds_per_step: float = field(default=0.0, init=False)
+
+    @property
+    def stride(self) -> float:
+        return self.plain.time_step
+
+    def step(self, state: State, generator: Generator) -> State:
+        return self.leap(state, generator, round(state.time / self.stride), 1)[0]
+
+    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int]:
+        if self._seconds_per_step:
+            steps = max(1, min(steps, int(_LONGEST_LEAP_S / self._seconds_per_step)))
+        box = checked_box(state.system, self.evaluate.potential.cutoff)
+        point, motion = _point(state, box), self._motion(state, generator, step, steps)
+        began = time.monotonic()
+        taken = self.evaluate.engine.run(motion, point)
+        self._seconds_per_step = (time.monotonic() - began) / taken
+        return self._state(state, point, taken), taken
+
+    def _motion(self, state: State, generator: Generator, step: int, steps: int) -> Motion:
+        plain = self.plain
+        motion = Motion(ensemble="verlet", steps=steps, first_step=step, time_step=plain.time_step)
+        if self.guard is not None:
+            motion = replace(motion, **self.guard.limits(state))
+        if isinstance(plain, VelocityVerlet):
+            return motion
+        motion, drawn = replace(motion, temperature_K=plain.temperature_K), keys(generator, steps)
+        if isinstance(plain, Baoab):
+            keep = math.exp(-plain.friction_per_ps * plain.time_step / PS)
+            return replace(motion, ensemble="baoab", keep=keep, keys=drawn)
+        freedom = degrees_of_freedom(state).numpy()
+        normal, others = rescaling_noise(drawn, np.zeros(steps), freedom)
+        keep = math.exp(-plain.time_step / plain.relaxation_fs)
+        return replace(motion, ensemble="bussi", keep=keep, normal=normal, others=others)
+
+    def _state(self, before: State, point: Point, taken: int) -> State:
+        now = before.time
+        for _ in range(taken):
+            now += self.plain.time_step
+        system = replace(before.system, positions=torch.from_numpy(point.positions))
+        return replace(
+            before,
+            system=system,
+            momenta=torch.from_numpy(point.momenta),
+            middle_momenta=torch.from_numpy(point.middle) if isinstance(self.plain, Baoab) else None,
+            time=now,
+            prediction=self.evaluate.potential.answer(system, point.energy, point.forces, point.virial),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LeapingBarostat:
+    """Constant pressure with compiled dynamics between two strains."""
+
+    plain: StochasticCellRescaling
+    inner: CompiledDynamics
+
+    @property
+    def stride(self) -> float:
+        return self.inner.stride
+
+    def step(self, state: State, generator: Generator) -> State:
+        return self.leap(state, generator, round(state.time / self.stride), 1)[0]
+
+    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int]:
+        self.plain.check(state)
+        every = self.plain.every
+        wanted = min(steps, every - round(state.time / self.stride) % every)
+        state, taken = self.inner.leap(state, generator, step, wanted)
+        if round(state.time / self.stride) % every == 0:
+            state = self.plain.strained(state, generator)
+        return state, taken
+
+
+def make_evaluator(
+    potential: Potential, system: System, *, skin: float = 0.5, guard: Guard | None = None
+) -> Evaluator | EngineEvaluator:
+    """What evaluates the atoms of a system along a trajectory: an engine, watching the guard's closest distances, where the
+    potential brings one and the system is one struct; else an `Evaluator`."""
+    if not isinstance(potential, CompiledPotential) or system.n_structs != 1:
+        return Evaluator(potential, skin)
+    threads = max(1, min(torch.get_num_threads(), system.n_atoms // _ATOMS_PER_THREAD))
+    engine = potential.engine(system, threads=threads, skin=skin)
+    if guard is not None:
+        engine.set_limits(guard.closest_allowed(sorted(potential.elements)))
+    return EngineEvaluator(potential, engine)
+
+
+def compile_propagator(plain: Propagator, evaluate: Evaluator | EngineEvaluator, guard: Guard | None = None) -> Propagator:
+    """A propagator like the plain one with compiled steps; the plain one where there is none like it."""
+    if not isinstance(evaluate, EngineEvaluator):
+        return plain
+    if isinstance(plain, VelocityVerlet | Baoab | Bussi):
+        return CompiledDynamics(plain, evaluate, guard)
+    if isinstance(plain, StochasticCellRescaling) and isinstance(plain.inner, VelocityVerlet | Baoab | Bussi):
+        return LeapingBarostat(plain, CompiledDynamics(plain.inner, evaluate, guard))
+    return plain
+
+
+def _point(state: State, box: Float[np.ndarray, "3 3"]) -> Point:
+    """Copies of a state's arrays."""
+    answer = state.prediction
+    positions = state.system.positions.numpy().copy()
+    return Point(
+        positions=positions,
+        momenta=state.momenta.numpy().copy(),
+        cell=box,
+        pbc=state.system.pbc[0].numpy(),
+        masses=np.ascontiguousarray(state.masses.numpy()),
+        middle=np.empty_like(positions),
+        forces=np.zeros_like(positions) if answer is None else answer.forces.numpy().copy(),
+        energy=np.nan if answer is None else float(answer.energy[0]),
+        virial=np.zeros((3, 3)),
+        known=answer is not None,
+    )
