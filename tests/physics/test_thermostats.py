@@ -192,8 +192,8 @@ def test_bussi_kinetic_energy_is_canonical(trust: Callable[..., None]) -> None:
 @pytest.mark.planted
 def test_bussi_check_sees_no_noise(monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
     """Without its random numbers the thermostat is Berendsen's: right mean, no width."""
-    middling = np.array([np.exp(-0.5), 0.25, 0.5]).reshape(3, 1)
-    monkeypatch.setattr(bussi, "uniforms", lambda generator, stream, index: np.broadcast_to(middling, (3, len(stream))))
+    middling = (np.exp(-0.5), 0.25, 0.5)
+    monkeypatch.setattr(bussi, "uniforms_of", lambda key, stream, index: np.full(len(stream), middling[int(index)]))
     with pytest.raises(AssertionError):
         check_bussi(gas_under_bussi())
     trust("T14", "planted Bussi without noise (Berendsen)", "noticed", "noticed", planted=True)

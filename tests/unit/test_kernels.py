@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_an_unknown_element_is_named():
 
 def vectors_by_receiver(first, vectors) -> list[np.ndarray]:
     """Edge vectors of every receiver in a canonical order."""
-    lists = [vectors[a:b] for a, b in zip(first[:-1], first[1:], strict=True)]
+    lists = [vectors[a:b] for a, b in itertools.pairwise(first)]
     return [part[np.lexsort(np.round(part, 7).T)] for part in lists]
 
 
@@ -146,7 +147,7 @@ def assert_same_neighbours(kernel: SplineKernel, system: System, reach: float) -
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 14), st.floats(1.2, 12.0), st.floats(0.0, 0.9), st.integers(0, 7), st.booleans())
-def test_the_search_finds_what_vesin_finds(seed, atoms, length, skew, periodic, outside):
+def test_the_search_finds_what_vesin_finds(seed, atoms, length, skew, periodic, outside):  # noqa: PLR0917
     rng = np.random.default_rng(seed)
     cell = length * (np.eye(3) + skew * rng.uniform(-1, 1, (3, 3)))
     if abs(np.linalg.det(cell)) < 0.05 * length**3:

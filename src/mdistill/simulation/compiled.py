@@ -72,6 +72,7 @@ class CompiledDynamics:
     evaluate: EngineEvaluator
     guard: Guard | None = None
     _seconds_per_step: float = field(default=0.0, init=False)
+    _box: tuple[torch.Tensor, np.ndarray] | None = field(default=None, init=False)
 
     @property
     def stride(self) -> float:
@@ -83,12 +84,17 @@ class CompiledDynamics:
     def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int]:
         if self._seconds_per_step:
             steps = max(1, min(steps, int(_LONGEST_LEAP_S / self._seconds_per_step)))
-        box = checked_box(state.system, self.evaluate.potential.cutoff)
-        point, motion = _point(state, box), self._motion(state, generator, step, steps)
+        point, motion = _point(state, self._box_of(state.system)), self._motion(state, generator, step, steps)
         began = time.monotonic()
         taken = self.evaluate.engine.run(motion, point)
         self._seconds_per_step = (time.monotonic() - began) / taken
         return self._state(state, point, taken), taken
+
+    def _box_of(self, system: System) -> np.ndarray:
+        """The checked cell; checked again only where it is another tensor than last time."""
+        if self._box is None or self._box[0] is not system.cell:
+            self._box = (system.cell, checked_box(system, self.evaluate.potential.cutoff))
+        return self._box[1]
 
     def _motion(self, state: State, generator: Generator, step: int, steps: int) -> Motion:
         plain = self.plain

@@ -15,7 +15,7 @@ from mdistill.graph import volumes
 from mdistill.io.files import replacing
 from mdistill.io.trajectories import TrajectoryWriter, appending, truncate_after
 from mdistill.simulation.restart import RestartPoint, save_restart
-from mdistill.simulation.start import kinetic_energy, prediction_of, pressure, temperature
+from mdistill.simulation.start import kinetic_energy, prediction_of, pressure, temperatures
 from mdistill.types import State
 from mdistill.units import GPA
 
@@ -56,19 +56,20 @@ def log_row(step: int, state: State) -> dict[str, float | None]:
     from ase.data import chemical_symbols
 
     potential, kinetic = float(prediction_of(state).energy[0]), float(kinetic_energy(state)[0])
-    squeeze = pressure(state)
+    squeeze, elements = pressure(state), sorted(set(state.system.numbers.tolist()))
+    every, *each = temperatures(state, (None, *elements))
     row: dict[str, float | None] = {
         "step": step,
         "time_fs": state.time,
-        "temperature_K": float(temperature(state)[0]),
+        "temperature_K": float(every[0]),
         "potential_eV": potential,
         "kinetic_eV": kinetic,
         "total_eV": potential + kinetic,
         "pressure_GPa": None if squeeze is None else float(squeeze[0]) / GPA,
         "volume_A3": float(volumes(state.system)[0]) if bool(state.system.pbc.all()) else None,
     }
-    for number in sorted(set(state.system.numbers.tolist())):
-        row[f"T_{chemical_symbols[number]}_K"] = float(temperature(state, element=number)[0])
+    for number, own in zip(elements, each, strict=True):
+        row[f"T_{chemical_symbols[number]}_K"] = float(own[0])
     return row
 
 

@@ -87,12 +87,12 @@ def rollout(
     """
     if steps < 0:
         raise BadInput("steps", str(steps), allowed="0 or more", fix="give a number of steps that is not negative")
-    step, last = first_step, first_step + steps
+    step, last, leaping = first_step, first_step + steps, isinstance(propagator, LeapingPropagator)
     while step < last:
-        wanted = min(last - step, leap - step % leap) if isinstance(propagator, LeapingPropagator) else 1
+        wanted = min(last - step, leap - step % leap) if leaping else 1
         try:
-            if isinstance(propagator, LeapingPropagator):
-                state, taken = propagator.leap(state, generator, step, wanted)
+            if leaping:
+                state, taken = propagator.leap(state, generator, step, wanted)  # type: ignore[attr-defined]
             else:
                 state, taken = propagator.step(state, generator), 1
         except BadInput as error:

@@ -8,6 +8,7 @@ step is too cold by (ωh)²/4, at the middle it is exact), else on `State.moment
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -97,15 +98,23 @@ def temperature(state: State, *, element: int | None = None) -> Float[Tensor, " 
 
     NaN for a struct without atoms of that element.
     """
+    return temperatures(state, (element,))[0]
+
+
+def temperatures(state: State, elements: Sequence[int | None]) -> list[Float[Tensor, " struct"]]:
+    """`temperature` of each of several elements (None: of all atoms)."""
     system = state.system
     kinetic = _kinetic(state, internal_momenta(state, _measured(state)))
     share = state.masses / per_struct(system, state.masses).index_select(0, system.owner)
     single = (atom_counts(system) == 1).index_select(0, system.owner)
     freedom = 3.0 * (1.0 - torch.where(single, torch.zeros_like(share), share))
-    if element is not None:
-        chosen = (system.numbers == element).to(kinetic)
-        kinetic, freedom = kinetic * chosen, freedom * chosen
-    return 2.0 * per_struct(system, kinetic) / (per_struct(system, freedom) * BOLTZMANN)
+    both = torch.stack([kinetic, freedom], 1)
+    found = []
+    for element in elements:
+        chosen = both if element is None else both * (system.numbers == element).to(kinetic).unsqueeze(1)
+        energy, degrees = per_struct(system, chosen).unbind(1)
+        found.append(2.0 * energy / (degrees * BOLTZMANN))
+    return found
 
 
 def pressure_tensor(state: State) -> Float[Tensor, "struct 3 3"] | None:

@@ -91,8 +91,8 @@ def quick_settings(structure: Path) -> DistillSettings:
         ),
         train=TrainSettings(fit=FitSettings(max_minutes=3.0)),
         refine=RefineSettings(time_ps=1.0, frames=5, refit_share=0.4),
-        validate=ValidateSettings(rdf_ps=3.0, equilibration_ps=0.5, drift_ps=10.0, stability_ps=2.0, speed_rounds=5),
-        production=ProductionSettings(time_ps=20.0, equilibration_ps=1.0),
+        validate=ValidateSettings(rdf_ps=10.0, equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_rounds=5),
+        production=ProductionSettings(time_ps=100.0, equilibration_ps=2.0),
     )
 
 

@@ -118,10 +118,10 @@ class ProductionSettings:
         seed: Of velocities and thermostat.
     """
 
-    time_ps: float = 200.0
+    time_ps: float = 500.0
     equilibration_ps: float = 5.0
     time_step_fs: float | None = None
-    save_every_fs: float = 20.0
+    save_every_fs: float = 50.0
     thermostat: Literal["bussi", "langevin"] = "bussi"
     charge: float = 0.0
     seed: int = 0
@@ -160,11 +160,11 @@ class ValidateSettings:
     """
 
     limits: GateLimits = field(default_factory=GateLimits)
-    rdf_ps: float = 10.0
+    rdf_ps: float = 20.0
     equilibration_ps: float = 1.0
-    drift_ps: float = 10.0
+    drift_ps: float = 50.0
     drift_step_fs: float = 1.0
-    stability_ps: float = 5.0
+    stability_ps: float = 20.0
     stability_factor: float = 1.2
     time_step_fs: float | None = None
     scan_from_A: float = 0.3
