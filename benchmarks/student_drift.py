@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark-li6ps5cl")
     parser.add_argument("--time-ps", type=float, default=20.0)
     given = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     student = load(given.runs / "train" / "student.mdistill", precision="float32")
     cell = to_atoms(read_system(Path(__file__).parent / "li6ps5cl_relaxed.extxyz"))
     system = to_system(from_atoms(make_supercell(cell, [[2, 0, 0], [0, 2, 0], [0, 0, 2]])))

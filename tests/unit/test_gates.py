@@ -152,6 +152,8 @@ def test_overlap_of_two_samples_is_mostly_noise_and_of_two_shapes_is_not() -> No
     assert moved.shift == pytest.approx(0.3, abs=0.02) and moved.divergence - moved.noise > 0.1
     nothing = replace(sample(0, 3.0), y=torch.zeros(120))
     assert overlap(nothing, nothing) is None and overlap(nothing, sample(0, 3.0)).divergence == 1.0
+    edge = replace(nothing, y=np.where(nothing.x == nothing.x[-1], 1e-3, 0.0))
+    assert overlap(nothing, edge) is None, "a pair or two at the edge of the range"
 
 
 def test_drift_of_known_line_is_covered_by_its_error() -> None:

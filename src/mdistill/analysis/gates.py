@@ -17,6 +17,7 @@ from mdistill.errors import BadInput
 from mdistill.types import Estimate, Gate
 from mdistill.units import GPA, PS
 
+_HARDLY_ANY = 0.01
 NO_FORCE = 1e-4
 """Below this (eV/Å) a pair force in a scan counts as none."""
 
@@ -72,8 +73,12 @@ class Overlap:
 
 
 def overlap(first: Curve, second: Curve) -> Overlap | None:
-    """Compare two RDFs on the same shells; None where neither has a pair in range, divergence 1 where only one has."""
-    empty = [float(curve.y.sum()) == 0.0 for curve in (first, second)]
+    """Compare two RDFs on the same shells; None where neither has pairs in range, divergence 1 where only one has.
+
+    A few pairs at the very edge of the range are none: fewer than 1 % of what an ideal gas would have there.
+    """
+    share = [float(np.average(curve.y, weights=curve.x**2)) for curve in (first, second)]
+    empty = [mean == 0.0 or max(share) < _HARDLY_ANY for mean in share]
     if any(empty):
         return None if all(empty) else Overlap(divergence=1.0, noise=0.0, shift=float(first.x[-1]))
     noise = sampling_divergence(first, second)
