@@ -20,12 +20,13 @@ from mdistill.nets.settings import SplineSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.training.calibrate import calibrate
 from mdistill.training.checkpoint import load_model, load_net, read_metadata, save_model
+from mdistill.training.contacts import EVERY, attraction, contact_dimers
 from mdistill.training.fit import fit
 from mdistill.training.labels import Item, check_labels, curvature_labels, frames_hash, items_of, join, target_of
 from mdistill.training.losses import Term, root_mean_square, total_loss
 from mdistill.training.settings import TrainSettings
 from mdistill.training.split import split_blocks
-from mdistill.types import LabelledFrame, Potential, Prediction
+from mdistill.types import Graph, LabelledFrame, Potential, Prediction
 
 MODEL = "student.mdistill"
 _PARITY_POINTS = 4000
@@ -60,11 +61,13 @@ class TrainingResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PotentialObjective:
-    """Energy, forces, stress at every step; one curvature product per struct at every n-th step."""
+    """Energy, forces, stress at every step; one curvature product per struct at every n-th step; now and then dimers that
+    must not attract each other (`training.contacts`)."""
 
     terms: Sequence[Term]
     curvature_every: int
     seed: int
+    dimers: Graph | None = None
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[Item], step: int) -> tuple[Tensor, dict[str, float]]:
         graph = join([item.graph for item in batch])
@@ -78,7 +81,10 @@ class PotentialObjective:
             probes, target = probe.unsqueeze(0), replace(target, products=products, has_products=known)
         prediction, found = predict(module, graph, probes=probes, create_graph=step >= 0)  # type: ignore[arg-type]
         atoms = torch.bincount(graph.system.owner, minlength=len(batch)).to(torch.float64)
-        return total_loss(self.terms, prediction, found, target, atoms)
+        loss, errors = total_loss(self.terms, prediction, found, target, atoms)
+        if self.dimers is not None and step >= 0 and step % EVERY == 1:
+            loss = loss + EVERY * attraction(module, self.dimers)  # type: ignore[arg-type]
+        return loss, errors
 
     def describe(self, measures: dict[str, float]) -> str:
         force, energy = (1e3 * measures.get(name, float("nan")) for name in ("forces", "energy"))
@@ -118,7 +124,8 @@ def train_potential(
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
     calibrate(net, items, fresh=start_from is None)
     terms = loss_terms(train, settings)
-    objective = PotentialObjective(terms=terms, curvature_every=settings.curvature_every, seed=settings.fit.seed)
+    dimers = contact_dimers(net, dtype) if bool((net.closest < net.cutoff).any()) else None
+    objective = PotentialObjective(terms=terms, curvature_every=settings.curvature_every, seed=settings.fit.seed, dimers=dimers)
     begun = "" if start_from is None else read_metadata(start_from)["sha256"]
     identity = f"{settings} {frames_hash(train)} {frames_hash(held_out)} {begun}"
     result = fit(
