@@ -150,6 +150,10 @@ def test_overlap_of_two_samples_is_mostly_noise_and_of_two_shapes_is_not() -> No
     assert abs(np.mean([o.divergence - o.noise for o in excess])) < 0.2 * np.mean([o.divergence for o in excess])
     moved = overlap(sample(0, 3.0), sample(1, 3.3))
     assert moved.shift == pytest.approx(0.3, abs=0.02) and moved.divergence - moved.noise > 0.1
+    short, long = sample(0, 3.0), sample(1, 3.0)
+    wandering = replace(long, blocks=torch.stack([sample(k, 3.0 + 0.2 * (-1) ** k).blocks[0] for k in range(16)]))
+    judged = overlap(short, long, segments=wandering)
+    assert judged.noise > 0.05 > judged.divergence and judged.scatter is not None, "slow motions count as noise"
     nothing = replace(sample(0, 3.0), y=torch.zeros(120))
     assert overlap(nothing, nothing) is None and overlap(nothing, sample(0, 3.0)).divergence == 1.0
     edge = replace(nothing, y=np.where(nothing.x == nothing.x[-1], 1e-3, 0.0))

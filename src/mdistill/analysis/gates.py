@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mdistill.analysis.accuracy import Deviation
-from mdistill.analysis.rdf import jensen_shannon, sampling_divergence, wasserstein
+from mdistill.analysis.rdf import jensen_shannon, sampling_divergence, segment_scatter, wasserstein
 from mdistill.analysis.settings import GateLimits
 from mdistill.analysis.statistics import Curve, autocorrelation_time
 from mdistill.errors import BadInput
@@ -18,6 +18,7 @@ from mdistill.types import Estimate, Gate
 from mdistill.units import GPA, PS
 
 _HARDLY_ANY = 0.01
+_LEAST_SEGMENTS = 4
 NO_FORCE = 1e-4
 """Below this (eV/Å) a pair force in a scan counts as none."""
 
@@ -63,32 +64,51 @@ class Overlap:
 
     Attributes:
         divergence: Jensen–Shannon divergence (base 2) as found.
-        noise: The part of it that finite sampling alone would give, from comparing halves of each run.
+        noise: The part of it that finite sampling alone would give.
         shift: Wasserstein-1 distance, Å.
+        scatter: Standard deviation of that part from sample to sample; the noise itself where None.
+        shift_noise: What sampling alone would give as shift, Å.
     """
 
     divergence: float
     noise: float
     shift: float
+    scatter: float | None = None
+    shift_noise: float = 0.0
 
 
-def overlap(first: Curve, second: Curve) -> Overlap | None:
+def overlap(first: Curve, second: Curve, *, segments: Curve | None = None) -> Overlap | None:
     """Compare two RDFs on the same shells; None where neither has pairs in range, divergence 1 where only one has.
 
     A few pairs at the very edge of the range are none: fewer than 1 % of what an ideal gas would have there.
+
+    Args:
+        first, second: The two; the shorter run first.
+        segments: The second run in blocks as long as the first run: what sampling alone gives is then how far one block
+            lies from the others (slow motions included); else it is judged by the halves of each run.
     """
     share = [float(np.average(curve.y, weights=curve.x**2)) for curve in (first, second)]
     empty = [mean == 0.0 or max(share) < _HARDLY_ANY for mean in share]
     if any(empty):
         return None if all(empty) else Overlap(divergence=1.0, noise=0.0, shift=float(first.x[-1]))
-    noise = sampling_divergence(first, second)
-    return Overlap(divergence=jensen_shannon(first, second), noise=noise, shift=wasserstein(first, second))
+    divergence, shift = jensen_shannon(first, second), wasserstein(first, second)
+    apart, moved = segment_scatter(segments) if segments is not None else (np.zeros(0), np.zeros(0))
+    if len(apart) < _LEAST_SEGMENTS:
+        return Overlap(divergence=divergence, noise=sampling_divergence(first, second), shift=shift)
+    return Overlap(
+        divergence=divergence,
+        noise=float(apart.mean()),
+        shift=shift,
+        scatter=float(apart.std(ddof=1)),
+        shift_noise=float(moved.mean() + 2.0 * moved.std(ddof=1)),
+    )
 
 
 def rdf_gate(overlaps: Mapping[str, Overlap], limits: GateLimits, *, broken: Mapping[str, str] | None = None) -> Gate:
     """Jensen–Shannon divergence of every pair, freed of what finite sampling alone gives; Wasserstein-1 beside.
 
-    measured = max over pairs of max(0, divergence − noise); error = noise (a divergence well below it cannot be seen).
+    measured = max over pairs of max(0, divergence − noise); error = its scatter from sample to sample (a divergence well
+    below it cannot be seen).
     `broken` names dynamics that were stopped, with the reason; then the gate fails.
     """
     if broken:
@@ -96,17 +116,21 @@ def rdf_gate(overlaps: Mapping[str, Overlap], limits: GateLimits, *, broken: Map
             "RDF overlap", limits.rdf_divergence, "", "; ".join(f"stopped at {n}: {why}" for n, why in broken.items())
         )
     judged = {
-        name: (Estimate(value=max(0.0, o.divergence - o.noise), error=o.noise, unit=""), limits.rdf_divergence)
+        name: (Estimate(value=max(0.0, o.divergence - o.noise), error=_scatter(o), unit=""), limits.rdf_divergence)
         for name, o in overlaps.items()
     }
     gate = _worst("RDF overlap", judged, "Jensen–Shannon divergence")
     shifts = {f"{name}, Wasserstein-1": Estimate(value=o.shift, error=None, unit="Å") for name, o in overlaps.items()}
-    moved = [name for name, o in overlaps.items() if o.shift > limits.rdf_shift_A]
-    blurred = [name for name, o in overlaps.items() if o.noise > limits.rdf_divergence]
+    moved = [name for name, o in overlaps.items() if o.shift > max(limits.rdf_shift_A, o.shift_noise)]
+    blurred = [name for name, o in overlaps.items() if _scatter(o) > limits.rdf_divergence]
     beside = f"; largest Wasserstein-1 distance {max((o.shift for o in overlaps.values()), default=0.0):.3f} Å"
-    beside += f" (beyond {limits.rdf_shift_A} Å: {', '.join(moved)})" if moved else ""
+    beside += f" (beyond {limits.rdf_shift_A} Å and sampling: {', '.join(moved)})" if moved else ""
     beside += f"; too few samples to see a difference of the size of the limit: {', '.join(blurred)}" if blurred else ""
     return replace(gate, detail=gate.detail + beside, parts=gate.parts | shifts)
+
+
+def _scatter(alike: Overlap) -> float:
+    return alike.noise if alike.scatter is None else alike.scatter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

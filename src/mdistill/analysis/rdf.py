@@ -170,6 +170,24 @@ def sampling_divergence(first: Curve, second: Curve) -> float:
     return sum(halves) / 4.0
 
 
+def segment_scatter(curve: Curve) -> tuple[Float[np.ndarray, " block"], Float[np.ndarray, " block"]]:
+    """What one block of a run differs from all the others: Jensen–Shannon divergence and Wasserstein-1 distance (Å) of each.
+
+    With blocks as long as another, shorter run this is what that run would show of the same distribution, its slow motions
+    included.
+    """
+    blocks = [] if curve.blocks is None else list(curve.blocks.numpy())
+    total, width = np.sum(blocks, axis=0), float(curve.x[1] - curve.x[0])
+    divergences, shifts = [], []
+    for block in blocks:
+        rest = total - block
+        if block.sum() > 0 and rest.sum() > 0:
+            p, q = block / block.sum(), rest / rest.sum()
+            divergences.append(_divergence(p, q))
+            shifts.append(float(np.abs(np.cumsum(p - q)).sum() * width))
+    return np.array(divergences), np.array(shifts)
+
+
 def _distributions(first: Curve, second: Curve) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]]:
     if first.x.shape != second.x.shape or not torch.allclose(first.x, second.x, atol=1e-9):
         raise BadInput(

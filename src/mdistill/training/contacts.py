@@ -23,8 +23,8 @@ _MARGIN = 0.02
 """Repulsion asked for, eV/Å."""
 
 
-def contact_dimers(net: SplineNet, dtype: torch.dtype) -> Graph:
-    """Dimers of all pairs that were met, at distances from FREEZE below the closest labelled one up to it."""
+def contact_dimers(net: SplineNet, dtype: torch.dtype) -> Graph | None:
+    """Dimers of all pairs met, at distances from FREEZE below the closest labelled one up to it; None where none was."""
     made, elements = [], net.settings.elements
     for a, first in enumerate(elements):
         for b, second in enumerate(elements[a:], a):
@@ -34,6 +34,8 @@ def contact_dimers(net: SplineNet, dtype: torch.dtype) -> Graph:
             for distance in np.linspace(closest - FREEZE, closest, _DISTANCES):
                 positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, distance]])
                 made.append(make_system(positions, np.array([first, second]), np.zeros((3, 3)), [False] * 3))
+    if not made:
+        return None
     graph = build_graph(concatenate(made), net.cutoff)
     system = cast(graph.system, dtype=dtype)
     return Graph(system=system, receiver=graph.receiver, sender=graph.sender, shift=graph.shift.to(dtype), cutoff=graph.cutoff)

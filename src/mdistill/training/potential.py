@@ -102,12 +102,10 @@ def train_potential(
 ) -> TrainingResult:
     """Train a spline potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder, or resumes.
 
-    Reference energies per element are fitted first (least squares), the core
-    repulsion is set to begin at the closest labelled distance of each pair, whole time blocks are held out.
+    Reference energies are fitted first, the core begins at the closest labels, whole time blocks are held out.
 
     Args:
-        frames: Labelled structures.
-        settings: How.
+        frames, settings: Labelled structures; how.
         folder, stop: Where; asked between steps.
         start_from: A model file of the same elements and size to start from (refit); None to start afresh.
         provenance: Kept in the model file: teacher, commit, …
@@ -124,8 +122,9 @@ def train_potential(
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
     calibrate(net, items, fresh=start_from is None)
     terms = loss_terms(train, settings)
-    dimers = contact_dimers(net, dtype) if bool((net.closest < net.cutoff).any()) else None
-    objective = PotentialObjective(terms=terms, curvature_every=settings.curvature_every, seed=settings.fit.seed, dimers=dimers)
+    objective = PotentialObjective(
+        terms=terms, curvature_every=settings.curvature_every, seed=settings.fit.seed, dimers=contact_dimers(net, dtype)
+    )
     begun = "" if start_from is None else read_metadata(start_from)["sha256"]
     identity = f"{settings} {frames_hash(train)} {frames_hash(held_out)} {begun}"
     result = fit(

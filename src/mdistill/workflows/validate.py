@@ -31,6 +31,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import read_json, write_json
 from mdistill.io.results import Results, estimate_from
 from mdistill.io.trajectories import read_hdf5
+from mdistill.simulation.evaluate import weights_sha256
 from mdistill.simulation.record import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
@@ -56,21 +57,22 @@ def validate(  # noqa: PLR0917
     *,
     teacher_frames: Sequence[LabelledFrame] | None = None,
     labels: Sequence[LabelledFrame] | None = None,
+    teacher_ps: float | None = None,
     stop: StopRequest = NEVER,
 ) -> Results:
     """Measure everything the gates ask for. Resumes from what the folder holds; a gate that fails is a result, not an error.
 
     Args:
-        student: The fast potential.
-        teacher: The potential it replaces (only timed here; its answers are the labels).
+        student, teacher: The fast potential and the one it replaces (only timed here; its answers are the labels).
         held_out: Labelled frames that the student was not trained on.
         start: Structure from which the student's dynamics start, and on which both are timed.
-        settings: How thoroughly.
-        folder: Holds the student's dynamics (md-…, nve-…, hot-…) and speed.json.
+        settings, folder: How thoroughly; holds the student's dynamics (md-…, nve-…, hot-…) and speed.json.
         teacher_frames: Frames of the teacher's dynamics of this structure, for its RDFs; the held-out ones by default.
+        teacher_ps: Length of the teacher's dynamics at each temperature, ps, where known: tells how much two samples of that
+            length differ by themselves.
         labels: Everything the student was taught and judged by: pair scans end at the closest distances in it; by default
             the held-out and the teacher's frames.
-        stop: Asked between the steps of dynamics and between measurements.
+        stop: Asked between steps and measurements.
     Returns:
         Gates, the ladder table, errors by group, figures.
     Raises:
@@ -86,13 +88,14 @@ def validate(  # noqa: PLR0917
         scans=scan_pairs(student, closest_distances(labels or [*held_out, *frames]), start=settings.scan_from_A),
         speed=_speed(teacher, student, start, settings, folder),
     )
-    dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, stop=stop)
+    dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, stop=stop, teacher_ps=teacher_ps)
     for kelvin in temperatures:
         dynamics.compare_structure(measured, [f for f in frames if f.temperature_K == kelvin], kelvin)
     for kelvin in sorted({temperatures[0], temperatures[-1]}):
         dynamics.measure_drift(measured, kelvin)
     gates = _gates(measured, dynamics.stability(settings.stability_factor * temperatures[-1]), settings.limits)
-    failed = [gate.name for gate in gates if not gate.passed]
+    failed = ", ".join(gate.name for gate in gates if not gate.passed)
+    verdict = f"gates failed: {failed}" if failed else f"all {len(gates)} gates passed"
     return Results(
         command="validate",
         settings=plain(settings),
@@ -102,13 +105,11 @@ def validate(  # noqa: PLR0917
         gates=gates,
         tables=tables(measured, teacher.name, student.name),
         figures=figures(measured, held_out, predictions, settings.parity_points),
-        notes=[f"{len(failed)} of {len(gates)} gates failed: {', '.join(failed)}"]
-        if failed
-        else [f"all {len(gates)} gates passed"],
+        notes=[verdict],
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Dynamics:
     """The student's dynamics, each in a folder of its own, where it resumes."""
 
@@ -117,6 +118,7 @@ class _Dynamics:
     settings: ValidateSettings
     folder: Path
     stop: StopRequest
+    teacher_ps: float | None = None
 
     def run(self, name: str, kelvin: float, time_ps: float, **how: Any) -> SimulationResult | BlowUp:
         """The finished run, or the blow-up where the guard stopped it."""
@@ -148,7 +150,9 @@ class _Dynamics:
             if pair[0] == pair[1] and int((ours.numbers == atomic_numbers[pair[0]]).sum()) < 2:
                 continue
             curves = rdf(teachers, pair=pair, r_max=reach, bins=bins), rdf(ours, pair=pair, r_max=reach, bins=bins)
-            alike = overlap(*curves)
+            parts = None if self.teacher_ps is None else round(self.settings.rdf_ps / self.teacher_ps)
+            segments = rdf(ours, pair=pair, r_max=reach, bins=bins, blocks=parts) if parts else None
+            alike = overlap(*curves, segments=segments)
             if alike is not None:
                 measured.overlaps[f"{'–'.join(pair)}, {kelvin:g} K"] = alike
                 measured.curves[f"{'–'.join(pair)}, {kelvin:g} K"] = curves
@@ -192,7 +196,7 @@ def _speed(teacher: Potential, student: Potential, start: System, settings: Vali
     path = folder / "speed.json"
     identity = {
         "teacher": teacher.name,
-        "student": str(getattr(student, "sha256", student.name)),
+        "student": weights_sha256(student) or student.name,
         "rounds": settings.speed_rounds,
     }
     if path.exists() and (kept := read_json(path)).get("identity") == identity:

@@ -111,7 +111,8 @@ def _rdf_tables(measured: Measured) -> list[Table]:
             section="dynamics",
             columns=["pair", "Jensen–Shannon divergence (%)", "of it sampling noise (%)", "Wasserstein-1 (Å)"],
             rows=rows,
-            caption="Noise: what two samples of these lengths of one distribution would show, from the halves of each run.",
+            caption="Noise: what a sample as short as the teacher's would show of the same distribution, from pieces of that "
+            "length of the student's run (where these are fewer than four: from the halves of each run).",
         )
     ]
 
