@@ -78,7 +78,8 @@ def tiny_net(seed: int = 0, **size: int) -> SplineNet:
     with torch.no_grad():
         net.mixing.mul_(2.0)
         net.reference.copy_(-1.0 - torch.rand(4, generator=generator))
-        net.first.bias.copy_(torch.randn(net.first.bias.shape, generator=generator))
+        if net.settings.hidden:
+            net.first.bias.copy_(torch.randn(net.first.bias.shape, generator=generator))
         net.mean.copy_(0.1 * torch.randn(net.mean.shape, generator=generator))
         net.scale.fill_(0.5)
         net.set_closest(torch.full((4, 4), CLOSEST, dtype=torch.float64))

@@ -19,6 +19,7 @@ COMMANDS = {
     "distill": "crystal → validated fast student, production MD, conductivity, report",
     "label": "explore with a teacher and store its labels",
     "train": "fit a student to labels (mdistill train potential)",
+    "bench": "accuracy against speed of students of several sizes",
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",
     "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory",
     "report": "one HTML page from a run's results.json",

@@ -29,6 +29,7 @@ SIZES = {
     "as trained by default": {"channels": 12, "radial": 10, "hidden": 64, "degree": 3},
     "small": {"channels": 4, "radial": 5, "hidden": 8, "degree": 3},
     "degree 2, wide": {"channels": 20, "radial": 7, "hidden": 40, "degree": 2},
+    "linear": {"channels": 31, "radial": 8, "hidden": 0, "degree": 3},
     "degree 1": {"channels": 3, "radial": 6, "hidden": 20, "degree": 1},
 }
 

@@ -58,9 +58,9 @@ def test_every_derivative_is_that_of_plain_autograd(degree, trust):
 
 @pytest.mark.planted
 def test_a_forgotten_projection_is_noticed(monkeypatch, trust):
-    right = module._geometry
+    right = module.geometry_of
     monkeypatch.setattr(
-        module, "_geometry", lambda dense, basis: replace(right(dense, basis), inverse=1.001 * right(dense, basis).inverse)
+        module, "geometry_of", lambda dense, basis: replace(right(dense, basis), inverse=1.001 * right(dense, basis).inverse)
     )
     assert worst_difference(3) > 1e-5
     trust("T1", "1/r of the hand-written derivative off by 0.1 %", "caught", "caught", planted=True)
@@ -68,7 +68,7 @@ def test_a_forgotten_projection_is_noticed(monkeypatch, trust):
 
 def test_pull_and_push_are_transposes():
     dense, basis = case(3)
-    geometry = module._geometry(dense, basis)
+    geometry = module.geometry_of(dense, basis)
     weights, change = torch.randn_like(plain_moments(dense, basis)), torch.randn_like(dense)
     assert float((geometry.pull(weights) * change).sum()) == pytest.approx(
         float((geometry.push(change) * weights).sum()), rel=1e-12

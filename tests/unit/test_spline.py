@@ -20,7 +20,7 @@ from systems import LIPSCL, dimer, random_box, tiny_net
     "wrong",
     [
         {"elements": ()}, {"elements": (16, 3)}, {"elements": (3, 3)}, {"elements": (0,)}, {"elements": (119,)},
-        {"cutoff": 0.0}, {"cutoff": float("nan")}, {"cutoff": 99.0}, {"channels": 0}, {"radial": 1}, {"degree": 4}, {"hidden": 0},
+        {"cutoff": 0.0}, {"cutoff": float("nan")}, {"cutoff": 99.0}, {"channels": 0}, {"radial": 1}, {"degree": 4}, {"hidden": -1},
     ],
 )  # fmt: skip
 def test_settings_are_refused(wrong):

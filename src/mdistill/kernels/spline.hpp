@@ -50,7 +50,7 @@ struct Spline {
   static constexpr int LM = (DEGREE + 1) * (DEGREE + 1);
   static constexpr int CV = padded(CHANNELS) / LANES, CP = CV * LANES;  // channels in vectors
   static constexpr int GROUPS = DEGREE + 3;                             // first order, squares per degree, cubes
-  static constexpr int HV = padded(HIDDEN) / LANES, HP = HV * LANES;
+  static constexpr int HV = padded(HIDDEN > 0 ? HIDDEN : 1) / LANES, HP = HV * LANES;
   static constexpr int POINTS = DEGREE < 3 ? 13 : 19;  // of the sphere, one of each antipodal pair
   static constexpr int degree_of(int lm) { return lm < 1 ? 0 : lm < 4 ? 1 : lm < 9 ? 2 : 3; }
 
@@ -94,11 +94,18 @@ struct Spline {
             for (int lm = 0; lm < LM; ++lm)
               if (degree_of(lm) == l) unmix[((static_cast<size_t>(s) * basis + b) * CHANNELS + c) * LANES + lm] = value;
           }
-    matrix(w, n, GROUPS * CHANNELS, HIDDEN, CHANNELS, first, first_back);
-    vector(w, n, bias1);
-    matrix(w, n, HIDDEN, HIDDEN, HIDDEN, second, second_back);
-    vector(w, n, bias2);
-    vector(w, n, last);
+    if constexpr (HIDDEN > 0) {
+      matrix(w, n, GROUPS * CHANNELS, HIDDEN, CHANNELS, first, first_back);
+      vector(w, n, bias1);
+      matrix(w, n, HIDDEN, HIDDEN, HIDDEN, second, second_back);
+      vector(w, n, bias2);
+      vector(w, n, last);
+    } else {
+      last.resize(static_cast<size_t>(n) * GROUPS * CP);
+      for (int s = 0; s < n; ++s)
+        for (int f = 0; f < GROUPS * CHANNELS; ++f)
+          last[(static_cast<size_t>(s) * GROUPS + f / CHANNELS) * CP + f % CHANNELS] = real(*w++);
+    }
     sphere.resize(POINTS * LANES), sphere_weight.resize(POINTS);
     for (int p = 0; p < POINTS; ++p) {
       sphere_weight[p] = real(take());
@@ -162,7 +169,11 @@ struct Spline {
       invariants(work.moments[b], work.features[b], work.slopes[b]);
     }
     for (int b = atoms; b < BLOCK; ++b) std::memset(work.features[b], 0, sizeof work.features[b]);
-    head(s, work);
+    if constexpr (HIDDEN > 0) {
+      head(s, work);
+    } else {
+      linear_head(s, work);
+    }
     for (int b = 0; b < atoms; ++b) {
       work.energy[b] = reference[s] + scale * (work.energy[b] - rest[s]);
       back_invariants(work.moments[b], work.features[b], work.slopes[b], work.mixed[b]);
@@ -389,6 +400,19 @@ struct Spline {
       for (int h = 0; h < HP; h += LANES)
         store<real>(&work.hidden1[b][h], load(&work.hidden1[b][h]) * load(&work.rate1[b][h]));
     product<HP, HIDDEN, 1, IN>(work.hidden1, &first_back[at * HP * IN], nullptr, work.features);
+  }
+
+  // Without an MLP the gradient is the weights themselves.
+  void linear_head(int s, Workspace &work) const {
+    const real *w = &last[static_cast<size_t>(s) * GROUPS * CP];
+    for (int b = 0; b < BLOCK; ++b) {
+      double energy = 0;
+      for (int f = 0; f < GROUPS * CP; f += LANES) {
+        energy += double(sum<real>(load(w + f) * load(&work.features[b][f])));
+        store<real>(&work.features[b][f], real(scale) * load(w + f));
+      }
+      work.energy[b] = energy;
+    }
   }
 
   // From weights of the features to weights of the moments, one vector over lm per channel.

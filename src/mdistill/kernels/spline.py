@@ -30,8 +30,8 @@ class Weights:
         closest: [n, n] closest labelled distance, Å.
         core: Core repulsion: [4] charges, [n·n] strengths (eV Å), [n·n, 4] decays (1/Å), [n·n] outer radii (Å).
         mixing: [n, degree + 1, n·k, c].
-        first, second: Weight [n, f or h, h] and bias [n, h] of the hidden layers, normalisation of features included.
-        last: [n, h].
+        layers: Weight [n, f or h, h] and bias [n, h] of the first and second layer, then [n, h] of the last, normalisation of
+            features included; without a hidden layer [n, f] alone.
         sphere: [point, 1 + lm] weight and harmonics of one of each antipodal pair of quadrature points.
     """
 
@@ -42,15 +42,13 @@ class Weights:
     closest: Array
     core: tuple[Array, Array, Array, Array]
     mixing: Array
-    first: tuple[Array, Array]
-    second: tuple[Array, Array]
-    last: Array
+    layers: tuple[Array, ...]
     sphere: Array
 
     def flat(self) -> Float[Array, " number"]:
         """All numbers in the order in which spline.hpp reads them."""
-        parts = [self.head, self.reference, self.rest, self.closest, *self.core, self.mixing, *self.first, *self.second]
-        return np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in (*parts, self.last, self.sphere)])
+        parts = [self.head, self.reference, self.rest, self.closest, *self.core, self.mixing, *self.layers]
+        return np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in (*parts, self.sphere)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,13 +96,7 @@ def kernel_weights(net: SplineNet, *, double: bool) -> Weights:
     def array(tensor: Tensor) -> np.ndarray:
         return tensor.detach().cpu().double().numpy()
 
-    slope = array(net.first.weight) / array(net.spread).transpose(0, 2, 1)
-    bias = array(_bias(net.first)) - array(net.mean) @ slope
-    resting = bias
-    for layer, weight in ((net.second, array(net.second.weight)), (net.last, array(net.last.weight))):
-        resting = resting / (1.0 + np.exp(-resting)) @ weight
-        if layer.bias is not None:
-            resting = resting + array(layer.bias)
+    layers, resting = _head(net, array)
     points = array(net.on_grid)
     half = [k for k in range(len(points)) if _leads(points[k])]
     sphere = np.concatenate([array(net.grid_weights).reshape(-1, 1)[half], points[half]], axis=1)
@@ -115,11 +110,22 @@ def kernel_weights(net: SplineNet, *, double: bool) -> Weights:
         closest=array(net.closest),
         core=(np.array(CHARGES), array(net.core.strength), decay, array(net.core.outer)),
         mixing=array(net.mixing),
-        first=(slope, bias),
-        second=(array(net.second.weight), array(_bias(net.second))),
-        last=array(net.last.weight),
+        layers=layers,
         sphere=sphere,
     )
+
+
+def _head(net: SplineNet, array: Callable[[Tensor], np.ndarray]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Weights of the head with the normalisation of features folded in, and its output for an isolated atom."""
+    spread, mean, last = array(net.spread).transpose(0, 2, 1), array(net.mean), array(net.last.weight)
+    if not net.settings.hidden:
+        return (last / spread,), np.zeros(len(last))
+    slope = array(net.first.weight) / spread
+    bias = array(_bias(net.first)) - mean @ slope
+    second = (array(net.second.weight), array(_bias(net.second)))
+    resting = bias / (1.0 + np.exp(-bias)) @ second[0] + second[1]
+    resting = resting / (1.0 + np.exp(-resting)) @ last
+    return (slope, bias, *second, last), resting
 
 
 def _leads(harmonics: np.ndarray) -> bool:

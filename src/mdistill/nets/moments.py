@@ -75,7 +75,7 @@ def _by_sender(radial: Float[Tensor, "atom slot radial"], basis: Basis) -> Float
 
 
 @dataclass(frozen=True, slots=True)
-class _Geometry:
+class Geometry:
     """Everything pull and push need of the edges: u, 1/r, Y, ∇Y, [R; R'] stacked along slots."""
 
     unit: Tensor
@@ -97,7 +97,8 @@ class _Geometry:
         return torch.bmm(torch.cat([turned, self.angular * along], 1).transpose(1, 2), self.radial)
 
 
-def _geometry(dense: Tensor, basis: Basis) -> _Geometry:
+def geometry_of(dense: Float[Tensor, "atom slot 3"], basis: Basis) -> Geometry:
+    """Radial functions and harmonics of every slot with their slopes."""
     distance = (dense.square().sum(-1, keepdim=True) + _TINY).sqrt()
     inverse = 1.0 / distance
     unit = dense * inverse
@@ -115,13 +116,13 @@ def _geometry(dense: Tensor, basis: Basis) -> _Geometry:
     radial = torch.cat([_by_sender(cosine * envelope, basis), _by_sender(slope, basis)], 1)
     products = monomials(unit, basis.table.shape[0])
     slopes = (products[..., : basis.slopes.shape[0]] @ basis.slopes).unflatten(-1, (-1, 3))
-    return _Geometry(unit, inverse, products @ basis.table, slopes, radial)
+    return Geometry(unit, inverse, products @ basis.table, slopes, radial)
 
 
 class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, dense: Tensor, basis: Basis) -> Tensor:
-        geometry = _geometry(dense, basis)
+        geometry = geometry_of(dense, basis)
         ctx.save_for_backward(dense)
         ctx.geometry, ctx.basis = geometry, basis
         return torch.bmm(geometry.angular.transpose(1, 2), geometry.radial[:, : dense.shape[1]])
@@ -139,7 +140,7 @@ class _Pull(torch.autograd.Function):
     """pull, differentiable in the weights G."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, geometry: _Geometry) -> Tensor:
+    def forward(ctx: Any, weights: Tensor, geometry: Geometry) -> Tensor:
         ctx.geometry = geometry
         return geometry.pull(weights)
 
@@ -152,7 +153,7 @@ class _Push(torch.autograd.Function):
     """push, differentiable in the change t."""
 
     @staticmethod
-    def forward(ctx: Any, change: Tensor, geometry: _Geometry) -> Tensor:
+    def forward(ctx: Any, change: Tensor, geometry: Geometry) -> Tensor:
         ctx.geometry = geometry
         return geometry.push(change)
 

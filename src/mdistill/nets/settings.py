@@ -6,6 +6,13 @@ from dataclasses import dataclass
 
 from mdistill.errors import BadInput
 
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"channels": 4, "radial": 6, "degree": 2, "hidden": 16},
+    "small": {"channels": 8, "radial": 8, "degree": 3, "hidden": 32},
+    "medium": {"channels": 12, "radial": 10, "degree": 3, "hidden": 64},
+    "large": {"channels": 16, "radial": 14, "degree": 3, "hidden": 128},
+}
+"""Sizes of student by name: from fastest to most accurate."""
 MAX_DEGREE = 3
 """Highest degree of the spherical harmonics that are written out."""
 
@@ -20,7 +27,7 @@ class SplineSettings:
         channels: Learned radial channels per degree.
         radial: Radial basis functions per species pair.
         degree: Highest l of the moments, 1 to 3.
-        hidden: Width of the two hidden layers of each species' MLP.
+        hidden: Width of the two hidden layers of each species' MLP; 0 for an energy linear in the features.
     """
 
     elements: tuple[int, ...]
@@ -41,6 +48,6 @@ class SplineSettings:
             )
         if not 1.0 < self.cutoff <= 15.0:
             raise BadInput("cutoff", f"{self.cutoff} Å", allowed="1 to 15 Å", fix="5 Å suits most solids")
-        for name, low, high in (("channels", 1, 64), ("radial", 2, 64), ("degree", 1, MAX_DEGREE), ("hidden", 1, 1024)):
+        for name, low, high in (("channels", 1, 64), ("radial", 2, 64), ("degree", 1, MAX_DEGREE), ("hidden", 0, 1024)):
             if not low <= getattr(self, name) <= high:
                 raise BadInput(name, f"{getattr(self, name)}", allowed=f"{low} to {high}", fix="keep the default")

@@ -7,7 +7,7 @@ Symbols: i, j atoms; Z species; r, r̂ length and direction of the edge i→j; c
     first order   A_c,00
     second order  Σ_m A_c,lm²                                            for every l and c
     third order   ∫ f_c³ dΩ,  f_c(n) = Σ_lm A_c,lm Y_lm(n)   (all Gaunt-coupled triples at once)
-    E_i = E0_Z + s (MLP_Z(features) − MLP_Z(0)) + ½ Σ_j core repulsion
+    E_i = E0_Z + s (MLP_Z(features) − MLP_Z(0)) + ½ Σ_j core repulsion      (hidden = 0: linear in the features)
 
 R is linear in W, so the sum over neighbours is taken over the fixed basis first and the weights act once per atom.
 Squares and cubes of learned mixtures span the mixed products (4ab = (a+b)² − (a−b)²).
@@ -73,9 +73,10 @@ class SplineNet(torch.nn.Module):
         start = torch.randn((n, settings.degree + 1, basis, channels), generator=generator, dtype=torch.float64)
         self.mixing = torch.nn.Parameter(start * (0.15 / sqrt(settings.radial)))
         features = (settings.degree + 3) * channels
-        self.first = SpeciesLinear(n, features, settings.hidden, bias=True, generator=generator)
-        self.second = SpeciesLinear(n, settings.hidden, settings.hidden, bias=True, generator=generator)
-        self.last = SpeciesLinear(n, settings.hidden, 1, bias=False, generator=generator)
+        if settings.hidden:
+            self.first = SpeciesLinear(n, features, settings.hidden, bias=True, generator=generator)
+            self.second = SpeciesLinear(n, settings.hidden, settings.hidden, bias=True, generator=generator)
+        self.last = SpeciesLinear(n, settings.hidden or features, 1, bias=False, generator=generator)
         self.core = CoreRepulsion(settings.elements)
         self.register_buffer("reference", torch.zeros(n, dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
@@ -143,7 +144,9 @@ class SplineNet(torch.nn.Module):
         moments, core = self.moments(graph, vectors, species)
         slots = self.layout(species)
         x = (self.features(moments, slots) - self.mean) / self.spread
-        out = self.last(torch.nn.functional.silu(self.second(torch.nn.functional.silu(self.first(x))))).squeeze(-1)
+        if self.settings.hidden:
+            x = torch.nn.functional.silu(self.second(torch.nn.functional.silu(self.first(x))))
+        out = self.last(x).squeeze(-1)
         learned = (out - out[:, -1:]).to(torch.float64) * self.scale
         atomic = learned.new_zeros(len(species) + 1).index_add(0, slots.flatten(), learned.flatten())[:-1]
         return atomic + self.reference.index_select(0, species) + core
@@ -173,8 +176,15 @@ class SplineNet(torch.nn.Module):
         self, graph: Graph, vectors: Tensor, species: Tensor
     ) -> tuple[Float[Tensor, "atom lm basis"], Float[Tensor, " atom"]]:
         """Σ_j of basis × harmonics, one block of radial functions per neighbour species; and the core energy per atom."""
-        n, kind = len(self.settings.elements), self.mixing.dtype
         slots = rows(graph.receiver, graph.system.n_atoms)
+        dense, pair, basis = self.basis(graph, vectors, species, slots)
+        return moments(dense.view(*slots.shape, 3), basis), self._core_energies(dense, pair, slots)
+
+    def basis(
+        self, graph: Graph, vectors: Tensor, species: Tensor, slots: Int[Tensor, "atom slot"]
+    ) -> tuple[Float[Tensor, "flat 3"], Int[Tensor, " flat"], Basis]:
+        """Edge vectors in a dense table (atoms slow, slots fast), their pairs of species, and what they are expanded in."""
+        n, kind = len(self.settings.elements), self.mixing.dtype
         filler = vectors.new_tensor([[self.cutoff, 0.0, 0.0]], dtype=kind)
         dense = torch.cat([vectors.to(kind), filler]).index_select(0, slots.flatten())
         sender = torch.cat([species.index_select(0, graph.sender), species.new_zeros(1)]).index_select(0, slots.flatten())
@@ -191,7 +201,7 @@ class SplineNet(torch.nn.Module):
             table=self.table,
             slopes=self.slopes,
         )
-        return moments(dense.view(*slots.shape, 3), basis), self._core_energies(dense, pair, slots)
+        return dense, pair, basis
 
     def _core_energies(self, dense: Tensor, pair: Tensor, slots: Tensor) -> Float[Tensor, " atom"]:
         energy, near = self.core(dense, pair)

@@ -186,8 +186,10 @@ def _check_size(path: Path, settings: SplineSettings, tensors: dict[str, np.ndar
     n, basis = len(settings.elements), len(settings.elements) * settings.radial
     expected = {
         "mixing": (n, settings.degree + 1, basis, settings.channels),
-        "second.weight": (n, settings.hidden, settings.hidden),
+        "last.weight": (n, settings.hidden or (settings.degree + 3) * settings.channels, 1),
     }
+    if settings.hidden:
+        expected["second.weight"] = (n, settings.hidden, settings.hidden)
     for name, shape in expected.items():
         found = tensors[name].shape if name in tensors else None
         if found != shape:

@@ -118,7 +118,7 @@ def train_potential(
     train, held_out = split_blocks(frames, held_out=settings.held_out)
     dtype = torch.float64 if settings.float64 else torch.float32
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
-    net = _start(SplineSettings(elements=elements, **settings.size()), settings.fit.seed, start_from)
+    net = _start(SplineSettings(elements=elements, **settings.network()), settings.fit.seed, start_from)
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
     calibrate(net, items, fresh=start_from is None)
     terms = loss_terms(train, settings)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mdistill.errors import BadInput
-from mdistill.nets.settings import SplineSettings
+from mdistill.nets.settings import SIZES, SplineSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,7 @@ class TrainSettings:
 
     Attributes:
         cutoff: Å.
+        size: How large the student is: tiny is fastest, large most accurate; the next four change one part of it.
         channels: Radial channels per degree.
         radial: Radial basis functions per species pair.
         degree: Highest degree of the harmonics.
@@ -77,10 +78,11 @@ class TrainSettings:
     """
 
     cutoff: float = 5.0
-    channels: int = 12
-    radial: int = 10
-    degree: int = 3
-    hidden: int = 64
+    size: Literal["tiny", "small", "medium", "large"] = "medium"
+    channels: int | None = None
+    radial: int | None = None
+    degree: int | None = None
+    hidden: int | None = None
     energy_weight: float = 10.0
     force_weight: float = 1.0
     stress_weight: float = 0.1
@@ -91,7 +93,9 @@ class TrainSettings:
     fit: FitSettings = field(default_factory=FitSettings)
 
     def __post_init__(self) -> None:
-        SplineSettings(elements=(1,), **self.size())
+        if self.size not in SIZES:
+            raise BadInput("size", f"{self.size!r}", allowed=", ".join(SIZES), fix="choose one of them")
+        SplineSettings(elements=(1,), **self.network())
         for name in ("energy_weight", "force_weight", "stress_weight", "curvature_weight"):
             if not 0.0 <= getattr(self, name) < 1e6:
                 raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 1e6", fix="keep the default")
@@ -100,6 +104,7 @@ class TrainSettings:
         if not 0.0 < self.held_out < 0.9:
             raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.15")
 
-    def size(self) -> dict[str, Any]:
-        """The part that fixes the network."""
-        return {name: getattr(self, name) for name in ("cutoff", "channels", "radial", "degree", "hidden")}
+    def network(self) -> dict[str, Any]:
+        """The part that fixes the network: cutoff, channels, radial, degree, hidden."""
+        sizes = {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in SIZES[self.size].items()}
+        return {"cutoff": self.cutoff} | sizes

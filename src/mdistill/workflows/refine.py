@@ -23,11 +23,11 @@ from mdistill.io.results import Cell, Results, Table
 from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
-from mdistill.training.checkpoint import load_model
 from mdistill.training.potential import TrainingResult, evaluate, train_potential
 from mdistill.training.settings import TrainSettings
 from mdistill.types import Estimate, LabelledFrame, Potential, System
 from mdistill.workflows.label import label_structures
+from mdistill.workflows.models import load
 from mdistill.workflows.settings import LabelSettings, RefineSettings
 from mdistill.workflows.tables import scaled
 
@@ -84,7 +84,7 @@ def refine(
     rows: list[list[Cell]] = []
     for number in range(1, settings.rounds + 1):
         home = folder / f"round-{number}"
-        new, notes = _label_own_frames(rounds, number, everything, load_model(student), home, stop=stop)
+        new, notes = _label_own_frames(rounds, number, everything, load(student, precision="float32"), home, stop=stop)
         before = _force_error(student, new)
         everything += new
         result = train_potential(everything, refit, home / "train", stop=stop, start_from=student)
@@ -155,4 +155,4 @@ def _frames(trajectory: Path, system: System) -> list[System]:
 def _force_error(student: Path, frames: Sequence[LabelledFrame]) -> Estimate:
     if not frames:
         return Estimate(value=None, error=None, unit="meV/Å", samples=0)
-    return scaled(accuracy(frames, evaluate(load_model(student), frames)).force["all"].mean_absolute, 1e3, "meV/Å")
+    return scaled(accuracy(frames, evaluate(load(student), frames)).force["all"].mean_absolute, 1e3, "meV/Å")

@@ -1,0 +1,165 @@
+"""Students of several sizes on one run's labels: what a step costs and how far each lies from the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mdistill.analysis.accuracy import accuracy
+from mdistill.errors import BadInput
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.results import Cell, Figure, Results, Series, Table, merge, read_results, write_results
+from mdistill.nets.settings import SIZES
+from mdistill.training.checkpoint import load_net, read_metadata
+from mdistill.training.labels import frames_hash
+from mdistill.training.potential import evaluate, train_potential
+from mdistill.training.settings import FitSettings, TrainSettings
+from mdistill.training.split import split_blocks
+from mdistill.types import Estimate, LabelledFrame, Potential, System
+from mdistill.workflows.measurements import Speed, compare_speed
+from mdistill.workflows.models import find_student, load
+from mdistill.workflows.prepare import STRUCTURES, read_systems
+from mdistill.workflows.run import run_stage
+from mdistill.workflows.tables import read_labels, scaled
+
+FRONT = "front"
+"""Name of the table and of the figure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSettings:
+    """What to compare.
+
+    Attributes:
+        sizes: Sizes of student to train.
+        minutes: Training time of each at most, minutes.
+        rounds: Rounds of the timing; each costs one teacher call.
+        seed: Of weights and order of training.
+    """
+
+    sizes: tuple[str, ...] = tuple(SIZES)
+    minutes: float = 4.0
+    rounds: int = 7
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for size in self.sizes:
+            if size not in SIZES:
+                raise BadInput("sizes", f"{size!r}", allowed=", ".join(SIZES), fix="choose among them")
+        if not self.sizes or not 0.0 < self.minutes < 1e5 or not 3 <= self.rounds <= 1000 or self.seed < 0:
+            raise BadInput(
+                "bench", f"{self}", allowed="one size or more, minutes above 0, 3 to 1000 rounds, seed from 0", fix="change it"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """One model: mean absolute errors (meV/Å, meV/atom) and its speed."""
+
+    name: str
+    parameters: int
+    force: Estimate
+    energy: Estimate
+    speed: Speed
+
+
+def bench(run: Path, teacher: Potential, settings: BenchSettings, *, stop: StopRequest = NEVER) -> Results:
+    """Train each size on the labels of a run folder, judge all on the same held-out blocks, time all beside the teacher.
+
+    Students are kept in `run`/bench/<size> and not trained again; the table and the plot are added to the run's results.
+
+    Raises:
+        BadInput: The folder holds no student, labels or structure.
+        Interrupted: A stop was requested; the same call resumes.
+    """
+    own, frames = find_student(run), read_labels(run)
+    structures = run / "prepare" / STRUCTURES
+    if not structures.is_file():
+        raise BadInput(run, f"holds no prepare/{STRUCTURES}", allowed="a run folder of `mdistill distill`", fix="check the path")
+    system, made = read_systems(structures)[0], read_metadata(own)["provenance"].get("settings", {})
+    share, cutoff = float(made.get("held_out", TrainSettings().held_out)), load_net(own).cutoff
+    held_out, fit = split_blocks(frames, held_out=share)[1], FitSettings(max_minutes=settings.minutes, seed=settings.seed)
+    judge = _Judge(teacher, held_out, system, settings.rounds)
+    points = [judge.point("this run's student", own)]
+    for size in settings.sizes:
+        train = TrainSettings(size=size, cutoff=cutoff, held_out=share, fit=fit)  # type: ignore[arg-type]
+        path = _student(run / "bench" / size, train, frames, stop)
+        points.append(judge.point(size, path))
+    return _results(points, teacher.name)
+
+
+def add_to_run(run: Path, found: Results) -> Results:
+    """The run's results with this front in place of an older one; written to its results.json."""
+    whole = read_results(run)
+    kept = replace(
+        whole,
+        tables=[table for table in whole.tables if table.name != FRONT],
+        figures=[figure for figure in whole.figures if figure.name != FRONT],
+    )
+    merged = merge(kept, replace(found, notes=[]))
+    write_results(run, merged)
+    return merged
+
+
+def _student(folder: Path, train: TrainSettings, frames: list[LabelledFrame], stop: StopRequest) -> Path:
+    def work() -> None:
+        train_potential(frames, train, folder, stop=stop)
+
+    run_stage(folder, [train, frames_hash(frames)], [], ["student.mdistill"], work)
+    return folder / "student.mdistill"
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What every student is judged by."""
+
+    teacher: Potential
+    held_out: list[LabelledFrame]
+    system: System
+    rounds: int
+
+    def point(self, name: str, path: Path) -> _Point:
+        found = accuracy(self.held_out, evaluate(load(path), self.held_out))
+        return _Point(
+            name,
+            sum(weight.numel() for weight in load_net(path).parameters()),
+            scaled(found.force["all"].mean_absolute, 1e3, "meV/Å"),
+            scaled(found.energy["all"].mean_absolute, 1e3, "meV/atom"),
+            compare_speed(self.teacher, load(path, precision="float32"), self.system, rounds=self.rounds),
+        )
+
+
+def _results(points: list[_Point], teacher: str) -> Results:
+    rows: list[list[Cell]] = [[teacher, None, points[0].speed.teacher, None, None, None]]
+    rows += [[p.name, p.parameters, p.speed.student, p.speed.ratio, p.force, p.energy] for p in points]
+    table = Table(
+        name=FRONT,
+        title="Accuracy against speed",
+        section="accuracy",
+        columns=["model", "parameters", "µs/atom/step", "speed-up", "force MAE (meV/Å)", "energy MAE (meV/atom)"],
+        rows=rows,
+        caption="Whole steps of dynamics, each student timed alternately with the teacher; errors on the same held-out blocks.",
+    )
+    series = [
+        Series(
+            label=p.name,
+            x=[p.speed.student.value or 0.0],
+            y=[p.force.value or 0.0],
+            error=None if p.force.error is None else [p.force.error],
+            style="points",
+        )
+        for p in points
+    ]
+    figure = Figure(
+        name=FRONT,
+        title="Accuracy against speed",
+        section="accuracy",
+        kind="loglog",
+        x_label="time per step (µs/atom)",
+        y_label="force error (meV/Å)",
+        series=series,
+        caption="Left and down is better. Error bars: scatter between held-out time blocks.",
+    )
+    values = {f"front {p.name} us_per_atom_step": p.speed.student for p in points}
+    values |= {f"front {p.name} force_mae": p.force for p in points}
+    return Results(command="bench", tables=[table], figures=[figure], values=values)
