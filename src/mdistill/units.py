@@ -17,6 +17,8 @@ ACCELERATION = 9.648533212331e-3
 KINETIC = 1.0 / ACCELERATION
 """u·(Å/fs)² expressed in eV (≈ 103.6427): kinetic energy = KINETIC · Σ p²/(2m)."""
 
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+"""Order of the six components of a symmetric tensor: xx, yy, zz, yz, xz, xy."""
 GPA = 6.241509074e-3
 """1 GPa in eV/Å³."""
 

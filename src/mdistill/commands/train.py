@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
 from mdistill.errors import BadInput
-from mdistill.training.settings import TrainSettings
+from mdistill.training.settings import ClosedFormSettings, TrainSettings
 
 PRODUCTS = ("potential",)
 USAGE = "usage: mdistill train potential LABELS --out FOLDER [--help]"
@@ -25,6 +25,9 @@ class TrainArguments:
     """Label folder (from `mdistill label`), or a run folder of `mdistill distill`."""
     out: Path
     """Folder for student.mdistill, its checkpoint and results.json."""
+    method: Annotated[Literal["gradient", "closed-form"], tyro.conf.arg(name="fit")] = "gradient"
+    """gradient: an MLP on the invariants, minutes. closed-form: linear in the weights, solved at once, with error bars."""
+    closed_form: ClosedFormSettings = field(default_factory=ClosedFormSettings)
     start_from: Path | None = None
     """A student of the same elements and size to go on from (refit)."""
     threads: int | None = None
@@ -42,6 +45,7 @@ examples:
   mdistill train potential runs/labels --out runs/student
   mdistill train potential runs/labels --size tiny --out runs/tiny
   mdistill train potential runs/labels --size large --cutoff 6 --fit.max-minutes 30 --out runs/large
+  mdistill train potential runs/labels --fit closed-form --out runs/linear
   mdistill train potential runs/labels --start-from runs/student/student.mdistill --fit.max-minutes 3 --out runs/refit
 """
 
@@ -58,20 +62,30 @@ def main(arguments: list[str]) -> int:
     given = parse(TrainArguments, arguments[1:], program="mdistill train potential", description=HELP)
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.results import merge
-    from mdistill.training.potential import train_potential
     from mdistill.workflows.run import keep_settings, locked
-    from mdistill.workflows.tables import accuracy_results, read_labels, training_results
+    from mdistill.workflows.tables import accuracy_results, closed_form_results, read_labels, training_results
 
+    if given.method == "closed-form" and given.start_from is not None:
+        raise BadInput("start-from", "given with --fit closed-form", allowed="none: it is solved at once", fix="leave it out")
     use_threads(given.threads)
     frames = read_labels(given.labels)
     folder = output_folder(given.out)
     command = "mdistill train " + shlex.join(arguments)
+    kept = {"settings": given.settings, "labels": given.labels, "start_from": given.start_from}
+    kept |= {"closed_form": given.closed_form} if given.method == "closed-form" else {}
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        keep_settings(
-            folder, "train potential", {"settings": given.settings, "labels": given.labels, "start_from": given.start_from}
-        )
-        result = train_potential(frames, given.settings, folder, stop=stop, start_from=given.start_from)
-    results = merge(training_results(result, "fit"), accuracy_results(result))
+        keep_settings(folder, "train potential", kept)
+        if given.method == "closed-form":
+            from mdistill.training.closed_form import fit_closed_form
+
+            result, posterior, within = fit_closed_form(frames, given.settings, folder, how=given.closed_form, stop=stop)
+            fitted = closed_form_results(result, posterior, within)
+        else:
+            from mdistill.training.potential import train_potential
+
+            result = train_potential(frames, given.settings, folder, stop=stop, start_from=given.start_from)
+            fitted = training_results(result, "fit")
+    results = merge(fitted, accuracy_results(result))
     finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"student: {result.path}")
     return 0

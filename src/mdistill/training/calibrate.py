@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdistill.graph import edge_vectors
@@ -71,7 +71,7 @@ def whitening(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species d
     Radial functions overlap strongly; in this basis their combinations are learned at like speed. The floor λ keeps rare
     combinations (a pair that hardly ever meets) from being blown up.
     """
-    moments, species = _moments(net, items)
+    moments, species = moments_of(net, items)
     n, degrees, size = net.mixing.shape[:3]
     basis = torch.eye(size, dtype=torch.float64).repeat(n, degrees, 1, 1)
     for z in range(n):
@@ -86,7 +86,8 @@ def whitening(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species d
     return basis
 
 
-def _moments(net: SplineNet, items: Sequence[Item]) -> tuple[Float[Tensor, "atom lm basis"], Tensor]:
+def moments_of(net: SplineNet, items: Sequence[Item]) -> tuple[Float[Tensor, "atom lm basis"], Int[Tensor, " atom"]]:
+    """Moments of all atoms of the items, and their species."""
     graph = join([item.graph for item in items])
     species = net.species(graph.system.numbers)
     return net.moments(graph, edge_vectors(graph).to(torch.float64), species)[0], species
@@ -97,7 +98,7 @@ def _normalise_features(net: SplineNet, items: Sequence[Item]) -> None:
 
     A scale per species would blow up what hardly varies (a rigid unit), and with it the forces of unseen structures.
     """
-    moments, species = _moments(net, items)
+    moments, species = moments_of(net, items)
     slots = net.layout(species)
     features = net.features(moments, slots)
     filled = slots < len(species)

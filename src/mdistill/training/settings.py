@@ -108,3 +108,29 @@ class TrainSettings:
         """The part that fixes the network: cutoff, channels, radial, degree, hidden."""
         sizes = {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in SIZES[self.size].items()}
         return {"cutoff": self.cutoff} | sizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedFormSettings:
+    """The linear student.
+
+    Attributes:
+        second: Channels per degree whose products of two are used.
+        third: Channels whose products of three are used.
+        curvature_frames: Frames whose curvature products are used (each costs two more frames); 0 for none.
+        step_A: Largest displacement of an atom in their differences, Å.
+        rounds: Turns of weights and noise.
+    """
+
+    second: int = 14
+    third: int = 7
+    curvature_frames: int = 40
+    step_A: float = 1e-3
+    rounds: int = 4
+
+    def __post_init__(self) -> None:
+        limits = {"second": (1, 64), "third": (1, 16), "curvature_frames": (0, 10**6), "step_A": (1e-5, 0.1), "rounds": (1, 100)}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise BadInput(f"closed_form.{name}", f"{value}", allowed=f"{low:g} to {high:g}", fix="keep the default")

@@ -11,6 +11,7 @@ from mdistill.data.prepare import Preparation
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
 from mdistill.io.results import Cell, Figure, Results, Series, Table
+from mdistill.training.closed_form import Posterior
 from mdistill.training.potential import TrainingResult
 from mdistill.types import Estimate, LabelledFrame
 from mdistill.units import GPA
@@ -80,6 +81,27 @@ def training_results(result: TrainingResult, title: str) -> Results:
     if result.curvature_error is not None:
         values["curvature_error"] = Estimate(value=result.curvature_error, error=None, unit="", samples=result.held_out_frames)
     return Results(command="train", values=values, figures=[figure] if rows else [], provenance={"model_sha256": result.sha256})
+
+
+def closed_form_results(result: TrainingResult, posterior: Posterior, within: Mapping[str, float]) -> Results:
+    """Size of a closed-form fit, the spread of its residuals, and how well its error bars hold on the held-out blocks."""
+    units = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³", "curvature": "eV/Å²"}
+    rows: list[list[Cell]] = [["weights", result.parameters], ["weights that the data determine", round(posterior.effective)]]
+    rows += [["ridge", posterior.ridge]]
+    rows += [[f"spread of residuals, {kind} ({units[kind]})", value] for kind, value in posterior.noise.items()]
+    rows += [[f"held-out force errors {name.replace('sigma', 'σ')} (%)", 100.0 * share] for name, share in within.items()]
+    table = Table(
+        name="closed_form",
+        title="Closed-form fit",
+        section="training",
+        columns=["what", "value"],
+        rows=rows,
+        caption="A good error bar holds 68 % of the errors within 1σ and 95 % within 2σ.",
+    )
+    counted = {"train_frames": result.train_frames, "held_out_frames": result.held_out_frames, "parameters": result.parameters}
+    values = {name: Estimate(value=float(count), error=None, unit="") for name, count in counted.items()}
+    values |= {f"force_errors_{k.replace(' ', '_')}": Estimate(value=v, error=None, unit="") for k, v in within.items()}
+    return Results(command="train", values=values, tables=[table], provenance={"model_sha256": result.sha256})
 
 
 def read_labels(path: Path) -> list[LabelledFrame]:

@@ -1,0 +1,247 @@
+r"""The student as one linear regression: energies, forces, stress and curvature products are linear in its weights.
+
+w = argmin Σ_t |X_t w − y_t|²/σ_t² + λ |D w|²,   D² = diag(Σ_t X_tᵀX_t/σ_t²)
+
+t: energy per atom, forces, stress, curvature products H·v (central differences of the rows of the forces, exact in w)
+X_t, y_t: rows of `products.design`; labels less reference energies and core   σ_t: spread of the residuals of each kind,
+λ: ridge; both by maximum of the evidence, in turns. X_tᵀX_t are added up frame by frame, so that memory does not grow with
+the data. The posterior of the weights, covariance (Σ_t X_tᵀX_t/σ_t² + λ D²)⁻¹, gives each prediction an error bar.
+
+Reference: D. J. C. MacKay, Neural Comput. 4, 415 (1992), doi 10.1162/neco.1992.4.3.415.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.analysis.accuracy import accuracy
+from mdistill.derivatives import Conservative
+from mdistill.graph import build_graph, cast
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import write_bytes
+from mdistill.nets.settings import SplineSettings
+from mdistill.nets.spline import SplineNet
+from mdistill.progress import progress
+from mdistill.training.calibrate import closest_distances, moments_of, reference_energies
+from mdistill.training.checkpoint import load_model, save_model
+from mdistill.training.labels import Item, check_labels, items_of
+from mdistill.training.potential import MODEL, TrainingResult, curvature_error, evaluate, parity
+from mdistill.training.products import Products, design, make_products, to_student
+from mdistill.training.settings import ClosedFormSettings, TrainSettings
+from mdistill.training.split import split_blocks
+from mdistill.types import LabelledFrame, System
+from mdistill.units import VOIGT
+
+POSTERIOR = "posterior.safetensors"
+_KINDS = {"energy": 2e-3, "forces": 5e-2, "stress": 1e-3, "curvature": 0.5}
+"""What is fitted, with a first guess of its residuals: eV/atom, eV/Å, eV/Å³, eV/Å²."""
+_SAMPLE = 48
+_ROWS = 1024
+
+
+@dataclass(slots=True)
+class _Normal:
+    """XᵀX, Xᵀy, yᵀy and the number of rows of one kind."""
+
+    gram: Tensor
+    moment: Tensor
+    square: float = 0.0
+    rows: int = 0
+    _waiting: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, rows: Tensor, labels: Tensor) -> None:
+        self._waiting.append((rows, labels))
+        if sum(len(x) for x, _ in self._waiting) >= _ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._waiting:
+            x, y = torch.cat([x for x, _ in self._waiting]), torch.cat([y for _, y in self._waiting])
+            self.gram.addmm_(x.T, x)
+            self.moment.add_(x.T @ y)
+            self.square, self.rows = self.square + float(y @ y), self.rows + len(y)
+            self._waiting.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """What is known of the weights.
+
+    Attributes:
+        products: The invariants they weigh.
+        weights: [weight] their mean.
+        factor: [weight, weight] F with covariance F Fᵀ.
+        noise: Spread of the residuals of each kind.
+        ridge: λ.
+        effective: Number of weights that the data determine.
+    """
+
+    products: Products
+    weights: Float[Tensor, " weight"]
+    factor: Float[Tensor, "weight weight"]
+    noise: dict[str, float]
+    ridge: float
+    effective: float
+
+    def force_errors(self, system: System) -> Float[Tensor, "atom 3"]:
+        """Standard error of every force component (eV/Å): of the weights and of what the form cannot fit, together."""
+        rows = design(self.products, build_graph(system, self.products.net.cutoff)).forces
+        return ((rows @ self.factor).square().sum(1) + self.noise["forces"] ** 2).sqrt().view(-1, 3)
+
+    def energy_error(self, system: System) -> float:
+        """Standard error of the energy, eV/atom."""
+        row = design(self.products, build_graph(system, self.products.net.cutoff)).energy / system.n_atoms
+        return float(((row @ self.factor).square().sum() + self.noise["energy"] ** 2).sqrt())
+
+
+def fit_closed_form(
+    frames: Sequence[LabelledFrame],
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    how: ClosedFormSettings | None = None,
+    stop: StopRequest = NEVER,
+    provenance: dict[str, Any] | None = None,
+) -> tuple[TrainingResult, Posterior, dict[str, float]]:
+    """Fit the linear student; writes `student.mdistill` and `posterior.safetensors`. The same input gives the same weights.
+
+    Args:
+        frames, settings: Labelled structures; cutoff, radial functions, degree and held-out share.
+        folder, stop: Where; asked between frames (nothing is kept of an interrupted fit: it takes about a minute).
+        how: Size of the basis, curvature, rounds.
+        provenance: Kept in the model file.
+    Returns:
+        Errors on the held-out blocks, the posterior, and the calibration of its force errors there: shares of residuals
+        within one and two standard errors.
+    Raises:
+        BadInput: Frames that are not finite, or nothing to hold out.
+        Interrupted: Stopped on request.
+    """
+    check_labels(frames)
+    how = how or ClosedFormSettings()
+    train, held_out = split_blocks(frames, held_out=settings.held_out)
+    elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
+    size = SplineSettings(elements=elements, **settings.network() | {"channels": 1, "hidden": 0})
+    products = _products(size, items_of(train, size.cutoff, torch.float64), how)
+    posterior = _solve(products, _normal_equations(products, train, how, stop), how.rounds)
+    student = to_student(products, posterior.weights, seed=settings.fit.seed)
+    path = Path(folder) / MODEL
+    made_from = {"train_frames": len(train), "held_out_frames": len(held_out), "fit": "closed-form"}
+    made_from |= {"settings": asdict(settings), "closed_form": asdict(how)}
+    digest = save_model(path, student, (provenance or {}) | made_from)
+    _save(Path(folder) / POSTERIOR, posterior, digest)
+    potential = load_model(path)
+    predictions = evaluate(potential, held_out)
+    result = TrainingResult(
+        path=path,
+        sha256=digest,
+        accuracy=accuracy(held_out, predictions),
+        curvature_error=curvature_error(potential.net, held_out),
+        parity=parity(held_out, predictions),
+        history=[],
+        parameters=products.count,
+        train_frames=len(train),
+        held_out_frames=len(held_out),
+    )
+    errors = torch.cat([(p.forces - f.target.forces).flatten() for p, f in zip(predictions, held_out, strict=True)])
+    known = torch.cat([posterior.force_errors(cast(f.system, dtype=torch.float64)).flatten() for f in held_out])
+    within = {f"within {k} sigma": float((errors.abs() < k * known).double().mean()) for k in (1, 2)}
+    return result, posterior, within
+
+
+def _products(size: SplineSettings, items: Sequence[Item], how: ClosedFormSettings) -> Products:
+    net = SplineNet(size)
+    with torch.no_grad():
+        net.last.weight.zero_()
+        net.set_closest(closest_distances(net, items))
+        net.reference.copy_(reference_energies(net, items))
+        sample = [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, min(_SAMPLE, len(items))).astype(int))]
+        return make_products(net, *moments_of(net, sample), second=how.second, third=how.third)
+
+
+def _normal_equations(
+    products: Products, frames: Sequence[LabelledFrame], how: ClosedFormSettings, stop: StopRequest
+) -> dict[str, _Normal]:
+    """Every labelled row of every frame, added up."""
+    size = products.count
+    found = {
+        kind: _Normal(torch.zeros((size, size), dtype=torch.float64), torch.zeros(size, dtype=torch.float64)) for kind in _KINDS
+    }
+    probed = [k for k, frame in enumerate(frames) if frame.probes is not None]
+    curved = {probed[int(k)] for k in np.linspace(0, len(probed) - 1, min(how.curvature_frames, len(probed)))}
+    with progress("closed form", len(frames), unit="frame") as advance, torch.no_grad():
+        for number, frame in enumerate(frames):
+            for kind, rows, labels in _rows_of(products, frame, curved=number in curved, step=how.step_A):
+                found[kind].add(rows, labels)
+            advance(1, "")
+            stop.raise_if_pending()
+    for normal in found.values():
+        normal.flush()
+    return {kind: normal for kind, normal in found.items() if normal.rows}
+
+
+def _rows_of(products: Products, frame: LabelledFrame, *, curved: bool, step: float) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Rows and labels (less reference energies and core) of one frame, by kind."""
+    base = Conservative(products.net)
+    system = cast(frame.system, dtype=torch.float64)
+    graph, target = build_graph(system, products.net.cutoff), frame.target
+    rows, bare = design(products, graph), base(graph)
+    yield "energy", rows.energy.unsqueeze(0) / system.n_atoms, (target.energy.double() - bare.energy) / system.n_atoms
+    yield "forces", rows.forces, (target.forces.double() - bare.forces).flatten()
+    if rows.stress is not None and target.stress is not None and bare.stress is not None:
+        lacking = (target.stress.double() - bare.stress)[0]
+        yield "stress", rows.stress, torch.stack([lacking[a, b] for a, b in VOIGT])
+    if curved and frame.probes is not None and frame.products is not None:
+        for probe, product in zip(frame.probes.double(), frame.products.double(), strict=True):
+            h = step / float(probe.abs().max())
+            sides = [replace(system, positions=system.positions + sign * h * probe) for sign in (1.0, -1.0)]
+            graphs = [build_graph(side, products.net.cutoff) for side in sides]
+            up, down = (design(products, side).forces for side in graphs)
+            bare_up, bare_down = (base(side).forces for side in graphs)
+            yield "curvature", (down - up) / (2 * h), (product - (bare_down - bare_up) / (2 * h)).flatten()
+
+
+def _solve(products: Products, normal: dict[str, _Normal], rounds: int) -> Posterior:
+    """Weights and noise in turns; see the head of this file."""
+    noise = {kind: _KINDS[kind] for kind in normal}
+    ridge, effective = 1e-6, 0.0
+    for _ in range(rounds):
+        gram = torch.stack([n.gram / noise[k] ** 2 for k, n in normal.items()]).sum(0)
+        moment = torch.stack([n.moment / noise[k] ** 2 for k, n in normal.items()]).sum(0)
+        scale = gram.diagonal().clamp_min(1e-12 * float(gram.diagonal().max())).sqrt()
+        eigenvalues, vectors = torch.linalg.eigh(gram / scale.outer(scale))
+        eigenvalues, projected = eigenvalues.clamp_min(0.0), vectors.T @ (moment / scale)
+        for _ in range(50):
+            shares = eigenvalues / (eigenvalues + ridge)
+            inner = projected / (eigenvalues + ridge)
+            effective = float(shares.sum())
+            ridge = min(max(effective / float(inner.square().sum()), 1e-12), 1e3)
+        weights = vectors @ (projected / (eigenvalues + ridge)) / scale
+        factor = (vectors / (eigenvalues + ridge).sqrt()) / scale.unsqueeze(1)
+        for kind, one in normal.items():
+            left = one.square - 2.0 * float(weights @ one.moment) + float(weights @ one.gram @ weights)
+            spent = float((factor * (one.gram @ factor)).sum()) / noise[kind] ** 2
+            noise[kind] = max(left / max(one.rows - spent, 1.0), 1e-16) ** 0.5
+    return Posterior(products, weights, factor, noise, ridge, effective)
+
+
+def _save(path: Path, posterior: Posterior, model: str) -> None:
+    """The posterior as safetensors (float32 factor), with the sha256 of the student it belongs to."""
+    tensors = {
+        "weights": posterior.weights,
+        "factor": posterior.factor.float(),
+        "directions": posterior.products.directions,
+        "closest": posterior.products.net.closest,
+    }
+    described = {kind: repr(value) for kind, value in posterior.noise.items()} | {"ridge": repr(posterior.ridge), "model": model}
+    held = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, safetensors.torch.save(held, metadata=described))
