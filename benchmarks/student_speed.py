@@ -1,0 +1,193 @@
+"""How fast the compiled students are: whole MD steps of Li6PS5Cl, beside the teacher and other potentials, in one run.
+
+Sizes tiny to large, each trained on the labels of student_accuracy.py (kept in runs/benchmark-li6ps5cl/sizes; `--train-only`
+does just that), at 52 to 26,624 atoms on 1 and 2 threads: µs per atom and per edge, memory, error on the same line. The
+median of several rounds counts; everything in a round is timed once. Peers: the teacher and CHGNet through their own
+neighbour lists, the student in torch.
+
+    python benchmarks/student_speed.py [--runs FOLDER] [--train-only] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from record import write_record
+from vesin import NeighborList
+
+from mdistill.analysis.accuracy import accuracy
+from mdistill.data.store import LabelStore
+from mdistill.graph import make_system
+from mdistill.io.structures import read_system, to_atoms
+from mdistill.kernels.spline import neighbours
+from mdistill.nets.settings import SIZES
+from mdistill.simulation.bussi import Bussi
+from mdistill.simulation.compiled import EngineEvaluator, compile_propagator, make_evaluator
+from mdistill.simulation.rollout import rollout
+from mdistill.simulation.start import initial_state
+from mdistill.teachers import load_teacher
+from mdistill.training.potential import evaluate, train_potential
+from mdistill.training.settings import FitSettings, TrainSettings
+from mdistill.training.split import split_blocks
+from mdistill.types import Potential, System
+from mdistill.workflows.models import load
+
+ROOT = Path(__file__).parent.parent
+KELVIN, STEP_FS, HELD_OUT, CUTOFF = 600.0, 2.0, 0.1, 4.9
+FIRST_STEP = (
+    "import sys,time; t=time.time(); from mdistill.workflows.models import load; import mdistill.simulation.compiled as c;"
+    "from mdistill.io.structures import read_system; p=load(sys.argv[1],precision='float32'); s=read_system(sys.argv[2]);"
+    "c.make_evaluator(p,s)(s); print(time.time()-t)"
+)
+
+
+class Stepper:
+    """Dynamics of one potential on one structure, a stretch at a time."""
+
+    def __init__(self, potential: Potential, system: System, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.threads, self.evaluate = threads, make_evaluator(potential, system)
+        plain = Bussi(evaluate=self.evaluate, time_step=STEP_FS, temperature_K=KELVIN)
+        self.propagator = compile_propagator(plain, self.evaluate)
+        self.generator = torch.Generator().manual_seed(0)
+        self.state = initial_state(system, temperature_K=2 * KELVIN, generator=self.generator)
+
+    def seconds_per_step(self, steps: int) -> float:
+        torch.set_num_threads(self.threads)
+        begun = time.perf_counter()
+        self.state = rollout(self.state, self.propagator, steps=steps, generator=self.generator, leap=steps)
+        return (time.perf_counter() - begun) / steps
+
+    def edges(self) -> float | None:
+        return self.evaluate.engine.counts()["edges"] if isinstance(self.evaluate, EngineEvaluator) else None
+
+
+def students(runs: Path) -> dict[str, tuple[Path, dict[str, float]]]:
+    """A trained student of each size with its held-out errors."""
+    frames = LabelStore(runs / "label").read()
+    held_out, found = split_blocks(frames, held_out=HELD_OUT)[1], {}
+    for size in SIZES:
+        path = runs / "sizes" / size / "student.mdistill"
+        if not path.is_file():
+            settings = TrainSettings(size=size, cutoff=CUTOFF, held_out=HELD_OUT, fit=FitSettings(max_minutes=9.0))  # type: ignore[arg-type]
+            train_potential(frames, settings, path.parent)
+        errors = accuracy(held_out, evaluate(load(path), held_out))
+        found[size] = (
+            path,
+            {f"force MAE {t} (meV/Å)": 1e3 * (errors.force[t].mean_absolute.value or 0.0) for t in ("600 K", "1000 K")},
+        )
+    return found
+
+
+def timed(steppers: dict[Any, tuple[Stepper, int]], rounds: int) -> dict[Any, list[float]]:
+    """Seconds per step of each, one measurement per round, all in turn; two rounds before are not counted."""
+    times: dict[Any, list[float]] = {key: [] for key in steppers}
+    for number in range(rounds + 2):
+        for key, (stepper, steps) in steppers.items():
+            seconds = stepper.seconds_per_step(steps)
+            if number >= 2:
+                times[key].append(seconds)
+    return times
+
+
+def student_rows(runs: Path, rounds: int) -> list[dict[str, Any]]:
+    cell, rows = to_atoms(read_system(Path(__file__).parent / "li6ps5cl_relaxed.extxyz")), []
+    trained = students(runs)
+    teacher, chgnet = load_teacher("sevennet-0"), load_teacher("chgnet")
+    for repeat in (1, 2, 4, 8):
+        atoms = cell.repeat(repeat)
+        system = make_system(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc)
+        n, before = system.n_atoms, psutil.Process().memory_info().rss
+        steps = max(4, 20_000 // n)
+        runners: dict[Any, tuple[Stepper, int]] = {}
+        for size, (path, _) in trained.items():
+            if repeat < 8 or size == "medium":
+                for threads in (1, 2):
+                    runners[size, threads] = (Stepper(load(path, precision="float32"), system, threads), steps)
+        if repeat <= 2:
+            for threads in (1, 2):
+                runners["medium, float64", threads] = (Stepper(load(trained["medium"][0]), system, threads), max(steps // 4, 2))
+                plain = load(trained["medium"][0], precision="float32").plain  # type: ignore[attr-defined]
+                runners["medium in torch", threads] = (Stepper(plain, system, threads), 3)
+                runners["sevennet-0", threads] = (Stepper(teacher, system, threads), 1)
+                if repeat == 1:
+                    runners["chgnet", threads] = (Stepper(chgnet, system, threads), 1)
+        times = timed(runners, rounds)
+        memory = (psutil.Process().memory_info().rss - before) / 2**20
+        for (name, threads), found in times.items():
+            middle, edges = float(np.median(found)), runners[name, threads][0].edges()
+            reference = times.get(("sevennet-0", threads))
+            errors = trained.get(name.split(",")[0].split(" in ")[0], (None, {}))[1]
+            rows.append(
+                {
+                    "model": name, "atoms": n, "threads": threads, "us_per_atom": 1e6 * middle / n,
+                    "us_per_edge": None if edges is None else 1e6 * middle / edges,
+                    "spread (%)": 100.0 * float(np.std(found)) / middle,
+                    "over the teacher (×)": None if reference is None else float(np.median(reference)) / middle,
+                    "edges per atom": None if edges is None else edges / n, "memory of all (MiB)": round(memory),
+                } | errors
+            )  # fmt: skip
+    return rows
+
+
+def other_rows(runs: Path) -> list[dict[str, Any]]:
+    """Neighbour search beside vesin's, and the time from a cold process to the first forces."""
+    rows: list[dict[str, Any]] = []
+    cell = to_atoms(read_system(Path(__file__).parent / "li6ps5cl_relaxed.extxyz"))
+    path = students(runs)["medium"][0]
+    kernel = load(path, precision="float32").kernel  # type: ignore[attr-defined]
+    for repeat in (2, 4):
+        atoms = cell.repeat(repeat)
+        own, theirs = [], []
+        for _ in range(7):
+            begun = time.perf_counter()
+            neighbours(kernel, atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF + 0.5)
+            own.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+            NeighborList(cutoff=CUTOFF + 0.5, full_list=True).compute(
+                points=atoms.positions, box=atoms.cell.array, periodic=True, quantities="ijS"
+            )
+            theirs.append(time.perf_counter() - begun)
+        for name, found in (("neighbour search, compiled, sorted", own), ("neighbour search, vesin", theirs)):
+            rows.append(
+                {"model": name, "atoms": len(atoms), "threads": 1, "us_per_atom": 1e6 * float(np.median(found)) / len(atoms)}
+            )
+    structure = str(Path(__file__).parent / "li6ps5cl_relaxed.extxyz")
+    cold = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", FIRST_STEP, str(path), structure], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for _ in range(3)
+    ]
+    rows.append({"model": "from python's start to the first forces, kernel in the cache (s)", "seconds": float(np.median(cold))})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark-li6ps5cl")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--train-only", action="store_true")
+    given = parser.parse_args()
+    if given.train_only:
+        torch.set_num_threads(1)
+        students(given.runs)
+        return
+    rows = other_rows(given.runs) + student_rows(given.runs, given.rounds)
+    write_record(
+        "student_speed", {"temperature_K": KELVIN, "time_step_fs": STEP_FS, "thermostat": "bussi", "cutoff": CUTOFF}, rows
+    )
+
+
+if __name__ == "__main__":
+    main()
