@@ -184,3 +184,33 @@ def test_results_schema(workspace):
     assert raw["format"] == 1
     assert all({"value", "error", "unit"} <= set(v) for v in raw["values"].values())
     assert raw["provenance"]["model_sha256"] and raw["provenance"]["structure_sha256"]
+
+
+def test_bench_adds_accuracy_against_speed_to_the_run(workspace, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(workspace / "runs" / "li6ps5cl", run)
+    command = ["bench", str(run), "--sizes", "tiny", "--minutes", "0.05", "--rounds", "3", "--teacher", "toy_teacher:salt"]
+    for _ in range(2):
+        assert cli.run(command) == 0
+        results = read_results(run)
+        assert [table.name for table in results.tables].count("front") == 1
+        assert [figure.name for figure in results.figures].count("front") == 1
+    rows = next(table for table in results.tables if table.name == "front").rows
+    assert [row[0] for row in rows[1:]] == ["this run's student", "tiny"] and rows[2][1] < rows[1][1]
+    assert all(row[2].value > 0 and row[4].value > 0 for row in rows[1:])
+    assert "Accuracy against speed" in (run / "report.html").read_text(encoding="utf-8")
+    assert "tiny" in capsys.readouterr().out
+    assert cli.run(["bench", str(tmp_path)]) == 2 and cli.run([*command, "--sizes", "huge"]) == 2
+
+
+def test_train_closed_form(workspace, tmp_path, capsys):
+    run = str(workspace / "runs" / "li6ps5cl")
+    out = str(tmp_path / "linear")
+    sizes = ["--closed-form.second", "6", "--closed-form.third", "4", "--cutoff", "4.5", "--radial", "6"]
+    assert cli.run(["train", "potential", run, "--fit", "closed-form", *sizes, "--out", out]) == 0
+    assert "within 1 σ" in capsys.readouterr().out
+    results = read_results(Path(out))
+    assert 0.3 < results.values["force_errors_within_1_sigma"].value <= 1.0
+    assert cli.run(["info", f"{out}/student.mdistill"]) == 0
+    refused = ["--start-from", f"{out}/student.mdistill", "--out", str(tmp_path / "x")]
+    assert cli.run(["train", "potential", run, "--fit", "closed-form", *refused]) == 2

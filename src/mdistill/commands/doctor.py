@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
     """Print the check-up; 0 also when an optional teacher is missing."""
     settings = parse(DoctorArguments, arguments, program="mdistill doctor", description=HELP)
     from mdistill.io.results import Cell, Results, Table
+    from mdistill.kernels.library import cache_folder, compiler
     from mdistill.teachers import TEACHERS
     from mdistill.workflows.run import hardware
 
@@ -69,6 +70,10 @@ def main(arguments: list[str]) -> int:
         columns=["what", "found"],
         rows=[[k, "none" if v is None else str(v)] for k, v in hardware().items()],
     )
+    found = compiler()
+    state = f"{found}: students run in compiled code" if found else "none: students run in torch, about 20 times slower"
+    machine.rows.append(["C++ compiler", state])
+    machine.rows.append(["built kernels", str(cache_folder())])
     finish(stamped(Results(command="doctor", tables=[packages, teachers, machine]), settings), settings.out)
     return 0
 
