@@ -37,7 +37,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for precision in ("float32", "float64"):
         student = load(given.runs / "train" / "student.mdistill", precision=precision)  # type: ignore[arg-type]
-        length = given.nve_ps if precision == "float32" else 0.5 * given.nve_ps
+        length = given.nve_ps if precision == "float32" else 0.1 * given.nve_ps
         settings = SimulateSettings(
             ensemble="nve", temperature_K=900.0, time_ps=length, equilibration_ps=2.0, time_step_fs=1.0, save_every_fs=100.0
         )
