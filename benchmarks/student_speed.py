@@ -11,6 +11,7 @@ neighbour lists, the student in torch.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -173,17 +174,26 @@ def other_rows(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def nep_rows(python: Path) -> list[dict[str, Any]]:
+    """A NEP4 potential of usual size through calorine, by another Python that has it (see peer_nep.py)."""
+    script, structure = (Path(__file__).parent / name for name in ("peer_nep.py", "li6ps5cl_relaxed.extxyz"))
+    done = subprocess.run([str(python), str(script), str(structure)], capture_output=True, text=True, check=True)
+    return [{"model": "NEP4, calorine CPUNEP, force call", "threads": 1} | row for row in json.loads(done.stdout)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark-li6ps5cl")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--nep-python", type=Path, help="a Python with calorine, for the NEP row")
     given = parser.parse_args()
     if given.train_only:
         torch.set_num_threads(1)
         students(given.runs)
         return
     rows = other_rows(given.runs) + student_rows(given.runs, given.rounds)
+    rows += nep_rows(given.nep_python) if given.nep_python else []
     write_record(
         "student_speed", {"temperature_K": KELVIN, "time_step_fs": STEP_FS, "thermostat": "bussi", "cutoff": CUTOFF}, rows
     )

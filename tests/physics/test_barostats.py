@@ -225,3 +225,50 @@ def test_an_open_cell_is_refused(pbc: tuple[bool, ...]) -> None:
     state = initial_state(system, temperature_K=300.0, generator=Generator())
     with pytest.raises(BadInput, match="periodic in all three directions"):
         propagator.step(state, Generator())
+
+
+@cache
+def density_by_ase(pressure_GPa: float, *, steps: int = 9000) -> tuple[float, float]:
+    """Mean volume (Å³) of the same solid under ASE's LangevinBAOAB, and its standard error from ten blocks."""
+    from ase import units
+    from ase.md.langevinbaoab import LangevinBAOAB
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+
+    from mdistill.export.ase import calculator
+    from mdistill.io.structures import to_atoms
+
+    atoms = to_atoms(fcc(2, 5.4))
+    atoms.calc = calculator(CopiesOfLennardJones(reach=5.0))
+    MaxwellBoltzmannDistribution(atoms, temperature_K=2.0 * COOL, rng=np.random.default_rng(0))
+    dynamics = LangevinBAOAB(
+        atoms, 8.0 * units.fs, temperature_K=COOL, externalstress=-pressure_GPa * units.GPa, hydrostatic=True,
+        T_tau=200.0 * units.fs, P_tau=800.0 * units.fs, rng=np.random.default_rng(1),
+    )  # fmt: skip
+    found: list[float] = []
+    dynamics.attach(lambda: found.append(float(atoms.get_volume())), interval=5)
+    dynamics.run(steps)
+    kept = np.array(found[len(found) // 10 :])
+    blocks = np.array([part.mean() for part in np.array_split(kept, 10)])
+    return float(kept.mean()), float(blocks.std(ddof=1) / np.sqrt(len(blocks)))
+
+
+def check_density(run: SolidRun, pressure_GPa: float) -> float:
+    """Our mean volume against ASE's, in combined standard errors."""
+    theirs, error = density_by_ase(pressure_GPa)
+    structs = run.volume.mean(0)
+    off = (structs.mean() - theirs) / np.hypot(error, structs.std(ddof=1) / np.sqrt(len(structs)))
+    assert abs(off) < 3.0, off
+    return float(off)
+
+
+@pytest.mark.parametrize("name", list(STRAINS))
+def test_the_density_is_that_of_ase(name: str, trust: Callable[..., None]) -> None:
+    off = check_density(solid(name, LOW), LOW)
+    trust("T15", f"{name}: Lennard-Jones solid, density against ASE's LangevinBAOAB: off (σ)", off, "< 3")
+
+
+@pytest.mark.planted
+def test_the_density_check_sees_another_pressure(trust: Callable[..., None]) -> None:
+    with pytest.raises(AssertionError):
+        check_density(solid("isotropic", HIGH), LOW)
+    trust("T15", "planted pressure 50 MPa too high against ASE's density", "noticed", "noticed", planted=True)
