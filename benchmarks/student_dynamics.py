@@ -3,7 +3,7 @@
 Needs student_accuracy.py (the student) and teacher_trajectory.py (the judge, run with ASE alone). The student starts from
 the same structure with other random numbers, in several runs of the teacher's length.
 
-    python benchmarks/student_dynamics.py [--runs FOLDER] [--teacher FOLDER] [--replicas 3]
+    python benchmarks/student_dynamics.py [--runs FOLDER] [--teacher FOLDER] [--replicas 8]
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark-li6ps5cl")
     parser.add_argument("--teacher", type=Path, default=ROOT / "runs" / "teacher-900K")
-    parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--replicas", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=900.0)
     given = parser.parse_args()
     teacher = teacher_trajectory(given.teacher)
