@@ -212,5 +212,19 @@ def test_train_closed_form(workspace, tmp_path, capsys):
     results = read_results(Path(out))
     assert 0.3 < results.values["force_errors_within_1_sigma"].value <= 1.0
     assert cli.run(["info", f"{out}/student.mdistill"]) == 0
+    structure = str(workspace / "runs" / "li6ps5cl" / "prepare" / "structures.extxyz")
+    for kelvin, warned in ((50, False), (3000, True)):
+        how = [
+            "--temperature-K",
+            f"{kelvin}",
+            "--time-ps",
+            "0.1",
+            "--guard.temperature-margin-K",
+            "50000",
+            "--guard.largest-force",
+            "500",
+        ]
+        assert cli.run(["simulate", structure, "--potential", out, *how, "--out", f"{out}/md{kelvin}"]) == 0
+        assert ("leaves what it was taught" in capsys.readouterr().out) == warned
     refused = ["--start-from", f"{out}/student.mdistill", "--out", str(tmp_path / "x")]
     assert cli.run(["train", "potential", run, "--fit", "closed-form", *refused]) == 2

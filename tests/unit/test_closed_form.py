@@ -14,7 +14,8 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors, volumes
 from mdistill.nets.spline import SplineNet
-from mdistill.training.closed_form import POSTERIOR, fit_closed_form
+from mdistill.training.closed_form import fit_closed_form
+from mdistill.training.posterior import POSTERIOR, load_posterior
 from mdistill.training.products import Products, design, make_products, sum_of_cubes, to_student
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 from mdistill.types import System
@@ -102,6 +103,23 @@ def test_error_bars_grow_away_from_the_data(tmp_path):
     far = replace(near, positions=0.93 * near.positions, cell=0.93 * near.cell)
     assert float(posterior.force_errors(far).mean()) > 1.2 * float(posterior.force_errors(near).mean())
     assert posterior.energy_error(far) > posterior.energy_error(near)
+
+
+def test_the_posterior_comes_back_and_damage_is_noticed(tmp_path):
+    frames = morse_frames(40)
+    result, posterior, _ = fit_closed_form(frames, SETTINGS, tmp_path, how=SMALL)
+    path = tmp_path / POSTERIOR
+    again = load_posterior(path, model=result.sha256)
+    system = frames[0].system
+    assert_close(again.force_errors(system), posterior.force_errors(system), absolute=1e-6)
+    assert again.noise == posterior.noise
+    with pytest.raises(BadInput, match="another student"):
+        load_posterior(path, model="0" * 64)
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:], b"", b"not safetensors"):
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput):
+            load_posterior(path, model=result.sha256)
 
 
 @pytest.mark.planted

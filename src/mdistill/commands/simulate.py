@@ -52,10 +52,11 @@ def main(arguments: list[str]) -> int:
     """Simulate; prints averages and speed."""
     given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP)
     from mdistill.interrupt import stop_on_signals
+    from mdistill.io.results import merge
     from mdistill.simulation.simulate import simulate
     from mdistill.workflows.models import load
     from mdistill.workflows.run import locked
-    from mdistill.workflows.simulate import dynamics_results, starting_structure
+    from mdistill.workflows.simulate import dynamics_results, starting_structure, uncertainty_results
 
     use_threads(given.threads)
     system = starting_structure(given.structure, given.repeat)
@@ -64,6 +65,9 @@ def main(arguments: list[str]) -> int:
     command = "mdistill simulate " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         done = simulate(system, potential, given.settings, folder, stop=stop)
-    finish(stamped(dynamics_results(done, potential, given.settings), given.settings, repeat=command), folder, report=True)
+    results = dynamics_results(done, potential, given.settings)
+    if Path(given.potential).exists():
+        results = merge(results, uncertainty_results(potential, Path(given.potential), done))
+    finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"trajectory: {done.trajectory}")
     return 0

@@ -18,30 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mdistill.analysis.accuracy import accuracy
 from mdistill.derivatives import Conservative
 from mdistill.graph import build_graph, cast
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.files import write_bytes
 from mdistill.nets.settings import SplineSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.progress import progress
 from mdistill.training.calibrate import closest_distances, moments_of, reference_energies
 from mdistill.training.checkpoint import load_model, save_model
 from mdistill.training.labels import Item, check_labels, items_of
+from mdistill.training.posterior import POSTERIOR, Posterior, save_posterior
 from mdistill.training.potential import MODEL, TrainingResult, curvature_error, evaluate, parity
 from mdistill.training.products import Products, design, make_products, to_student
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 from mdistill.training.split import split_blocks
-from mdistill.types import LabelledFrame, System
+from mdistill.types import LabelledFrame
 from mdistill.units import VOIGT
 
-POSTERIOR = "posterior.safetensors"
 _KINDS = {"energy": 2e-3, "forces": 5e-2, "stress": 1e-3, "curvature": 0.5}
 """What is fitted, with a first guess of its residuals: eV/atom, eV/Å, eV/Å³, eV/Å²."""
 _SAMPLE = 48
@@ -70,37 +67,6 @@ class _Normal:
             self.moment.add_(x.T @ y)
             self.square, self.rows = self.square + float(y @ y), self.rows + len(y)
             self._waiting.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class Posterior:
-    """What is known of the weights.
-
-    Attributes:
-        products: The invariants they weigh.
-        weights: [weight] their mean.
-        factor: [weight, weight] F with covariance F Fᵀ.
-        noise: Spread of the residuals of each kind.
-        ridge: λ.
-        effective: Number of weights that the data determine.
-    """
-
-    products: Products
-    weights: Float[Tensor, " weight"]
-    factor: Float[Tensor, "weight weight"]
-    noise: dict[str, float]
-    ridge: float
-    effective: float
-
-    def force_errors(self, system: System) -> Float[Tensor, "atom 3"]:
-        """Standard error of every force component (eV/Å): of the weights and of what the form cannot fit, together."""
-        rows = design(self.products, build_graph(system, self.products.net.cutoff)).forces
-        return ((rows @ self.factor).square().sum(1) + self.noise["forces"] ** 2).sqrt().view(-1, 3)
-
-    def energy_error(self, system: System) -> float:
-        """Standard error of the energy, eV/atom."""
-        row = design(self.products, build_graph(system, self.products.net.cutoff)).energy / system.n_atoms
-        return float(((row @ self.factor).square().sum() + self.noise["energy"] ** 2).sqrt())
 
 
 def fit_closed_form(
@@ -138,7 +104,7 @@ def fit_closed_form(
     made_from = {"train_frames": len(train), "held_out_frames": len(held_out), "fit": "closed-form"}
     made_from |= {"settings": asdict(settings), "closed_form": asdict(how)}
     digest = save_model(path, student, (provenance or {}) | made_from)
-    _save(Path(folder) / POSTERIOR, posterior, digest)
+    save_posterior(Path(folder) / POSTERIOR, posterior, model=digest)
     potential = load_model(path)
     predictions = evaluate(potential, held_out)
     result = TrainingResult(
@@ -213,7 +179,7 @@ def _rows_of(products: Products, frame: LabelledFrame, *, curved: bool, step: fl
 def _solve(products: Products, normal: dict[str, _Normal], rounds: int) -> Posterior:
     """Weights and noise in turns; see the head of this file."""
     noise = {kind: _KINDS[kind] for kind in normal}
-    ridge, effective = 1e-6, 0.0
+    ridge, effective, usual = 1e-6, 0.0, 0.0
     for _ in range(rounds):
         gram = torch.stack([n.gram / noise[k] ** 2 for k, n in normal.items()]).sum(0)
         moment = torch.stack([n.moment / noise[k] ** 2 for k, n in normal.items()]).sum(0)
@@ -230,18 +196,8 @@ def _solve(products: Products, normal: dict[str, _Normal], rounds: int) -> Poste
         for kind, one in normal.items():
             left = one.square - 2.0 * float(weights @ one.moment) + float(weights @ one.gram @ weights)
             spent = float((factor * (one.gram @ factor)).sum()) / noise[kind] ** 2
+            usual = noise[kind] * (spent / one.rows) ** 0.5 if kind == "forces" else usual
             noise[kind] = max(left / max(one.rows - spent, 1.0), 1e-16) ** 0.5
-    return Posterior(products, weights, factor, noise, ridge, effective)
-
-
-def _save(path: Path, posterior: Posterior, model: str) -> None:
-    """The posterior as safetensors (float32 factor), with the sha256 of the student it belongs to."""
-    tensors = {
-        "weights": posterior.weights,
-        "factor": posterior.factor.float(),
-        "directions": posterior.products.directions,
-        "closest": posterior.products.net.closest,
-    }
-    described = {kind: repr(value) for kind, value in posterior.noise.items()} | {"ridge": repr(posterior.ridge), "model": model}
-    held = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(held, metadata=described))
+            if kind != "forces":  # few rows beside many weights: their noise must not grow until they no longer count
+                noise[kind] = min(noise[kind], _KINDS[kind])
+    return Posterior(products, weights, factor, noise, ridge, effective, usual)

@@ -81,12 +81,14 @@ def make_products(net: SplineNet, moments: Tensor, species: Tensor, *, second: i
             eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
             floor = _FLOOR * eigenvalues[0].clamp_min(1e-12)
             directions[z, degree] = (vectors / eigenvalues.clamp_min(float(floor)).sqrt())[:, : directions.shape[3]]
-    return Products(
-        net,
-        directions,
-        torch.tensor(list(combinations_with_replacement(range(second), 2))),
-        torch.tensor(list(combinations_with_replacement(range(third), 3))),
-    )
+    return Products(net, directions, *pairs_and_triples(second, third))
+
+
+def pairs_and_triples(second: int, third: int) -> tuple[Int[Tensor, "pair 2"], Int[Tensor, "triple 3"]]:
+    """All a ≤ b below `second`, and all a ≤ b ≤ c below `third`."""
+    lists = (list(combinations_with_replacement(range(n), order)) for n, order in ((second, 2), (third, 3)))
+    pairs, triples = (torch.tensor(one) for one in lists)
+    return pairs, triples
 
 
 def design(products: Products, graph: Graph) -> Design:

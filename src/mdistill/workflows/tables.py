@@ -11,7 +11,7 @@ from mdistill.data.prepare import Preparation
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
 from mdistill.io.results import Cell, Figure, Results, Series, Table
-from mdistill.training.closed_form import Posterior
+from mdistill.training.posterior import Posterior
 from mdistill.training.potential import TrainingResult
 from mdistill.types import Estimate, LabelledFrame
 from mdistill.units import GPA
