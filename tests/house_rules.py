@@ -43,6 +43,9 @@ def _dotted(node: ast.expr) -> str:
 
 def main() -> int:
     found = [c for path in sorted(SOURCE.rglob("*.py")) for c in complaints(path)]
+    for path in sorted([*SOURCE.rglob("*.hpp"), *SOURCE.rglob("*.cpp")]):
+        length = path.read_text(encoding="utf-8").count("\n")
+        found += [f"{path}: {length} lines, at most {MAX_FILE}"] if length > MAX_FILE else []
     nested = [p for p in SOURCE.glob("*/*/") if p.is_dir() and p.name != "__pycache__"]
     found += [f"{p}: a folder inside a room" for p in nested]
     print("\n".join(found) or "house rules hold")

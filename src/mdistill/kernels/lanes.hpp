@@ -1,9 +1,12 @@
 // Sixteen numbers at a time: vectors of the compiler's own kind, and the few functions of them that it does not bring along.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 
 namespace mdistill {
 
@@ -137,5 +140,32 @@ inline void transpose(Lanes<real> *x) {
     std::memcpy(static_cast<void *>(x), out, sizeof out);
   }
 }
+
+struct Free {
+  void operator()(void *p) const { std::free(p); }
+};
+
+// An array aligned for vectors, filled with zeros.
+template <class T>
+class Array {
+ public:
+  Array() = default;
+  explicit Array(size_t n) { resize(n); }
+  void resize(size_t n) {
+    const size_t bytes = (n * sizeof(T) + 127) / 128 * 128;
+    data.reset(static_cast<T *>(std::aligned_alloc(128, std::max<size_t>(bytes, 128))));
+    std::memset(static_cast<void *>(data.get()), 0, std::max<size_t>(bytes, 128));
+    count = n;
+  }
+  T &operator[](size_t i) { return data.get()[i]; }
+  const T &operator[](size_t i) const { return data.get()[i]; }
+  T *begin() { return data.get(); }
+  const T *begin() const { return data.get(); }
+  size_t size() const { return count; }
+
+ private:
+  std::unique_ptr<T, Free> data;
+  size_t count = 0;
+};
 
 }  // namespace mdistill

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-SOURCES = ("lanes.hpp", "neighbours.hpp", "spline.hpp", "dynamics.hpp", "library.cpp")
+SOURCES = ("lanes.hpp", "neighbours.hpp", "edges.hpp", "spline.hpp", "dynamics.hpp", "library.cpp")
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
 _TRIES = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
