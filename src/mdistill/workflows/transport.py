@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ from mdistill.errors import BadInput
 from mdistill.io.results import Cell, Figure, Results, Series, Table, merge
 from mdistill.types import Estimate, Trajectory
 from mdistill.units import DIFFUSIVITY_CM2_S, PS
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 USUAL_CHARGES = {
     "H": 1,
@@ -151,7 +154,9 @@ def _transport_table(symbol: str, points: Sequence[_Point]) -> Table:
 def _interval(estimate: Estimate) -> str:
     if estimate.interval is None:
         return "–" if estimate.upper_limit is None else f"below {estimate.upper_limit:.1e}"
-    return f"{estimate.interval[0]:.2e} to {estimate.interval[1]:.2e}"
+    low, high = estimate.interval
+    power = math.floor(math.log10(max(abs(low), abs(high)) or 1.0))
+    return f"({low / 10.0**power:.2f} to {high / 10.0**power:.2f}) × 10{str(power).translate(_SUPERSCRIPTS)}"
 
 
 def _msd_figures(symbol: str, points: Sequence[_Point]) -> list[Figure]:
