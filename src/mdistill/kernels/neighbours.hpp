@@ -75,7 +75,7 @@ class Search {
     int64_t slot = 0;
     for (const auto &part : found)
       for (const Pair &pair : part) {
-        out.sender[slot] = pair.sender;
+        out.sender[slot] = static_cast<int32_t>(pair.order & 0xffffffffu);
         for (int b = 0; b < 3; ++b)
           out.offset[slot][b] = pair.image[0] * box.rows[0][b] + pair.image[1] * box.rows[1][b] + pair.image[2] * box.rows[2][b];
         ++slot;
@@ -84,10 +84,10 @@ class Search {
 
  private:
   struct Pair {
-    int32_t species, sender, image[3];
+    uint64_t order;  // species and number of the sender
+    int32_t image[3];
     bool operator<(const Pair &other) const {
-      if (species != other.species) return species < other.species;
-      if (sender != other.sender) return sender < other.sender;
+      if (order != other.order) return order < other.order;
       return std::lexicographical_compare(image, image + 3, other.image, other.image + 3);
     }
   };
@@ -99,6 +99,8 @@ class Search {
   double origin[3], width[3];                    // of the bins, in fractions of the cell
   std::vector<std::array<int32_t, 3>> turns, at;  // whole cells each atom lies outside; its bin
   std::vector<int32_t> first, members;            // atoms by bin
+  std::vector<std::array<double, 3>> inside;      // positions within the cell, in the order of `members`
+  std::vector<int32_t> place_of;                  // where an atom stands in that order
 
   void place(const double *positions) {
     std::vector<std::array<double, 3>> fraction(atoms);
@@ -136,6 +138,13 @@ class Search {
     members.resize(atoms);
     std::vector<int32_t> next(first.begin(), first.end() - 1);
     for (int64_t i = 0; i < atoms; ++i) members[next[number(at[i][0], at[i][1], at[i][2])]++] = static_cast<int32_t>(i);
+    inside.resize(atoms), place_of.resize(atoms);
+    for (int64_t m = 0; m < atoms; ++m) {
+      const int32_t i = members[m];
+      place_of[i] = static_cast<int32_t>(m);
+      for (int c = 0; c < 3; ++c)
+        inside[m][c] = positions[3 * i + c] - (turns[i][0] * box.rows[0][c] + turns[i][1] * box.rows[1][c] + turns[i][2] * box.rows[2][c]);
+    }
   }
 
   size_t number(int x, int y, int z) const { return (static_cast<size_t>(x) * bins[1] + y) * bins[2] + z; }
@@ -150,7 +159,8 @@ class Search {
 
   void around(int64_t i, const double *positions, const int32_t *species, std::vector<Pair> &out) const {
     int bin[3], image[3];
-    const double *ri = positions + 3 * i;
+    const std::array<double, 3> &own = inside[place_of[i]];
+    const double generous = reach * reach * (1.0 + 1e-9);
     for (int sx = -range[0]; sx <= range[0]; ++sx) {
       if (!shifted(at[i][0], sx, 0, bin[0], image[0])) continue;
       for (int sy = -range[1]; sy <= range[1]; ++sy) {
@@ -158,21 +168,29 @@ class Search {
         for (int sz = -range[2]; sz <= range[2]; ++sz) {
           if (!shifted(at[i][2], sz, 2, bin[2], image[2])) continue;
           const size_t b = number(bin[0], bin[1], bin[2]);
+          double from[3];
+          for (int c = 0; c < 3; ++c)
+            from[c] = image[0] * box.rows[0][c] + image[1] * box.rows[1][c] + image[2] * box.rows[2][c] - own[c];
           for (int32_t m = first[b]; m < first[b + 1]; ++m) {
-            const int32_t j = members[m];
-            int32_t s[3];
-            for (int a = 0; a < 3; ++a) s[a] = image[a] + turns[i][a] - turns[j][a];
-            double square = 0;
-            for (int c = 0; c < 3; ++c) {
-              const double lattice = s[0] * box.rows[0][c] + s[1] * box.rows[1][c] + s[2] * box.rows[2][c];
-              const double d = positions[3 * j + c] - ri[c] + lattice;
-              square += d * d;
-            }
-            if (square < reach * reach && (j != i || s[0] || s[1] || s[2])) out.push_back({species[j], j, {s[0], s[1], s[2]}});
+            const double x = inside[m][0] + from[0], y = inside[m][1] + from[1], z = inside[m][2] + from[2];
+            if (x * x + y * y + z * z < generous) consider(i, members[m], image, positions, species, out);
           }
         }
       }
     }
+  }
+
+  // Add a pair that is close, judged from the positions as they were given: the answer depends on the structure alone.
+  void consider(int64_t i, int32_t j, const int *image, const double *positions, const int32_t *species, std::vector<Pair> &out) const {
+    Pair pair{static_cast<uint64_t>(static_cast<uint32_t>(species[j])) << 32 | static_cast<uint32_t>(j), {}};
+    for (int a = 0; a < 3; ++a) pair.image[a] = image[a] + turns[i][a] - turns[j][a];
+    const int32_t *s = pair.image;
+    double square = 0;
+    for (int c = 0; c < 3; ++c) {
+      const double d = positions[3 * j + c] - positions[3 * i + c] + s[0] * box.rows[0][c] + s[1] * box.rows[1][c] + s[2] * box.rows[2][c];
+      square += d * d;
+    }
+    if (square < reach * reach && (j != i || s[0] || s[1] || s[2])) out.push_back(pair);
   }
 };
 

@@ -152,7 +152,7 @@ class LeapingBarostat:
 
 
 def make_evaluator(
-    potential: Potential, system: System, *, skin: float = 0.5, guard: Guard | None = None
+    potential: Potential, system: System, *, skin: float = 1.2, guard: Guard | None = None
 ) -> Evaluator | EngineEvaluator:
     """What evaluates the atoms of a system along a trajectory: an engine, watching the guard's closest distances, where the
     potential brings one and the system is one struct; else an `Evaluator`."""

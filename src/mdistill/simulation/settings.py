@@ -79,7 +79,7 @@ class SimulateSettings:
     save_every_fs: float = 20.0
     format: Literal["hdf5", "extxyz"] = "hdf5"
     seed: int = 0
-    skin_A: float = 0.5
+    skin_A: float = 1.2
     restart_seconds: float = 30.0
     guard: GuardSettings = field(default_factory=GuardSettings)
 
