@@ -78,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     how = ClosedFormSettings(second=16, third=10)
     fit = FitSettings(max_minutes=given.minutes, max_epochs=400)
-    settings = TrainSettings(cutoff=given.cutoff, radial=16, held_out=0.1, energy_weight=20.0, fit=fit)
+    settings = TrainSettings(cutoff=given.cutoff, radial=16, held_out=0.1, energy_weight=60.0, fit=fit)
     rows: list[dict[str, Any]] = []
     for element, published in PUBLISHED.items():
         train, test = (frames_of(given.data / f"{element}_{part}.json") for part in ("training", "test"))
