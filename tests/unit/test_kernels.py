@@ -21,7 +21,7 @@ from mdistill.kernels import library as building
 from mdistill.kernels.spline import SplineKernel, neighbours
 from mdistill.nets.compiled import CompiledSpline, compiled, kernel_weights
 from mdistill.types import Prediction, System
-from systems import LIPSCL, SYSTEMS, dimer, random_box, tiny_net
+from systems import SYSTEMS, dimer, random_box, tiny_net
 
 needs_compiler = pytest.mark.skipif(building.compiler() is None, reason="no C++ compiler here")
 pytestmark = needs_compiler
@@ -248,4 +248,3 @@ def test_a_cache_that_cannot_be_written_is_worked_around(fresh_build, monkeypatc
 def test_sources_are_part_of_the_package():
     for name in building.SOURCES:
         assert (Path(building.__file__).parent / name).is_file()
-    assert sorted(LIPSCL) == list(LIPSCL)

@@ -149,7 +149,7 @@ def wasserstein(first: Curve, second: Curve) -> float:
     """
     p, q = _distributions(first, second)
     width = float(first.x[1] - first.x[0]) if len(p) > 1 else 0.0
-    return float(np.abs(np.cumsum(p - q)).sum() * width)
+    return _carried(p, q, width)
 
 
 def sampling_divergence(first: Curve, second: Curve) -> float:
@@ -184,7 +184,7 @@ def segment_scatter(curve: Curve) -> tuple[Float[np.ndarray, " block"], Float[np
         if block.sum() > 0 and rest.sum() > 0:
             p, q = block / block.sum(), rest / rest.sum()
             divergences.append(_divergence(p, q))
-            shifts.append(float(np.abs(np.cumsum(p - q)).sum() * width))
+            shifts.append(_carried(p, q, width))
     return np.array(divergences), np.array(shifts)
 
 
@@ -197,6 +197,10 @@ def _distributions(first: Curve, second: Curve) -> tuple[Float[np.ndarray, " bin
     if not (p.sum() > 0 and q.sum() > 0):
         raise BadInput("rdf", f"{first.label}: no pair within r_max", allowed="at least one pair", fix="use a larger r_max")
     return p / p.sum(), q / q.sum()
+
+
+def _carried(p: Float[np.ndarray, " bin"], q: Float[np.ndarray, " bin"], width: float) -> float:
+    return float(np.abs(np.cumsum(p - q)).sum() * width)
 
 
 def _divergence(p: Float[np.ndarray, " bin"], q: Float[np.ndarray, " bin"]) -> float:

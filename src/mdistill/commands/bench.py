@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from mdistill.commands.parse import finish, parse, stamped, use_threads
+from mdistill.workflows.settings import BenchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +21,13 @@ class BenchArguments:
     """Run folder of `mdistill distill`: its labels teach, its report gets the table and the plot."""
     out: Path | None = None
     """Folder for results.json and a page of its own (default: RUN/bench)."""
-    sizes: tuple[str, ...] = ("tiny", "small", "medium", "large")
-    """Sizes to train."""
     teacher: str = ""
     """Teacher to time beside them (default: the run's)."""
-    minutes: float = 4.0
-    """Training time of each size at most, minutes."""
-    rounds: int = 7
-    """Rounds of the timing; each costs one teacher call."""
-    seed: int = 0
-    """Seed of training."""
     threads: int | None = None
     """Threads (default: all cores)."""
     max_hours: float | None = None
     """Save and stop after so many hours; the same command resumes."""
+    settings: Annotated[BenchSettings, tyro.conf.arg(name="")] = field(default_factory=BenchSettings)
 
 
 HELP = """\
@@ -54,20 +48,19 @@ def main(arguments: list[str]) -> int:
     from mdistill.io.results import read_results
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
-    from mdistill.workflows.bench import BenchSettings, add_to_run, bench
+    from mdistill.workflows.bench import add_to_run, bench
     from mdistill.workflows.models import load
     from mdistill.workflows.run import locked
 
     use_threads(given.threads)
-    settings = BenchSettings(sizes=given.sizes, minutes=given.minutes, rounds=given.rounds, seed=given.seed)
     name = given.teacher or str(read_results(given.run).provenance.get("teacher", ""))
     if not name:
         raise BadInput(given.run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
     command = "mdistill bench " + shlex.join(arguments)
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        found = bench(given.run, load(name), settings, stop=stop)
+        found = bench(given.run, load(name), given.settings, stop=stop)
         write_svg_files(add_to_run(given.run, found), given.run)
         page = write_report(given.run)
-    finish(stamped(found, settings, repeat=command), given.out or given.run / "bench", report=True)
+    finish(stamped(found, given.settings, repeat=command), given.out or given.run / "bench", report=True)
     print(f"added to: {page}")
     return 0

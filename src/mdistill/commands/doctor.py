@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         rows=[[k, "none" if v is None else str(v)] for k, v in hardware().items()],
     )
     found = compiler()
-    state = f"{found}: students run in compiled code" if found else "none: students run in torch, about 20 times slower"
+    state = f"{found}: students run in compiled code" if found else "none: students run in torch, 10 to 30 times slower"
     machine.rows.append(["C++ compiler", state])
     machine.rows.append(["built kernels", str(cache_folder())])
     finish(stamped(Results(command="doctor", tables=[packages, teachers, machine]), settings), settings.out)

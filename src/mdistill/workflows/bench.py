@@ -9,7 +9,6 @@ from mdistill.analysis.accuracy import accuracy
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.results import Cell, Figure, Results, Series, Table, merge, read_results, write_results
-from mdistill.nets.settings import SIZES
 from mdistill.training.checkpoint import load_net, read_metadata
 from mdistill.training.labels import frames_hash
 from mdistill.training.potential import evaluate, train_potential
@@ -20,36 +19,11 @@ from mdistill.workflows.measurements import Speed, compare_speed
 from mdistill.workflows.models import find_student, load
 from mdistill.workflows.prepare import STRUCTURES, read_systems
 from mdistill.workflows.run import run_stage
+from mdistill.workflows.settings import BenchSettings
 from mdistill.workflows.tables import read_labels, scaled
 
 FRONT = "front"
 """Name of the table and of the figure."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchSettings:
-    """What to compare.
-
-    Attributes:
-        sizes: Sizes of student to train.
-        minutes: Training time of each at most, minutes.
-        rounds: Rounds of the timing; each costs one teacher call.
-        seed: Of weights and order of training.
-    """
-
-    sizes: tuple[str, ...] = tuple(SIZES)
-    minutes: float = 4.0
-    rounds: int = 7
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for size in self.sizes:
-            if size not in SIZES:
-                raise BadInput("sizes", f"{size!r}", allowed=", ".join(SIZES), fix="choose among them")
-        if not self.sizes or not 0.0 < self.minutes < 1e5 or not 3 <= self.rounds <= 1000 or self.seed < 0:
-            raise BadInput(
-                "bench", f"{self}", allowed="one size or more, minutes above 0, 3 to 1000 rounds, seed from 0", fix="change it"
-            )
 
 
 @dataclass(frozen=True, slots=True)

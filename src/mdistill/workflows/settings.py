@@ -10,6 +10,7 @@ from ase.data import chemical_symbols
 
 from mdistill.analysis.settings import DiffusionSettings, GateLimits
 from mdistill.errors import BadInput
+from mdistill.nets.settings import SIZES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,32 @@ class ValidateSettings:
         for name, (low, high) in allowed.items():
             if not low <= getattr(self, name) <= high:
                 raise BadInput(name, f"{getattr(self, name)}", allowed=f"{low:g} to {high:g}", fix="leave it out for the default")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSettings:
+    """What to compare.
+
+    Attributes:
+        sizes: Sizes of student to train.
+        minutes: Training time of each at most, minutes.
+        rounds: Rounds of the timing; each costs one teacher call.
+        seed: Of weights and order of training.
+    """
+
+    sizes: tuple[str, ...] = tuple(SIZES)
+    minutes: float = 4.0
+    rounds: int = 7
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for size in self.sizes:
+            if size not in SIZES:
+                raise BadInput("sizes", f"{size!r}", allowed=", ".join(SIZES), fix="choose among them")
+        if not self.sizes or not 0.0 < self.minutes < 1e5 or not 3 <= self.rounds <= 1000 or self.seed < 0:
+            raise BadInput(
+                "bench", f"{self}", allowed="one size or more, minutes above 0, 3 to 1000 rounds, seed from 0", fix="change it"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
