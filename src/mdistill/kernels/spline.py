@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from mdistill.kernels.library import Plan, Size, address, library
 
 Array = np.ndarray
+_ATOMS_PER_THREAD = 150
 _ENSEMBLES = {"verlet": 0, "baoab": 1, "bussi": 2}
 
 
@@ -192,6 +193,11 @@ class Engine:
         searches, edges, seconds = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_double()
         self._call.mdistill_counts(self._pointer, ctypes.byref(searches), ctypes.byref(edges), ctypes.byref(seconds))
         return {"searches": searches.value, "edges": edges.value, "search_seconds": seconds.value}
+
+
+def threads_for(atoms: int, available: int) -> int:
+    """Threads worth using: fewer than 150 atoms each are not worth another one."""
+    return max(1, min(available, atoms // _ATOMS_PER_THREAD))
 
 
 def neighbours(

@@ -1,4 +1,4 @@
-"""A spline student on its compiled kernel: the same potential, a hundred times faster on a CPU; torch stays the oracle."""
+"""A spline student on its compiled kernel: the same potential, ten to thirty times faster on a CPU; torch stays the oracle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from mdistill.derivatives import Conservative
 from mdistill.graph import volumes
 from mdistill.kernels.library import Size
-from mdistill.kernels.spline import Engine, SplineKernel, Weights
+from mdistill.kernels.spline import Engine, SplineKernel, Weights, threads_for
 from mdistill.nets.repulsion import CHARGES
 from mdistill.nets.spline import FREEZE, SplineNet
 from mdistill.types import Graph, Potential, Prediction, System
@@ -54,7 +54,7 @@ class CompiledSpline:
         positions = system.positions.detach().double().numpy()
         first = np.searchsorted(graph.receiver.numpy(), np.arange(system.n_atoms + 1))
         offset = graph.shift.detach().double().numpy() @ system.cell[0].detach().double().numpy()
-        engine = self.engine(system, threads=torch.get_num_threads(), skin=0.0)
+        engine = self.engine(system, threads=threads_for(system.n_atoms, torch.get_num_threads()), skin=0.0)
         atomic, forces, virial = engine.on_graph(first, graph.sender.numpy(), offset, positions)
         return self.answer(system, float(atomic.sum()), forces, virial)
 

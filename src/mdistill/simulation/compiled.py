@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Generator
 
 from mdistill.graph import checked_box
-from mdistill.kernels.spline import Engine, Motion, Point
+from mdistill.kernels.spline import Engine, Motion, Point, threads_for
 from mdistill.simulation.barostat import StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi, rescaling_noise
 from mdistill.simulation.evaluate import Evaluator
@@ -30,8 +30,6 @@ from mdistill.types import Potential, Prediction, Propagator, State, System
 from mdistill.units import PS
 
 _LONGEST_LEAP_S = 0.25
-_ATOMS_PER_THREAD = 150
-"""Fewer are not worth another thread."""
 
 
 @runtime_checkable
@@ -158,8 +156,7 @@ def make_evaluator(
     potential brings one and the system is one struct; else an `Evaluator`."""
     if not isinstance(potential, CompiledPotential) or system.n_structs != 1:
         return Evaluator(potential, skin)
-    threads = max(1, min(torch.get_num_threads(), system.n_atoms // _ATOMS_PER_THREAD))
-    engine = potential.engine(system, threads=threads, skin=skin)
+    engine = potential.engine(system, threads=threads_for(system.n_atoms, torch.get_num_threads()), skin=skin)
     if guard is not None:
         engine.set_limits(guard.closest_allowed(sorted(potential.elements)))
     return EngineEvaluator(potential, engine)

@@ -5,7 +5,8 @@ w = argmin Σ_t |X_t w − y_t|²/σ_t² + λ |D w|²,   D² = diag(Σ_t X_tᵀX
 t: energy per atom, forces, stress, curvature products H·v (central differences of the rows of the forces, exact in w)
 X_t, y_t: rows of `products.design`; labels less reference energies and core   σ_t: spread of the residuals of each kind,
 λ: ridge; both by maximum of the evidence, in turns (σ of all but forces at most its first guess). X_tᵀX_t are added up
-frame by frame, so that memory does not grow with the data. The posterior of the weights, covariance (Σ_t X_tᵀX_t/σ_t² + λ D²)⁻¹, gives each prediction an error bar.
+frame by frame, so that memory does not grow with the data. The posterior of the weights, covariance
+(Σ_t X_tᵀX_t/σ_t² + λ D²)⁻¹, gives each prediction an error bar.
 
 Reference: D. J. C. MacKay, Neural Comput. 4, 415 (1992), doi 10.1162/neco.1992.4.3.415.
 """
