@@ -71,11 +71,28 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Sums over the steps of a run of one struct so far (`simulation/tally.py`).
+
+    Attributes:
+        steps: How many.
+        potential: Potential energy, eV.
+        pressure: eV/Å³; meaningless where a direction is open.
+        kinetic: [element] twice the kinetic energy relative to the centre of mass, eV, elements ascending.
+    """
+
+    steps: int
+    potential: float
+    pressure: float
+    kinetic: Float[Tensor, " element"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """A phase-space point of a batch. momenta u·Å/fs, masses u, time fs; prediction belongs to system.
 
     `middle_momenta` are those of the middle of the last step, where an integrator offers them: kinetic quantities are
-    measured there (`simulation/start.py`), dynamics goes on from `momenta`.
+    measured there (`simulation/start.py`), dynamics goes on from `momenta`. `tally`: what was added up on the way, if asked.
     """
 
     system: System
@@ -84,6 +101,7 @@ class State:
     time: float = 0.0
     prediction: Prediction | None = None
     middle_momenta: Float[Tensor, "atom 3"] | None = None
+    tally: Tally | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,11 @@ def test_the_trajectory_is_that_of_the_plain_propagator(name, tmp_path, trust):
     assert np.array_equal(logs[0]["time_fs"], logs[1]["time_fs"])
     assert np.abs(logs[0]["total_eV"] - logs[1]["total_eV"]).max() < 1e-8
     assert np.nanmax(np.abs(logs[0]["temperature_K"] - logs[1]["temperature_K"])) < 1e-6
+    averaged = [column for column in logs[0] if column.startswith("mean_")]
+    assert len(averaged) >= 5
+    for column in averaged:
+        assert np.allclose(logs[0][column], logs[1][column], rtol=1e-9, atol=1e-9, equal_nan=True), column
+        assert np.isfinite(logs[0][column][1:]).all()
     apart = float((ends[0].system.positions - ends[1].system.positions).abs().max())
     assert apart < 1e-9
     trust("T7", f"compiled dynamics against plain, {name}, 250 steps, largest distance (Å)", apart, "1e-9")
@@ -125,6 +130,7 @@ def test_restarted_is_uninterrupted_bit_for_bit(name, tmp_path, trust):
     assert torch.equal(resumed.state.momenta, whole.momenta)
     frames = [read_series(tmp_path / kind / "trajectory.h5", "position") for kind in ("whole", "parts")]
     assert np.array_equal(*frames)
+    assert (tmp_path / "parts" / "log.csv").read_bytes() == (tmp_path / "whole" / "log.csv").read_bytes()
     trust("T17", f"compiled dynamics, {name}: bits changed by two restarts", 0, "0")
 
 

@@ -135,8 +135,9 @@ class Engine {
 
   // Time steps; gives how many were taken: fewer than asked where energy or forces are not finite or a limit was passed.
   // `forces`, `energy`, `virial` belong to `r` on entry (if `known`) and on return; `middle`: momenta after BAOAB's O.
+  // To `sums` are added, of every step: energy, pressure, twice the internal kinetic energy of each species.
   int64_t run(const Plan &plan, const double *cell, const int32_t *pbc, const double *masses, bool known, double *r, double *p,
-              double *middle, double *forces, double *energy, double *virial) {
+              double *middle, double *forces, double *energy, double *virial, double *sums) {
     const double h = plan.time_step, kick = 0.5 * h * ACCELERATION;
     if (!known) {
       follow(r, cell, pbc);
@@ -156,6 +157,7 @@ class Engine {
       *energy = evaluate(r, forces, virial, nullptr);
       for (int64_t c = 0; c < 3 * atoms; ++c) p[c] += kick * forces[c];
       if (plan.ensemble == 2) rescale(plan, step, masses, p);
+      add_up(plan.ensemble == 1 ? middle : p, masses, cell, *energy, virial, sums);
       if (!std::isfinite(*energy) || !finite(forces)) return step + 1;
       const bool watched = plan.watch_every > 0 && (plan.first_step + step + 1) % plan.watch_every == 0;
       if (watched && suspicious(plan, masses, plan.ensemble == 1 ? middle : p, forces, *energy)) return step + 1;
@@ -285,6 +287,24 @@ class Engine {
         twice += own * own / masses[i];
       }
     return twice / ACCELERATION;
+  }
+
+  void add_up(const double *p, const double *masses, const double *cell, double energy, const double *virial, double *sums) const {
+    double velocity[3];
+    const double twice = internal(masses, p, velocity);
+    const double *a = cell, *b = cell + 3, *c = cell + 6;
+    const double volume = std::abs(a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0]));
+    const double restored = atoms > 1 ? double(atoms) / double(atoms - 1) : 1.0;
+    sums[0] += energy;
+    sums[1] += (restored * twice - virial[0] - virial[4] - virial[8]) / (3.0 * volume);
+    for (int64_t i = 0; i < atoms; ++i) {
+      double own = 0;
+      for (int x = 0; x < 3; ++x) {
+        const double internal_momentum = p[3 * i + x] - masses[i] * velocity[x];
+        own += internal_momentum * internal_momentum;
+      }
+      sums[2 + species[i]] += own / (masses[i] * ACCELERATION);
+    }
   }
 
   int64_t freedom() const { return atoms > 1 ? 3 * atoms - 3 : 3; }

@@ -30,8 +30,8 @@ double mdistill_evaluate(Engine *engine, const double *positions, const double *
 
 int64_t mdistill_run(Engine *engine, const mdistill::Plan *plan, const double *cell, const int32_t *pbc, const double *masses,
                      int32_t known, double *positions, double *momenta, double *middle, double *forces, double *energy,
-                     double *virial) {
-  return engine->run(*plan, cell, pbc, masses, known != 0, positions, momenta, middle, forces, energy, virial);
+                     double *virial, double *sums) {
+  return engine->run(*plan, cell, pbc, masses, known != 0, positions, momenta, middle, forces, energy, virial, sums);
 }
 
 void mdistill_counts(const Engine *engine, int64_t *searches, int64_t *edges, double *search_seconds) {

@@ -155,7 +155,7 @@ def _declared(handle: ctypes.CDLL) -> ctypes.CDLL:
         "engine_free": (None, [pointer]),
         "graph": (real, [pointer] * 8),
         "evaluate": (real, [pointer] * 7),
-        "run": (long, [pointer] * 5 + [integer] + [pointer] * 6),
+        "run": (long, [pointer] * 5 + [integer] + [pointer] * 7),
         "counts": (None, [pointer] * 4),
         "search": (long, [long, pointer, pointer, pointer, real, integer, long, pointer, pointer, pointer]),
     }

@@ -93,6 +93,7 @@ class Point:
         masses: [atom] u.
         middle: [atom, 3] momenta in the middle of the last BAOAB step.
         forces, energy, virial: Of the positions where `known`: [atom, 3] eV/Å, eV, [3, 3] Σ d ⊗ ∂E/∂d (eV).
+        sums: [2 + species] added up over all steps: energy (eV), pressure (eV/Å³), twice the internal kinetic energies (eV).
     """
 
     positions: Array
@@ -105,6 +106,7 @@ class Point:
     energy: float
     virial: Array
     known: bool
+    sums: Array
 
 
 class SplineKernel:
@@ -183,7 +185,13 @@ class Engine:
         before = [address(a) for a in (point.cell, pbc, point.masses)]
         changed = [address(a) for a in (point.positions, point.momenta, point.middle, point.forces)]
         taken = self._call.mdistill_run(
-            self._pointer, ctypes.byref(plan), *before, int(point.known), *changed, ctypes.byref(energy), address(point.virial)
+            self._pointer,
+            ctypes.byref(plan),
+            *before,
+            int(point.known),
+            *changed,
+            ctypes.byref(energy),
+            *map(address, (point.virial, point.sums)),
         )
         point.energy, point.known = energy.value, True
         return int(taken)

@@ -13,7 +13,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Generator
 
 from mdistill.graph import checked_box
@@ -25,8 +24,9 @@ from mdistill.simulation.guard import Guard
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.noise import keys
 from mdistill.simulation.start import degrees_of_freedom
+from mdistill.simulation.tally import no_steps
 from mdistill.simulation.verlet import VelocityVerlet
-from mdistill.types import Potential, Prediction, Propagator, State, System
+from mdistill.types import Potential, Prediction, Propagator, State, System, Tally
 from mdistill.units import PS
 
 _LONGEST_LEAP_S = 0.25
@@ -82,7 +82,7 @@ class CompiledDynamics:
     def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int]:
         if self._seconds_per_step:
             steps = max(1, min(steps, int(_LONGEST_LEAP_S / self._seconds_per_step)))
-        point, motion = _point(state, self._box_of(state.system)), self._motion(state, generator, step, steps)
+        point, motion = self._point(state), self._motion(state, generator, step, steps)
         began = time.monotonic()
         taken = self.evaluate.engine.run(motion, point)
         self._seconds_per_step = (time.monotonic() - began) / taken
@@ -121,8 +121,39 @@ class CompiledDynamics:
             momenta=torch.from_numpy(point.momenta),
             middle_momenta=torch.from_numpy(point.middle) if isinstance(self.plain, Baoab) else None,
             time=now,
+            tally=self._tally(before, point.sums, taken),
             prediction=self.evaluate.potential.answer(system, point.energy, point.forces, point.virial),
         )
+
+    def _point(self, state: State) -> Point:
+        """Copies of a state's arrays."""
+        answer, tally = state.prediction, state.tally or no_steps(state.system)
+        positions = state.system.positions.numpy().copy()
+        sums = np.zeros(2 + len(self.evaluate.potential.elements))
+        sums[:2] = tally.potential, tally.pressure
+        sums[2 + self._kinds(state)] = tally.kinetic.numpy()
+        return Point(
+            positions=positions,
+            momenta=state.momenta.numpy().copy(),
+            cell=self._box_of(state.system),
+            pbc=state.system.pbc[0].numpy(),
+            masses=np.ascontiguousarray(state.masses.numpy()),
+            middle=np.empty_like(positions),
+            forces=np.zeros_like(positions) if answer is None else answer.forces.numpy().copy(),
+            energy=np.nan if answer is None else float(answer.energy[0]),
+            virial=np.zeros((3, 3)),
+            known=answer is not None,
+            sums=sums,
+        )
+
+    def _tally(self, before: State, sums: np.ndarray, taken: int) -> Tally:
+        steps = taken + (before.tally.steps if before.tally else 0)
+        kinetic = torch.from_numpy(sums[2 + self._kinds(before)])
+        return Tally(steps=steps, potential=float(sums[0]), pressure=float(sums[1]), kinetic=kinetic)
+
+    def _kinds(self, state: State) -> np.ndarray:
+        """Which of the potential's elements are in the structure."""
+        return np.searchsorted(sorted(self.evaluate.potential.elements), np.unique(state.system.numbers.numpy()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,21 +202,3 @@ def compile_propagator(plain: Propagator, evaluate: Evaluator | EngineEvaluator,
     if isinstance(plain, StochasticCellRescaling) and isinstance(plain.inner, VelocityVerlet | Baoab | Bussi):
         return LeapingBarostat(plain, CompiledDynamics(plain.inner, evaluate, guard))
     return plain
-
-
-def _point(state: State, box: Float[np.ndarray, "3 3"]) -> Point:
-    """Copies of a state's arrays."""
-    answer = state.prediction
-    positions = state.system.positions.numpy().copy()
-    return Point(
-        positions=positions,
-        momenta=state.momenta.numpy().copy(),
-        cell=box,
-        pbc=state.system.pbc[0].numpy(),
-        masses=np.ascontiguousarray(state.masses.numpy()),
-        middle=np.empty_like(positions),
-        forces=np.zeros_like(positions) if answer is None else answer.forces.numpy().copy(),
-        energy=np.nan if answer is None else float(answer.energy[0]),
-        virial=np.zeros((3, 3)),
-        known=answer is not None,
-    )

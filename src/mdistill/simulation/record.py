@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Generator
 
 from mdistill.errors import BadInput
@@ -16,7 +17,8 @@ from mdistill.io.files import replacing
 from mdistill.io.trajectories import TrajectoryWriter, appending, truncate_after
 from mdistill.simulation.restart import RestartPoint, save_restart
 from mdistill.simulation.start import kinetic_energy, prediction_of, pressure, temperatures
-from mdistill.types import State
+from mdistill.simulation.tally import means, no_steps
+from mdistill.types import State, Tally
 from mdistill.units import GPA
 
 _SHARE = 0.02
@@ -31,8 +33,8 @@ class Log:
     _rows: list[str] = field(default_factory=list)
     _header: str = ""
 
-    def add(self, step: int, state: State) -> None:
-        row = log_row(step, state)
+    def add(self, step: int, state: State, since: Tally | None = None) -> None:
+        row = log_row(step, state, since)
         self._header = ",".join(row)
         self._rows.append(",".join("" if value is None else repr(value) for value in row.values()))
 
@@ -51,8 +53,9 @@ class Log:
         self._rows.clear()
 
 
-def log_row(step: int, state: State) -> dict[str, float | None]:
-    """One line of the log: columns by name, ending with the temperature of each element, T_<element>_K; None where undefined."""
+def log_row(step: int, state: State, since: Tally | None = None) -> dict[str, float | None]:
+    """One line of the log: columns by name, with the temperature of each element, T_<element>_K, and last the means over the
+    steps since the row before (whose tally is `since`), mean_…; None where undefined."""
     from ase.data import chemical_symbols
 
     potential, kinetic = float(prediction_of(state).energy[0]), float(kinetic_energy(state)[0])
@@ -70,7 +73,7 @@ def log_row(step: int, state: State) -> dict[str, float | None]:
     }
     for number, own in zip(elements, each, strict=True):
         row[f"T_{chemical_symbols[number]}_K"] = float(own[0])
-    return row
+    return row | means(state, since or no_steps(state.system))
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
@@ -118,6 +121,7 @@ class Recorder:
         interval: Least seconds between saves.
         extras: Numbers to keep in the restart file; called at each save.
         step: Number of the last step seen.
+        since: Tally at the last row.
     """
 
     trajectory: TrajectoryWriter
@@ -130,13 +134,14 @@ class Recorder:
     step: int = 0
     frames: int = 0
     rows: int = 0
+    since: Tally | None = None
     _due: float = field(default_factory=time.monotonic)
 
     def __call__(self, step: int, state: State) -> None:
         self.step = step
         if step % self.every == 0:
-            self.log.add(step, state)
-            self.rows += 1
+            self.log.add(step, state, self.since)
+            self.rows, self.since = self.rows + 1, state.tally
             if step >= 0:
                 self.trajectory.add(step, state)
                 self.frames += 1
@@ -148,6 +153,9 @@ class Recorder:
         began = time.monotonic()
         self.flush()
         extras = self.extras() | {"frames": float(self.frames), "rows": float(self.rows)}
+        if self.since is not None:
+            counted = [float(self.since.steps), self.since.potential, self.since.pressure, *self.since.kinetic.tolist()]
+            extras |= {f"since {k}": value for k, value in enumerate(counted)}
         point = RestartPoint(step=self.step, state=state, generator_state=self.generator.get_state(), extras=extras)
         save_restart(self.restart, point)
         now = time.monotonic()
@@ -165,6 +173,7 @@ class Recorder:
             BadInput: They hold less than they did at that point.
         """
         self.step, self.frames, self.rows = point.step, int(point.extras["frames"]), int(point.extras["rows"])
+        self.since = _since(point.extras)
         for path, kept, expected in (
             (self.trajectory.path, truncate_after(self.trajectory.path, point.step), self.frames),
             (self.log.path, truncate_log(self.log.path, point.step), self.rows),
@@ -172,3 +181,11 @@ class Recorder:
             if kept != expected:
                 raise BadInput(path, f"{kept} frames up to step {point.step}", allowed=f"{expected}, as when the run was saved",
                                fix="restore the file, or choose another --out and start again")  # fmt: skip
+
+
+def _since(extras: dict[str, float]) -> Tally | None:
+    if "since 0" not in extras:
+        return None
+    count = sum(name.startswith("since ") for name in extras)
+    steps, potential, squeeze, *kinetic = (extras[f"since {k}"] for k in range(count))
+    return Tally(steps=int(steps), potential=potential, pressure=squeeze, kinetic=torch.tensor(kinetic, dtype=torch.float64))

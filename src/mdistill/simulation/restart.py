@@ -14,9 +14,9 @@ from torch import Generator, Tensor
 
 from mdistill.errors import BadInput
 from mdistill.io.files import replacing
-from mdistill.types import Prediction, State, System
+from mdistill.types import Prediction, State, System, Tally
 
-FORMAT = 1
+FORMAT = 2
 _LARGEST = 4_000_000_000
 _SYSTEM = ("positions", "numbers", "cell", "pbc", "owner")
 
@@ -55,6 +55,9 @@ def save_restart(path: Path, point: RestartPoint) -> None:
     tensors |= {"middle_momenta": state.middle_momenta, "generator": point.generator_state}
     if state.prediction is not None:
         tensors |= {"energy": state.prediction.energy, "forces": state.prediction.forces, "stress": state.prediction.stress}
+    if state.tally is not None:
+        counted = [float(state.tally.steps), state.tally.potential, state.tally.pressure]
+        tensors["tally"] = torch.cat([torch.tensor(counted, dtype=torch.float64), state.tally.kinetic])
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
     header = {
         "format": FORMAT,
@@ -103,6 +106,11 @@ def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
     system = System(**{name: tensors[name] for name in _SYSTEM})
     known = "energy" in tensors
     prediction = Prediction(energy=tensors["energy"], forces=tensors["forces"], stress=tensors.get("stress")) if known else None
+    counted = tensors.get("tally")
+    tally = None
+    if counted is not None:
+        steps, potential, squeeze = counted[:3].tolist()
+        tally = Tally(steps=int(steps), potential=potential, pressure=squeeze, kinetic=counted[3:])
     state = State(
         system=system,
         momenta=tensors["momenta"],
@@ -110,6 +118,7 @@ def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
         time=float.fromhex(header["time"]),
         prediction=prediction,
         middle_momenta=tensors.get("middle_momenta"),
+        tally=tally,
     )
     extras = {name: float.fromhex(value) for name, value in header["extras"].items()}
     return RestartPoint(step=int(header["step"]), state=state, generator_state=tensors["generator"], extras=extras)

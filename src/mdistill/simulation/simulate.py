@@ -30,6 +30,7 @@ from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.start import initial_state, temperature, without_drift
 from mdistill.simulation.summary import summarise
+from mdistill.simulation.tally import tallying
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.types import Estimate, Potential, Propagator, State, System
 from mdistill.units import PS
@@ -215,7 +216,7 @@ class _Run:
     def _roll(self, steps: int, stop: StopRequest, advance: Advance, *, equilibrate: bool = False) -> None:
         self.began = time.monotonic()
         plain = make_propagator(self.settings, self.evaluate, self.time_step, equilibrate=equilibrate)
-        propagator = compile_propagator(plain, self.evaluate, self.guard)
+        propagator = tallying(compile_propagator(plain, self.evaluate, self.guard))
 
         def after(step: int, state: State) -> None:
             taken = step - self.step

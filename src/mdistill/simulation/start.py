@@ -117,6 +117,13 @@ def temperatures(state: State, elements: Sequence[int | None]) -> list[Float[Ten
     return found
 
 
+def twice_kinetic_by_element(state: State) -> Float[Tensor, " element"]:
+    """2 K_int (eV) of each element of one struct, elements ascending: Σ p²/m of momenta relative to the centre of mass."""
+    kinetic = 2.0 * _kinetic(state, internal_momenta(state, _measured(state))).to(torch.float64)
+    kinds, kind = torch.unique(state.system.numbers, return_inverse=True)
+    return kinetic.new_zeros(len(kinds)).index_add(0, kind, kinetic)
+
+
 def pressure_tensor(state: State) -> Float[Tensor, "struct 3 3"] | None:
     r"""Instantaneous pressure tensor, eV/Å³, positive where the crystal is compressed; None where there is no stress.
 

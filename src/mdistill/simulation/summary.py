@@ -38,7 +38,7 @@ def drift(times_ps: np.ndarray, energies: np.ndarray) -> Estimate:
 def summarise(
     log: Path, *, atoms: int, time_step: float, steps_taken: int, seconds: float, conserved: bool
 ) -> dict[str, Estimate]:
-    """Averages over the log after equilibration (times > 0), and speed.
+    """Averages over the log after equilibration (times > 0), of every step where it holds means, and speed.
 
     Returns:
         temperature (K), T_<element> (K), pressure (GPa), volume (Å³), potential_energy (eV/atom), energy_drift and
@@ -49,14 +49,19 @@ def summarise(
     if not after.any():
         after = np.ones_like(after)
     columns = {name: values[after] for name, values in columns.items()}
-    values = {"temperature": block_mean(columns["temperature_K"], "K")}
-    for name, series in columns.items():
+
+    def of_every_step(column: str) -> np.ndarray:
+        averaged = columns.get(f"mean_{column}", columns[column])
+        return averaged if np.isfinite(averaged).all() else columns[column]
+
+    values = {"temperature": block_mean(of_every_step("temperature_K"), "K")}
+    for name in columns:
         if name.startswith("T_"):
-            values[name.removesuffix("_K")] = block_mean(series, "K")
+            values[name.removesuffix("_K")] = block_mean(of_every_step(name), "K")
     for name, column, unit in (("pressure", "pressure_GPa", "GPa"), ("volume", "volume_A3", "Å³")):
         if np.isfinite(columns[column]).all():
-            values[name] = block_mean(columns[column], unit)
-    values["potential_energy"] = block_mean(columns["potential_eV"] / atoms, "eV/atom")
+            values[name] = block_mean(of_every_step(column), unit)
+    values["potential_energy"] = block_mean(of_every_step("potential_eV") / atoms, "eV/atom")
     if conserved:
         energy = columns["total_eV"] / atoms
         values["energy_drift"] = drift(columns["time_fs"] / 1000.0, energy)
