@@ -74,6 +74,12 @@ def histogram(system: System, *, cutoff: float = 5.0, bins: int = 16) -> Float[T
     return torch.cat(parts)
 
 
+def usable(candidates: Sequence[System], reference: Sequence[System], *, floor: float = 0.75) -> list[int]:
+    """Indices of the candidates that are finite and have no pair closer than `floor` × the shortest such pair in `reference`."""
+    floors = {pair: floor * length for pair, length in shortest_pairs(reference).items()}
+    return [k for k, system in enumerate(candidates) if _finite(system) and closest_ratio(system, floors) >= 1.0]
+
+
 def select(
     candidates: Sequence[System],
     reference: Sequence[System],
@@ -91,8 +97,7 @@ def select(
         floor: A candidate with a pair closer than this fraction of the shortest such pair in `reference` is dropped.
         describe: Structure → vector.
     """
-    floors = {pair: floor * length for pair, length in shortest_pairs(reference).items()}
-    kept = [k for k, system in enumerate(candidates) if _finite(system) and closest_ratio(system, floors) >= 1.0]
+    kept = usable(candidates, reference, floor=floor)
     if not kept or count <= 0:
         return []
     known = [describe(system) for system in reference]

@@ -24,7 +24,7 @@ def calibrate(net: SplineNet, items: Sequence[Item], *, fresh: bool) -> None:
     The closest labelled distances and the whitening are always set; reference energies, scale and the normalisation of
     features only where `fresh` (a refit keeps the function it starts from).
     """
-    sample = [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, min(_FRAMES, len(items))).astype(int))]
+    sample = spread_over(items)
     with torch.no_grad():
         closest = closest_distances(net, items)
         if fresh:
@@ -32,12 +32,17 @@ def calibrate(net: SplineNet, items: Sequence[Item], *, fresh: bool) -> None:
             net.reference.copy_(reference_energies(net, items))
             net.scale.fill_(max(root_mean_square(torch.cat([item.frame.target.forces for item in items])), 1e-6))
             net.whitening = whitening(net, sample)
-            _normalise_features(net, sample)
+            normalise_features(net, sample)
         else:
             net.set_closest(torch.minimum(closest, net.closest))
             basis = whitening(net, sample)
             net.mixing.copy_(torch.linalg.solve(basis, net.mixing))
             net.whitening = basis
+
+
+def spread_over(items: Sequence[Item]) -> list[Item]:
+    """A sample of at most 48 items, evenly spaced."""
+    return [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, min(_FRAMES, len(items))).astype(int))]
 
 
 def closest_distances(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species species"]:
@@ -93,7 +98,7 @@ def moments_of(net: SplineNet, items: Sequence[Item]) -> tuple[Float[Tensor, "at
     return net.moments(graph, edge_vectors(graph).to(torch.float64), species)[0], species
 
 
-def _normalise_features(net: SplineNet, items: Sequence[Item]) -> None:
+def normalise_features(net: SplineNet, items: Sequence[Item]) -> None:
     """Mean of every feature per species; one scale per feature for all species, its root mean square.
 
     A scale per species would blow up what hardly varies (a rigid unit), and with it the forces of unseen structures.

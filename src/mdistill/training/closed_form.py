@@ -29,7 +29,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.settings import SplineSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.progress import progress
-from mdistill.training.calibrate import closest_distances, moments_of, reference_energies
+from mdistill.training.calibrate import closest_distances, moments_of, reference_energies, spread_over
 from mdistill.training.checkpoint import load_model, save_model
 from mdistill.training.labels import Item, check_labels, items_of
 from mdistill.training.posterior import POSTERIOR, Posterior, save_posterior
@@ -42,7 +42,6 @@ from mdistill.units import VOIGT
 
 _KINDS = {"energy": 2e-3, "forces": 5e-2, "stress": 1e-3, "curvature": 0.5}
 """What is fitted, with a first guess of its residuals: eV/atom, eV/Å, eV/Å³, eV/Å²."""
-_SAMPLE = 48
 _ROWS = 1024
 
 
@@ -131,8 +130,7 @@ def _products(size: SplineSettings, items: Sequence[Item], how: ClosedFormSettin
         net.last.weight.zero_()
         net.set_closest(closest_distances(net, items))
         net.reference.copy_(reference_energies(net, items))
-        sample = [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, min(_SAMPLE, len(items))).astype(int))]
-        return make_products(net, *moments_of(net, sample), second=how.second, third=how.third)
+        return make_products(net, *moments_of(net, spread_over(items)), second=how.second, third=how.third)
 
 
 def _normal_equations(

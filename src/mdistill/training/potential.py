@@ -26,6 +26,7 @@ from mdistill.training.labels import Item, check_labels, curvature_labels, frame
 from mdistill.training.losses import Term, root_mean_square, total_loss
 from mdistill.training.settings import TrainSettings
 from mdistill.training.split import split_blocks
+from mdistill.training.warm_start import begin_from_linear, is_linear_start
 from mdistill.types import Graph, LabelledFrame, Potential, Prediction
 
 MODEL = "student.mdistill"
@@ -107,7 +108,8 @@ def train_potential(
     Args:
         frames, settings: Labelled structures; how.
         folder, stop: Where; asked between steps.
-        start_from: A model file of the same elements and size to start from (refit); None to start afresh.
+        start_from: A model file of the same elements and size to start from (refit), or a closed-form student with the same
+            invariants (`training.warm_start`); None to start afresh.
         provenance: Kept in the model file: teacher, commit, …
     Raises:
         BadInput: Frames that are not finite, nothing to hold out, a start_from of another size or other elements.
@@ -118,9 +120,11 @@ def train_potential(
     train, held_out = split_blocks(frames, held_out=settings.held_out)
     dtype = torch.float64 if settings.float64 else torch.float32
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
-    net = _start(SplineSettings(elements=elements, **settings.network()), settings.fit.seed, start_from)
+    net, linear = _start(SplineSettings(elements=elements, **settings.network()), settings.fit.seed, start_from)
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
-    calibrate(net, items, fresh=start_from is None)
+    calibrate(net, items, fresh=start_from is None or linear is not None)
+    if linear is not None and start_from is not None:
+        begin_from_linear(net, linear, items, path=start_from)
     terms = loss_terms(train, settings)
     objective = PotentialObjective(
         terms=terms, curvature_every=settings.curvature_every, seed=settings.fit.seed, dimers=contact_dimers(net, dtype)
@@ -204,10 +208,13 @@ def _thinned(rows: Tensor) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in rows[::stride].tolist()]
 
 
-def _start(size: SplineSettings, seed: int, start_from: Path | None) -> SplineNet:
+def _start(size: SplineSettings, seed: int, start_from: Path | None) -> tuple[SplineNet, SplineNet | None]:
+    """The network to train, and the linear student it begins as, if it does."""
     if start_from is None:
-        return SplineNet(size, seed=seed)
+        return SplineNet(size, seed=seed), None
     net = load_net(start_from)
+    if is_linear_start(net.settings, size):
+        return SplineNet(size, seed=seed), net
     if net.settings != size:
         raise BadInput(
             start_from,
@@ -215,4 +222,4 @@ def _start(size: SplineSettings, seed: int, start_from: Path | None) -> SplineNe
             allowed=f"{size}",
             fix="train afresh, or with its settings and elements",
         )
-    return net
+    return net, None
