@@ -84,7 +84,7 @@ def students(runs: Path) -> dict[str, tuple[Path, dict[str, float]]]:
     for size in SIZES:
         path = runs / "sizes" / size / "student.mdistill"
         if not path.is_file():
-            settings = TrainSettings(size=size, cutoff=CUTOFF, held_out=HELD_OUT, fit=FitSettings(max_minutes=9.0))  # type: ignore[arg-type]
+            settings = TrainSettings(size=size, held_out=HELD_OUT, fit=FitSettings(max_minutes=9.0))  # type: ignore[arg-type]
             train_potential(frames, settings, path.parent)
         errors = accuracy(held_out, evaluate(load(path), held_out))
         found[size] = (
@@ -210,9 +210,7 @@ def main() -> None:
         return
     rows = other_rows(given.runs) + student_rows(given.runs, given.rounds)
     rows += nep_rows(given.nep_python) if given.nep_python else []
-    write_record(
-        "student_speed", {"temperature_K": KELVIN, "time_step_fs": STEP_FS, "thermostat": "bussi", "cutoff": CUTOFF}, rows
-    )
+    write_record("student_speed", {"temperature_K": KELVIN, "time_step_fs": STEP_FS, "thermostat": "bussi", "sizes": SIZES}, rows)
 
 
 if __name__ == "__main__":

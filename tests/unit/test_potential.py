@@ -24,7 +24,12 @@ from mdistill.training.settings import FitSettings, TrainSettings
 from systems import MorseNet, morse_frames
 
 SMALL = TrainSettings(
-    channels=6, radial=6, hidden=16, held_out=0.2, fit=FitSettings(steps=300, batch_size=6, warmup=10, learning_rate=0.02)
+    cutoff=5.0,
+    channels=6,
+    radial=6,
+    hidden=16,
+    held_out=0.2,
+    fit=FitSettings(steps=300, batch_size=6, warmup=10, learning_rate=0.02),
 )
 
 
@@ -124,7 +129,7 @@ def test_a_refit_starts_where_the_first_training_ended(trained, frames, tmp_path
 
 
 def test_reference_energies_at_one_and_at_several_compositions(frames):
-    net = SplineNet(SplineSettings(elements=(3, 15, 16, 17)))
+    net = SplineNet(SplineSettings(elements=(3, 15, 16, 17), cutoff=5.0))
     items = items_of(frames, 5.0, torch.float64)
     one = reference_energies(net, items)
     per_atom = float(torch.cat([f.target.energy for f in frames]).mean()) / 8
@@ -139,7 +144,7 @@ def test_reference_energies_at_one_and_at_several_compositions(frames):
 
 
 def test_closest_distances_set_the_core(frames):
-    net = SplineNet(SplineSettings(elements=(3, 15, 16, 17)))
+    net = SplineNet(SplineSettings(elements=(3, 15, 16, 17), cutoff=5.0))
     items = items_of(frames, 5.0, torch.float64)
     calibrate(net, items, fresh=True)
     closest = closest_distances(net, items)

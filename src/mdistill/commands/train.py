@@ -44,7 +44,7 @@ out for validation. Training resumes from its checkpoint with the same command.
 examples:
   mdistill train potential runs/labels --out runs/student
   mdistill train potential runs/labels --size tiny --out runs/tiny
-  mdistill train potential runs/labels --size large --cutoff 6 --fit.max-minutes 30 --out runs/large
+  mdistill train potential runs/labels --size large --fit.max-minutes 30 --out runs/large
   mdistill train potential runs/labels --fit closed-form --out runs/linear
   mdistill train potential runs/labels --start-from runs/student/student.mdistill --fit.max-minutes 3 --out runs/refit
 """

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mdistill.errors import BadInput
 
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"channels": 4, "radial": 6, "degree": 2, "hidden": 16},
-    "small": {"channels": 8, "radial": 8, "degree": 3, "hidden": 32},
-    "medium": {"channels": 12, "radial": 10, "degree": 3, "hidden": 64},
-    "large": {"channels": 16, "radial": 14, "degree": 3, "hidden": 128},
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"cutoff": 4.4, "channels": 4, "radial": 6, "degree": 2, "hidden": 16},
+    "small": {"cutoff": 4.9, "channels": 8, "radial": 8, "degree": 3, "hidden": 32},
+    "medium": {"cutoff": 4.9, "channels": 12, "radial": 10, "degree": 3, "hidden": 64},
+    "large": {"cutoff": 5.6, "channels": 16, "radial": 14, "degree": 3, "hidden": 128},
 }
-"""Sizes of student by name: from fastest to most accurate."""
+"""Sizes of student by name, from fastest to most accurate: reach (Å), channels, radial functions, order, hidden units."""
 MAX_DEGREE = 3
 """Highest degree of the spherical harmonics that are written out."""
 
@@ -31,7 +32,7 @@ class SplineSettings:
     """
 
     elements: tuple[int, ...]
-    cutoff: float = 5.0
+    cutoff: float = 4.9
     channels: int = 12
     radial: int = 10
     degree: int = 3

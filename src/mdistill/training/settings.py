@@ -61,8 +61,8 @@ class TrainSettings:
     """How to train a potential.
 
     Attributes:
+        size: How large the student is: tiny is fastest, large most accurate; the next five change one part of it.
         cutoff: Å.
-        size: How large the student is: tiny is fastest, large most accurate; the next four change one part of it.
         channels: Radial channels per degree.
         radial: Radial basis functions per species pair.
         degree: Highest degree of the harmonics.
@@ -77,8 +77,8 @@ class TrainSettings:
         fit: Time, batch size, learning rate, seed.
     """
 
-    cutoff: float = 5.0
     size: Literal["tiny", "small", "medium", "large"] = "medium"
+    cutoff: float | None = None
     channels: int | None = None
     radial: int | None = None
     degree: int | None = None
@@ -106,8 +106,7 @@ class TrainSettings:
 
     def network(self) -> dict[str, Any]:
         """The part that fixes the network: cutoff, channels, radial, degree, hidden."""
-        sizes = {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in SIZES[self.size].items()}
-        return {"cutoff": self.cutoff} | sizes
+        return {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in SIZES[self.size].items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

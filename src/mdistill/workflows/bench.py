@@ -51,12 +51,12 @@ def bench(run: Path, teacher: Potential, settings: BenchSettings, *, stop: StopR
     if not structures.is_file():
         raise BadInput(run, f"holds no prepare/{STRUCTURES}", allowed="a run folder of `mdistill distill`", fix="check the path")
     system, made = read_systems(structures)[0], read_metadata(own)["provenance"].get("settings", {})
-    share, cutoff = float(made.get("held_out", TrainSettings().held_out)), load_net(own).cutoff
+    share = float(made.get("held_out", TrainSettings().held_out))
     held_out, fit = split_blocks(frames, held_out=share)[1], FitSettings(max_minutes=settings.minutes, seed=settings.seed)
     judge = _Judge(teacher, held_out, system, settings.rounds)
     points = [judge.point("this run's student", own)]
     for size in settings.sizes:
-        train = TrainSettings(size=size, cutoff=cutoff, held_out=share, fit=fit)  # type: ignore[arg-type]
+        train = TrainSettings(size=size, held_out=share, fit=fit)  # type: ignore[arg-type]
         path = _student(run / "bench" / size, train, frames, stop)
         points.append(judge.point(size, path))
     return _results(points, teacher.name)

@@ -31,7 +31,8 @@ class DistillSettings:
         temperatures: Of validation and production, K. Labels are also taken at 1.2 × the highest.
         mobile: Symbol of the mobile ion; by default the first of Li, Na, Ag, Cu, K, Mg, Zn, Ca, F that the crystal holds;
             "none" for no transport.
-        cutoff: Of the student, Å; the supercell is larger than twice this in every direction.
+        cutoff: Of the student, Å, and half of what the supercell exceeds in every direction; by default that of the student's
+            size, and 4.9 Å for the supercell.
         seed: Of everything random.
         device: cpu or cuda.
         prepare: Orderings, supercell, relaxation.
@@ -46,7 +47,7 @@ class DistillSettings:
     teacher: str = "sevennet-0"
     temperatures: tuple[float, ...] = (500.0, 700.0, 900.0)
     mobile: str = ""
-    cutoff: float = 4.9
+    cutoff: float | None = None
     seed: int = 0
     device: str = "cpu"
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
@@ -64,12 +65,13 @@ class DistillSettings:
                 raise BadInput("temperatures", f"{value}", allowed="above 0, at most 20000 K", fix="give temperatures in kelvin")
         if self.seed < 0:
             raise BadInput("seed", f"{self.seed}", allowed="0 or more", fix="choose another seed")
-        for name, value, default in (
+        own: list[tuple[str, float | None, float | None]] = [
             ("prepare.cutoff", self.prepare.cutoff, PrepareSettings().cutoff),
-            ("train.cutoff", self.train.cutoff, TrainSettings().cutoff),
-        ):
-            if value not in (default, self.cutoff):
-                raise BadInput(f"--{name}", f"{value}", allowed="one cutoff for the whole job", fix=f"--cutoff {value}")
+            ("train.cutoff", self.train.cutoff, None),
+        ]
+        for setting, asked, default in own:
+            if self.cutoff is not None and asked not in (default, self.cutoff):
+                raise BadInput(f"--{setting}", f"{asked}", allowed="one cutoff for the whole job", fix=f"--cutoff {asked:g}")
 
 
 def quick_settings(structure: Path) -> DistillSettings:
@@ -106,6 +108,9 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     """The settings with cutoff, seed, ladder and mobile ion filled in wherever they were left open."""
     mobile = settings.mobile or _mobile_of(crystal)
     temperatures = tuple(sorted(set(settings.temperatures)))
+    prepare, train = settings.prepare, settings.train
+    if settings.cutoff is not None:
+        prepare, train = replace(prepare, cutoff=settings.cutoff), replace(train, cutoff=settings.cutoff)
     label = replace(settings.label, seed=settings.label.seed + settings.seed)
     if not label.temperatures_K:
         label = replace(label, temperatures_K=ladder(temperatures))
@@ -115,11 +120,9 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
         settings,
         mobile=mobile,
         temperatures=temperatures,
-        prepare=replace(settings.prepare, cutoff=settings.cutoff),
+        prepare=prepare,
         label=label,
-        train=replace(
-            settings.train, cutoff=settings.cutoff, fit=replace(settings.train.fit, seed=settings.train.fit.seed + settings.seed)
-        ),
+        train=replace(train, fit=replace(train.fit, seed=train.fit.seed + settings.seed)),
         refine=replace(settings.refine, seed=settings.refine.seed + settings.seed),
         validate=replace(settings.validate, seed=settings.validate.seed + settings.seed),
         production=replace(settings.production, seed=settings.production.seed + settings.seed),
