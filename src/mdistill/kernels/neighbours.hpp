@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 namespace mdistill {
@@ -52,44 +53,50 @@ class Search {
     place(positions);
   }
 
-  // The pairs of all atoms; `species` orders them.
+  // The pairs of all atoms; `species` orders them. Senders are visited in that order and handed to their neighbours, so that
+  // the list of each receiver comes out sorted without being sorted.
   void find(const double *positions, const int32_t *species, int threads, Candidates &out) const {
     const int parts = std::max(1, threads);
+    const std::vector<int32_t> order = by_species(species);
     std::vector<std::vector<Pair>> found(parts);
-    std::vector<int64_t> count(atoms, 0);
+    std::vector<std::vector<int64_t>> slot(parts);
 #pragma omp parallel for schedule(static, 1) num_threads(parts)
     for (int part = 0; part < parts; ++part) {
-      std::vector<Pair> mine;
-      for (int64_t i = atoms * part / parts; i < atoms * (part + 1) / parts; ++i) {
-        mine.clear();
-        around(i, positions, species, mine);
-        std::sort(mine.begin(), mine.end());
-        found[part].insert(found[part].end(), mine.begin(), mine.end());
-        count[i] = static_cast<int64_t>(mine.size());
+      std::vector<int32_t> near;
+      slot[part].assign(atoms, 0);
+      for (int64_t k = atoms * part / parts; k < atoms * (part + 1) / parts; ++k) around(order[k], positions, near, found[part]);
+      for (const Pair &pair : found[part]) ++slot[part][pair.receiver];
+    }
+    out.first.resize(atoms + 1);
+    int64_t total = 0;
+    for (int64_t i = 0; i < atoms; ++i) {
+      out.first[i] = total;
+      for (auto &own : slot) std::swap(own[i], total), total += own[i];
+    }
+    out.first[atoms] = total;
+    out.sender.resize(total), out.offset.resize(total);
+    std::vector<std::array<int32_t, 3>> image(total);
+#pragma omp parallel for schedule(static, 1) num_threads(parts)
+    for (int part = 0; part < parts; ++part) {
+      std::vector<int32_t> filled(atoms, 0);
+      for (const Pair &pair : found[part]) {
+        const int64_t begin = slot[part][pair.receiver];
+        int64_t m = begin + filled[pair.receiver]++;
+        out.sender[m] = pair.sender;
+        for (; m > begin && out.sender[m - 1] == pair.sender && pair.image < image[m - 1]; --m) image[m] = image[m - 1];
+        image[m] = pair.image;
       }
     }
-    out.first.assign(atoms + 1, 0);
-    for (int64_t i = 0; i < atoms; ++i) out.first[i + 1] = out.first[i] + count[i];
-    out.sender.resize(out.first[atoms]);
-    out.offset.resize(out.first[atoms]);
-    int64_t slot = 0;
-    for (const auto &part : found)
-      for (const Pair &pair : part) {
-        out.sender[slot] = static_cast<int32_t>(pair.order & 0xffffffffu);
-        for (int b = 0; b < 3; ++b)
-          out.offset[slot][b] = pair.image[0] * box.rows[0][b] + pair.image[1] * box.rows[1][b] + pair.image[2] * box.rows[2][b];
-        ++slot;
-      }
+#pragma omp parallel for schedule(static) num_threads(parts)
+    for (int64_t m = 0; m < total; ++m)
+      for (int b = 0; b < 3; ++b)
+        out.offset[m][b] = image[m][0] * box.rows[0][b] + image[m][1] * box.rows[1][b] + image[m][2] * box.rows[2][b];
   }
 
  private:
   struct Pair {
-    uint64_t order;  // species and number of the sender
-    int32_t image[3];
-    bool operator<(const Pair &other) const {
-      if (order != other.order) return order < other.order;
-      return std::lexicographical_compare(image, image + 3, other.image, other.image + 3);
-    }
+    int32_t receiver, sender;
+    std::array<int32_t, 3> image;  // of the sender
   };
 
   const Box box;
@@ -99,7 +106,7 @@ class Search {
   double origin[3], width[3];                    // of the bins, in fractions of the cell
   std::vector<std::array<int32_t, 3>> turns, at;  // whole cells each atom lies outside; its bin
   std::vector<int32_t> first, members;            // atoms by bin
-  std::vector<std::array<double, 3>> inside;      // positions within the cell, in the order of `members`
+  std::vector<double> inside[3];                  // positions within the cell, in the order of `members`
   std::vector<int32_t> place_of;                  // where an atom stands in that order
 
   void place(const double *positions) {
@@ -138,16 +145,24 @@ class Search {
     members.resize(atoms);
     std::vector<int32_t> next(first.begin(), first.end() - 1);
     for (int64_t i = 0; i < atoms; ++i) members[next[number(at[i][0], at[i][1], at[i][2])]++] = static_cast<int32_t>(i);
-    inside.resize(atoms), place_of.resize(atoms);
+    for (auto &component : inside) component.resize(atoms);
+    place_of.resize(atoms);
     for (int64_t m = 0; m < atoms; ++m) {
       const int32_t i = members[m];
       place_of[i] = static_cast<int32_t>(m);
       for (int c = 0; c < 3; ++c)
-        inside[m][c] = positions[3 * i + c] - (turns[i][0] * box.rows[0][c] + turns[i][1] * box.rows[1][c] + turns[i][2] * box.rows[2][c]);
+        inside[c][m] = positions[3 * i + c] - (turns[i][0] * box.rows[0][c] + turns[i][1] * box.rows[1][c] + turns[i][2] * box.rows[2][c]);
     }
   }
 
   size_t number(int x, int y, int z) const { return (static_cast<size_t>(x) * bins[1] + y) * bins[2] + z; }
+
+  std::vector<int32_t> by_species(const int32_t *species) const {
+    std::vector<int32_t> order(atoms);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [species](int32_t a, int32_t b) { return species[a] < species[b]; });
+    return order;
+  }
 
   // The bin `step` bins on along axis a, and the cells crossed on the way; false outside an open direction.
   bool shifted(int from, int step, int a, int &bin, int &image) const {
@@ -157,34 +172,47 @@ class Search {
     return box.periodic[a] || image == 0;
   }
 
-  void around(int64_t i, const double *positions, const int32_t *species, std::vector<Pair> &out) const {
+  // All pairs with atom j as sender. Bins in a row along the third axis are one run of `members` in each image.
+  void around(int32_t j, const double *positions, std::vector<int32_t> &near, std::vector<Pair> &out) const {
     int bin[3], image[3];
-    const std::array<double, 3> &own = inside[place_of[i]];
-    const double generous = reach * reach * (1.0 + 1e-9);
     for (int sx = -range[0]; sx <= range[0]; ++sx) {
-      if (!shifted(at[i][0], sx, 0, bin[0], image[0])) continue;
+      if (!shifted(at[j][0], sx, 0, bin[0], image[0])) continue;
       for (int sy = -range[1]; sy <= range[1]; ++sy) {
-        if (!shifted(at[i][1], sy, 1, bin[1], image[1])) continue;
-        for (int sz = -range[2]; sz <= range[2]; ++sz) {
-          if (!shifted(at[i][2], sz, 2, bin[2], image[2])) continue;
-          const size_t b = number(bin[0], bin[1], bin[2]);
-          double from[3];
-          for (int c = 0; c < 3; ++c)
-            from[c] = image[0] * box.rows[0][c] + image[1] * box.rows[1][c] + image[2] * box.rows[2][c] - own[c];
-          for (int32_t m = first[b]; m < first[b + 1]; ++m) {
-            const double x = inside[m][0] + from[0], y = inside[m][1] + from[1], z = inside[m][2] + from[2];
-            if (x * x + y * y + z * z < generous) consider(i, members[m], image, positions, species, out);
-          }
+        if (!shifted(at[j][1], sy, 1, bin[1], image[1])) continue;
+        for (int sz = -range[2]; sz <= range[2];) {
+          const bool there = shifted(at[j][2], sz, 2, bin[2], image[2]);
+          const int run = std::min(range[2] - sz, bins[2] - 1 - bin[2]);
+          if (there) one_run(j, number(bin[0], bin[1], bin[2]), run, image, positions, near, out);
+          sz += run + 1;
         }
       }
     }
   }
 
+  // Atoms of `run` + 1 bins from bin b on, in one image of the cell, that are near atom j.
+  void one_run(int32_t j, size_t b, int run, const int *image, const double *positions, std::vector<int32_t> &near,
+               std::vector<Pair> &out) const {
+    const int32_t begin = first[b], end = first[b + run + 1], own = place_of[j];
+    if (begin == end) return;
+    near.resize(end - begin);
+    double from[3];
+    for (int c = 0; c < 3; ++c)
+      from[c] = image[0] * box.rows[0][c] + image[1] * box.rows[1][c] + image[2] * box.rows[2][c] - inside[c][own];
+    const double generous = reach * reach * (1.0 + 1e-9);
+    int count = 0;
+    for (int32_t m = begin; m < end; ++m) {
+      const double x = inside[0][m] + from[0], y = inside[1][m] + from[1], z = inside[2][m] + from[2];
+      near[count] = m;
+      count += x * x + y * y + z * z < generous;
+    }
+    for (int k = 0; k < count; ++k) consider(members[near[k]], j, image, positions, out);
+  }
+
   // Add a pair that is close, judged from the positions as they were given: the answer depends on the structure alone.
-  void consider(int64_t i, int32_t j, const int *image, const double *positions, const int32_t *species, std::vector<Pair> &out) const {
-    Pair pair{static_cast<uint64_t>(static_cast<uint32_t>(species[j])) << 32 | static_cast<uint32_t>(j), {}};
-    for (int a = 0; a < 3; ++a) pair.image[a] = image[a] + turns[i][a] - turns[j][a];
-    const int32_t *s = pair.image;
+  void consider(int32_t i, int32_t j, const int *image, const double *positions, std::vector<Pair> &out) const {
+    Pair pair{i, j, {}};
+    for (int a = 0; a < 3; ++a) pair.image[a] = turns[i][a] - turns[j][a] - image[a];
+    const auto &s = pair.image;
     double square = 0;
     for (int c = 0; c < 3; ++c) {
       const double d = positions[3 * j + c] - positions[3 * i + c] + s[0] * box.rows[0][c] + s[1] * box.rows[1][c] + s[2] * box.rows[2][c];

@@ -213,7 +213,7 @@ def neighbours(
 ) -> tuple[Array, Array, Array]:
     """Pairs within a reach by the compiled search: first [atom + 1], sender [pair], offset [pair, 3] (Å)."""
     r, h, p = _real(positions), _real(cell), np.ascontiguousarray(pbc, dtype=np.int32)
-    first, room = np.empty(len(r) + 1, dtype=np.int64), 0
+    first, room = np.empty(len(r) + 1, dtype=np.int64), 128 * len(r)
     while True:
         sender, offset = np.empty(room, dtype=np.int32), np.empty((room, 3))
         lists = (first, sender, offset)
@@ -221,7 +221,7 @@ def neighbours(
             len(r), address(r), address(h), address(p), reach, threads, room, *map(address, lists)
         )
         if found <= room:
-            return first, sender, offset
+            return first, sender[:found], offset[:found]
         room = found
 
 
