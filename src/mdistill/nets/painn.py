@@ -10,9 +10,9 @@ Symbols: i, j atoms; r, û length and direction of the edge i→j; s_i scalar an
     forces   F_i = s Σ_c g_c(s_i) v_i,c + those of the core, less their mean over the struct   (direct head only)
 φ, a, O, g are MLPs of one hidden layer; U, V mix channels; s_i starts as a vector of the element, v_i as zero.
 
-Differences from the paper, so that three derivatives exist everywhere and nothing is learned where there is no label: the envelope
-of b_n has two continuous derivatives at r_c (the paper's cosine has one), the norm of V v is softened at zero, filters have
-no bias, and r̃ is r frozen below the closest labelled distance of the pair.
+Differences from the paper, so that derivatives exist everywhere and nothing is learned where there is no label: the envelope of
+b_n has two continuous derivatives at r_c (the paper's cosine has one), the norm of V v is softened at zero, filters have no
+bias, and r̃ is r frozen below the closest labelled distance of the pair.
 
 Eager speed: flat edge lists with index_add, which was as fast as or faster than dense tables of neighbours, summed channel
 by channel or as matrix products over the radial basis. The first message knows only elements, so its sums run over the few
@@ -25,6 +25,7 @@ Reference:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import pi, sqrt
 
 import torch
@@ -32,6 +33,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mdistill.errors import BadInput
 from mdistill.nets.layers import FREEZE, Linear, cutoff_envelope, frozen_below, species_index, species_table
 from mdistill.nets.repulsion import BONDED, CoreRepulsion, covalent_sums
 from mdistill.nets.settings import PainnSettings
@@ -40,6 +42,17 @@ from mdistill.types import Graph
 _TINY = 1e-18
 _FILTER = 1.0
 """Size of the filters' first random weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edges:
+    """What messages travel along: b_n(r) of every edge, û, where from and where to."""
+
+    receiver: Int[Tensor, " edge"]
+    sender: Int[Tensor, " edge"]
+    sender_species: Int[Tensor, " edge"]
+    basis: Float[Tensor, "edge radial"]
+    unit: Float[Tensor, "edge 3"]
 
 
 class PainnNet(torch.nn.Module):
@@ -65,7 +78,7 @@ class PainnNet(torch.nn.Module):
         self.messages = torch.nn.ModuleList(Message(width, settings.radial, random) for _ in range(settings.layers))
         self.updates = torch.nn.ModuleList(Update(width, random) for _ in range(settings.layers))
         self.readout = Mlp(width, width // 2, 1, random)
-        self.gate = Mlp(width, width // 2, width, random) if settings.direct else None
+        self.gate: Mlp | None = Mlp(width, width // 2, width, random) if settings.direct else None
         self.core = CoreRepulsion(settings.elements)
         self.register_buffer("reference", torch.zeros(n, dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
@@ -118,10 +131,12 @@ class PainnNet(torch.nn.Module):
         self, graph: Graph, vectors: Float[Tensor, "edge 3"]
     ) -> tuple[Float[Tensor, " atom"], Float[Tensor, "atom 3"]]:
         """Energy of every atom (eV, float64) and the direct head's forces (eV/Å), which sum to zero over each struct."""
+        if self.gate is None:
+            raise BadInput("potential", "has no direct head", allowed="a PaiNN student trained with one", fix="--painn.direct")
         species = self.species(graph.system.numbers)
         scalar, vector = self._features(graph, vectors, species)
         atoms, owner = len(species), graph.system.owner
-        gate = self.gate(scalar[:atoms])  # type: ignore[misc]
+        gate = self.gate(scalar[:atoms])
         forces = (vector[:atoms] * gate.unsqueeze(1)).sum(2) * self.scale.to(gate.dtype)
         count = torch.bincount(owner, minlength=graph.system.n_structs).to(forces.dtype).unsqueeze(1)
         mean = forces.new_zeros((graph.system.n_structs, 3)).index_add(0, owner, forces) / count
@@ -142,24 +157,32 @@ class PainnNet(torch.nn.Module):
         """Scalar and vector features of all atoms, and in further rows those of an isolated atom of every element."""
         n = len(self.settings.elements)
         known = torch.cat([species, torch.arange(n, device=species.device)])
-        edges = vectors.to(self.embedding.dtype)
-        pair = self._pair(graph, species)
-        distance = (edges.square().sum(1, keepdim=True) + _TINY).sqrt()
-        closest = self.closest.flatten().index_select(0, pair).unsqueeze(1)
-        felt = frozen_below(distance, closest, FREEZE)
-        window = (sqrt(2.0 / self.cutoff) * (closest < self.cutoff)) * cutoff_envelope(felt, self.cutoff) / felt
-        basis, unit = torch.sin(felt * self.waves) * window, edges / distance
+        edges = self._edges(graph, vectors.to(self.embedding.dtype), species)
         scalar = self.embedding.index_select(0, known)
         vector = scalar.new_zeros((len(known), 3, self.settings.width))
         for k, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
             if k == 0:
-                change, turn = message.of_elements(self.embedding, pair, graph.receiver, len(known), basis, unit)
+                change, turn = message.of_elements(self.embedding, edges, len(known))
             else:
-                change, turn = message(scalar, vector, graph, basis, unit)
+                change, turn = message(scalar, vector, edges)
             scalar, vector = scalar + change, vector + turn
             change, turn = update(scalar, vector)
             scalar, vector = scalar + change, vector + turn
         return scalar, vector
+
+    def _edges(self, graph: Graph, vectors: Float[Tensor, "edge 3"], species: Int[Tensor, " atom"]) -> Edges:
+        pair = self._pair(graph, species)
+        distance = (vectors.square().sum(1, keepdim=True) + _TINY).sqrt()
+        closest = self.closest.flatten().index_select(0, pair).unsqueeze(1)
+        felt = frozen_below(distance, closest, FREEZE)
+        window = (sqrt(2.0 / self.cutoff) * (closest < self.cutoff)) * cutoff_envelope(felt, self.cutoff) / felt
+        return Edges(
+            receiver=graph.receiver,
+            sender=graph.sender,
+            sender_species=pair.remainder(len(self.settings.elements)),
+            basis=torch.sin(felt * self.waves) * window,
+            unit=vectors / distance,
+        )
 
     def _pair(self, graph: Graph, species: Int[Tensor, " atom"]) -> Int[Tensor, " edge"]:
         """Species of the receiver × number of species + species of the sender."""
@@ -202,31 +225,24 @@ class Message(torch.nn.Module):
         self,
         scalar: Float[Tensor, "rows width"],
         vector: Float[Tensor, "rows 3 width"],
-        graph: Graph,
-        basis: Float[Tensor, "edge radial"],
-        unit: Float[Tensor, "edge 3"],
+        edges: Edges,
     ) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows 3 width"]]:
-        heard = self.speak(scalar).index_select(0, graph.sender) * (basis @ self.filters)
+        heard = self.speak(scalar).index_select(0, edges.sender) * (edges.basis @ self.filters)
         on_scalar, along, out = heard.split(self.width, 1)
-        on_vector = vector.index_select(0, graph.sender) * along.unsqueeze(1) + unit.unsqueeze(2) * out.unsqueeze(1)
+        on_vector = vector.index_select(0, edges.sender) * along.unsqueeze(1) + edges.unit.unsqueeze(2) * out.unsqueeze(1)
         return (
-            torch.zeros_like(scalar).index_add(0, graph.receiver, on_scalar),
-            torch.zeros_like(vector).index_add(0, graph.receiver, on_vector),
+            torch.zeros_like(scalar).index_add(0, edges.receiver, on_scalar),
+            torch.zeros_like(vector).index_add(0, edges.receiver, on_vector),
         )
 
     def of_elements(
-        self,
-        embedding: Float[Tensor, "species width"],
-        pair: Int[Tensor, " edge"],
-        receiver: Int[Tensor, " edge"],
-        rows: int,
-        basis: Float[Tensor, "edge radial"],
-        unit: Float[Tensor, "edge 3"],
+        self, embedding: Float[Tensor, "species width"], edges: Edges, rows: int
     ) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows 3 width"]]:
         """The same while scalars are those of the elements and vectors zero: moments of the basis first, filters afterwards."""
-        n, radial = len(embedding), basis.shape[1]
-        moments = torch.cat([basis.unsqueeze(1), unit.unsqueeze(2) * basis.unsqueeze(1)], 1).flatten(1)
-        place = receiver * n + pair.remainder(n)
+        n, (_, radial) = len(embedding), edges.basis.shape
+        basis = edges.basis.unsqueeze(1)
+        moments = torch.cat([basis, edges.unit.unsqueeze(2) * basis], 1).flatten(1)
+        place = edges.receiver * n + edges.sender_species
         moments = moments.new_zeros((rows * n, 4 * radial)).index_add(0, place, moments)
         moments = moments.view(rows, n, 4, radial).transpose(1, 2).flatten(2)
         on_scalar, _, out = (self.speak(embedding).unsqueeze(1) * self.filters).flatten(0, 1).split(self.width, 1)

@@ -41,6 +41,15 @@ class SplineSettings:
         _check_reach(self.elements, self.cutoff)
         _check_sizes(self, {"channels": (1, 64), "radial": (2, 64), "degree": (1, MAX_DEGREE), "hidden": (0, 1024)})
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of tensors that tell its size."""
+        n, basis = len(self.elements), len(self.elements) * self.radial
+        shapes: dict[str, tuple[int, ...]] = {
+            "mixing": (n, self.degree + 1, basis, self.channels),
+            "last.weight": (n, self.hidden or (self.degree + 3) * self.channels, 1),
+        }
+        return shapes | ({"second.weight": (n, self.hidden, self.hidden)} if self.hidden else {})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PainnSettings:
@@ -67,6 +76,13 @@ class PainnSettings:
         _check_sizes(self, {"width": (2, 1024), "layers": (1, 12), "radial": (2, 64)})
         if not isinstance(self.direct, bool):
             raise BadInput("direct", f"{self.direct!r}", allowed="True or False", fix="keep the default")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of tensors that tell its size."""
+        return {
+            "embedding": (len(self.elements), self.width),
+            f"messages.{self.layers - 1}.filters": (self.radial, 3 * self.width),
+        }
 
 
 def _check_reach(elements: tuple[int, ...], cutoff: float) -> None:
