@@ -5,12 +5,15 @@ With d_e the edge vectors and g_e = ∂E/∂d_e:
     F_i  = Σ_{e: receiver=i} g_e − Σ_{e: sender=i} g_e
     σ    = (1/V) Σ_e sym(d_e ⊗ g_e)                      (tension positive)
     H·v  = −dF/dε at r + εv, by differentiating Σ_e g_e·(v[sender] − v[receiver]) once more.
+
+A network with a head for forces (`DirectNet`) has no stress, and −vᵀJ, J = ∂F/∂r, in place of H·v: with
+h_e = ∂(Σ_i v_i·F_i)/∂d_e,  −(vᵀJ)_i = Σ_{e: receiver=i} h_e − Σ_{e: sender=i} h_e.  Where F is a gradient the two are one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -32,6 +35,16 @@ class EnergyNet(Protocol):
     def __call__(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]: ...
 
 
+class DirectNet(EnergyNet, Protocol):
+    """An energy network with a further head for forces; it says so by `direct`."""
+
+    @property
+    def direct(self) -> bool: ...
+    def energies_and_forces(
+        self, graph: Graph, vectors: Float[Tensor, "edge 3"]
+    ) -> tuple[Float[Tensor, " atom"], Float[Tensor, "atom 3"]]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Conservative:
     """An energy network as a `CurvedPotential`: forces and stress are exact derivatives of one energy."""
@@ -51,12 +64,45 @@ class Conservative:
         return self.net.name
 
     def __call__(self, graph: Graph) -> Prediction:
-        prediction = predict(self.net, graph)[0]
+        prediction = _conservative(self.net, graph)[0]
         stress = None if prediction.stress is None else prediction.stress.detach()
         return Prediction(energy=prediction.energy.detach(), forces=prediction.forces.detach(), stress=stress)
 
     def curvature(self, graph: Graph, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:
-        return predict(self.net, graph, probes=probes)[1].detach()
+        return _conservative(self.net, graph, probes=probes)[1].detach()
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """A network with a head for forces as a `CurvedPotential`: its forces are no gradient of its energy, its curvature
+    products are −vᵀJ, it gives no stress."""
+
+    net: DirectNet
+
+    @property
+    def cutoff(self) -> float:
+        return self.net.cutoff
+
+    @property
+    def elements(self) -> frozenset[int]:
+        return self.net.elements
+
+    @property
+    def name(self) -> str:
+        return self.net.name
+
+    def __call__(self, graph: Graph) -> Prediction:
+        with torch.no_grad():
+            atomic, forces = self.net.energies_and_forces(graph, edge_vectors(graph))
+        return Prediction(energy=_to_structs(graph, atomic), forces=forces)
+
+    def curvature(self, graph: Graph, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:
+        return _direct(self.net, graph, probes=probes)[1].detach()
+
+
+def potential_of(net: EnergyNet) -> Conservative | Direct:
+    """The network as a potential: by its direct head where it has one, else by the gradient of its energy."""
+    return Direct(cast(DirectNet, net)) if _is_direct(net) else Conservative(net)
 
 
 def predict(
@@ -69,19 +115,51 @@ def predict(
     """Energy, forces, stress and curvature products of a batch.
 
     Args:
-        net: The energy network.
+        net: The energy network, or one with a direct head, which then gives the forces.
         graph: Edges within net.cutoff.
         probes: Directions v for the products H·v; None for no products (an empty tensor comes back).
         create_graph: Keep the result differentiable in the network's weights (training).
     Returns:
         The prediction (stress None unless every struct is periodic in three directions), and H·v (eV/Å²).
     """
+    if _is_direct(net):
+        return _direct(cast(DirectNet, net), graph, probes=probes, create_graph=create_graph)
+    return _conservative(net, graph, probes=probes, create_graph=create_graph)
+
+
+def energy_forces(net: EnergyNet, graph: Graph, *, create_graph: bool = False) -> Float[Tensor, "atom 3"]:
+    """Minus the gradient of the energy (eV/Å), whether or not the network has another head for forces."""
+    return _conservative(net, graph, create_graph=create_graph)[0].forces
+
+
+def _is_direct(net: EnergyNet) -> bool:
+    return bool(getattr(net, "direct", False))
+
+
+def _direct(
+    net: DirectNet, graph: Graph, *, probes: Float[Tensor, "probe atom 3"] | None = None, create_graph: bool = False
+) -> tuple[Prediction, Float[Tensor, "probe atom 3"]]:
+    with torch.enable_grad():
+        vectors = edge_vectors(graph).detach().requires_grad_(probes is not None)
+        atomic, forces = net.energies_and_forces(graph, vectors)
+        products = [
+            _to_atoms(graph, _gradient((forces * probe).sum(), vectors, create_graph=create_graph, retain=True))
+            for probe in (() if probes is None else probes)
+        ]
+    empty = forces.new_zeros((0, graph.system.n_atoms, 3))
+    prediction = Prediction(energy=_to_structs(graph, atomic), forces=forces)
+    return prediction, torch.stack(products) if products else empty
+
+
+def _conservative(
+    net: EnergyNet, graph: Graph, *, probes: Float[Tensor, "probe atom 3"] | None = None, create_graph: bool = False
+) -> tuple[Prediction, Float[Tensor, "probe atom 3"]]:
     system = graph.system
     second = create_graph or probes is not None
     with torch.enable_grad():
         vectors = edge_vectors(graph).detach().requires_grad_(True)
         atomic = net(graph, vectors)
-        energy = atomic.new_zeros(system.n_structs).index_add(0, system.owner, atomic)
+        energy = _to_structs(graph, atomic)
         gradient = _gradient(energy.sum(), vectors, create_graph=second)
         forces = _to_atoms(graph, gradient)
         stress = _stress(graph, vectors, gradient)
@@ -102,6 +180,10 @@ def _gradient(scalar: Tensor, vectors: Tensor, *, create_graph: bool, retain: bo
         scalar, vectors, create_graph=create_graph, retain_graph=retain or create_graph, allow_unused=True
     )
     return torch.zeros_like(vectors) if gradient is None else gradient
+
+
+def _to_structs(graph: Graph, atomic: Float[Tensor, " atom"]) -> Float[Tensor, " struct"]:
+    return atomic.new_zeros(graph.system.n_structs).index_add(0, graph.system.owner, atomic)
 
 
 def _to_atoms(graph: Graph, gradient: Float[Tensor, "edge 3"]) -> Float[Tensor, "atom 3"]:

@@ -53,7 +53,7 @@ def test_metadata_says_what_it_is(model):
     assert metadata["kind"] == "spline"
     assert metadata["elements"] == [3, 15, 16, 17]
     assert metadata["provenance"] == {"teacher": "morse"}
-    assert metadata["settings"]["cutoff"] == 5.0
+    assert metadata["settings"]["cutoff"] == 4.9
     assert len(metadata["sha256"]) == 64
     assert metadata["sha256"] == save_model(model, tiny_net()), "the hash is that of the weights, not of the file"
     assert metadata["sha256"] != save_model(model, tiny_net(1))

@@ -12,7 +12,7 @@ from laws import assert_close
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
-from mdistill.nets.settings import SplineSettings
+from mdistill.nets.settings import PainnSettings, SplineSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.training.calibrate import calibrate
 from mdistill.training.checkpoint import load_net, save_model
@@ -77,6 +77,7 @@ def test_what_is_not_a_closed_form_student_is_refused(tmp_path):
     frames = morse_frames(40)
     strange = tiny_net(0, hidden=0, radial=6)
     assert not is_linear_start(strange.settings, replace(strange.settings, radial=7, hidden=16))
+    assert not is_linear_start(PainnSettings(elements=(3,)), strange.settings)
     assert not is_linear_start(replace(strange.settings, hidden=8), replace(strange.settings, hidden=16))
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers}))
     linear = SplineNet(SplineSettings(elements=elements, cutoff=4.5, channels=4, radial=6, hidden=0))

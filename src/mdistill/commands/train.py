@@ -38,13 +38,14 @@ class TrainArguments:
 
 
 HELP = """\
-Fit the one-hop spline student to a teacher's energies, forces, stress and curvature products. Whole time blocks are held
-out for validation. Training resumes from its checkpoint with the same command.
+Fit a student to a teacher's energies, forces, stress and curvature products: the one-hop spline student, or with --net painn
+a message-passing one. Whole time blocks are held out for validation. Training resumes from its checkpoint with the same command.
 
 examples:
   mdistill train potential runs/labels --out runs/student
   mdistill train potential runs/labels --size tiny --out runs/tiny
   mdistill train potential runs/labels --size large --fit.max-minutes 30 --out runs/large
+  mdistill train potential runs/labels --net painn --painn.width 64 --fit.max-minutes 30 --out runs/painn
   mdistill train potential runs/labels --fit closed-form --out runs/linear
   mdistill train potential runs/labels --start-from runs/student/student.mdistill --fit.max-minutes 3 --out runs/refit
 """
@@ -67,6 +68,8 @@ def main(arguments: list[str]) -> int:
 
     if given.method == "closed-form" and given.start_from is not None:
         raise BadInput("start-from", "given with --fit closed-form", allowed="none: it is solved at once", fix="leave it out")
+    if given.method == "closed-form" and given.settings.net != "spline":
+        raise BadInput("net", f"{given.settings.net} with --fit closed-form", allowed="spline", fix="--fit gradient")
     use_threads(given.threads)
     frames = read_labels(given.labels)
     folder = output_folder(given.out)

@@ -14,8 +14,9 @@ from mdistill.derivatives import Conservative
 from mdistill.graph import volumes
 from mdistill.kernels.library import Size
 from mdistill.kernels.spline import Engine, SplineKernel, Weights, threads_for
+from mdistill.nets.layers import FREEZE
 from mdistill.nets.repulsion import CHARGES
-from mdistill.nets.spline import FREEZE, SplineNet
+from mdistill.nets.spline import SplineNet
 from mdistill.types import Graph, Potential, Prediction, System
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from math import pi, sqrt
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from mdistill.errors import BadInput
+
+FREEZE = 0.15
+"""Width (Å) over which the learned radial functions come to rest below the closest labelled distance."""
 
 
 def monomials(unit: Float[Tensor, "... 3"], count: int) -> Float[Tensor, "... monomial"]:
@@ -132,6 +139,45 @@ def rows(group: Int[Tensor, " item"], n_groups: int, *, spare: int = 0) -> Int[T
     slot = torch.arange(width, device=group.device)
     first = (count.cumsum(0) - count).unsqueeze(1)
     return torch.where(slot < count.unsqueeze(1), first + slot, group.shape[0])
+
+
+def species_table(elements: Sequence[int]) -> Int[Tensor, " number"]:
+    """Place of every atomic number in `elements`, −1 where it is none of them."""
+    table = torch.full((119,), -1, dtype=torch.int64)
+    table[list(elements)] = torch.arange(len(elements))
+    return table
+
+
+def species_index(table: Int[Tensor, " number"], numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
+    """Place of each atom's element by `species_table`.
+
+    Raises:
+        BadInput: An element the table does not know.
+    """
+    species = table.index_select(0, numbers)
+    if numbers.numel() and int(species.min()) < 0:
+        strange = sorted({chemical_symbols[int(z)] for z in numbers[species < 0]})
+        known = sorted((int(place), z) for z, place in enumerate(table.tolist()) if place >= 0)
+        raise BadInput(
+            "structure",
+            f"has {', '.join(strange)}",
+            allowed=f"elements of this potential: {', '.join(chemical_symbols[z] for _, z in known)}",
+            fix="train one for them",
+        )
+    return species
+
+
+class Linear(torch.nn.Module):
+    """A linear layer whose first weights come from a generator."""
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool, generator: torch.Generator) -> None:
+        super().__init__()
+        start = torch.randn((n_in, n_out), generator=generator, dtype=torch.float64) / sqrt(n_in)
+        self.weight = torch.nn.Parameter(start)
+        self.bias = torch.nn.Parameter(torch.zeros(n_out, dtype=torch.float64)) if bias else None
+
+    def forward(self, values: Float[Tensor, "... n_in"]) -> Float[Tensor, "... n_out"]:
+        return values @ self.weight if self.bias is None else values @ self.weight + self.bias
 
 
 class SpeciesLinear(torch.nn.Module):

@@ -39,16 +39,61 @@ class SplineSettings:
     hidden: int = 64
 
     def __post_init__(self) -> None:
-        if (
-            not self.elements
-            or list(self.elements) != sorted(set(self.elements))
-            or not 1 <= min(self.elements) <= max(self.elements) <= 118
-        ):
-            raise BadInput(
-                "elements", f"{self.elements}", allowed="distinct ascending atomic numbers, 1 to 118", fix="list each once"
-            )
-        if not 1.0 < self.cutoff <= 15.0:
-            raise BadInput("cutoff", f"{self.cutoff} Å", allowed="1 to 15 Å", fix="5 Å suits most solids")
-        for name, low, high in (("channels", 1, 64), ("radial", 2, 64), ("degree", 1, MAX_DEGREE), ("hidden", 0, 1024)):
-            if not low <= getattr(self, name) <= high:
-                raise BadInput(name, f"{getattr(self, name)}", allowed=f"{low} to {high}", fix="keep the default")
+        _check_reach(self.elements, self.cutoff)
+        _check_sizes(self, {"channels": (1, 64), "radial": (2, 64), "degree": (1, MAX_DEGREE), "hidden": (0, 1024)})
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of tensors that tell its size."""
+        n, basis = len(self.elements), len(self.elements) * self.radial
+        shapes: dict[str, tuple[int, ...]] = {
+            "mixing": (n, self.degree + 1, basis, self.channels),
+            "last.weight": (n, self.hidden or (self.degree + 3) * self.channels, 1),
+        }
+        return shapes | ({"second.weight": (n, self.hidden, self.hidden)} if self.hidden else {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PainnSettings:
+    """Size and reach of a `PainnNet`.
+
+    Attributes:
+        elements: Atomic numbers it knows, ascending.
+        cutoff: Å of one message; it sees `layers` × as far.
+        width: Channels of the scalar and of the vector features.
+        layers: Message and update blocks.
+        radial: Radial basis functions.
+        direct: Forces from a head of their own (not the gradient of the energy), without stress.
+    """
+
+    elements: tuple[int, ...]
+    cutoff: float = 5.0
+    width: int = 64
+    layers: int = 3
+    radial: int = 16
+    direct: bool = False
+
+    def __post_init__(self) -> None:
+        _check_reach(self.elements, self.cutoff)
+        _check_sizes(self, {"width": (2, 1024), "layers": (1, 12), "radial": (2, 64)})
+        if not isinstance(self.direct, bool):
+            raise BadInput("direct", f"{self.direct!r}", allowed="True or False", fix="keep the default")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of tensors that tell its size."""
+        return {
+            "embedding": (len(self.elements), self.width),
+            f"messages.{self.layers - 1}.filters": (self.radial, 3 * self.width),
+        }
+
+
+def _check_reach(elements: tuple[int, ...], cutoff: float) -> None:
+    if not elements or list(elements) != sorted(set(elements)) or not 1 <= min(elements) <= max(elements) <= 118:
+        raise BadInput("elements", f"{elements}", allowed="distinct ascending atomic numbers, 1 to 118", fix="list each once")
+    if not 1.0 < cutoff <= 15.0:
+        raise BadInput("cutoff", f"{cutoff} Å", allowed="1 to 15 Å", fix="5 Å suits most solids")
+
+
+def _check_sizes(settings: SplineSettings | PainnSettings, limits: dict[str, tuple[int, int]]) -> None:
+    for name, (low, high) in limits.items():
+        if not low <= getattr(settings, name) <= high:
+            raise BadInput(name, f"{getattr(settings, name)}", allowed=f"{low} to {high}", fix="keep the default")

@@ -27,15 +27,21 @@ from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mdistill.errors import BadInput
-from mdistill.nets.layers import SpeciesLinear, gradient_table, harmonics, harmonics_table, rows, sphere_quadrature
+from mdistill.nets.layers import (
+    FREEZE,
+    SpeciesLinear,
+    gradient_table,
+    harmonics,
+    harmonics_table,
+    rows,
+    species_index,
+    species_table,
+    sphere_quadrature,
+)
 from mdistill.nets.moments import Basis, moments
 from mdistill.nets.repulsion import BONDED, CoreRepulsion, covalent_sums
 from mdistill.nets.settings import SplineSettings
 from mdistill.types import Graph
-
-FREEZE = 0.15
-"""Width (Å) over which the learned radial functions come to rest below the closest labelled distance."""
 
 
 class SplineNet(torch.nn.Module):
@@ -84,16 +90,14 @@ class SplineNet(torch.nn.Module):
         self.register_buffer("mean", torch.zeros((n, 1, features), dtype=torch.float64))
         self.register_buffer("spread", torch.ones((n, 1, features), dtype=torch.float64))
         self.register_buffer("whitening", None, persistent=False)
-        self._register_constants(n)
+        self._register_constants()
 
-    def _register_constants(self, n: int) -> None:
+    def _register_constants(self) -> None:
         settings = self.settings
-        species = torch.full((119,), -1, dtype=torch.int64)
-        species[list(settings.elements)] = torch.arange(n)
         degrees = torch.tensor([degree for degree in range(settings.degree + 1) for _ in range(2 * degree + 1)])
         points, weights = sphere_quadrature(3 * settings.degree)
         constants = {
-            "species_of": species,
+            "species_of": species_table(settings.elements),
             "degrees": degrees,
             "waves": pi * torch.arange(settings.radial, dtype=torch.float64),
             "by_degree": (degrees == torch.arange(settings.degree + 1).unsqueeze(1)).to(torch.float64),
@@ -163,14 +167,7 @@ class SplineNet(torch.nn.Module):
         Raises:
             BadInput: An element the network does not know.
         """
-        species = self.species_of.index_select(0, numbers)
-        if numbers.numel() and int(species.min()) < 0:
-            strange = sorted({chemical_symbols[int(z)] for z in numbers[species < 0]})
-            known = ", ".join(chemical_symbols[z] for z in self.settings.elements)
-            raise BadInput(
-                "structure", f"has {', '.join(strange)}", allowed=f"elements of this potential: {known}", fix="train one for them"
-            )
-        return species
+        return species_index(self.species_of, numbers)
 
     def moments(
         self, graph: Graph, vectors: Tensor, species: Tensor

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdistill.graph import edge_vectors
 from mdistill.nets.spline import SplineNet
+from mdistill.training.checkpoint import Student
 from mdistill.training.labels import Item, join
 from mdistill.training.losses import root_mean_square
 
@@ -18,26 +19,29 @@ _FRAMES = 48
 _FLOOR = 1e-2
 
 
-def calibrate(net: SplineNet, items: Sequence[Item], *, fresh: bool) -> None:
+def calibrate(net: Student, items: Sequence[Item], *, fresh: bool) -> None:
     """Set the buffers of a float64 network from the training items.
 
-    The closest labelled distances and the whitening are always set; reference energies, scale and the normalisation of
-    features only where `fresh` (a refit keeps the function it starts from).
+    The closest labelled distances are always set, reference energies and scale only where `fresh` (a refit keeps the function
+    it starts from); so, of a spline network, the whitening always and the normalisation of features where fresh.
     """
-    sample = spread_over(items)
     with torch.no_grad():
         closest = closest_distances(net, items)
+        net.set_closest(closest if fresh else torch.minimum(closest, net.closest))
         if fresh:
-            net.set_closest(closest)
             net.reference.copy_(reference_energies(net, items))
             net.scale.fill_(max(root_mean_square(torch.cat([item.frame.target.forces for item in items])), 1e-6))
-            net.whitening = whitening(net, sample)
-            normalise_features(net, sample)
-        else:
-            net.set_closest(torch.minimum(closest, net.closest))
-            basis = whitening(net, sample)
-            net.mixing.copy_(torch.linalg.solve(basis, net.mixing))
-            net.whitening = basis
+        if isinstance(net, SplineNet):
+            _calibrate_features(net, spread_over(items), fresh=fresh)
+
+
+def _calibrate_features(net: SplineNet, sample: Sequence[Item], *, fresh: bool) -> None:
+    basis = whitening(net, sample)
+    if not fresh:
+        net.mixing.copy_(torch.linalg.solve(basis, net.mixing))
+    net.whitening = basis
+    if fresh:
+        normalise_features(net, sample)
 
 
 def spread_over(items: Sequence[Item]) -> list[Item]:
@@ -45,7 +49,7 @@ def spread_over(items: Sequence[Item]) -> list[Item]:
     return [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, min(_FRAMES, len(items))).astype(int))]
 
 
-def closest_distances(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species species"]:
+def closest_distances(net: Student, items: Sequence[Item]) -> Float[Tensor, "species species"]:
     """Shortest distance of every pair of elements over all items, Å (symmetric; infinite where a pair never met)."""
     n = len(net.settings.elements)
     closest = torch.full((n * n,), torch.inf, dtype=torch.float64)
@@ -57,7 +61,7 @@ def closest_distances(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "s
     return closest.view(n, n)
 
 
-def reference_energies(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, " species"]:
+def reference_energies(net: Student, items: Sequence[Item]) -> Float[Tensor, " species"]:
     """Least-squares energy per element, eV: min ‖n·E0 − E‖², the smallest deviation from the mean energy per atom where
     the compositions leave it open (at a single composition every element gets that mean)."""
     counts = torch.stack(

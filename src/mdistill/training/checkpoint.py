@@ -19,10 +19,11 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from mdistill.derivatives import Conservative
+from mdistill.derivatives import Conservative, Direct, potential_of
 from mdistill.errors import BadInput
 from mdistill.io.files import write_bytes
-from mdistill.nets.settings import SplineSettings
+from mdistill.nets.painn import PainnNet
+from mdistill.nets.settings import PainnSettings, SplineSettings
 from mdistill.nets.spline import SplineNet
 
 FORMAT = 1
@@ -36,11 +37,18 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """format n → function that turns its metadata into that of format n + 1."""
 
 Header = dict[str, Any]
+Student = SplineNet | PainnNet
+StudentSettings = SplineSettings | PainnSettings
+KINDS: dict[str, tuple[type[SplineSettings], type[SplineNet]] | tuple[type[PainnSettings], type[PainnNet]]] = {
+    SplineNet.kind: (SplineSettings, SplineNet),
+    PainnNet.kind: (PainnSettings, PainnNet),
+}
+"""Kinds of network that model files hold: their settings, their class."""
 _ALLOWED = "a model file written by mdistill (student.mdistill)"
 _AGAIN = "copy the file again from where it was made, or train again"
 
 
-def save_model(path: Path, net: SplineNet, provenance: Header | None = None) -> str:
+def save_model(path: Path, net: Student, provenance: Header | None = None) -> str:
     """Write a network as a model file, all or nothing, and give the sha256 of its tensors.
 
     Args:
@@ -63,7 +71,7 @@ def save_model(path: Path, net: SplineNet, provenance: Header | None = None) -> 
     return digest
 
 
-def load_model(path: Path, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Conservative:
+def load_model(path: Path, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Conservative | Direct:
     """Read a model file as a potential.
 
     Args:
@@ -73,30 +81,34 @@ def load_model(path: Path, *, dtype: torch.dtype = torch.float64, device: torch.
     Raises:
         BadInput: Not a model file, damaged, of a newer format, of another kind, or with weights that are not finite.
     """
-    return Conservative(load_net(path).in_type(dtype).to(device).requires_grad_(False))
+    return potential_of(load_net(path).in_type(dtype).to(device).requires_grad_(False))
 
 
-def load_net(path: Path) -> SplineNet:
+def load_net(path: Path) -> Student:
     """Read the network of a model file, float64, trainable. Raises as `load_model`."""
     path = Path(path)
     metadata, tensors = _read(path)
-    if metadata["kind"] != SplineNet.kind:
-        raise BadInput(
-            path, f"a model of kind {metadata['kind']!r}", allowed=SplineNet.kind, fix="upgrade mdistill, or use another file"
-        )
+    if metadata["kind"] not in KINDS:
+        problem, allowed = f"a model of kind {metadata['kind']!r}", ", ".join(KINDS)
+        raise BadInput(path, problem, allowed=allowed, fix="upgrade mdistill, or use another file")
     digest = tensor_hash(tensors)
     if digest != metadata["sha256"]:
         problem = f"the sha256 of its weights is {digest[:12]}…, its header says {metadata['sha256'][:12]}…"
         raise BadInput(path, problem, allowed="an unaltered file", fix=_AGAIN)
-    settings = _settings(path, metadata["settings"])
+    settings = _settings(path, metadata["kind"], metadata["settings"])
     if list(settings.elements) != metadata["elements"]:
         problem = f"header lists elements {metadata['elements']}, settings {list(settings.elements)}"
         raise BadInput(path, problem, allowed="the same elements", fix=_AGAIN)
     _check_size(path, settings, tensors)
-    net = SplineNet(settings)
+    net = network_of(settings)
     _check_tensors(path, net.state_dict(), tensors)
     net.load_state_dict({name: torch.from_numpy(value.astype(np.float64)) for name, value in tensors.items()})
     return net
+
+
+def network_of(settings: StudentSettings, *, seed: int = 0) -> Student:
+    """A network of this size with random weights."""
+    return PainnNet(settings, seed=seed) if isinstance(settings, PainnSettings) else SplineNet(settings, seed=seed)
 
 
 def read_metadata(path: Path) -> Header:
@@ -170,9 +182,9 @@ def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
         raise BadInput(path, f"is damaged ({error})", allowed=_ALLOWED, fix=_AGAIN) from error
 
 
-def _settings(path: Path, raw: Header) -> SplineSettings:
+def _settings(path: Path, kind: str, raw: Header) -> StudentSettings:
     try:
-        return SplineSettings(**raw | {"elements": tuple(raw["elements"])})
+        return KINDS[kind][0](**raw | {"elements": tuple(raw["elements"])})
     except BadInput as error:
         raise BadInput(
             path, f"its settings are invalid: {error.subject} {error.problem}", allowed=error.allowed, fix=_AGAIN
@@ -181,16 +193,9 @@ def _settings(path: Path, raw: Header) -> SplineSettings:
         raise BadInput(path, f"its settings cannot be read ({error})", allowed=_ALLOWED, fix=_AGAIN) from error
 
 
-def _check_size(path: Path, settings: SplineSettings, tensors: dict[str, np.ndarray]) -> None:
+def _check_size(path: Path, settings: StudentSettings, tensors: dict[str, np.ndarray]) -> None:
     """Refuse settings that announce a larger network than the file holds, before that network is built."""
-    n, basis = len(settings.elements), len(settings.elements) * settings.radial
-    expected = {
-        "mixing": (n, settings.degree + 1, basis, settings.channels),
-        "last.weight": (n, settings.hidden or (settings.degree + 3) * settings.channels, 1),
-    }
-    if settings.hidden:
-        expected["second.weight"] = (n, settings.hidden, settings.hidden)
-    for name, shape in expected.items():
+    for name, shape in settings.shapes().items():
         found = tensors[name].shape if name in tensors else None
         if found != shape:
             raise BadInput(path, f"tensor {name} has shape {found}", allowed=f"{shape} by its settings", fix=_AGAIN)

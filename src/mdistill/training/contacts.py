@@ -1,7 +1,7 @@
 """A prior for where labels end: two atoms alone, just nearer than any label has them, do not attract each other.
 
 Labels show pairs in a crystal, with neighbours around them. A pair alone lies outside what was learned, and where the
-learned radial functions come to rest (`nets.spline.FREEZE`) it may be given a spurious well. A few dimers at those distances,
+learned radial functions come to rest (`nets.layers.FREEZE`) it may be given a spurious well. A few dimers at those distances,
 asked now and then during training, prevent it; they carry no label, only the sign.
 """
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mdistill.derivatives import predict
 from mdistill.graph import build_graph, cast, concatenate, make_system
-from mdistill.nets.spline import FREEZE, SplineNet
+from mdistill.nets.layers import FREEZE
+from mdistill.training.checkpoint import Student
 from mdistill.types import Graph
 
 EVERY = 4
@@ -23,7 +24,7 @@ _MARGIN = 0.02
 """Repulsion asked for, eV/Å."""
 
 
-def contact_dimers(net: SplineNet, dtype: torch.dtype) -> Graph | None:
+def contact_dimers(net: Student, dtype: torch.dtype) -> Graph | None:
     """Dimers of all pairs met, at distances from FREEZE below the closest labelled one up to it; None where none was."""
     made, elements = [], net.settings.elements
     for a, first in enumerate(elements):
@@ -41,7 +42,7 @@ def contact_dimers(net: SplineNet, dtype: torch.dtype) -> Graph | None:
     return Graph(system=system, receiver=graph.receiver, sender=graph.sender, shift=graph.shift.to(dtype), cutoff=graph.cutoff)
 
 
-def attraction(net: SplineNet, dimers: Graph) -> Tensor:
+def attraction(net: Student, dimers: Graph) -> Tensor:
     """Mean force (eV/Å) by which the dimers fall short of repelling each other; differentiable in the weights."""
     forces = predict(net, dimers, create_graph=True)[0].forces
     return (_MARGIN - forces[1::2, 2]).clamp_min(0.0).mean()

@@ -99,7 +99,7 @@ class _Run(Generic[Module, Item]):
             raise MdistillError(
                 f"training diverged at step {step + 1}: the loss is {float(loss.detach())}, its gradient {norm}.\n"
                 f"  kept: {self.folder / CHECKPOINT} holds the last good state (if one was written)\n"
-                f"  fix: a lower learning rate (now {settings.learning_rate:g}), and check the labels for outliers"
+                f"  fix: a lower learning rate (now {settings.learning_rate}), and check the labels for outliers"
             )
         torch._foreach_mul_(gradients, min(1.0, settings.clip / (norm + 1e-12)))
         with torch.no_grad():
@@ -122,7 +122,7 @@ class _Run(Generic[Module, Item]):
         root = torch._foreach_sqrt(self.second)
         torch._foreach_div_(root, math.sqrt(1.0 - gamma**t))
         torch._foreach_add_(root, _EPSILON)
-        torch._foreach_mul_(self.parameters, 1.0 - rate * self.settings.weight_decay)
+        torch._foreach_mul_(self.parameters, 1.0 - rate * (self.settings.weight_decay or 0.0))
         torch._foreach_addcdiv_(self.parameters, self.first, root, -rate / (1.0 - beta**t))
 
     def record(self, validation: Sequence[Item], epoch: int) -> None:
@@ -211,6 +211,7 @@ def fit(
     """
     if not train:
         raise BadInput("training frames", "none", allowed="at least one", fix="label more structures")
+    settings = settings.suited("spline")
     run: _Run[Module, Item] = _Run(
         module, objective, settings, Path(folder), f"{asdict(settings)} {len(train)} {len(validation)} {identity}"
     )
@@ -259,7 +260,7 @@ def learning_rate(settings: FitSettings, step: int, total: int) -> float:
     """Linear warm-up, then a cosine from the peak down to 1 % of it at step `total` (0: still unknown, warming up)."""
     warm = min(1.0, (step + 1) / settings.warmup)
     cosine = 1.0 if total == 0 else 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / total)))
-    return settings.learning_rate * warm * (0.01 + 0.99 * cosine)
+    return (settings.learning_rate or 0.0) * warm * (0.01 + 0.99 * cosine)
 
 
 def order_of(n_items: int, seed: int, epoch: int) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mdistill.errors import BadInput
 from mdistill.types import Prediction
 
-Quantity = Literal["energy", "forces", "stress", "curvature"]
+Quantity = Literal["energy", "forces", "stress", "curvature", "energy gradient"]
 Norm = Literal["absolute", "square", "length"]
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -29,7 +29,8 @@ class Term:
     """weight · norm(residual / scale).
 
     Attributes:
-        quantity: "energy" (eV/atom), "forces" (eV/Å), "stress" (eV/Å³) or "curvature" (products H·v, eV/Å²).
+        quantity: "energy" (eV/atom), "forces" (eV/Å), "stress" (eV/Å³), "curvature" (products H·v, eV/Å²) or "energy
+            gradient" (−∇E of a network with direct forces against the labelled forces, eV/Å).
         norm: "absolute", "square" or "length" (Euclidean length of each atom's vector).
         weight: Pure number.
         scale: What residuals are divided by, in the unit of the quantity: the spread of the teacher's labels.
@@ -77,6 +78,8 @@ def residual(
     products: Float[Tensor, "probe atom 3"],
     target: Target,
     atoms: Float[Tensor, " struct"],
+    *,
+    gradient: Float[Tensor, "atom 3"] | None = None,
 ) -> Float[Tensor, "row component"] | None:
     """Prediction − label of one quantity in its own unit, missing labels left out; None where nothing is labelled.
 
@@ -86,6 +89,7 @@ def residual(
         products: Curvature products of the batch (one probe, or none).
         target: Labels.
         atoms: Atoms per struct.
+        gradient: Minus the gradient of the energy, where that is not what the forces are.
     """
     if quantity == "energy":
         return ((prediction.energy - target.label.energy) / atoms).unsqueeze(1)
@@ -95,6 +99,8 @@ def residual(
         if prediction.stress is None or target.label.stress is None or not bool(target.has_stress.any()):
             return None
         return (prediction.stress - target.label.stress)[target.has_stress].flatten(1)
+    if quantity == "energy gradient":
+        return None if gradient is None else gradient - target.label.forces
     if target.products is None or target.has_products is None or len(products) == 0 or not bool(target.has_products.any()):
         return None
     return (products[0] - target.products)[target.has_products]
@@ -106,12 +112,14 @@ def total_loss(
     products: Float[Tensor, "probe atom 3"],
     target: Target,
     atoms: Float[Tensor, " struct"],
+    *,
+    gradient: Float[Tensor, "atom 3"] | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """The sum of all terms whose labels exist, and the mean absolute error of each quantity in its own unit."""
     total = prediction.forces.new_zeros(())
     errors: dict[str, float] = {}
     for term in terms:
-        difference = residual(term.quantity, prediction, products, target, atoms)
+        difference = residual(term.quantity, prediction, products, target, atoms, gradient=gradient)
         if difference is None:
             continue
         errors[term.quantity] = float(difference.detach().abs().mean())

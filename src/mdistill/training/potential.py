@@ -12,14 +12,21 @@ import torch
 from torch import Tensor
 
 from mdistill.analysis.accuracy import Accuracy, accuracy
-from mdistill.derivatives import EnergyNet, predict
+from mdistill.derivatives import EnergyNet, energy_forces, predict
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.nets.settings import SplineSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.training.calibrate import calibrate
-from mdistill.training.checkpoint import load_model, load_net, read_metadata, save_model
+from mdistill.training.checkpoint import (
+    Student,
+    StudentSettings,
+    load_model,
+    load_net,
+    network_of,
+    read_metadata,
+    save_model,
+)
 from mdistill.training.contacts import EVERY, attraction, contact_dimers
 from mdistill.training.fit import fit
 from mdistill.training.labels import Item, check_labels, curvature_labels, frames_hash, items_of, join, target_of
@@ -30,6 +37,8 @@ from mdistill.training.warm_start import begin_from_linear, is_linear_start
 from mdistill.types import Graph, LabelledFrame, Potential, Prediction
 
 MODEL = "student.mdistill"
+GRADIENT_EVERY = 4
+"""Steps between two looks at the energy gradient of a student with direct forces."""
 _PARITY_POINTS = 4000
 
 
@@ -63,7 +72,7 @@ class TrainingResult:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PotentialObjective:
     """Energy, forces, stress at every step; one curvature product per struct at every n-th step; now and then dimers that
-    must not attract each other (`training.contacts`)."""
+    must not attract each other (`training.contacts`) and, of a student with direct forces, the gradient of its energy."""
 
     terms: Sequence[Term]
     curvature_every: int
@@ -82,10 +91,16 @@ class PotentialObjective:
             probes, target = probe.unsqueeze(0), replace(target, products=products, has_products=known)
         prediction, found = predict(module, graph, probes=probes, create_graph=step >= 0)  # type: ignore[arg-type]
         atoms = torch.bincount(graph.system.owner, minlength=len(batch)).to(torch.float64)
-        loss, errors = total_loss(self.terms, prediction, found, target, atoms)
+        gradient = self._energy_gradient(module, graph, step)
+        loss, errors = total_loss(self.terms, prediction, found, target, atoms, gradient=gradient)
         if self.dimers is not None and step >= 0 and step % EVERY == 1:
             loss = loss + EVERY * attraction(module, self.dimers)  # type: ignore[arg-type]
         return loss, errors
+
+    def _energy_gradient(self, module: torch.nn.Module, graph: Graph, step: int) -> Tensor | None:
+        if (step >= 0 and step % GRADIENT_EVERY) or all(term.quantity != "energy gradient" for term in self.terms):
+            return None
+        return energy_forces(module, graph, create_graph=step >= 0)  # type: ignore[arg-type]
 
     def describe(self, measures: dict[str, float]) -> str:
         force, energy = (1e3 * measures.get(name, float("nan")) for name in ("forces", "energy"))
@@ -101,7 +116,7 @@ def train_potential(
     start_from: Path | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> TrainingResult:
-    """Train a spline potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder, or resumes.
+    """Train a potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder, or resumes.
 
     Reference energies are fitted first, the core begins at the closest labels, whole time blocks are held out.
 
@@ -120,10 +135,10 @@ def train_potential(
     train, held_out = split_blocks(frames, held_out=settings.held_out)
     dtype = torch.float64 if settings.float64 else torch.float32
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
-    net, linear = _start(SplineSettings(elements=elements, **settings.network()), settings.fit.seed, start_from)
+    net, linear = _start(settings.student(elements), settings.fit.seed, start_from)
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
     calibrate(net, items, fresh=start_from is None or linear is not None)
-    if linear is not None and start_from is not None:
+    if linear is not None and start_from is not None and isinstance(net, SplineNet):
         begin_from_linear(net, linear, items, path=start_from)
     terms = loss_terms(train, settings)
     objective = PotentialObjective(
@@ -131,9 +146,8 @@ def train_potential(
     )
     begun = "" if start_from is None else read_metadata(start_from)["sha256"]
     identity = f"{settings} {frames_hash(train)} {frames_hash(held_out)} {begun}"
-    result = fit(
-        net.in_type(dtype), objective, items, held_items, settings.fit, folder=folder, stop=stop, identity=identity, title="train"
-    )
+    how, net = settings.fit.suited(settings.net), net.in_type(dtype)
+    result = fit(net, objective, items, held_items, how, folder=folder, stop=stop, identity=identity, title="train")
     path = Path(folder) / MODEL
     made_from = (provenance or {}) | {
         "train_frames": len(train),
@@ -174,12 +188,15 @@ def curvature_error(net: EnergyNet, frames: Sequence[LabelledFrame]) -> float | 
 
 
 def loss_terms(frames: Sequence[LabelledFrame], settings: TrainSettings) -> list[Term]:
-    """The four terms, each over the teacher's own scale; energies are weighed against forces through a length of 1 Å."""
+    """The terms, each over the teacher's own scale; energies are weighed against forces through a length of 1 Å."""
     force = max(root_mean_square(torch.cat([f.target.forces for f in frames])), 1e-6)
     terms = [
         Term(quantity="forces", norm="length", weight=settings.force_weight, scale=force),
         Term(quantity="energy", norm="absolute", weight=settings.energy_weight, scale=force),
     ]
+    if settings.net == "painn" and settings.painn.direct and settings.energy_gradient_weight > 0.0:
+        weight = GRADIENT_EVERY * settings.energy_gradient_weight
+        terms.append(Term(quantity="energy gradient", norm="length", weight=weight, scale=force))
     stress = [f.target.stress for f in frames if f.target.stress is not None]
     if stress:
         scale = max(root_mean_square(torch.cat(stress)), 1e-6)
@@ -208,13 +225,13 @@ def _thinned(rows: Tensor) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in rows[::stride].tolist()]
 
 
-def _start(size: SplineSettings, seed: int, start_from: Path | None) -> tuple[SplineNet, SplineNet | None]:
+def _start(size: StudentSettings, seed: int, start_from: Path | None) -> tuple[Student, SplineNet | None]:
     """The network to train, and the linear student it begins as, if it does."""
     if start_from is None:
-        return SplineNet(size, seed=seed), None
+        return network_of(size, seed=seed), None
     net = load_net(start_from)
-    if is_linear_start(net.settings, size):
-        return SplineNet(size, seed=seed), net
+    if is_linear_start(net.settings, size) and isinstance(net, SplineNet):
+        return network_of(size, seed=seed), net
     if net.settings != size:
         raise BadInput(
             start_from,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from mdistill.errors import BadInput
-from mdistill.nets.settings import SIZES, SplineSettings
+from mdistill.nets.settings import SIZES, PainnSettings, SplineSettings
+
+RATES: dict[str, tuple[float, float]] = {"spline": (5e-3, 0.3), "painn": (2e-3, 0.01)}
+"""Learning rate and weight decay that suit each kind of network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +21,11 @@ class FitSettings:
         max_epochs: Passes over the data at most (where steps is 0): a few hundred frames are learned by heart after more.
         steps: Optimiser steps; 0 to follow max_minutes and max_epochs. A fixed number makes the result the same on every run.
         batch_size: Items per step.
-        learning_rate: Peak of the schedule (linear warm-up, cosine down to 1 %).
+        learning_rate: Peak of the schedule (linear warm-up, cosine down to 1 %); None for what suits the network.
         warmup: Steps of linear warm-up.
         ema: Decay per step of the moving average of the weights, which is what training returns.
         clip: Largest norm of the gradient.
-        weight_decay: Decoupled decay per unit of learning rate.
+        weight_decay: Decoupled decay per unit of learning rate; None for what suits the network.
         seed: Of the order of items and all other random choices.
     """
 
@@ -30,11 +33,11 @@ class FitSettings:
     max_epochs: int = 120
     steps: int = 0
     batch_size: int = 8
-    learning_rate: float = 5e-3
+    learning_rate: float | None = None
     warmup: int = 50
     ema: float = 0.99
     clip: float = 10.0
-    weight_decay: float = 0.3
+    weight_decay: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,8 +55,35 @@ class FitSettings:
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise BadInput(name, f"{value}", allowed=f"{low:g} to {high:g}", fix="keep the default")
+
+    def suited(self, net: str) -> FitSettings:
+        """With the learning rate and weight decay that suit this kind of network where none are set."""
+        rate, decay = RATES[net]
+        return replace(
+            self,
+            learning_rate=rate if self.learning_rate is None else self.learning_rate,
+            weight_decay=decay if self.weight_decay is None else self.weight_decay,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PainnSize:
+    """How large a message-passing student is.
+
+    Attributes:
+        width: Channels of the scalar and of the vector features.
+        layers: Message and update blocks; it sees so many cutoffs far.
+        radial: Radial basis functions.
+        direct: Forces from a head of their own instead of the gradient of the energy: about twice as fast, but energy is not
+            conserved and there is no stress.
+    """
+
+    width: int = 64
+    layers: int = 3
+    radial: int = 16
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +91,10 @@ class TrainSettings:
     """How to train a potential.
 
     Attributes:
-        size: How large the student is: tiny is fastest, large most accurate; the next five change one part of it.
-        cutoff: Å.
+        net: spline: one hop, compiled, fastest. painn: message passing, slower, sees further and more of the angles.
+        painn: Size of a message-passing student (the next five are the spline's).
+        size: How large the spline student is: tiny is fastest, large most accurate; the next five change one part of it.
+        cutoff: Å; of a message-passing student 5 by default.
         channels: Radial channels per degree.
         radial: Radial basis functions per species pair.
         degree: Highest degree of the harmonics.
@@ -72,11 +104,14 @@ class TrainSettings:
         stress_weight: Weight of |Δσ| over the teacher's RMS stress.
         curvature_weight: Weight of ‖ΔH·v‖ over the teacher's RMS product.
         curvature_every: Steps between curvature terms (each costs about two plain steps); 0: never.
+        energy_gradient_weight: Of students with direct forces: weight of ‖−∇E − F‖ over the teacher's RMS force component.
         held_out: Fraction of the frames held out, as whole time blocks.
         float64: Train in double precision (twice as slow, rarely better).
         fit: Time, batch size, learning rate, seed.
     """
 
+    net: Literal["spline", "painn"] = "spline"
+    painn: PainnSize = field(default_factory=PainnSize)
     size: Literal["tiny", "small", "medium", "large"] = "medium"
     cutoff: float | None = None
     channels: int | None = None
@@ -88,6 +123,7 @@ class TrainSettings:
     stress_weight: float = 0.1
     curvature_weight: float = 0.1
     curvature_every: int = 4
+    energy_gradient_weight: float = 0.05
     held_out: float = 0.15
     float64: bool = False
     fit: FitSettings = field(default_factory=FitSettings)
@@ -95,8 +131,11 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise BadInput("size", f"{self.size!r}", allowed=", ".join(SIZES), fix="choose one of them")
+        if self.net not in RATES:
+            raise BadInput("net", f"{self.net!r}", allowed=", ".join(RATES), fix="choose one of them")
         SplineSettings(elements=(1,), **self.network())
-        for name in ("energy_weight", "force_weight", "stress_weight", "curvature_weight"):
+        self.student((1,))
+        for name in ("energy_weight", "force_weight", "stress_weight", "curvature_weight", "energy_gradient_weight"):
             if not 0.0 <= getattr(self, name) < 1e6:
                 raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 1e6", fix="keep the default")
         if not 0 <= self.curvature_every <= 10**6:
@@ -105,8 +144,15 @@ class TrainSettings:
             raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.15")
 
     def network(self) -> dict[str, Any]:
-        """The part that fixes the network: cutoff, channels, radial, degree, hidden."""
+        """The part that fixes a spline network: cutoff, channels, radial, degree, hidden."""
         return {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in SIZES[self.size].items()}
+
+    def student(self, elements: tuple[int, ...]) -> SplineSettings | PainnSettings:
+        """What the network of these elements is made with."""
+        if self.net == "painn":
+            reach: dict[str, Any] = {} if self.cutoff is None else {"cutoff": self.cutoff}
+            return PainnSettings(elements=elements, **reach, **asdict(self.painn))
+        return SplineSettings(elements=elements, **self.network())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

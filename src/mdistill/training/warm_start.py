@@ -19,11 +19,14 @@ from mdistill.errors import BadInput
 from mdistill.nets.settings import SplineSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.training.calibrate import moments_of, normalise_features, spread_over
+from mdistill.training.checkpoint import StudentSettings
 from mdistill.training.labels import Item
 
 
-def is_linear_start(linear: SplineSettings, size: SplineSettings) -> bool:
+def is_linear_start(linear: StudentSettings, size: StudentSettings) -> bool:
     """Whether one is without hidden layers, the other with, and both have the same invariants but for their channels."""
+    if not isinstance(linear, SplineSettings) or not isinstance(size, SplineSettings):
+        return False
     alike = replace(linear, channels=size.channels, hidden=size.hidden)
     return linear.hidden == 0 and size.hidden > 1 and alike == size
 

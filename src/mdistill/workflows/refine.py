@@ -76,7 +76,7 @@ def refine(
         The last fit, and a table of the rounds.
     """
     settings, everything = rounds.settings, list(frames)
-    first = rounds.train.fit
+    first = rounds.train.fit.suited(rounds.train.net)
     refit = replace(
         rounds.train,
         fit=replace(
@@ -84,7 +84,7 @@ def refine(
             max_minutes=first.max_minutes * settings.refit_share,
             max_epochs=max(round(first.max_epochs * settings.refit_share), 1),
             steps=round(first.steps * settings.refit_share),
-            learning_rate=first.learning_rate * settings.refit_rate,
+            learning_rate=(first.learning_rate or 0.0) * settings.refit_rate,
         ),
     )
     rows: list[list[Cell]] = []
