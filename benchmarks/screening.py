@@ -29,7 +29,7 @@ from mdistill.simulation.simulate import simulate
 from mdistill.teachers import load_teacher
 from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.posterior import most_uncertain
-from mdistill.training.potential import evaluate, train_potential
+from mdistill.training.potential import MODEL, evaluate, train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.types import LabelledFrame, System
 from mdistill.workflows.models import load
@@ -79,7 +79,9 @@ def main() -> None:
     taught = [frame for frame in frames if frame.temperature_K != KELVIN]
     unseen = [frame for frame in frames if frame.temperature_K == KELVIN]
     home, teacher = given.runs / "screening", load_teacher("sevennet-0")
-    first = train_potential(taught, FIRST, home / "first").path
+    first = home / "first" / MODEL
+    if not first.is_file():
+        train_potential(taught, FIRST, first.parent)
     _, posterior, _ = fit_closed_form(taught, FIRST, home / "closed-form", how=SCREEN)
 
     def error(path: Path) -> float:
@@ -91,12 +93,13 @@ def main() -> None:
         labels: dict[int, LabelledFrame] = {}
         for count in given.counts:
             for name, chosen in choices(pool, taught, posterior, count, seed).items():
-                for k in chosen:
-                    labels[k] = labels.get(k) or label(
-                        pool[k], teacher, source="on-policy", temperature_K=KELVIN, block=10**6 + k // 8
-                    )
                 where = home / f"{name}-{count}-{seed}"
-                path = train_potential([*taught, *(labels[k] for k in chosen)], REFIT, where, start_from=first).path
+                path = where / MODEL
+                if not path.is_file():
+                    for k in chosen:
+                        if k not in labels:
+                            labels[k] = label(pool[k], teacher, source="on-policy", temperature_K=KELVIN, block=10**6 + k // 8)
+                    train_potential([*taught, *(labels[k] for k in chosen)], REFIT, where, start_from=first)
                 rows.append({"chosen by": name, "frames": count, "seed": seed, "force MAE (meV/Å)": error(path)})
                 print(rows[-1], flush=True)
     for count in given.counts:

@@ -66,7 +66,8 @@ class Conservative:
     def __call__(self, graph: Graph) -> Prediction:
         prediction = _conservative(self.net, graph)[0]
         stress = None if prediction.stress is None else prediction.stress.detach()
-        return Prediction(energy=prediction.energy.detach(), forces=prediction.forces.detach(), stress=stress)
+        atomic = None if prediction.atomic is None else prediction.atomic.detach()
+        return Prediction(energy=prediction.energy.detach(), forces=prediction.forces.detach(), stress=stress, atomic=atomic)
 
     def curvature(self, graph: Graph, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:
         return _conservative(self.net, graph, probes=probes)[1].detach()
@@ -94,7 +95,7 @@ class Direct:
     def __call__(self, graph: Graph) -> Prediction:
         with torch.no_grad():
             atomic, forces = self.net.energies_and_forces(graph, edge_vectors(graph))
-        return Prediction(energy=_to_structs(graph, atomic), forces=forces)
+        return Prediction(energy=_to_structs(graph, atomic), forces=forces, atomic=atomic)
 
     def curvature(self, graph: Graph, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:
         return _direct(self.net, graph, probes=probes)[1].detach()
@@ -147,7 +148,7 @@ def _direct(
             for probe in (() if probes is None else probes)
         ]
     empty = forces.new_zeros((0, graph.system.n_atoms, 3))
-    prediction = Prediction(energy=_to_structs(graph, atomic), forces=forces)
+    prediction = Prediction(energy=_to_structs(graph, atomic), forces=forces, atomic=atomic)
     return prediction, torch.stack(products) if products else empty
 
 
@@ -170,7 +171,7 @@ def _conservative(
             for probe in (() if probes is None else probes)
         ]
     empty = forces.new_zeros((0, system.n_atoms, 3))
-    return Prediction(energy=energy, forces=forces, stress=stress), torch.stack(products) if products else empty
+    return Prediction(energy=energy, forces=forces, stress=stress, atomic=atomic), torch.stack(products) if products else empty
 
 
 def _gradient(scalar: Tensor, vectors: Tensor, *, create_graph: bool, retain: bool = False) -> Tensor:

@@ -63,11 +63,13 @@ class Prediction:
         forces: [atom, 3] eV/Å.
         stress: [struct, 3, 3] eV/Å³, symmetric, tension positive (σ = (1/V) ∂E/∂strain); None where any struct is not
             periodic in three directions or the label is missing.
+        atomic: [atom] the energies it is the sum of, eV; None where the potential has none.
     """
 
     energy: Float[Tensor, " struct"]
     forces: Float[Tensor, "atom 3"]
     stress: Float[Tensor, "struct 3 3"] | None = None
+    atomic: Float[Tensor, " atom"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

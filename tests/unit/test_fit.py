@@ -32,6 +32,9 @@ class Line:
         error = net(x) - y - noise
         return error.square().mean(), {"error": float(error.detach().abs().mean())}
 
+    def observe(self, history):
+        pass
+
     def describe(self, measures):
         return f"error {measures.get('error', math.nan):.3f}"
 

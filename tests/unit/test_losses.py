@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,14 +58,37 @@ def test_missing_labels_are_left_out():
 
 def test_curvature_counts_only_atoms_with_a_label():
     found = torch.ones((1, 3, 3), dtype=DOUBLE)
-    label = torch.zeros((3, 3), dtype=DOUBLE)
-    label[2] = 1e9
+    label = torch.zeros((1, 3, 3), dtype=DOUBLE)
+    label[:, 2] = 1e9
     term = Term(quantity="curvature", norm="length", scale=2.0)
     known = torch.tensor([True, True, False])
     loss, errors = total_loss([term], prediction([1.0, 2.0], 0.0), found, target(products=label, known=known), ATOMS)
     assert float(loss) == pytest.approx(3**0.5 / 2.0)
     assert errors == {"curvature": 1.0}
     assert total_loss([term], prediction([1.0, 2.0], 0.0), NONE, target(products=label, known=known), ATOMS)[1] == {}
+
+
+def test_rows_are_the_published_loss():
+    """Per row the sum over column atoms of the length of the error, mean over rows, over the number of atoms of the batch."""
+    found, label = torch.rand((4, 3, 3), dtype=DOUBLE), torch.rand((4, 3, 3), dtype=DOUBLE)
+    term = Term(quantity="curvature", norm="length")
+    loss, _ = total_loss([term], prediction([1.0, 2.0], 0.0), found, target(products=label, known=torch.ones(3) > 0), ATOMS)
+    published = sum(float((f - x).norm(dim=1).sum()) for f, x in zip(found, label, strict=True)) / 4 / 3
+    assert float(loss) == pytest.approx(published, rel=1e-9)
+
+
+def test_energies_of_atoms_count_where_they_are_known():
+    found = replace(prediction([1.0, 2.0], 0.0), atomic=torch.tensor([0.3, 0.5, 9.0], dtype=DOUBLE))
+    wanted = target()
+    wanted = replace(
+        wanted,
+        label=replace(wanted.label, atomic=torch.tensor([0.1, 0.2, 0.0], dtype=DOUBLE)),
+        has_atomic=torch.tensor([True, True, False]),
+    )
+    term = Term(quantity="atomic energy", norm="absolute")
+    assert float(total_loss([term], found, NONE, wanted, ATOMS)[0]) == pytest.approx(0.25)
+    assert total_loss([term], prediction([1.0, 2.0], 0.0), NONE, wanted, ATOMS)[1] == {}
+    assert total_loss([term], found, NONE, target(), ATOMS)[1] == {}
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_it_learns_the_teacher(trained, frames):
 def test_curvature_labels_help_curvature(frames, tmp_path):
     short = replace(SMALL, curvature_weight=1.0, curvature_every=2, fit=replace(SMALL.fit, steps=120))
     with_labels = train_potential(frames, short, tmp_path / "with").curvature_error
-    without = train_potential(frames, replace(short, curvature_every=0), tmp_path / "without").curvature_error
+    without = train_potential(frames, replace(short, curvature="none"), tmp_path / "without").curvature_error
     assert with_labels < 0.9 * without
 
 
@@ -178,7 +178,17 @@ def test_bad_labels_are_refused(frames, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"held_out": 1.0}, {"force_weight": -1.0}, {"curvature_every": -1}, {"channels": 0}, {"cutoff": 0.0}]
+    "wrong",
+    [
+        {"held_out": 1.0},
+        {"force_weight": -1.0},
+        {"curvature_every": 0},
+        {"curvature": "some"},
+        {"curvature_probes": 0},
+        {"teacher_error": 0.0},
+        {"channels": 0},
+        {"cutoff": 0.0},
+    ],
 )
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(BadInput):

@@ -1,8 +1,8 @@
 r"""Labels: a teacher's energy, forces, stress and curvature products of one structure, screened before they are kept.
 
 Curvature products H·v, H = ∂²E/∂r∂r, are taken along random directions v with independent entries ±1 (Rademacher), for
-which E[v·Hv] = tr H has the least variance of all such directions; by automatic differentiation where the potential
-allows it, else by central differences of forces.
+which E[v·Hv] = tr H has the least variance of all such directions, or along single coordinates, which gives rows of H; by
+automatic differentiation where the potential allows it, else by central differences of forces.
 
 Reference:
     Hutchinson, Commun. Stat. Simul. Comput. 19, 433 (1990), doi 10.1080/03610919008812866.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from mdistill.errors import BadInput, BlowUp, MdistillError
 from mdistill.graph import build_graph
 from mdistill.types import CurvedPotential, Graph, LabelledFrame, Potential, Prediction, System
 
+ProbeKind = Literal["random", "rows"]
 FORCE_CAP = 50.0
 """Largest force (eV/Å) a label may hold: beyond it foundation potentials extrapolate."""
 
@@ -49,6 +50,7 @@ def label(
     potential: Potential,
     *,
     probes: int = 0,
+    kind: ProbeKind = "random",
     generator: Generator | None = None,
     target: Prediction | None = None,
     force_cap: float = FORCE_CAP,
@@ -62,6 +64,7 @@ def label(
         system: One struct.
         potential: The teacher.
         probes: How many curvature directions.
+        kind: "random" directions or "rows" of the Hessian.
         generator: Draws them; must be given where probes > 0.
         target: The answer where it is already known (dynamics run by the teacher); else the teacher is asked.
         force_cap: Largest force accepted, eV/Å.
@@ -75,7 +78,7 @@ def label(
     try:
         answer = potential(build_graph(system, potential.cutoff)) if target is None else target
         _screen(system, answer, force_cap)
-        directions = draw_probes(system, probes, generator) if probes > 0 and generator is not None else None
+        directions = draw_probes(system, probes, generator, kind=kind) if probes > 0 and generator is not None else None
         products = None if directions is None else curvature(potential, system, directions)
         if products is not None and not bool(torch.isfinite(products).all()):
             raise BrokenLabel("curvature products are not finite", system)
@@ -94,10 +97,19 @@ def label(
     )
 
 
-def draw_probes(system: System, count: int, generator: Generator) -> Float[Tensor, "probe atom 3"]:
-    """Random directions with entries ±1."""
+def draw_probes(system: System, count: int, generator: Generator, *, kind: ProbeKind = "random") -> Float[Tensor, "probe atom 3"]:
+    """Directions with random entries ±1, or ("rows") unit vectors of distinct coordinates, as many as there are at most."""
+    if kind == "rows":
+        chosen = torch.randperm(3 * system.n_atoms, generator=generator)[:count]
+        rows = torch.zeros((len(chosen), 3 * system.n_atoms)).scatter(1, chosen.unsqueeze(1), 1.0)
+        return rows.view(-1, system.n_atoms, 3).to(system.positions)
     signs = torch.randint(0, 2, (count, system.n_atoms, 3), generator=generator)
     return (2 * signs - 1).to(system.positions)
+
+
+def probe_kind(probe: Float[Tensor, "atom 3"]) -> ProbeKind:
+    """Whether a direction is a unit vector of one coordinate ("rows") or not."""
+    return "rows" if int((probe != 0).sum()) == 1 else "random"
 
 
 def curvature(potential: Potential, system: System, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:

@@ -131,7 +131,7 @@ def _entry(line: str) -> dict[str, Any]:
 
 
 def _arrays(frames: Sequence[LabelledFrame]) -> dict[str, np.ndarray]:
-    """Frames as plain arrays; atoms and probes concatenated, NaN where there is no stress."""
+    """Frames as plain arrays; atoms and probes concatenated, NaN where there is no stress or no energies of atoms."""
 
     def joined(tensors: Sequence[Tensor | None]) -> np.ndarray:
         return np.concatenate([np.zeros((0, 3)) if t is None else t.detach().cpu().numpy().reshape(-1, 3) for t in tensors])
@@ -149,10 +149,17 @@ def _arrays(frames: Sequence[LabelledFrame]) -> dict[str, np.ndarray]:
         "stress": np.concatenate([(none if f.target.stress is None else f.target.stress).cpu().numpy() for f in frames]),
         "probes": joined([f.probes for f in frames]),
         "products": joined([f.products for f in frames]),
+        "atomic": np.concatenate([_atomic(f) for f in frames]),
         "source": np.array([f.source for f in frames]),
         "temperature_K": np.array([f.temperature_K for f in frames]),
         "block": np.array([f.block for f in frames]),
     }
+
+
+def _atomic(frame: LabelledFrame) -> np.ndarray:
+    """Energies of the atoms, NaN where the teacher gave none."""
+    known = frame.target.atomic
+    return np.full(frame.system.n_atoms, np.nan) if known is None else known.detach().cpu().numpy().astype(np.float64)
 
 
 def _frames(arrays: Any) -> list[LabelledFrame]:
@@ -163,11 +170,12 @@ def _frames(arrays: Any) -> list[LabelledFrame]:
     frames = []
     for k, n in enumerate(counts):
         atoms, rows = slice(first[k], first[k + 1]), slice(first_probe[k], first_probe[k + 1])
-        probed = probe_counts[k] > 0
+        probed, atomic = probe_counts[k] > 0, held["atomic"][atoms] if "atomic" in held else np.array([np.nan])
         target = Prediction(
             energy=torch.tensor([held["energy"][k]], dtype=torch.float64),
             forces=torch.tensor(held["forces"][atoms], dtype=torch.float64),
             stress=None if np.isnan(held["stress"][k]).any() else torch.tensor(held["stress"][k : k + 1], dtype=torch.float64),
+            atomic=None if np.isnan(atomic).any() else torch.tensor(atomic, dtype=torch.float64),
         )
         frames.append(
             LabelledFrame(

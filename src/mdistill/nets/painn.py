@@ -143,6 +143,16 @@ class PainnNet(torch.nn.Module):
         core, core_forces = self._core_with_forces(graph, vectors, species)
         return self._energies(scalar, species) + core, forces - mean.index_select(0, owner) + core_forces
 
+    @property
+    def node_width(self) -> int:
+        """Number of node features."""
+        return self.settings.width
+
+    def node_features(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, "atom feature"]:
+        """The scalar features of every atom after the last block."""
+        species = self.species(graph.system.numbers)
+        return self._features(graph, vectors, species)[0][: len(species)]
+
     def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
         """Index of each atom's element in `settings.elements`.
 

@@ -47,6 +47,10 @@ class Objective(Protocol[Item_contra]):
         """The loss (a scalar with gradient) and measured numbers to record; step is −1 in validation."""
         ...
 
+    def observe(self, history: Sequence[dict[str, Any]]) -> None:
+        """Called with all rows of the history when one is added, and when a training is resumed."""
+        ...
+
     def describe(self, measures: dict[str, float]) -> str:
         """The measures in a few words, for the progress bar."""
         ...
@@ -137,6 +141,7 @@ class _Run(Generic[Module, Item]):
             "validation": validate(self.average, self.objective, validation, self.settings.batch_size),
         }
         at.history, at.sums, at.counted = [*at.history, row], {}, 0
+        self.objective.observe(at.history)
 
     def save(self) -> None:
         """Checkpoint and history, each all or nothing."""
@@ -174,6 +179,7 @@ class _Run(Generic[Module, Item]):
             self.first = [tensors[f"first/{k}"] for k in range(len(self.parameters))]
             self.second = [tensors[f"second/{k}"] for k in range(len(self.parameters))]
             self.at = _Progress(**header["progress"])
+            self.objective.observe(self.at.history)
         except BadInput:
             raise
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mdistill.data.label import probe_kind
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, cast, concatenate
 from mdistill.training.losses import Target
@@ -55,27 +57,69 @@ def target_of(frames: Sequence[LabelledFrame], like: Tensor) -> Target:
         energy=torch.cat([frame.target.energy for frame in frames]).to(torch.float64),
         forces=torch.cat([frame.target.forces for frame in frames]).to(like),
         stress=torch.cat([s.to(like) for s in stress]),
+        atomic=torch.cat([_atomic(frame) for frame in frames]).to(torch.float64),
     )
-    return Target(label=label, has_stress=torch.tensor([frame.target.stress is not None for frame in frames]))
+    return Target(
+        label=label,
+        has_stress=torch.tensor([frame.target.stress is not None for frame in frames]),
+        has_atomic=torch.cat([torch.full((frame.system.n_atoms,), frame.target.atomic is not None) for frame in frames]),
+    )
+
+
+def _atomic(frame: LabelledFrame) -> Tensor:
+    return torch.zeros(frame.system.n_atoms) if frame.target.atomic is None else frame.target.atomic
 
 
 def curvature_labels(
-    frames: Sequence[LabelledFrame], random: np.random.Generator, like: Tensor
-) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"], Bool[Tensor, " atom"]]:
-    """One probe of every frame, drawn at random, its product, and which atoms have one (zeros elsewhere)."""
+    frames: Sequence[LabelledFrame], random: np.random.Generator, like: Tensor, *, count: int = 1
+) -> tuple[Float[Tensor, "probe atom 3"], Float[Tensor, "probe atom 3"], Bool[Tensor, " atom"]]:
+    """`count` probes of every frame, drawn at random (with repeats where it has fewer), their products, and which atoms have
+    them (zeros elsewhere)."""
     probes, products, known = [], [], []
     for frame in frames:
         n = frame.system.n_atoms
         if frame.probes is None or frame.products is None or len(frame.probes) == 0:
-            probes.append(like.new_zeros((n, 3)))
-            products.append(like.new_zeros((n, 3)))
+            probes.append(like.new_zeros((count, n, 3)))
+            products.append(like.new_zeros((count, n, 3)))
             known.append(torch.zeros(n, dtype=torch.bool))
             continue
-        k = int(random.integers(len(frame.probes)))
-        probes.append(frame.probes[k].to(like))
-        products.append(frame.products[k].to(like))
+        held = len(frame.probes)
+        chosen = torch.from_numpy(
+            random.choice(held, count, replace=count > held) if count > 1 else random.integers(held, size=1)
+        )
+        probes.append(frame.probes[chosen].to(like))
+        products.append(frame.products[chosen].to(like))
         known.append(torch.ones(n, dtype=torch.bool))
-    return torch.cat(probes), torch.cat(products), torch.cat(known)
+    return torch.cat(probes, 1), torch.cat(products, 1), torch.cat(known)
+
+
+def with_probes(frames: Sequence[LabelledFrame], kind: Literal["any", "rows", "probes", "none"]) -> list[LabelledFrame]:
+    """The frames with curvature labels of one kind only: Hessian rows, other probes, any or none.
+
+    Raises:
+        BadInput: Rows or probes are asked for and no frame has any.
+    """
+    if kind == "any":
+        return list(frames)
+    wanted = {"rows": "rows", "probes": "random", "none": ""}[kind]
+    found = [_with_probes(frame, wanted) for frame in frames]
+    if kind != "none" and all(frame.probes is None for frame in found):
+        raise BadInput(
+            "curvature",
+            f"{kind}, but no frame has such labels",
+            allowed="labels with them, or any or none",
+            fix=f"label with --probe-kind {wanted} --probes 1 or more",
+        )
+    return found
+
+
+def _with_probes(frame: LabelledFrame, wanted: str) -> LabelledFrame:
+    if frame.probes is None or frame.products is None:
+        return frame
+    kept = [k for k, probe in enumerate(frame.probes) if probe_kind(probe) == wanted]
+    if not kept:
+        return replace(frame, probes=None, products=None)
+    return replace(frame, probes=frame.probes[kept], products=frame.products[kept])
 
 
 def check_labels(frames: Sequence[LabelledFrame]) -> None:
@@ -99,7 +143,7 @@ def check_labels(frames: Sequence[LabelledFrame]) -> None:
             frame.system.positions,
             label.energy,
             label.forces,
-            *(x for x in (label.stress, frame.probes, frame.products) if x is not None),
+            *(x for x in (label.stress, label.atomic, frame.probes, frame.products) if x is not None),
         ]
         if not all(bool(torch.isfinite(value).all()) for value in values):
             raise BadInput(
@@ -121,6 +165,7 @@ def frames_hash(frames: Sequence[LabelledFrame]) -> str:
             frame.target.energy,
             frame.target.forces,
             frame.target.stress,
+            frame.target.atomic,
             frame.probes,
             frame.products,
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from mdistill.errors import BadInput
 from mdistill.types import Prediction
 
-Quantity = Literal["energy", "forces", "stress", "curvature", "energy gradient"]
+Quantity = Literal["energy", "atomic energy", "forces", "stress", "curvature", "energy gradient"]
 Norm = Literal["absolute", "square", "length"]
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -29,8 +29,8 @@ class Term:
     """weight · norm(residual / scale).
 
     Attributes:
-        quantity: "energy" (eV/atom), "forces" (eV/Å), "stress" (eV/Å³), "curvature" (products H·v, eV/Å²) or "energy
-            gradient" (−∇E of a network with direct forces against the labelled forces, eV/Å).
+        quantity: "energy" (eV/atom), "atomic energy" (eV), "forces" (eV/Å), "stress" (eV/Å³), "curvature" (products H·v, eV/Å²)
+            or "energy gradient" (−∇E of a network with direct forces against the labelled forces, eV/Å).
         norm: "absolute", "square" or "length" (Euclidean length of each atom's vector).
         weight: Pure number.
         scale: What residuals are divided by, in the unit of the quantity: the spread of the teacher's labels.
@@ -62,14 +62,16 @@ class Target:
     Attributes:
         label: Energies, forces and stress; stress is zero where has_stress is False.
         has_stress: [struct] whether the stress is known.
-        products: [atom, 3] curvature products of one probe per struct, eV/Å², or None.
-        has_products: [atom] whether the atom's struct has such a label; None with products None.
+        products: [probe, atom, 3] curvature products, eV/Å², or None.
+        has_products: [atom] whether the atom's struct has such labels; None with products None.
+        has_atomic: [atom] whether label.atomic is known; None with that None.
     """
 
     label: Prediction
     has_stress: Bool[Tensor, " struct"]
-    products: Float[Tensor, "atom 3"] | None = None
+    products: Float[Tensor, "probe atom 3"] | None = None
     has_products: Bool[Tensor, " atom"] | None = None
+    has_atomic: Bool[Tensor, " atom"] | None = None
 
 
 def residual(
@@ -86,13 +88,18 @@ def residual(
     Args:
         quantity: Which.
         prediction: Energies, forces, stress of the batch.
-        products: Curvature products of the batch (one probe, or none).
+        products: Curvature products of the batch, as many per struct as target.products, or none.
         target: Labels.
         atoms: Atoms per struct.
         gradient: Minus the gradient of the energy, where that is not what the forces are.
     """
     if quantity == "energy":
         return ((prediction.energy - target.label.energy) / atoms).unsqueeze(1)
+    if quantity == "atomic energy":
+        known, label = target.has_atomic, target.label.atomic
+        if prediction.atomic is None or known is None or label is None or not bool(known.any()):
+            return None
+        return (prediction.atomic - label)[known].unsqueeze(1)
     if quantity == "forces":
         return prediction.forces - target.label.forces
     if quantity == "stress":
@@ -103,7 +110,7 @@ def residual(
         return None if gradient is None else gradient - target.label.forces
     if target.products is None or target.has_products is None or len(products) == 0 or not bool(target.has_products.any()):
         return None
-    return (products[0] - target.products)[target.has_products]
+    return (products - target.products)[:, target.has_products].flatten(0, 1)
 
 
 def total_loss(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mdistill.analysis.accuracy import Accuracy, accuracy
-from mdistill.derivatives import EnergyNet, energy_forces, predict
+from mdistill.data.label import curvature, draw_probes
+from mdistill.derivatives import EnergyNet, predict
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
@@ -27,19 +27,20 @@ from mdistill.training.checkpoint import (
     read_metadata,
     save_model,
 )
-from mdistill.training.contacts import EVERY, attraction, contact_dimers
-from mdistill.training.fit import fit
-from mdistill.training.labels import Item, check_labels, curvature_labels, frames_hash, items_of, join, target_of
-from mdistill.training.losses import Term, root_mean_square, total_loss
+from mdistill.training.contacts import contact_dimers
+from mdistill.training.fit import FitResult, fit
+from mdistill.training.labels import check_labels, frames_hash, items_of, with_probes
+from mdistill.training.losses import root_mean_square
+from mdistill.training.matching import Matching
+from mdistill.training.objective import PotentialObjective, loss_terms
 from mdistill.training.settings import TrainSettings
 from mdistill.training.split import split_blocks
 from mdistill.training.warm_start import begin_from_linear, is_linear_start
-from mdistill.types import Graph, LabelledFrame, Potential, Prediction
+from mdistill.types import LabelledFrame, Potential, Prediction
 
 MODEL = "student.mdistill"
-GRADIENT_EVERY = 4
-"""Steps between two looks at the energy gradient of a student with direct forces."""
 _PARITY_POINTS = 4000
+_SIZED_BY = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,44 +70,6 @@ class TrainingResult:
     held_out_frames: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PotentialObjective:
-    """Energy, forces, stress at every step; one curvature product per struct at every n-th step; now and then dimers that
-    must not attract each other (`training.contacts`) and, of a student with direct forces, the gradient of its energy."""
-
-    terms: Sequence[Term]
-    curvature_every: int
-    seed: int
-    dimers: Graph | None = None
-
-    def __call__(self, module: torch.nn.Module, batch: Sequence[Item], step: int) -> tuple[Tensor, dict[str, float]]:
-        graph = join([item.graph for item in batch])
-        frames = [item.frame for item in batch]
-        curved = step >= 0 and self.curvature_every > 0 and step % self.curvature_every == 0
-        curved = curved and any(frame.products is not None for frame in frames)
-        target = target_of(frames, graph.system.positions)
-        probes = None
-        if curved:
-            probe, products, known = curvature_labels(frames, np.random.default_rng([self.seed, step]), graph.system.positions)
-            probes, target = probe.unsqueeze(0), replace(target, products=products, has_products=known)
-        prediction, found = predict(module, graph, probes=probes, create_graph=step >= 0)  # type: ignore[arg-type]
-        atoms = torch.bincount(graph.system.owner, minlength=len(batch)).to(torch.float64)
-        gradient = self._energy_gradient(module, graph, step)
-        loss, errors = total_loss(self.terms, prediction, found, target, atoms, gradient=gradient)
-        if self.dimers is not None and step >= 0 and step % EVERY == 1:
-            loss = loss + EVERY * attraction(module, self.dimers)  # type: ignore[arg-type]
-        return loss, errors
-
-    def _energy_gradient(self, module: torch.nn.Module, graph: Graph, step: int) -> Tensor | None:
-        if (step >= 0 and step % GRADIENT_EVERY) or all(term.quantity != "energy gradient" for term in self.terms):
-            return None
-        return energy_forces(module, graph, create_graph=step >= 0)  # type: ignore[arg-type]
-
-    def describe(self, measures: dict[str, float]) -> str:
-        force, energy = (1e3 * measures.get(name, float("nan")) for name in ("forces", "energy"))
-        return f"force MAE {force:.0f} meV/Å, energy {energy:.1f} meV/atom"
-
-
 def train_potential(
     frames: Sequence[LabelledFrame],
     settings: TrainSettings,
@@ -114,6 +77,8 @@ def train_potential(
     *,
     stop: StopRequest = NEVER,
     start_from: Path | None = None,
+    redraw: Potential | None = None,
+    matching: Matching | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> TrainingResult:
     """Train a potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder, or resumes.
@@ -125,6 +90,8 @@ def train_potential(
         folder, stop: Where; asked between steps.
         start_from: A model file of the same elements and size to start from (refit), or a closed-form student with the same
             invariants (`training.warm_start`); None to start afresh.
+        redraw: A teacher to ask for the products of new random probes at every curvature step, instead of the stored ones.
+        matching: A control that ties the student's features to a teacher's (`training.matching`).
         provenance: Kept in the model file: teacher, commit, …
     Raises:
         BadInput: Frames that are not finite, nothing to hold out, a start_from of another size or other elements.
@@ -133,6 +100,7 @@ def train_potential(
     """
     check_labels(frames)
     train, held_out = split_blocks(frames, held_out=settings.held_out)
+    train = with_probes(train, settings.curvature)
     dtype = torch.float64 if settings.float64 else torch.float32
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
     net, linear = _start(settings.student(elements), settings.fit.seed, start_from)
@@ -140,22 +108,50 @@ def train_potential(
     calibrate(net, items, fresh=start_from is None or linear is not None)
     if linear is not None and start_from is not None and isinstance(net, SplineNet):
         begin_from_linear(net, linear, items, path=start_from)
-    terms = loss_terms(train, settings)
-    objective = PotentialObjective(
-        terms=terms, curvature_every=settings.curvature_every, seed=settings.fit.seed, dimers=contact_dimers(net, dtype)
-    )
+    objective = _objective(net, train, settings, dtype, redraw=redraw, matching=matching)
     begun = "" if start_from is None else read_metadata(start_from)["sha256"]
-    identity = f"{settings} {frames_hash(train)} {frames_hash(held_out)} {begun}"
+    identity = f"{settings} {frames_hash(train)} {frames_hash(held_out)} {begun} {redraw and redraw.name}"
     how, net = settings.fit.suited(settings.net), net.in_type(dtype)
+    if matching is not None:
+        matching.attach(net, seed=settings.fit.seed)
     result = fit(net, objective, items, held_items, how, folder=folder, stop=stop, identity=identity, title="train")
-    path = Path(folder) / MODEL
-    made_from = (provenance or {}) | {
-        "train_frames": len(train),
-        "held_out_frames": len(held_out),
-        "steps": result.steps,
-        "settings": asdict(settings),
-    }
-    digest = save_model(path, result.module.folded(), made_from)
+    if matching is not None:
+        matching.detach(result.module)
+    made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings)}
+    return _saved(Path(folder) / MODEL, result, train, held_out, made_from)
+
+
+def _objective(
+    net: Student,
+    frames: Sequence[LabelledFrame],
+    settings: TrainSettings,
+    dtype: torch.dtype,
+    *,
+    redraw: Potential | None,
+    matching: Matching | None,
+) -> PotentialObjective:
+    return PotentialObjective(
+        terms=loss_terms(frames, settings, redrawn=_product_size(frames, redraw, settings.fit.seed)),
+        every=settings.curvature_every,
+        probes=settings.curvature_probes,
+        seed=settings.fit.seed,
+        dimers=contact_dimers(net, dtype),
+        teacher=redraw,
+        teacher_error=None if settings.teacher_error is None else 1e-3 * settings.teacher_error,
+        matching=matching,
+    )
+
+
+def _saved(
+    path: Path,
+    fitted: FitResult[Student],
+    train: Sequence[LabelledFrame],
+    held_out: Sequence[LabelledFrame],
+    made_from: dict[str, Any],
+) -> TrainingResult:
+    """Write the model file and judge what it holds."""
+    made_from = made_from | {"train_frames": len(train), "held_out_frames": len(held_out)}
+    digest = save_model(path, fitted.module.folded(), made_from)
     potential = load_model(path)
     predictions = evaluate(potential, held_out)
     return TrainingResult(
@@ -164,11 +160,20 @@ def train_potential(
         accuracy=accuracy(held_out, predictions),
         curvature_error=curvature_error(potential.net, held_out),
         parity=parity(held_out, predictions),
-        history=result.history,
-        parameters=sum(p.numel() for p in net.parameters()),
+        history=fitted.history,
+        parameters=sum(p.numel() for p in fitted.module.parameters()),
         train_frames=len(train),
         held_out_frames=len(held_out),
     )
+
+
+def _product_size(frames: Sequence[LabelledFrame], redraw: Potential | None, seed: int) -> float:
+    """Root mean square of curvature products that will be drawn anew, eV/Å²; 0 where none will."""
+    if redraw is None:
+        return 0.0
+    generator = torch.Generator().manual_seed(seed)
+    sample = [frame.system for frame in frames[:: max(len(frames) // _SIZED_BY, 1)]]
+    return root_mean_square(torch.cat([curvature(redraw, s, draw_probes(s, 1, generator))[0] for s in sample]))
 
 
 def evaluate(potential: Potential, frames: Sequence[LabelledFrame]) -> list[Prediction]:
@@ -185,27 +190,6 @@ def curvature_error(net: EnergyNet, frames: Sequence[LabelledFrame]) -> float | 
             wrong += float((found - frame.products).square().sum())
             size += float(frame.products.square().sum())
     return None if size == 0.0 else (wrong / size) ** 0.5
-
-
-def loss_terms(frames: Sequence[LabelledFrame], settings: TrainSettings) -> list[Term]:
-    """The terms, each over the teacher's own scale; energies are weighed against forces through a length of 1 Å."""
-    force = max(root_mean_square(torch.cat([f.target.forces for f in frames])), 1e-6)
-    terms = [
-        Term(quantity="forces", norm="length", weight=settings.force_weight, scale=force),
-        Term(quantity="energy", norm="absolute", weight=settings.energy_weight, scale=force),
-    ]
-    if settings.net == "painn" and settings.painn.direct and settings.energy_gradient_weight > 0.0:
-        weight = GRADIENT_EVERY * settings.energy_gradient_weight
-        terms.append(Term(quantity="energy gradient", norm="length", weight=weight, scale=force))
-    stress = [f.target.stress for f in frames if f.target.stress is not None]
-    if stress:
-        scale = max(root_mean_square(torch.cat(stress)), 1e-6)
-        terms.append(Term(quantity="stress", norm="absolute", weight=settings.stress_weight, scale=scale))
-    products = [f.products.flatten(0, 1) for f in frames if f.products is not None]
-    if products and settings.curvature_every:
-        scale = max(root_mean_square(torch.cat(products)), 1e-6)
-        terms.append(Term(quantity="curvature", norm="length", weight=settings.curvature_weight, scale=scale))
-    return terms
 
 
 def parity(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction]) -> dict[str, list[tuple[float, float]]]:

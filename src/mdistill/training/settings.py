@@ -102,8 +102,13 @@ class TrainSettings:
         energy_weight: Weight of |ΔE| per atom over the force scale × 1 Å.
         force_weight: Weight of ‖ΔF‖ over the teacher's RMS force component.
         stress_weight: Weight of |Δσ| over the teacher's RMS stress.
+        atomic_weight: Weight of |ΔE_i| of each atom over the force scale × 1 Å, where the teacher tells them.
+        curvature: Which curvature labels are used: rows of the Hessian, products with random probes, any of them, none.
         curvature_weight: Weight of ‖ΔH·v‖ over the teacher's RMS product.
-        curvature_every: Steps between curvature terms (each costs about two plain steps); 0: never.
+        curvature_every: Steps between curvature terms (each costs about two plain steps).
+        curvature_probes: Probes (rows) of each structure in such a step.
+        teacher_error: The teacher's own force error against these labels, meV/Å, where they are not its own: once the student's
+            is within 5 % of it, the curvature's weight is halved.
         energy_gradient_weight: Of students with direct forces: weight of ‖−∇E − F‖ over the teacher's RMS force component.
         held_out: Fraction of the frames held out, as whole time blocks.
         float64: Train in double precision (twice as slow, rarely better).
@@ -121,8 +126,12 @@ class TrainSettings:
     energy_weight: float = 10.0
     force_weight: float = 1.0
     stress_weight: float = 0.1
+    atomic_weight: float = 0.0
+    curvature: Literal["any", "rows", "probes", "none"] = "any"
     curvature_weight: float = 0.1
     curvature_every: int = 4
+    curvature_probes: int = 1
+    teacher_error: float | None = None
     energy_gradient_weight: float = 0.05
     held_out: float = 0.15
     float64: bool = False
@@ -135,11 +144,23 @@ class TrainSettings:
             raise BadInput("net", f"{self.net!r}", allowed=", ".join(RATES), fix="choose one of them")
         SplineSettings(elements=(1,), **self.network())
         self.student((1,))
-        for name in ("energy_weight", "force_weight", "stress_weight", "curvature_weight", "energy_gradient_weight"):
+        for name in (
+            "energy_weight",
+            "force_weight",
+            "stress_weight",
+            "atomic_weight",
+            "curvature_weight",
+            "energy_gradient_weight",
+        ):
             if not 0.0 <= getattr(self, name) < 1e6:
                 raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 1e6", fix="keep the default")
-        if not 0 <= self.curvature_every <= 10**6:
-            raise BadInput("curvature_every", f"{self.curvature_every}", allowed="0 to 1000000", fix="keep the default")
+        if self.curvature not in ("any", "rows", "probes", "none"):
+            raise BadInput("curvature", f"{self.curvature!r}", allowed="any, rows, probes, none", fix="choose one of them")
+        for name, most in (("curvature_every", 10**6), ("curvature_probes", 1000)):
+            if not 1 <= getattr(self, name) <= most:
+                raise BadInput(name, f"{getattr(self, name)}", allowed=f"1 to {most}", fix="keep the default; --curvature none")
+        if self.teacher_error is not None and not 0.0 < self.teacher_error < 1e6:
+            raise BadInput("teacher_error", f"{self.teacher_error} meV/Å", allowed="above 0", fix="leave it out")
         if not 0.0 < self.held_out < 0.9:
             raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.15")
 

@@ -75,7 +75,15 @@ class _Run:
         generator = seeded(self.settings.seed, f"{name} probe {index}")
         try:
             self.pending.append(
-                label(system, self.potential, probes=probed, generator=generator, force_cap=self.settings.force_cap, **keep)
+                label(
+                    system,
+                    self.potential,
+                    probes=probed,
+                    kind=self.settings.probe_kind,
+                    generator=generator,
+                    force_cap=self.settings.force_cap,
+                    **keep,
+                )
             )
         except BrokenLabel as broken:
             where = _set_aside(self.store.folder, f"{name}-{index}", broken.system)

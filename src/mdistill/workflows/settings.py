@@ -30,6 +30,7 @@ class LabelSettings:
         rattles: Standard deviations of random displacements, Å, one structure each (the undisturbed one is always labelled).
         contacts: Structures with one pair pressed to 0.6–0.9 of its distance, kinds of pairs in turn.
         probes: Curvature directions per probed frame.
+        probe_kind: random directions (most told per number), or rows of the Hessian.
         probe_every: Every how many frames one is probed.
         force_cap: Frames with a larger force are left out, eV/Å.
         max_frames: Total; frames per temperature are reduced to fit.
@@ -49,6 +50,7 @@ class LabelSettings:
     rattles: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15)
     contacts: int = 20
     probes: int = 1
+    probe_kind: Literal["random", "rows"] = "random"
     probe_every: int = 4
     force_cap: float = 50.0
     max_frames: int = 100_000
@@ -66,6 +68,7 @@ class LabelSettings:
         _require("frames", self.frames, self.frames >= 1, "1 or more")
         for name in ("shears", "contacts", "probes", "seed"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        _require("probe_kind", self.probe_kind, self.probe_kind in ("random", "rows"), "random or rows")
         _require("probe_every", self.probe_every, self.probe_every >= 1, "1 or more")
         _require("strains", self.strains, all(abs(x) < 0.3 for x in self.strains), "between -0.3 and 0.3")
         _require("rattles", self.rattles, all(0.0 < x < 1.0 for x in self.rattles), "above 0 and below 1 Å")

@@ -1,0 +1,118 @@
+r"""Controls of curvature training that tie the student's inside to its teacher's, both PaiNN or spline networks of ours.
+
+nodes ("n2n"):      loss + w ⟨|P h_i − h_i^T|²⟩ / ⟨|h^T|²⟩      h_i: last node features, P: a learned linear map
+embedding ("a2a"):  the student's element embedding is P e_Z^T   e_Z^T: the teacher's frozen one
+
+Reference:
+    Controls of I. Amin, S. Raja, A. S. Krishnapriyan, ICLR 2025, arXiv 2501.09009.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from mdistill.errors import BadInput
+from mdistill.graph import build_graph, cast, edge_vectors
+from mdistill.nets.layers import Linear
+from mdistill.nets.painn import PainnNet
+from mdistill.training.checkpoint import Student
+from mdistill.types import Graph, LabelledFrame
+
+_NAME = "matched"
+
+
+class Matching(Protocol):
+    """A tie between student and teacher: `attach` before training, `detach` from what training gave."""
+
+    def attach(self, net: Student, *, seed: int) -> None: ...
+    def detach(self, net: Student) -> None: ...
+    def loss(self, net: torch.nn.Module, graph: Graph, frames: Sequence[LabelledFrame]) -> Tensor: ...
+
+
+@dataclass(slots=True)
+class NodeMatching:
+    """Node features of the teacher are a linear function of the student's.
+
+    Attributes:
+        teacher: Its network, float64.
+        weight: w; forces weigh 1. (Published: 1000 beside 100.)
+    """
+
+    teacher: Student
+    weight: float = 10.0
+    _known: dict[int, tuple[LabelledFrame, Tensor]] = field(default_factory=dict, init=False)
+    _square: float = field(default=0.0, init=False)
+
+    def attach(self, net: Student, *, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        n_in, n_out = net.node_width, self.teacher.node_width
+        net.add_module(_NAME, Linear(n_in, n_out, bias=True, generator=generator).to(next(net.parameters()).dtype))
+
+    def detach(self, net: Student) -> None:
+        delattr(net, _NAME)
+
+    def loss(self, net: torch.nn.Module, graph: Graph, frames: Sequence[LabelledFrame]) -> Tensor:
+        wanted = torch.cat([self._features(frame) for frame in frames])
+        student: Any = net
+        found = getattr(net, _NAME)(student.node_features(graph, edge_vectors(graph)))
+        return self.weight * (found - wanted.to(found)).square().mean() / self._square
+
+    def _features(self, frame: LabelledFrame) -> Float[Tensor, "atom feature"]:
+        """The teacher's, computed once per frame."""
+        if id(frame) not in self._known:
+            graph = build_graph(cast(frame.system, dtype=torch.float64), self.teacher.cutoff)
+            with torch.no_grad():
+                features = self.teacher.node_features(graph, edge_vectors(graph))
+            self._square = self._square or max(float(features.square().mean()), 1e-12)
+            self._known[id(frame)] = (frame, features)
+        return self._known[id(frame)][1]
+
+
+@dataclass(slots=True)
+class EmbeddingMatching:
+    """The element embedding of a PaiNN student is a learned linear map of its PaiNN teacher's.
+
+    Raises:
+        BadInput: Another kind of network, or other elements.
+    """
+
+    teacher: Student
+
+    def attach(self, net: Student, *, seed: int) -> None:
+        if not isinstance(net, PainnNet) or not isinstance(self.teacher, PainnNet) or net.elements != self.teacher.elements:
+            raise BadInput("embedding", "of another kind of network", allowed="two PaiNN networks of the same elements", fix="")
+        generator = torch.Generator().manual_seed(seed)
+        frozen = self.teacher.embedding.detach().to(net.embedding.dtype)
+        start = torch.randn((frozen.shape[1], net.settings.width), generator=generator, dtype=frozen.dtype)
+        with torch.no_grad():
+            net.embedding.copy_(frozen @ start / frozen.shape[1] ** 0.5)
+        parametrize.register_parametrization(net, "embedding", _Projected(frozen))
+
+    def detach(self, net: Student) -> None:
+        parametrize.remove_parametrizations(net, "embedding")
+
+    def loss(self, net: torch.nn.Module, graph: Graph, frames: Sequence[LabelledFrame]) -> Tensor:
+        return torch.zeros((), dtype=graph.system.positions.dtype)
+
+
+class _Projected(torch.nn.Module):
+    """P ↦ frozen @ P; what is trained is P, by least squares the one that gives the start."""
+
+    frozen: Tensor
+
+    def __init__(self, frozen: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("frozen", frozen)
+
+    def forward(self, projection: Tensor) -> Tensor:
+        return self.frozen @ projection
+
+    def right_inverse(self, embedding: Tensor) -> Tensor:
+        return torch.linalg.pinv(self.frozen) @ embedding

@@ -1,0 +1,138 @@
+"""What training a potential makes small: energies, forces, stress, curvature; each over the teacher's own scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.data.label import curvature, draw_probes
+from mdistill.derivatives import energy_forces, predict
+from mdistill.training.contacts import EVERY, attraction
+from mdistill.training.labels import Item, curvature_labels, join, target_of
+from mdistill.training.losses import Target, Term, root_mean_square, total_loss
+from mdistill.training.matching import Matching
+from mdistill.training.settings import TrainSettings
+from mdistill.types import Graph, LabelledFrame, Potential
+
+GRADIENT_EVERY = 4
+"""Steps between two looks at the energy gradient of a student with direct forces."""
+NEAR_TEACHER = 1.05
+"""A student whose force error is below this many times its teacher's has learned what curvature can teach."""
+
+
+@dataclass(slots=True, kw_only=True)
+class PotentialObjective:
+    """Energy, forces, stress at every step; curvature products at every n-th; now and then dimers that must not attract each
+    other (`training.contacts`) and, of a student with direct forces, the gradient of its energy.
+
+    Attributes:
+        terms: The loss.
+        every, probes: Steps between curvature terms; probes per struct in one.
+        seed: Of the choice of probes.
+        dimers: See `training.contacts`.
+        teacher: Where given, probes are drawn anew at every such step and it is asked for their products.
+        teacher_error: Its force error against these labels, eV/Å: the curvature's weight is halved, once, when a validation
+            error comes within 5 % of it.
+        matching: A control that ties the student's features to a teacher's.
+    """
+
+    terms: Sequence[Term]
+    every: int
+    seed: int
+    probes: int = 1
+    dimers: Graph | None = None
+    teacher: Potential | None = None
+    teacher_error: float | None = None
+    matching: Matching | None = None
+    halved: bool = field(default=False, init=False)
+
+    def __call__(self, module: torch.nn.Module, batch: Sequence[Item], step: int) -> tuple[Tensor, dict[str, float]]:
+        graph = join([item.graph for item in batch])
+        frames = [item.frame for item in batch]
+        target, probes = target_of(frames, graph.system.positions), None
+        if step >= 0 and step % self.every == 0:
+            target, probes = self._curvature(frames, target, step)
+        prediction, found = predict(module, graph, probes=probes, create_graph=step >= 0)  # type: ignore[arg-type]
+        atoms = torch.bincount(graph.system.owner, minlength=len(batch)).to(torch.float64)
+        gradient = self._energy_gradient(module, graph, step)
+        loss, errors = total_loss(self._terms(), prediction, found, target, atoms, gradient=gradient)
+        if self.matching is not None:
+            loss = loss + self.matching.loss(module, graph, frames)
+        if self.dimers is not None and step >= 0 and step % EVERY == 1:
+            loss = loss + EVERY * attraction(module, self.dimers)  # type: ignore[arg-type]
+        return loss, errors
+
+    def observe(self, history: Sequence[dict[str, Any]]) -> None:
+        errors = [row["validation"].get("forces", np.inf) for row in history]
+        self.halved = self.teacher_error is not None and min(errors, default=np.inf) <= NEAR_TEACHER * self.teacher_error
+
+    def describe(self, measures: dict[str, float]) -> str:
+        force, energy = (1e3 * measures.get(name, float("nan")) for name in ("forces", "energy"))
+        return f"force MAE {force:.0f} meV/Å, energy {energy:.1f} meV/atom"
+
+    def _terms(self) -> Sequence[Term]:
+        if not self.halved:
+            return self.terms
+        return [replace(term, weight=0.5 * term.weight) if term.quantity == "curvature" else term for term in self.terms]
+
+    def _curvature(
+        self, frames: Sequence[LabelledFrame], target: Target, step: int
+    ) -> tuple[Target, Float[Tensor, "probe atom 3"] | None]:
+        """The target with curvature products, and their probes."""
+        if all(term.quantity != "curvature" for term in self.terms):
+            return target, None
+        if self.teacher is not None:
+            frames = self._redrawn(frames, self.teacher, step)
+        elif all(frame.products is None for frame in frames):
+            return target, None
+        random = np.random.default_rng([self.seed, step])
+        probes, products, known = curvature_labels(frames, random, target.label.forces, count=self.probes)
+        return replace(target, products=products, has_products=known), probes
+
+    def _redrawn(self, frames: Sequence[LabelledFrame], teacher: Potential, step: int) -> list[LabelledFrame]:
+        generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, 1]).integers(2**62)))
+        drawn = [draw_probes(frame.system, self.probes, generator) for frame in frames]
+        return [
+            replace(frame, probes=probes, products=curvature(teacher, frame.system, probes))
+            for frame, probes in zip(frames, drawn, strict=True)
+        ]
+
+    def _energy_gradient(self, module: torch.nn.Module, graph: Graph, step: int) -> Tensor | None:
+        if (step >= 0 and step % GRADIENT_EVERY) or all(term.quantity != "energy gradient" for term in self.terms):
+            return None
+        return energy_forces(module, graph, create_graph=step >= 0)  # type: ignore[arg-type]
+
+
+def loss_terms(frames: Sequence[LabelledFrame], settings: TrainSettings, *, redrawn: float = 0.0) -> list[Term]:
+    """The terms, each over the teacher's own scale; energies are weighed against forces through a length of 1 Å.
+
+    Args:
+        frames: Labels; a quantity they lack has no term.
+        settings: The weights.
+        redrawn: Root mean square of products that will be drawn during training, eV/Å²; 0 where the labels hold them.
+    """
+    force = max(root_mean_square(torch.cat([f.target.forces for f in frames])), 1e-6)
+    terms = [
+        Term(quantity="forces", norm="length", weight=settings.force_weight, scale=force),
+        Term(quantity="energy", norm="absolute", weight=settings.energy_weight, scale=force),
+    ]
+    if settings.atomic_weight > 0.0 and any(f.target.atomic is not None for f in frames):
+        terms.append(Term(quantity="atomic energy", norm="absolute", weight=settings.atomic_weight, scale=force))
+    if settings.net == "painn" and settings.painn.direct and settings.energy_gradient_weight > 0.0:
+        weight = GRADIENT_EVERY * settings.energy_gradient_weight
+        terms.append(Term(quantity="energy gradient", norm="length", weight=weight, scale=force))
+    stress = [f.target.stress for f in frames if f.target.stress is not None]
+    if stress:
+        scale = max(root_mean_square(torch.cat(stress)), 1e-6)
+        terms.append(Term(quantity="stress", norm="absolute", weight=settings.stress_weight, scale=scale))
+    products = [f.products.flatten(0, 1) for f in frames if f.products is not None]
+    if products or redrawn > 0.0:
+        scale = max(redrawn or root_mean_square(torch.cat(products)), 1e-6)
+        terms.append(Term(quantity="curvature", norm="length", weight=settings.curvature_weight, scale=scale))
+    return terms
