@@ -134,7 +134,7 @@ class TrainSettings:
         if self.net not in RATES:
             raise BadInput("net", f"{self.net!r}", allowed=", ".join(RATES), fix="choose one of them")
         SplineSettings(elements=(1,), **self.network())
-        self.student((1,))
+        PainnSettings(elements=(1,), cutoff=self.cutoff, **asdict(self.painn))
         for name in ("energy_weight", "force_weight", "stress_weight", "curvature_weight", "energy_gradient_weight"):
             if not 0.0 <= getattr(self, name) < 1e6:
                 raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 1e6", fix="keep the default")
