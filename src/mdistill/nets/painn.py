@@ -16,8 +16,8 @@ zero, filters have no bias, and r̃ is r frozen below the closest labelled dista
 
 Eager speed: flat edge lists, a contiguous array per use, sums by index_add. At width 64 and 28 edges per atom a message with
 forces and their gradient took 120 to 127 µs/atom, 180 to 190 with slices of one array, 195 to 270 with dense tables of
-neighbours, summed channel by channel or as matrix products over the radial basis. The first message knows only elements, so its sums run over the few radial
-functions and the filters act once per atom.
+neighbours, summed channel by channel or as matrix products over the radial basis. The first message knows only elements, so
+its sums run over the few radial functions and the filters act once per atom.
 
 Reference:
     K. T. Schütt, O. T. Unke, M. Gastegger, Equivariant message passing for the prediction of tensorial properties and
