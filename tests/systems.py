@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mdistill.derivatives import Conservative, EnergyNet
 from mdistill.graph import build_graph, make_system
-from mdistill.nets.settings import SplineSettings
+from mdistill.nets.painn import PainnNet
+from mdistill.nets.settings import PainnSettings, SplineSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.types import Graph, LabelledFrame, Potential, System
 
@@ -86,7 +87,21 @@ def tiny_net(seed: int = 0, **size: int) -> SplineNet:
     return net
 
 
-NETS: dict[str, Callable[[int], EnergyNet]] = {"spline": tiny_net}
+def tiny_painn(seed: int = 0, **size: int) -> PainnNet:
+    """A small message-passing network with every weight and buffer random, strong enough that bugs show."""
+    net = PainnNet(PainnSettings(elements=LIPSCL, **({"width": 6, "layers": 2, "radial": 5} | size)), seed=seed)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        net.reference.copy_(-1.0 - torch.rand(4, generator=generator))
+        for name, parameter in net.named_parameters():
+            if name.endswith("bias"):
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        net.scale.fill_(0.5)
+        net.set_closest(torch.full((4, 4), CLOSEST, dtype=torch.float64))
+    return net
+
+
+NETS: dict[str, Callable[[int], EnergyNet]] = {"spline": tiny_net, "painn": tiny_painn}
 """Every network; each law is tested on each."""
 
 

@@ -17,10 +17,12 @@ import safetensors.numpy
 import torch
 
 from laws import evaluate
+from mdistill.derivatives import potential_of
 from mdistill.errors import BadInput, MdistillError
+from mdistill.graph import build_graph
 from mdistill.training import checkpoint
 from mdistill.training.checkpoint import FORMAT, load_model, read_metadata, save_model, tensor_hash
-from systems import SYSTEMS, random_box, tiny_net
+from systems import NETS, SYSTEMS, random_box, tiny_net, tiny_painn
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -39,6 +41,19 @@ def test_round_trip_is_exact(model):
     single = load_model(model, dtype=torch.float32)
     assert torch.allclose(evaluate(single.net, system).forces, evaluate(net, system).forces, atol=1e-4)
     assert not any(p.requires_grad for p in loaded.net.parameters())
+
+
+@pytest.mark.parametrize("make", [*NETS.values(), lambda: tiny_painn(direct=True)], ids=[*NETS, "painn direct"])
+def test_every_kind_of_network_comes_back(make, tmp_path):
+    net, system = make(), SYSTEMS["box"]()
+    save_model(tmp_path / "m", net)
+    loaded = load_model(tmp_path / "m")
+    graph = build_graph(system, net.cutoff)
+    found, expected = loaded(graph), potential_of(net)(graph)
+    assert type(loaded) is type(potential_of(net)) and loaded.net.settings == net.settings
+    assert read_metadata(tmp_path / "m")["kind"] == net.kind
+    assert torch.allclose(found.forces, expected.forces, rtol=0.0, atol=1e-13)
+    assert torch.allclose(found.energy, expected.energy, rtol=0.0, atol=1e-12)
 
 
 def test_a_network_in_single_precision_is_stored_as_it_is(tmp_path):
@@ -167,6 +182,7 @@ BAD = {
     "newer format": other_metadata(format=FORMAT + 1),
     "format 0": other_metadata(format=0),
     "format is text": other_metadata(format="1"),
+    "unknown kind": other_metadata(kind="schnet"),
     "other kind": other_metadata(kind="painn"),
     "wrong sha256": other_metadata(sha256="0" * 64),
     "no sha256": other_metadata(sha256=None),
@@ -197,6 +213,37 @@ def test_bad_model_files_are_refused_at_once(model, damage):
     text = str(error.value)
     assert str(model) in text and "allowed:" in text and "fix:" in text
     assert not (model.parent / "canary").exists(), "code in the file was run"
+
+
+BAD_PAINN = {
+    "a spline's kind": other_metadata(kind="spline"),
+    "flipped bit": raw_bytes(flip),
+    "unknown setting": other_settings(channels=8),
+    "setting out of range": other_settings(layers=0),
+    "setting of wrong type": other_settings(layers="2"),
+    "direct is no truth value": other_settings(direct="yes"),
+    "direct head announced": other_settings(direct=True),
+    "huge network announced": other_settings(width=1024, layers=12, radial=64),
+    "wider network announced": other_settings(width=512),
+    "further layer announced": other_settings(layers=3),
+    "fewer layers announced": other_settings(layers=1),
+    "missing tensor": other_tensors(lambda t: t.pop("updates.1.mix.weight")),
+    "wrong shape": other_tensors(lambda t: t.update({"readout.last.weight": np.zeros((3, 2))})),
+    "NaN weights": other_tensors(lambda t: t["embedding"].fill(np.nan)),
+}
+
+
+@pytest.mark.parametrize("damage", BAD_PAINN.values(), ids=BAD_PAINN.keys())
+def test_bad_files_of_a_message_passing_student_are_refused_at_once(tmp_path, damage):
+    path = tmp_path / "student.mdistill"
+    save_model(path, tiny_painn())
+    load_model(path)
+    damage(path)
+    begin = time.process_time()
+    with pytest.raises(BadInput) as error:
+        load_model(path)
+    assert time.process_time() - begin < 1.0
+    assert str(path) in str(error.value) and "fix:" in str(error.value)
 
 
 def test_truncated_at_each_percent_is_refused(model, trust):
@@ -253,11 +300,13 @@ def test_an_older_format_is_upgraded(model, monkeypatch):
 
 
 def golden_files():
-    return sorted(GOLDEN.glob("student_format_*.mdistill"))
+    return sorted(GOLDEN.glob("*_format_*.mdistill"))
 
 
-def test_there_is_a_golden_file_of_every_format():
-    assert [path.name for path in golden_files()] == [f"student_format_{k}.mdistill" for k in range(1, FORMAT + 1)]
+def test_there_is_a_golden_file_of_every_kind_and_format():
+    names = [f"{kind}_format_{k}.mdistill" for kind in ("painn", "student") for k in range(1, FORMAT + 1)]
+    assert [path.name for path in golden_files()] == names
+    assert [read_metadata(path)["kind"] for path in golden_files()] == ["painn", "spline"]
     assert all(path.stat().st_size < 50_000 for path in golden_files())
 
 
@@ -289,7 +338,7 @@ def test_golden_files_catch_a_changed_constant(trust, monkeypatch):
     monkeypatch.undo()
     after = evaluate(tiny_net(), close)
     assert float((before.forces - after.forces).abs().max()) > 1e-8
-    assert largest_golden_difference(golden_files()[0], scale=1.0 + 1e-9) > 1e-10
+    assert largest_golden_difference(GOLDEN / "student_format_1.mdistill", scale=1.0 + 1e-9) > 1e-10
     trust("T21", "energy off by 1e-9 relative", "caught", "caught", planted=True)
 
 

@@ -11,12 +11,13 @@ Symbols: i, j atoms; r, û length and direction of the edge i→j; s_i scalar an
 φ, a, O, g are MLPs of one hidden layer; U, V mix channels; s_i starts as a vector of the element, v_i as zero.
 
 Differences from the paper, so that derivatives exist everywhere and nothing is learned where there is no label: the envelope of
-b_n has two continuous derivatives at r_c (the paper's cosine has one), the norm of V v is softened at zero, filters have no
-bias, and r̃ is r frozen below the closest labelled distance of the pair.
+b_n has two continuous derivatives at r_c (b_n itself three; the paper's cosine has one), the norm of V v is softened at
+zero, filters have no bias, and r̃ is r frozen below the closest labelled distance of the pair.
 
-Eager speed: flat edge lists with index_add, which was as fast as or faster than dense tables of neighbours, summed channel
-by channel or as matrix products over the radial basis. The first message knows only elements, so its sums run over the few
-radial functions and the filters act once per atom.
+Eager speed: flat edge lists, a contiguous array per use, sums by index_add. At width 64 and 28 edges per atom a message with
+forces and their gradient took 120 to 127 µs/atom, 180 to 190 with slices of one array, 195 to 270 with dense tables of
+neighbours, summed channel by channel or as matrix products over the radial basis. The first message knows only elements, so
+its sums run over the few radial functions and the filters act once per atom.
 
 Reference:
     K. T. Schütt, O. T. Unke, M. Gastegger, Equivariant message passing for the prediction of tensorial properties and
@@ -40,8 +41,6 @@ from mdistill.nets.settings import PainnSettings
 from mdistill.types import Graph
 
 _TINY = 1e-18
-_FILTER = 1.0
-"""Size of the filters' first random weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +67,7 @@ class PainnNet(torch.nn.Module):
     closest: Tensor
     species_of: Tensor
     waves: Tensor
+    gate: Mlp | None
 
     def __init__(self, settings: PainnSettings, *, seed: int = 0) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class PainnNet(torch.nn.Module):
         self.messages = torch.nn.ModuleList(Message(width, settings.radial, random) for _ in range(settings.layers))
         self.updates = torch.nn.ModuleList(Update(width, random) for _ in range(settings.layers))
         self.readout = Mlp(width, width // 2, 1, random)
-        self.gate: Mlp | None = Mlp(width, width // 2, width, random) if settings.direct else None
+        self.gate = Mlp(width, width // 2, width, random) if settings.direct else None
         self.core = CoreRepulsion(settings.elements)
         self.register_buffer("reference", torch.zeros(n, dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
@@ -172,7 +172,7 @@ class PainnNet(torch.nn.Module):
         vector = scalar.new_zeros((len(known), 3, self.settings.width))
         for k, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
             if k == 0:
-                change, turn = message.of_elements(self.embedding, edges, len(known))
+                change, turn = message.of_elements(self.embedding, edges, len(known))  # type: ignore[operator]
             else:
                 change, turn = message(scalar, vector, edges)
             scalar, vector = scalar + change, vector + turn
@@ -185,7 +185,8 @@ class PainnNet(torch.nn.Module):
         distance = (vectors.square().sum(1, keepdim=True) + _TINY).sqrt()
         closest = self.closest.flatten().index_select(0, pair).unsqueeze(1)
         felt = frozen_below(distance, closest, FREEZE)
-        window = (sqrt(2.0 / self.cutoff) * (closest < self.cutoff)) * cutoff_envelope(felt, self.cutoff) / felt
+        met = (closest < self.cutoff).to(felt.dtype)
+        window = sqrt(2.0 / self.cutoff) * met * cutoff_envelope(felt, self.cutoff) / felt
         return Edges(
             receiver=graph.receiver,
             sender=graph.sender,
@@ -228,8 +229,8 @@ class Message(torch.nn.Module):
         super().__init__()
         self.width = width
         self.speak = Mlp(width, width, 3 * width, random)
-        start = torch.randn((radial, 3 * width), generator=random, dtype=torch.float64)
-        self.filters = torch.nn.Parameter(start * (_FILTER / sqrt(radial)))
+        start = torch.randn((3, radial, width), generator=random, dtype=torch.float64)
+        self.filters = torch.nn.Parameter(start / sqrt(radial))
 
     def forward(
         self,
@@ -237,9 +238,12 @@ class Message(torch.nn.Module):
         vector: Float[Tensor, "rows 3 width"],
         edges: Edges,
     ) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows 3 width"]]:
-        heard = self.speak(scalar).index_select(0, edges.sender) * (edges.basis @ self.filters)
-        on_scalar, along, out = heard.split(self.width, 1)
-        on_vector = vector.index_select(0, edges.sender) * along.unsqueeze(1) + edges.unit.unsqueeze(2) * out.unsqueeze(1)
+        plain, along, out = (part.contiguous() for part in self.speak(scalar).split(self.width, 1))
+        filters, sender = [edges.basis @ weights for weights in self.filters], edges.sender
+        on_scalar = plain.index_select(0, sender) * filters[0]
+        turned = (vector * along.unsqueeze(1)).flatten(1).index_select(0, sender).view(-1, 3, self.width)
+        pushed = out.index_select(0, sender) * filters[2]
+        on_vector = torch.addcmul(turned * filters[1].unsqueeze(1), edges.unit.unsqueeze(2), pushed.unsqueeze(1))
         return (
             torch.zeros_like(scalar).index_add(0, edges.receiver, on_scalar),
             torch.zeros_like(vector).index_add(0, edges.receiver, on_vector),
@@ -255,8 +259,8 @@ class Message(torch.nn.Module):
         place = edges.receiver * n + edges.sender_species
         moments = moments.new_zeros((rows * n, 4 * radial)).index_add(0, place, moments)
         moments = moments.view(rows, n, 4, radial).transpose(1, 2).flatten(2)
-        on_scalar, _, out = (self.speak(embedding).unsqueeze(1) * self.filters).flatten(0, 1).split(self.width, 1)
-        return moments[:, 0] @ on_scalar, moments[:, 1:] @ out
+        plain, _, out = self.speak(embedding).unsqueeze(1).split(self.width, 2)
+        return moments[:, 0] @ (plain * self.filters[0]).flatten(0, 1), moments[:, 1:] @ (out * self.filters[2]).flatten(0, 1)
 
 
 class Update(torch.nn.Module):

@@ -82,7 +82,7 @@ class PainnSettings:
         """Shapes of tensors that tell its size."""
         return {
             "embedding": (len(self.elements), self.width),
-            f"messages.{self.layers - 1}.filters": (self.radial, 3 * self.width),
+            f"messages.{self.layers - 1}.filters": (3, self.radial, self.width),
         }
 
 

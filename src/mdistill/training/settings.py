@@ -143,6 +143,7 @@ class TrainSettings:
         if self.net not in RATES:
             raise BadInput("net", f"{self.net!r}", allowed=", ".join(RATES), fix="choose one of them")
         SplineSettings(elements=(1,), **self.network())
+        PainnSettings(elements=(1,), **asdict(self.painn))
         self.student((1,))
         for name in (
             "energy_weight",
