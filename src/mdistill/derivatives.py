@@ -168,7 +168,9 @@ def hessian(
     n = system.n_atoms
     chosen = range(3 * n) if rows is None else rows
     if any(not 0 <= row < 3 * n for row in chosen):
-        raise BadInput("rows", f"{list(chosen)}", allowed=f"0 to {3 * n - 1}, 3 · atom + axis", fix="choose rows of this structure")
+        raise BadInput(
+            "rows", f"{list(chosen)}", allowed=f"0 to {3 * n - 1}, 3 · atom + axis", fix="choose rows of this structure"
+        )
     directions = unit_directions(system, chosen)
     parts = [curvature_products(potential, system, part, step=step / n**0.5) for part in directions.split(block)]
     return torch.cat(parts) if parts else system.positions.new_zeros((0, n, 3))

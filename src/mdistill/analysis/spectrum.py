@@ -54,7 +54,9 @@ def spectrum(trajectory: Trajectory, temperature_K: float, *, element: str = "",
     length = round(1.5 / (resolution * THZ * spacing))
     if not _LEAST_FRAMES <= length <= len(velocities):
         found = f"{resolution:g} THz asks for {length} frames of {spacing:g} fs at a time, the run has {len(velocities)}"
-        raise BadInput("resolution", found, allowed=f"pieces of {_LEAST_FRAMES} frames up to the whole run", fix="use another one")
+        raise BadInput(
+            "resolution", found, allowed=f"pieces of {_LEAST_FRAMES} frames up to the whole run", fix="use another one"
+        )
     weighed = np.sqrt(np.asarray(atomic_masses)[numbers[mine]])[:, None] * velocities[:, mine]
     frequencies, density = _welch(weighed.reshape(len(weighed), -1), length, spacing)
     scale = THZ / (ACCELERATION * BOLTZMANN * temperature_K)

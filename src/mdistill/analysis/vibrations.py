@@ -4,9 +4,9 @@ r"""Harmonic vibrations of one structure from its Hessian: frequencies, modes, d
 
 H: ∂²E/∂r∂r   M: masses   e_k: mode (mass-weighted, orthonormal)   λ: eV/(Å² u)
 
-The free motions, three translations (and the rotations of a molecule), are projected out: they are not vibrations, and
-where H is a little noisy they would show up as small, often imaginary, frequencies. Frequencies are those at Γ of the cell
-given: of a supercell they include the waves that fit into it.
+The free motions, three translations (and the rotations of a molecule), are projected out, which imposes the acoustic sum
+rule: they are not vibrations, and where H is a little noisy they would show up as small, often imaginary, frequencies.
+Frequencies are those at Γ of the cell given: of a supercell they include the waves that fit into it.
 
 Reference:
     M. Born and K. Huang, Dynamical Theory of Crystal Lattices, Oxford University Press 1954; projection of the free motions
@@ -73,11 +73,6 @@ def normal_modes(system: System, hessian: Float[Tensor, "row atom 3"]) -> Modes:
     values, inside = torch.linalg.eigh(basis.T @ dynamical @ basis)
     frequencies = values.sign() * (values.abs() * ACCELERATION).sqrt() / (2.0 * math.pi * THZ)
     return Modes(frequencies=frequencies, vectors=(basis @ inside).T.reshape(-1, n, 3))
-
-
-def acoustic_sum(hessian: Float[Tensor, "row atom 3"]) -> float:
-    """Largest |Σ_j H_(ia)(jb)|, eV/Å²: the force on nothing when the whole crystal moves; 0 for a potential that knows no origin."""
-    return float(hessian.sum(1).abs().max())
 
 
 def density_of_states(

@@ -116,8 +116,8 @@ def _series(axes: Any, figure: Figure, series: Series, colour: str, index: int) 
         x, y = _distinct(x, y, _extent(figure))
         axes.plot(x, y, linestyle="none", marker="o", markersize=2.2, markeredgewidth=0, alpha=0.55, gid=mark, **common)
     elif figure.kind == "bands":
-        look = {"linestyle": "none", "marker": "o", "markersize": 2.0, "markeredgewidth": 0} if series.style == "points" else {}
-        axes.plot(x, y, gid=mark, zorder=2 if look else 3, **({"linewidth": 1.1} | look), **common)
+        dots = {"linestyle": "none", "marker": "o", "markersize": 2.0, "markeredgewidth": 0, "zorder": 2}
+        axes.plot(x, y, gid=mark, **(dots if series.style == "points" else {"linewidth": 1.1, "zorder": 3}), **common)
     elif series.style == "points":
         limit = bool(_LIMIT.search(series.label))
         marker = "v" if limit else _MARKERS[index % len(_MARKERS)]
