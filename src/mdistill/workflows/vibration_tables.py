@@ -133,8 +133,8 @@ def _curvature_table(compared: Compared) -> Table:
         section=SECTION,
         columns=["what", "value"],
         rows=rows,
-        caption=f"Both start from the run's structure, which the teacher relaxed. Hessians of its {compared.system.n_atoms} atoms from "
-        f"{taken}. RMSD: a common shift and the change of the cell left out.",
+        caption=f"Both start from the run's structure, which the teacher relaxed. Hessians of its "
+        f"{compared.system.n_atoms} atoms from {taken}. RMSD: a common shift and the change of the cell left out.",
     )
 
 
@@ -202,8 +202,8 @@ def _density_figure(compared: Compared, teacher: Modes, settings: VibrationSetti
         x_label="frequency (THz)",
         y_label="density of states (1/THz)",
         series=drawn,
-        caption=f"At the structure the teacher relaxed, at Γ of the cell, broadened by {settings.width_THz:g} THz; the integral is the "
-        "number of vibrations." + (" Imaginary frequencies stand at negative values." if imaginary else ""),
+        caption=f"At the structure the teacher relaxed, at Γ of the cell, broadened by {settings.width_THz:g} THz; the "
+        "integral is the number of vibrations." + (" Imaginary frequencies stand at negative values." if imaginary else ""),
     )
 
 
@@ -225,6 +225,6 @@ def _bands_figure(teacher: Bands, student: Bands) -> Figure:
         y_label="frequency (THz)",
         series=drawn,
         x_ticks=teacher.ticks,
-        caption=f"Finite displacements in a supercell of the primitive cell, at the structure the teacher relaxed; mean absolute difference "
-        f"{bands_error(student, teacher).value:.3g} THz.",
+        caption=f"Finite displacements in a supercell of the primitive cell, at the structure the teacher relaxed; "
+        f"mean absolute difference {bands_error(student, teacher).value:.3g} THz.",
     )

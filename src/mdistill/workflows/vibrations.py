@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -173,7 +174,7 @@ def _read_products(path: Path | None, mark: str) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as kept:
             return torch.from_numpy(kept["products"]) if str(kept["mark"]) == mark else nothing
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, BadZipFile):
         return nothing
 
 
