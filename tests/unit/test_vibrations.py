@@ -15,7 +15,7 @@ from ase.vibrations import Vibrations
 
 from laws import assert_close
 from mdistill.analysis import vibrations
-from mdistill.analysis.vibrations import Modes, density_of_states, displaced, hessian_error, normal_modes
+from mdistill.analysis.vibrations import Modes, density_of_states, displaced, harmonic, hessian_error, normal_modes
 from mdistill.data.label import draw_probes
 from mdistill.derivatives import Conservative, hessian
 from mdistill.errors import BadInput
@@ -135,7 +135,7 @@ def test_the_density_of_states_counts_the_vibrations():
 
 def mean_energy(system: System, found: Modes, matrix: torch.Tensor, kelvin: float, count: int) -> tuple[float, float]:
     """Mean harmonic energy of displaced structures in k_B T, and its standard error."""
-    structures = displaced(system, found, kelvin, torch.Generator().manual_seed(1), count=count, softest=0.01)
+    structures = displaced(system, found, kelvin, torch.Generator().manual_seed(1), count=count, farthest=10.0)
     shifts = torch.stack([(s.positions - system.positions).reshape(-1) for s in structures])
     energies = 0.5 * torch.einsum("ki,ij,kj->k", shifts, matrix.reshape(len(matrix), -1), shifts) / (BOLTZMANN * kelvin)
     return float(energies.mean()), float(energies.std() / math.sqrt(count))
@@ -158,6 +158,18 @@ def test_equipartition_notices_a_wrong_amplitude(monkeypatch):
         test_displaced_structures_share_energy_equally(lambda *_: None)
 
 
+def test_modes_that_would_move_an_atom_too_far_are_left_alone():
+    """A Li₂ of a soft spring: ⟨u²⟩ of each atom is k_B T/4k."""
+    system = line(0.0, 2.0, numbers=(3, 3))
+    net = NearestSprings(stiffness=0.01)
+    found = modes_of(net, system)
+    reach = math.sqrt(BOLTZMANN * 300.0 / (4.0 * net.stiffness))
+    for farthest, used in ((1.01 * reach, True), (0.99 * reach, False)):
+        assert harmonic(system, found, 300.0, farthest=farthest).tolist() == [used]
+        moved = displaced(system, found, 300.0, torch.Generator().manual_seed(0), farthest=farthest)[0]
+        assert torch.equal(moved.positions, system.positions) != used
+
+
 def test_imaginary_and_soft_modes_are_left_alone():
     net, system = NearestSprings(), line(0.0, 1.6, 3.2, numbers=(8, 6, 8))
     found = modes_of(net, system)
@@ -165,7 +177,7 @@ def test_imaginary_and_soft_modes_are_left_alone():
     for one in moved:
         shift = one.positions - system.positions
         assert float(shift[:, :2].abs().max()) < 1e-12 and float(shift[:, 2].abs().max()) > 1e-3
-    still = displaced(system, found, 300.0, torch.Generator().manual_seed(0), softest=1e3)[0]
+    still = displaced(system, found, 300.0, torch.Generator().manual_seed(0), farthest=1e-3)[0]
     assert torch.equal(still.positions, system.positions)
     cold = displaced(system, found, 0.0, torch.Generator().manual_seed(0))[0]
     assert torch.equal(cold.positions, system.positions)

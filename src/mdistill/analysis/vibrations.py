@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from ase.data import atomic_masses
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from mdistill.analysis.statistics import Curve
@@ -111,40 +111,59 @@ def displaced(
     generator: Generator,
     *,
     count: int = 1,
-    softest: float = 0.5,
+    farthest: float = 0.15,
 ) -> list[System]:
-    r"""Structures displaced along all modes at once with the amplitudes of classical harmonic vibrations.
+    r"""Structures displaced along many modes at once with the amplitudes of classical harmonic vibrations.
 
     u_i = Σ_k Q_k e_ki / √m_i,   Q_k normally distributed with variance k_B T / λ_k,   λ_k = (2π f_k)²
 
     Args:
         system: The struct whose modes these are.
-        modes: Its vibrations; imaginary ones, and those softer than `softest`, are left alone: their amplitude would be
-            unbounded, or far beyond what is harmonic.
+        modes: Its vibrations; those that are not `harmonic` are left alone.
         temperature_K: T.
         generator: Draws the Q_k.
         count: How many structures.
-        softest: THz.
+        farthest: See `harmonic`, Å.
     Raises:
         BadInput: T below 0, or modes of another structure.
     Reference:
         D. West and S. K. Estreicher, Phys. Rev. Lett. 96, 115504 (2006), doi 10.1103/PhysRevLett.96.115504.
+    """
+    used = harmonic(system, modes, temperature_K, farthest=farthest)
+    along = _thermal(system, modes, temperature_K)[used]
+    moved = []
+    for _ in range(count):
+        amplitudes = torch.randn(len(along), generator=generator, dtype=torch.float64)
+        shift = torch.einsum("k,kax->ax", amplitudes, along)
+        moved.append(replace(system, positions=system.positions + shift.to(system.positions)))
+    return moved
+
+
+def harmonic(system: System, modes: Modes, temperature_K: float, *, farthest: float = 0.15) -> Bool[Tensor, " mode"]:
+    """Which modes can be given their harmonic amplitude: real ones that move no atom by more than `farthest`.
+
+    A soft mode that lives on a few light atoms would by its harmonic amplitude push them through their neighbours.
+
+    Args:
+        system, modes, temperature_K: As for `displaced`.
+        farthest: Root-mean-square displacement of the atom that a mode moves most, Å.
+    Raises:
+        BadInput: T below 0, or modes of another structure.
     """
     if not (math.isfinite(temperature_K) and temperature_K >= 0.0):
         raise BadInput("temperature_K", f"{temperature_K}", allowed="0 K or more", fix="use 300")
     if modes.vectors.shape[1] != system.n_atoms:
         found = f"of {modes.vectors.shape[1]} atoms for a structure of {system.n_atoms}"
         raise BadInput("modes", found, allowed="the structure's own", fix="compute normal_modes of this structure")
-    used = modes.frequencies >= max(softest, 1e-9)
-    rate = 2.0 * math.pi * THZ * modes.frequencies[used]
+    reach = _thermal(system, modes, temperature_K).norm(dim=2).amax(1)
+    return (modes.frequencies > 0.0) & (reach <= farthest)
+
+
+def _thermal(system: System, modes: Modes, temperature_K: float) -> Float[Tensor, "mode atom 3"]:
+    """Root-mean-square displacement by each mode, Å; without meaning for imaginary ones."""
+    rate = 2.0 * math.pi * THZ * modes.frequencies.abs().clamp_min(1e-12)
     spread = math.sqrt(BOLTZMANN * temperature_K * ACCELERATION) / rate
-    along = modes.vectors[used] / _masses(system).sqrt().reshape(1, -1, 1)
-    moved = []
-    for _ in range(count):
-        amplitude = spread * torch.randn(len(rate), generator=generator, dtype=torch.float64)
-        shift = torch.einsum("k,kax->ax", amplitude, along)
-        moved.append(replace(system, positions=system.positions + shift.to(system.positions)))
-    return moved
+    return spread.reshape(-1, 1, 1) * modes.vectors / _masses(system).sqrt().reshape(1, -1, 1)
 
 
 def hessian_error(found: Float[Tensor, "probe atom 3"], target: Float[Tensor, "probe atom 3"], *, whole: bool) -> Estimate:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mdistill.analysis.accuracy import Accuracy
 from mdistill.analysis.phonons import Bands
-from mdistill.analysis.vibrations import Modes, density_of_states, frequencies_between
+from mdistill.analysis.vibrations import Modes, density_of_states, frequencies_between, harmonic
 from mdistill.data.relax import Relaxation
 from mdistill.io.results import Cell, Figure, Series, Table
 from mdistill.types import Estimate, System
@@ -170,15 +170,17 @@ def _displaced_table(compared: Compared, settings: VibrationSettings) -> Table:
         [group, scaled(one.mean_absolute, 1e3, "meV/Å"), 1e3 * one.root_mean_square, 1e3 * one.scale]
         for group, one in compared.displaced.force.items()
     ]
-    whose = "student's" if compared.teacher is None else "teacher's"
+    whose, modes = ("student's", compared.student) if compared.teacher is None else ("teacher's", compared.teacher)
+    used = int(harmonic(compared.system, modes, settings.temperature_K, farthest=settings.farthest_A).sum())
     return Table(
         name="displaced",
         title="Errors on structures displaced along normal modes",
         section=SECTION,
         columns=["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |F| (meV/Å)"],
         rows=rows,
-        caption=f"{settings.displaced} structures, all modes of the {whose} above {settings.softest_THz:g} THz displaced at "
-        f"once with the classical amplitudes of {settings.temperature_K:g} K. Errors: scatter between the structures.",
+        caption=f"{settings.displaced} structures, {used} of the {whose} {len(modes.frequencies)} modes displaced at once with "
+        f"the classical amplitudes of {settings.temperature_K:g} K; left alone are imaginary ones and those that would move an "
+        f"atom by more than {settings.farthest_A:g} Å. Errors: scatter between the structures.",
     )
 
 

@@ -209,7 +209,7 @@ def _displaced_errors(  # noqa: PLR0917
 ) -> Accuracy:
     """Errors on thermally displaced structures; each counts as a block of its own."""
     structures = displaced(
-        system, modes, settings.temperature_K, generator, count=settings.displaced, softest=settings.softest_THz
+        system, modes, settings.temperature_K, generator, count=settings.displaced, farthest=settings.farthest_A
     )
     frames = []
     with progress("displaced structures", len(structures), unit="call") as advance:
@@ -251,7 +251,7 @@ def _results(compared: Compared, student: Potential, teacher: Potential, setting
     notes = [note] if note else []
     if compared.teacher is not None and compared.teacher.imaginary:
         notes.append(
-            f"the run's structure is no minimum of the teacher's: {compared.teacher.imaginary} imaginary frequencies, "
+            f"the run's structure is no minimum of the teacher's: imaginary frequencies: {compared.teacher.imaginary}, "
             f"largest force {compared.largest_forces[0]:.3g} eV/Å"
         )
     if not compared.relaxation.converged:
