@@ -210,7 +210,7 @@ def test_vibrations_adds_a_section_to_the_run(workspace, tmp_path, capsys):
     for more, teachers in (["--quick", "--probes", "4"], False), ([], True):
         assert cli.run([*command, "--relax-steps", "20", *more]) == 0
         results = read_results(run)
-        assert [t.name for t in results.tables if t.section == "vibrations"] == ["curvature", "vibrations", "displaced"]
+        assert [t.name for t in results.tables if t.section == "vibrations"] == ["curvature", "minimum", "displaced"]
         assert [f.name for f in results.figures].count("vibrational-density") == int(teachers)
         assert ("vibrations frequency_mae" in results.values) == teachers
     page = (run / "report.html").read_text(encoding="utf-8")

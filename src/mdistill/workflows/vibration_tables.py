@@ -91,8 +91,8 @@ def values(compared: Compared) -> dict[str, Estimate]:
 
 
 def tables(compared: Compared, settings: VibrationSettings) -> list[Table]:
-    """Curvature and minimum, vibrations, errors on displaced structures."""
-    return [_curvature_table(compared), _modes_table(compared), _displaced_table(compared, settings)]
+    """Curvature, minimum, errors on displaced structures."""
+    return [_curvature_table(compared), _minimum_table(compared), _displaced_table(compared, settings)]
 
 
 def figures(compared: Compared, settings: VibrationSettings) -> list[Figure]:
@@ -111,40 +111,13 @@ def _gain(compared: Compared) -> float:
 
 
 def _curvature_table(compared: Compared) -> Table:
-    way, back = compared.relaxation, compared.back
-    rows: list[list[Cell]] = [
-        ["Hessian error ‖ΔH‖/‖H‖ (%)", scaled(compared.hessian, 100.0, "%")],
-        ["the student moves to its minimum, RMSD (Å)", compared.moved],
-        ["volume changes by (%)", 100.0 * way.strain],
-        ["the teacher's energy changes by (meV/atom)", 1e3 * compared.climb],
-        ["relaxed", f"{'yes' if way.converged else 'no'}, {way.steps} calls"],
-    ]
-    if back.steps > 1:
-        rows += [
-            ["from there the teacher moves on, RMSD (Å)", compared.moved_back],
-            ["volume changes by (%)", 100.0 * back.strain],
-            ["the teacher's energy changes by (meV/atom)", -1e3 * _gain(compared)],
-            ["relaxed", f"{'yes' if back.converged else 'no'}, {back.steps} calls"],
-        ]
-    taken = "all rows" if compared.whole else f"{compared.hessian.samples} random directions (error: jackknife over them)"
-    return Table(
-        name="curvature",
-        title="Curvature and minimum: student against teacher",
-        section=SECTION,
-        columns=["what", "value"],
-        rows=rows,
-        caption=f"Both start from the run's structure, which the teacher relaxed. Hessians of its "
-        f"{compared.system.n_atoms} atoms from {taken}. RMSD: a common shift and the change of the cell left out.",
-    )
-
-
-def _modes_table(compared: Compared) -> Table:
     teacher, columns = compared.teacher, (compared.teacher, compared.student, compared.relaxed)
 
     def row(name: str, cells: list[Cell]) -> list[Cell]:
         return [name, *cells]
 
     rows = [
+        row("Hessian error ‖ΔH‖/‖H‖", [None, scaled(compared.hessian, 100.0, "%"), None]),
         row("largest force (eV/Å)", list(compared.largest_forces)),
         row("imaginary frequencies", [None if m is None else m.imaginary for m in columns]),
         row("lowest frequency (THz)", [None if m is None else float(m.frequencies[0]) for m in columns]),
@@ -152,16 +125,40 @@ def _modes_table(compared: Compared) -> Table:
     ]
     if teacher is not None:
         rows.append(
-            row("frequency MAE (THz)", [None, *(frequency_error(m, teacher) for m in (compared.student, compared.relaxed))])
+            row("frequency MAE (THz)", [None, *(frequency_error(m, teacher).value for m in (compared.student, compared.relaxed))])
         )
+    taken = "all rows" if compared.whole else f"{compared.hessian.samples} random directions (error: jackknife over them)"
+    saddle = teacher is not None and teacher.imaginary > 0
     return Table(
-        name="vibrations",
-        title="Vibrations",
+        name="curvature",
+        title="Curvature",
         section=SECTION,
         columns=["what", "teacher", "student, same structure", "student, its own minimum"],
         rows=rows,
-        caption="Harmonic frequencies at Γ of the cell, free motions left out; imaginary ones count as negative. "
-        "MAE: frequencies paired in ascending order.",
+        caption=f"The structure is the run's, which the teacher relaxed. Hessians of its {compared.system.n_atoms} atoms from {taken}. "
+        "Harmonic frequencies at Γ of the cell, free motions left out; imaginary ones count as negative. MAE: frequencies paired in "
+        "ascending order." + (" That structure is no minimum of the teacher's yet." if saddle else ""),
+    )
+
+
+def _minimum_table(compared: Compared) -> Table:
+    way, back = compared.relaxation, compared.back
+    asked = back.steps > 1
+    rows: list[list[Cell]] = [
+        ["atoms move, RMSD (Å)", compared.moved, compared.moved_back if asked else None],
+        ["volume changes (%)", 100.0 * way.strain, 100.0 * back.strain if asked else None],
+        ["the teacher's energy changes (meV/atom)", 1e3 * compared.climb, -1e3 * _gain(compared) if asked else None],
+        ["largest force left (eV/Å)", way.max_force, back.max_force if asked else None],
+        ["force calls", way.steps, back.steps if asked else None],
+    ]
+    return Table(
+        name="minimum",
+        title="Minimum",
+        section=SECTION,
+        columns=["what", "student, from the teacher's structure", "teacher, from the student's minimum"],
+        rows=rows,
+        caption="Relaxation of atoms and cell. RMSD: a common shift and the change of the cell left out. The second way is how far the "
+        "student's minimum is from one of the teacher's, also where the first starts at none.",
     )
 
 
