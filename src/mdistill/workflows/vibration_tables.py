@@ -135,9 +135,10 @@ def _curvature_table(compared: Compared) -> Table:
         section=SECTION,
         columns=["what", "teacher", "student, same structure", "student, its own minimum"],
         rows=rows,
-        caption=f"The structure is the run's, which the teacher relaxed. Hessians of its {compared.system.n_atoms} atoms from {taken}. "
-        "Harmonic frequencies at Γ of the cell, free motions left out; imaginary ones count as negative. MAE: frequencies paired in "
-        "ascending order." + (" That structure is no minimum of the teacher's yet." if saddle else ""),
+        caption="The structure is the run's, which the teacher relaxed. "
+        f"Hessians of its {compared.system.n_atoms} atoms from {taken}. Harmonic frequencies at Γ of the cell, free motions "
+        "left out; imaginary ones count as negative. MAE: frequencies paired in ascending order."
+        + (" That structure is no minimum of the teacher's yet." if saddle else ""),
     )
 
 
@@ -157,8 +158,8 @@ def _minimum_table(compared: Compared) -> Table:
         section=SECTION,
         columns=["what", "student, from the teacher's structure", "teacher, from the student's minimum"],
         rows=rows,
-        caption="Relaxation of atoms and cell. RMSD: a common shift and the change of the cell left out. The second way is how far the "
-        "student's minimum is from one of the teacher's, also where the first starts at none.",
+        caption="Relaxation of atoms and cell. RMSD: a common shift and the change of the cell left out. The second way is how "
+        "far the student's minimum is from one of the teacher's, also where the first starts at none.",
     )
 
 
