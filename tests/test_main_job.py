@@ -203,6 +203,44 @@ def test_bench_adds_accuracy_against_speed_to_the_run(workspace, tmp_path, capsy
     assert cli.run(["bench", str(tmp_path)]) == 2 and cli.run([*command, "--sizes", "huge"]) == 2
 
 
+def test_vibrations_adds_a_section_to_the_run(workspace, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(workspace / "runs" / "li6ps5cl", run)
+    command = ["vibrations", str(run), "--teacher", "toy_teacher:salt", "--displaced", "2", "--teacher-steps", "2"]
+    for more, teachers in (["--quick", "--probes", "4"], False), ([], True):
+        assert cli.run([*command, "--relax-steps", "20", *more]) == 0
+        results = read_results(run)
+        assert [t.name for t in results.tables if t.section == "vibrations"] == ["curvature", "minimum", "displaced"]
+        assert [f.name for f in results.figures].count("vibrational-density") == int(teachers)
+        assert ("vibrations frequency_mae" in results.values) == teachers
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Vibrational density of states" in page and "Hessian error" in page and "Gates" in page
+    assert "frequency MAE" in capsys.readouterr().out
+    assert (run / "vibrations" / "report.html").exists() and list((run / "figures").glob("*vibrational-density.svg"))
+
+
+WRONG = {
+    "holds no student.mdistill": (lambda run: [p.unlink() for p in run.rglob("student.mdistill")], []),
+    "holds no prepare/structures.extxyz": (lambda run: shutil.rmtree(run / "prepare"), []),
+    "no such file": (lambda run: (run / "results.json").unlink(), ["--teacher", ""]),
+    "did you mean 'sevennet-0'?": (lambda run: None, ["--teacher", "sevenet-0"]),
+    "2 to 10000": (lambda run: None, ["--probes", "1"]),
+    "temperature_K: -5": (lambda run: None, ["--temperature-K", "-5"]),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_vibrations_says_what_is_wrong(workspace, tmp_path, capsys, message):
+    spoil, flags = WRONG[message]
+    run = tmp_path / "run"
+    shutil.copytree(workspace / "runs" / "li6ps5cl", run)
+    before = (run / "report.html").read_bytes()
+    spoil(run)
+    assert cli.run(["vibrations", str(run), "--teacher", "toy_teacher:salt", *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert (run / "report.html").read_bytes() == before and not (run / "vibrations").exists()
+
+
 def test_train_closed_form(workspace, tmp_path, capsys):
     run = str(workspace / "runs" / "li6ps5cl")
     out = str(tmp_path / "linear")

@@ -20,6 +20,7 @@ COMMANDS = {
     "label": "explore with a teacher and store its labels",
     "train": "fit a student to labels (mdistill train potential)",
     "bench": "accuracy against speed of students of several sizes",
+    "vibrations": "Hessian, phonons, displaced structures and minimum of a student against its teacher",
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",
     "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory",
     "report": "one HTML page from a run's results.json",

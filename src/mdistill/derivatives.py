@@ -8,10 +8,12 @@ With d_e the edge vectors and g_e = ∂E/∂d_e:
 
 A network with a head for forces (`DirectNet`) has no stress, and −vᵀJ, J = ∂F/∂r, in place of H·v: with
 h_e = ∂(Σ_i v_i·F_i)/∂d_e,  −(vᵀJ)_i = Σ_{e: receiver=i} h_e − Σ_{e: sender=i} h_e.  Where F is a gradient the two are one.
+Rows of the Hessian are products with unit directions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
@@ -19,8 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors, volumes
-from mdistill.types import Graph, Potential, Prediction, System
+from mdistill.types import CurvedPotential, Graph, Potential, Prediction, System
 
 
 class EnergyNet(Protocol):
@@ -226,3 +229,54 @@ def curvature_by_differences(
         ]
         products.append(-(forces[0] - forces[1]) / (2.0 * scale))
     return torch.stack(products) if products else system.positions.new_zeros((0, system.n_atoms, 3))
+
+
+def hessian(
+    potential: Potential, system: System, *, rows: Sequence[int] | None = None, block: int = 32, step: float = 0.01
+) -> Float[Tensor, "row atom 3"]:
+    r"""Rows of the energy Hessian, H_(ia)(jb) = ∂²E/∂r_ia ∂r_jb = −∂F_jb/∂r_ia, eV/Å².
+
+    One vector–Jacobian product with a one-hot direction a row where the potential differentiates itself, else two force
+    calls a row (central differences).    i, j: atoms   a, b: axes
+
+    Args:
+        potential: Any potential; for one whose forces are no gradient the rows are those of minus the force Jacobian.
+        system: One struct.
+        rows: Which rows, 3 i + a each; None for all 3N.
+        block: Rows taken through one graph of the network; bounds the memory.
+        step: Displacement of the central differences, Å.
+    Raises:
+        BadInput: A row that does not exist.
+    """
+    n = system.n_atoms
+    chosen = range(3 * n) if rows is None else rows
+    if any(not 0 <= row < 3 * n for row in chosen):
+        raise BadInput(
+            "rows", f"{list(chosen)}", allowed=f"0 to {3 * n - 1}, 3 · atom + axis", fix="choose rows of this structure"
+        )
+    directions = unit_directions(system, chosen)
+    parts = [curvature_products(potential, system, part, step=step / n**0.5) for part in directions.split(block)]
+    return torch.cat(parts) if parts else system.positions.new_zeros((0, n, 3))
+
+
+def unit_directions(system: System, rows: Sequence[int]) -> Float[Tensor, "row atom 3"]:
+    """Directions that are 1 at the coordinate 3 · atom + axis and 0 elsewhere, one for each row asked for."""
+    directions = system.positions.new_zeros((len(rows), 3 * system.n_atoms))
+    directions[torch.arange(len(rows)), torch.tensor(list(rows), dtype=torch.int64)] = 1.0
+    return directions.reshape(-1, system.n_atoms, 3)
+
+
+def curvature_products(
+    potential: Potential, system: System, directions: Float[Tensor, "probe atom 3"], *, step: float = 0.01
+) -> Float[Tensor, "probe atom 3"]:
+    """H·v (eV/Å²) of one struct: by automatic differentiation if the potential can, else by central differences.
+
+    Args:
+        potential: Any potential.
+        system: One struct.
+        directions: The v.
+        step: Root-mean-square displacement per atom of the central differences, Å.
+    """
+    if isinstance(potential, CurvedPotential):
+        return potential.curvature(build_graph(system, potential.cutoff), directions)
+    return curvature_by_differences(potential, system, directions, step=step)

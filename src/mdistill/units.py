@@ -25,6 +25,9 @@ GPA = 6.241509074e-3
 PS = 1.0e3
 """1 ps in fs."""
 
+THZ = 1.0e-3
+"""1 THz in 1/fs."""
+
 ELEMENTARY_CHARGE_C = 1.602176634e-19
 """Elementary charge in coulomb."""
 

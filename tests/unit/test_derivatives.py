@@ -11,9 +11,13 @@ from ase.calculators.morse import MorsePotential
 
 from laws import assert_close
 from mdistill import derivatives
-from mdistill.derivatives import Conservative, curvature_by_differences, predict
+from mdistill.derivatives import Conservative, curvature_by_differences, hessian, predict
+from mdistill.errors import BadInput
 from mdistill.graph import build_graph, concatenate
-from systems import SYSTEMS, MorseNet, dimer, isolated_atom, random_box
+from mdistill.types import CurvedPotential, Graph, Prediction
+from physics.potentials import fcc
+from springs import NearestSprings
+from systems import SYSTEMS, MorseNet, dimer, isolated_atom, random_box, tiny_net
 
 DOUBLE = torch.float64
 
@@ -102,3 +106,63 @@ def test_results_carry_no_gradients_and_training_ones_do():
     with torch.no_grad():
         assert float(potential(graph).forces.abs().max()) > 0.0
     assert predict(potential.net, graph, create_graph=True)[0].energy.requires_grad
+
+
+class ForcesOnly:
+    """A potential that cannot differentiate itself."""
+
+    def __init__(self, net):
+        self.inner = Conservative(net)
+        self.cutoff, self.elements, self.name = net.cutoff, net.elements, net.name
+
+    def __call__(self, graph: Graph) -> Prediction:
+        return self.inner(graph)
+
+
+def check_crystal_of_springs() -> float:
+    """H between neighbours −k n nᵀ, on the diagonal 4 k 1 (12 springs at rest), else 0."""
+    system, net = fcc(2, 2.0 * 2.0**0.5), NearestSprings()
+    graph = build_graph(system, net.cutoff)
+    along = derivatives.edge_vectors(graph) / net.length
+    exact = torch.zeros((32, 32, 3, 3), dtype=DOUBLE)
+    exact[graph.receiver, graph.sender] = -net.stiffness * along.unsqueeze(2) * along.unsqueeze(1)
+    exact[torch.arange(32), torch.arange(32)] = 4.0 * net.stiffness * torch.eye(3, dtype=DOUBLE)
+    return assert_close(hessian(Conservative(net), system, block=7), exact.transpose(1, 2).reshape(96, 32, 3), absolute=1e-12)
+
+
+def test_hessian_of_a_crystal_of_springs_is_exact(trust):
+    trust("T1", "Hessian of an fcc crystal of springs against the formula (eV/Å²)", check_crystal_of_springs(), "1e-12")
+
+
+@pytest.mark.planted
+def test_rows_in_another_order_are_noticed(monkeypatch, trust):
+    right = derivatives.unit_directions
+    monkeypatch.setattr(derivatives, "unit_directions", lambda system, rows: right(system, list(rows)[::-1]))
+    with pytest.raises(AssertionError):
+        check_crystal_of_springs()
+    trust("T1", "rows of the Hessian in another order", "caught", "caught", planted=True)
+
+
+@pytest.mark.parametrize("net", [MorseNet(), tiny_net(3)], ids=["morse", "student"])
+@pytest.mark.parametrize("name", ["box", "molecule", "cell shorter than the cutoff"])
+def test_hessian_is_symmetric_blind_to_the_origin_and_that_of_differences(net, name, trust):
+    system = SYSTEMS[name]()
+    rows = hessian(Conservative(net), system)
+    matrix = rows.reshape(len(rows), -1)
+    size = float(matrix.abs().max())
+    assert size > 0.05
+    assert_close(matrix, matrix.T, absolute=1e-10 * size)
+    assert_close(rows.sum(1), torch.zeros((len(rows), 3), dtype=DOUBLE), absolute=1e-10 * size)
+    plain = ForcesOnly(net)
+    assert not isinstance(plain, CurvedPotential)
+    worst = assert_close(hessian(plain, system, step=1e-4), rows, absolute=1e-5 * size) / size
+    trust("T1", f"Hessian of {net.name} ({name}), autodiff against differences (relative)", worst, "1e-5")
+
+
+def test_chosen_rows_are_those_of_the_whole_hessian():
+    system, potential = SYSTEMS["box"](), Conservative(MorseNet())
+    whole = hessian(potential, system)
+    assert torch.equal(hessian(potential, system, rows=[7, 2, 2]), whole[[7, 2, 2]])
+    assert hessian(potential, system, rows=[]).shape == (0, system.n_atoms, 3)
+    with pytest.raises(BadInput, match="rows"):
+        hessian(potential, system, rows=[3 * system.n_atoms])

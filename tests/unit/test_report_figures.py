@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdistill.io.results import Figure, Results, Series
+from mdistill.io.results import Figure, Results, Series, read_results, write_results
 from mdistill.report import figures
 from mdistill.report.figures import figure_svg, write_svg_files
 from report_sample import HOSTILE, sample
@@ -141,10 +142,37 @@ def test_a_long_curve_keeps_its_extremes() -> None:
 
 def test_gaps_limits_and_empty_figures_are_drawn() -> None:
     assert len(drawn_points(figure_svg(make(y=[1.0, None, 2.0, 3.0]), inline=False))) == 3
-    for kind in ("line", "loglog", "logy", "parity", "arrhenius"):
+    for kind in ("line", "loglog", "logy", "parity", "arrhenius", "bands"):
         parsed(figure_svg(make(kind, x=[], y=[])))
         parsed(figure_svg(make(kind, x=[1.0, 2.0], y=[0.0, -1.0], error=[0.1, None], style="points")))
         parsed(figure_svg(dataclasses.replace(make(kind), series=[])))
+
+
+def bands() -> Figure:
+    line = Series(label="student", x=[0.0, 1.0, 2.0, 2.0, 0.0, 1.0, 2.0], y=[0.0, 3.0, 1.0, math.nan, 4.0, 5.0, 6.0])
+    dots = dataclasses.replace(line, label="teacher", style="points")
+    return dataclasses.replace(make("bands"), series=[dots, line], x_ticks=[("Γ", 0.0), ("U|K", 2.0)])
+
+
+def test_bands_have_their_special_points_and_a_gap_between_bands() -> None:
+    svg = figure_svg(bands(), inline=False)
+    assert ">Γ<" in svg and ">U|K<" in svg and ">0.5<" not in svg
+    group = next(g for g in parsed(svg).iter(f"{SVG}g") if g.get("id", "").endswith("series-1"))
+    path = next(group.iter(f"{SVG}path")).get("d", "")
+    assert path.count("M") == 2 and path.count("L") == 4, "two bands of three points, not joined"
+    assert len(drawn_points(svg, index=0)) == 6
+    y = [math.sin(0.01 * k) for k in range(1200)]
+    many = Series(label="student", x=[*range(600), 599, *range(600)], y=[*y[:600], math.nan, *y[600:]])
+    long = parsed(figure_svg(dataclasses.replace(bands(), series=[many]), inline=False))
+    group = next(g for g in long.iter(f"{SVG}g") if g.get("id", "").endswith("series-0"))
+    assert next(group.iter(f"{SVG}path")).get("d", "").count("M") == 2, "a long figure keeps its gaps too"
+
+
+def test_special_points_survive_the_file(tmp_path: Path) -> None:
+    results = Results(command="x", figures=[bands(), make()])
+    found = read_results(write_results(tmp_path, results)).figures
+    assert found[0].x_ticks == [("Γ", 0.0), ("U|K", 2.0)] and found[1].x_ticks == []
+    assert figure_svg(found[0]) == figure_svg(bands())
 
 
 def test_files_for_papers(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
-from mdistill.derivatives import Conservative, curvature_by_differences
+from mdistill.derivatives import Conservative, curvature_by_differences, hessian
 from mdistill.errors import BadInput, MdistillError, MissingPackage
 from mdistill.graph import build_graph, concatenate, make_system
 from mdistill.teachers import GOLDEN_LIMITS, TEACHERS, check_teacher, find_teacher, golden, golden_system, load_teacher
@@ -163,6 +163,23 @@ def test_curvature_by_autodiff_and_by_differences_agree(name: str, trust: Any) -
         error,
         "< 2e-3",
     )
+
+
+def test_hessian_of_a_teacher_is_symmetric_and_that_of_differences(trust: Any) -> None:
+    """All rows by vector–Jacobian products; some again from SevenNet's forces alone, extrapolated."""
+    potential = teacher("sevennet-0")
+    system = golden_system(golden("sevennet-0")["frames"][1])
+    exact = hessian(potential, system)
+    size = float(exact.abs().max())
+    matrix = exact.reshape(len(exact), -1)
+    assert float((matrix - matrix.T).abs().max()) < 1e-4 * size
+    assert float(exact.sum(1).abs().max()) < 1e-4 * size
+    rows = [0, 7, len(exact) - 1]
+    plain = Altered(potential, lambda prediction: prediction)
+    near, far = (hessian(plain, system, rows=rows, step=step) for step in (0.005, 0.01))
+    error = float(((4.0 * near - far) / 3.0 - exact[rows]).abs().max()) / size
+    assert error < 2e-3
+    trust("T10", "sevennet-0: rows of the Hessian, autodiff against extrapolated differences (relative)", error, "< 2e-3")
 
 
 @pytest.mark.planted

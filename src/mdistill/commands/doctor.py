@@ -21,6 +21,7 @@ PACKAGES = (
     "matplotlib",
     "sevenn",
     "chgnet",
+    "phonopy",
 )
 
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from mdistill.derivatives import curvature_by_differences
+from mdistill.derivatives import curvature_by_differences, curvature_products
 from mdistill.errors import BadInput, BlowUp, MdistillError
 from mdistill.graph import build_graph
 from mdistill.types import CurvedPotential, Graph, LabelledFrame, Potential, Prediction, System
@@ -114,9 +114,7 @@ def probe_kind(probe: Float[Tensor, "atom 3"]) -> ProbeKind:
 
 def curvature(potential: Potential, system: System, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:
     """H·v (eV/Å²) of one struct: by automatic differentiation if the potential can, else by central differences."""
-    if isinstance(potential, CurvedPotential):
-        return potential.curvature(build_graph(system, potential.cutoff), probes)
-    return curvature_by_differences(potential, system, probes)
+    return curvature_products(potential, system, probes)
 
 
 def curvature_calls(potential: Potential, probes: int) -> int:

@@ -46,7 +46,9 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A plot. kind: "line" linear axes, "loglog", "parity" (square, diagonal drawn), "arrhenius" (log y against 1000/T)."""
+    """A plot. kind: "line" linear axes, "loglog", "parity" (square, diagonal drawn), "arrhenius" (log y against 1000/T), "bands"
+    (phonon bands: `x_ticks` are the special points, label and place; gaps between bands are null).
+    """
 
     name: str
     title: str
@@ -54,14 +56,15 @@ class Figure:
     x_label: str
     y_label: str
     series: list[Series]
-    kind: Literal["line", "loglog", "logy", "parity", "arrhenius"] = "line"
+    kind: Literal["line", "loglog", "logy", "parity", "arrhenius", "bands"] = "line"
     caption: str = ""
+    x_ticks: list[tuple[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """Everything one command measured. Sections: "structure", "ladder", "gates", "accuracy", "dynamics", "transport",
-    "training", "settings"."""
+    """Everything one command measured. Sections: "structure", "ladder", "gates", "accuracy", "vibrations", "dynamics",
+    "transport", "training", "settings"."""
 
     command: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -147,7 +150,10 @@ def _results(raw: dict[str, Any]) -> Results:
         for g in raw["gates"]
     ]
     tables = [Table(**t | {"rows": [[_cell(c) for c in row] for row in t["rows"]]}) for t in raw["tables"]]
-    figures = [Figure(**f | {"series": [Series(**s) for s in f["series"]]}) for f in raw["figures"]]
+    figures = [
+        Figure(**f | {"series": [Series(**s) for s in f["series"]], "x_ticks": [(name, x) for name, x in f.get("x_ticks", [])]})
+        for f in raw["figures"]
+    ]
     rest = {k: v for k, v in raw.items() if k not in ("format", "values", "gates", "tables", "figures")}
     values = {k: estimate_from(v) for k, v in raw["values"].items()}
     return Results(values=values, gates=gates, tables=tables, figures=figures, **rest)

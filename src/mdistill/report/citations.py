@@ -109,6 +109,16 @@ CITATIONS: dict[str, Citation] = {
         doi="10.1016/j.commatsci.2012.10.028",
         why="structures and partial occupancies",
     ),
+    "phonopy": Citation(
+        authors=("Togo, Atsushi", "Chaput, Laurent", "Tadano, Terumasa", "Tanaka, Isao"),
+        title="Implementation strategies in phonopy and phono3py",
+        journal="J. Phys.: Condens. Matter",
+        year=2023,
+        volume="35",
+        pages="353001",
+        doi="10.1088/1361-648X/acd831",
+        why="phonon bands",
+    ),
     "vesin": Citation(
         authors=("Bigi, Filippo", "Abbott, Joseph W.", "Loche, Philip", "others"),
         title="Metatensor and metatomic: foundational libraries for interoperable atomistic machine learning",

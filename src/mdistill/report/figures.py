@@ -88,7 +88,7 @@ def _draw(figure: Figure) -> Any:
         colours = _colours(figure.series)
         for index, (series, colour) in enumerate(zip(figure.series, colours, strict=True)):
             _series(axes, figure, series, colour, index)
-        {"parity": _parity_axes, "arrhenius": _arrhenius_axes}.get(figure.kind, _plain_axes)(axes, figure)
+        {"parity": _parity_axes, "arrhenius": _arrhenius_axes, "bands": _bands_axes}.get(figure.kind, _plain_axes)(axes, figure)
         _legend(axes, figure)
     return canvas
 
@@ -115,6 +115,9 @@ def _series(axes: Any, figure: Figure, series: Series, colour: str, index: int) 
     if figure.kind == "parity":
         x, y = _distinct(x, y, _extent(figure))
         axes.plot(x, y, linestyle="none", marker="o", markersize=2.2, markeredgewidth=0, alpha=0.55, gid=mark, **common)
+    elif figure.kind == "bands":
+        dots = {"linestyle": "none", "marker": "o", "markersize": 2.0, "markeredgewidth": 0, "zorder": 2}
+        axes.plot(x, y, gid=mark, **(dots if series.style == "points" else {"linewidth": 1.1, "zorder": 3}), **common)
     elif series.style == "points":
         limit = bool(_LIMIT.search(series.label))
         marker = "v" if limit else _MARKERS[index % len(_MARKERS)]
@@ -138,6 +141,14 @@ def _plain_axes(axes: Any, figure: Figure) -> None:
     if figure.kind == "loglog":
         _log_axis(axes, figure, "x")
     axes.margins(x=0.02)
+
+
+def _bands_axes(axes: Any, figure: Figure) -> None:
+    places = [place for _, place in figure.x_ticks]
+    axes.set_xticks(places, labels=[_clean(label) for label, _ in figure.x_ticks])
+    axes.tick_params(axis="x", length=0)
+    axes.axhline(0.0, color=_INK, linewidth=0.8, alpha=0.6)
+    axes.margins(x=0.0)
 
 
 def _parity_axes(axes: Any, figure: Figure) -> None:

@@ -21,6 +21,7 @@ SECTIONS = {
     "structure": "Structure and disorder",
     "gates": "Gates",
     "accuracy": "Accuracy",
+    "vibrations": "Vibrations",
     "dynamics": "Dynamics",
     "transport": "Transport",
     "training": "Training",
