@@ -9,6 +9,7 @@ SevenNet-0; needs the labels of student_accuracy.py). Arms, by what a student is
     row           … and one row of the Hessian                                (2 more teacher calls)
     displaced     … and those of 2 randomly displaced structures              (2 more teacher calls)
     rows4         … and 4 rows                                                (8 more teacher calls)
+    atoms         … and the energies of the atoms                             (no more teacher calls)
     redrawn       … and a random probe drawn anew at every step               (molecules alone)
     reference+…   DFT energy and forces with the teacher's probe or 4 rows    (molecules alone; the published way)
     nodes, embedding   … and features tied to the teacher's                   (PaiNN students alone)
@@ -66,8 +67,19 @@ STUDENTS = {
     "painn": TrainSettings(net="painn", cutoff=5.0, painn=PainnSize(width=24, layers=2), held_out=0.05),
 }
 RATTLE = 0.05
-MOLECULE_ARMS = ("reference", "soft", "probe", "row", "displaced", "rows4", "redrawn", "reference+probe", "reference+rows4")
-CRYSTAL_ARMS = ("soft", "probe", "row", "displaced", "rows4")
+MOLECULE_ARMS = (
+    "reference",
+    "soft",
+    "probe",
+    "row",
+    "displaced",
+    "rows4",
+    "atoms",
+    "redrawn",
+    "reference+probe",
+    "reference+rows4",
+)
+CRYSTAL_ARMS = ("soft", "probe", "row", "displaced", "rows4", "atoms")
 PAINN_ARMS = ("nodes", "embedding")
 WEIGHTS = {"probe": 0.3, "redrawn": 0.3, "reference+probe": 0.3, "row": 1.0, "rows4": 1.0, "reference+rows4": 1.0}
 
@@ -191,7 +203,7 @@ def crystal_case(labels: Path) -> Case:
 
 def taught(case: Case, arm: str) -> list[LabelledFrame]:
     """What an arm's students are taught."""
-    base = case.reference if arm.startswith("reference") else case.soft
+    base = case.reference if arm.startswith("reference") else case.rows if arm == "atoms" else case.soft
     if arm in ("rows4", "reference+rows4", "row"):
         source = case.rows
         if arm == "row":
@@ -207,7 +219,7 @@ def taught(case: Case, arm: str) -> list[LabelledFrame]:
 def settings_of(case: Case, student: str, arm: str, seed: int, steps: int) -> TrainSettings:
     curvature = {
         "curvature_weight": WEIGHTS.get(arm, 0.0), "curvature_every": 1 if case.name != CRYSTAL else 2,
-        "curvature_probes": 4 if arm.endswith("rows4") else 1,
+        "curvature_probes": 4 if arm.endswith("rows4") else 1, "atomic_weight": 1.0 if arm == "atoms" else 0.0,
     }  # fmt: skip
     return replace(STUDENTS[student], fit=FitSettings(steps=steps, seed=seed), **curvature)
 

@@ -266,3 +266,23 @@ def test_train_closed_form(workspace, tmp_path, capsys):
         assert ("leaves what it was taught" in capsys.readouterr().out) == warned
     refused = ["--start-from", f"{out}/student.mdistill", "--out", str(tmp_path / "x")]
     assert cli.run(["train", "potential", run, "--fit", "closed-form", *refused]) == 2
+
+
+def test_train_with_probes_drawn_anew_and_from_a_closed_form_start(workspace, tmp_path, capsys):
+    run = str(workspace / "runs" / "li6ps5cl")
+    small = ["--cutoff", "4.5", "--radial", "6", "--channels", "4", "--hidden", "8", "--fit.steps", "6"]
+    linear = [*small[:4], "--fit", "closed-form", "--closed-form.second", "5", "--closed-form.third", "3"]
+    assert cli.run(["train", "potential", run, *linear, "--out", str(tmp_path / "linear")]) == 0
+    start = ["--start-from", str(tmp_path / "linear" / "student.mdistill")]
+    redraw = ["--redraw", "toy_teacher:salt", "--curvature-every", "3"]
+    for name, flags in (("warm", start), ("drawn", redraw), ("none", ["--curvature", "none"])):
+        assert cli.run(["train", "potential", run, *small, *flags, "--out", str(tmp_path / name)]) == 0
+    histories = {name: json.loads((tmp_path / name / "history.json").read_text()) for name in ("warm", "drawn", "none")}
+    assert "curvature" in histories["drawn"][-1]["train"] and "curvature" not in histories["none"][-1]["train"]
+    first = {name: rows[0]["train"]["forces"] for name, rows in histories.items()}
+    assert first["warm"] < first["none"]
+    capsys.readouterr()
+    assert cli.run(["train", "potential", run, *linear, *redraw[:2], "--out", str(tmp_path / "x")]) == 2
+    assert "solved at once" in capsys.readouterr().err
+    assert cli.run(["train", "potential", run, *small, "--curvature", "rows", "--out", str(tmp_path / "y")]) == 2
+    assert "--probe-kind rows" in capsys.readouterr().err

@@ -30,6 +30,10 @@ class TrainArguments:
     closed_form: ClosedFormSettings = field(default_factory=ClosedFormSettings)
     start_from: Path | None = None
     """A student of the same elements and size to go on from (refit)."""
+    redraw: str | None = None
+    """Teacher to ask for curvature along new random directions at every curvature step, instead of the stored ones."""
+    device: str = "cpu"
+    """Of that teacher: cpu or cuda."""
     threads: int | None = None
     """Threads (default: all cores)."""
     max_hours: float | None = None
@@ -46,6 +50,7 @@ examples:
   mdistill train potential runs/labels --size tiny --out runs/tiny
   mdistill train potential runs/labels --size large --fit.max-minutes 30 --out runs/large
   mdistill train potential runs/labels --net painn --painn.width 64 --fit.max-minutes 30 --out runs/painn
+  mdistill train potential runs/labels --curvature none --out runs/uncurved
   mdistill train potential runs/labels --fit closed-form --out runs/linear
   mdistill train potential runs/labels --start-from runs/student/student.mdistill --fit.max-minutes 3 --out runs/refit
 """
@@ -66,15 +71,17 @@ def main(arguments: list[str]) -> int:
     from mdistill.workflows.run import keep_settings, locked
     from mdistill.workflows.tables import accuracy_results, closed_form_results, read_labels, training_results
 
-    if given.method == "closed-form" and given.start_from is not None:
-        raise BadInput("start-from", "given with --fit closed-form", allowed="none: it is solved at once", fix="leave it out")
-    if given.method == "closed-form" and given.settings.net != "spline":
-        raise BadInput("net", f"{given.settings.net} with --fit closed-form", allowed="spline", fix="--fit gradient")
+    if given.method == "closed-form":
+        _check_closed_form(given)
     use_threads(given.threads)
-    frames = read_labels(given.labels)
+    frames, teacher = read_labels(given.labels), None
+    if given.redraw is not None:
+        from mdistill.workflows.models import load
+
+        teacher = load(given.redraw, device=given.device)
     folder = output_folder(given.out)
     command = "mdistill train " + shlex.join(arguments)
-    kept = {"settings": given.settings, "labels": given.labels, "start_from": given.start_from}
+    kept = {"settings": given.settings, "labels": given.labels, "start_from": given.start_from, "redraw": given.redraw}
     kept |= {"closed_form": given.closed_form} if given.method == "closed-form" else {}
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         keep_settings(folder, "train potential", kept)
@@ -86,9 +93,17 @@ def main(arguments: list[str]) -> int:
         else:
             from mdistill.training.potential import train_potential
 
-            result = train_potential(frames, given.settings, folder, stop=stop, start_from=given.start_from)
+            result = train_potential(frames, given.settings, folder, stop=stop, start_from=given.start_from, redraw=teacher)
             fitted = training_results(result, "fit")
     results = merge(fitted, accuracy_results(result))
     finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"student: {result.path}")
     return 0
+
+
+def _check_closed_form(given: TrainArguments) -> None:
+    for name, value in (("start-from", given.start_from), ("redraw", given.redraw)):
+        if value is not None:
+            raise BadInput(name, "given with --fit closed-form", allowed="none: it is solved at once", fix="leave it out")
+    if given.settings.net != "spline":
+        raise BadInput("net", f"{given.settings.net} with --fit closed-form", allowed="spline", fix="--fit gradient")

@@ -31,7 +31,7 @@ from mdistill.nets.spline import SplineNet
 from mdistill.progress import progress
 from mdistill.training.calibrate import closest_distances, moments_of, reference_energies, spread_over
 from mdistill.training.checkpoint import load_model, save_model
-from mdistill.training.labels import Item, check_labels, items_of
+from mdistill.training.labels import Item, check_labels, items_of, with_probes
 from mdistill.training.posterior import POSTERIOR, Posterior, save_posterior
 from mdistill.training.potential import MODEL, TrainingResult, curvature_error, evaluate, parity
 from mdistill.training.products import Products, design, make_products, to_student
@@ -95,6 +95,7 @@ def fit_closed_form(
     check_labels(frames)
     how = how or ClosedFormSettings()
     train, held_out = split_blocks(frames, held_out=settings.held_out)
+    train = with_probes(train, settings.curvature)
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
     size = SplineSettings(elements=elements, **settings.network() | {"channels": 1, "hidden": 0})
     products = _products(size, items_of(train, size.cutoff, torch.float64), how)

@@ -100,7 +100,7 @@ def train_potential(
     """
     check_labels(frames)
     train, held_out = split_blocks(frames, held_out=settings.held_out)
-    train = with_probes(train, settings.curvature)
+    train = with_probes(train, "none" if redraw is not None else settings.curvature)
     dtype = torch.float64 if settings.float64 else torch.float32
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
     net, linear = _start(settings.student(elements), settings.fit.seed, start_from)

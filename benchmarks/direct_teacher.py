@@ -1,0 +1,85 @@
+"""A direct-force teacher gains or loses energy; the conservative student it teaches must not.
+
+Ethanol of revised MD17: a PaiNN with a direct head and one whose forces are a gradient are taught on DFT; the first teaches
+two spline students (with its force Jacobian and without). All run NVE at 300 K from the same start.
+
+    MDISTILL_DATA=… python benchmarks/direct_teacher.py [--steps 6000] [--time-ps 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from curvature import RUNS, STUDENTS, TEACHER, curved, kept, molecule
+from record import write_record
+
+from mdistill.analysis.accuracy import accuracy
+from mdistill.data.relax import relax
+from mdistill.errors import BlowUp
+from mdistill.simulation.settings import GuardSettings, SimulateSettings
+from mdistill.simulation.simulate import simulate
+from mdistill.training.checkpoint import load_model
+from mdistill.training.potential import MODEL, evaluate, train_potential
+from mdistill.training.settings import FitSettings, TrainSettings
+from mdistill.types import LabelledFrame, System
+from mdistill.workflows.models import load
+
+HOME = RUNS / "direct"
+
+
+def trained(name: str, frames: list[LabelledFrame], settings: TrainSettings) -> Path:
+    """A model file, trained if it is not there."""
+    path = HOME / name / MODEL
+    return path if path.is_file() else train_potential(frames, settings, path.parent).path
+
+
+def drift(path: Path, start: System, time_ps: float) -> dict[str, Any]:
+    """What a run in NVE does to the total energy and the temperature."""
+    settings = SimulateSettings(
+        ensemble="nve", temperature_K=300.0, time_ps=time_ps, time_step_fs=0.5, equilibration_ps=0.5, save_every_fs=10.0,
+        guard=GuardSettings(energy_change=100.0),
+    )  # fmt: skip
+    try:
+        values = simulate(start, load(path), settings, path.parent / "nve").values
+    except BlowUp as error:
+        return {"NVE": f"stopped at step {error.step}: {error.reason}"}
+    return {
+        "drift (eV/atom/ns)": 1e3 * (values["energy_drift"].value or 0.0),
+        "± drift": 1e3 * (values["energy_drift"].error or 0.0),
+        "fluctuation (meV/atom)": 1e3 * (values["energy_fluctuation"].value or 0.0),
+        "mean T (K)": values["temperature"].value,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--time-ps", type=float, default=20.0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    train, test = molecule("ethanol", "train"), molecule("ethanol", "test")[:300]
+    fit = FitSettings(steps=given.steps)
+    teacher = trained("teacher", train, replace(TEACHER, painn=replace(TEACHER.painn, direct=True), fit=fit))
+    soft = kept(HOME / "labels", lambda: curved(train, load_model(teacher), "random", 1))
+    student = replace(STUDENTS["spline"], fit=replace(fit, steps=given.steps // 2))
+    models = {
+        "teacher, direct forces": teacher,
+        "student, forces": trained("student", soft, replace(student, curvature="none")),
+        "student, forces and Jacobian": trained("curved", soft, replace(student, curvature_weight=0.3, curvature_every=1)),
+        "PaiNN, gradient forces": RUNS / "ethanol" / "teacher" / MODEL,
+    }
+    start = relax(train[0].system, load_model(models["PaiNN, gradient forces"]), max_steps=300, fmax=0.01)[0]
+    rows = []
+    for name, path in models.items():
+        errors = accuracy(test, evaluate(load(path), test)).force["all"].mean_absolute
+        rows.append({"model": name, "force MAE to DFT (meV/Å)": 1e3 * (errors.value or 0.0)} | drift(path, start, given.time_ps))
+        print(rows[-1], flush=True)
+    write_record("direct_teacher", {"time_ps": given.time_ps, "time_step_fs": 0.5, "teacher_steps": given.steps}, rows)
+
+
+if __name__ == "__main__":
+    main()
