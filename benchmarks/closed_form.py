@@ -1,4 +1,5 @@
-"""Closed form against gradient descent on the same labels of Li6PS5Cl: errors, time, and whether its error bars hold.
+"""Closed form against gradient descent on the same labels of Li6PS5Cl: errors, time, whether its error bars hold, and
+whether gradient descent gains by starting from it.
 
 Needs the labels and the student of student_accuracy.py.
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from record import RESULTS, write_record
 from mdistill.analysis.accuracy import Accuracy
 from mdistill.data.store import LabelStore
 from mdistill.training.closed_form import fit_closed_form
+from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 
 ROOT = Path(__file__).parent.parent
+WARM_STEPS = (300, 1000, 3000)
 SIZES = {"small": ClosedFormSettings(second=8, third=5), "default": ClosedFormSettings()}
 
 
@@ -58,6 +62,14 @@ def main() -> None:
         row[f"force MAE {group} (meV/Å)"] = by_group[group]["force MAE (meV/Å)"]
         row[f"energy MAE {group} (meV/atom)"] = by_group[group]["energy MAE (meV/atom)"]
     rows.append(row | {"curvature error": known["settings"]["curvature_error"]})
+    linear = given.runs / "closed-form-default" / MODEL
+    for steps in WARM_STEPS:
+        for name, start in (("gradient, afresh", None), ("gradient, from the closed form", linear)):
+            folder = given.runs / "warm" / f"{steps}-{'warm' if start else 'cold'}"
+            begun = time.monotonic()
+            short = replace(settings, fit=replace(settings.fit, steps=steps))
+            result = train_potential(frames, short, folder, start_from=start)
+            rows.append({"fit": name, "steps": steps, "minutes": (time.monotonic() - begun) / 60.0} | errors(result.accuracy))
     write_record("closed_form", {"frames": len(frames), "train": settings, "threads": given.threads}, rows)
 
 

@@ -28,6 +28,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,15 @@ from record import write_record
 from torch import Generator
 
 from mdistill.analysis.vibrations import displaced, normal_modes
-from mdistill.data.label import label
+from mdistill.data.label import BrokenLabel, label
 from mdistill.data.relax import relax
 from mdistill.data.store import LabelStore
 from mdistill.derivatives import hessian
+from mdistill.errors import BlowUp
 from mdistill.graph import build_graph, make_system
 from mdistill.io.files import write_json
 from mdistill.io.trajectories import read_hdf5
-from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers import load_teacher
 from mdistill.training.checkpoint import load_model
@@ -66,7 +68,8 @@ STUDENTS = {
     "spline": TrainSettings(size="small", held_out=0.05),
     "painn": TrainSettings(net="painn", cutoff=5.0, painn=PainnSize(width=24, layers=2), held_out=0.05),
 }
-RATTLE = 0.05
+RATTLE = {"crystal": 0.05, "molecule": 0.03}
+"""Standard deviation per axis of the random displacements, Å."""
 MOLECULE_ARMS = (
     "reference",
     "soft",
@@ -81,6 +84,7 @@ MOLECULE_ARMS = (
 )
 CRYSTAL_ARMS = ("soft", "probe", "row", "displaced", "rows4", "atoms")
 PAINN_ARMS = ("nodes", "embedding")
+NOTHING = Prediction(energy=torch.zeros(1, dtype=torch.float64), forces=torch.zeros((0, 3), dtype=torch.float64))
 WEIGHTS = {"probe": 0.3, "redrawn": 0.3, "reference+probe": 0.3, "row": 1.0, "rows4": 1.0, "reference+rows4": 1.0}
 
 
@@ -95,6 +99,7 @@ class Case:
     rows: list[LabelledFrame]
     moved: list[LabelledFrame]
     tests: dict[str, list[LabelledFrame]]
+    minimum: System
 
 
 def molecule(name: str, part: str) -> list[LabelledFrame]:
@@ -129,21 +134,24 @@ def curved(frames: Sequence[LabelledFrame], teacher: Potential, kind: str, count
     ]
 
 
-def moved_by(frames: Sequence[LabelledFrame], teacher: Potential) -> list[LabelledFrame]:
-    """Two randomly displaced copies of every frame with the teacher's answers."""
+def moved_by(frames: Sequence[LabelledFrame], teacher: Potential, kind: str) -> list[LabelledFrame]:
+    """Two randomly displaced copies of every frame with the teacher's answers; one it refuses is drawn again."""
     generator, made = Generator().manual_seed(8), []
     for frame in frames:
-        for _ in range(2):
-            shift = RATTLE * torch.randn(frame.system.positions.shape, generator=generator, dtype=torch.float64)
+        wanted = len(made) + 2
+        while len(made) < wanted:
+            shift = RATTLE[kind] * torch.randn(frame.system.positions.shape, generator=generator, dtype=torch.float64)
             moved = replace(frame.system, positions=frame.system.positions + shift)
-            made.append(label(moved, teacher, temperature_K=frame.temperature_K, block=frame.block))
+            with suppress(BrokenLabel):
+                made.append(label(moved, teacher, temperature_K=frame.temperature_K, block=frame.block))
     return made
 
 
 def along_modes(minimum: System, teacher: Potential) -> list[LabelledFrame]:
     """The teacher's answers on 40 structures displaced along its normal modes, 300 K."""
     modes = normal_modes(minimum, hessian(teacher, minimum))
-    return [label(s, teacher) for s in displaced(minimum, modes, 300.0, Generator().manual_seed(9), count=40)]
+    moved = displaced(minimum, modes, 300.0, Generator().manual_seed(9), count=40)
+    return [label(s, teacher, force_cap=200.0) for s in moved]
 
 
 def hotter(start: System, teacher: Potential, folder: Path) -> list[LabelledFrame]:
@@ -154,7 +162,7 @@ def hotter(start: System, teacher: Potential, folder: Path) -> list[LabelledFram
     )  # fmt: skip
     run = read_hdf5(simulate(start, teacher, settings, folder).trajectory)
     systems = [make_system(r.numpy(), run.numbers.numpy(), np.zeros((3, 3)), [False] * 3) for r in run.positions[1:]]
-    return [label(s, teacher, temperature_K=1000.0) for s in systems]
+    return [label(s, teacher, temperature_K=1000.0, force_cap=200.0) for s in systems]
 
 
 def molecule_case(name: str) -> Case:
@@ -167,10 +175,11 @@ def molecule_case(name: str) -> Case:
     return Case(
         name=name,
         teacher=teacher,
+        minimum=minimum,
         reference=train,
         soft=kept(home / "probes", lambda: curved(train, teacher, "random", 1)),
         rows=kept(home / "rows", lambda: curved(train, teacher, "rows", 4)),
-        moved=kept(home / "moved", lambda: moved_by(train, teacher)),
+        moved=kept(home / "moved", lambda: moved_by(train, teacher, "molecule")),
         tests={
             "test, DFT": test[:500],
             "test": kept(home / "test", lambda: curved(test[:100], teacher, "random", 4)),
@@ -193,10 +202,11 @@ def crystal_case(labels: Path) -> Case:
     return Case(
         name=CRYSTAL,
         teacher=teacher,
+        minimum=minimum,
         reference=[],
         soft=train,
         rows=kept(home / "rows", lambda: curved(train, teacher, "rows", 4)),
-        moved=kept(home / "moved", lambda: moved_by(train, teacher)),
+        moved=kept(home / "moved", lambda: moved_by(train, teacher, "crystal")),
         tests={"test": test, "1000 K": hot, "modes": kept(home / "modes", lambda: along_modes(minimum, teacher))},
     )
 
@@ -250,7 +260,11 @@ def one(case: Case, student: str, arm: str, seed: int, steps: int) -> dict[str, 
     """Train and judge one student, or read what was found before."""
     folder = RUNS / case.name / f"{student}-{steps}" / f"{arm}-{seed}"
     if (folder / "found.json").is_file():
-        return json.loads((folder / "found.json").read_text(encoding="utf-8"))
+        row: dict[str, Any] = json.loads((folder / "found.json").read_text(encoding="utf-8"))
+        if not any("minimum" in name for name in row):
+            row |= dynamics(case, student, folder / MODEL)
+            write_json(folder / "found.json", row)
+        return row
     matching: Matching | None = None
     if arm in PAINN_ARMS:
         net = case.teacher.net  # type: ignore[attr-defined]
@@ -266,9 +280,35 @@ def one(case: Case, student: str, arm: str, seed: int, steps: int) -> dict[str, 
     row = {
         "system": case.name, "student": student, "steps": steps, "arm": arm, "seed": seed, "parameters": result.parameters,
         "CPU ms a step": 1e3 * (time.process_time() - begun) / steps,
-    } | judged(case, result.path)  # fmt: skip
+    } | judged(case, result.path) | dynamics(case, student, result.path)  # fmt: skip
     write_json(folder / "found.json", row)
     return row
+
+
+def dynamics(case: Case, student: str, path: Path) -> dict[str, float]:
+    """How long a student's dynamics holds at 1000 K, its drift in NVE, and the teacher's energy at its minimum."""
+    potential, found = load(path, precision="float32"), {}
+    low = case.minimum
+    at_minimum = relax(low, load(path), max_steps=400, fmax=0.005)[0]
+    energies = [float(evaluate(case.teacher, [LabelledFrame(system=s, target=NOTHING)])[0].energy[0]) for s in (at_minimum, low)]
+    found["teacher's energy at the student's minimum (meV/atom)"] = 1e3 * (energies[0] - energies[1]) / low.n_atoms
+    if student != "spline":
+        return found
+    step = 0.5 if case.name != CRYSTAL else 2.0
+    for name, ensemble, kelvin, time_ps in (("hot", "nvt", 1000.0, 50.0), ("nve", "nve", 500.0, 20.0)):
+        settings = SimulateSettings(
+            ensemble=ensemble, thermostat="langevin", temperature_K=kelvin, time_ps=time_ps, time_step_fs=step,
+            save_every_fs=20.0, equilibration_ps=0.5 if name == "nve" else 0.0, guard=GuardSettings(energy_change=100.0),
+        )  # fmt: skip
+        try:
+            values = simulate(low, potential, settings, path.parent / name).values
+        except BlowUp as error:
+            found[f"{name} holds (ps)"] = max(error.step, 0) * step / 1000.0
+            continue
+        found[f"{name} holds (ps)"] = time_ps
+        if name == "nve":
+            found["NVE drift (meV/atom/ns)"] = 1e6 * (values["energy_drift"].value or 0.0)
+    return found
 
 
 def summary() -> list[dict[str, Any]]:
