@@ -186,3 +186,17 @@ def test_files_for_papers(tmp_path: Path) -> None:
     write_svg_files(results, tmp_path)
     assert before == [p.read_bytes() for p in paths]
     parsed(before[0])
+
+
+def test_a_narrow_logarithmic_axis_still_has_numbers():
+    narrow = Figure(
+        name="front",
+        title="Front",
+        section="accuracy",
+        kind="loglog",
+        x_label="time (µs)",
+        y_label="error",
+        series=[Series(label="a", x=[3.0, 4.3, 5.3], y=[47.0, 43.0, 37.0], style="points")],
+    )
+    texts = set(re.findall(r">([\d.]+)</text>", figure_svg(narrow)))
+    assert {"3", "4", "5"} <= texts and "40" in texts

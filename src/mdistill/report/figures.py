@@ -192,7 +192,8 @@ def _log_axis(axes: Any, figure: Figure, which: Literal["x", "y"]) -> None:
     decades = math.log10(high / low) if low > 0 else 9.0
     plain = low > 5e-3 and high < 2e3
     axis.set_major_formatter(FuncFormatter(_plain_tick if plain else _power_tick))
-    axis.set_minor_formatter(FuncFormatter(_few_ticks) if decades < 1.6 else NullFormatter())
+    few = _some_ticks if decades < 0.8 else _few_ticks
+    axis.set_minor_formatter(FuncFormatter(few) if decades < 1.6 else NullFormatter())
 
 
 def _plain_tick(value: float, _position: Any = None) -> str:
@@ -203,9 +204,13 @@ def _power_tick(value: float, _position: Any = None) -> str:
     return power_of_ten(round(math.log10(value))) if value > 0 else ""
 
 
-def _few_ticks(value: float, _position: Any = None) -> str:
+def _few_ticks(value: float, _position: Any = None, *, digits: tuple[int, ...] = (2, 5)) -> str:
     digit = round(value / 10.0 ** math.floor(math.log10(value) + 1e-9))
-    return format_number(float(value), digits=2) if digit in (2, 5) else ""
+    return format_number(float(value), digits=2) if digit in digits else ""
+
+
+def _some_ticks(value: float, _position: Any = None) -> str:
+    return _few_ticks(value, digits=(2, 3, 4, 5, 6, 8))
 
 
 def _legend(axes: Any, figure: Figure) -> None:
