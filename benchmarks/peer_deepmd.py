@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-CUTOFF, BATCH, UNCOUNTED, TYPES = 4.9, 4, 5, ["Li", "P", "S", "Cl"]
+CUTOFF, BATCH, UNCOUNTED, TYPES = 4.9, 4, 10, ["Li", "P", "S", "Cl"]
 NAMES = {"dpa4c": "DPA4C", "se_e2_a": "se_e2_a"}
 BACKEND = {"dpa4c": "--pt-expt", "se_e2_a": "--pt"}
 
