@@ -3,14 +3,15 @@
 Sizes tiny to large, each trained on the labels of student_accuracy.py (kept in runs/benchmark-li6ps5cl/sizes; `--train-only`
 does just that), at 52 to 26,624 atoms on 1 and 2 threads: µs per atom and per edge, memory, error on the same line. The
 median of several rounds counts; everything in a round is timed once. Peers: the teacher and CHGNet through their own
-neighbour lists, the student in torch.
+neighbour lists, the student in torch, a PaiNN student; on request NEP and DeePMD-kit's potentials, each by a Python of its own.
 
-    python benchmarks/student_speed.py [--runs FOLDER] [--train-only] [--rounds 5]
+    python benchmarks/student_speed.py [--runs FOLDER] [--train-only] [--rounds 5] [--nep-python PYTHON] [--deepmd-python PYTHON]
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -20,12 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from record import write_record
 from vesin import NeighborList
 
 from mdistill.analysis.accuracy import accuracy
 from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
+from mdistill.io.files import write_bytes, write_text
 from mdistill.io.structures import read_system, to_atoms
 from mdistill.kernels.spline import neighbours
 from mdistill.nets.settings import SIZES
@@ -77,15 +80,19 @@ class Stepper:
         return self.evaluate.engine.counts()["edges"] if isinstance(self.evaluate, EngineEvaluator) else None
 
 
-def students(runs: Path) -> dict[str, tuple[Path, dict[str, float]]]:
+def students(runs: Path, *, with_painn: bool = False) -> dict[str, tuple[Path, dict[str, float]]]:
     """A trained student of each size with its held-out errors."""
     frames = LabelStore(runs / "label").read()
     held_out, found = split_blocks(frames, held_out=HELD_OUT)[1], {}
+    painn = TrainSettings(net="painn", held_out=HELD_OUT, fit=FitSettings(steps=2800, batch_size=4))
+    wanted = {"painn": (runs / "painn", painn)} if with_painn else {}
     for size in SIZES:
-        path = runs / "sizes" / size / "student.mdistill"
+        spline = TrainSettings(size=size, held_out=HELD_OUT, fit=FitSettings(max_minutes=9.0))  # type: ignore[arg-type]
+        wanted[size] = (runs / "sizes" / size, spline)
+    for size, (folder, settings) in wanted.items():
+        path = folder / "student.mdistill"
         if not path.is_file():
-            settings = TrainSettings(size=size, held_out=HELD_OUT, fit=FitSettings(max_minutes=9.0))  # type: ignore[arg-type]
-            train_potential(frames, settings, path.parent)
+            train_potential(frames, settings, folder)
         errors = accuracy(held_out, evaluate(load(path), held_out))
         found[size] = (
             path,
@@ -107,7 +114,8 @@ def timed(steppers: dict[Any, tuple[Stepper, int]], rounds: int) -> dict[Any, li
 
 def student_rows(runs: Path, rounds: int) -> list[dict[str, Any]]:
     cell, rows = to_atoms(read_system(Path(__file__).parent / "li6ps5cl_relaxed.extxyz")), []
-    trained = students(runs)
+    trained = students(runs, with_painn=True)
+    painn = trained.pop("painn")
     teacher, chgnet = load_teacher("sevennet-0"), load_teacher("chgnet")
     for repeat in (1, 2, 4, 8):
         atoms = cell.repeat(repeat)
@@ -124,6 +132,7 @@ def student_rows(runs: Path, rounds: int) -> list[dict[str, Any]]:
                 runners["medium, float64", threads] = (Stepper(load(trained["medium"][0]), system, threads), max(steps // 4, 2))
                 plain = load(trained["medium"][0], precision="float32").plain  # type: ignore[attr-defined]
                 runners["medium in torch", threads] = (Stepper(plain, system, threads), 3)
+                runners["painn", threads] = (Stepper(load(painn[0], precision="float32"), system, threads), 2)
                 runners["sevennet-0", threads] = (Stepper(teacher, system, threads), 1)
                 if repeat == 1:
                     runners["chgnet", threads] = (Stepper(chgnet, system, threads), 1)
@@ -131,7 +140,7 @@ def student_rows(runs: Path, rounds: int) -> list[dict[str, Any]]:
         for (name, threads), found in times.items():
             middle, edges = float(np.median(found)), runners[name, threads][0].edges()
             reference = times.get(("sevennet-0", threads))
-            errors = trained.get(name.split(",")[0].split(" in ")[0], (None, {}))[1]
+            errors = (trained | {"painn": painn}).get(name.split(",")[0].split(" in ")[0], (None, {}))[1]
             rows.append(
                 {
                     "model": name, "atoms": n, "threads": threads, "us_per_atom": 1e6 * middle / n,
@@ -197,19 +206,58 @@ def nep_rows(python: Path) -> list[dict[str, Any]]:
     return [{"model": "NEP4, calorine CPUNEP, force call", "threads": 1} | row for row in json.loads(done.stdout)]
 
 
+def export_deepmd(runs: Path) -> Path:
+    """The labels in DeePMD-kit's npy format, once: training frames, and the held-out frames by temperature."""
+    folder, frames = runs / "deepmd" / "data", LabelStore(runs / "label").read()
+    if (folder / "held-out-1000K" / "type_map.raw").is_file():
+        return folder.parent
+    train, held_out = split_blocks(frames, held_out=HELD_OUT)
+    symbols = ["Li", "P", "S", "Cl"]
+    sets = {"train": train} | {f"held-out-{k:g}K": [f for f in held_out if f.temperature_K == k] for k in (600.0, 1000.0)}
+    for name, chosen in sets.items():
+        stresses = [f.target.stress for f in chosen]
+        virials = [-s[0] * torch.det(f.system.cell[0]).abs() for s, f in zip(stresses, chosen, strict=True) if s is not None]
+        arrays = {
+            "coord": [f.system.positions for f in chosen],
+            "box": [f.system.cell[0] for f in chosen],
+            "energy": [f.target.energy for f in chosen],
+            "force": [f.target.forces for f in chosen],
+            "virial": virials,
+        }
+        for key, values in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, np.stack([v.double().numpy().ravel() for v in values]), allow_pickle=False)
+            write_bytes(folder / name / "set.000" / f"{key}.npy", buffer.getvalue())
+        kinds = [symbols.index(chemical_symbols[z]) for z in chosen[0].system.numbers.tolist()]
+        write_text(folder / name / "type.raw", "\n".join(map(str, kinds)) + "\n")
+        write_text(folder / name / "type_map.raw", "\n".join(symbols) + "\n")
+    return folder.parent
+
+
+def deepmd_rows(python: Path, runs: Path, *more: str) -> list[dict[str, Any]]:
+    """DeePMD-kit's potentials trained on the same frames, by another Python that has it (see peer_deepmd.py)."""
+    script, structure = (Path(__file__).parent / name for name in ("peer_deepmd.py", "li6ps5cl_relaxed.extxyz"))
+    command = [str(python), str(script), str(export_deepmd(runs)), str(structure), *more]
+    return list(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark-li6ps5cl")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--nep-python", type=Path, help="a Python with calorine, for the NEP row")
+    parser.add_argument("--deepmd-python", type=Path, help="a Python with deepmd-kit, for the DPA4C and se_e2_a rows")
     given = parser.parse_args()
     if given.train_only:
         torch.set_num_threads(1)
-        students(given.runs)
+        students(given.runs, with_painn=True)
+        if given.deepmd_python:
+            deepmd_rows(given.deepmd_python, given.runs, "--train-only")
         return
     rows = other_rows(given.runs) + student_rows(given.runs, given.rounds)
     rows += nep_rows(given.nep_python) if given.nep_python else []
+    rows += deepmd_rows(given.deepmd_python, given.runs) if given.deepmd_python else []
     write_record("student_speed", {"temperature_K": KELVIN, "time_step_fs": STEP_FS, "thermostat": "bussi", "sizes": SIZES}, rows)
 
 
