@@ -1,7 +1,8 @@
 """A direct-force teacher gains or loses energy; the conservative student it teaches must not.
 
 Ethanol of revised MD17: a PaiNN with a direct head and one whose forces are a gradient are taught on DFT; the first teaches
-two spline students (with its force Jacobian and without). All run NVE at 300 K from the same start.
+two spline students (with its force Jacobian and without), the second two PaiNN students with direct heads (with its Hessian
+and without). All run NVE at 300 K from the same start.
 
     MDISTILL_DATA=… python benchmarks/direct_teacher.py [--steps 6000] [--time-ps 20]
 """
@@ -65,14 +66,22 @@ def main() -> None:
     fit = FitSettings(steps=given.steps)
     teacher = trained("teacher", train, replace(TEACHER, painn=replace(TEACHER.painn, direct=True), fit=fit))
     soft = kept(HOME / "labels", lambda: curved(train, load_model(teacher), "random", 1))
+    gradient = RUNS / "ethanol" / "teacher" / MODEL
+    reverse = kept(RUNS / "ethanol" / "probes", lambda: curved(train, load_model(gradient), "random", 1))
+    direct = replace(STUDENTS["painn"], fit=replace(fit, steps=given.steps // 2))
+    direct = replace(direct, painn=replace(direct.painn, direct=True))
     student = replace(STUDENTS["spline"], fit=replace(fit, steps=given.steps // 2))
     models = {
         "teacher, direct forces": teacher,
         "student, forces": trained("student", soft, replace(student, curvature="none")),
         "student, forces and Jacobian": trained("curved", soft, replace(student, curvature_weight=0.3, curvature_every=1)),
-        "PaiNN, gradient forces": RUNS / "ethanol" / "teacher" / MODEL,
+        "teacher, gradient forces": gradient,
+        "its direct student, forces": trained("direct", reverse, replace(direct, curvature="none")),
+        "its direct student, forces and Hessian": trained(
+            "direct-curved", reverse, replace(direct, curvature_weight=0.3, curvature_every=1)
+        ),
     }
-    start = relax(train[0].system, load_model(models["PaiNN, gradient forces"]), max_steps=300, fmax=0.01)[0]
+    start = relax(train[0].system, load_model(gradient), max_steps=300, fmax=0.01)[0]
     rows = []
     for name, path in models.items():
         errors = accuracy(test, evaluate(load(path), test)).force["all"].mean_absolute
