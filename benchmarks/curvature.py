@@ -212,7 +212,8 @@ def crystal_case(labels: Path) -> Case:
 
 
 def taught(case: Case, arm: str) -> list[LabelledFrame]:
-    """What an arm's students are taught."""
+    """What an arm's students are taught; "arm@weight" is the arm with another weight of its curvature."""
+    arm = arm.split("@", maxsplit=1)[0]
     base = case.reference if arm.startswith("reference") else case.rows if arm == "atoms" else case.soft
     if arm in ("rows4", "reference+rows4", "row"):
         source = case.rows
@@ -227,8 +228,9 @@ def taught(case: Case, arm: str) -> list[LabelledFrame]:
 
 
 def settings_of(case: Case, student: str, arm: str, seed: int, steps: int) -> TrainSettings:
+    arm, _, weight = arm.partition("@")
     curvature = {
-        "curvature_weight": WEIGHTS.get(arm, 0.0), "curvature_every": 1 if case.name != CRYSTAL else 2,
+        "curvature_weight": float(weight) if weight else WEIGHTS.get(arm, 0.0), "curvature_every": 1 if case.name != CRYSTAL else 2,
         "curvature_probes": 4 if arm.endswith("rows4") else 1, "atomic_weight": 1.0 if arm == "atoms" else 0.0,
     }  # fmt: skip
     return replace(STUDENTS[student], fit=FitSettings(steps=steps, seed=seed), **curvature)
