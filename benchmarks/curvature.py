@@ -230,7 +230,8 @@ def taught(case: Case, arm: str) -> list[LabelledFrame]:
 def settings_of(case: Case, student: str, arm: str, seed: int, steps: int) -> TrainSettings:
     arm, _, weight = arm.partition("@")
     curvature = {
-        "curvature_weight": float(weight) if weight else WEIGHTS.get(arm, 0.0), "curvature_every": 1 if case.name != CRYSTAL else 2,
+        "curvature_weight": float(weight) if weight else WEIGHTS.get(arm, 0.0),
+        "curvature_every": 1 if case.name != CRYSTAL else 2,
         "curvature_probes": 4 if arm.endswith("rows4") else 1, "atomic_weight": 1.0 if arm == "atoms" else 0.0,
     }  # fmt: skip
     return replace(STUDENTS[student], fit=FitSettings(steps=steps, seed=seed), **curvature)
