@@ -20,7 +20,7 @@ from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
 from mdistill.types import Graph, LabelledFrame, Prediction, System
 from mdistill.workflows.label import label_run, label_structures
-from mdistill.workflows.label_plan import estimate_cost, plan
+from mdistill.workflows.label_plan import estimate_cost, plan, task_frames
 from mdistill.workflows.settings import LabelSettings
 
 SITES = torch.tensor([[0.0, 0, 0], [2.1, 2.1, 0], [2.1, 0, 2.1], [0, 2.1, 2.1]], dtype=torch.float64)
@@ -81,7 +81,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], 
 def test_the_plan_is_carried_out(uninterrupted: tuple[list[Any], int]) -> None:
     frames, calls = uninterrupted
     tasks = plan([crystal()] * 2, SETTINGS)
-    assert len(frames) == sum(task.frames for task in tasks) == 2 * (3 + 3 + 2 + 16)
+    assert len(frames) == sum(task_frames(task, SETTINGS) for task in tasks) == 2 * (3 + 3 + 2 + 16 + 16)
     assert estimate_cost([crystal()] * 2, SETTINGS, 6.0, potential=Springs()) == (calls, calls / 10)
     md = [f for f in frames if f[0] == "md"]
     assert sorted({f[2] for f in frames}) == list(range(2 * (3 + 8)))
@@ -89,6 +89,16 @@ def test_the_plan_is_carried_out(uninterrupted: tuple[list[Any], int]) -> None:
     assert [sum(f[2] == block for f in md) for block in sorted({f[2] for f in md})] == [2] * 16
     assert [f[7] is not None for f in md[:8]] == [True, False, False] * 2 + [True, False]
     assert len({str(f[3]) for f in md}) == 32
+
+
+def test_every_frame_has_a_displaced_copy_in_its_block(uninterrupted: tuple[list[Any], int]) -> None:
+    frames = uninterrupted[0]
+    md, moved = ([f for f in frames if f[0] == source] for source in ("md", "displaced"))
+    assert len(md) == len(moved) and [f[2] for f in md] == [f[2] for f in moved]
+    assert {f[1] for f in moved} == {0.0} and all(f[7] is None for f in moved)
+    apart = np.array([f[3] for f in md]) - np.array([f[3] for f in moved])
+    assert 0.9 * SETTINGS.displacement_A < apart.std() < 1.1 * SETTINGS.displacement_A
+    assert len({str(f[3]) for f in moved}) == len(moved)
 
 
 def test_frames_are_at_the_temperature(tmp_path: Path) -> None:
@@ -254,7 +264,7 @@ def test_forces_beyond_the_cap_are_no_failure_of_the_teacher(tmp_path: Path) -> 
 
 
 def test_a_failure_within_dynamics_is_repeated_once(uninterrupted: tuple[list[Any], int], tmp_path: Path) -> None:
-    label_run([crystal(), crystal()], Springs(lambda n, p, _s: raising(p) if n == 30 else p), SETTINGS, tmp_path)
+    label_run([crystal(), crystal()], Springs(lambda n, p, _s: raising(p) if n == 32 else p), SETTINGS, tmp_path)
     assert content(tmp_path) == uninterrupted[0]
 
 
@@ -334,8 +344,8 @@ def test_bad_settings_are_named(name: str, value: Any) -> None:
 def test_results_table(tmp_path: Path) -> None:
     results = label_run([crystal()], Springs(), SETTINGS, tmp_path)
     (table,) = results.tables
-    assert [row[0] for row in table.rows] == ["contact", "md", "md", "rattle", "relaxed", "strain"]
+    assert [row[0] for row in table.rows] == ["contact", "displaced", "md", "md", "rattle", "relaxed", "strain"]
     assert sum(row[2] for row in table.rows) == results.values["frames"].value  # type: ignore[misc]
     frames: list[LabelledFrame] = LabelStore(tmp_path).read(lambda f: f.temperature_K == 600.0)
     force = torch.cat([f.target.forces for f in frames]).norm(dim=1)
-    assert table.rows[2][5] == pytest.approx(float(force.mean()))
+    assert table.rows[3][5] == pytest.approx(float(force.mean()))

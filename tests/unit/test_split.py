@@ -46,3 +46,11 @@ def test_nothing_to_hold_out_is_refused():
 def test_bad_fractions_are_refused(fraction):
     with pytest.raises(BadInput):
         split_blocks(frames({(600.0, 0): 2, (600.0, 1): 2}), held_out=fraction)
+
+
+def test_displaced_copies_go_where_their_block_goes():
+    every = frames({(600.0, 0): 5, (600.0, 1): 5, (1000.0, 2): 5, (1000.0, 3): 5})
+    copies = [replace(f, source="displaced", temperature_K=0.0) for f in every]
+    plain, both = split_blocks(every, held_out=0.3), split_blocks(every + copies, held_out=0.3)
+    for alone, together in zip(plain, both, strict=True):
+        assert {f.block for f in alone} == {f.block for f in together} and len(together) == 2 * len(alone)

@@ -14,8 +14,8 @@ def split_blocks(frames: Sequence[LabelledFrame], *, held_out: float = 0.15) -> 
 
     Blocks are grouped by source and temperature and ordered by number. From each group of at least two blocks the last
     ones are held out until they hold at least the fraction `held_out` of its frames; one block always stays for
-    training. A group of a single block is trained on. The choice depends on the blocks alone, so the same store splits
-    the same way every time.
+    training. A group of a single block is trained on. Displaced copies of frames go where their block goes. The choice
+    depends on the blocks alone, so the same store splits the same way every time.
 
     Raises:
         BadInput: held_out outside (0, 0.9), or every group has a single block (nothing could be held out).
@@ -24,6 +24,8 @@ def split_blocks(frames: Sequence[LabelledFrame], *, held_out: float = 0.15) -> 
         raise BadInput("held_out", f"{held_out}", allowed="above 0, below 0.9", fix="0.15")
     groups: dict[tuple[str, float], dict[int, int]] = {}
     for frame in frames:
+        if frame.source == "displaced":
+            continue
         sizes = groups.setdefault((frame.source, frame.temperature_K), {})
         sizes[frame.block] = sizes.get(frame.block, 0) + 1
     chosen: set[int] = set()

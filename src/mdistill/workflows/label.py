@@ -39,7 +39,7 @@ from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.settings import GuardSettings
 from mdistill.simulation.start import initial_state
 from mdistill.types import Estimate, LabelledFrame, Potential, State, System
-from mdistill.workflows.label_plan import Task, plan, steps, task_calls
+from mdistill.workflows.label_plan import Task, plan, steps, task_calls, task_frames
 from mdistill.workflows.run import differences, plain
 from mdistill.workflows.settings import LabelSettings
 
@@ -69,9 +69,9 @@ class _Run:
             self.store.append(self.pending, key=f"{name}@{position}")
             self.pending = []
 
-    def add(self, name: str, index: int, system: System, **keep: Any) -> None:
+    def add(self, name: str, index: int, system: System, *, probe: bool = True, **keep: Any) -> None:
         """Label one structure and keep it; set a broken one aside, and stop the run when too many are broken."""
-        probed = self.settings.probes if index % self.settings.probe_every == 0 else 0
+        probed = self.settings.probes if probe and index % self.settings.probe_every == 0 else 0
         generator = seeded(self.settings.seed, f"{name} probe {index}")
         try:
             self.pending.append(
@@ -256,9 +256,19 @@ def _dynamics(run: _Run, number: int, task: Task, relaxed: System) -> None:
         if frames > 0 and rest == 0 and step > stored:
             block = task.first_block + (frames - 1) // task.per_block
             run.add(task.name, frames - 1, state.system, target=state.prediction, temperature_K=task.temperature_K, block=block)
+            _displaced_copies(run, task, frames - 1, state.system, block)
         if run.stop.pending() or step == last or (frames > 0 and rest == 0 and frames % task.per_block == 0):
             save(over=step == last)
             run.stop.raise_if_pending()
+
+
+def _displaced_copies(run: _Run, task: Task, index: int, system: System, block: int) -> None:
+    """Copies of a frame with all atoms displaced, labelled and kept in its block; they belong to no temperature."""
+    settings = run.settings
+    generator = seeded(settings.seed, f"{task.name} displaced {index}")
+    for moved in rattled(system, amplitudes=(settings.displacement_A,) * settings.displaced, generator=generator):
+        run.add(f"{task.name}-displaced", index, moved, probe=False, source="displaced", block=block)
+        run.advance(1, f"{task.temperature_K:g} K")
 
 
 def _advance(
@@ -359,7 +369,7 @@ def _results(run: _Run, tasks: Sequence[Task], seconds: float) -> Results:
         provenance={"teacher": run.potential.name},
         values={
             "frames": Estimate(value=float(len(frames)), error=None, unit=""),
-            "planned_frames": Estimate(value=float(sum(task.frames for task in tasks)), error=None, unit=""),
+            "planned_frames": Estimate(value=float(sum(task_frames(task, run.settings) for task in tasks)), error=None, unit=""),
             "label_seconds": Estimate(value=seconds, error=None, unit="s"),
         },
         tables=[table],

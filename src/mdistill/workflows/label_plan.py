@@ -88,7 +88,12 @@ def steps(settings: LabelSettings) -> tuple[int, int]:
     return round(settings.equilibration_fs / settings.time_step_fs), max(round(settings.spacing_fs / settings.time_step_fs), 1)
 
 
+def task_frames(task: Task, settings: LabelSettings) -> int:
+    """Labelled structures of a task: displaced copies are counted too."""
+    return task.frames * (1 + settings.displaced) if task.kind == "md" else task.frames
+
+
 def task_calls(task: Task, settings: LabelSettings) -> int:
-    """Teacher calls of a task without probes: time steps of dynamics, or structures."""
+    """Teacher calls of a task without probes: time steps of dynamics and displaced copies, or structures."""
     equilibration, spacing = steps(settings)
-    return equilibration + task.frames * spacing if task.kind == "md" else task.frames
+    return equilibration + task.frames * (spacing + settings.displaced) if task.kind == "md" else task.frames

@@ -25,6 +25,9 @@ class LabelSettings:
         equilibration_fs: Time before the first frame at each temperature, fs.
         time_step_fs: Time step, fs.
         friction_per_ps: Langevin friction, 1/ps; high, since decorrelated frames matter more than dynamics.
+        displaced: Copies of every kept frame with all atoms displaced at random: a teacher call each, where the frame itself cost
+            the many steps between two frames.
+        displacement_A: Standard deviation of these displacements per axis, Å.
         strains: Isotropic strains of the cell.
         shears: Random strained cells.
         rattles: Standard deviations of random displacements, Å, one structure each (the undisturbed one is always labelled).
@@ -45,6 +48,8 @@ class LabelSettings:
     equilibration_fs: float = 200.0
     time_step_fs: float = 2.0
     friction_per_ps: float = 10.0
+    displaced: int = 1
+    displacement_A: float = 0.05
     strains: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
     shears: int = 4
     rattles: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15)
@@ -66,7 +71,8 @@ class LabelSettings:
         _require("friction_per_ps", self.friction_per_ps, 0.0 < self.friction_per_ps <= 1000.0, "above 0 and at most 1000 1/ps")
         _require("blocks", self.blocks, 1 <= self.blocks <= max(self.frames, 1), "1 to the number of frames")
         _require("frames", self.frames, self.frames >= 1, "1 or more")
-        for name in ("shears", "contacts", "probes", "seed"):
+        _require("displacement_A", self.displacement_A, 0.0 < self.displacement_A < 1.0, "above 0 and below 1 Å")
+        for name in ("displaced", "shears", "contacts", "probes", "seed"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         _require("probe_kind", self.probe_kind, self.probe_kind in ("random", "rows"), "random or rows")
         _require("probe_every", self.probe_every, self.probe_every >= 1, "1 or more")
