@@ -323,12 +323,21 @@ def summary() -> list[dict[str, Any]]:
     rows = []
     for (system, student, steps, arm), found in groups.items():
         row: dict[str, Any] = {"system": system, "student": student, "steps": int(steps), "arm": arm, "seeds": len(found)}
-        for name in [k for k in found[0] if isinstance(found[0][k], float)]:
-            values = [one_seed[name] for one_seed in found]
+        for name in dict.fromkeys(key for one_seed in found for key in one_seed if isinstance(one_seed[key], float)):
+            values = [one_seed[name] for one_seed in found if name in one_seed]
             row[name] = float(np.mean(values))
             row[f"± {name}"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
         rows.append(row)
     return rows
+
+
+def everything(given: argparse.Namespace) -> None:
+    """Every arm with every seed of one system and kind of student."""
+    case = crystal_case(given.labels) if given.system == CRYSTAL else molecule_case(given.system)
+    usual = CRYSTAL_ARMS if given.system == CRYSTAL else MOLECULE_ARMS + (PAINN_ARMS if given.student == "painn" else ())
+    for seed in range(given.seeds):
+        for arm in given.arms or usual:
+            print(one(case, given.student, arm, seed, given.steps), flush=True)
 
 
 def main() -> None:
@@ -338,14 +347,12 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=None)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--record-only", action="store_true", help="write the record of what was found so far")
     parser.add_argument("--labels", type=Path, default=ROOT / "runs" / "benchmark-li6ps5cl" / "label")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    case = crystal_case(given.labels) if given.system == CRYSTAL else molecule_case(given.system)
-    usual = CRYSTAL_ARMS if given.system == CRYSTAL else MOLECULE_ARMS + (PAINN_ARMS if given.student == "painn" else ())
-    for seed in range(given.seeds):
-        for arm in given.arms or usual:
-            print(one(case, given.student, arm, seed, given.steps), flush=True)
+    if not given.record_only:
+        everything(given)
     write_record(
         "curvature", {"teacher of molecules": TEACHER, "students": STUDENTS, "rattle_A": RATTLE, "weights": WEIGHTS}, summary()
     )
