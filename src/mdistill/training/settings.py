@@ -128,7 +128,7 @@ class TrainSettings:
     stress_weight: float = 0.1
     atomic_weight: float = 0.0
     curvature: Literal["any", "rows", "probes", "none"] = "any"
-    curvature_weight: float = 0.1
+    curvature_weight: float = 1.0
     curvature_every: int = 4
     curvature_probes: int = 1
     teacher_error: float | None = None
