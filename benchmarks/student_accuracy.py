@@ -37,6 +37,7 @@ LABEL = LabelSettings(
     probe_every=1,
     contacts=4,
     max_frames=400,
+    displaced=0,
 )
 
 
