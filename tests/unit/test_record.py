@@ -96,3 +96,23 @@ def test_a_removed_file_is_noticed(name: str, tmp_path: Path) -> None:
     (tmp_path / name).unlink()
     with pytest.raises(BadInput, match=name.replace(".", r"\.")):
         recorder(tmp_path).resume(load_restart(tmp_path / "restart.npz"))
+
+
+def test_a_log_of_other_columns_is_not_gone_on_with(tmp_path: Path) -> None:
+    generator = Generator().manual_seed(0)
+    recorder = Recorder(
+        trajectory=TrajectoryWriter(tmp_path / "trajectory.h5", {}),
+        log=Log(tmp_path / "log.csv"),
+        restart=tmp_path / "restart.npz",
+        generator=generator,
+        every=1,
+        interval=1e9,
+        extras=dict,
+    )
+    recorder(0, state())
+    recorder.save(state())
+    point, text = load_restart(tmp_path / "restart.npz"), (tmp_path / "log.csv").read_text()
+    recorder.resume(point)
+    (tmp_path / "log.csv").write_text("\n".join(line.rsplit(",", 1)[0] for line in text.splitlines()) + "\n")
+    with pytest.raises(BadInput, match="columns"):
+        recorder.resume(point)

@@ -14,8 +14,9 @@ from torch import Generator
 
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
+from mdistill.simulation import restart
 from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
-from mdistill.types import Prediction, State
+from mdistill.types import Prediction, State, Tally
 
 
 def point(*, known: bool = True, middle: bool = True) -> RestartPoint:
@@ -27,6 +28,7 @@ def point(*, known: bool = True, middle: bool = True) -> RestartPoint:
     momenta = torch.randn((4, 3), generator=generator, dtype=torch.float64)
     stress = torch.rand((1, 3, 3), dtype=torch.float64)
     prediction = Prediction(energy=torch.tensor([-1.0 / 3.0], dtype=torch.float64), forces=momenta / 7, stress=stress)
+    masses_by_element = torch.tensor([0.1, 0.2, 0.3, 1.0 / 3.0], dtype=torch.float64)
     state = State(
         system=system,
         momenta=momenta,
@@ -34,6 +36,7 @@ def point(*, known: bool = True, middle: bool = True) -> RestartPoint:
         time=0.1 + 0.2,
         prediction=prediction if known else None,
         middle_momenta=momenta / 3 if middle else None,
+        tally=Tally(steps=7, potential=-1.0 / 3.0, pressure=0.1, kinetic=masses_by_element) if middle else None,
     )
     return RestartPoint(step=-17, state=state, generator_state=generator.get_state(), extras={"seconds": 1.0 / 3.0})
 
@@ -48,6 +51,11 @@ def test_round_trip_is_exact(known: bool, middle: bool, tmp_path: Path) -> None:
         assert torch.equal(getattr(loaded.state.system, name), getattr(saved.state.system, name))
     assert torch.equal(loaded.state.momenta, saved.state.momenta) and torch.equal(loaded.state.masses, saved.state.masses)
     assert (loaded.state.middle_momenta is None) == (not middle)
+    assert (loaded.state.tally is None) == (not middle)
+    if middle:
+        was, now = saved.state.tally, loaded.state.tally
+        assert (now.steps, now.potential, now.pressure) == (was.steps, was.potential, was.pressure)
+        assert torch.equal(now.kinetic, was.kinetic)
     if known:
         assert torch.equal(loaded.state.prediction.stress, saved.state.prediction.stress)
         assert torch.equal(loaded.state.prediction.energy, saved.state.prediction.energy)
@@ -103,3 +111,17 @@ def test_strange_files_are_refused_and_run_no_code(tmp_path: Path, monkeypatch: 
     with pytest.raises(BadInput):
         load_restart(path)
     assert not (tmp_path / "canary").exists()
+
+
+def test_files_of_format_1_are_read(tmp_path, monkeypatch):
+    saved = point(middle=False)
+    monkeypatch.setattr(restart, "FORMAT", 1)
+    save_restart(tmp_path / "restart.npz", saved)
+    monkeypatch.undo()
+    found = load_restart(tmp_path / "restart.npz")
+    assert found.step == saved.step and found.state.tally is None
+    monkeypatch.setattr(restart, "FORMAT", 3)
+    save_restart(tmp_path / "newer.npz", saved)
+    monkeypatch.undo()
+    with pytest.raises(BadInput, match="format is 3"):
+        load_restart(tmp_path / "newer.npz")

@@ -174,6 +174,7 @@ class Recorder:
         """
         self.step, self.frames, self.rows = point.step, int(point.extras["frames"]), int(point.extras["rows"])
         self.since = _since(point.extras)
+        _check_columns(self.log.path, list(log_row(point.step, point.state)))
         for path, kept, expected in (
             (self.trajectory.path, truncate_after(self.trajectory.path, point.step), self.frames),
             (self.log.path, truncate_log(self.log.path, point.step), self.rows),
@@ -181,6 +182,16 @@ class Recorder:
             if kept != expected:
                 raise BadInput(path, f"{kept} frames up to step {point.step}", allowed=f"{expected}, as when the run was saved",
                                fix="restore the file, or choose another --out and start again")  # fmt: skip
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
+    """Refuse to go on with a log of other columns."""
+    if path.exists():
+        with open(path, encoding="ascii") as handle:
+            found = handle.readline().rstrip("\n").split(",")
+        if found != columns:
+            fix = "choose another --out and start again from its last frame, or finish the run with the version it was begun with"
+            raise BadInput(path, f"has {len(found)} columns", allowed=f"the {len(columns)} that this version writes", fix=fix)
 
 
 def _since(extras: dict[str, float]) -> Tally | None:

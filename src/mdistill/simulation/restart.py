@@ -17,6 +17,7 @@ from mdistill.io.files import replacing
 from mdistill.types import Prediction, State, System, Tally
 
 FORMAT = 2
+"""The format written; format 1, without a tally, is read too."""
 _LARGEST = 4_000_000_000
 _SYSTEM = ("positions", "numbers", "cell", "pbc", "owner")
 
@@ -86,8 +87,8 @@ def load_restart(path: Path) -> RestartPoint:
         header = json.loads(arrays["header"].tobytes())
         if not np.array_equal(digest, _digest(arrays)):
             raise ValueError("its sha256 differs from the one stored")
-        if header["format"] != FORMAT:
-            raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
+        if header["format"] not in (1, FORMAT):
+            raise ValueError(f"its format is {header['format']}, this version reads 1 to {FORMAT}")
         return _point(header, {name: torch.from_numpy(array) for name, array in arrays.items() if name != "header"})
     except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
         raise BadInput(path, f"no usable restart file ({error})", allowed="a restart file as this version of mdistill writes it",
