@@ -67,6 +67,8 @@ def main() -> None:
     teacher = trained("teacher", train, replace(TEACHER, painn=replace(TEACHER.painn, direct=True), fit=fit))
     soft = kept(HOME / "labels", lambda: curved(train, load_model(teacher), "random", 1))
     gradient = RUNS / "ethanol" / "teacher" / MODEL
+    if not gradient.is_file():
+        train_potential(train, TEACHER, gradient.parent)
     reverse = kept(RUNS / "ethanol" / "probes", lambda: curved(train, load_model(gradient), "random", 1))
     direct = replace(STUDENTS["painn"], fit=replace(fit, steps=given.steps // 2))
     direct = replace(direct, painn=replace(direct.painn, direct=True))
