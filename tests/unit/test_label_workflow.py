@@ -314,10 +314,16 @@ def test_labels_of_given_structures(tmp_path: Path) -> None:
 
 
 def test_max_frames_shortens_the_ladder() -> None:
-    tasks = plan([crystal()], replace(SETTINGS, max_frames=8 + 2 * 4))
+    alone = replace(SETTINGS, displaced=0)
+    tasks = plan([crystal()], replace(alone, max_frames=8 + 2 * 4))
     assert sum(task.frames for task in tasks) == 16
+    for most in (8 + 2 * 2 * 4, 8 + 2 * 2 * 8 - 1):
+        copied = replace(SETTINGS, max_frames=most)
+        assert sum(task_frames(task, copied) for task in plan([crystal()], copied)) == 24
     with pytest.raises(BadInput, match="max_frames: 15"):
-        plan([crystal()], replace(SETTINGS, max_frames=15))
+        plan([crystal()], replace(alone, max_frames=15))
+    with pytest.raises(BadInput, match="max_frames: 23"):
+        plan([crystal()], replace(SETTINGS, max_frames=23))
     with pytest.raises(BadInput, match="structures"):
         plan([], SETTINGS)
 

@@ -45,11 +45,11 @@ def plan(systems: Sequence[System], settings: LabelSettings) -> list[Task]:
         [strains * c, 1 + len(settings.rattles), settings.contacts * (s.n_atoms > 1)]
         for c, s in zip(crystal, systems, strict=True)
     ]
-    ladder = len(systems) * len(settings.temperatures_K)
-    room = (settings.max_frames - sum(map(sum, still))) // max(ladder * settings.blocks, 1)
+    ladder, labels = len(systems) * len(settings.temperatures_K), 1 + settings.displaced
+    room = (settings.max_frames - sum(map(sum, still))) // max(ladder * settings.blocks * labels, 1)
     per_block = min(settings.frames // settings.blocks, room)
     if ladder and per_block < 1:
-        needed = sum(map(sum, still)) + ladder * settings.blocks
+        needed = sum(map(sum, still)) + ladder * settings.blocks * labels
         raise BadInput(
             "max_frames", str(settings.max_frames), allowed=f"{needed} or more for this plan", fix="raise it or shorten the plan"
         )

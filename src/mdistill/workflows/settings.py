@@ -36,7 +36,7 @@ class LabelSettings:
         probe_kind: random directions (most told per number), or rows of the Hessian.
         probe_every: Every how many frames one is probed.
         force_cap: Frames with a larger force are left out, eV/Å.
-        max_frames: Total; frames per temperature are reduced to fit.
+        max_frames: Total, displaced copies included; frames per temperature are reduced to fit.
         timeout_s: A teacher call that takes longer counts as failed, s.
         seed: Seed of all randomness.
     """
