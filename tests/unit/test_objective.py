@@ -149,12 +149,7 @@ def test_energies_of_atoms_are_stored_and_learned(frames, tmp_path):
 @pytest.mark.parametrize("settings", [SMALL, PAINN], ids=["spline", "painn"])
 def test_features_are_tied_to_the_teachers(settings, frames, tmp_path):
     elements = (3, 15, 16, 17)
-    size = (
-        replace(SplineNet(tiny_net().settings).settings, cutoff=5.0)
-        if settings is SMALL
-        else PainnSettings(elements=elements, width=6)
-    )
-    teacher = SplineNet(size, seed=4) if settings is SMALL else PainnNet(size, seed=4)
+    teacher = tiny_net(4) if settings is SMALL else PainnNet(PainnSettings(elements=elements, width=6), seed=4)
     matching = NodeMatching(teacher, weight=1.0)
     items = items_of(frames[:4], settings.cutoff, torch.float64)
     net = settings.student(elements)

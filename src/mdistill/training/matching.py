@@ -87,7 +87,9 @@ class EmbeddingMatching:
 
     def attach(self, net: Student, *, seed: int) -> None:
         if not isinstance(net, PainnNet) or not isinstance(self.teacher, PainnNet) or net.elements != self.teacher.elements:
-            raise BadInput("embedding", "of another kind of network", allowed="two PaiNN networks of the same elements", fix="")
+            raise BadInput(
+                "embedding", "of another kind of network", allowed="two PaiNN networks of the same elements", fix="match nodes"
+            )
         generator = torch.Generator().manual_seed(seed)
         frozen = self.teacher.embedding.detach().to(net.embedding.dtype)
         start = torch.randn((frozen.shape[1], net.settings.width), generator=generator, dtype=frozen.dtype)

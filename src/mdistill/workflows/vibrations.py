@@ -24,6 +24,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
 from mdistill.io.results import Results, merge, read_results, write_results
 from mdistill.progress import progress
+from mdistill.simulation.evaluate import weights_sha256
 from mdistill.types import LabelledFrame, Potential, Prediction, System
 from mdistill.workflows.prepare import STRUCTURES, read_systems
 from mdistill.workflows.run import hardware, plain
@@ -181,7 +182,7 @@ def _read_products(path: Path | None, mark: str) -> Tensor:
 def _mark(potential: Potential, system: System, directions: Tensor) -> str:
     parts = (system.positions, system.numbers, system.cell, system.pbc, directions)
     content = b"".join(part.detach().cpu().numpy().tobytes() for part in parts)
-    return hashlib.sha256(potential.name.encode() + content).hexdigest()
+    return hashlib.sha256((potential.name + weights_sha256(potential)).encode() + content).hexdigest()
 
 
 def _teachers_way(teacher: Potential, start: System, settings: VibrationSettings, stop: StopRequest) -> tuple[System, Relaxation]:
