@@ -1,13 +1,17 @@
 """When curvature helps: students taught with and without their teacher's Hessian, every control beside them, equal steps.
 
-Systems: molecules of revised MD17 (teacher: a larger PaiNN of ours, taught on the DFT labels) and Li6PS5Cl (teacher:
-SevenNet-0; needs the labels of student_accuracy.py). Arms, by what a student is taught per training structure:
+Systems: molecules of revised MD17 (teacher: a larger PaiNN of ours, taught on the DFT labels) and crystals (teacher: SevenNet-0;
+Li6PS5Cl needs the labels of student_accuracy.py, the others a label folder given with --labels). Arms, by what a student is
+taught per training structure:
 
     reference     DFT energy and forces                                       (molecules alone)
     soft          the teacher's energy and forces
     probe         … and the product with one fixed random probe               (2 more teacher calls)
     row           … and one row of the Hessian                                (2 more teacher calls)
     displaced     … and those of 2 randomly displaced structures              (2 more teacher calls)
+    displaced1    … of 1                                                      (1 more teacher call)
+    displaced4    … of 4                                                      (4 more teacher calls)
+    displaced+probe … of 2, and the product with a probe                      (4 more teacher calls)
     rows4         … and 4 rows                                                (8 more teacher calls)
     atoms         … and the energies of the atoms                             (no more teacher calls)
     redrawn       … and a random probe drawn anew at every step               (molecules alone)
@@ -47,6 +51,7 @@ from mdistill.derivatives import hessian
 from mdistill.errors import BlowUp
 from mdistill.graph import build_graph, make_system
 from mdistill.io.files import write_json
+from mdistill.io.structures import read_system
 from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.simulate import simulate
@@ -60,10 +65,12 @@ from mdistill.workflows.models import load
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs" / "curvature"
-CRYSTAL = "li6ps5cl"
+CRYSTALS = ("li6ps5cl", "li3ps4", "li7p3s11")
+MOLECULES = ("ethanol", "aspirin", "salicylic", "toluene")
 TEACHER = TrainSettings(
-    net="painn", cutoff=5.0, painn=PainnSize(width=64, layers=3), held_out=0.05, energy_weight=3.0, fit=FitSettings(steps=12000)
+    net="painn", cutoff=5.0, painn=PainnSize(width=64, layers=3), held_out=0.05, energy_weight=3.0, fit=FitSettings(steps=6000)
 )
+TEACHER_STEPS = {"ethanol": 12000}
 STUDENTS = {
     "spline": TrainSettings(size="small", held_out=0.05),
     "painn": TrainSettings(net="painn", cutoff=5.0, painn=PainnSize(width=24, layers=2), held_out=0.05),
@@ -76,16 +83,29 @@ MOLECULE_ARMS = (
     "probe",
     "row",
     "displaced",
+    "displaced1",
+    "displaced4",
+    "displaced+probe",
     "rows4",
     "atoms",
     "redrawn",
     "reference+probe",
     "reference+rows4",
 )
-CRYSTAL_ARMS = ("soft", "probe", "row", "displaced", "rows4", "atoms")
+CRYSTAL_ARMS = ("soft", "probe", "row", "displaced", "displaced1", "displaced4", "displaced+probe", "rows4", "atoms")
 PAINN_ARMS = ("nodes", "embedding")
 NOTHING = Prediction(energy=torch.zeros(1, dtype=torch.float64), forces=torch.zeros((0, 3), dtype=torch.float64))
-WEIGHTS = {"probe": 0.3, "redrawn": 0.3, "reference+probe": 0.3, "row": 1.0, "rows4": 1.0, "reference+rows4": 1.0}
+TIMES_PS = {"spline": (50.0, 20.0), "painn": (5.0, 5.0)}
+"""Dynamics at 1000 K and in NVE, ps."""
+WEIGHTS = {
+    "probe": 0.3,
+    "displaced+probe": 1.0,
+    "redrawn": 0.3,
+    "reference+probe": 0.3,
+    "row": 1.0,
+    "rows4": 1.0,
+    "reference+rows4": 1.0,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +118,7 @@ class Case:
     soft: list[LabelledFrame]
     rows: list[LabelledFrame]
     moved: list[LabelledFrame]
+    moved_more: list[LabelledFrame]
     tests: dict[str, list[LabelledFrame]]
     minimum: System
 
@@ -134,9 +155,9 @@ def curved(frames: Sequence[LabelledFrame], teacher: Potential, kind: str, count
     ]
 
 
-def moved_by(frames: Sequence[LabelledFrame], teacher: Potential, kind: str) -> list[LabelledFrame]:
+def moved_by(frames: Sequence[LabelledFrame], teacher: Potential, kind: str, seed: int = 8) -> list[LabelledFrame]:
     """Two randomly displaced copies of every frame with the teacher's answers; one it refuses is drawn again."""
-    generator, made = Generator().manual_seed(8), []
+    generator, made = Generator().manual_seed(seed), []
     for frame in frames:
         wanted = len(made) + 2
         while len(made) < wanted:
@@ -169,7 +190,8 @@ def molecule_case(name: str) -> Case:
     home = RUNS / name
     train, test = molecule(name, "train"), molecule(name, "test")
     if not (home / "teacher" / MODEL).is_file():
-        train_potential(train, TEACHER, home / "teacher")
+        fit = FitSettings(steps=TEACHER_STEPS.get(name, TEACHER.fit.steps))
+        train_potential(train, replace(TEACHER, fit=fit), home / "teacher")
     teacher = load_model(home / "teacher" / MODEL)
     minimum = relax(train[0].system, teacher, max_steps=400, fmax=0.005)[0]
     return Case(
@@ -180,6 +202,7 @@ def molecule_case(name: str) -> Case:
         soft=kept(home / "probes", lambda: curved(train, teacher, "random", 1)),
         rows=kept(home / "rows", lambda: curved(train, teacher, "rows", 4)),
         moved=kept(home / "moved", lambda: moved_by(train, teacher, "molecule")),
+        moved_more=kept(home / "moved-more", lambda: moved_by(train, teacher, "molecule", seed=10)),
         tests={
             "test, DFT": test[:500],
             "test": kept(home / "test", lambda: curved(test[:100], teacher, "random", 4)),
@@ -189,24 +212,26 @@ def molecule_case(name: str) -> Case:
     )
 
 
-def crystal_case(labels: Path) -> Case:
+def crystal_case(name: str, labels: Path) -> Case:
     """Taught at 600 K and below, judged also at 1000 K."""
-    home, teacher = RUNS / CRYSTAL, load_teacher("sevennet-0")
+    home, teacher = RUNS / name, load_teacher("sevennet-0")
     frames = LabelStore(labels).read()
     cold = [replace(f, block=k // 10) for k, f in enumerate(f for f in frames if f.temperature_K != 1000.0)]
     hot = [f for f in frames if f.temperature_K == 1000.0]
-    from mdistill.io.structures import read_system
-
-    minimum = read_system(ROOT / "benchmarks" / "li6ps5cl_relaxed.extxyz")
+    if name == CRYSTALS[0]:
+        minimum = read_system(ROOT / "benchmarks" / "li6ps5cl_relaxed.extxyz")
+    else:
+        minimum = relax(next(f.system for f in frames if f.source == "relaxed"), teacher, max_steps=400, fmax=0.005)[0]
     train, test = [f for f in cold if f.block % 5 != 4], [f for f in cold if f.block % 5 == 4]
     return Case(
-        name=CRYSTAL,
+        name=name,
         teacher=teacher,
         minimum=minimum,
         reference=[],
         soft=train,
         rows=kept(home / "rows", lambda: curved(train, teacher, "rows", 4)),
         moved=kept(home / "moved", lambda: moved_by(train, teacher, "crystal")),
+        moved_more=kept(home / "moved-more", lambda: moved_by(train, teacher, "crystal", seed=10)),
         tests={"test": test, "1000 K": hot, "modes": kept(home / "modes", lambda: along_modes(minimum, teacher))},
     )
 
@@ -219,19 +244,20 @@ def taught(case: Case, arm: str) -> list[LabelledFrame]:
         source = case.rows
         if arm == "row":
             source = [replace(f, probes=f.probes[:1], products=f.products[:1]) for f in source]  # type: ignore[index]
-    elif arm in ("probe", "reference+probe"):
+    elif arm in ("probe", "reference+probe", "displaced+probe"):
         source = case.soft
     else:
         source = [replace(f, probes=None, products=None) for f in base]
     found = [replace(f, probes=s.probes, products=s.products) for f, s in zip(base, source, strict=True)]
-    return found + (case.moved if arm == "displaced" else [])
+    extra = {"displaced1": case.moved[::2], "displaced4": case.moved + case.moved_more}
+    return found + extra.get(arm, case.moved if arm.startswith("displaced") else [])
 
 
 def settings_of(case: Case, student: str, arm: str, seed: int, steps: int) -> TrainSettings:
     arm, _, weight = arm.partition("@")
     curvature = {
         "curvature_weight": float(weight) if weight else WEIGHTS.get(arm, 0.0),
-        "curvature_every": 1 if case.name != CRYSTAL else 2,
+        "curvature_every": 1 if case.name not in CRYSTALS else 2,
         "curvature_probes": 4 if arm.endswith("rows4") else 1, "atomic_weight": 1.0 if arm == "atoms" else 0.0,
     }  # fmt: skip
     return replace(STUDENTS[student], fit=FitSettings(steps=steps, seed=seed), **curvature)
@@ -295,10 +321,9 @@ def dynamics(case: Case, student: str, path: Path) -> dict[str, float]:
     at_minimum = relax(low, load(path), max_steps=400, fmax=0.005)[0]
     energies = [float(evaluate(case.teacher, [LabelledFrame(system=s, target=NOTHING)])[0].energy[0]) for s in (at_minimum, low)]
     found["teacher's energy at the student's minimum (meV/atom)"] = 1e3 * (energies[0] - energies[1]) / low.n_atoms
-    if student != "spline":
-        return found
-    step = 0.5 if case.name != CRYSTAL else 2.0
-    for name, ensemble, kelvin, time_ps in (("hot", "nvt", 1000.0, 50.0), ("nve", "nve", 500.0, 20.0)):
+    hot_ps, nve_ps = TIMES_PS[student]
+    step = 0.5 if case.name not in CRYSTALS else 2.0
+    for name, ensemble, kelvin, time_ps in (("hot", "nvt", 1000.0, hot_ps), ("nve", "nve", 500.0, nve_ps)):
         settings = SimulateSettings(
             ensemble=ensemble, thermostat="langevin", temperature_K=kelvin, time_ps=time_ps, time_step_fs=step,
             save_every_fs=20.0, equilibration_ps=0.5 if name == "nve" else 0.0, guard=GuardSettings(energy_change=100.0),
@@ -333,8 +358,8 @@ def summary() -> list[dict[str, Any]]:
 
 def everything(given: argparse.Namespace) -> None:
     """Every arm with every seed of one system and kind of student."""
-    case = crystal_case(given.labels) if given.system == CRYSTAL else molecule_case(given.system)
-    usual = CRYSTAL_ARMS if given.system == CRYSTAL else MOLECULE_ARMS + (PAINN_ARMS if given.student == "painn" else ())
+    case = crystal_case(given.system, given.labels) if given.system in CRYSTALS else molecule_case(given.system)
+    usual = CRYSTAL_ARMS if given.system in CRYSTALS else MOLECULE_ARMS + (PAINN_ARMS if given.student == "painn" else ())
     for seed in range(given.seeds):
         for arm in given.arms or usual:
             print(one(case, given.student, arm, seed, given.steps), flush=True)
@@ -342,7 +367,7 @@ def everything(given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--system", default=CRYSTAL, help=f"{CRYSTAL}, ethanol, aspirin, salicylic, toluene")
+    parser.add_argument("--system", choices=CRYSTALS + MOLECULES, default=CRYSTALS[0])
     parser.add_argument("--student", choices=list(STUDENTS), default="spline")
     parser.add_argument("--arms", nargs="+", default=None)
     parser.add_argument("--seeds", type=int, default=3)
