@@ -36,6 +36,7 @@ from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.compiled import EngineEvaluator, compile_propagator, make_evaluator
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.start import initial_state
+from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.teachers import load_teacher
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
@@ -65,7 +66,7 @@ class Stepper:
     def __init__(self, potential: Potential, system: System, threads: int) -> None:
         torch.set_num_threads(threads)
         self.threads, self.evaluate = threads, make_evaluator(potential, system)
-        plain = Bussi(evaluate=self.evaluate, time_step=STEP_FS, temperature_K=KELVIN)
+        plain = Bussi(inner=VelocityVerlet(evaluate=self.evaluate, time_step=STEP_FS), temperature_K=KELVIN)
         self.propagator = compile_propagator(plain, self.evaluate)
         self.generator = torch.Generator().manual_seed(0)
         self.state = initial_state(system, temperature_K=2 * KELVIN, generator=self.generator)

@@ -136,6 +136,18 @@ def energy_forces(net: EnergyNet, graph: Graph, *, create_graph: bool = False) -
     return _conservative(net, graph, create_graph=create_graph)[0].forces
 
 
+def forces_through(net: EnergyNet, graph: Graph, *, create_graph: bool = False) -> Float[Tensor, "atom 3"]:
+    """Forces (eV/Å) by the gradient of the energy; with `create_graph` differentiable in the weights and in the positions too,
+    so that what is computed from places these forces led to can be differentiated."""
+    with torch.enable_grad():
+        vectors = edge_vectors(graph)
+        if not create_graph:
+            vectors = vectors.detach()
+        if not vectors.requires_grad:
+            vectors = vectors.requires_grad_(True)
+        return _to_atoms(graph, _gradient(net(graph, vectors).sum(), vectors, create_graph=create_graph))
+
+
 def _is_direct(net: EnergyNet) -> bool:
     return bool(getattr(net, "direct", False))
 

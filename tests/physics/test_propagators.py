@@ -204,7 +204,7 @@ def propagators(potential: object = None) -> dict[str, Propagator]:
     """Every propagator of every ensemble, at 80 K."""
     evaluate = Evaluator(potential or LennardJones(cutoff=5.0))
     langevin = Baoab(evaluate=evaluate, time_step=4.0, temperature_K=80.0, friction_per_ps=2.0)
-    bussi = Bussi(evaluate=evaluate, time_step=4.0, temperature_K=80.0)
+    bussi = Bussi(inner=VelocityVerlet(evaluate=evaluate, time_step=4.0), temperature_K=80.0)
 
     def rescaled(inner: Propagator, **more: object) -> StochasticCellRescaling:
         return StochasticCellRescaling(

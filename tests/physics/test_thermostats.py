@@ -20,6 +20,7 @@ from mdistill.simulation.evaluate import Evaluator
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.start import atom_counts, initial_state, kinetic_energy, per_struct, prediction_of, temperature
+from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.types import Propagator, State
 from mdistill.units import ACCELERATION, BOLTZMANN, KINETIC
 
@@ -174,7 +175,9 @@ def gas_under_bussi() -> Samples:
     system = replace(fcc(1, copies=800), cell=fcc(1, copies=400).cell, pbc=fcc(1, copies=400).pbc)
     system = replace(system, owner=torch.arange(400).repeat_interleave(8), numbers=LITHIUM_ARGON.repeat(1600))
     state = initial_state(system, temperature_K=100.0, generator=Generator().manual_seed(0))
-    thermostat = Bussi(evaluate=Evaluator(IdealGas()), time_step=10.0, temperature_K=KELVIN, relaxation_fs=50.0)
+    thermostat = Bussi(
+        inner=VelocityVerlet(evaluate=Evaluator(IdealGas()), time_step=10.0), temperature_K=KELVIN, relaxation_fs=50.0
+    )
     return sample(state, thermostat, before=60, every=30, count=20)
 
 
@@ -212,7 +215,9 @@ def test_bussi_check_sees_a_wrong_number_of_degrees_of_freedom(
 def test_bussi_leaves_directions_and_the_centre_of_mass_alone() -> None:
     state = initial_state(fcc(2), temperature_K=300.0, generator=Generator().manual_seed(0))
     moving = replace(state, momenta=state.momenta + 0.01 * state.masses.unsqueeze(1))
-    thermostat = Bussi(evaluate=Evaluator(IdealGas()), time_step=10.0, temperature_K=900.0, relaxation_fs=20.0)
+    thermostat = Bussi(
+        inner=VelocityVerlet(evaluate=Evaluator(IdealGas()), time_step=10.0), temperature_K=900.0, relaxation_fs=20.0
+    )
     after = rollout(moving, thermostat, steps=50, generator=Generator().manual_seed(0))
     torch.testing.assert_close(after.momenta.sum(0), moving.momenta.sum(0), rtol=0, atol=1e-11)
     ratio = (after.momenta - 0.01 * state.masses.unsqueeze(1)) / state.momenta
@@ -232,7 +237,7 @@ def solid_samples(name: str, kelvin: float) -> Samples:
     state = replace(rollout(state, warm, steps=200, generator=Generator().manual_seed(2)), middle_momenta=None)
     thermostats = {
         "langevin": replace(warm, friction_per_ps=4.0),
-        "bussi": Bussi(evaluate=Evaluator(SOLID), time_step=4.0, temperature_K=kelvin, relaxation_fs=100.0),
+        "bussi": Bussi(inner=VelocityVerlet(evaluate=Evaluator(SOLID), time_step=4.0), temperature_K=kelvin, relaxation_fs=100.0),
     }
     stride = thermostats[name].stride
     return sample(state, thermostats[name], before=0, every=round(400.0 / stride), count=16, seed=round(kelvin))

@@ -14,6 +14,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "large": {"cutoff": 5.6, "channels": 16, "radial": 14, "degree": 3, "hidden": 128},
 }
 """Sizes of student by name, from fastest to most accurate: reach (Å), channels, radial functions, order, hidden units."""
+LONGEST_STRIDE = 100.0
+"""Longest stride accepted, fs."""
 MAX_DEGREE = 3
 """Highest degree of the spherical harmonics that are written out."""
 
@@ -84,6 +86,52 @@ class PainnSettings:
             "embedding": (len(self.elements), self.width),
             f"messages.{self.layers - 1}.filters": (3, self.radial, self.width),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompositionSettings:
+    """Stride and size of a `CompositionNet`.
+
+    Attributes:
+        elements: Atomic numbers it knows, ascending.
+        stride_fs: Time that one application of the map advances, fs.
+        kicks: Force evaluations per stride.
+        cutoff, channels, radial, degree, hidden: Of the spline potential of each kick.
+    """
+
+    elements: tuple[int, ...]
+    stride_fs: float = 16.0
+    kicks: int = 2
+    cutoff: float = 4.9
+    channels: int = 12
+    radial: int = 10
+    degree: int = 3
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.stride_fs <= LONGEST_STRIDE:
+            allowed = f"above 0 and at most {LONGEST_STRIDE:g} fs"
+            raise BadInput("stride_fs", f"{self.stride_fs} fs", allowed=allowed, fix="16 fs suits most solids")
+        if not 1 <= self.kicks <= 64:
+            raise BadInput("kicks", f"{self.kicks}", allowed="1 to 64", fix="one for about every 8 fs")
+        self.spline.shapes()
+
+    @property
+    def stages(self) -> int:
+        """Different potentials: the sequence of kicks is a palindrome."""
+        return self.kicks // 2 + 1
+
+    @property
+    def spline(self) -> SplineSettings:
+        """Size of each potential."""
+        names = ("elements", "cutoff", "channels", "radial", "degree", "hidden")
+        return SplineSettings(**{name: getattr(self, name) for name in names})
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of tensors that tell its size."""
+        last = self.stages - 1
+        shapes = {f"stages.{last}.{name}": shape for name, shape in self.spline.shapes().items()}
+        return shapes | {"largest_force": (self.stages, len(self.elements))}
 
 
 def _check_reach(elements: tuple[int, ...], cutoff: float) -> None:

@@ -1,6 +1,6 @@
 r"""Stochastic velocity rescaling: canonical sampling by one random factor for all velocities, which leaves diffusion alone.
 
-After each velocity Verlet step p ← α p with
+After each step of an energy-conserving propagator (velocity Verlet, a long stride) p ← α p with
 α² = c + (1 − c) (K̄/(n K)) (R² + S) + 2 R √(c (1 − c) K̄/(n K)),   sign α = sign(R + √(c n K/((1 − c) K̄)))
 
 c = exp(−h/τ)   h: time step   τ: relaxation time   K: kinetic energy   K̄ = n k_B T/2   n: degrees of freedom
@@ -25,8 +25,7 @@ from torch import Generator, Tensor
 from mdistill.simulation.noise import keys, uniforms_of
 from mdistill.simulation.ranges import within
 from mdistill.simulation.start import degrees_of_freedom, internal_momenta, per_struct
-from mdistill.simulation.verlet import Evaluate, VelocityVerlet
-from mdistill.types import State
+from mdistill.types import Propagator, State
 from mdistill.units import BOLTZMANN, KINETIC
 
 
@@ -35,28 +34,25 @@ class Bussi:
     """NVT.
 
     Attributes:
-        evaluate: Forces of a system.
-        time_step: h, fs.
+        inner: The step before, NVE; h is its stride.
         temperature_K: T, K.
         relaxation_fs: τ, fs.
     """
 
-    evaluate: Evaluate
-    time_step: float
+    inner: Propagator
     temperature_K: float
     relaxation_fs: float = 100.0
 
     def __post_init__(self) -> None:
-        VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
         within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
         within("relaxation_fs", self.relaxation_fs, 0.0, 1e6, unit="fs")
 
     @property
     def stride(self) -> float:
-        return self.time_step
+        return self.inner.stride
 
     def step(self, state: State, generator: Generator) -> State:
-        state = VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step).step(state, generator)
+        state = self.inner.step(state, generator)
         internal = internal_momenta(state, state.momenta)
         factor = self._factor(state, internal, generator).index_select(0, state.system.owner).unsqueeze(1)
         return replace(state, momenta=state.momenta + (factor - 1.0) * internal)
@@ -66,7 +62,7 @@ class Bussi:
         freedom = degrees_of_freedom(state).cpu().numpy()
         kinetic = 0.5 * KINETIC * per_struct(state.system, internal.square().sum(1) / state.masses).cpu().numpy()
         ratio = 0.5 * BOLTZMANN * self.temperature_K / np.maximum(kinetic, 1e-300)
-        keep = math.exp(-self.time_step / self.relaxation_fs)
+        keep = math.exp(-self.stride / self.relaxation_fs)
         normal, others = rescaling_noise(keys(generator, 1), np.arange(len(kinetic)), freedom)
         square = keep + (1.0 - keep) * ratio * (normal**2 + others) + 2.0 * normal * np.sqrt(keep * (1.0 - keep) * ratio)
         sign = np.where(normal + np.sqrt(keep / ((1.0 - keep) * ratio)) >= 0.0, 1.0, -1.0)

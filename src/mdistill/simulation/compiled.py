@@ -74,7 +74,7 @@ class CompiledDynamics:
 
     @property
     def stride(self) -> float:
-        return self.plain.time_step
+        return self.plain.stride
 
     def step(self, state: State, generator: Generator) -> State:
         return self.leap(state, generator, round(state.time / self.stride), 1)[0]
@@ -96,7 +96,7 @@ class CompiledDynamics:
 
     def _motion(self, state: State, generator: Generator, step: int, steps: int) -> Motion:
         plain = self.plain
-        motion = Motion(ensemble="verlet", steps=steps, first_step=step, time_step=plain.time_step)
+        motion = Motion(ensemble="verlet", steps=steps, first_step=step, time_step=plain.stride)
         if self.guard is not None:
             motion = replace(motion, **self.guard.limits(state))
         if isinstance(plain, VelocityVerlet):
@@ -107,13 +107,13 @@ class CompiledDynamics:
             return replace(motion, ensemble="baoab", keep=keep, keys=drawn)
         freedom = degrees_of_freedom(state).numpy()
         normal, others = rescaling_noise(drawn, np.zeros(steps), freedom)
-        keep = math.exp(-plain.time_step / plain.relaxation_fs)
+        keep = math.exp(-plain.stride / plain.relaxation_fs)
         return replace(motion, ensemble="bussi", keep=keep, normal=normal, others=others)
 
     def _state(self, before: State, point: Point, taken: int) -> State:
         now = before.time
         for _ in range(taken):
-            now += self.plain.time_step
+            now += self.plain.stride
         system = replace(before.system, positions=torch.from_numpy(point.positions))
         return replace(
             before,
@@ -197,8 +197,9 @@ def compile_propagator(plain: Propagator, evaluate: Evaluator | EngineEvaluator,
     """A propagator like the plain one with compiled steps; the plain one where there is none like it."""
     if not isinstance(evaluate, EngineEvaluator):
         return plain
-    if isinstance(plain, VelocityVerlet | Baoab | Bussi):
+    if isinstance(plain, StochasticCellRescaling):
+        inner = compile_propagator(plain.inner, evaluate, guard)
+        return LeapingBarostat(plain, inner) if isinstance(inner, CompiledDynamics) else plain
+    if isinstance(plain, VelocityVerlet | Baoab) or (isinstance(plain, Bussi) and isinstance(plain.inner, VelocityVerlet)):
         return CompiledDynamics(plain, evaluate, guard)
-    if isinstance(plain, StochasticCellRescaling) and isinstance(plain.inner, VelocityVerlet | Baoab | Bussi):
-        return LeapingBarostat(plain, CompiledDynamics(plain.inner, evaluate, guard))
     return plain

@@ -50,10 +50,10 @@ class Evaluator:
         )
 
 
-def weights_sha256(potential: Potential) -> str:
+def weights_sha256(potential: Potential | torch.nn.Module) -> str:
     """What tells a model from another of the same name: its own `sha256`, else that of its weights, else ""."""
     if getattr(potential, "sha256", ""):
-        return str(potential.sha256)  # type: ignore[attr-defined]
+        return str(potential.sha256)  # type: ignore[union-attr]
     digest, weights = hashlib.sha256(), _weights(potential)
     for name in sorted(weights):
         digest.update(f"{name} {weights[name].dtype} {tuple(weights[name].shape)}\n".encode())
@@ -61,7 +61,7 @@ def weights_sha256(potential: Potential) -> str:
     return digest.hexdigest() if weights else ""
 
 
-def _weights(potential: Potential) -> dict[str, Tensor]:
+def _weights(potential: Potential | torch.nn.Module) -> dict[str, Tensor]:
     """Tensors of a potential that is a torch module or wraps one as `net`."""
     module = potential if isinstance(potential, torch.nn.Module) else getattr(potential, "net", None)
     return dict(module.state_dict()) if isinstance(module, torch.nn.Module) else {}

@@ -16,12 +16,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from torch import Generator
+from jaxtyping import Float
+from torch import Generator, Tensor
 
 from mdistill.simulation.noise import atom_normals
 from mdistill.simulation.ranges import LONGEST_STEP, within
 from mdistill.simulation.verlet import Evaluate, drift, evaluated, kick
-from mdistill.types import State
+from mdistill.types import Propagator, State
 from mdistill.units import BOLTZMANN, KINETIC, PS
 
 
@@ -54,8 +55,47 @@ class Baoab:
         half = 0.5 * self.time_step
         state = drift(kick(evaluated(state, self.evaluate), half), half)
         keep = math.exp(-self.friction_per_ps * self.time_step / PS)
-        width = (state.masses * ((1.0 - keep**2) * BOLTZMANN * self.temperature_K / KINETIC)).sqrt()
-        middle = keep * state.momenta + width.unsqueeze(1) * atom_normals(generator, state.system)
+        middle = thermalised(state, keep, self.temperature_K, generator)
         state = drift(replace(state, momenta=middle), half)
         state = kick(evaluated(state, self.evaluate), half)
         return replace(state, time=state.time + self.time_step, middle_momenta=middle)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obabo:
+    r"""NVT: half of O, a whole energy-conserving step of any kind (a long stride), half of O.
+
+    Samples what the inner step conserves, at any friction.
+
+    Reference: Bussi, Parrinello, Phys. Rev. E 75, 056707 (2007), doi 10.1103/PhysRevE.75.056707.
+
+    Attributes:
+        inner: NVE.
+        temperature_K: T, K.
+        friction_per_ps: γ, 1/ps.
+    """
+
+    inner: Propagator
+    temperature_K: float
+    friction_per_ps: float = 1.0
+
+    def __post_init__(self) -> None:
+        within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
+        within("friction_per_ps", self.friction_per_ps, 0.0, 1000.0, unit="1/ps", open_low=False)
+
+    @property
+    def stride(self) -> float:
+        return self.inner.stride
+
+    def step(self, state: State, generator: Generator) -> State:
+        return self._thermalised(self.inner.step(self._thermalised(state, generator), generator), generator)
+
+    def _thermalised(self, state: State, generator: Generator) -> State:
+        keep = math.exp(-0.5 * self.friction_per_ps * self.stride / PS)
+        return replace(state, momenta=thermalised(state, keep, self.temperature_K, generator), middle_momenta=None)
+
+
+def thermalised(state: State, keep: float, temperature_K: float, generator: Generator) -> Float[Tensor, "atom 3"]:
+    """O: c p + √(1 − c²) √(m k_B T) ξ with c = keep."""
+    width = (state.masses * ((1.0 - keep**2) * BOLTZMANN * temperature_K / KINETIC)).sqrt()
+    return keep * state.momenta + width.unsqueeze(1) * atom_normals(generator, state.system)

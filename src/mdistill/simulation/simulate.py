@@ -17,13 +17,13 @@ from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import read_json, write_json, write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
+from mdistill.nets.composition import CompositionNet
 from mdistill.progress import Advance, progress
-from mdistill.simulation.barostat import ANISOTROPIC, ISOTROPIC, StochasticCellRescaling
-from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.compiled import compile_propagator, make_evaluator
+from mdistill.simulation.composed import composed
+from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluate import weights_sha256
 from mdistill.simulation.guard import Guard, total_energy
-from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.record import Log, Recorder
 from mdistill.simulation.restart import RestartPoint, load_restart
 from mdistill.simulation.rollout import Calling, rollout
@@ -31,12 +31,11 @@ from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.start import initial_state, temperature, without_drift
 from mdistill.simulation.summary import summarise
 from mdistill.simulation.tally import tallying
-from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Estimate, Potential, Propagator, State, System
 from mdistill.units import PS
 
 _MAY_CHANGE = ("time_ps", "restart_seconds", "guard")
-_EQUILIBRATION_FRICTION = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,13 @@ def default_time_step(system: System) -> float:
 
 
 def simulate(
-    system: System, potential: Potential, settings: SimulateSettings, folder: Path, *, stop: StopRequest = NEVER
+    system: System,
+    potential: Potential,
+    settings: SimulateSettings,
+    folder: Path,
+    *,
+    stride: CompositionNet | None = None,
+    stop: StopRequest = NEVER,
 ) -> SimulationResult:
     """Run molecular dynamics in a folder, or continue the run that the folder holds.
 
@@ -80,6 +85,7 @@ def simulate(
         potential: Any potential.
         settings: How to simulate.
         folder: Made if absent.
+        stride: A long-stride map taught by this potential, in place of velocity Verlet; it fixes the time step.
         stop: Asked after every step.
     Returns:
         Paths, the last state, averages with errors, speed.
@@ -90,45 +96,24 @@ def simulate(
         Interrupted: A stop was requested; everything is saved.
         MdistillError: A file could not be written.
     """
-    return _Run(system, potential, settings, Path(folder)).finish(stop)
-
-
-def make_propagator(settings: SimulateSettings, evaluate: Evaluate, time_step: float, *, equilibrate: bool = False) -> Propagator:
-    """The propagator of an ensemble; with `equilibrate` the one used before the run proper."""
-    kelvin = settings.temperature_K
-    if equilibrate and settings.ensemble != "npt":
-        return Baoab(evaluate=evaluate, time_step=time_step, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
-    if settings.ensemble == "nve":
-        return VelocityVerlet(evaluate=evaluate, time_step=time_step)
-    thermostat: Propagator = (
-        Baoab(evaluate=evaluate, time_step=time_step, temperature_K=kelvin, friction_per_ps=settings.friction_per_ps)
-        if settings.thermostat == "langevin"
-        else Bussi(evaluate=evaluate, time_step=time_step, temperature_K=kelvin, relaxation_fs=settings.relaxation_fs)
-    )
-    if settings.ensemble == "nvt":
-        return thermostat
-    return StochasticCellRescaling(
-        inner=thermostat,
-        evaluate=evaluate,
-        temperature_K=kelvin,
-        pressure_GPa=settings.pressure_GPa,
-        relaxation_ps=settings.barostat_ps,
-        compressibility_per_GPa=settings.compressibility_per_GPa,
-        strains=ISOTROPIC if settings.barostat == "isotropic" else ANISOTROPIC,
-    )
+    return _Run(system, potential, settings, Path(folder), stride).finish(stop)
 
 
 class _Run:
     """One run: equilibration at steps −m … 0, the run proper at steps 0 … n."""
 
-    def __init__(self, system: System, potential: Potential, settings: SimulateSettings, folder: Path) -> None:
-        _check(system, potential)
+    def __init__(
+        self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: CompositionNet | None
+    ) -> None:
+        _check(system, potential, stride)
         system = cast(system, dtype=torch.float64, device="cpu")
         self.settings, self.folder = settings, folder
-        self.time_step = settings.time_step_fs or default_time_step(system)
+        self.time_step = _time_step(system, settings, stride)
         self.steps = max(1, round(settings.time_ps * PS / self.time_step))
         self.first = -round(settings.equilibration_ps * PS / self.time_step)
         self.provenance = {"model": potential.name, "model_sha256": weights_sha256(potential)}
+        if stride is not None:
+            self.provenance |= {"stride": stride.name, "stride_sha256": weights_sha256(stride)}
         self.restart = folder / "restart.npz"
         self.record = {"format": 1, "settings": dataclasses.asdict(settings)} | _identity(system, self.provenance)
         self.resumed = _holds(folder, self.record) and self.restart.exists()
@@ -149,6 +134,11 @@ class _Run:
         reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if "reference" in point.extras else None
         self.guard = Guard(settings=settings.guard, temperature_K=settings.temperature_K, reference_energy=reference)
         self.evaluate = make_evaluator(potential, system, skin=settings.skin_A, guard=self.guard)
+        self.nve: Propagator = (
+            VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
+            if stride is None
+            else composed(stride, system, self.evaluate, skin=settings.skin_A, small_step=default_time_step(system))
+        )
         self.began = 0.0
 
     def finish(self, stop: StopRequest) -> SimulationResult:
@@ -215,7 +205,7 @@ class _Run:
 
     def _roll(self, steps: int, stop: StopRequest, advance: Advance, *, equilibrate: bool = False) -> None:
         self.began = time.monotonic()
-        plain = make_propagator(self.settings, self.evaluate, self.time_step, equilibrate=equilibrate)
+        plain = make_propagator(self.settings, self.nve, self.evaluate, equilibrate=equilibrate)
         propagator = tallying(compile_propagator(plain, self.evaluate, self.guard))
 
         def after(step: int, state: State) -> None:
@@ -267,7 +257,16 @@ class _Run:
         return RestartPoint(step=self.first, state=state, generator_state=generator.get_state())
 
 
-def _check(system: System, potential: Potential) -> None:
+def _time_step(system: System, settings: SimulateSettings, stride: CompositionNet | None) -> float:
+    """The time that a step advances, fs."""
+    if stride is None:
+        return settings.time_step_fs or default_time_step(system)
+    if settings.time_step_fs is not None:
+        stride.check(settings.time_step_fs)
+    return stride.settings.stride_fs
+
+
+def _check(system: System, potential: Potential, stride: CompositionNet | None) -> None:
     """Refuse what cannot be simulated."""
     if system.n_structs != 1 or system.n_atoms == 0:
         raise BadInput(
@@ -276,17 +275,18 @@ def _check(system: System, potential: Potential) -> None:
             allowed="one structure",
             fix="run them one by one",
         )
-    unknown = set(system.numbers.tolist()) - potential.elements if potential.elements else set()
-    if unknown:
-        from ase.data import chemical_symbols
+    for model in (potential, stride):
+        unknown = set(system.numbers.tolist()) - model.elements if model is not None and model.elements else set()
+        if unknown and model is not None:
+            from ase.data import chemical_symbols
 
-        names, known = ([chemical_symbols[z] for z in sorted(part)] for part in (unknown, potential.elements))
-        raise BadInput(
-            "structure",
-            f"{potential.name} does not know {', '.join(names)}",
-            allowed=", ".join(known),
-            fix="use a potential for these elements",
-        )
+            names, known = ([chemical_symbols[z] for z in sorted(part)] for part in (unknown, model.elements))
+            raise BadInput(
+                "structure",
+                f"{model.name} does not know {', '.join(names)}",
+                allowed=", ".join(known),
+                fix="use a model for these elements",
+            )
 
 
 def _identity(system: System, provenance: dict[str, str]) -> dict[str, str]:

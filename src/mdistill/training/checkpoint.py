@@ -22,8 +22,9 @@ import torch
 from mdistill.derivatives import Conservative, Direct, potential_of
 from mdistill.errors import BadInput
 from mdistill.io.files import write_bytes
+from mdistill.nets.composition import CompositionNet
 from mdistill.nets.painn import PainnNet
-from mdistill.nets.settings import PainnSettings, SplineSettings
+from mdistill.nets.settings import CompositionSettings, PainnSettings, SplineSettings
 from mdistill.nets.spline import SplineNet
 
 FORMAT = 1
@@ -39,16 +40,19 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 Header = dict[str, Any]
 Student = SplineNet | PainnNet
 StudentSettings = SplineSettings | PainnSettings
-KINDS: dict[str, tuple[type[SplineSettings], type[SplineNet]] | tuple[type[PainnSettings], type[PainnNet]]] = {
+StrideNet = CompositionNet
+KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     SplineNet.kind: (SplineSettings, SplineNet),
     PainnNet.kind: (PainnSettings, PainnNet),
 }
-"""Kinds of network that model files hold: their settings, their class."""
+"""Kinds of potential that model files hold: their settings, their class."""
+MAPS: dict[str, tuple[type[Any], type[Any]]] = {CompositionNet.kind: (CompositionSettings, CompositionNet)}
+"""Kinds of long-stride map that model files hold."""
 _ALLOWED = "a model file written by mdistill (student.mdistill)"
 _AGAIN = "copy the file again from where it was made, or train again"
 
 
-def save_model(path: Path, net: Student, provenance: Header | None = None) -> str:
+def save_model(path: Path, net: Student | StrideNet, provenance: Header | None = None) -> str:
     """Write a network as a model file, all or nothing, and give the sha256 of its tensors.
 
     Args:
@@ -86,21 +90,36 @@ def load_model(path: Path, *, dtype: torch.dtype = torch.float64, device: torch.
 
 def load_net(path: Path) -> Student:
     """Read the network of a model file, float64, trainable. Raises as `load_model`."""
-    path = Path(path)
+    return _load(Path(path), KINDS)  # type: ignore[return-value]
+
+
+def load_map(path: Path) -> StrideNet:
+    """Read the long-stride map of a model file, float64, trainable.
+
+    Raises:
+        BadInput: As `load_model`, and where the file holds a potential.
+    """
+    return _load(Path(path), MAPS)  # type: ignore[return-value]
+
+
+def _load(path: Path, kinds: dict[str, tuple[type[Any], type[Any]]]) -> torch.nn.Module:
     metadata, tensors = _read(path)
-    if metadata["kind"] not in KINDS:
-        problem, allowed = f"a model of kind {metadata['kind']!r}", ", ".join(KINDS)
-        raise BadInput(path, problem, allowed=allowed, fix="upgrade mdistill, or use another file")
+    if metadata["kind"] not in kinds:
+        problem, allowed = f"a model of kind {metadata['kind']!r}", ", ".join(kinds)
+        known = metadata["kind"] in KINDS | MAPS
+        fix = "name the other of the two model files" if known else "upgrade mdistill, or use another file"
+        raise BadInput(path, problem, allowed=allowed, fix=fix)
     digest = tensor_hash(tensors)
     if digest != metadata["sha256"]:
         problem = f"the sha256 of its weights is {digest[:12]}…, its header says {metadata['sha256'][:12]}…"
         raise BadInput(path, problem, allowed="an unaltered file", fix=_AGAIN)
-    settings = _settings(path, metadata["kind"], metadata["settings"])
+    make_settings, make_net = kinds[metadata["kind"]]
+    settings = _settings(path, make_settings, metadata["settings"])
     if list(settings.elements) != metadata["elements"]:
         problem = f"header lists elements {metadata['elements']}, settings {list(settings.elements)}"
         raise BadInput(path, problem, allowed="the same elements", fix=_AGAIN)
     _check_size(path, settings, tensors)
-    net = network_of(settings)
+    net: torch.nn.Module = make_net(settings)
     _check_tensors(path, net.state_dict(), tensors)
     net.load_state_dict({name: torch.from_numpy(value.astype(np.float64)) for name, value in tensors.items()})
     return net
@@ -182,9 +201,9 @@ def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
         raise BadInput(path, f"is damaged ({error})", allowed=_ALLOWED, fix=_AGAIN) from error
 
 
-def _settings(path: Path, kind: str, raw: Header) -> StudentSettings:
+def _settings(path: Path, make: type[Any], raw: Header) -> Any:
     try:
-        return KINDS[kind][0](**raw | {"elements": tuple(raw["elements"])})
+        return make(**raw | {"elements": tuple(raw["elements"])})
     except BadInput as error:
         raise BadInput(
             path, f"its settings are invalid: {error.subject} {error.problem}", allowed=error.allowed, fix=_AGAIN
@@ -193,7 +212,7 @@ def _settings(path: Path, kind: str, raw: Header) -> StudentSettings:
         raise BadInput(path, f"its settings cannot be read ({error})", allowed=_ALLOWED, fix=_AGAIN) from error
 
 
-def _check_size(path: Path, settings: StudentSettings, tensors: dict[str, np.ndarray]) -> None:
+def _check_size(path: Path, settings: Any, tensors: dict[str, np.ndarray]) -> None:
     """Refuse settings that announce a larger network than the file holds, before that network is built."""
     for name, shape in settings.shapes().items():
         found = tensors[name].shape if name in tensors else None

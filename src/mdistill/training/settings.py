@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from mdistill.errors import BadInput
-from mdistill.nets.settings import SIZES, PainnSettings, SplineSettings
+from mdistill.nets.settings import SIZES, CompositionSettings, PainnSettings, SplineSettings
 
-RATES: dict[str, tuple[float, float]] = {"spline": (5e-3, 0.3), "painn": (2e-3, 0.01)}
+RATES: dict[str, tuple[float, float]] = {"spline": (5e-3, 0.3), "painn": (2e-3, 0.01), "composition": (1e-3, 0.0)}
 """Learning rate and weight decay that suit each kind of network."""
 
 
@@ -175,6 +175,43 @@ class TrainSettings:
             reach: dict[str, Any] = {} if self.cutoff is None else {"cutoff": self.cutoff}
             return PainnSettings(elements=elements, **reach, **asdict(self.painn))
         return SplineSettings(elements=elements, **self.network())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrideSettings:
+    """How to train a long-stride map.
+
+    Attributes:
+        stride_fs: Time that one application advances, fs.
+        kicks: Force evaluations per stride; by default one for about every 8 fs.
+        strides: Strides in a row that are compared with the exact flow.
+        energy_weight: Weight of the error of the total energy after the last of them.
+        held_out: Fraction of the segments held out, as whole blocks.
+        float64: Forces in double precision in training (twice as slow, rarely better).
+        fit: Time, batch size, learning rate, seed.
+    """
+
+    stride_fs: float = 16.0
+    kicks: int | None = None
+    strides: int = 1
+    energy_weight: float = 0.0
+    held_out: float = 0.1
+    float64: bool = False
+    fit: FitSettings = field(default_factory=lambda: FitSettings(batch_size=4, max_minutes=10.0))
+
+    def __post_init__(self) -> None:
+        CompositionSettings(elements=(1,), stride_fs=self.stride_fs, kicks=self.evaluations)
+        if not 1 <= self.strides <= 100:
+            raise BadInput("strides", f"{self.strides}", allowed="1 to 100", fix="keep the default")
+        if not 0.0 <= self.energy_weight < 1e6:
+            raise BadInput("energy_weight", f"{self.energy_weight}", allowed="0 to 1e6", fix="keep the default")
+        if not 0.0 < self.held_out < 0.9:
+            raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.1")
+
+    @property
+    def evaluations(self) -> int:
+        """Force evaluations per stride."""
+        return self.kicks or max(1, round(self.stride_fs / 8.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

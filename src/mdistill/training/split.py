@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from mdistill.data.segments import Segment
 from mdistill.errors import BadInput
 from mdistill.types import LabelledFrame
 
@@ -40,3 +41,23 @@ def split_blocks(frames: Sequence[LabelledFrame], *, held_out: float = 0.15) -> 
             allowed="at least two time blocks at one temperature", fix="label longer runs or more blocks",
         )  # fmt: skip
     return [f for f in frames if f.block not in chosen], [f for f in frames if f.block in chosen]
+
+
+def split_segments(segments: Sequence[Segment], *, held_out: float = 0.1) -> tuple[list[Segment], list[Segment]]:
+    """Training and held-out segments: of every temperature the last blocks, at least one where there are two.
+
+    Raises:
+        BadInput: Every temperature has a single block.
+    """
+    chosen: set[tuple[float, int]] = set()
+    for kelvin in sorted({s.temperature_K for s in segments}):
+        blocks = sorted({s.block for s in segments if s.temperature_K == kelvin})
+        count = min(math.ceil(held_out * len(blocks)), len(blocks) - 1)
+        chosen |= {(kelvin, block) for block in blocks[len(blocks) - count :]}
+    if not chosen:
+        raise BadInput("segments", f"{len(segments)}, one block per temperature", allowed="two blocks", fix="make more segments")
+    kept: list[Segment] = []
+    apart: list[Segment] = []
+    for segment in segments:
+        (apart if (segment.temperature_K, segment.block) in chosen else kept).append(segment)
+    return kept, apart

@@ -1,0 +1,120 @@
+r"""Long strides: NVE dynamics by a learned composition of kicks and drifts (`nets/composition.py`), with a way back.
+
+Where a kick meets a force larger than any in training the map is not to be trusted: the stride is taken anew in small
+steps of velocity Verlet with the potential that the map was taught, and counted. So is one that ends in numbers that are
+not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from mdistill.derivatives import Conservative
+from mdistill.errors import BadInput
+from mdistill.nets.compiled import compiled
+from mdistill.nets.composition import CompositionNet
+from mdistill.nets.spline import SplineNet
+from mdistill.simulation.compiled import make_evaluator
+from mdistill.simulation.ranges import within
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.types import State, System
+from mdistill.units import ACCELERATION
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened on the way: strides taken, and how many of them fell back to small steps."""
+
+    strides: int = 0
+    fallbacks: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composed:
+    """NVE, one long stride per step. Symplectic, reversible, conserves momentum, but where it falls back.
+
+    Attributes:
+        stages: Forces of each kick's potential, the outermost first; kick k of K uses number min(k, K − k).
+        evaluate: The potential that the map was taught: energies, and forces of the small steps.
+        time: t, fs.
+        kicks: K, force evaluations per stride.
+        largest_force: [stage, atom] eV/Å; beyond it a stride falls back.
+        small_step: Of velocity Verlet in a stride that falls back, fs at most.
+    """
+
+    stages: Sequence[Evaluate]
+    evaluate: Evaluate
+    time: float
+    kicks: int
+    largest_force: Float[Tensor, "stage atom"]
+    small_step: float
+    counts: Counts = field(default_factory=Counts, compare=False)
+
+    def __post_init__(self) -> None:
+        within("small_step", self.small_step, 0.0, self.time, unit="fs")
+        if len(self.stages) != self.kicks // 2 + 1:
+            raise BadInput("stages", f"{len(self.stages)}", allowed=f"{self.kicks // 2 + 1} for {self.kicks} kicks", fix="check")
+
+    @property
+    def stride(self) -> float:
+        return self.time
+
+    def step(self, state: State, generator: Generator) -> State:
+        self.counts.strides += 1
+        moved = self._moved(state)
+        if moved is None:
+            self.counts.fallbacks += 1
+            moved = self._in_small_steps(state, generator)
+        return evaluated(moved, self.evaluate)
+
+    def _moved(self, state: State) -> State | None:
+        """The state after a stride of the map, None where it is not to be trusted."""
+        drift, state = self.time / self.kicks, replace(state, middle_momenta=None)
+        inverse = 1.0 / state.masses.unsqueeze(1)
+        for k in range(self.kicks + 1):
+            if k:
+                positions = state.system.positions + drift * inverse * state.momenta
+                state = replace(state, system=replace(state.system, positions=positions))
+            stage = min(k, self.kicks - k)
+            forces = self.stages[stage](state.system).forces
+            if not bool((forces.norm(dim=1) <= self.largest_force[stage]).all()):
+                return None
+            share = 0.5 if k in (0, self.kicks) else 1.0
+            state = replace(state, momenta=state.momenta + (share * drift * ACCELERATION) * forces)
+        return replace(state, time=state.time + self.time, prediction=None)
+
+    def _in_small_steps(self, state: State, generator: Generator) -> State:
+        steps = math.ceil(self.time / self.small_step - 1e-9)
+        verlet, now = VelocityVerlet(evaluate=self.evaluate, time_step=self.time / steps), state.time
+        for _ in range(steps):
+            state = verlet.step(state, generator)
+        return replace(state, time=now + self.time)
+
+
+def composed(net: CompositionNet, system: System, evaluate: Evaluate, *, skin: float, small_step: float) -> Composed:
+    """A map as a propagator of one structure, its kicks on compiled kernels where there are any.
+
+    Args:
+        net: The map, in the float type it is to compute in.
+        system: The structure.
+        evaluate: The potential it was taught.
+        skin: Of its neighbour lists, Å.
+        small_step: Longest step of velocity Verlet where it falls back, fs.
+    """
+    splines: list[SplineNet] = list(net.stages)  # type: ignore[arg-type]
+    double = splines[0].mixing.dtype == torch.float64
+    stages = [make_evaluator(compiled(Conservative(spline), double=double), system, skin=skin) for spline in splines]
+    return Composed(
+        stages=stages,
+        evaluate=evaluate,
+        time=net.settings.stride_fs,
+        kicks=net.settings.kicks,
+        largest_force=net.largest_force.to(torch.float64).index_select(1, splines[0].species(system.numbers)),
+        small_step=min(small_step, net.settings.stride_fs),
+    )

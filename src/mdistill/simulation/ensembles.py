@@ -1,0 +1,50 @@
+"""From an energy-conserving step to an ensemble: the thermostat around it, the barostat around both."""
+
+from __future__ import annotations
+
+from mdistill.simulation.barostat import ANISOTROPIC, ISOTROPIC, StochasticCellRescaling
+from mdistill.simulation.bussi import Bussi
+from mdistill.simulation.langevin import Baoab, Obabo
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet
+from mdistill.types import Propagator
+
+_EQUILIBRATION_FRICTION = 10.0
+
+
+def make_propagator(settings: SimulateSettings, nve: Propagator, evaluate: Evaluate, *, equilibrate: bool = False) -> Propagator:
+    """The propagator of an ensemble.
+
+    Args:
+        settings: Which ensemble, at what temperature and pressure.
+        nve: The step that conserves energy: velocity Verlet or a long stride.
+        evaluate: Energy and stress of a system.
+        equilibrate: The one used before the run proper: Langevin, in NVE runs too.
+    """
+    if equilibrate and settings.ensemble != "npt":
+        return _langevin(nve, settings.temperature_K, _EQUILIBRATION_FRICTION)
+    if settings.ensemble == "nve":
+        return nve
+    thermostat: Propagator = (
+        _langevin(nve, settings.temperature_K, settings.friction_per_ps)
+        if settings.thermostat == "langevin"
+        else Bussi(inner=nve, temperature_K=settings.temperature_K, relaxation_fs=settings.relaxation_fs)
+    )
+    if settings.ensemble == "nvt":
+        return thermostat
+    return StochasticCellRescaling(
+        inner=thermostat,
+        evaluate=evaluate,
+        temperature_K=settings.temperature_K,
+        pressure_GPa=settings.pressure_GPa,
+        relaxation_ps=settings.barostat_ps,
+        compressibility_per_GPa=settings.compressibility_per_GPa,
+        strains=ISOTROPIC if settings.barostat == "isotropic" else ANISOTROPIC,
+    )
+
+
+def _langevin(nve: Propagator, temperature_K: float, friction_per_ps: float) -> Propagator:
+    if isinstance(nve, VelocityVerlet):
+        step, evaluate = nve.time_step, nve.evaluate
+        return Baoab(evaluate=evaluate, time_step=step, temperature_K=temperature_K, friction_per_ps=friction_per_ps)
+    return Obabo(inner=nve, temperature_K=temperature_K, friction_per_ps=friction_per_ps)

@@ -1,0 +1,170 @@
+"""Training of a long-stride map on segments of the exact flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor
+
+from mdistill.data.segments import Segment
+from mdistill.derivatives import forces_through
+from mdistill.errors import BadInput
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.nets.composition import CompositionNet, build_graph_at, compose
+from mdistill.nets.settings import CompositionSettings
+from mdistill.nets.spline import SplineNet
+from mdistill.training.checkpoint import load_net, read_metadata, save_model
+from mdistill.training.fit import fit
+from mdistill.training.settings import StrideSettings
+from mdistill.training.split import split_segments
+from mdistill.training.stride_objective import StrideMap, StrideObjective
+from mdistill.training.windows import Batch, Window, join_windows, windows_hash, windows_of
+from mdistill.types import System
+from mdistill.units import BOLTZMANN, KINETIC
+
+MODEL = "stride.mdistill"
+_MARGIN, _RARE = 1.1, 0.999
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrideResult:
+    """What training gave.
+
+    Attributes:
+        path, sha256: The model file; of its weights.
+        errors: On held-out segments, relative errors after one stride by name: "position" and "momentum" overall and of each
+            element ("momentum Li"), root mean squares over √(3 k_B T), and "momentum, median" over structs.
+        history: Rows of {step, epoch, minutes, train, validation}.
+        parameters: Number of trained numbers.
+        train_windows, held_out_windows: Counts.
+    """
+
+    path: Path
+    sha256: str
+    errors: dict[str, float]
+    history: list[dict[str, Any]]
+    parameters: int
+    train_windows: int
+    held_out_windows: int
+
+
+def train_stride(
+    segments: Sequence[Segment],
+    potential: Path,
+    settings: StrideSettings,
+    folder: Path,
+    *,
+    stop: StopRequest = NEVER,
+    start_from: Path | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> StrideResult:
+    """Train a map composed of kicks and drifts; writes `stride.mdistill`, `training.ckpt` and `history.json`, or resumes.
+
+    Args:
+        segments: Of the exact flow of `potential`.
+        potential: Model file of the potential that the segments were made with.
+        settings: How.
+        folder, stop: Where; asked between steps.
+        start_from: Model file of the potential that every kick begins as, of another size perhaps; by default `potential`.
+        provenance: Kept in the model file.
+    Raises:
+        BadInput: Too short segments, nothing to hold out, or a model file that holds no spline potential.
+        MdistillError: Training diverged, or the disk is full.
+        Interrupted: Stopped on request, after saving.
+    """
+    train, apart = split_segments(segments, held_out=settings.held_out)
+    held_out = windows_of(apart, settings.stride_fs, strides=settings.strides)
+    windows = windows_of(train, settings.stride_fs, strides=settings.strides, every_fs=segments[0].spacing_fs)
+    net = composition_of(_spline(start_from or potential), settings)
+    energy = _spline(potential).requires_grad_(False) if settings.energy_weight > 0.0 else None
+    objective = StrideObjective(seed=settings.fit.seed, energy=energy, energy_weight=settings.energy_weight)
+    begun = [read_metadata(path)["sha256"] for path in (start_from or potential, potential)]
+    identity = f"{settings} {windows_hash(windows)} {windows_hash(held_out)} {begun}"
+    if not settings.float64:
+        net = net.in_type(torch.float32)
+    how = settings.fit.suited(net.kind)
+    result = fit(net, objective, windows, held_out, how, folder=Path(folder), stop=stop, identity=identity, title="train stride")
+    final = result.module.folded()
+    final.largest_force.copy_(_largest_forces(final, windows))
+    made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings), "potential": begun[1]}
+    digest = save_model(Path(folder) / MODEL, final, made_from)
+    return StrideResult(
+        path=Path(folder) / MODEL,
+        sha256=digest,
+        errors=one_stride_errors(final, held_out),
+        history=result.history,
+        parameters=sum(p.numel() for p in final.parameters()),
+        train_windows=len(windows),
+        held_out_windows=len(held_out),
+    )
+
+
+def composition_of(net: SplineNet, settings: StrideSettings) -> CompositionNet:
+    """A map all of whose kicks are those of this potential: velocity Verlet of step stride/kicks."""
+    size = asdict(net.settings)
+    composition = CompositionNet(CompositionSettings(stride_fs=settings.stride_fs, kicks=settings.evaluations, **size))
+    composition.begin_as(net)
+    return composition.requires_grad_(True)
+
+
+def one_stride_errors(net: StrideMap, windows: Sequence[Window]) -> dict[str, float]:
+    """Relative errors after one stride (see `StrideResult`)."""
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    with torch.no_grad():
+        for start in range(0, len(windows), _AT_ONCE):
+            batch = join_windows(windows[start : start + _AT_ONCE])
+            positions, momenta = net(batch.system, batch.momenta, batch.masses, batch.stride_fs)
+            parts.append((*_squares(batch, positions, momenta), batch.system.numbers, batch.system.owner + start))
+    position, momentum, numbers, owner = (torch.cat(column) for column in zip(*parts, strict=True))
+    found = {"position": float(position.mean()) ** 0.5, "momentum": float(momentum.mean()) ** 0.5}
+    for number in numbers.unique().tolist():
+        own = numbers == number
+        found[f"position {chemical_symbols[number]}"] = float(position[own].mean()) ** 0.5
+        found[f"momentum {chemical_symbols[number]}"] = float(momentum[own].mean()) ** 0.5
+    counts = torch.bincount(owner)
+    each = torch.zeros(len(counts), dtype=momentum.dtype).index_add(0, owner, momentum) / counts
+    return found | {"momentum, median": float(each.median()) ** 0.5}
+
+
+def _squares(batch: Batch, positions: Tensor, momenta: Tensor) -> tuple[Tensor, Tensor]:
+    """[atom] squares of relative errors of positions and momenta."""
+    thermal = 3.0 * BOLTZMANN / KINETIC * batch.temperature_K
+    position = batch.masses * (positions - batch.positions_after[0]).square().sum(1) / (batch.stride_fs**2 * thermal)
+    return position, (momenta - batch.momenta_after[0]).square().sum(1) / (batch.masses * thermal)
+
+
+def _largest_forces(net: CompositionNet, windows: Sequence[Window]) -> Tensor:
+    """[stage, species] the largest force (eV/Å) on an atom in a stride, exceeded in one window of a thousand, and a margin."""
+    seen: list[Tensor] = []
+
+    def watched(stage: SplineNet, number: int, window: Window) -> Any:
+        species = stage.species(window.system.numbers)
+
+        def forces(system: System) -> Tensor:
+            found = forces_through(stage, build_graph_at(system, stage.cutoff))
+            largest = found.new_zeros(len(net.settings.elements)).scatter_reduce(0, species, found.norm(dim=1), "amax")
+            seen[-1][number] = torch.maximum(seen[-1][number], largest)
+            return found
+
+        return forces
+
+    for window in windows[:: max(1, len(windows) // 2000)]:
+        seen.append(torch.zeros_like(net.largest_force))
+        stages = [watched(stage, k, window) for k, stage in enumerate(net.stages)]  # type: ignore[arg-type]
+        with torch.no_grad():
+            compose(stages, net.settings, window.system, window.momenta, window.masses)
+    return _MARGIN * torch.stack(seen).quantile(_RARE, dim=0)
+
+
+def _spline(path: Path) -> SplineNet:
+    net = load_net(path)
+    if not isinstance(net, SplineNet):
+        fix = "distil a spline student (the default)"
+        raise BadInput(path, f"a model of kind {net.kind!r}", allowed="a spline student", fix=fix)
+    return net

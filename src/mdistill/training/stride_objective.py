@@ -1,0 +1,105 @@
+r"""What training a long-stride map makes small: mass-scaled errors of positions and momenta after a stride, and of the energy.
+
+    L = ⟨ [ |√m (q̂ − q')/t|² + |(p̂ − p')/√m|² ] / (3 k_B T) ⟩ + w_E ⟨ (H(q̂, p̂) − H(q', p'))² / (3N (k_B T)²/2) ⟩
+
+q̂, p̂: predicted   q', p': exact, after a stride t   m: masses   T: temperature of the run   H: energy by the taught potential
+N: atoms; averages run over atoms, strides of a window and structs. By equipartition √m v is of one size for all elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.derivatives import EnergyNet
+from mdistill.graph import build_graph, edge_vectors
+from mdistill.training.windows import Batch, Window, join_windows, reversed_in_time
+from mdistill.types import System
+from mdistill.units import BOLTZMANN, KINETIC
+
+
+class StrideMap(Protocol):
+    """A network that maps a phase-space point over a stride."""
+
+    def __call__(
+        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float
+    ) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class StrideObjective:
+    """Errors of a map on windows of the exact flow.
+
+    Attributes:
+        reversal: Whether half of the windows, drawn anew at every step, are run backwards.
+        seed: Of that choice.
+        energy: The potential of the exact flow, for the energy term; None for no such term.
+        energy_weight: w_E.
+    """
+
+    reversal: bool = False
+    seed: int = 0
+    energy: EnergyNet | None = None
+    energy_weight: float = 0.0
+
+    def __call__(self, module: torch.nn.Module, batch: Sequence[Window], step: int) -> tuple[Tensor, dict[str, float]]:
+        if self.reversal and step >= 0:
+            turned = np.random.default_rng([self.seed, step]).random(len(batch)) < 0.5
+            batch = [reversed_in_time(w) if turn else w for w, turn in zip(batch, turned, strict=True)]
+        with torch.set_grad_enabled(step >= 0):
+            return self._loss(module, join_windows(batch))  # type: ignore[arg-type]
+
+    def observe(self, history: Sequence[dict[str, Any]]) -> None:
+        """Nothing depends on the history."""
+
+    def describe(self, measures: dict[str, float]) -> str:
+        position, momentum = (100.0 * measures.get(name, float("nan")) for name in ("position", "momentum"))
+        return f"error after a stride: positions {position:.2g} %, momenta {momentum:.2g} %"
+
+    def _loss(self, module: StrideMap, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        system, momenta, loss = batch.system, batch.momenta, torch.zeros((), dtype=torch.float64)
+        found = {"position": 0.0, "momentum": 0.0, "energy": 0.0}
+        strides = len(batch.positions_after)
+        for positions_after, momenta_after in zip(batch.positions_after, batch.momenta_after, strict=True):
+            positions, momenta = module(system, momenta, batch.masses, batch.stride_fs)
+            system = replace(system, positions=positions)
+            position, momentum = errors(batch, positions - positions_after, momenta - momenta_after)
+            loss = loss + (position + momentum) / strides
+            found["position"] += float(position.detach()) / strides
+            found["momentum"] += float(momentum.detach()) / strides
+        if self.energy is not None and self.energy_weight > 0.0:
+            change = self._energy_error(system, momenta, batch)
+            loss = loss + self.energy_weight * change
+            found["energy"] = float(change.detach())
+        return loss, {name: value**0.5 for name, value in found.items()}
+
+    def _energy_error(self, system: System, momenta: Tensor, batch: Batch) -> Tensor:
+        """⟨(ΔH)² / (3N (k_B T)²/2)⟩ of the last stride."""
+        with torch.no_grad():
+            exact = self._total(replace(system, positions=batch.positions_after[-1]), batch.momenta_after[-1], batch.masses)
+        change = self._total(system, momenta, batch.masses) - exact
+        first = torch.searchsorted(system.owner, torch.arange(system.n_structs))
+        thermal = BOLTZMANN * batch.temperature_K.index_select(0, first)
+        return (change.square() / (1.5 * torch.bincount(system.owner) * thermal.square())).mean()
+
+    def _total(self, system: System, momenta: Tensor, masses: Tensor) -> Float[Tensor, " struct"]:
+        net = self.energy
+        assert net is not None  # noqa: S101
+        graph = build_graph(replace(system, positions=system.positions.detach()), net.cutoff)
+        atomic = net(graph, edge_vectors(replace(graph, system=system)))
+        atomic = atomic + 0.5 * KINETIC * momenta.square().sum(1) / masses
+        return atomic.new_zeros(system.n_structs).index_add(0, system.owner, atomic)
+
+
+def errors(batch: Batch, positions: Float[Tensor, "atom 3"], momenta: Float[Tensor, "atom 3"]) -> tuple[Tensor, Tensor]:
+    """Mean squares of mass-scaled errors of positions and momenta over 3 k_B T: squares of relative errors of the velocity."""
+    thermal = 3.0 * BOLTZMANN / KINETIC * batch.temperature_K
+    position = batch.masses * positions.square().sum(1) / (batch.stride_fs**2 * thermal)
+    momentum = momenta.square().sum(1) / (batch.masses * thermal)
+    return position.mean(), momentum.mean()
