@@ -18,7 +18,7 @@ from mdistill.errors import MdistillError
 COMMANDS = {
     "distill": "crystal → validated fast student, production MD, conductivity, report",
     "label": "explore with a teacher and store its labels",
-    "train": "fit a student to labels (mdistill train potential)",
+    "train": "fit a student to labels (train potential), or learn its integrator (train stride)",
     "bench": "accuracy against speed of students of several sizes",
     "vibrations": "Hessian, phonons, displaced structures and minimum of a student against its teacher",
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",

@@ -21,6 +21,8 @@ class SimulateArguments:
     """Ordered structure: CIF, POSCAR, extxyz, or anything else ASE reads (the last frame)."""
     potential: str
     """student.mdistill, a run folder, a teacher's name, or module:attribute of an ASE calculator."""
+    stride: Path | None = None
+    """Long-stride map (stride.mdistill or its folder) taught by this student, in place of time steps."""
     out: Path
     """Folder for trajectory, log.csv and results.json; an interrupted run in it is continued."""
     repeat: tuple[int, int, int] = (1, 1, 1)
@@ -38,13 +40,15 @@ class SimulateArguments:
 
 HELP = """\
 Molecular dynamics in NVE (velocity Verlet), NVT (Bussi velocity rescaling or BAOAB Langevin) and NpT (stochastic cell
-rescaling). A guard stops a broken run, says at which step and why, and keeps the frames before it (exit status 3).
+rescaling), in time steps or, with --stride, in learned long strides. A guard stops a broken run, says at which step and
+why, and keeps the frames before it (exit status 3).
 
 examples:
   mdistill simulate crystal.cif --potential runs/mine --temperature-K 700 --time-ps 100 --out runs/md700
   mdistill simulate crystal.cif --potential sevennet-0 --ensemble nve --time-ps 1 --out runs/nve
   mdistill simulate crystal.cif --potential runs/mine/student.mdistill --ensemble npt --pressure-GPa 0.1 \\
       --barostat anisotropic --repeat 2 2 2 --format extxyz --out runs/npt
+  mdistill simulate crystal.cif --potential runs/mine --stride runs/mine/stride --temperature-K 700 --out runs/long
 """
 
 
@@ -54,17 +58,18 @@ def main(arguments: list[str]) -> int:
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.results import merge
     from mdistill.simulation.simulate import simulate
-    from mdistill.workflows.models import load
+    from mdistill.workflows.models import load, load_stride
     from mdistill.workflows.run import locked
     from mdistill.workflows.simulate import dynamics_results, starting_structure, uncertainty_results
 
     use_threads(given.threads)
     system = starting_structure(given.structure, given.repeat)
     potential = load(given.potential, device=given.device, precision=given.precision)
+    stride = None if given.stride is None else load_stride(given.stride, student=Path(given.potential), precision=given.precision)
     folder = output_folder(given.out)
     command = "mdistill simulate " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        done = simulate(system, potential, given.settings, folder, stop=stop)
+        done = simulate(system, potential, given.settings, folder, stride=stride, stop=stop)
     results = dynamics_results(done, potential, given.settings)
     if Path(given.potential).exists():
         results = merge(results, uncertainty_results(potential, Path(given.potential), done))

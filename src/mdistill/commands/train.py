@@ -1,4 +1,4 @@
-"""mdistill train potential: fit a student to labels."""
+"""mdistill train: fit a student to labels; `train stride` learns its integrator (`train_stride.py`)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from mdistill.commands.parse import finish, output_folder, parse, stamped, use_t
 from mdistill.errors import BadInput
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 
-PRODUCTS = ("potential",)
-USAGE = "usage: mdistill train potential LABELS --out FOLDER [--help]"
+PRODUCTS = ("potential", "stride")
+USAGE = """usage: mdistill train potential LABELS --out FOLDER [--help]
+       mdistill train stride --from RUN [--help]"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,10 @@ def main(arguments: list[str]) -> int:
         raise BadInput(
             "mdistill train", "names no product", allowed=", ".join(PRODUCTS), fix="mdistill train potential LABELS --out FOLDER"
         )
+    if arguments[0] == "stride":
+        from mdistill.commands.train_stride import main as train_stride
+
+        return train_stride(arguments[1:])
     given = parse(TrainArguments, arguments[1:], program="mdistill train potential", description=HELP)
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.results import merge

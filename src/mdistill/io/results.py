@@ -63,7 +63,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """Everything one command measured. Sections: "structure", "ladder", "gates", "accuracy", "vibrations", "dynamics",
+    """Everything one command measured. Sections: "structure", "ladder", "gates", "accuracy", "vibrations", "strides", "dynamics",
     "transport", "training", "settings"."""
 
     command: str

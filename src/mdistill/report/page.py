@@ -22,6 +22,7 @@ SECTIONS = {
     "gates": "Gates",
     "accuracy": "Accuracy",
     "vibrations": "Vibrations",
+    "strides": "Long strides",
     "dynamics": "Dynamics",
     "transport": "Transport",
     "training": "Training",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mdistill.errors import BadInput
 from mdistill.types import Potential
 
-STUDENT_SUFFIX = ".mdistill"
+if TYPE_CHECKING:
+    from mdistill.nets.composition import CompositionNet
+
+STUDENT_SUFFIX, STRIDE = ".mdistill", "stride.mdistill"
 Precision = Literal["float32", "float64"]
 
 
@@ -55,3 +58,30 @@ def find_student(folder: Path) -> Path:
         allowed="a student file or a run folder made by `mdistill distill` or `mdistill train`",
         fix="check the path, or train one: mdistill train potential LABELS --out FOLDER",
     )
+
+
+def load_stride(path: Path, *, student: Path | None = None, precision: Precision = "float32") -> CompositionNet:
+    """A long-stride map from a model file or the folder that holds it, in the float type it is to compute in.
+
+    Args:
+        path: The model file or its folder.
+        student: Where given, the student (or its run folder) that the map must have been taught by.
+        precision: float32 or float64.
+    Raises:
+        BadInput: No such file, one that holds no map, or a map taught by another student.
+    """
+    import torch
+
+    from mdistill.training.checkpoint import load_map, read_metadata
+
+    file = path / STRIDE if path.is_dir() else path
+    net = load_map(file)
+    if student is not None and student.exists():
+        own = read_metadata(find_student(student) if student.is_dir() else student)["sha256"]
+        taught = read_metadata(file)["provenance"].get("potential")
+        if taught != own:
+            problem = f"was taught by another student (sha256 {str(taught)[:12]}…, this one has {own[:12]}…)"
+            raise BadInput(file, problem, allowed="a map and the student that taught it", fix="mdistill train stride --from RUN")
+    elif student is not None:
+        raise BadInput(file, f"with {student}", allowed="the student that taught the map", fix="name its file or run folder")
+    return net.in_type(getattr(torch, precision)).requires_grad_(False)

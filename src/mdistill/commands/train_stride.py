@@ -1,0 +1,85 @@
+"""mdistill train stride: a long-stride map from a student's own dynamics."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
+from mdistill.errors import BadInput
+from mdistill.workflows.stride_settings import StrideRungSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStrideArguments:
+    """Whose dynamics to learn, and where."""
+
+    source: Annotated[Path, tyro.conf.arg(name="from")]
+    """Run folder of `mdistill distill`, or a student.mdistill together with --structure."""
+    structure: Path | None = None
+    """Ordered structure whose dynamics is learned (default: the run's)."""
+    out: Path | None = None
+    """Folder for stride.mdistill, its segments and results.json (default: RUN/stride)."""
+    threads: int | None = None
+    """Threads (default: all cores)."""
+    max_hours: float | None = None
+    """Save and stop after so many hours; the same command resumes."""
+    settings: Annotated[StrideRungSettings, tyro.conf.arg(name="")] = field(default_factory=StrideRungSettings)
+
+
+HELP = """\
+Learn the integrator: a map that takes positions and momenta over a stride of 8 to 32 fs at the cost of two to four force
+calls, from short NVE runs of the student itself (nearly free). It is composed of kicks and drifts with learned potentials:
+symplectic, reversible, momentum conserved. It is then judged beside small steps in NVE, Langevin and Bussi dynamics:
+temperatures of every element, RDFs, drift, speed. A run's report gets the rung and its section.
+
+examples:
+  mdistill train stride --from runs/mine
+  mdistill train stride --from runs/mine --train.stride-fs 24 --train.fit.max-minutes 20
+  mdistill train stride --from student.mdistill --structure crystal.cif --out runs/stride
+  mdistill simulate crystal.cif --potential runs/mine --stride runs/mine/stride --temperature-K 700 --out runs/md
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Train and judge; exit status 4 where a gate failed."""
+    given = parse(TrainStrideArguments, arguments, program="mdistill train stride", description=HELP)
+    from mdistill.interrupt import stop_on_signals
+    from mdistill.io.files import read_json
+    from mdistill.report.page import write_report
+    from mdistill.report.terminal import write_svg_files
+    from mdistill.workflows.models import find_student
+    from mdistill.workflows.prepare import STRUCTURES, read_systems
+    from mdistill.workflows.run import SETTINGS_FILE, keep_settings, locked
+    from mdistill.workflows.simulate import starting_structure
+    from mdistill.workflows.stride import add_to_run, stride_rung
+
+    use_threads(given.threads)
+    run = given.source if (given.source / "prepare" / STRUCTURES).is_file() else None
+    out = given.out or (run / "stride" if run else None)
+    if out is None or (run is None and given.structure is None):
+        missing = "--structure" if given.structure is None else "--out"
+        raise BadInput(given.source, "is no run folder", allowed="a run folder, or a student with --structure and --out",
+                       fix=f"add {missing}")  # fmt: skip
+    student = find_student(given.source) if given.source.is_dir() else given.source
+    if given.structure is not None:
+        systems = [starting_structure(given.structure, (1, 1, 1))]
+    else:
+        systems = read_systems((run or given.source) / "prepare" / STRUCTURES)
+    kept = read_json(run / SETTINGS_FILE).get("settings", {}) if run and (run / SETTINGS_FILE).is_file() else {}
+    settings = given.settings.resolved(tuple(kept.get("label", {}).get("temperatures_K", ())))
+    folder, command = output_folder(out), "mdistill train stride " + shlex.join(arguments)
+    with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
+        keep_settings(folder, "train stride", settings)
+        found = stamped(stride_rung(student, systems, settings, folder, stop=stop), settings, repeat=command)
+    if run is not None:
+        with locked(run):
+            write_svg_files(add_to_run(run, found), run)
+            print(f"added to: {write_report(run)}")
+    finish(found, folder, report=True)
+    print(f"map: {folder / 'stride.mdistill'}")
+    return 0 if all(gate.passed for gate in found.gates) else 4

@@ -1,0 +1,179 @@
+"""Dynamics of one structure under any NVE step, by itself and thermostatted: temperatures, structure, energy, momentum, speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from ase.data import chemical_symbols
+from torch import Generator
+
+from mdistill.analysis.gates import Drift, Overlap, energy_drift, overlap
+from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
+from mdistill.errors import BlowUp
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.progress import Advance, silent
+from mdistill.simulation.bussi import Bussi
+from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.guard import Guard, total_energy
+from mdistill.simulation.langevin import Obabo
+from mdistill.simulation.rollout import Collect, rollout
+from mdistill.simulation.start import without_drift
+from mdistill.simulation.tally import means, no_steps, tallying
+from mdistill.simulation.verlet import Evaluate, evaluated
+from mdistill.types import Estimate, Propagator, State, Trajectory
+from mdistill.units import PS
+from mdistill.workflows.stride_settings import JudgeSettings
+
+ENSEMBLES = ("NVE", "Langevin", "Bussi")
+_BLOCKS = 20
+_SHELL_A, _FARTHEST_A = 0.05, 8.0
+_NS_PER_DAY = 0.0864
+_TIMED_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One run.
+
+    Attributes:
+        temperatures: Mean temperature (K) over all steps, "all" and by element, errors from 20 blocks.
+        trajectory: Frames; None where it broke.
+        drift: Of the total energy, in NVE.
+        momentum: Largest total momentum per atom at a frame, u·Å/fs, in NVE.
+        broken: Why the guard stopped it, "" where it did not.
+        steps: Steps taken.
+    """
+
+    temperatures: dict[str, Estimate]
+    trajectory: Trajectory | None = None
+    drift: Drift | None = None
+    momentum: float = 0.0
+    broken: str = ""
+    steps: int = 0
+
+
+def judged(
+    nve: Propagator, ensemble: str, start: State, evaluate: Evaluate, settings: JudgeSettings, *, stop: StopRequest = NEVER,
+    advance: Advance = silent,
+) -> Judged:  # fmt: skip
+    """Run an NVE step alone or under a thermostat.
+
+    Args:
+        nve: Velocity Verlet or a long stride.
+        ensemble: "NVE", "Langevin" or "Bussi".
+        start: An equilibrated state at the settings' temperature.
+        evaluate: The potential: energies of the frames.
+        settings: How long.
+        stop: Asked between blocks.
+        advance: Told of every block.
+    """
+    kelvin = settings.temperature_K or 0.0
+    propagator: Propagator = {
+        "NVE": nve,
+        "Langevin": Obabo(inner=nve, temperature_K=kelvin, friction_per_ps=settings.friction_per_ps),
+        "Bussi": Bussi(inner=nve, temperature_K=kelvin, relaxation_fs=settings.relaxation_fs),
+    }[ensemble]
+    guard = Guard(temperature_K=kelvin)
+    moving = tallying(compile_propagator(propagator, evaluate, guard))  # type: ignore[arg-type]
+    every = max(1, round(settings.every_fs / nve.stride))
+    per_block = max(every, round(settings.time_ps * PS / nve.stride / _BLOCKS) // every * every)
+    frames, generator = Collect(every=every), Generator().manual_seed(settings.seed + 1)
+    state = replace(evaluated(without_drift(start), evaluate), time=0.0, tally=no_steps(start.system))
+    rows: list[dict[str, float]] = []
+    for block in range(_BLOCKS):
+        stop.raise_if_pending()
+        before = state.tally
+        try:
+            state = rollout(state, moving, steps=per_block, generator=generator, observers=[frames], guard=guard,
+                            first_step=block * per_block, leap=every)  # fmt: skip
+        except BlowUp as error:
+            return Judged(temperatures=_means(rows), broken=f"step {error.step}: {error.reason}", steps=error.step)
+        assert before is not None  # noqa: S101
+        rows.append({k: v for k, v in means(state, before).items() if v is not None})
+        advance(1)
+    run, conserving = frames.trajectory(), ensemble == "NVE"
+    return Judged(
+        temperatures=_means(rows),
+        trajectory=run,
+        drift=_drift(frames.states) if conserving else None,
+        momentum=max(float((s.momenta.sum(0) / s.system.n_atoms).norm()) for s in frames.states) if conserving else 0.0,
+        steps=_BLOCKS * per_block,
+    )
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, Estimate]:
+    found = {}
+    for column in rows[0] if rows else ():
+        if column == "mean_temperature_K" or column.startswith("mean_T_"):
+            series = np.array([row[column] for row in rows])
+            name = "all" if column == "mean_temperature_K" else column.removeprefix("mean_T_").removesuffix("_K")
+            error = float(series.std(ddof=1) / len(series) ** 0.5) if len(series) > 1 else None
+            found[name] = Estimate(value=float(series.mean()), error=error, unit="K", samples=len(series))
+    return found
+
+
+def _drift(states: list[State]) -> Drift:
+    times = np.array([state.time for state in states])
+    return energy_drift(times, np.array([float(total_energy(state)[0]) for state in states]), states[0].system.n_atoms)
+
+
+def reversal_error(nve: Propagator, start: State, strides: int) -> float:
+    """Largest distance (Å) from the start after `strides` strides, momenta turned round, and as many back."""
+    generator = Generator().manual_seed(0)
+    there = rollout(start, nve, steps=strides, generator=generator)
+    back = rollout(replace(there, momenta=-there.momenta), nve, steps=strides, generator=generator)
+    return float((back.system.positions - start.system.positions).norm(dim=1).max())
+
+
+def likeness(first: Trajectory, second: Trajectory) -> dict[str, Overlap]:
+    """How alike the RDFs of every pair of elements are in two trajectories."""
+    reach = min(largest_radius(first), largest_radius(second), _FARTHEST_A)
+    bins = max(10, round(reach / _SHELL_A))
+    found = {}
+    for pair in species_pairs(first):
+        if pair[0] == pair[1] and int((first.numbers == chemical_symbols.index(pair[0])).sum()) < 2:
+            continue
+        alike = overlap(*(rdf(run, pair=pair, r_max=reach, bins=bins) for run in (first, second)))
+        if alike is not None:
+            found["–".join(pair)] = alike
+    return found
+
+
+def speeds(
+    propagators: Mapping[str, Propagator], start: State, *, rounds: int
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Nanoseconds a day of several propagators, timed in turn, and how much faster each is than the first.
+
+    Errors are those of a median: 1.253 × standard deviation/√rounds, the deviation from the median absolute deviation.
+    """
+    generator, states = Generator().manual_seed(0), dict.fromkeys(propagators, start)
+    steps, times = dict.fromkeys(propagators, 4), {name: np.zeros(rounds + 2) for name in propagators}
+    for k in range(rounds + 2):
+        for name, propagator in propagators.items():
+            began = time.perf_counter()
+            states[name] = rollout(states[name], propagator, steps=steps[name], generator=generator, leap=steps[name])
+            times[name][k] = (time.perf_counter() - began) / steps[name]
+            steps[name] = int(np.clip(_TIMED_S / times[name][k], 4, 4000))
+    per_day = {name: _NS_PER_DAY * propagators[name].stride / column[2:] for name, column in times.items()}
+    slowest = next(iter(per_day.values()))
+    return (
+        {name: _median(values, "ns/day") for name, values in per_day.items()},
+        {name: _median(values / slowest, "×") for name, values in per_day.items()},
+    )
+
+
+def _median(values: np.ndarray, unit: str) -> Estimate:
+    middle = float(np.median(values))
+    error = 1.253 * 1.4826 * float(np.median(np.abs(values - middle))) / len(values) ** 0.5
+    return Estimate(value=middle, error=error, unit=unit, samples=len(values))
+
+
+def equilibrated(start: State, propagator: Propagator, time_ps: float, seed: int) -> State:
+    """A state after Langevin dynamics with friction 10/ps by this NVE step's wrapper."""
+    generator = Generator().manual_seed(seed)
+    steps = max(1, round(time_ps * PS / propagator.stride))
+    state = rollout(start, propagator, steps=steps, generator=generator, leap=steps)
+    return replace(state, time=0.0, tally=None)

@@ -1,0 +1,131 @@
+"""The stride rung: segments of a student's exact flow → a long-stride map → judged beside small steps of that student."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Generator
+
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.results import Results, merge, read_results, write_results
+from mdistill.progress import progress
+from mdistill.simulation.compiled import compile_propagator, make_evaluator
+from mdistill.simulation.composed import composed
+from mdistill.simulation.guard import Guard
+from mdistill.simulation.langevin import Obabo
+from mdistill.simulation.simulate import default_time_step
+from mdistill.simulation.start import initial_state
+from mdistill.simulation.verlet import VelocityVerlet, evaluated
+from mdistill.training.stride import StrideResult, train_stride
+from mdistill.types import Potential, Propagator, State, System
+from mdistill.workflows.judge_stride import ENSEMBLES, Judged, equilibrated, judged, likeness, reversal_error, speeds
+from mdistill.workflows.models import load, load_stride
+from mdistill.workflows.run import hardware, plain
+from mdistill.workflows.segments import make_segments
+from mdistill.workflows.stride_settings import StrideRungSettings
+from mdistill.workflows.stride_tables import LADDER, PREFIX, SECTION, Compared, gates, ladder_row, tables, values
+
+SEGMENTS = "segments"
+_EQUILIBRATION_FRICTION = 10.0
+_REVERSED_STRIDES = 50
+_BLOCKS = 20
+
+
+def stride_rung(
+    student: Path, systems: list[System], settings: StrideRungSettings, folder: Path, *, stop: StopRequest = NEVER
+) -> Results:
+    """Train a map on the student's own flow and judge it.
+
+    Args:
+        student: Model file of a spline student.
+        systems: Structures whose dynamics is learned; the first is where the map is judged.
+        settings: Segments, training, judging.
+        folder: Gets segments/, stride.mdistill and its training; what is there is not done again.
+    Returns:
+        Tables, gates and values of the section "strides", and the row of the ladder.
+    Raises:
+        BadInput: As `make_segments`, `train_stride`.
+        BlowUp: The student's own dynamics broke.
+        Interrupted: A stop was requested; the same call resumes.
+    """
+    segments = make_segments(systems, load(student), settings.segments, folder / SEGMENTS, stop=stop)
+    result = train_stride(segments, student, settings.train, folder, stop=stop)
+    return judge_map(result, load(student, precision="float32"), systems[0], settings, stop=stop)
+
+
+def judge_map(
+    result: StrideResult, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest = NEVER
+) -> Results:
+    """Dynamics of a map beside small steps of the potential it was taught, and beside as many force calls of plain Verlet."""
+    how = settings.judge
+    net = load_stride(result.path)
+    evaluate = make_evaluator(potential, system)
+    usual = default_time_step(system)
+    small = VelocityVerlet(evaluate=evaluate, time_step=how.time_step_fs or 0.5 * usual)
+    long = composed(net, system, evaluate, skin=settings.skin_A, small_step=usual)
+    alike = VelocityVerlet(evaluate=evaluate, time_step=min(net.settings.stride_fs / net.settings.kicks, 10.0))
+    start = _start(small, system, settings)
+    runs: dict[str, dict[str, Judged]] = {}
+    with progress("judge strides", 3 * len(ENSEMBLES) * _BLOCKS, unit="block") as advance:
+        for name, step in (("small steps", small), ("long strides", long), ("as many force calls", alike)):
+            runs[name] = {e: judged(step, e, start, evaluate, how, stop=stop, advance=advance) for e in ENSEMBLES}
+    reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
+    ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
+    timed = {f"Verlet, {usual:g} fs": _compiled(ordinary), f"strides, {net.settings.stride_fs:g} fs": _compiled(long)}
+    per_day, faster = speeds(timed, start, rounds=how.rounds)
+    compared = Compared(
+        stride_fs=net.settings.stride_fs,
+        kicks=net.settings.kicks,
+        usual_fs=usual,
+        errors=result.errors,
+        runs=runs,
+        overlaps=likeness(reference, own) if reference is not None and own is not None else {},
+        reversal_A=reversal_error(long, start, _REVERSED_STRIDES),
+        per_day=list(per_day.values()),
+        speed_up=list(faster.values())[1],
+        fallbacks=long.counts.fallbacks,
+        strides=long.counts.strides,
+        name=net.name,
+        atoms=system.n_atoms,
+    )
+    return Results(
+        command="train stride",
+        settings=plain(settings),
+        hardware=hardware(),
+        provenance={"stride": net.name, "potential": potential.name},
+        values=values(compared),
+        gates=gates(compared, how),
+        tables=tables(compared, how),
+        citations=["mdistill", "flashmd", "sympnets"],
+    )
+
+
+def add_to_run(run: Path, found: Results) -> Results:
+    """The run's results with this rung in place of an older one; written to its results.json."""
+    old = read_results(run)
+    table = next((t for t in old.tables if t.name == LADDER), None)
+    kept = replace(
+        old,
+        tables=[t for t in old.tables if t.section != SECTION],
+        gates=[g for g in old.gates if not g.name.startswith(PREFIX)],
+        values={name: value for name, value in old.values.items() if not name.startswith(PREFIX)},
+    )
+    if table is not None:
+        kept = replace(kept, tables=[ladder_row(table, found) if t is table else t for t in kept.tables])
+    merged = merge(kept, replace(found, notes=[]))
+    write_results(run, merged)
+    return merged
+
+
+def _start(small: VelocityVerlet, system: System, settings: StrideRungSettings) -> State:
+    how, generator = settings.judge, Generator().manual_seed(settings.judge.seed)
+    kelvin = how.temperature_K or 0.0
+    state = initial_state(system, temperature_K=kelvin, generator=generator)
+    warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
+    return equilibrated(evaluated(state, small.evaluate), _compiled(warm), how.equilibration_ps, how.seed)
+
+
+def _compiled(propagator: Propagator) -> Propagator:
+    inner = getattr(propagator, "inner", propagator)
+    return compile_propagator(propagator, inner.evaluate, Guard())  # type: ignore[union-attr]
