@@ -15,20 +15,20 @@ from mdistill.data.segments import Segment
 from mdistill.derivatives import forces_through
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.nets.composition import CompositionNet, build_graph_at, compose
+from mdistill.nets.composition import CompositionNet, Forces, build_graph_at, compose
 from mdistill.nets.settings import CompositionSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.training.checkpoint import load_net, read_metadata, save_model
 from mdistill.training.fit import fit
 from mdistill.training.settings import StrideSettings
 from mdistill.training.split import split_segments
-from mdistill.training.stride_objective import StrideMap, StrideObjective
-from mdistill.training.windows import Batch, Window, join_windows, windows_hash, windows_of
+from mdistill.training.stride_objective import StrideMap, StrideObjective, errors
+from mdistill.training.windows import Window, join_windows, windows_hash, windows_of
 from mdistill.types import System
-from mdistill.units import BOLTZMANN, KINETIC
 
 MODEL = "stride.mdistill"
-_MARGIN, _RARE = 1.1, 0.999
+_MARGIN, _RIGHT = 1.05, 4.0
+_JUDGED = 2000
 _AT_ONCE = 16
 
 
@@ -120,7 +120,8 @@ def one_stride_errors(net: StrideMap, windows: Sequence[Window]) -> dict[str, fl
         for start in range(0, len(windows), _AT_ONCE):
             batch = join_windows(windows[start : start + _AT_ONCE])
             positions, momenta = net(batch.system, batch.momenta, batch.masses, batch.stride_fs)
-            parts.append((*_squares(batch, positions, momenta), batch.system.numbers, batch.system.owner + start))
+            squares = errors(batch, positions - batch.positions_after[0], momenta - batch.momenta_after[0])
+            parts.append((*squares, batch.system.numbers, batch.system.owner + start))
     position, momentum, numbers, owner = (torch.cat(column) for column in zip(*parts, strict=True))
     found = {"position": float(position.mean()) ** 0.5, "momentum": float(momentum.mean()) ** 0.5}
     for number in numbers.unique().tolist():
@@ -132,34 +133,32 @@ def one_stride_errors(net: StrideMap, windows: Sequence[Window]) -> dict[str, fl
     return found | {"momentum, median": float(each.median()) ** 0.5}
 
 
-def _squares(batch: Batch, positions: Tensor, momenta: Tensor) -> tuple[Tensor, Tensor]:
-    """[atom] squares of relative errors of positions and momenta."""
-    thermal = 3.0 * BOLTZMANN / KINETIC * batch.temperature_K
-    position = batch.masses * (positions - batch.positions_after[0]).square().sum(1) / (batch.stride_fs**2 * thermal)
-    return position, (momenta - batch.momenta_after[0]).square().sum(1) / (batch.masses * thermal)
-
-
 def _largest_forces(net: CompositionNet, windows: Sequence[Window]) -> Tensor:
-    """[stage, species] the largest force (eV/Å) on an atom in a stride, exceeded in one window of a thousand, and a margin."""
-    seen: list[Tensor] = []
-
-    def watched(stage: SplineNet, number: int, window: Window) -> Any:
-        species = stage.species(window.system.numbers)
-
-        def forces(system: System) -> Tensor:
-            found = forces_through(stage, build_graph_at(system, stage.cutoff))
-            largest = found.new_zeros(len(net.settings.elements)).scatter_reduce(0, species, found.norm(dim=1), "amax")
-            seen[-1][number] = torch.maximum(seen[-1][number], largest)
-            return found
-
-        return forces
-
-    for window in windows[:: max(1, len(windows) // 2000)]:
-        seen.append(torch.zeros_like(net.largest_force))
-        stages = [watched(stage, k, window) for k, stage in enumerate(net.stages)]  # type: ignore[arg-type]
+    """[stage, species] the largest force (eV/Å) on an atom in strides that the map gets right, and a margin."""
+    seen, wrong = [], []
+    for window in windows[:: max(1, len(windows) // _JUDGED)]:
+        largest = torch.zeros_like(net.largest_force)
+        stages = [_watched(stage, window, largest[k]) for k, stage in enumerate(net.stages)]  # type: ignore[arg-type]
         with torch.no_grad():
-            compose(stages, net.settings, window.system, window.momenta, window.masses)
-    return _MARGIN * torch.stack(seen).quantile(_RARE, dim=0)
+            positions, momenta = compose(stages, net.settings, window.system, window.momenta, window.masses)
+        batch = join_windows([window])
+        position, momentum = errors(batch, positions - window.positions_after[0], momenta - window.momenta_after[0])
+        seen.append(largest)
+        wrong.append(float((position + momentum).mean()))
+    error = torch.tensor(wrong)
+    return _MARGIN * torch.stack(seen)[error <= _RIGHT**2 * error.median()].amax(0)
+
+
+def _watched(stage: SplineNet, window: Window, largest: Tensor) -> Forces:
+    """The forces of a stage, keeping in `largest` [species] the largest of each species."""
+    species = stage.species(window.system.numbers)
+
+    def forces(system: System) -> Tensor:
+        found = forces_through(stage, build_graph_at(system, stage.cutoff))
+        largest.scatter_reduce_(0, species, found.norm(dim=1), "amax")
+        return found
+
+    return forces
 
 
 def _spline(path: Path) -> SplineNet:

@@ -1,9 +1,11 @@
 r"""What training a long-stride map makes small: mass-scaled errors of positions and momenta after a stride, and of the energy.
 
-    L = ⟨ [ |√m (q̂ − q')/t|² + |(p̂ − p')/√m|² ] / (3 k_B T) ⟩ + w_E ⟨ (H(q̂, p̂) − H(q', p'))² / (3N (k_B T)²/2) ⟩
+    L = ⟨ δ² ln(1 + e_s/δ²) ⟩ + w_E ⟨ (H(q̂, p̂) − H(q', p'))² / (3N (k_B T)²/2) ⟩
+    e_s = ⟨ [ |√m (q̂ − q')/t|² + |(p̂ − p')/√m|² ] / (3 k_B T) ⟩  over the atoms of struct s
 
 q̂, p̂: predicted   q', p': exact, after a stride t   m: masses   T: temperature of the run   H: energy by the taught potential
-N: atoms; averages run over atoms, strides of a window and structs. By equipartition √m v is of one size for all elements.
+N: atoms   δ: error beyond which a struct counts less: a collision that no stride can follow must not outweigh all others.
+By equipartition √m v is of one size for all elements.
 """
 
 from __future__ import annotations
@@ -41,12 +43,14 @@ class StrideObjective:
         seed: Of that choice.
         energy: The potential of the exact flow, for the energy term; None for no such term.
         energy_weight: w_E.
+        tolerance: δ.
     """
 
     reversal: bool = False
     seed: int = 0
     energy: EnergyNet | None = None
     energy_weight: float = 0.0
+    tolerance: float = 0.05
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[Window], step: int) -> tuple[Tensor, dict[str, float]]:
         if self.reversal and step >= 0:
@@ -70,9 +74,10 @@ class StrideObjective:
             positions, momenta = module(system, momenta, batch.masses, batch.stride_fs)
             system = replace(system, positions=positions)
             position, momentum = errors(batch, positions - positions_after, momenta - momenta_after)
-            loss = loss + (position + momentum) / strides
-            found["position"] += float(position.detach()) / strides
-            found["momentum"] += float(momentum.detach()) / strides
+            each = per_struct(batch, position + momentum)
+            loss = loss + self.tolerance**2 * (each / self.tolerance**2).log1p().mean() / strides
+            found["position"] += float(per_struct(batch, position).detach().median()) / strides
+            found["momentum"] += float(per_struct(batch, momentum).detach().median()) / strides
         if self.energy is not None and self.energy_weight > 0.0:
             change = self._energy_error(system, momenta, batch)
             loss = loss + self.energy_weight * change
@@ -97,9 +102,16 @@ class StrideObjective:
         return atomic.new_zeros(system.n_structs).index_add(0, system.owner, atomic)
 
 
-def errors(batch: Batch, positions: Float[Tensor, "atom 3"], momenta: Float[Tensor, "atom 3"]) -> tuple[Tensor, Tensor]:
-    """Mean squares of mass-scaled errors of positions and momenta over 3 k_B T: squares of relative errors of the velocity."""
+def errors(
+    batch: Batch, positions: Float[Tensor, "atom 3"], momenta: Float[Tensor, "atom 3"]
+) -> tuple[Float[Tensor, " atom"], Float[Tensor, " atom"]]:
+    """Squares of mass-scaled errors of positions and momenta over 3 k_B T: squares of relative errors of the velocity."""
     thermal = 3.0 * BOLTZMANN / KINETIC * batch.temperature_K
     position = batch.masses * positions.square().sum(1) / (batch.stride_fs**2 * thermal)
-    momentum = momenta.square().sum(1) / (batch.masses * thermal)
-    return position.mean(), momentum.mean()
+    return position, momenta.square().sum(1) / (batch.masses * thermal)
+
+
+def per_struct(batch: Batch, values: Float[Tensor, " atom"]) -> Float[Tensor, " struct"]:
+    """Means over the atoms of each struct."""
+    counts = torch.bincount(batch.system.owner)
+    return values.new_zeros(len(counts)).index_add(0, batch.system.owner, values) / counts

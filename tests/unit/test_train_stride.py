@@ -1,0 +1,160 @@
+"""Training of a long-stride map: it learns the exact flow, resumes bit for bit, and its file holds all of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Generator
+
+from mdistill.data.relax import relax
+from mdistill.data.segments import Segment
+from mdistill.derivatives import Conservative
+from mdistill.errors import BadInput, Interrupted
+from mdistill.interrupt import StopRequest
+from mdistill.nets.composition import CompositionNet
+from mdistill.nets.spline import SplineNet
+from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.langevin import Baoab
+from mdistill.simulation.rollout import Collect, rollout
+from mdistill.simulation.start import initial_state
+from mdistill.simulation.verlet import VelocityVerlet, evaluated
+from mdistill.training.checkpoint import load_map, load_net, save_model
+from mdistill.training.settings import FitSettings, StrideSettings
+from mdistill.training.stride import composition_of, one_stride_errors, train_stride
+from mdistill.training.stride_objective import StrideObjective
+from mdistill.training.windows import join_windows, windows_of
+from systems import random_box, tiny_net, tiny_painn
+
+KELVIN = 60.0
+
+
+def stiff_net() -> SplineNet:
+    """A random student stiff enough that steps of 8 fs are too long for it."""
+    net = tiny_net(3, hidden=0)
+    net.scale.fill_(40.0)
+    return net
+
+
+@pytest.fixture(scope="module")
+def flow() -> list[Segment]:
+    """Segments of the exact flow of a random student."""
+    net = stiff_net()
+    evaluate = Evaluator(Conservative(net))
+    generator = Generator().manual_seed(0)
+    rest = relax(random_box(3, atoms=8, periodic=False), Conservative(net), max_steps=300, fmax=0.01)[0]
+    state = evaluated(initial_state(rest, temperature_K=KELVIN, generator=generator), evaluate)
+    warm = Baoab(evaluate=evaluate, time_step=1.0, temperature_K=KELVIN, friction_per_ps=50.0)
+    exact = VelocityVerlet(evaluate=evaluate, time_step=0.5)
+    segments = []
+    state = rollout(state, warm, steps=200, generator=generator)
+    for block in range(10):
+        state = rollout(state, warm, steps=20, generator=generator)
+        frames = Collect(every=8)
+        frames(0, state)
+        rollout(state, exact, steps=32, generator=generator, observers=[frames])
+        run = frames.trajectory()
+        segments.append(
+            Segment(system=state.system, masses=state.masses, positions=run.positions, momenta=run.momenta, spacing_fs=4.0,
+                    temperature_K=KELVIN, block=block)
+        )  # fmt: skip
+    return segments
+
+
+@pytest.fixture
+def student(tmp_path):
+    path = tmp_path / "student.mdistill"
+    save_model(path, stiff_net())
+    return path
+
+
+def settings(steps: int = 80, **changed) -> StrideSettings:
+    fit = FitSettings(steps=steps, batch_size=4, learning_rate=1e-3, warmup=5)
+    return StrideSettings(**({"stride_fs": 16.0, "kicks": 2, "fit": fit, "float64": True} | changed))
+
+
+def test_it_learns_what_verlet_misses(flow, student, tmp_path):
+    held_out = windows_of(flow[-1:], 16.0)
+    before = one_stride_errors(composition_of(load_net(student), settings()), held_out)
+    result = train_stride(flow, student, settings(), tmp_path / "map")
+    assert result.errors["momentum"] < 0.75 * before["momentum"]
+    assert result.errors["position"] < 0.75 * before["position"]
+    found = one_stride_errors(load_map(result.path), held_out)
+    assert found == pytest.approx(result.errors, rel=1e-9)
+    limits = load_map(result.path).largest_force
+    assert bool((limits < 100.0).all()) and bool((limits.amax(1) > 0.1).all())
+
+
+def test_before_training_it_is_velocity_verlet(flow, student):
+    net, window = composition_of(load_net(student), settings()), windows_of(flow[:1], 16.0)[0]
+    positions, momenta = net(window.system, window.momenta, window.masses, 16.0)
+    evaluate = Evaluator(Conservative(load_net(student)))
+    start = replace(initial_state(window.system, temperature_K=1.0, generator=Generator().manual_seed(0)), momenta=window.momenta)
+    after = rollout(start, VelocityVerlet(evaluate=evaluate, time_step=8.0), steps=2, generator=Generator())
+    torch.testing.assert_close(positions, after.system.positions, rtol=0, atol=1e-11)
+    torch.testing.assert_close(momenta, after.momenta, rtol=0, atol=1e-11)
+
+
+def test_an_interrupted_training_resumes_bit_for_bit(flow, student, tmp_path):
+    class After(StopRequest):
+        def __init__(self, steps: int) -> None:
+            self.left = steps
+
+        def pending(self) -> bool:
+            self.left -= 1
+            return self.left < 0
+
+        def raise_if_pending(self) -> None:
+            raise Interrupted("stopped")
+
+    whole = train_stride(flow, student, settings(12), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train_stride(flow, student, settings(12), tmp_path / "halves", stop=After(7))
+    halves = train_stride(flow, student, settings(12), tmp_path / "halves")
+    assert halves.sha256 == whole.sha256
+
+
+def test_the_loss_is_zero_on_the_exact_flow_and_counts_every_part(flow):
+    class Exact(torch.nn.Module):
+        """Gives the answers, wrong by a little where asked."""
+
+        def __init__(self, batch, *, shift=0.0, kick=0.0) -> None:
+            super().__init__()
+            self.batch, self.shift, self.kick, self.at = batch, shift, kick, 0
+
+        def forward(self, system, momenta, masses, stride_fs):
+            k, self.at = self.at, self.at + 1
+            return self.batch.positions_after[k] + self.shift, self.batch.momenta_after[k] + self.kick
+
+    windows = windows_of(flow[:2], 8.0, strides=2)
+    batch = join_windows(windows)
+    objective = StrideObjective(energy=stiff_net(), energy_weight=1.0)
+    loss, found = objective(Exact(batch), windows, -1)
+    assert float(loss) == 0.0 and found == {"position": 0.0, "momentum": 0.0, "energy": 0.0}
+    shifted = objective(Exact(batch, shift=0.01), windows, -1)[1]
+    assert shifted["position"] > 0.0 == shifted["momentum"] and shifted["energy"] < 1e-9, "a shift of all atoms costs no energy"
+    kicked = objective(Exact(batch, kick=0.01), windows, -1)[1]
+    assert kicked["momentum"] > 0.0 == kicked["position"] and kicked["energy"] > 0.0
+
+
+def test_what_cannot_be_is_refused(flow, student, tmp_path):
+    with pytest.raises(BadInput, match="multiples of 4 fs"):
+        train_stride(flow, student, settings(stride_fs=18.0), tmp_path / "map")
+    message_passing = tmp_path / "painn.mdistill"
+    save_model(message_passing, tiny_painn())
+    with pytest.raises(BadInput, match="spline student"):
+        train_stride(flow, message_passing, settings(), tmp_path / "map")
+    with pytest.raises(BadInput, match="composition"):
+        load_map(student)
+    net = composition_of(load_net(student), settings())
+    save_model(tmp_path / "stride.mdistill", net)
+    with pytest.raises(BadInput, match="a model of kind 'composition'"):
+        load_net(tmp_path / "stride.mdistill")
+    with pytest.raises(BadInput, match="16 fs"):
+        net(flow[0].system, flow[0].momenta[0], flow[0].masses, 8.0)
+    for wrong in ({"stride_fs": 0.0}, {"stride_fs": 1e3}, {"kicks": -1}, {"strides": 0}, {"held_out": 1.0}):
+        with pytest.raises(BadInput):
+            settings(**wrong)
+    with pytest.raises(BadInput, match="that size"):
+        CompositionNet(net.settings).begin_as(tiny_net(0))
