@@ -1,7 +1,7 @@
 """The main job: from a crystal structure and a teacher to a validated fast student, production MD, transport, a report.
 
-Stages, each a subfolder of the run and resumable: prepare → label → train → refine → gates → production; the run folder
-itself holds settings.json, student.mdistill, results.json, report.html. A stage whose settings and inputs did not change
+Stages, each a subfolder of the run and resumable: prepare → label → train → refine → gates (→ stride) → production; the run
+folder itself holds settings.json, student.mdistill, results.json, report.html. A stage whose settings and inputs did not change
 is skipped (`run.run_stage`).
 """
 
@@ -18,6 +18,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing, sha256
 from mdistill.io.results import Results, merge, read_results, write_results
 from mdistill.io.structures import Crystal, read_structure, reduced_formula
+from mdistill.nets.composition import CompositionNet
 from mdistill.teachers import check_teacher
 from mdistill.training.potential import train_potential
 from mdistill.training.split import split_blocks
@@ -25,11 +26,12 @@ from mdistill.types import LabelledFrame, Potential, System
 from mdistill.units import PS
 from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
 from mdistill.workflows.label import label_run
-from mdistill.workflows.models import load
+from mdistill.workflows.models import STRIDE, load, load_stride
 from mdistill.workflows.prepare import STRUCTURES, prepared_systems, read_systems
 from mdistill.workflows.production import produce
 from mdistill.workflows.refine import Rounds, refine
 from mdistill.workflows.run import keep_settings, locked, run_stage
+from mdistill.workflows.stride import stride_rung, with_rung
 from mdistill.workflows.tables import read_labels, training_results
 from mdistill.workflows.validate import validate
 
@@ -86,14 +88,19 @@ class _Job:
         self._stage("train", settings.train, [labels], [STUDENT], self._train)
         self._stage("refine", [settings.refine, settings.train], [labels, first, start], [STUDENT, "labels.txt"], self._refine)
         self._stage("gates", settings.validate, [final, everything, start], [], self._validate)
-        self._stage(
-            "production", [settings.production, settings.temperatures, settings.mobile], [final, start], [], self._produce
-        )
+        produced_from = [final, start]
+        if settings.stride:
+            self._stage("stride", settings.rung(), [final, start], [STRIDE], self._stride)
+            produced_from.append(home / "stride" / STRIDE)
+        asked = [settings.production, settings.temperatures, settings.mobile]
+        self._stage("production", asked, produced_from, [], self._produce)
         with replacing(home / STUDENT) as partial:
             copyfile(final, partial)
         results = Results(command="distill", provenance=self._provenance(), citations=self._citations())
         for name in STAGES:
             results = merge(results, read_results(home / name))
+        if settings.stride:
+            results = with_rung(results, read_results(home / "stride"))
         return dataclasses.replace(results, provenance=results.provenance | {"model_sha256": sha256(final)})
 
     def _stage(
@@ -149,12 +156,28 @@ class _Job:
             stop=self.stop,
         )
 
+    def _stride(self, folder: Path) -> Results:
+        return stride_rung(self.folder / "refine" / STUDENT, self._systems(), self.settings.rung(), folder, stop=self.stop)
+
     def _produce(self, folder: Path) -> Results:
         settings = self.settings
-        mobile = mobile_element(settings.mobile)
         return produce(
-            self._systems()[0], self._student(), settings.temperatures, settings.production, folder, mobile=mobile, stop=self.stop
+            self._systems()[0],
+            self._student(),
+            settings.temperatures,
+            settings.production,
+            folder,
+            mobile=mobile_element(settings.mobile),
+            stride=self._long_strides(),
+            stop=self.stop,
         )
+
+    def _long_strides(self) -> CompositionNet | None:
+        """The map, where there is one that passed its gates."""
+        folder = self.folder / "stride"
+        if not self.settings.stride or not all(gate.passed for gate in read_results(folder).gates):
+            return None
+        return load_stride(folder / STRIDE, student=self.folder / "refine" / STUDENT)
 
     def _student(self) -> Potential:
         """The last fit, in float32: nearly twice as fast; the NVE drift gate judges whether that is good enough."""

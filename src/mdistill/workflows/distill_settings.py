@@ -11,8 +11,9 @@ import tyro
 
 from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
-from mdistill.training.settings import FitSettings, TrainSettings
+from mdistill.training.settings import FitSettings, StrideSettings, TrainSettings
 from mdistill.workflows.settings import LabelSettings, ProductionSettings, RefineSettings, ValidateSettings
+from mdistill.workflows.stride_settings import SegmentSettings, StrideRungSettings, duration_fs
 
 if TYPE_CHECKING:
     from mdistill.io.structures import Crystal
@@ -41,6 +42,8 @@ class DistillSettings:
         refine: On-policy rounds.
         validate: Gates.
         production: Production MD.
+        stride: A time like 16fs: learn long strides too, and use them in production where they pass their gates. "": time steps.
+        strides: How they are learned and judged.
     """
 
     structure: Annotated[Path, tyro.conf.Positional]
@@ -56,6 +59,8 @@ class DistillSettings:
     refine: RefineSettings = field(default_factory=RefineSettings)
     validate: ValidateSettings = field(default_factory=ValidateSettings)
     production: ProductionSettings = field(default_factory=ProductionSettings)
+    stride: str = ""
+    strides: StrideRungSettings = field(default_factory=StrideRungSettings)
 
     def __post_init__(self) -> None:
         if not self.temperatures:
@@ -63,6 +68,8 @@ class DistillSettings:
         for value in self.temperatures:
             if not (math.isfinite(value) and 0.0 < value <= 20_000.0):
                 raise BadInput("temperatures", f"{value}", allowed="above 0, at most 20000 K", fix="give temperatures in kelvin")
+        if self.stride:
+            self.rung()
         if self.seed < 0:
             raise BadInput("seed", f"{self.seed}", allowed="0 or more", fix="choose another seed")
         own: list[tuple[str, float | None, float | None]] = [
@@ -72,6 +79,15 @@ class DistillSettings:
         for setting, asked, default in own:
             if self.cutoff is not None and asked not in (default, self.cutoff):
                 raise BadInput(f"--{setting}", f"{asked}", allowed="one cutoff for the whole job", fix=f"--cutoff {asked:g}")
+
+    def rung(self) -> StrideRungSettings:
+        """Settings of the stride rung, with the stride asked for and the run's temperatures.
+
+        Raises:
+            BadInput: The stride is no time, or cannot be learned from such segments.
+        """
+        train = replace(self.strides.train, stride_fs=duration_fs(self.stride, subject="stride"))
+        return replace(self.strides, train=train).resolved(self.label.temperatures_K or ladder(self.temperatures))
 
 
 def quick_settings(structure: Path) -> DistillSettings:
@@ -95,6 +111,9 @@ def quick_settings(structure: Path) -> DistillSettings:
         refine=RefineSettings(time_ps=5.0, frames=5, refit_share=0.4),
         validate=ValidateSettings(rdf_ps=10.0, equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_rounds=5),
         production=ProductionSettings(time_ps=100.0, equilibration_ps=2.0),
+        strides=StrideRungSettings(
+            segments=SegmentSettings(segments=80), train=StrideSettings(fit=FitSettings(batch_size=4, max_minutes=3.0))
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.results import Cell, Results, Table, merge
 from mdistill.io.trajectories import read_hdf5
+from mdistill.nets.composition import CompositionNet
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
 from mdistill.types import Potential, System, Trajectory
@@ -24,6 +25,7 @@ def produce(
     folder: Path,
     *,
     mobile: int | None,
+    stride: CompositionNet | None = None,
     stop: StopRequest = NEVER,
 ) -> Results:
     """NVT dynamics at each temperature, each in `folder/<T>K`, then MSD, diffusivity, conductivity and Arrhenius fit.
@@ -35,6 +37,7 @@ def produce(
         settings: Length, thermostat, frames.
         folder: Finished runs in it are not repeated, an interrupted one is continued.
         mobile: Atomic number of the mobile ion; None for dynamics only.
+        stride: A long-stride map to use in place of time steps.
         stop: Asked between steps.
     """
     rows: list[list[Cell]] = []
@@ -46,16 +49,16 @@ def produce(
             temperature_K=temperature,
             time_ps=settings.time_ps,
             equilibration_ps=settings.equilibration_ps,
-            time_step_fs=settings.time_step_fs,
+            time_step_fs=None if stride is not None else settings.time_step_fs,
             save_every_fs=settings.save_every_fs,
             seed=settings.seed,
         )
-        done = simulate(system, student, md, folder / f"{temperature:g}K", stop=stop)
+        done = simulate(system, student, md, folder / f"{temperature:g}K", stride=stride, stop=stop)
         rows.append([f"{temperature:g}", *_row(done)])
         runs.append((temperature, read_hdf5(done.trajectory)))
     table = Table(
         name="production",
-        title="Production MD",
+        title="Production MD" if stride is None else f"Production MD in strides of {stride.settings.stride_fs:g} fs",
         section="dynamics",
         rows=rows,
         columns=["T set (K)", "T measured (K)", "pressure (GPa)", "speed (ns/day)", "speed (µs/atom/step)"],

@@ -103,7 +103,13 @@ def judge_map(
 
 def add_to_run(run: Path, found: Results) -> Results:
     """The run's results with this rung in place of an older one; written to its results.json."""
-    old = read_results(run)
+    merged = with_rung(read_results(run), found)
+    write_results(run, merged)
+    return merged
+
+
+def with_rung(old: Results, found: Results) -> Results:
+    """Results of a run with this rung in its ladder, and its section in place of an older one."""
     table = next((t for t in old.tables if t.name == LADDER), None)
     kept = replace(
         old,
@@ -113,9 +119,7 @@ def add_to_run(run: Path, found: Results) -> Results:
     )
     if table is not None:
         kept = replace(kept, tables=[ladder_row(table, found) if t is table else t for t in kept.tables])
-    merged = merge(kept, replace(found, notes=[]))
-    write_results(run, merged)
-    return merged
+    return merge(kept, replace(found, notes=[]))
 
 
 def _start(small: VelocityVerlet, system: System, settings: StrideRungSettings) -> State:
