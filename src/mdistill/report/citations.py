@@ -38,6 +38,7 @@ CITATIONS: dict[str, Citation] = {
         title="FlashMD: long-stride, universal prediction of molecular dynamics",
         journal="arXiv 2505.19350",
         year=2025,
+        doi="10.48550/arXiv.2505.19350",
         kind="preprint",
         why="learning molecular dynamics in long strides",
     ),
