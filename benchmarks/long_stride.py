@@ -1,0 +1,223 @@
+"""Long strides against small steps of the same student: errors, temperatures, structure, density, diffusion, speed.
+
+Each material (`stride_systems.py`) and stride: a map of learned kicks is trained on the student's own NVE segments and judged
+beside small steps and beside plain Verlet with as many force calls a picosecond (`workflows/stride.py`); `--npt`, `--million`
+and `--conductivity` add density at constant pressure, 10⁶ strides, and σ(T) by strides beside σ(T) by time steps.
+
+    MDISTILL_DATA=… python benchmarks/long_stride.py --material li6ps5cl --strides 8 16 24 [--steps 1800] [--time-ps 500]
+    python benchmarks/long_stride.py --material li6ps5cl --strides 16 --npt --million --conductivity 500 600 700 800
+    python benchmarks/long_stride.py --record-only
+
+Everything done is kept in runs/stride and not done again; the record holds all that is found there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from record import write_record
+from stride_systems import NAMES, Material, system
+
+from mdistill.errors import BlowUp
+from mdistill.io.files import write_json
+from mdistill.io.results import read_results, write_results
+from mdistill.io.trajectories import read_hdf5
+from mdistill.nets.composition import CompositionNet
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import SimulationResult, simulate
+from mdistill.training.settings import FitSettings, StrideSettings
+from mdistill.training.stride import train_stride
+from mdistill.types import Estimate
+from mdistill.workflows.analyse import transport_results
+from mdistill.workflows.models import load, load_stride
+from mdistill.workflows.segments import make_segments
+from mdistill.workflows.stride import judge_map
+from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings
+
+ROOT = Path(__file__).parent.parent
+MATERIALS = NAMES
+SEGMENTS, FRAMES = 200, 16
+MOBILE = {"li6ps5cl": 3, "li3ps4": 3}
+RESULTS, FOUND = "results.json", "found.json"
+
+
+def settings_of(material: Material, stride_fs: float, given: argparse.Namespace) -> StrideRungSettings:
+    """How a map of this stride is taught and judged: 4 fs between frames (1 fs for water, 16 fs for aluminium)."""
+    spacing = {"water": 1.0, "aluminium": 16.0}.get(material.name, 4.0)
+    segments = SegmentSettings(
+        temperatures_K=material.temperatures_K, segments=SEGMENTS, frames=FRAMES, spacing_fs=spacing,
+        time_step_fs=0.25 * material.time_step_fs,
+    )  # fmt: skip
+    train = StrideSettings(stride_fs=stride_fs, kicks=given.kicks, fit=FitSettings(steps=given.steps, batch_size=4))
+    judge = JudgeSettings(temperature_K=material.temperature_K, time_ps=given.time_ps, time_step_fs=0.5 * material.time_step_fs)
+    return StrideRungSettings(segments=segments, train=train, judge=judge)
+
+
+def folder_of(home: Path, settings: StrideRungSettings, tag: str) -> Path:
+    return home / f"{settings.train.stride_fs:g}fs-{settings.train.evaluations}{tag}"
+
+
+def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: Path) -> Path:
+    """Train and judge one map; gives its folder."""
+    home, settings = runs / "stride" / material.name, settings_of(material, stride_fs, given)
+    folder = folder_of(home, settings, given.tag)
+    if (folder / RESULTS).is_file():
+        return folder
+    segments = make_segments([material.start], load(material.student), settings.segments, home / "segments")
+    begun = time.process_time()
+    result = train_stride(segments, material.student, settings.train, folder, start_from=given.start_from)
+    minutes = (time.process_time() - begun) / 60.0
+    found = judge_map(result, load(material.student, precision="float32"), material.start, settings)
+    extra = {"errors": result.errors, "training CPU minutes": minutes, "parameters": result.parameters}
+    write_json(folder / FOUND, {"material": material.name, "tag": given.tag} | extra)
+    write_results(folder, found)
+    return folder
+
+
+def run(material: Material, folder: Path, net: CompositionNet | None, **how: Any) -> SimulationResult | str:
+    """A simulation of the student, or why it broke."""
+    how = {"thermostat": "bussi", "save_every_fs": 96.0, "equilibration_ps": 5.0} | how
+    if net is None:
+        how["time_step_fs"] = material.time_step_fs
+    try:
+        return simulate(material.start, load(material.student, precision="float32"), SimulateSettings(**how), folder, stride=net)
+    except BlowUp as error:
+        return f"step {error.step}: {error.reason}"
+
+
+def density(material: Material, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Mean volume per atom at no pressure, by strides and by time steps."""
+    rows: dict[str, Any] = {}
+    for name, net in (("strides", load_stride(folder)), ("steps", None)):
+        how = {"ensemble": "npt", "temperature_K": material.temperature_K, "time_ps": given.time_ps, "equilibration_ps": 20.0}
+        done = run(material, folder / f"npt-{name}", net, **how)
+        rows[f"volume, {name} (Å³/atom)"] = done if isinstance(done, str) else per_atom(done.values["volume"], material)
+    return rows
+
+
+def per_atom(volume: Estimate, material: Material) -> list[float | None]:
+    atoms = material.start.n_atoms
+    return [None if x is None else x / atoms for x in (volume.value, volume.error)]
+
+
+def million(material: Material, folder: Path) -> dict[str, Any]:
+    """10⁶ strides under Langevin: temperatures, fall-backs, anything that is not a number."""
+    net = load_stride(folder)
+    time_ps = 1e6 * net.settings.stride_fs / 1000.0
+    done = run(
+        material, folder / "million", net, ensemble="nvt", thermostat="langevin", temperature_K=material.temperature_K,
+        time_ps=time_ps, save_every_fs=200.0 * net.settings.stride_fs,
+    )  # fmt: skip
+    if isinstance(done, str):
+        return {"10⁶ strides": done}
+    shown = {k: [v.value, v.error] for k, v in done.values.items() if k.startswith(("temperature", "T_", "fallbacks"))}
+    return {"10⁶ strides": shown | {"hours": done.seconds / 3600.0}}
+
+
+def conductivity(material: Material, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """D and σ of the mobile ion at several temperatures, by strides and by time steps."""
+    rows: dict[str, Any] = {}
+    for name, net in (("strides", load_stride(folder)), ("steps", None)):
+        for kelvin in given.conductivity:
+            place = folder.parent / "steps" if net is None else folder
+            done = run(
+                material, place / f"md-{kelvin:g}K", net, ensemble="nvt", temperature_K=kelvin, time_ps=given.production_ps
+            )
+            if isinstance(done, str):
+                rows[f"{name}, {kelvin:g} K"] = done
+                continue
+            found = transport_results([(kelvin, read_hdf5(done.trajectory))], species=MOBILE[material.name], charge=0.0).values
+            picked = {k: v for k, v in found.items() if k.startswith(("diffusivity", "conductivity"))}
+            rows[f"{name}, {kelvin:g} K"] = {k.rpartition("_")[0]: [v.value, v.error, v.upper_limit] for k, v in picked.items()}
+    return {"transport": rows}
+
+
+def summary(runs: Path) -> list[dict[str, Any]]:
+    """Everything found so far."""
+    rows = []
+    for path in sorted(runs.glob("stride/*/*/" + FOUND)):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        results = read_results(path.parent)
+        row |= {k: [v.value, v.error] for k, v in results.values.items()}
+        row["gates"] = {g.name: [g.measured.value, g.measured.error, g.passed] for g in results.gates}
+        temperatures = next(t for t in results.tables if t.name == "stride-temperatures")
+        row["temperatures"] = [
+            dict(zip(temperatures.columns, [[c.value, c.error] if isinstance(c, Estimate) else c for c in cells], strict=True))
+            for cells in temperatures.rows
+        ]
+        rows.append(row)
+    return rows
+
+
+def plot(rows: list[dict[str, Any]]) -> None:
+    """σ(T) by strides and by time steps, and the speed-up against the error of a stride."""
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.8))
+    for row in rows:
+        label = f"{row['material']}, {row['stride_time'][0]:g} fs{row['tag']}"
+        gain, error = row["stride_speed_up"], row["stride_error"][0]
+        left.errorbar(error, gain[0], yerr=gain[1], marker="o", capsize=3, label=label)
+        for kind, marker in (("steps", "s"), ("strides", "o")):
+            known = [
+                (float(name.split(", ")[1].removesuffix(" K")), value["conductivity"])
+                for name, value in row.get("transport", {}).items()
+                if name.startswith(kind + ",") and isinstance(value, dict) and value.get("conductivity", [None])[0] is not None
+            ]
+            if known:
+                kelvin, values = np.array([k for k, _ in known]), np.array([v[:2] for _, v in known], dtype=float)
+                right.errorbar(1000.0 / kelvin, values[:, 0], yerr=values[:, 1], marker=marker, capsize=3, ls="",
+                               label=f"{row['material']}, {kind}")  # fmt: skip
+    left.set(xlabel="error of momenta after a stride, median (%)", ylabel="ns/day, strides over time steps (×)", xscale="log")
+    right.set(xlabel="1000/T (1/K)", ylabel="σ (mS/cm)", yscale="log")
+    for axis in (left, right):
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(Path(__file__).parent / "results" / "long_stride.svg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--material", choices=MATERIALS, default="li6ps5cl")
+    parser.add_argument("--strides", type=float, nargs="+", default=None, help="fs")
+    parser.add_argument("--kicks", type=int, default=None, help="force calls a stride")
+    parser.add_argument("--steps", type=int, default=1800, help="of training")
+    parser.add_argument("--start-from", type=Path, default=None, help="a student of another size that the kicks begin as")
+    parser.add_argument("--tag", default="", help="added to the folder's name")
+    parser.add_argument("--time-ps", type=float, default=500.0, help="of each judged run")
+    parser.add_argument("--npt", action="store_true")
+    parser.add_argument("--million", action="store_true")
+    parser.add_argument("--conductivity", type=float, nargs="*", default=(), help="temperatures, K")
+    parser.add_argument("--production-ps", type=float, default=1000.0)
+    parser.add_argument("--record-only", action="store_true")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if not given.record_only:
+        material = system(given.material, given.runs)
+        for stride_fs in given.strides or material.strides_fs:
+            folder = one(material, stride_fs, given, given.runs)
+            row = json.loads((folder / FOUND).read_text(encoding="utf-8"))
+            parts = [density(material, folder, given)] if given.npt else []
+            parts += [million(material, folder)] if given.million else []
+            parts += [conductivity(material, folder, given)] if given.conductivity else []
+            for part in parts:
+                row |= part
+            write_json(folder / FOUND, row)
+    rows = summary(given.runs)
+    plot(rows)
+    fixed = replace(StrideRungSettings(), segments=SegmentSettings(segments=SEGMENTS, frames=FRAMES))
+    write_record("long_stride", fixed, rows)
+
+
+if __name__ == "__main__":
+    main()
