@@ -19,7 +19,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ EMT_LABELS = LabelSettings(
 TRAIN = {
     "li3ps4": TrainSettings(size="small", held_out=0.1, fit=FitSettings(steps=4000)),
     "aluminium": TrainSettings(size="small", cutoff=5.6, held_out=0.1, fit=FitSettings(steps=2000)),
-    "water": TrainSettings(size="small", cutoff=5.5, held_out=0.1, energy_weight=1.0, fit=FitSettings(steps=3000)),
+    "water": TrainSettings(size="small", cutoff=5.5, held_out=0.1, energy_weight=1.0, fit=FitSettings(steps=1200)),
 }
 
 
@@ -189,7 +189,8 @@ def check(material: Material, folder: Path) -> dict[str, Any]:
     student, found = load(material.student, precision="float32"), {"system": material.name, "atoms": material.start.n_atoms}
     if (errors := folder.parent / "accuracy.json").is_file():
         found |= json.loads(errors.read_text(encoding="utf-8"))
-    for ensemble, time_ps in (("nvt", 50.0), ("nve", 20.0)):
+    lengths: dict[Literal["nvt", "nve"], float] = {"nvt": 50.0, "nve": 20.0}
+    for ensemble, time_ps in lengths.items():
         settings = SimulateSettings(
             ensemble=ensemble, temperature_K=material.temperature_K, time_ps=time_ps, equilibration_ps=5.0,
             time_step_fs=material.time_step_fs, save_every_fs=40.0,
