@@ -52,7 +52,7 @@ LATTICE_A = 4.05
 """Lattice constant of aluminium, Å: that of the crystal at room temperature, and near zero pressure for EMT at 500 K."""
 WATER_A = 12.43
 """Edge of the box of 64 water molecules at 0.997 g/cm³, Å."""
-BONDED_A = 1.35
+BONDED_A = 1.2
 """An O–H distance below which the two are bonded, Å."""
 EMT_LABELS = LabelSettings(
     temperatures_K=(300.0, 600.0, 900.0), frames=60, blocks=6, spacing_fs=40.0, time_step_fs=4.0, contacts=4
@@ -177,7 +177,7 @@ def water_start(frames: Sequence[LabelledFrame], student: Path) -> System:
 
 
 def intact(positions: Tensor, like: System) -> bool:
-    """Whether every oxygen has two hydrogens within 1.35 Å and no third."""
+    """Whether every oxygen has two hydrogens within BONDED_A and no third."""
     oxygen, hydrogen = positions[like.numbers == 8], positions[like.numbers == 1]
     apart = (oxygen.unsqueeze(1) - hydrogen.unsqueeze(0)) @ torch.linalg.inv(like.cell[0])
     distances = ((apart - apart.round()) @ like.cell[0]).norm(dim=-1).sort(dim=1).values
