@@ -1,7 +1,7 @@
 """Students and starting structures of the long-stride benchmark, made where missing and kept in runs/stride/<name>.
 
     li6ps5cl    52 atoms; the student of student_accuracy.py (teacher SevenNet-0)
-    li3ps4      beta-Li3PS4, 64 atoms; a small student of the labels that `mdistill label` left in runs/curvature-labels
+    li3ps4      beta-Li3PS4, 128 atoms; a small student of the labels that `mdistill label` left in runs/curvature-labels
     aluminium   108 atoms, fcc; a small student of ASE's EMT
     water       64 flexible molecules at 0.997 g/cm³; a student of 100 revPBE0-D3 frames (hard labels, no teacher to ask)
 
