@@ -286,3 +286,45 @@ def test_train_with_probes_drawn_anew_and_from_a_closed_form_start(workspace, tm
     assert "solved at once" in capsys.readouterr().err
     assert cli.run(["train", "potential", run, *small, "--curvature", "rows", "--out", str(tmp_path / "y")]) == 2
     assert "--probe-kind rows" in capsys.readouterr().err
+
+
+def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(workspace / "runs" / "li6ps5cl", run)
+    tiny = shlex.split(
+        "--segments.temperatures-K 300 --segments.segments 4 --segments.blocks 4 --segments.frames 4 --segments.apart-fs 20 "
+        "--segments.equilibration-ps 0.1 --train.fit.steps 6 --judge.time-ps 0.7 --judge.equilibration-ps 0.1 --judge.every-fs 16 "
+        "--judge.rounds 3"
+    )
+    for _ in range(2):
+        assert cli.run(["train", "stride", "--from", str(run), *tiny]) in (0, 4)
+        results = read_results(run)
+        ladder = next(table for table in results.tables if table.name == "ladder")
+        assert [row[0] for row in ladder.rows].count("strides of 16 fs") == 1 and len(ladder.rows) == 3
+        assert all(len(row) == len(ladder.columns) for row in ladder.rows)
+        assert len([gate for gate in results.gates if gate.name.startswith("stride")]) == 4
+    temperatures = next(table for table in results.tables if table.name == "stride-temperatures")
+    assert len(temperatures.rows) == 9
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Long strides" in page and "strides of 16 fs" in page
+    assert "Mean temperature" in capsys.readouterr().out
+    start = str(run / "prepare" / "structures.extxyz")
+    md = [
+        "simulate",
+        start,
+        "--temperature-K",
+        "300",
+        "--time-ps",
+        "0.32",
+        "--save-every-fs",
+        "32",
+        "--stride",
+        str(run / "stride"),
+    ]
+    assert cli.run([*md, "--potential", str(run), "--out", str(tmp_path / "md")]) == 0
+    log = (tmp_path / "md" / "log.csv").read_text(encoding="ascii").splitlines()
+    assert [float(line.split(",")[1]) for line in log[1:]] == pytest.approx([32.0 * k for k in range(11)])
+    assert cli.run([*md, "--potential", str(run / "train" / "student.mdistill"), "--out", str(tmp_path / "other")]) == 2
+    assert "taught by another student" in capsys.readouterr().err
+    assert cli.run([*md, "--time-step-fs", "2", "--potential", str(run), "--out", str(tmp_path / "step")]) == 2
+    assert cli.run(["train", "stride", "--from", str(tmp_path), "--out", str(tmp_path / "no")]) == 2
