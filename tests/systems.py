@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mdistill.derivatives import Conservative, EnergyNet
 from mdistill.graph import build_graph, make_system
+from mdistill.nets.composition import CompositionNet
 from mdistill.nets.painn import PainnNet
-from mdistill.nets.settings import PainnSettings, SplineSettings
+from mdistill.nets.settings import CompositionSettings, PainnSettings, SplineSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.types import Graph, LabelledFrame, Potential, System
 
@@ -85,6 +86,17 @@ def tiny_net(seed: int = 0, **size: int) -> SplineNet:
         net.scale.fill_(0.5)
         net.set_closest(torch.full((4, 4), CLOSEST, dtype=torch.float64))
     return net
+
+
+def tiny_map(*, kicks: int = 2, stride_fs: float = 8.0, apart: float = 0.05, **size: int) -> CompositionNet:
+    """A long-stride map of `tiny_net` or one of another size, whose kicks differ from it by `apart` and from each other."""
+    net = tiny_net(**size)
+    made = CompositionNet(CompositionSettings(stride_fs=stride_fs, kicks=kicks, **asdict(net.settings)))
+    made.begin_as(net)
+    with torch.no_grad():
+        for k, stage in enumerate(made.stages):
+            stage.mixing.mul_(1.0 + apart * (k + 1))
+    return made
 
 
 def tiny_painn(seed: int = 0, **size: int) -> PainnNet:

@@ -78,12 +78,14 @@ class Tally:
 
     Attributes:
         steps: How many.
+        evaluated: Over how many of them potential and pressure are added up; long strides know these at the ends of leaps alone.
         potential: Potential energy, eV.
         pressure: eV/Å³; meaningless where a direction is open.
         kinetic: [element] twice the kinetic energy relative to the centre of mass, eV, elements ascending.
     """
 
     steps: int
+    evaluated: int
     potential: float
     pressure: float
     kinetic: Float[Tensor, " element"]
@@ -198,10 +200,11 @@ class Propagator(Protocol):
 @runtime_checkable
 class LeapingPropagator(Propagator, Protocol):
     """A propagator that takes many steps in one call: `leap` takes at most `steps` steps after step number `step` and gives
-    how many it took. It watches the guard's limits inside, and ends early where one was passed (or for any other reason).
+    how many it took and whether the guard should look at the state. It watches the guard's limits inside, and ends early where
+    one was passed (or for any other reason).
     """
 
-    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int]: ...
+    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ from mdistill.errors import BadInput, BlowUp, Interrupted
 from mdistill.io.trajectories import read_series
 from mdistill.kernels import library
 from mdistill.nets.compiled import CompiledSpline, compiled
-from mdistill.simulation.compiled import CompiledDynamics, compile_propagator, make_evaluator
+from mdistill.simulation.compiled import CompiledDynamics, compile_propagator
+from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.record import read_log
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.settings import GuardSettings, SimulateSettings

@@ -36,7 +36,7 @@ def point(*, known: bool = True, middle: bool = True) -> RestartPoint:
         time=0.1 + 0.2,
         prediction=prediction if known else None,
         middle_momenta=momenta / 3 if middle else None,
-        tally=Tally(steps=7, potential=-1.0 / 3.0, pressure=0.1, kinetic=masses_by_element) if middle else None,
+        tally=Tally(steps=7, evaluated=3, potential=-1.0 / 3.0, pressure=0.1, kinetic=masses_by_element) if middle else None,
     )
     return RestartPoint(step=-17, state=state, generator_state=generator.get_state(), extras={"seconds": 1.0 / 3.0})
 
@@ -54,7 +54,7 @@ def test_round_trip_is_exact(known: bool, middle: bool, tmp_path: Path) -> None:
     assert (loaded.state.tally is None) == (not middle)
     if middle:
         was, now = saved.state.tally, loaded.state.tally
-        assert (now.steps, now.potential, now.pressure) == (was.steps, was.potential, was.pressure)
+        assert (now.steps, now.evaluated, now.potential, now.pressure) == (was.steps, was.evaluated, was.potential, was.pressure)
         assert torch.equal(now.kinetic, was.kinetic)
     if known:
         assert torch.equal(loaded.state.prediction.stress, saved.state.prediction.stress)
@@ -120,8 +120,22 @@ def test_files_of_format_1_are_read(tmp_path, monkeypatch):
     monkeypatch.undo()
     found = load_restart(tmp_path / "restart.npz")
     assert found.step == saved.step and found.state.tally is None
-    monkeypatch.setattr(restart, "FORMAT", 3)
+    monkeypatch.setattr(restart, "FORMAT", 4)
     save_restart(tmp_path / "newer.npz", saved)
     monkeypatch.undo()
-    with pytest.raises(BadInput, match="format is 3"):
+    with pytest.raises(BadInput, match="format is 4"):
         load_restart(tmp_path / "newer.npz")
+
+
+def test_a_tally_of_format_2_was_evaluated_at_every_step(tmp_path, monkeypatch):
+    saved = point()
+    monkeypatch.setattr(restart, "FORMAT", 2)
+    save_restart(tmp_path / "new.npz", saved)
+    with np.load(tmp_path / "new.npz", allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files if name != "digest"}
+    arrays["tally"] = np.delete(arrays["tally"], 1)
+    np.savez(tmp_path / "old.npz", digest=restart._digest(arrays), **arrays)
+    monkeypatch.undo()
+    was, now = saved.state.tally, load_restart(tmp_path / "old.npz").state.tally
+    assert (now.steps, now.evaluated, now.potential, now.pressure) == (was.steps, was.steps, was.potential, was.pressure)
+    assert torch.equal(now.kinetic, was.kinetic)

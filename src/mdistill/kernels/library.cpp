@@ -1,6 +1,7 @@
 // The functions that Python calls, for one size of student. Sizes are fixed when this is compiled:
 // MDISTILL_REAL, MDISTILL_RADIAL, MDISTILL_DEGREE, MDISTILL_CHANNELS, MDISTILL_HIDDEN.
 #include "dynamics.hpp"
+#include "strides.hpp"
 
 using Net = mdistill::Spline<MDISTILL_REAL, MDISTILL_RADIAL, MDISTILL_DEGREE, MDISTILL_CHANNELS, MDISTILL_HIDDEN>;
 using Engine = mdistill::Engine<Net>;
@@ -35,7 +36,21 @@ int64_t mdistill_run(Engine *engine, const mdistill::Plan *plan, const double *c
 }
 
 void mdistill_counts(const Engine *engine, int64_t *searches, int64_t *edges, double *search_seconds) {
-  *searches = engine->searches, *edges = engine->edges, *search_seconds = engine->search_seconds;
+  *searches = engine->pairs->searches, *edges = engine->edges, *search_seconds = engine->pairs->seconds;
+}
+
+double mdistill_closest(const Engine *engine) { return engine->closest; }
+mdistill::SkinList *mdistill_pairs(Engine *engine) { return engine->pairs; }
+void mdistill_share(Engine *engine, mdistill::SkinList *pairs) { engine->pairs = pairs; }
+
+mdistill::Strides *mdistill_strides(const mdistill::Map *map) { return new mdistill::Strides(*map); }
+void mdistill_strides_free(mdistill::Strides *strides) { delete strides; }
+int64_t mdistill_fallbacks(const mdistill::Strides *strides) { return strides->fallbacks; }
+
+int64_t mdistill_strides_run(mdistill::Strides *strides, const mdistill::Plan *plan, const double *cell, const int32_t *pbc,
+                             const double *masses, int32_t, double *positions, double *momenta, double *, double *forces,
+                             double *energy, double *virial, double *sums) {
+  return strides->run(*plan, cell, pbc, masses, positions, momenta, forces, energy, virial, sums);
 }
 
 // Pairs within a reach by the engine's own search: first[atoms + 1], then sender and offset are filled up to `room`.

@@ -19,7 +19,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-SOURCES = ("lanes.hpp", "neighbours.hpp", "edges.hpp", "spline.hpp", "dynamics.hpp", "library.cpp")
+SOURCES = (
+    *("lanes.hpp", "neighbours.hpp", "skin_list.hpp", "edges.hpp", "spline.hpp"),
+    *("motion.hpp", "dynamics.hpp", "strides.hpp", "library.cpp"),
+)
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
 _TRIES = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
@@ -43,16 +46,36 @@ class Size:
 
 
 class Plan(ctypes.Structure):
-    """What one call of `mdistill_run` does; the same as `Plan` in dynamics.hpp."""
+    """What one call of `mdistill_run` or `mdistill_strides_run` does; the same as `Plan` in motion.hpp."""
 
     _fields_ = [
         ("steps", ctypes.c_int64),
         ("first_step", ctypes.c_int64),
         ("watch_every", ctypes.c_int64),
         ("ensemble", ctypes.c_int32),
+        ("whole", ctypes.c_int32),
         *((name, ctypes.c_double) for name in ("time_step", "keep", "temperature")),
         *((name, ctypes.c_double) for name in ("largest_force", "highest_temperature", "reference_energy", "energy_change")),
         *((name, ctypes.c_void_p) for name in ("keys", "normal", "others")),
+    ]
+
+
+class Field(ctypes.Structure):
+    """A potential of a structure; the same as `Field` in strides.hpp."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("engine", "evaluate", "closest")]
+
+
+class Map(ctypes.Structure):
+    """A long stride; the same as `Map` in strides.hpp."""
+
+    _fields_ = [
+        ("atoms", ctypes.c_int64),
+        ("species", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("threads", "kicks", "small_steps")),
+        ("stages", ctypes.c_void_p),
+        ("potential", Field),
+        ("largest_force", ctypes.c_void_p),
     ]
 
 
@@ -156,6 +179,13 @@ def _declared(handle: ctypes.CDLL) -> ctypes.CDLL:
         "graph": (real, [pointer] * 8),
         "evaluate": (real, [pointer] * 7),
         "run": (long, [pointer] * 5 + [integer] + [pointer] * 7),
+        "closest": (real, [pointer]),
+        "pairs": (pointer, [pointer]),
+        "share": (None, [pointer, pointer]),
+        "strides": (pointer, [pointer]),
+        "strides_free": (None, [pointer]),
+        "strides_run": (long, [pointer] * 5 + [integer] + [pointer] * 7),
+        "fallbacks": (long, [pointer]),
         "counts": (None, [pointer] * 4),
         "search": (long, [long, pointer, pointer, pointer, real, integer, long, pointer, pointer, pointer]),
     }

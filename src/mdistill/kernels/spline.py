@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from mdistill.kernels.library import Plan, Size, address, library
+from mdistill.kernels.library import Field, Size, address, library
+from mdistill.kernels.motion import Motion, Point, run
 
 Array = np.ndarray
 _ATOMS_PER_THREAD = 150
-_ENSEMBLES = {"verlet": 0, "baoab": 1, "bussi": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,63 +52,6 @@ class Weights:
         return np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in (*parts, self.sphere)])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Motion:
-    """A stretch of dynamics: ensemble "verlet", "baoab" or "bussi", and the limits at which it stops early.
-
-    Attributes:
-        steps, first_step: How many steps; number of the step before.
-        time_step: fs.
-        keep: exp(−γh) of BAOAB or exp(−h/τ) of Bussi.
-        temperature_K: Of the thermostat.
-        keys: [step] one key of random numbers per step (BAOAB).
-        normal, others: [step] standard normal and χ² number per step (Bussi).
-        watch_every: Limits are checked at steps that are multiples of it; 0: never.
-        largest_force, highest_temperature, reference_energy, energy_change: eV/Å, K, eV, eV/atom; inf or nan: no limit.
-    """
-
-    ensemble: str
-    steps: int
-    first_step: int
-    time_step: float
-    keep: float = 1.0
-    temperature_K: float = 0.0
-    keys: Int[Array, " step"] | None = None
-    normal: Float[Array, " step"] | None = None
-    others: Float[Array, " step"] | None = None
-    watch_every: int = 0
-    largest_force: float = np.inf
-    highest_temperature: float = np.inf
-    reference_energy: float = np.nan
-    energy_change: float = np.inf
-
-
-@dataclass(slots=True)
-class Point:
-    """A phase-space point in float64 arrays, changed in place by `Engine.run`.
-
-    Attributes:
-        positions, momenta: [atom, 3] Å, u·Å/fs.
-        cell, pbc: [3, 3] Å, [3].
-        masses: [atom] u.
-        middle: [atom, 3] momenta in the middle of the last BAOAB step.
-        forces, energy, virial: Of the positions where `known`: [atom, 3] eV/Å, eV, [3, 3] Σ d ⊗ ∂E/∂d (eV).
-        sums: [2 + species] added up over all steps: energy (eV), pressure (eV/Å³), twice the internal kinetic energies (eV).
-    """
-
-    positions: Array
-    momenta: Array
-    cell: Array
-    pbc: Array
-    masses: Array
-    middle: Array
-    forces: Array
-    energy: float
-    virial: Array
-    known: bool
-    sums: Array
-
-
 class SplineKernel:
     """Weights in a compiled library. Raises RuntimeError at construction where the library cannot be built."""
 
@@ -130,8 +73,9 @@ class Engine:
     """One structure: keeps its neighbour list between calls. Results depend on the positions alone, not on the calls before."""
 
     def __init__(self, kernel: SplineKernel, species: Int[Array, " atom"], threads: int, skin: float) -> None:
-        self.kernel, self.atoms = kernel, len(species)
-        self._call = kernel.library
+        self.kernel, self.atoms, self.species = kernel, len(species), species
+        self.threads, self.skin = threads, skin
+        self._call, self._lender = kernel.library, self
         self._pointer = self._call.mdistill_engine(kernel.pointer, self.atoms, address(species), threads, skin)
         weakref.finalize(self, self._call.mdistill_engine_free, self._pointer)
 
@@ -139,6 +83,20 @@ class Engine:
         """Closest distance (Å) of each pair at which `run` stops; 0 for none."""
         limits = _real(distances)
         self._call.mdistill_limits(self._pointer, address(limits))
+
+    def share_list(self, other: Engine) -> bool:
+        """Use the neighbour list of another engine from now on, where it has the same pairs; says whether it has."""
+        same = (self.kernel.cutoff, self.skin) == (other.kernel.cutoff, other.skin)
+        if not same or not np.array_equal(self.species, other.species):
+            return False
+        self._lender = other
+        self._call.mdistill_share(self._pointer, other._call.mdistill_pairs(other._pointer))
+        return True
+
+    def field(self) -> Field:
+        """What `Strides` calls, from whichever library."""
+        functions = (self._call.mdistill_evaluate, self._call.mdistill_closest)
+        return Field(self._pointer, *(ctypes.cast(function, ctypes.c_void_p) for function in functions))
 
     def evaluate(self, positions: Array, cell: Array, pbc: Array) -> tuple[float, Array, Array]:
         """Energy (eV), forces (eV/Å), virial (eV) with the engine's own neighbour search."""
@@ -163,41 +121,13 @@ class Engine:
         self._call.mdistill_graph(self._pointer, *map(address, parts), address(forces), address(virial), address(atomic))
         return atomic, forces, virial
 
-    def run(self, motion: Motion, point: Point) -> int:
-        """Take steps, changing the point in place; gives how many were taken: fewer than asked where a limit was passed or
-        energy or forces are not finite."""
-        held = {name: getattr(motion, name) for name in ("keys", "normal", "others")}
-        plan = Plan(
-            steps=motion.steps,
-            first_step=motion.first_step,
-            watch_every=motion.watch_every,
-            ensemble=_ENSEMBLES[motion.ensemble],
-            time_step=motion.time_step,
-            keep=motion.keep,
-            temperature=motion.temperature_K,
-            largest_force=motion.largest_force,
-            highest_temperature=motion.highest_temperature,
-            reference_energy=motion.reference_energy,
-            energy_change=motion.energy_change,
-            **{name: address(array) for name, array in held.items()},
-        )
-        energy, pbc = ctypes.c_double(point.energy), np.ascontiguousarray(point.pbc, dtype=np.int32)
-        before = [address(a) for a in (point.cell, pbc, point.masses)]
-        changed = [address(a) for a in (point.positions, point.momenta, point.middle, point.forces)]
-        taken = self._call.mdistill_run(
-            self._pointer,
-            ctypes.byref(plan),
-            *before,
-            int(point.known),
-            *changed,
-            ctypes.byref(energy),
-            *map(address, (point.virial, point.sums)),
-        )
-        point.energy, point.known = energy.value, True
-        return int(taken)
+    def run(self, motion: Motion, point: Point) -> tuple[int, bool]:
+        """Take steps, changing the point in place; gives how many were taken, and whether the last of them passed a limit or
+        has energy or forces that are not finite."""
+        return run(self._call.mdistill_run, self._pointer, motion, point)
 
     def counts(self) -> dict[str, float]:
-        """Neighbour searches so far and the seconds they took, edges within the cutoff at the last evaluation."""
+        """Neighbour searches of its list so far and the seconds they took, edges within the cutoff at the last evaluation."""
         searches, edges, seconds = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_double()
         self._call.mdistill_counts(self._pointer, ctypes.byref(searches), ctypes.byref(edges), ctypes.byref(seconds))
         return {"searches": searches.value, "edges": edges.value, "search_seconds": seconds.value}

@@ -9,65 +9,47 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Generator
 
 from mdistill.graph import checked_box
-from mdistill.kernels.spline import Engine, Motion, Point, threads_for
+from mdistill.kernels.motion import Motion, Point
+from mdistill.kernels.spline import Engine
+from mdistill.kernels.strides import Strides
 from mdistill.simulation.barostat import StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi, rescaling_noise
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.composed import Composed
+from mdistill.simulation.engines import EngineEvaluator
 from mdistill.simulation.guard import Guard
-from mdistill.simulation.langevin import Baoab
+from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.noise import keys
 from mdistill.simulation.start import degrees_of_freedom
 from mdistill.simulation.tally import no_steps
-from mdistill.simulation.verlet import VelocityVerlet
-from mdistill.types import Potential, Prediction, Propagator, State, System, Tally
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet
+from mdistill.types import Propagator, State, System, Tally
 from mdistill.units import PS
 
+Plain = VelocityVerlet | Composed | Baoab | Obabo | Bussi
 _LONGEST_LEAP_S = 0.25
-
-
-@runtime_checkable
-class CompiledPotential(Potential, Protocol):
-    """A potential with compiled dynamics of one structure."""
-
-    def engine(self, system: System, *, threads: int, skin: float) -> Engine: ...
-    def answer(self, system: System, energy: float, forces: np.ndarray, virial: np.ndarray) -> Prediction: ...
-
-
-@dataclass(frozen=True, slots=True)
-class EngineEvaluator:
-    """evaluate(system) -> Prediction by an engine that keeps its neighbour list; as `Evaluator` otherwise."""
-
-    potential: CompiledPotential
-    engine: Engine
-
-    def __call__(self, system: System) -> Prediction:
-        positions, cell = system.positions.numpy(), system.cell[0].numpy()
-        if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
-            nothing = torch.full_like(system.cell, torch.nan)
-            return Prediction(energy=nothing[:, 0, 0], forces=torch.full_like(system.positions, torch.nan), stress=nothing)
-        box = checked_box(system, self.potential.cutoff)
-        return self.potential.answer(system, *self.engine.evaluate(positions, box, system.pbc[0].numpy()))
 
 
 @dataclass(slots=True)
 class CompiledDynamics:
-    """Velocity Verlet, BAOAB or Bussi in compiled code.
+    """Velocity Verlet or a long stride, with BAOAB, half-steps of Langevin around it (OBABO) or Bussi, in compiled code.
 
     Attributes:
         plain: The propagator to be like.
-        evaluate: Energy and forces; its engine takes the steps.
-        guard: Whose limits end a leap; None to go on regardless.
+        evaluate: Energy and forces.
+        mover: What takes the steps: the engine of `evaluate`, or strides.
+        guard: Whose limits end a leap; None to go on regardless. Strides look at all of them where a leap ends, at distances
+            and temperature on the way.
     """
 
-    plain: VelocityVerlet | Baoab | Bussi
+    plain: Plain
     evaluate: EngineEvaluator
+    mover: Engine | Strides
     guard: Guard | None = None
     _seconds_per_step: float = field(default=0.0, init=False)
     _box: tuple[torch.Tensor, np.ndarray] | None = field(default=None, init=False)
@@ -79,14 +61,24 @@ class CompiledDynamics:
     def step(self, state: State, generator: Generator) -> State:
         return self.leap(state, generator, round(state.time / self.stride), 1)[0]
 
-    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int]:
+    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
+        wanted = steps
         if self._seconds_per_step:
             steps = max(1, min(steps, int(_LONGEST_LEAP_S / self._seconds_per_step)))
-        point, motion = self._point(state), self._motion(state, generator, step, steps)
+        point, motion = self._point(state), replace(self._motion(state, generator, step, steps), whole=steps == wanted)
         began = time.monotonic()
-        taken = self.evaluate.engine.run(motion, point)
+        taken, stopped = self.mover.run(motion, point)
         self._seconds_per_step = (time.monotonic() - began) / taken
-        return self._state(state, point, taken), taken
+        return self._state(state, point, taken, evaluated=self._evaluated(motion, taken)), taken, stopped
+
+    def _evaluated(self, motion: Motion, taken: int) -> int:
+        """Of how many steps energy and pressure were added up: of strides at the end asked for alone, wherever a leap was cut."""
+        nve = self.plain.inner if isinstance(self.plain, Obabo | Bussi) else self.plain
+        if not isinstance(self.mover, Strides) or not isinstance(nve, Composed):
+            return taken
+        nve.counts.strides += taken
+        nve.counts.fallbacks += self.mover.new_fallbacks()
+        return int(motion.whole and taken == motion.steps)
 
     def _box_of(self, system: System) -> np.ndarray:
         """The checked cell; checked again only where it is another tensor than last time."""
@@ -96,21 +88,23 @@ class CompiledDynamics:
 
     def _motion(self, state: State, generator: Generator, step: int, steps: int) -> Motion:
         plain = self.plain
-        motion = Motion(ensemble="verlet", steps=steps, first_step=step, time_step=plain.stride)
+        motion = Motion(ensemble="nve", steps=steps, first_step=step, time_step=plain.stride)
         if self.guard is not None:
             motion = replace(motion, **self.guard.limits(state))
-        if isinstance(plain, VelocityVerlet):
+        if isinstance(plain, VelocityVerlet | Composed):
             return motion
-        motion, drawn = replace(motion, temperature_K=plain.temperature_K), keys(generator, steps)
+        motion = replace(motion, temperature_K=plain.temperature_K)
         if isinstance(plain, Baoab):
             keep = math.exp(-plain.friction_per_ps * plain.time_step / PS)
-            return replace(motion, ensemble="baoab", keep=keep, keys=drawn)
-        freedom = degrees_of_freedom(state).numpy()
-        normal, others = rescaling_noise(drawn, np.zeros(steps), freedom)
+            return replace(motion, ensemble="baoab", keep=keep, keys=keys(generator, steps))
+        if isinstance(plain, Obabo):
+            keep = math.exp(-0.5 * plain.friction_per_ps * plain.stride / PS)
+            return replace(motion, ensemble="obabo", keep=keep, keys=keys(generator, 2 * steps))
+        normal, others = rescaling_noise(keys(generator, steps), np.zeros(steps), degrees_of_freedom(state).numpy())
         keep = math.exp(-plain.stride / plain.relaxation_fs)
         return replace(motion, ensemble="bussi", keep=keep, normal=normal, others=others)
 
-    def _state(self, before: State, point: Point, taken: int) -> State:
+    def _state(self, before: State, point: Point, taken: int, *, evaluated: int) -> State:
         now = before.time
         for _ in range(taken):
             now += self.plain.stride
@@ -121,7 +115,7 @@ class CompiledDynamics:
             momenta=torch.from_numpy(point.momenta),
             middle_momenta=torch.from_numpy(point.middle) if isinstance(self.plain, Baoab) else None,
             time=now,
-            tally=self._tally(before, point.sums, taken),
+            tally=self._tally(before, point.sums, taken, evaluated),
             prediction=self.evaluate.potential.answer(system, point.energy, point.forces, point.virial),
         )
 
@@ -146,10 +140,10 @@ class CompiledDynamics:
             sums=sums,
         )
 
-    def _tally(self, before: State, sums: np.ndarray, taken: int) -> Tally:
-        steps = taken + (before.tally.steps if before.tally else 0)
-        kinetic = torch.from_numpy(sums[2 + self._kinds(before)])
-        return Tally(steps=steps, potential=float(sums[0]), pressure=float(sums[1]), kinetic=kinetic)
+    def _tally(self, before: State, sums: np.ndarray, taken: int, evaluated: int) -> Tally:
+        earlier, kinetic = before.tally or no_steps(before.system), torch.from_numpy(sums[2 + self._kinds(before)])
+        steps, evaluated = earlier.steps + taken, earlier.evaluated + evaluated
+        return Tally(steps=steps, evaluated=evaluated, potential=float(sums[0]), pressure=float(sums[1]), kinetic=kinetic)
 
     def _kinds(self, state: State) -> np.ndarray:
         """Which of the potential's elements are in the structure."""
@@ -170,30 +164,16 @@ class LeapingBarostat:
     def step(self, state: State, generator: Generator) -> State:
         return self.leap(state, generator, round(state.time / self.stride), 1)[0]
 
-    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int]:
+    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
         self.plain.check(state)
         every = self.plain.every
         wanted = min(steps, every - round(state.time / self.stride) % every)
-        state, taken = self.inner.leap(state, generator, step, wanted)
-        if round(state.time / self.stride) % every == 0:
-            state = self.plain.strained(state, generator)
-        return state, taken
+        state, taken, suspect = self.inner.leap(state, generator, step, wanted)
+        strained = round(state.time / self.stride) % every == 0
+        return (self.plain.strained(state, generator) if strained else state), taken, suspect or strained
 
 
-def make_evaluator(
-    potential: Potential, system: System, *, skin: float = 1.2, guard: Guard | None = None
-) -> Evaluator | EngineEvaluator:
-    """What evaluates the atoms of a system along a trajectory: an engine, watching the guard's closest distances, where the
-    potential brings one and the system is one struct; else an `Evaluator`."""
-    if not isinstance(potential, CompiledPotential) or system.n_structs != 1:
-        return Evaluator(potential, skin)
-    engine = potential.engine(system, threads=threads_for(system.n_atoms, torch.get_num_threads()), skin=skin)
-    if guard is not None:
-        engine.set_limits(guard.closest_allowed(sorted(potential.elements)))
-    return EngineEvaluator(potential, engine)
-
-
-def compile_propagator(plain: Propagator, evaluate: Evaluator | EngineEvaluator, guard: Guard | None = None) -> Propagator:
+def compile_propagator(plain: Propagator, evaluate: Evaluate, guard: Guard | None = None) -> Propagator:
     """A propagator like the plain one with compiled steps; the plain one where there is none like it."""
     if not isinstance(evaluate, EngineEvaluator):
         return plain
@@ -201,5 +181,19 @@ def compile_propagator(plain: Propagator, evaluate: Evaluator | EngineEvaluator,
         inner = compile_propagator(plain.inner, evaluate, guard)
         return LeapingBarostat(plain, inner) if isinstance(inner, CompiledDynamics) else plain
     if isinstance(plain, VelocityVerlet | Baoab) or (isinstance(plain, Bussi) and isinstance(plain.inner, VelocityVerlet)):
-        return CompiledDynamics(plain, evaluate, guard)
+        return CompiledDynamics(plain, evaluate, evaluate.engine, guard)
+    if isinstance(plain, Composed | Obabo | Bussi):
+        strides = _strides(plain if isinstance(plain, Composed) else plain.inner, evaluate)
+        return plain if strides is None else CompiledDynamics(plain, evaluate, strides, guard)
     return plain
+
+
+def _strides(plain: Propagator, evaluate: EngineEvaluator) -> Strides | None:
+    """Compiled strides of a map all of whose potentials have engines."""
+    if not isinstance(plain, Composed):
+        return None
+    stages = [stage.engine for stage in plain.stages if isinstance(stage, EngineEvaluator)]
+    if len(stages) < len(plain.stages) or plain.evaluate is not evaluate:
+        return None
+    limits = plain.largest_force.numpy()
+    return Strides(stages, evaluate.engine, kicks=plain.kicks, largest_force=limits, small_steps=plain.small_steps)

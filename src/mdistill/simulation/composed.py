@@ -20,10 +20,11 @@ from mdistill.errors import BadInput
 from mdistill.nets.compiled import compiled
 from mdistill.nets.composition import CompositionNet
 from mdistill.nets.spline import SplineNet
-from mdistill.simulation.compiled import make_evaluator
+from mdistill.simulation.engines import EngineEvaluator, make_evaluator
+from mdistill.simulation.guard import Guard
 from mdistill.simulation.ranges import within
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
-from mdistill.types import State, System
+from mdistill.types import Estimate, State, System
 from mdistill.units import ACCELERATION
 
 
@@ -33,6 +34,11 @@ class Counts:
 
     strides: int = 0
     fallbacks: int = 0
+
+    def share(self) -> Estimate:
+        """Of strides that fell back; unknown before the first."""
+        value = self.fallbacks / self.strides if self.strides else None
+        return Estimate(value=value, error=None, unit="", samples=self.strides)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +71,11 @@ class Composed:
     def stride(self) -> float:
         return self.time
 
+    @property
+    def small_steps(self) -> int:
+        """Steps of velocity Verlet in a stride that falls back."""
+        return math.ceil(self.time / self.small_step - 1e-9)
+
     def step(self, state: State, generator: Generator) -> State:
         self.counts.strides += 1
         moved = self._moved(state)
@@ -90,15 +101,17 @@ class Composed:
         return replace(state, time=state.time + self.time, prediction=None)
 
     def _in_small_steps(self, state: State, generator: Generator) -> State:
-        steps = math.ceil(self.time / self.small_step - 1e-9)
-        verlet, now = VelocityVerlet(evaluate=self.evaluate, time_step=self.time / steps), state.time
-        for _ in range(steps):
+        verlet, now = VelocityVerlet(evaluate=self.evaluate, time_step=self.time / self.small_steps), state.time
+        for _ in range(self.small_steps):
             state = verlet.step(state, generator)
         return replace(state, time=now + self.time)
 
 
-def composed(net: CompositionNet, system: System, evaluate: Evaluate, *, skin: float, small_step: float) -> Composed:
-    """A map as a propagator of one structure, its kicks on compiled kernels where there are any.
+def composed(
+    net: CompositionNet, system: System, evaluate: Evaluate, *, skin: float, small_step: float, guard: Guard | None = None
+) -> Composed:
+    """A map as a propagator of one structure, its kicks on compiled kernels where there are any, which share one neighbour
+    list where their cutoffs are equal.
 
     Args:
         net: The map, in the float type it is to compute in.
@@ -106,10 +119,15 @@ def composed(net: CompositionNet, system: System, evaluate: Evaluate, *, skin: f
         evaluate: The potential it was taught.
         skin: Of its neighbour lists, Å.
         small_step: Longest step of velocity Verlet where it falls back, fs.
+        guard: Whose closest distances compiled strides watch.
     """
     splines: list[SplineNet] = list(net.stages)  # type: ignore[arg-type]
     double = splines[0].mixing.dtype == torch.float64
-    stages = [make_evaluator(compiled(Conservative(spline), double=double), system, skin=skin) for spline in splines]
+    potentials = [compiled(Conservative(spline), double=double) for spline in splines]
+    stages = [make_evaluator(one, system, skin=skin, guard=None if k else guard) for k, one in enumerate(potentials)]
+    engines = [one.engine for one in (evaluate, *stages) if isinstance(one, EngineEvaluator)]
+    for k, engine in enumerate(engines):
+        any(engine.share_list(other) for other in engines[:k])
     return Composed(
         stages=stages,
         evaluate=evaluate,

@@ -155,7 +155,7 @@ class Recorder:
         extras = self.extras() | {"frames": float(self.frames), "rows": float(self.rows)}
         if self.since is not None:
             counted = [float(self.since.steps), self.since.potential, self.since.pressure, *self.since.kinetic.tolist()]
-            extras |= {f"since {k}": value for k, value in enumerate(counted)}
+            extras |= {f"since {k}": value for k, value in enumerate(counted)} | {"evaluated": float(self.since.evaluated)}
         point = RestartPoint(step=self.step, state=state, generator_state=self.generator.get_state(), extras=extras)
         save_restart(self.restart, point)
         now = time.monotonic()
@@ -199,4 +199,5 @@ def _since(extras: dict[str, float]) -> Tally | None:
         return None
     count = sum(name.startswith("since ") for name in extras)
     steps, potential, squeeze, *kinetic = (extras[f"since {k}"] for k in range(count))
-    return Tally(steps=int(steps), potential=potential, pressure=squeeze, kinetic=torch.tensor(kinetic, dtype=torch.float64))
+    evaluated, added = int(extras.get("evaluated", steps)), torch.tensor(kinetic, dtype=torch.float64)
+    return Tally(steps=int(steps), evaluated=evaluated, potential=potential, pressure=squeeze, kinetic=added)

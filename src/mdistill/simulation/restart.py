@@ -16,8 +16,8 @@ from mdistill.errors import BadInput
 from mdistill.io.files import replacing
 from mdistill.types import Prediction, State, System, Tally
 
-FORMAT = 2
-"""The format written; format 1, without a tally, is read too."""
+FORMAT = 3
+"""The format written; read are also 1, without a tally, and 2, whose tally was evaluated at every step."""
 _LARGEST = 4_000_000_000
 _SYSTEM = ("positions", "numbers", "cell", "pbc", "owner")
 
@@ -57,7 +57,7 @@ def save_restart(path: Path, point: RestartPoint) -> None:
     if state.prediction is not None:
         tensors |= {"energy": state.prediction.energy, "forces": state.prediction.forces, "stress": state.prediction.stress}
     if state.tally is not None:
-        counted = [float(state.tally.steps), state.tally.potential, state.tally.pressure]
+        counted = [float(state.tally.steps), float(state.tally.evaluated), state.tally.potential, state.tally.pressure]
         tensors["tally"] = torch.cat([torch.tensor(counted, dtype=torch.float64), state.tally.kinetic])
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
     header = {
@@ -87,7 +87,7 @@ def load_restart(path: Path) -> RestartPoint:
         header = json.loads(arrays["header"].tobytes())
         if not np.array_equal(digest, _digest(arrays)):
             raise ValueError("its sha256 differs from the one stored")
-        if header["format"] not in (1, FORMAT):
+        if header["format"] not in range(1, FORMAT + 1):
             raise ValueError(f"its format is {header['format']}, this version reads 1 to {FORMAT}")
         return _point(header, {name: torch.from_numpy(array) for name, array in arrays.items() if name != "header"})
     except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
@@ -110,8 +110,10 @@ def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
     counted = tensors.get("tally")
     tally = None
     if counted is not None:
-        steps, potential, squeeze = counted[:3].tolist()
-        tally = Tally(steps=int(steps), potential=potential, pressure=squeeze, kinetic=counted[3:])
+        counted = torch.cat([counted[:1], counted]) if header["format"] == 2 else counted
+        steps, evaluated, potential, squeeze = counted[:4].tolist()
+        added = {"potential": potential, "pressure": squeeze, "kinetic": counted[4:]}
+        tally = Tally(steps=int(steps), evaluated=int(evaluated), **added)
     state = State(
         system=system,
         momenta=tensors["momenta"],

@@ -74,7 +74,7 @@ def rollout(
         steps: How many steps.
         generator: Source of randomness; with `state` and the step number it is all that a restart needs.
         observers: Called in order after the guard.
-        guard: Called after every step (of leaps: where one ended early), before the observers, so that none of them sees a
+        guard: Called after every step (of leaps: where one asks for it), before the observers, so that none of them sees a
             state that is refused.
         stop: Asked after every step or leap; the loop then returns early with the last state.
         first_step: Number of the step that led to `state`.
@@ -92,15 +92,15 @@ def rollout(
         wanted = min(last - step, leap - step % leap) if leaping else 1
         try:
             if leaping:
-                state, taken = propagator.leap(state, generator, step, wanted)  # type: ignore[attr-defined]
+                state, taken, suspect = propagator.leap(state, generator, step, wanted)  # type: ignore[attr-defined]
             else:
-                state, taken = propagator.step(state, generator), 1
+                state, taken, suspect = propagator.step(state, generator), 1, True
         except BadInput as error:
             if step == first_step:
                 raise
             raise BlowUp(step + 1, f"the structure can no longer be evaluated: {error.subject}: {error.problem}") from error
         step += taken
-        if guard is not None and (wanted == 1 or taken < wanted):
+        if guard is not None and suspect:
             guard(step, state)
         for observer in observers:
             if step % observer.every == 0:

@@ -19,8 +19,9 @@ from mdistill.io.files import read_json, write_json, write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
 from mdistill.nets.composition import CompositionNet
 from mdistill.progress import Advance, progress
-from mdistill.simulation.compiled import compile_propagator, make_evaluator
-from mdistill.simulation.composed import composed
+from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.composed import Composed, Counts, composed
+from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluate import weights_sha256
 from mdistill.simulation.guard import Guard, total_energy
@@ -32,7 +33,7 @@ from mdistill.simulation.start import initial_state, temperature, without_drift
 from mdistill.simulation.summary import summarise
 from mdistill.simulation.tally import tallying
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.types import Estimate, Potential, Propagator, State, System
+from mdistill.types import Estimate, Potential, State, System
 from mdistill.units import PS
 
 _MAY_CHANGE = ("time_ps", "restart_seconds", "guard")
@@ -46,7 +47,8 @@ class SimulationResult:
         trajectory: Frames from time 0 (after equilibration) on; None where not even one was due.
         log: CSV table of energies, temperatures, pressure, volume.
         state: The last state.
-        values: Averages after equilibration and speed, by name (see `summarise`).
+        values: Averages after equilibration and speed, by name (see `summarise`); with long strides "fallbacks", the share of all
+            strides that were taken in small steps.
         steps: Steps of the run after equilibration.
         seconds: Wall-clock seconds in the loop, all resumes together.
         resumed: Whether an earlier, interrupted run was continued.
@@ -134,11 +136,7 @@ class _Run:
         reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if "reference" in point.extras else None
         self.guard = Guard(settings=settings.guard, temperature_K=settings.temperature_K, reference_energy=reference)
         self.evaluate = make_evaluator(potential, system, skin=settings.skin_A, guard=self.guard)
-        self.nve: Propagator = (
-            VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
-            if stride is None
-            else composed(stride, system, self.evaluate, skin=settings.skin_A, small_step=default_time_step(system))
-        )
+        self.nve = self._nve(system, stride)
         self.began = 0.0
 
     def finish(self, stop: StopRequest) -> SimulationResult:
@@ -160,6 +158,8 @@ class _Run:
             seconds=self.seconds,
             conserved=self.settings.ensemble == "nve",
         )
+        if isinstance(self.nve, Composed):
+            values["fallbacks"] = self.nve.counts.share()
         return SimulationResult(
             trajectory=self.recorder.trajectory.path,
             log=self.recorder.log.path,
@@ -248,7 +248,18 @@ class _Run:
         extras = {"seconds": self.seconds + running, "taken": float(self.taken)}
         if self.guard.reference_energy is not None:
             extras["reference"] = float(self.guard.reference_energy[0])
+        if isinstance(self.nve, Composed):
+            extras |= {name: float(getattr(self.nve.counts, name)) for name in ("strides", "fallbacks")}
         return extras
+
+    def _nve(self, system: System, stride: CompositionNet | None) -> VelocityVerlet | Composed:
+        """The step that conserves energy; a map goes on counting its strides."""
+        if stride is None:
+            return VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
+        small, skin = default_time_step(system), self.settings.skin_A
+        plain = composed(stride, system, self.evaluate, skin=skin, small_step=small, guard=self.guard)
+        seen = (int(self.point.extras.get(name, 0)) for name in ("strides", "fallbacks"))
+        return replace(plain, counts=Counts(*seen))
 
     def _start(self, system: System) -> RestartPoint:
         generator = Generator().manual_seed(self.settings.seed)

@@ -1,8 +1,10 @@
 r"""Observables of every step, added up along a run: frames then tell of the time between them, not of one instant.
 
 Of each step are added the potential energy, the pressure, and twice the internal kinetic energy of each element; compiled
-dynamics adds them inside (`kernels/dynamics.hpp`), `Tallying` does for any other propagator. The mean over the steps
-between two points of a run is the difference of their tallies over the difference of their numbers of steps.
+dynamics adds them inside (`kernels/motion.hpp`), `Tallying` does for any other propagator. Compiled long strides have no
+potential energy and pressure on the way: they add those of the state where a leap was asked to end (a frame, a strain). The
+mean over the steps between two points of a run is the difference of their tallies over the difference of their numbers of
+steps.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from mdistill.units import BOLTZMANN, GPA
 def no_steps(system: System) -> Tally:
     """The tally of a run of one struct before its first step."""
     kinds = len(system.numbers.unique())
-    return Tally(steps=0, potential=0.0, pressure=0.0, kinetic=torch.zeros(kinds, dtype=torch.float64))
+    return Tally(steps=0, evaluated=0, potential=0.0, pressure=0.0, kinetic=torch.zeros(kinds, dtype=torch.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Tallying:
         squeeze = pressure(state)
         after = Tally(
             steps=before.steps + 1,
+            evaluated=before.evaluated + 1,
             potential=before.potential + float(prediction_of(state).energy[0]),
             pressure=before.pressure + (0.0 if squeeze is None else float(squeeze[0])),
             kinetic=before.kinetic + twice_kinetic_by_element(state),
@@ -60,17 +63,18 @@ def tallying(propagator: Propagator) -> Propagator:
 def means(state: State, before: Tally) -> dict[str, float | None]:
     """Means over the steps since `before`, by column of the log: potential energy (eV), temperatures (K), pressure (GPa).
 
-    None where there was no step; no pressure where a direction is open.
+    Of potential energy and pressure over those steps for which they are known (`Tally.evaluated`). None where there was no
+    step; no pressure where a direction is open.
     """
     system, now = state.system, state.tally or before
-    steps = now.steps - before.steps
-    numbers = torch.unique(system.numbers)
+    steps, evaluated = now.steps - before.steps, now.evaluated - before.evaluated
+    numbers, periodic = torch.unique(system.numbers), bool(system.pbc.all())
     kinetic = (now.kinetic - before.kinetic) / max(steps, 1)
     freedom = _freedom(state, numbers)
     found: dict[str, float | None] = {
-        "mean_potential_eV": (now.potential - before.potential) / max(steps, 1),
+        "mean_potential_eV": (now.potential - before.potential) / evaluated if evaluated else None,
         "mean_temperature_K": float(kinetic.sum() / BOLTZMANN) / int(degrees_of_freedom(state)[0]),
-        "mean_pressure_GPa": (now.pressure - before.pressure) / max(steps, 1) / GPA if bool(system.pbc.all()) else None,
+        "mean_pressure_GPa": (now.pressure - before.pressure) / evaluated / GPA if evaluated and periodic else None,
     }
     from ase.data import chemical_symbols
 

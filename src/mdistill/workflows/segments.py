@@ -15,7 +15,8 @@ from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import read_json, write_json
 from mdistill.progress import Advance, progress
-from mdistill.simulation.compiled import compile_propagator, make_evaluator
+from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.evaluate import weights_sha256
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.langevin import Baoab

@@ -1,0 +1,48 @@
+// A neighbour list with a skin, kept while no atom moved far; engines of the same atoms and the same cutoff may share one.
+#pragma once
+
+#include <chrono>
+
+#include "neighbours.hpp"
+
+namespace mdistill {
+
+struct SkinList {
+  const std::vector<int32_t> species;
+  const double reach, skin;
+  const int threads;
+  Candidates list;
+  int64_t searches = 0;
+  double seconds = 0;
+
+  SkinList(std::vector<int32_t> species, double reach, double skin, int threads)
+      : species(std::move(species)), reach(reach), skin(skin), threads(threads) {}
+
+  // Make sure that every pair closer than the reach is listed: search again if an atom moved by half the skin.
+  void follow(const double *r, const double *cell, const int32_t *pbc) {
+    const int64_t atoms = static_cast<int64_t>(species.size());
+    bool same = old_positions.size() == size_t(3 * atoms) && std::equal(cell, cell + 9, old_cell) && std::equal(pbc, pbc + 3, old_pbc);
+    if (same) {
+      const double allowed = 0.25 * skin * skin;
+      for (int64_t i = 0; i < atoms && same; ++i) {
+        double square = 0;
+        for (int c = 0; c < 3; ++c) square += (r[3 * i + c] - old_positions[3 * i + c]) * (r[3 * i + c] - old_positions[3 * i + c]);
+        same = square < allowed;
+      }
+    }
+    if (same) return;
+    const auto begin = std::chrono::steady_clock::now();
+    Search(Box(cell, pbc), reach + skin, atoms, r).find(r, species.data(), threads, list);
+    old_positions.assign(r, r + 3 * atoms);
+    std::copy(cell, cell + 9, old_cell), std::copy(pbc, pbc + 3, old_pbc);
+    ++searches;
+    seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+
+ private:
+  std::vector<double> old_positions;
+  double old_cell[9];
+  int32_t old_pbc[3];
+};
+
+}  // namespace mdistill

@@ -1,0 +1,143 @@
+// Long strides: kicks and drifts, each kick with a potential of its own, as simulation/composed.py has them. Knows no network.
+#pragma once
+
+#include <vector>
+
+#include "motion.hpp"
+
+namespace mdistill {
+
+// A potential of the structure: an engine, and two functions of the library that it is from.
+struct Field {
+  void *engine;
+  double (*evaluate)(void *, const double *, const double *, const int32_t *, double *, double *, double *);
+  double (*closest)(const void *);
+};
+
+// Plain data, the same as `Map` in kernels/library.py.
+struct Map {
+  int64_t atoms;
+  const int32_t *species;
+  int32_t threads, kicks, small_steps;
+  const Field *stages;          // kick k of K uses number min(k, K − k)
+  Field potential;              // energies, and forces of the small steps
+  const double *largest_force;  // [stage, atom] eV/Å; beyond it a stride is taken in small steps of velocity Verlet
+};
+
+class Strides {
+ public:
+  explicit Strides(const Map &map)
+      : map(map), species(map.species, map.species + map.atoms), stages(map.stages, map.stages + map.kicks / 2 + 1) {
+    for (size_t n = 0; n < stages.size() * size_t(map.atoms); ++n) limits.push_back(map.largest_force[n] * map.largest_force[n]);
+    forces.resize(3 * map.atoms), next.resize(3 * map.atoms);
+  }
+
+  int64_t fallbacks = 0;
+
+  // Strides; gives how many were taken, negative where the last of them passed a limit or is not finite.
+  // `f`, `energy`, `virial`: of the potential where the last stride ends. To `sums` are added, of every stride, twice the
+  // internal kinetic energy of each species; of the last one, if it is the last one asked for, energy and pressure.
+  int64_t run(const Plan &plan, const double *cell, const int32_t *pbc, const double *masses, double *r, double *p, double *f,
+              double *energy, double *virial, double *sums) {
+    const Atoms atoms{map.atoms, species.data(), masses, map.threads};
+    const Place place{atoms, cell, pbc, r};
+    bool stopped = false, watched = false, known = false;
+    int64_t step = 0;
+    double twice = 0;
+    while (step < plan.steps && !stopped) {
+      if (plan.ensemble == 1) thermalise(atoms, plan, plan.keys[2 * step], p);
+      before.assign(r, r + 3 * atoms.count), before.insert(before.end(), p, p + 3 * atoms.count);
+      known = !stride(place, plan.time_step, p);
+      if (known) {
+        ++fallbacks;
+        std::copy(before.begin(), before.begin() + 3 * atoms.count, r), std::copy(before.begin() + 3 * atoms.count, before.end(), p);
+        stopped = !small_steps(place, plan.time_step / map.small_steps, p, f, energy, virial);
+      }
+      if (plan.ensemble == 1) thermalise(atoms, plan, plan.keys[2 * step + 1], p);
+      if (plan.ensemble == 2) rescale(atoms, plan, step, p);
+      twice = add_kinetic(atoms, p, sums + 2);
+      ++step;
+      watched = plan.watch_every > 0 && (plan.first_step + step) % plan.watch_every == 0;
+      const Field &last = known ? map.potential : stages[0];
+      if (watched && !stopped) stopped = too_close_or_hot(atoms, plan, p, last.closest(last.engine));
+    }
+    if (!known) stopped |= !evaluate(place, f, energy, virial);
+    if (watched && !stopped) stopped = suspicious(atoms, plan, p, f, *energy, map.potential.closest(map.potential.engine));
+    if (plan.whole && step == plan.steps) add_potential(atoms, twice, cell, *energy, virial, sums);
+    return stopped ? -step : step;
+  }
+
+ private:
+  struct Place {
+    const Atoms &atoms;
+    const double *cell;
+    const int32_t *pbc;
+    double *r;
+  };
+
+  const Map map;
+  const std::vector<int32_t> species;
+  const std::vector<Field> stages;
+  std::vector<double> limits, forces, next, before, seen;  // next: forces of stage 0 at `seen`, positions and cell
+
+  // Energy, forces and virial of the potential; false where they are not finite.
+  bool evaluate(const Place &at, double *f, double *energy, double *virial) {
+    if (within_reach(at.atoms, at.r))
+      *energy = map.potential.evaluate(map.potential.engine, at.r, at.cell, at.pbc, f, virial, nullptr);
+    else
+      set_unknown(at.atoms, energy, f);
+    return std::isfinite(*energy) && finite(at.atoms, f);
+  }
+
+  // Forces of a stage; those of the first, where a stride begins, are those where the one before ended. Null where one is too
+  // large for the map to be trusted.
+  const double *kick_of(const Place &at, int stage, bool begins) {
+    double *f = stage ? forces.data() : next.data();
+    if (!begins || !remembered(at)) {
+      if (!within_reach(at.atoms, at.r)) return nullptr;
+      stages[stage].evaluate(stages[stage].engine, at.r, at.cell, at.pbc, f, nullptr, nullptr);
+      if (!stage) remember(at);
+    }
+    bool small = true;
+    for (int64_t i = 0; i < at.atoms.count; ++i)
+      small &= f[3 * i] * f[3 * i] + f[3 * i + 1] * f[3 * i + 1] + f[3 * i + 2] * f[3 * i + 2] <= limits[stage * at.atoms.count + i];
+    return small ? f : nullptr;
+  }
+
+  bool remembered(const Place &at) const {
+    const auto end = seen.begin() + std::min<size_t>(seen.size(), 3 * at.atoms.count);
+    return !seen.empty() && std::equal(seen.begin(), end, at.r) && std::equal(end, end + 9, at.cell) &&
+           std::equal(end + 9, seen.end(), at.pbc);
+  }
+
+  void remember(const Place &at) {
+    seen.assign(at.r, at.r + 3 * at.atoms.count);
+    seen.insert(seen.end(), at.cell, at.cell + 9), seen.insert(seen.end(), at.pbc, at.pbc + 3);
+  }
+
+  // One stride of the map; false where it is not to be trusted (r and p are then somewhere on the way).
+  bool stride(const Place &at, double time, double *p) {
+    const double h = time / map.kicks;
+    for (int k = 0; k <= map.kicks; ++k) {
+      if (k) drift(at.atoms, h, p, at.r);
+      const double *f = kick_of(at, std::min(k, map.kicks - k), k == 0);
+      if (!f) return false;
+      kick(at.atoms, k == 0 || k == map.kicks ? 0.5 * h : h, f, p);
+    }
+    return true;
+  }
+
+  // The same time in small steps of velocity Verlet; false where it ends in what is not finite.
+  bool small_steps(const Place &at, double h, double *p, double *f, double *energy, double *virial) {
+    bool good = evaluate(at, f, energy, virial);
+    for (int step = 0; step < map.small_steps && good; ++step) {
+      kick(at.atoms, 0.5 * h, f, p);
+      drift(at.atoms, h, p, at.r);
+      good = evaluate(at, f, energy, virial);
+      kick(at.atoms, 0.5 * h, f, p);
+    }
+    return good;
+  }
+};
+
+}  // namespace mdistill
