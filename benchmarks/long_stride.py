@@ -53,11 +53,10 @@ def settings_of(material: Material, stride_fs: float, given: argparse.Namespace)
     """How a map of this stride is taught and judged: 4 fs between frames (1 fs for water, 16 fs for aluminium)."""
     spacing = {"water": 1.0, "aluminium": 16.0}.get(material.name, 4.0)
     segments = SegmentSettings(
-        temperatures_K=material.temperatures_K, segments=SEGMENTS, frames=FRAMES, spacing_fs=spacing,
-        time_step_fs=0.25 * material.time_step_fs,
+        temperatures_K=material.temperatures_K, segments=SEGMENTS, frames=FRAMES, spacing_fs=spacing
     )  # fmt: skip
     train = StrideSettings(stride_fs=stride_fs, kicks=given.kicks, fit=FitSettings(steps=given.steps, batch_size=4))
-    judge = JudgeSettings(temperature_K=material.temperature_K, time_ps=given.time_ps, time_step_fs=0.5 * material.time_step_fs)
+    judge = JudgeSettings(temperature_K=material.temperature_K, time_ps=given.time_ps)
     return StrideRungSettings(segments=segments, train=train, judge=judge)
 
 

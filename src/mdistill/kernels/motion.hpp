@@ -64,6 +64,15 @@ inline void set_unknown(const Atoms &atoms, double *energy, double *forces) {
   std::fill(forces, forces + 3 * atoms.count, *energy);
 }
 
+// Forces less their mean: what single precision leaves of a sum that should vanish would let the centre of mass drift.
+inline void balance(const Atoms &atoms, double *f) {
+  double mean[3] = {0, 0, 0};
+  for (int64_t i = 0; i < atoms.count; ++i)
+    for (int c = 0; c < 3; ++c) mean[c] += f[3 * i + c] / double(atoms.count);
+  for (int64_t i = 0; i < atoms.count; ++i)
+    for (int c = 0; c < 3; ++c) f[3 * i + c] -= mean[c];
+}
+
 inline void kick(const Atoms &atoms, double interval, const double *forces, double *p) {
   const double by = interval * ACCELERATION;
   for (int64_t c = 0; c < 3 * atoms.count; ++c) p[c] += by * forces[c];

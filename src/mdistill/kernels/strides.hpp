@@ -96,6 +96,7 @@ class Strides {
     if (!begins || !remembered(at)) {
       if (!within_reach(at.atoms, at.r)) return nullptr;
       stages[stage].evaluate(stages[stage].engine, at.r, at.cell, at.pbc, f, nullptr, nullptr);
+      balance(at.atoms, f);
       if (!stage) remember(at);
     }
     bool small = true;
@@ -131,9 +132,11 @@ class Strides {
   bool small_steps(const Place &at, double h, double *p, double *f, double *energy, double *virial) {
     bool good = evaluate(at, f, energy, virial);
     for (int step = 0; step < map.small_steps && good; ++step) {
+      balance(at.atoms, f);
       kick(at.atoms, 0.5 * h, f, p);
       drift(at.atoms, h, p, at.r);
       good = evaluate(at, f, energy, virial);
+      balance(at.atoms, f);
       kick(at.atoms, 0.5 * h, f, p);
     }
     return good;

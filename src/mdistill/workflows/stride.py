@@ -10,8 +10,9 @@ from torch import Generator
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.results import Results, merge, read_results, write_results
 from mdistill.progress import progress
-from mdistill.simulation.compiled import compile_propagator, make_evaluator
+from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.composed import composed
+from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.simulate import default_time_step
