@@ -136,9 +136,7 @@ class ActionNet(torch.nn.Module):
         moved = moves.detach() + (ACCELERATION * stride**2) * by_move / masses.unsqueeze(1)
         return moved, (ACCELERATION * stride) * pull
 
-    def forward(
-        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float
-    ) -> Ends:
+    def forward(self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float) -> Ends:
         self.check(stride_fs)
 
         def at(middle: System, mean: Tensor) -> Ends:

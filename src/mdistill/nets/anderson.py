@@ -53,7 +53,9 @@ def fixed_point(
         most_evaluations: Give up after so many.
         depth: m; 0 for the plain iteration.
     """
-    point, changes, differences = start, [], []
+    point = start
+    changes: list[Tensor] = []
+    differences: list[Tensor] = []
     before: tuple[Tensor, Tensor] | None = None
     for evaluations in range(1, most_evaluations + 1):
         residual = update(point) - point

@@ -69,9 +69,7 @@ class MotionNet(torch.nn.Module):
         """How many of the invariants, the first, are of the structure alone."""
         return _AT_REST * self.settings.motion_channels
 
-    def forward(
-        self, graph: Graph, vectors: Float[Tensor, "edge 3"], moves: Float[Tensor, "edge 3"]
-    ) -> Float[Tensor, " atom"]:
+    def forward(self, graph: Graph, vectors: Float[Tensor, "edge 3"], moves: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
         species = species_index(self.species_of, graph.system.numbers)
         invariants = self.invariants(graph, vectors, moves)
         order = torch.argsort(species, stable=True)
