@@ -13,8 +13,6 @@ from mdistill.nets.settings import ActionSettings
 from mdistill.types import System
 from systems import LIPSCL, tiny_net
 
-
-
 EXACT = SolverSettings(tolerance=1e-13, most_evaluations=200)
 
 
@@ -71,5 +69,3 @@ def symplectic_defect(increments: Increments, system: System, momenta: Tensor, m
     form = torch.zeros(width, width, dtype=torch.float64)
     form[:half, half:], form[half:, :half] = one, -one
     return float((jacobian.T @ form @ jacobian - form).abs().max())
-
-
