@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -108,6 +109,22 @@ def test_a_stride_that_does_not_converge_is_taken_in_small_steps_and_counted(how
     assert after.time == TIME
 
 
+def test_a_stride_that_changes_the_energy_too_much_falls_back() -> None:
+    """Planted: one kick too strong by half. The exact map keeps the energy, and no limit means no check."""
+
+    def strong(middle: System, momenta: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
+        moved, kicked = exact_action(middle, momenta, masses)
+        return moved, 1.5 * kicked
+
+    state = oscillators([0.5, 1.2])
+    for increments, limit, expected in ((strong, 1e-3, 1), (strong, math.inf, 0), (exact_action, 1e-9, 0)):
+        propagator = harmonic(increments=increments, largest_change=limit)
+        after = propagator.step(state, Generator())
+        assert propagator.counts.fallbacks == expected
+        assert after.prediction is not None
+        assert after.time == TIME
+
+
 def test_a_network_as_a_propagator_is_its_own_map() -> None:
     """The potential on its compiled kernel, neighbour lists kept, against plain torch; forth and back over 20 strides."""
     system, net = random_box(1), tiny_action(stride_fs=2.0)
@@ -149,6 +166,11 @@ def test_a_thermostat_around_it_keeps_the_temperature() -> None:
 
 
 def test_settings_are_checked() -> None:
-    for wrong in ({"small_step": 7.0}, {"solver": SolverSettings(tolerance=0.0)}, {"solver": SolverSettings(most_evaluations=0)}):
+    for wrong in (
+        {"small_step": 7.0},
+        {"largest_change": math.nan},
+        {"solver": SolverSettings(tolerance=0.0)},
+        {"solver": SolverSettings(most_evaluations=0)},
+    ):
         with pytest.raises(BadInput):
             harmonic(**wrong)

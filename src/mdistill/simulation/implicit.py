@@ -4,8 +4,8 @@ r"""Long strides: NVE dynamics by a generating function of midpoints (`nets/acti
 
 Fixed-point iteration with Anderson mixing (`nets/anderson.py`) from a guess of the ends: by the forces at the start of the
 stride, or by another map. The guess changes what a stride costs, not where it ends (to the tolerance). A stride that does not
-converge, or ends in numbers that are not finite, is taken anew in small steps of velocity Verlet with the potential that the
-map was taught, and counted.
+converge, ends in numbers that are not finite, or changes the energy by more than a limit is taken anew in small steps of
+velocity Verlet with the potential that the map was taught, and counted.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mdistill.graph import SkinList
 from mdistill.nets.action import ActionNet, Ends, SolverSettings, solve
 from mdistill.nets.compiled import compiled
 from mdistill.simulation.compiled import make_evaluator
+from mdistill.simulation.guard import total_energy
 from mdistill.simulation.ranges import within
 from mdistill.simulation.start import prediction_of
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
@@ -50,6 +51,8 @@ class Implicit:
         time: t, fs.
         small_step: Of velocity Verlet in a stride that falls back, fs at most.
         solver: Tolerance and limits.
+        largest_change: Of the total energy in a stride, eV; beyond it a stride falls back. A collision that begins and ends
+            within a stride leaves no trace in its midpoints, and is noticed by this alone.
         guess: A map whose step is where the iteration begins; None for what the forces at the start give.
     """
 
@@ -58,6 +61,7 @@ class Implicit:
     time: float
     small_step: float
     solver: SolverSettings = field(default_factory=SolverSettings)
+    largest_change: float = math.inf
     guess: Propagator | None = None
     counts: Counts = field(default_factory=Counts, compare=False)
 
@@ -66,6 +70,8 @@ class Implicit:
         within("tolerance", self.solver.tolerance, 0.0, 1e-3, unit="Å")
         within("most_evaluations", self.solver.most_evaluations, 1, 10_000, open_low=False)
         within("depth", self.solver.depth, 0, 50, open_low=False)
+        if not self.largest_change > 0.0:
+            raise BadInput("largest_change", f"{self.largest_change} eV", allowed="above 0", fix="leave it out")
         if self.guess is not None and abs(self.guess.stride - self.time) > 1e-9 * self.time:
             stride = f"{self.guess.stride:g} fs"
             raise BadInput("guess", f"a map over {stride}", allowed=f"{self.time:g} fs", fix="use a map of the same stride")
@@ -87,10 +93,11 @@ class Implicit:
         if bool(found.converged.all()):
             system = replace(state.system, positions=found.positions)
             moved = replace(state, system=system, momenta=found.momenta, time=state.time + self.time, prediction=None)
-        else:
-            self.counts.fallbacks += 1
-            moved = self._in_small_steps(state, generator)
-        return evaluated(moved, self.evaluate)
+            moved = evaluated(moved, self.evaluate)
+            if float((total_energy(moved) - total_energy(state)).abs().max()) <= self.largest_change:
+                return moved
+        self.counts.fallbacks += 1
+        return evaluated(self._in_small_steps(state, generator), self.evaluate)
 
     def _first_guess(self, state: State, generator: Generator) -> Ends:
         """Ends whose midpoints are q + (t/2) p/m + (t²/4) F/m and p + (t/2) F, or those of the other map."""
@@ -117,6 +124,7 @@ def implicit(
     skin: float,
     small_step: float,
     solver: SolverSettings | None = None,
+    largest_change: float = math.inf,
     guess: Propagator | None = None,
 ) -> Implicit:
     """A generating function as a propagator of one structure, its potential on compiled kernels where there are any.
@@ -128,6 +136,7 @@ def implicit(
         skin: Of its neighbour lists, Å.
         small_step: Longest step of velocity Verlet where it falls back, fs.
         solver: Tolerance and limits.
+        largest_change: Of the total energy in a stride, eV; beyond it a stride falls back.
         guess: A map whose step is where the iteration begins.
     Raises:
         BadInput: The network computes in single precision, in which the tolerance cannot be met.
@@ -153,5 +162,6 @@ def implicit(
         time=net.settings.stride_fs,
         small_step=min(small_step, net.settings.stride_fs),
         solver=solver or SolverSettings(),
+        largest_change=largest_change,
         guess=guess,
     )
