@@ -18,6 +18,7 @@ LONGEST_STRIDE = 100.0
 """Longest stride accepted, fs."""
 MAX_DEGREE = 3
 """Highest degree of the spherical harmonics that are written out."""
+_SPLINE = ("elements", "cutoff", "channels", "radial", "degree", "hidden")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +110,7 @@ class CompositionSettings:
     hidden: int = 64
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.stride_fs <= LONGEST_STRIDE:
-            allowed = f"above 0 and at most {LONGEST_STRIDE:g} fs"
-            raise BadInput("stride_fs", f"{self.stride_fs} fs", allowed=allowed, fix="16 fs suits most solids")
+        _check_stride(self.stride_fs)
         if not 1 <= self.kicks <= 64:
             raise BadInput("kicks", f"{self.kicks}", allowed="1 to 64", fix="one for about every 8 fs")
         self.spline.shapes()
@@ -124,14 +123,61 @@ class CompositionSettings:
     @property
     def spline(self) -> SplineSettings:
         """Size of each potential."""
-        names = ("elements", "cutoff", "channels", "radial", "degree", "hidden")
-        return SplineSettings(**{name: getattr(self, name) for name in names})
+        return SplineSettings(**{name: getattr(self, name) for name in _SPLINE})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
         last = self.stages - 1
         shapes = {f"stages.{last}.{name}": shape for name, shape in self.spline.shapes().items()}
         return shapes | {"largest_force": (self.stages, len(self.elements))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionSettings:
+    """Stride and size of an `ActionNet`.
+
+    Attributes:
+        elements: Atomic numbers it knows, ascending.
+        stride_fs: Time that one application of the map advances, fs.
+        cutoff, channels, radial, degree, hidden: Of its spline potential; the cutoff is that of the motion's energy too.
+        motion_channels, motion_radial, motion_hidden: Radial channels, basis functions and hidden units of that energy.
+    """
+
+    elements: tuple[int, ...]
+    stride_fs: float = 16.0
+    cutoff: float = 4.9
+    channels: int = 12
+    radial: int = 10
+    degree: int = 3
+    hidden: int = 64
+    motion_channels: int = 8
+    motion_radial: int = 6
+    motion_hidden: int = 32
+
+    def __post_init__(self) -> None:
+        _check_stride(self.stride_fs)
+        self.spline.shapes()
+        _check_sizes(self, {"motion_channels": (1, 64), "motion_radial": (2, 64), "motion_hidden": (1, 1024)})
+
+    @property
+    def spline(self) -> SplineSettings:
+        """Size of its potential."""
+        return SplineSettings(**{name: getattr(self, name) for name in _SPLINE})
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of tensors that tell its size."""
+        n = len(self.elements)
+        shapes = {f"potential.{name}": shape for name, shape in self.spline.shapes().items()}
+        return shapes | {
+            "motion.mixing": (n * n * self.motion_radial, self.motion_channels),
+            "motion.last.weight": (n, self.motion_hidden, 15 * self.motion_channels),
+        }
+
+
+def _check_stride(stride_fs: float) -> None:
+    if not 0.0 < stride_fs <= LONGEST_STRIDE:
+        allowed = f"above 0 and at most {LONGEST_STRIDE:g} fs"
+        raise BadInput("stride_fs", f"{stride_fs} fs", allowed=allowed, fix="16 fs suits most solids")
 
 
 def _check_reach(elements: tuple[int, ...], cutoff: float) -> None:
@@ -141,7 +187,7 @@ def _check_reach(elements: tuple[int, ...], cutoff: float) -> None:
         raise BadInput("cutoff", f"{cutoff} Å", allowed="1 to 15 Å", fix="5 Å suits most solids")
 
 
-def _check_sizes(settings: SplineSettings | PainnSettings, limits: dict[str, tuple[int, int]]) -> None:
+def _check_sizes(settings: SplineSettings | PainnSettings | ActionSettings, limits: dict[str, tuple[int, int]]) -> None:
     for name, (low, high) in limits.items():
         if not low <= getattr(settings, name) <= high:
             raise BadInput(name, f"{getattr(settings, name)}", allowed=f"{low} to {high}", fix="keep the default")

@@ -22,9 +22,10 @@ import torch
 from mdistill.derivatives import Conservative, Direct, potential_of
 from mdistill.errors import BadInput
 from mdistill.io.files import write_bytes
+from mdistill.nets.action import ActionNet
 from mdistill.nets.composition import CompositionNet
 from mdistill.nets.painn import PainnNet
-from mdistill.nets.settings import CompositionSettings, PainnSettings, SplineSettings
+from mdistill.nets.settings import ActionSettings, CompositionSettings, PainnSettings, SplineSettings
 from mdistill.nets.spline import SplineNet
 
 FORMAT = 1
@@ -40,13 +41,16 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 Header = dict[str, Any]
 Student = SplineNet | PainnNet
 StudentSettings = SplineSettings | PainnSettings
-StrideNet = CompositionNet
+StrideNet = CompositionNet | ActionNet
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     SplineNet.kind: (SplineSettings, SplineNet),
     PainnNet.kind: (PainnSettings, PainnNet),
 }
 """Kinds of potential that model files hold: their settings, their class."""
-MAPS: dict[str, tuple[type[Any], type[Any]]] = {CompositionNet.kind: (CompositionSettings, CompositionNet)}
+MAPS: dict[str, tuple[type[Any], type[Any]]] = {
+    CompositionNet.kind: (CompositionSettings, CompositionNet),
+    ActionNet.kind: (ActionSettings, ActionNet),
+}
 """Kinds of long-stride map that model files hold."""
 _ALLOWED = "a model file written by mdistill (student.mdistill)"
 _AGAIN = "copy the file again from where it was made, or train again"

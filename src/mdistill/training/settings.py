@@ -8,7 +8,12 @@ from typing import Any, Literal
 from mdistill.errors import BadInput
 from mdistill.nets.settings import SIZES, CompositionSettings, PainnSettings, SplineSettings
 
-RATES: dict[str, tuple[float, float]] = {"spline": (5e-3, 0.3), "painn": (2e-3, 0.01), "composition": (1e-3, 0.0)}
+RATES: dict[str, tuple[float, float]] = {
+    "spline": (5e-3, 0.3),
+    "painn": (2e-3, 0.01),
+    "composition": (1e-3, 0.0),
+    "action": (1e-3, 0.0),
+}
 """Learning rate and weight decay that suit each kind of network."""
 
 
