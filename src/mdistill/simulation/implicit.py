@@ -22,7 +22,7 @@ from mdistill.errors import BadInput
 from mdistill.graph import SkinList
 from mdistill.nets.action import ActionNet, Ends, SolverSettings, solve
 from mdistill.nets.compiled import compiled
-from mdistill.simulation.compiled import make_evaluator
+from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.ranges import within
 from mdistill.simulation.start import prediction_of
