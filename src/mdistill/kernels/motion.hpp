@@ -64,6 +64,13 @@ inline void set_unknown(const Atoms &atoms, double *energy, double *forces) {
   std::fill(forces, forces + 3 * atoms.count, *energy);
 }
 
+// Kinetic energy, centre-of-mass motion included, eV.
+inline double kinetic_energy(const Atoms &atoms, const double *p) {
+  double twice = 0;
+  for (int64_t c = 0; c < 3 * atoms.count; ++c) twice += p[c] * p[c] / atoms.masses[c / 3];
+  return 0.5 * twice / ACCELERATION;
+}
+
 // Forces less their mean: what single precision leaves of a sum that should vanish would let the centre of mass drift.
 inline void balance(const Atoms &atoms, double *f) {
   double mean[3] = {0, 0, 0};

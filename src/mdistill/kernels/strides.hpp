@@ -22,6 +22,7 @@ struct Map {
   const Field *stages;          // kick k of K uses number min(k, K − k)
   Field potential;              // energies, and forces of the small steps
   const double *largest_force;  // [stage, atom] eV/Å; beyond it a stride is taken in small steps of velocity Verlet
+  double largest_change;        // eV; so is one that changes the energy, with the first stage's potential, by more
 };
 
 class Strides {
@@ -79,6 +80,7 @@ class Strides {
   const std::vector<int32_t> species;
   const std::vector<Field> stages;
   std::vector<double> limits, forces, next, before, seen;  // next: forces of stage 0 at `seen`, positions and cell
+  double next_energy = 0;                                  // of stage 0 there
 
   // Energy, forces and virial of the potential; false where they are not finite.
   bool evaluate(const Place &at, double *f, double *energy, double *virial) {
@@ -95,9 +97,9 @@ class Strides {
     double *f = stage ? forces.data() : next.data();
     if (!begins || !remembered(at)) {
       if (!within_reach(at.atoms, at.r)) return nullptr;
-      stages[stage].evaluate(stages[stage].engine, at.r, at.cell, at.pbc, f, nullptr, nullptr);
+      const double energy = stages[stage].evaluate(stages[stage].engine, at.r, at.cell, at.pbc, f, nullptr, nullptr);
       balance(at.atoms, f);
-      if (!stage) remember(at);
+      if (!stage) remember(at), next_energy = energy;
     }
     bool small = true;
     for (int64_t i = 0; i < at.atoms.count; ++i)
@@ -119,13 +121,15 @@ class Strides {
   // One stride of the map; false where it is not to be trusted (r and p are then somewhere on the way).
   bool stride(const Place &at, double time, double *p) {
     const double h = time / map.kicks;
+    double begun = kinetic_energy(at.atoms, p);
     for (int k = 0; k <= map.kicks; ++k) {
       if (k) drift(at.atoms, h, p, at.r);
       const double *f = kick_of(at, std::min(k, map.kicks - k), k == 0);
       if (!f) return false;
+      if (k == 0) begun += next_energy;
       kick(at.atoms, k == 0 || k == map.kicks ? 0.5 * h : h, f, p);
     }
-    return true;
+    return std::abs(kinetic_energy(at.atoms, p) + next_energy - begun) <= map.largest_change;
   }
 
   // The same time in small steps of velocity Verlet; false where it ends in what is not finite.

@@ -24,6 +24,7 @@ class Strides:
         potential: For energies, and forces of the small steps.
         kicks: K.
         largest_force: [stage, atom] eV/Å; beyond it a stride is taken in small steps of velocity Verlet.
+        largest_change: eV; so is a stride that changes the energy, with the first stage's potential, by more.
         small_steps: How many in a stride.
     """
 
@@ -34,6 +35,7 @@ class Strides:
         *,
         kicks: int,
         largest_force: Float[np.ndarray, "stage atom"],
+        largest_change: float,
         small_steps: int,
     ) -> None:
         self._engines, self._call = (*stages, potential), potential.kernel.library
@@ -48,6 +50,7 @@ class Strides:
             stages=ctypes.addressof(fields),
             potential=potential.field(),
             largest_force=address(limits),
+            largest_change=largest_change,
         )
         self._fallbacks_seen = 0
         self._pointer = self._call.mdistill_strides(ctypes.byref(described))

@@ -39,19 +39,20 @@ from mdistill.types import Graph, System
 from mdistill.units import ACCELERATION
 
 UNLIMITED = 1e6
-"""eV/Å; no limit yet."""
+"""eV/Å, eV; no limit yet."""
 Forces = Callable[[System], Float[Tensor, "atom 3"]]
 
 
 class CompositionNet(torch.nn.Module):
     """`net(system, momenta, masses, stride)` gives the positions and momenta after the stride, differentiable in the weights.
 
-    Buffer set by training: `largest_force` [stage, species] eV/Å, the largest force that a kick met in training; beyond it
-    the map is not to be trusted.
+    Buffers set by training, beyond which the map is not to be trusted: `largest_force` [stage, species] eV/Å of a kick;
+    `largest_change` eV/√atom of the energy in a stride, kinetic and that of the first kick's potential.
     """
 
     kind = "composition"
     largest_force: Tensor
+    largest_change: Tensor
 
     def __init__(self, settings: CompositionSettings, *, seed: int = 0) -> None:
         super().__init__()
@@ -59,6 +60,7 @@ class CompositionNet(torch.nn.Module):
         self.stages = torch.nn.ModuleList(SplineNet(settings.spline, seed=seed + k) for k in range(settings.stages))
         limits = torch.full((settings.stages, len(settings.elements)), UNLIMITED, dtype=torch.float64)
         self.register_buffer("largest_force", limits)
+        self.register_buffer("largest_change", torch.tensor(UNLIMITED, dtype=torch.float64))
 
     @property
     def cutoff(self) -> float:
@@ -93,6 +95,7 @@ class CompositionNet(torch.nn.Module):
         net = CompositionNet(self.settings)
         net.stages = torch.nn.ModuleList(stage.folded() for stage in self._splines())
         net.largest_force = self.largest_force.detach().clone()
+        net.largest_change = self.largest_change.detach().clone()
         return net
 
     def in_type(self, dtype: torch.dtype) -> CompositionNet:

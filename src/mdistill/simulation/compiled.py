@@ -195,5 +195,11 @@ def _strides(plain: Propagator, evaluate: EngineEvaluator) -> Strides | None:
     stages = [stage.engine for stage in plain.stages if isinstance(stage, EngineEvaluator)]
     if len(stages) < len(plain.stages) or plain.evaluate is not evaluate:
         return None
-    limits = plain.largest_force.numpy()
-    return Strides(stages, evaluate.engine, kicks=plain.kicks, largest_force=limits, small_steps=plain.small_steps)
+    return Strides(
+        stages,
+        evaluate.engine,
+        kicks=plain.kicks,
+        largest_force=plain.largest_force.numpy(),
+        largest_change=plain.largest_change,
+        small_steps=plain.small_steps,
+    )

@@ -1,8 +1,9 @@
 r"""Long strides: NVE dynamics by a learned composition of kicks and drifts (`nets/composition.py`), with a way back.
 
-Where a kick meets a force larger than any in training the map is not to be trusted: the stride is taken anew in small
-steps of velocity Verlet with the potential that the map was taught, and counted. So is one that ends in numbers that are
-not finite.
+Where a kick meets a force larger than in strides that the map gets right, or a stride changes the energy (kinetic, and that
+of the first kick's potential, which is at hand at both ends) by more than these do, the map is not to be trusted: the
+stride is taken anew in small steps of velocity Verlet with the potential that the map was taught, and counted. So is one
+that ends in numbers that are not finite.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mdistill.nets.spline import SplineNet
 from mdistill.simulation.engines import EngineEvaluator, make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.ranges import within
+from mdistill.simulation.start import kinetic_energy
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.types import Estimate, Prediction, State, System
 from mdistill.units import ACCELERATION
@@ -51,6 +53,7 @@ class Composed:
         time: t, fs.
         kicks: K, force evaluations per stride.
         largest_force: [stage, atom] eV/Å; beyond it a stride falls back.
+        largest_change: Of that energy in a stride, eV; beyond it a stride falls back.
         small_step: Of velocity Verlet in a stride that falls back, fs at most.
     """
 
@@ -60,6 +63,7 @@ class Composed:
     kicks: int
     largest_force: Float[Tensor, "stage atom"]
     small_step: float
+    largest_change: float = math.inf
     counts: Counts = field(default_factory=Counts, compare=False)
 
     def __post_init__(self) -> None:
@@ -88,16 +92,22 @@ class Composed:
         """The state after a stride of the map, None where it is not to be trusted."""
         drift, state = self.time / self.kicks, replace(state, middle_momenta=None)
         inverse = 1.0 / state.masses.unsqueeze(1)
+        energies = []
         for k in range(self.kicks + 1):
             if k:
                 positions = state.system.positions + drift * inverse * state.momenta
                 state = replace(state, system=replace(state.system, positions=positions))
             stage = min(k, self.kicks - k)
-            forces = _balanced(self.stages[stage](state.system)).forces
+            found = _balanced(self.stages[stage](state.system))
+            forces = found.forces
             if not bool((forces.norm(dim=1) <= self.largest_force[stage]).all()):
                 return None
             share = 0.5 if k in (0, self.kicks) else 1.0
-            state = replace(state, momenta=state.momenta + (share * drift * ACCELERATION) * forces)
+            kicked = replace(state, momenta=state.momenta + (share * drift * ACCELERATION) * forces)
+            energies.append(float((found.energy + kinetic_energy(kicked if k else state)).sum()))
+            state = kicked
+        if not abs(energies[-1] - energies[0]) <= self.largest_change:
+            return None
         return replace(state, time=state.time + self.time, prediction=None)
 
     def _in_small_steps(self, state: State, generator: Generator) -> State:
@@ -144,4 +154,5 @@ def composed(
         kicks=net.settings.kicks,
         largest_force=net.largest_force.to(torch.float64).index_select(1, splines[0].species(system.numbers)),
         small_step=min(small_step, net.settings.stride_fs),
+        largest_change=float(net.largest_change) * system.n_atoms**0.5,
     )

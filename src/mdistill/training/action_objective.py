@@ -34,7 +34,7 @@ class ActionObjective:
         with torch.set_grad_enabled(step >= 0):
             moved, kicked = module.increments(graph, momenta, joined.masses)
             moved = moved - (joined.positions_after[0] - joined.system.positions)
-            position, momentum = errors(joined, moved, kicked - (joined.momenta_after[0] - joined.momenta))
+            position, momentum = (e.mean() for e in errors(joined, moved, kicked - (joined.momenta_after[0] - joined.momenta)))
         found = {"position": float(position.detach()) ** 0.5, "momentum": float(momentum.detach()) ** 0.5}
         return position + momentum, found
 

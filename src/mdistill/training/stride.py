@@ -12,23 +12,20 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mdistill.data.segments import Segment
-from mdistill.derivatives import forces_through
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.nets.composition import CompositionNet, Forces, build_graph_at, compose
+from mdistill.nets.composition import CompositionNet
 from mdistill.nets.settings import CompositionSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.training.checkpoint import load_net, read_metadata, save_model
 from mdistill.training.fit import fit
+from mdistill.training.limits import set_limits
 from mdistill.training.settings import StrideSettings
 from mdistill.training.split import split_segments
 from mdistill.training.stride_objective import StrideMap, StrideObjective, errors
 from mdistill.training.windows import Window, join_windows, windows_hash, windows_of
-from mdistill.types import System
 
 MODEL = "stride.mdistill"
-_MARGIN, _RIGHT = 1.05, 4.0
-_JUDGED = 2000
 _AT_ONCE = 16
 
 
@@ -39,7 +36,8 @@ class StrideResult:
     Attributes:
         path, sha256: The model file; of its weights.
         errors: On held-out segments, relative errors after one stride by name: "position" and "momentum" overall and of each
-            element ("momentum Li"), root mean squares over √(3 k_B T), and "momentum, median" over structs.
+            element ("momentum Li"), root mean squares over √(3 k_B T), "momentum, median" over structs; and of the training
+            windows "wrong", the share that the map gets wrong, and "wrong, noticed" (`training.limits`).
         history: Rows of {step, epoch, minutes, train, validation}.
         parameters: Number of trained numbers.
         train_windows, held_out_windows: Counts.
@@ -91,13 +89,13 @@ def train_stride(
     how = settings.fit.suited(net.kind)
     result = fit(net, objective, windows, held_out, how, folder=Path(folder), stop=stop, identity=identity, title="train stride")
     final = result.module.folded()
-    final.largest_force.copy_(_largest_forces(final, windows))
+    caught = set_limits(final, windows)
     made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings), "potential": begun[1]}
     digest = save_model(Path(folder) / MODEL, final, made_from)
     return StrideResult(
         path=Path(folder) / MODEL,
         sha256=digest,
-        errors=one_stride_errors(final, held_out),
+        errors=one_stride_errors(final, held_out) | caught,
         history=result.history,
         parameters=sum(p.numel() for p in final.parameters()),
         train_windows=len(windows),
@@ -131,34 +129,6 @@ def one_stride_errors(net: StrideMap, windows: Sequence[Window]) -> dict[str, fl
     counts = torch.bincount(owner)
     each = torch.zeros(len(counts), dtype=momentum.dtype).index_add(0, owner, momentum) / counts
     return found | {"momentum, median": float(each.median()) ** 0.5}
-
-
-def _largest_forces(net: CompositionNet, windows: Sequence[Window]) -> Tensor:
-    """[stage, species] the largest force (eV/Å) on an atom in strides that the map gets right, and a margin."""
-    seen, wrong = [], []
-    for window in windows[:: max(1, len(windows) // _JUDGED)]:
-        largest = torch.zeros_like(net.largest_force)
-        stages = [_watched(stage, window, largest[k]) for k, stage in enumerate(net.stages)]  # type: ignore[arg-type]
-        with torch.no_grad():
-            positions, momenta = compose(stages, net.settings, window.system, window.momenta, window.masses)
-        batch = join_windows([window])
-        position, momentum = errors(batch, positions - window.positions_after[0], momenta - window.momenta_after[0])
-        seen.append(largest)
-        wrong.append(float((position + momentum).mean()))
-    error = torch.tensor(wrong)
-    return _MARGIN * torch.stack(seen)[error <= _RIGHT**2 * error.median()].amax(0)
-
-
-def _watched(stage: SplineNet, window: Window, largest: Tensor) -> Forces:
-    """The forces of a stage, keeping in `largest` [species] the largest of each species."""
-    species = stage.species(window.system.numbers)
-
-    def forces(system: System) -> Tensor:
-        found = forces_through(stage, build_graph_at(system, stage.cutoff))
-        largest.scatter_reduce_(0, species, found.norm(dim=1), "amax")
-        return found
-
-    return forces
 
 
 def _spline(path: Path) -> SplineNet:
