@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from mdistill.units import BOLTZMANN, KINETIC
+
 VALIDATION_EVERY, UNCOUNTED, TRIAL_BATCHES = 20, 3, 4
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -26,24 +28,21 @@ SIZES: dict[str, dict[str, Any]] = {
     "default": {},
 }  # fmt: skip
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
-BOLTZMANN = 8.617333262e-5  # eV/K
 
 
 def frame(pairs: Any, which: int) -> Any:
     """First half of one pair as ASE atoms with momenta in ASE's units."""
     import ase.units
     from ase import Atoms
-    from ase.constraints import FixCom
 
     atoms = Atoms(pairs["numbers"], positions=pairs["positions0"][which], cell=pairs["cell"], pbc=True, masses=pairs["masses"])
     atoms.set_momenta(pairs["momenta0"][which] / ase.units.fs)
-    atoms.set_constraint(FixCom())
     return atoms
 
 
 def check_units(pairs: Any) -> None:
     """The kinetic energy ASE finds is the one of our units, for the first half of every pair."""
-    ours = (pairs["momenta0"] ** 2 / (2 * pairs["masses"][:, None])).sum((1, 2)) / 9.648533212331e-3
+    ours = (pairs["momenta0"] ** 2 / (2 * pairs["masses"][:, None])).sum((1, 2)) * KINETIC
     theirs = np.array([frame(pairs, k).get_kinetic_energy() for k in range(len(ours))])
     if not np.allclose(ours, theirs, rtol=1e-6):
         raise SystemExit(f"kinetic energies differ between units, by up to {np.abs(theirs / ours - 1).max():.2e}")
@@ -57,7 +56,6 @@ def write_frames(path: Path, pairs: Any, chosen: np.ndarray) -> None:
     frames = []
     for k in chosen:
         atoms = frame(pairs, k)
-        atoms.set_constraint()
         atoms.arrays["future_positions"] = pairs["positions1"][k]
         atoms.arrays["future_momenta"] = pairs["momenta1"][k] / ase.units.fs
         frames.append(atoms)
@@ -181,27 +179,27 @@ def integrator(atoms: Any, model: Any, stride: float, ensemble: str, *, rescale:
 
 
 def one_stride(model: Any, pairs: Any) -> list[dict[str, Any]]:
-    """Errors on the held-out pairs by temperature, of each element and of all atoms."""
+    """Errors on the held-out pairs by temperature, of each element and of all atoms; of free flight without a model."""
     import ase.units
 
     stride, root = float(pairs["stride_fs"]), np.sqrt(pairs["masses"])[:, None]
     rows = []
     for kelvin in np.unique(pairs["temperature"]):
         chosen = np.flatnonzero(pairs["held_out"] & (pairs["temperature"] == kelvin))
-        q, p = [], []
+        true, q, p = pairs["momenta1"][chosen] / root, [], []
         for k in chosen:
             atoms = frame(pairs, k)
-            integrator(atoms, model, stride, "NVE", rescale=False).step()
+            if model is None:
+                atoms.set_positions(atoms.positions + atoms.get_velocities() * stride * ase.units.fs)
+            else:
+                integrator(atoms, model, stride, "NVE", rescale=False).step()
             q.append((atoms.positions - pairs["positions1"][k]) * root / stride)
             p.append((atoms.get_momenta() * ase.units.fs - pairs["momenta1"][k]) / root)
-        true = pairs["momenta1"][chosen] / root
         row: dict[str, Any] = {"temperature (K)": float(kelvin), "held-out pairs": len(chosen)}
         for name, part in parts(pairs["numbers"]).items():
             scale = np.sqrt((true[:, part] ** 2).mean())
-            row |= {
-                f"q error {name}": float(np.sqrt((np.array(q)[:, part] ** 2).mean()) / scale),
-                f"p error {name}": float(np.sqrt((np.array(p)[:, part] ** 2).mean()) / scale),
-            }
+            for letter, error in (("q", q), ("p", p)):
+                row[f"{letter} error {name}"] = float(np.sqrt((np.array(error)[:, part] ** 2).mean()) / scale)
         rows.append(row | {"kinetic energy (%)": 100 * float(((true + np.array(p)) ** 2).sum() / (true**2).sum() - 1)})
     return rows
 
@@ -222,12 +220,14 @@ def temperatures(atoms: Any) -> list[float]:
 def drive(model: Any, words: argparse.Namespace, ensemble: str, rescale: bool) -> dict[str, Any]:
     """One run: temperatures after each stride, and why it ended early if it did."""
     import torch
+    from ase.constraints import FixCom
 
     from mdistill.export.ase import calculator
     from mdistill.workflows.models import load
 
     begin, pairs = np.load(words.begin), np.load(words.pairs)
     atoms = frame(begin, 0)
+    atoms.set_constraint(FixCom())
     if rescale:
         atoms.calc = calculator(load(words.student))
     torch.manual_seed(3)
@@ -298,7 +298,9 @@ def answer(words: argparse.Namespace) -> Any:
         return [*timed(model, words, False), *timed(model, words, True)]
     if words.what == "errors":
         names = ("flashmd", "metatrain", "metatomic-torch", "metatensor-torch", "torch", "ase")
-        return {"errors": one_stride(model, np.load(words.pairs)), "versions": {name: version(name) for name in names}}
+        pairs = np.load(words.pairs)
+        found = {"errors": one_stride(model, pairs), "free flight": one_stride(None, pairs)}
+        return found | {"versions": {name: version(name) for name in names}}
     return [drive(model, words, ensemble, rescale) for ensemble in ENSEMBLES for rescale in (False, True)]
 
 
