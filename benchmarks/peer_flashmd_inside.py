@@ -241,8 +241,10 @@ def drive(model: Any, words: argparse.Namespace, ensemble: str, rescale: bool) -
             ended = f"{type(error).__name__}: {error}"[:150]
             break
         series.append(temperatures(atoms))
-        if not np.isfinite(atoms.positions).all() or not math.isfinite(series[-1][0]):
-            ended = "not finite"
+        if not np.isfinite(atoms.positions).all():
+            ended = "positions not finite"
+        elif not math.isfinite(series[-1][0]):  # with the rescale: the root of a negative number, H < V'
+            ended = "momenta not finite"
         elif series[-1][0] > 20 * words.temperature:
             ended = "above 20 times the temperature"
     good = [row for row in series if all(math.isfinite(value) for value in row)]
