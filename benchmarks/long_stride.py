@@ -31,15 +31,18 @@ from mdistill.io.files import write_json
 from mdistill.io.results import read_results, write_results
 from mdistill.io.trajectories import read_hdf5
 from mdistill.nets.composition import CompositionNet
+from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
+from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import train_stride
 from mdistill.types import Estimate
 from mdistill.workflows.analyse import transport_results
+from mdistill.workflows.judge_stride import ENSEMBLES, judged
 from mdistill.workflows.models import load, load_stride
 from mdistill.workflows.segments import make_segments
-from mdistill.workflows.stride import judge_map
+from mdistill.workflows.stride import equilibrated_start, judge_map
 from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +124,20 @@ def million(material: Material, folder: Path) -> dict[str, Any]:
     return {"10⁶ strides": shown | {"hours": done.seconds / 3600.0}}
 
 
+def longer_steps(material: Material, given: argparse.Namespace, settings: StrideRungSettings) -> dict[str, Any]:
+    """The same judgement of plain Verlet with longer steps than usual: how far one gets without a map."""
+    evaluate = make_evaluator(load(material.student, precision="float32"), material.start)
+    small = VelocityVerlet(evaluate=evaluate, time_step=0.5 * material.time_step_fs)
+    start = equilibrated_start(small, material.start, settings.judge)
+    rows: dict[str, Any] = {}
+    for step in given.longer_steps:
+        verlet = VelocityVerlet(evaluate=evaluate, time_step=step)
+        for ensemble in ENSEMBLES:
+            found = judged(verlet, ensemble, start, evaluate, settings.judge)
+            rows[f"{step:g} fs, {ensemble}"] = found.broken or {k: [v.value, v.error] for k, v in found.temperatures.items()}
+    return {"plain Verlet, mean temperatures (K)": rows}
+
+
 def conductivity(material: Material, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """D and σ of the mobile ion at several temperatures, by strides and by time steps."""
     rows: dict[str, Any] = {}
@@ -193,6 +210,7 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path, default=None, help="a student of another size that the kicks begin as")
     parser.add_argument("--tag", default="", help="added to the folder's name")
     parser.add_argument("--time-ps", type=float, default=500.0, help="of each judged run")
+    parser.add_argument("--longer-steps", type=float, nargs="*", default=(), help="of plain Verlet, fs")
     parser.add_argument("--npt", action="store_true")
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--conductivity", type=float, nargs="*", default=(), help="temperatures, K")
@@ -207,6 +225,8 @@ def main() -> None:
             folder = one(material, stride_fs, given, given.runs)
             row = json.loads((folder / FOUND).read_text(encoding="utf-8"))
             parts = [density(material, folder, given)] if given.npt else []
+            if given.longer_steps:
+                parts.append(longer_steps(material, given, settings_of(material, stride_fs, given)))
             parts += [million(material, folder)] if given.million else []
             parts += [conductivity(material, folder, given)] if given.conductivity else []
             for part in parts:

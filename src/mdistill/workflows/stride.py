@@ -24,7 +24,7 @@ from mdistill.workflows.judge_stride import ENSEMBLES, Judged, equilibrated, jud
 from mdistill.workflows.models import load, load_stride
 from mdistill.workflows.run import hardware, plain
 from mdistill.workflows.segments import make_segments
-from mdistill.workflows.stride_settings import StrideRungSettings
+from mdistill.workflows.stride_settings import JudgeSettings, StrideRungSettings
 from mdistill.workflows.stride_tables import LADDER, PREFIX, SECTION, Compared, gates, ladder_row, tables, values
 
 SEGMENTS = "segments"
@@ -66,7 +66,7 @@ def judge_map(
     small = VelocityVerlet(evaluate=evaluate, time_step=how.time_step_fs or 0.5 * usual)
     long = composed(net, system, evaluate, skin=settings.skin_A, small_step=usual)
     alike = VelocityVerlet(evaluate=evaluate, time_step=min(net.settings.stride_fs / net.settings.kicks, 10.0))
-    start = _start(small, system, settings)
+    start = equilibrated_start(small, system, how)
     runs: dict[str, dict[str, Judged]] = {}
     with progress("judge strides", 3 * len(ENSEMBLES) * _BLOCKS, unit="block") as advance:
         for name, step in (("small steps", small), ("long strides", long), ("as many force calls", alike)):
@@ -123,12 +123,12 @@ def with_rung(old: Results, found: Results) -> Results:
     return merge(kept, replace(found, notes=[]))
 
 
-def _start(small: VelocityVerlet, system: System, settings: StrideRungSettings) -> State:
-    how, generator = settings.judge, Generator().manual_seed(settings.judge.seed)
-    kelvin = how.temperature_K or 0.0
-    state = initial_state(system, temperature_K=kelvin, generator=generator)
+def equilibrated_start(small: VelocityVerlet, system: System, how: JudgeSettings) -> State:
+    """A state at the temperature of the judgement, after Langevin dynamics in small steps."""
+    kelvin, generator = how.temperature_K or 0.0, Generator().manual_seed(how.seed)
+    state = evaluated(initial_state(system, temperature_K=kelvin, generator=generator), small.evaluate)
     warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
-    return equilibrated(evaluated(state, small.evaluate), _compiled(warm), how.equilibration_ps, how.seed)
+    return equilibrated(state, _compiled(warm), how.equilibration_ps, how.seed)
 
 
 def _compiled(propagator: Propagator) -> Propagator:

@@ -102,14 +102,19 @@ def _temperature_gate(name: str, apart: Mapping[str, Estimate], limit: float, br
     if broken or not apart:
         why = "; ".join(broken) or "not measured"
         return Gate(name=name, measured=Estimate(value=None, error=None, unit="K"), limit=limit, passed=False, detail=why)
-    where, worst = max(apart.items(), key=lambda item: abs(item[1].value or 0.0))
-    size, error = abs(worst.value or 0.0), worst.error or 0.0
+
+    def good(value: Estimate) -> bool:
+        size, error = abs(value.value or 0.0), value.error or 0.0
+        return error <= limit and size <= max(limit, _NEAR * error)
+
+    where, worst = max(apart.items(), key=lambda item: (not good(item[1]), abs(item[1].value or 0.0)))
     return Gate(
         name=name,
-        measured=replace(worst, value=size),
+        measured=replace(worst, value=abs(worst.value or 0.0)),
         limit=limit,
-        passed=error <= limit and size <= max(limit, _NEAR * error),
-        detail=f"{where}: distance of the mean temperature from what it should be (limit, or twice its error)",
+        passed=good(worst),
+        detail=f"{where}: distance of the mean temperature from what it should be (at most the limit, or twice its error, which "
+        "itself may not exceed the limit)",
         parts=dict(apart),
     )
 

@@ -1,0 +1,92 @@
+"""What is said of a long-stride map: deviations, gates that can fail, and its row in the ladder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mdistill.errors import BadInput
+from mdistill.io.results import Results, Table
+from mdistill.types import Estimate
+from mdistill.workflows.judge_stride import Judged
+from mdistill.workflows.stride import with_rung
+from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings, duration_fs
+from mdistill.workflows.stride_tables import Compared, deviations, gates, values
+
+HOW = JudgeSettings(temperature_K=600.0)
+
+
+def kelvin(value: float, error: float = 0.5) -> Estimate:
+    return Estimate(value=value, error=error, unit="K")
+
+
+def run(every: float, lithium: float, *, error: float = 0.5, **more) -> Judged:
+    return Judged(temperatures={"all": kelvin(every, error), "Li": kelvin(lithium, error)}, **more)
+
+
+def compared(**long) -> Compared:
+    small = {"NVE": run(590.0, 592.0), "Langevin": run(600.0, 600.0), "Bussi": run(600.0, 600.0)}
+    runs = {"small steps": small, "long strides": small | long}
+    return Compared(
+        stride_fs=16.0, kicks=2, usual_fs=2.0, errors={"momentum, median": 0.004}, runs=runs, overlaps={}, reversal_A=0.0,
+        per_day=[kelvin(1.0), kelvin(3.0)], speed_up=Estimate(value=4.0, error=0.4, unit="×"), fallbacks=1, strides=1000, name="x",
+        atoms=52,
+    )  # fmt: skip
+
+
+def passed(found: Compared) -> dict[str, bool]:
+    return {gate.name.removeprefix("stride: "): gate.passed for gate in gates(found, HOW)}
+
+
+def test_nve_is_measured_against_small_steps_and_thermostats_against_their_temperature():
+    apart = deviations(compared(NVE=run(591.0, 593.5)), "long strides", "NVE", 600.0)
+    assert apart["all"].value == pytest.approx(1.0) and apart["Li"].value == pytest.approx(1.5)
+    assert apart["all"].error == pytest.approx(0.5 * 2**0.5)
+    assert deviations(compared(Bussi=run(603.0, 590.0)), "long strides", "Bussi", 600.0)["Li"].value == pytest.approx(-10.0)
+
+
+@pytest.mark.parametrize(
+    ("long", "failing"),
+    [
+        ({}, set()),
+        ({"NVE": run(585.0, 592.0)}, {"temperature"}),
+        ({"Bussi": run(600.0, 594.0)}, {"temperature of each element"}),
+        ({"Langevin": run(600.0, 600.0, error=3.0)}, {"temperature"}),
+        ({"NVE": Judged(temperatures={}, broken="step 7: it blew up")}, {"temperature", "temperature of each element"}),
+        ({"NVE": run(590.0, 592.0, momentum=1e-6)}, {"momentum"}),
+    ],
+)
+def test_every_gate_can_fail(long, failing):
+    verdict = passed(compared(**long))
+    assert {name for name, good in verdict.items() if not good} == failing
+
+
+def test_the_ladder_gets_the_rung_once():
+    table = Table(
+        name="ladder", title="", section="ladder", columns=["model", "µs/atom/step", "speed-up", "force MAE (meV/Å)"],
+        rows=[["teacher", Estimate(value=3000.0, error=1.0, unit=""), None, None],
+              ["student", Estimate(value=2.0, error=0.1, unit=""), Estimate(value=1500.0, error=9.0, unit="×"), 30.0]],
+        caption="Timed alternately.",
+    )  # fmt: skip
+    results, found = Results(command="distill", tables=[table]), Results(command="train stride", values=values(compared()))
+    for _ in range(2):
+        results = with_rung(results, found)
+        (ladder,) = [t for t in results.tables if t.name == "ladder"]
+        assert len(ladder.rows) == 3 and all(len(row) == len(ladder.columns) for row in ladder.rows)
+        row = dict(zip(ladder.columns, ladder.rows[-1], strict=True))
+        assert row["µs/atom/step"].value == pytest.approx(0.5) and row["speed-up"].value == 4.0
+        assert row["error of a stride (% of velocity)"].value == pytest.approx(0.4)
+        assert ladder.caption.count("The cost of strides") == 1
+
+
+def test_settings_of_the_rung():
+    assert [duration_fs(text, subject="stride") for text in ("16fs", "16 fs", " 8.5")] == [16.0, 16.0, 8.5]
+    with pytest.raises(BadInput, match="16fs"):
+        duration_fs("sixteen", subject="stride")
+    settings = StrideRungSettings().resolved((500.0, 900.0, 700.0))
+    assert settings.segments.temperatures_K == (500.0, 900.0, 700.0) and settings.judge.temperature_K == 700.0
+    with pytest.raises(BadInput, match="frames"):
+        StrideRungSettings(segments=SegmentSettings(frames=2))
+    with pytest.raises(BadInput):
+        replace(HOW, rounds=1)
