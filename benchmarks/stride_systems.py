@@ -1,6 +1,6 @@
 """Students and starting structures of the long-stride benchmark, made where missing and kept in runs/stride/<name>.
 
-    li6ps5cl    52 atoms; the student of student_accuracy.py (teacher SevenNet-0)
+    li6ps5cl    52 atoms; the student of `make demo` (teacher SevenNet-0)
     li3ps4      beta-Li3PS4, 128 atoms; a small student of the labels that `mdistill label` left in runs/curvature-labels
     aluminium   108 atoms, fcc; a small student of ASE's EMT
     water       64 flexible molecules at 0.997 g/cm³; a student of 100 revPBE0-D3 frames (hard labels, no teacher to ask)
@@ -94,13 +94,13 @@ def system(name: str, runs: Path) -> Material:
 
     Args:
         name: One of NAMES.
-        runs: Holds benchmark-li6ps5cl and curvature-labels; stride/<name> is written.
+        runs: Holds demo and curvature-labels; stride/<name> is written.
     """
     home = runs / "stride" / name
     if name == "li6ps5cl":
         return Material(
             name=name, start=read_system(ROOT / "benchmarks" / "li6ps5cl_relaxed.extxyz"),
-            student=runs / "benchmark-li6ps5cl" / "train" / MODEL, temperature_K=600.0, temperatures_K=(300.0, 600.0, 900.0),
+            student=runs / "demo" / MODEL, temperature_K=600.0, temperatures_K=(300.0, 600.0, 900.0),
             time_step_fs=2.0, strides_fs=(4.0, 8.0, 16.0, 32.0), pair=("P", "S"),
         )  # fmt: skip
     if name == "li3ps4":

@@ -50,7 +50,7 @@ class StrideObjective:
     seed: int = 0
     energy: EnergyNet | None = None
     energy_weight: float = 0.0
-    tolerance: float = 0.05
+    tolerance: float = 0.2
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[Window], step: int) -> tuple[Tensor, dict[str, float]]:
         if self.reversal and step >= 0:
