@@ -18,7 +18,7 @@ from mdistill.simulation.engines import EngineEvaluator, make_evaluator
 from mdistill.simulation.evaluate import Evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.rollout import rollout
-from mdistill.simulation.start import initial_state, prediction_of
+from mdistill.simulation.start import initial_state, kinetic_energy, prediction_of
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Propagator, State, System
 from mdistill.units import ACCELERATION
@@ -191,6 +191,23 @@ def test_the_limit_is_that_of_the_atom_and_the_stage(kind, stage):
         one = replace(free, largest_force=limits, counts=Counts())
         of_kind(kind, one).step(state, torch.Generator())
         assert one.counts.fallbacks == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stride_that_changes_the_energy_is_looked_at_and_taken_anew(kind):
+    """Limits just above, and just below, what one stride changes: of K + V₀, which says whether to look, and of the energy."""
+    free, state = plain_map(box()), begin(box())
+    end = free._moved(state)
+    seen = [float((free.stages[0](s.system).energy + kinetic_energy(s)).sum()) for s in (state, end)]
+    true = [float((free.evaluate(s.system).energy + kinetic_energy(s)).sum()) for s in (state, end)]
+    look, change = abs(seen[1] - seen[0]), abs(true[1] - true[0])
+    assert look > 1e-6 and change > 1e-6
+    for looked_at, largest, expected in ((1.01, 0.5, 0), (0.99, 1.01, 0), (0.99, 0.99, 1)):
+        one = replace(free, looked_at=looked_at * look, largest_change=largest * change, counts=Counts())
+        moved = of_kind(kind, one).step(state, torch.Generator())
+        assert one.counts.fallbacks == expected
+        small = after(VelocityVerlet(evaluate=free.evaluate, time_step=1.0), begin(box()), 8)
+        assert_close(moved.momenta, small.momenta if expected else end.momenta, absolute=1e-9)
 
 
 @pytest.mark.parametrize("double", [True, False], ids=["float64", "float32"])

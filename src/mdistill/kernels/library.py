@@ -76,7 +76,7 @@ class Map(ctypes.Structure):
         ("stages", ctypes.c_void_p),
         ("potential", Field),
         ("largest_force", ctypes.c_void_p),
-        ("largest_change", ctypes.c_double),
+        *((name, ctypes.c_double) for name in ("looked_at", "largest_change")),
     ]
 
 

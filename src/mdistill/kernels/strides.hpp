@@ -22,7 +22,8 @@ struct Map {
   const Field *stages;          // kick k of K uses number min(k, K − k)
   Field potential;              // energies, and forces of the small steps
   const double *largest_force;  // [stage, atom] eV/Å; beyond it a stride is taken in small steps of velocity Verlet
-  double largest_change;        // eV; so is one that changes the energy, with the first stage's potential, by more
+  double looked_at, largest_change;  // eV; a stride that changes K + V₀ (V₀: the first stage) by more than the first is looked
+                                     // at: where it changes the energy by more than the second it is taken in small steps
 };
 
 class Strides {
@@ -129,7 +130,20 @@ class Strides {
       if (k == 0) begun += next_energy;
       kick(at.atoms, k == 0 || k == map.kicks ? 0.5 * h : h, f, p);
     }
-    return std::abs(kinetic_energy(at.atoms, p) + next_energy - begun) <= map.largest_change;
+    const double change = kinetic_energy(at.atoms, p) + next_energy - begun;
+    return std::abs(change) <= map.looked_at || right(at, p);
+  }
+
+  // Whether a stride from `before` changed the energy by no more than it may.
+  bool right(const Place &at, const double *p) {
+    if (!within_reach(at.atoms, at.r)) return false;
+    const double *then = before.data();
+    double energy[2];
+    for (int k = 0; k < 2; ++k) {
+      energy[k] = map.potential.evaluate(map.potential.engine, k ? at.r : then, at.cell, at.pbc, forces.data(), nullptr, nullptr);
+      energy[k] += kinetic_energy(at.atoms, k ? p : then + 3 * at.atoms.count);
+    }
+    return std::abs(energy[1] - energy[0]) <= map.largest_change;
   }
 
   // The same time in small steps of velocity Verlet; false where it ends in what is not finite.

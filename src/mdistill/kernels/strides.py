@@ -24,7 +24,8 @@ class Strides:
         potential: For energies, and forces of the small steps.
         kicks: K.
         largest_force: [stage, atom] eV/Å; beyond it a stride is taken in small steps of velocity Verlet.
-        largest_change: eV; so is a stride that changes the energy, with the first stage's potential, by more.
+        looked_at: eV; a stride that changes the energy, with the first stage's potential, by more is looked at:
+        largest_change: eV; where it changes the energy by more than this it is taken in small steps too.
         small_steps: How many in a stride.
     """
 
@@ -35,6 +36,7 @@ class Strides:
         *,
         kicks: int,
         largest_force: Float[np.ndarray, "stage atom"],
+        looked_at: float,
         largest_change: float,
         small_steps: int,
     ) -> None:
@@ -50,6 +52,7 @@ class Strides:
             stages=ctypes.addressof(fields),
             potential=potential.field(),
             largest_force=address(limits),
+            looked_at=looked_at,
             largest_change=largest_change,
         )
         self._fallbacks_seen = 0

@@ -46,12 +46,14 @@ Forces = Callable[[System], Float[Tensor, "atom 3"]]
 class CompositionNet(torch.nn.Module):
     """`net(system, momenta, masses, stride)` gives the positions and momenta after the stride, differentiable in the weights.
 
-    Buffers set by training, beyond which the map is not to be trusted: `largest_force` [stage, species] eV/Å of a kick;
-    `largest_change` eV/√atom of the energy in a stride, kinetic and that of the first kick's potential.
+    Buffers set by training: `largest_force` [stage, species] eV/Å of a kick; `looked_at` and `largest_change` eV/√atom, the
+    change of K + V₀ (V₀: the first kick's potential) beyond which a stride's energy is looked at, and of that energy. Beyond
+    the first and the last the map is not to be trusted.
     """
 
     kind = "composition"
     largest_force: Tensor
+    looked_at: Tensor
     largest_change: Tensor
 
     def __init__(self, settings: CompositionSettings, *, seed: int = 0) -> None:
@@ -60,7 +62,8 @@ class CompositionNet(torch.nn.Module):
         self.stages = torch.nn.ModuleList(SplineNet(settings.spline, seed=seed + k) for k in range(settings.stages))
         limits = torch.full((settings.stages, len(settings.elements)), UNLIMITED, dtype=torch.float64)
         self.register_buffer("largest_force", limits)
-        self.register_buffer("largest_change", torch.tensor(UNLIMITED, dtype=torch.float64))
+        for name in ("looked_at", "largest_change"):
+            self.register_buffer(name, torch.tensor(UNLIMITED, dtype=torch.float64))
 
     @property
     def cutoff(self) -> float:
@@ -95,7 +98,7 @@ class CompositionNet(torch.nn.Module):
         net = CompositionNet(self.settings)
         net.stages = torch.nn.ModuleList(stage.folded() for stage in self._splines())
         net.largest_force = self.largest_force.detach().clone()
-        net.largest_change = self.largest_change.detach().clone()
+        net.looked_at, net.largest_change = self.looked_at.detach().clone(), self.largest_change.detach().clone()
         return net
 
     def in_type(self, dtype: torch.dtype) -> CompositionNet:

@@ -200,6 +200,7 @@ def _strides(plain: Propagator, evaluate: EngineEvaluator) -> Strides | None:
         evaluate.engine,
         kicks=plain.kicks,
         largest_force=plain.largest_force.numpy(),
+        looked_at=plain.looked_at,
         largest_change=plain.largest_change,
         small_steps=plain.small_steps,
     )

@@ -89,7 +89,7 @@ def train_stride(
     how = settings.fit.suited(net.kind)
     result = fit(net, objective, windows, held_out, how, folder=Path(folder), stop=stop, identity=identity, title="train stride")
     final = result.module.folded()
-    caught = set_limits(final, windows)
+    caught = set_limits(final, _spline(potential), windows)
     made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings), "potential": begun[1]}
     digest = save_model(Path(folder) / MODEL, final, made_from)
     return StrideResult(
