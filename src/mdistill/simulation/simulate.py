@@ -17,12 +17,11 @@ from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import read_json, write_json, write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
-from mdistill.nets.composition import CompositionNet
 from mdistill.progress import Advance, progress
 from mdistill.simulation.compiled import compile_propagator, make_evaluator
-from mdistill.simulation.composed import composed
 from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluate import weights_sha256
+from mdistill.simulation.flight import LongStride, long_stride
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.record import Log, Recorder
 from mdistill.simulation.restart import RestartPoint, load_restart
@@ -72,7 +71,7 @@ def simulate(
     settings: SimulateSettings,
     folder: Path,
     *,
-    stride: CompositionNet | None = None,
+    stride: LongStride | None = None,
     stop: StopRequest = NEVER,
 ) -> SimulationResult:
     """Run molecular dynamics in a folder, or continue the run that the folder holds.
@@ -103,7 +102,7 @@ class _Run:
     """One run: equilibration at steps −m … 0, the run proper at steps 0 … n."""
 
     def __init__(
-        self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: CompositionNet | None
+        self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: LongStride | None
     ) -> None:
         _check(system, potential, stride)
         system = cast(system, dtype=torch.float64, device="cpu")
@@ -137,7 +136,9 @@ class _Run:
         self.nve: Propagator = (
             VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
             if stride is None
-            else composed(stride, system, self.evaluate, skin=settings.skin_A, small_step=default_time_step(system))
+            else long_stride(
+                stride, system, self.evaluate, time=self.time_step, skin=settings.skin_A, small_step=default_time_step(system)
+            )
         )
         self.began = 0.0
 
@@ -257,16 +258,16 @@ class _Run:
         return RestartPoint(step=self.first, state=state, generator_state=generator.get_state())
 
 
-def _time_step(system: System, settings: SimulateSettings, stride: CompositionNet | None) -> float:
+def _time_step(system: System, settings: SimulateSettings, stride: LongStride | None) -> float:
     """The time that a step advances, fs."""
     if stride is None:
         return settings.time_step_fs or default_time_step(system)
     if settings.time_step_fs is not None:
         stride.check(settings.time_step_fs)
-    return stride.settings.stride_fs
+    return settings.time_step_fs or stride.settings.stride_fs
 
 
-def _check(system: System, potential: Potential, stride: CompositionNet | None) -> None:
+def _check(system: System, potential: Potential, stride: LongStride | None) -> None:
     """Refuse what cannot be simulated."""
     if system.n_structs != 1 or system.n_atoms == 0:
         raise BadInput(

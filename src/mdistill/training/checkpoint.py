@@ -24,8 +24,16 @@ from mdistill.errors import BadInput
 from mdistill.io.files import write_bytes
 from mdistill.nets.composition import CompositionNet
 from mdistill.nets.painn import PainnNet
-from mdistill.nets.settings import CompositionSettings, PainnSettings, SplineSettings
+from mdistill.nets.settings import (
+    CompositionSettings,
+    PainnSettings,
+    SplineSettings,
+    StrideAttentionSettings,
+    StrideNetSettings,
+)
 from mdistill.nets.spline import SplineNet
+from mdistill.nets.stride import DirectStrideNet
+from mdistill.nets.stride_attention import AttentionStrideNet
 
 FORMAT = 1
 """The format written; older ones are upgraded on reading."""
@@ -40,13 +48,17 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 Header = dict[str, Any]
 Student = SplineNet | PainnNet
 StudentSettings = SplineSettings | PainnSettings
-StrideNet = CompositionNet
+StrideNet = CompositionNet | DirectStrideNet | AttentionStrideNet
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     SplineNet.kind: (SplineSettings, SplineNet),
     PainnNet.kind: (PainnSettings, PainnNet),
 }
 """Kinds of potential that model files hold: their settings, their class."""
-MAPS: dict[str, tuple[type[Any], type[Any]]] = {CompositionNet.kind: (CompositionSettings, CompositionNet)}
+MAPS: dict[str, tuple[type[Any], type[Any]]] = {
+    CompositionNet.kind: (CompositionSettings, CompositionNet),
+    DirectStrideNet.kind: (StrideNetSettings, DirectStrideNet),
+    AttentionStrideNet.kind: (StrideAttentionSettings, AttentionStrideNet),
+}
 """Kinds of long-stride map that model files hold."""
 _ALLOWED = "a model file written by mdistill (student.mdistill)"
 _AGAIN = "copy the file again from where it was made, or train again"
