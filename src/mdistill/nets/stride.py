@@ -45,6 +45,8 @@ FLIGHT = 0.2
 """Å; what free flights and accelerations are measured in inside the networks."""
 _TINY = 1e-18
 _ARROWS = 5
+_QUIET = 0.15
+"""Share of the usual size that messages begin with: they are sums over neighbours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,7 @@ class Meetings:
     Attributes:
         receiver, sender: Atoms.
         envelope: 1 at distance 0, 0 at the reach.
-        seen: Radial basis and invariants.
+        seen: Radial basis, and asinh of r̂·u, r̂·a, u·u, u·a, a·a.
         arrows: r̂, u, r̂ (r̂·u), a, r̂ (r̂·a); u and a in units of FLIGHT.
     """
 
@@ -234,11 +236,12 @@ class DirectStrideNet(torch.nn.Module):
         u, a = ((each[graph.sender] - each[graph.receiver]) / FLIGHT for each in (flight, gain))
         along_u, along_a = (unit * u).sum(1, keepdim=True), (unit * a).sum(1, keepdim=True)
         squares = [(x * y).sum(1, keepdim=True) for x, y in ((u, u), (u, a), (a, a))]
+        invariants = torch.cat([along_u, along_a, *squares], 1).asinh()
         return Meetings(
             receiver=graph.receiver,
             sender=graph.sender,
             envelope=envelope.to(kind),
-            seen=torch.cat([basis, along_u, along_a, *squares], 1).to(kind),
+            seen=torch.cat([basis, invariants], 1).to(kind),
             arrows=torch.stack([unit, u, along_u * unit, a, along_a * unit], 2).to(kind),
         )
 
@@ -254,6 +257,9 @@ class Round(torch.nn.Module):
         self.see = Linear(seen, width, bias=False, generator=random)
         self.say = Linear(width, (2 + _ARROWS) * width, bias=False, generator=random)
         self.update = Update(width, random)
+        with torch.no_grad():
+            self.say.weight.mul_(_QUIET)
+            self.update.answer.last.weight.mul_(_QUIET)
 
     def forward(
         self, scalar: Float[Tensor, "atom width"], vector: Float[Tensor, "atom 3 width"], edges: Meetings
@@ -294,7 +300,7 @@ class Exchange(torch.nn.Module):
         first, second = pairs.receiver, pairs.sender
         met, turned = self.meet(scalar), self.mix(vector)
         hidden = silu(met.index_select(0, first) + met.index_select(0, second) + self.see(pairs.seen))
-        gains = self.last(silu(self.second(hidden)) * pairs.envelope).view(len(first), 2, -1)
+        gains = self.last(silu(self.second(hidden)) * pairs.envelope).view(len(first), 2, _ARROWS + turned.shape[2])
         apart = theta * (turned.index_select(0, second) - turned.index_select(0, first))
         paces = pairs.arrows.new_tensor([theta**2, 1.0, 1.0, 1.0, 1.0])
         pushes = (gains @ torch.cat([paces * pairs.arrows, apart], 2).transpose(1, 2)).transpose(0, 1).to(torch.float64)

@@ -82,6 +82,9 @@ class AttentionStrideNet(torch.nn.Module):
         self.rounds = torch.nn.ModuleList(Conversation(settings, random) for _ in range(settings.rounds))
         self.own = Linear(width, 6, bias=False, generator=random)
         self.others = Linear(width, 6, bias=False, generator=random)
+        with torch.no_grad():
+            self.own.weight.mul_(0.1)
+            self.others.weight.mul_(0.02)
         self.doubt = LastLayerDoubt(width, n)
         self.register_buffer("speed", torch.tensor(0.02, dtype=torch.float64))
         self.register_buffer("species_of", species_table(settings.elements), persistent=False)

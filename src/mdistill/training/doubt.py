@@ -15,7 +15,7 @@ from mdistill.training.stride_objective import squares
 from mdistill.training.windows import Batch, Window, join_windows
 from mdistill.units import ACCELERATION, BOLTZMANN, KINETIC
 
-_AT_ONCE, _MOST, _SOME = 16, 2000, 200
+_AT_ONCE, _MOST, _SOME = 16, 600, 100
 _MARGIN, _RARE = 1.1, 0.999
 
 
