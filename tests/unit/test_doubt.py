@@ -48,7 +48,9 @@ def calibrated():
     train, held_out = (windows_of(part, 16.0) for part in (exact_flow()[:-4], exact_flow()[-4:]))
     net = map_of(stiff_net(), StrideSettings(net="direct", stride_fs=16.0), train)
     with torch.no_grad():
-        net.exchange.last.weight.copy_(0.05 * torch.randn(net.exchange.last.weight.shape, generator=torch.Generator().manual_seed(0)))
+        net.exchange.last.weight.copy_(
+            0.05 * torch.randn(net.exchange.last.weight.shape, generator=torch.Generator().manual_seed(0))
+        )
     calibrate_doubt(net, train, held_out)
     return net, train, held_out
 

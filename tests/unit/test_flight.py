@@ -197,7 +197,9 @@ def test_a_turned_frame_changes_only_what_is_not_equivariant():
     state = evaluated(box(), evaluate)
     for net, equal in ((small_direct(), True), (tiny_attention(), False)):
         usual = flight(net, evaluate, rescale=False)
-        found = [run(replace(usual, random_frame=turning), state, 1, seed=seed) for turning, seed in ((False, 1), (True, 1), (True, 2))]
+        found = [
+            run(replace(usual, random_frame=turning), state, 1, seed=seed) for turning, seed in ((False, 1), (True, 1), (True, 2))
+        ]
         gap = max(float((a.momenta - found[0].momenta).abs().max()) for a in found[1:])
         assert (gap < 1e-10) == equal, gap
         assert equal or gap > 1e-3

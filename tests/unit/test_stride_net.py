@@ -173,9 +173,7 @@ def test_known_forces_and_neighbours_change_nothing():
     net, (system, momenta, masses) = tiny_direct(), moving(random_box(1))
     with torch.no_grad():
         plain = net.leap(system, momenta, masses, STRIDE)
-        told = net.leap(
-            system, momenta, masses, STRIDE, forces=net.forces(system), graph=build_graph(system, net.cutoff)
-        )
+        told = net.leap(system, momenta, masses, STRIDE, forces=net.forces(system), graph=build_graph(system, net.cutoff))
     assert torch.equal(plain.positions, told.positions) and torch.equal(plain.features, told.features)
 
 
