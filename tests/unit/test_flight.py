@@ -23,6 +23,8 @@ from mdistill.simulation.guard import total_energy
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
 from mdistill.simulation.rollout import rollout
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import simulate
 from mdistill.simulation.start import internal_momenta, temperature
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Prediction, State
@@ -237,3 +239,19 @@ def test_a_restart_keeps_the_debt(tmp_path: Path):
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(BadInput):
         flight(Scripted(), **wrong)
+
+
+def test_simulations_take_it_and_go_on_as_if_never_stopped(tmp_path: Path):
+    system, potential = random_box(1, atoms=8, closest=2.2), Conservative(MorseNet())
+
+    def ran(folder: str, *times: float):
+        for time_ps in times:
+            settings = SimulateSettings(ensemble="nvt", thermostat="bussi", time_ps=time_ps, equilibration_ps=0.08,
+                                        time_step_fs=8.0, save_every_fs=8.0, temperature_K=200.0)  # fmt: skip
+            result = simulate(system, potential, settings, tmp_path / folder, stride=small_direct())
+        return result
+
+    once, twice = ran("once", 0.16), ran("twice", 0.08, 0.16)
+    assert once.steps == 20 and twice.resumed
+    assert torch.equal(once.state.momenta, twice.state.momenta)
+    assert once.state.energy_debt is not None and torch.equal(once.state.energy_debt, twice.state.energy_debt)

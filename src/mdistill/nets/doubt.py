@@ -6,7 +6,8 @@ f: features that the last layer is linear in, with a 1   F: those of M atoms met
 The Laplace approximation of a linear last layer: σ grows where an atom's features leave the directions seen in training.
 
 Reference: F. Bigi, S. Chong, M. Ceriotti, F. Grasselli, A prediction rigidity formalism for low-cost uncertainties in trained
-neural networks, Mach. Learn.: Sci. Technol. 5, 045018 (2024), doi 10.1088/2632-2153/ad805f.
+neural networks, Mach. Learn.: Sci. Technol. 5, 045018 (2024), doi 10.1088/2632-2153/ad805f,
+arXiv 2403.02251.
 """
 
 from __future__ import annotations
