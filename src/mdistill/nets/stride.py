@@ -8,7 +8,8 @@ it is taught   u_ij: free flight v t of j less that of i   a_ij: A F t²/m alike
 c: an MLP of the distance, of invariants of u_ij, a_ij and r̂, and of s_i + s_j, learned scalars of both atoms; 0 at the reach
 s_ij: eV/Å, √(s_i s_j), what impulses of these elements are like   g = 1 + θ² × (a function of θ)
 
-s_i and V_i come from rounds of messages that carry r̂, u, a and V (PaiNN with flights and accelerations). So the map is
+s_i and V_i come from rounds of messages that carry r̂, u, a and V (PaiNN with flights and accelerations, what layers see being
+bounded). So the map is
 equivariant under rotations, reflections and permutations, knows no frame at rest, conserves momentum, and moves the centre
 of mass as in free flight, whatever the weights; an isolated atom flies freely; and since F, u and a vanish with t as they
 do, p' → p + A t F as t → 0. It is neither symplectic nor reversible, and does not conserve energy: `simulation/flight.py`.
@@ -265,14 +266,15 @@ class Round(torch.nn.Module):
         self, scalar: Float[Tensor, "atom width"], vector: Float[Tensor, "atom 3 width"], edges: Meetings
     ) -> tuple[Float[Tensor, "atom width"], Float[Tensor, "atom 3 width"]]:
         receiver, sender, width = edges.receiver, edges.sender, self.width
-        hidden = self.receive(scalar).index_select(0, receiver) + self.send(scalar).index_select(0, sender) + self.see(edges.seen)
+        calm, vector = bounded(scalar, vector)
+        hidden = self.receive(calm).index_select(0, receiver) + self.send(calm).index_select(0, sender) + self.see(edges.seen)
         said = self.say(silu(hidden) * edges.envelope)
         plain, along, rest = said.split([width, width, _ARROWS * width], 1)
         carried = vector.flatten(1).index_select(0, sender).view(-1, 3, width) * along.unsqueeze(1)
         pushed = torch.baddbmm(carried, edges.arrows, rest.view(-1, _ARROWS, width))
         scalar = scalar + torch.zeros_like(scalar).index_add(0, receiver, plain)
         vector = vector + torch.zeros_like(vector).index_add(0, receiver, pushed)
-        change, turn = self.update(scalar, vector)
+        change, turn = self.update(*bounded(scalar, vector))
         return scalar + change, vector + turn
 
 
@@ -298,7 +300,8 @@ class Exchange(torch.nn.Module):
         scale: Float[Tensor, "2 atom"],
     ) -> Float[Tensor, "2 atom 3"]:
         first, second = pairs.receiver, pairs.sender
-        met, turned = self.meet(scalar), self.mix(vector)
+        calm, vector = bounded(scalar, vector)
+        met, turned = self.meet(calm), self.mix(vector)
         hidden = silu(met.index_select(0, first) + met.index_select(0, second) + self.see(pairs.seen))
         gains = self.last(silu(self.second(hidden)) * pairs.envelope).view(len(first), 2, _ARROWS + turned.shape[2])
         apart = theta * (turned.index_select(0, second) - turned.index_select(0, first))
@@ -306,6 +309,14 @@ class Exchange(torch.nn.Module):
         pushes = (gains @ torch.cat([paces * pairs.arrows, apart], 2).transpose(1, 2)).transpose(0, 1).to(torch.float64)
         pushes = (scale[:, first] * scale[:, second]).sqrt().unsqueeze(2) * pushes
         return pushes.new_zeros((2, len(scalar), 3)).index_add(1, first, pushes).index_add(1, second, -pushes)
+
+
+def bounded(
+    scalar: Float[Tensor, "atom width"], vector: Float[Tensor, "atom 3 width"]
+) -> tuple[Float[Tensor, "atom width"], Float[Tensor, "atom 3 width"]]:
+    """Scalars and vectors of every atom over √(1 + their mean square): small ones as they are, none of them large."""
+    length = (1.0 + vector.square().sum(1).mean(1)).rsqrt()
+    return scalar * (1.0 + scalar.square().mean(1, keepdim=True)).rsqrt(), vector * length.reshape(-1, 1, 1)
 
 
 def check_stride(stride_fs: float, taught: tuple[float, ...]) -> None:
