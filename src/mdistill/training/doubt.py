@@ -51,11 +51,9 @@ def calibrate_doubt(net: DirectStrideNet | AttentionStrideNet, windows: Sequence
     a margin.
     """
     doubt, n = net.doubt, len(net.settings.elements)
-    products, atoms = torch.zeros_like(doubt.root), 0
-    for _, _, _, features in _leaps(net, windows):
-        more = with_one(features)
-        products, atoms = products + more.T @ more, atoms + len(more)
-    doubt.learn(products / atoms)
+    seen = [(batch.system, features) for batch, _, _, features in _leaps(net, windows)]
+    more = with_one(torch.cat([features for _, features in seen]))
+    doubt.learn(more.T @ more / len(more))
     doubt.calibration.fill_(1.0)
     sums, guesses = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
     for batch, positions, momenta, features in _leaps(net, held_out):
@@ -65,11 +63,10 @@ def calibrate_doubt(net: DirectStrideNet | AttentionStrideNet, windows: Sequence
         guesses.index_add_(0, species, doubt(features, species).square())
     doubt.calibration.copy_(torch.where(guesses > 0, (sums / guesses.clamp_min(1e-300)).sqrt(), torch.ones_like(sums)))
     worst: list[Tensor] = []
-    for batch, _, _, features in _leaps(net, windows):
-        species = net.species(batch.system.numbers)
-        place = batch.system.owner * n + species
-        largest = torch.zeros(batch.system.n_structs * n, dtype=torch.float64)
-        worst.append(largest.scatter_reduce(0, place, doubt(features, species), "amax").view(-1, n))
+    for system, features in seen:
+        species = net.species(system.numbers)
+        largest = torch.zeros(system.n_structs * n, dtype=torch.float64)
+        worst.append(largest.scatter_reduce(0, system.owner * n + species, doubt(features, species), "amax").view(-1, n))
     doubt.largest.copy_(_MARGIN * torch.cat(worst).quantile(_RARE, dim=0))
 
 
