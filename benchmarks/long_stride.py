@@ -30,10 +30,10 @@ from mdistill.errors import BlowUp
 from mdistill.io.files import write_json
 from mdistill.io.results import read_results, write_results
 from mdistill.io.trajectories import read_hdf5
-from mdistill.nets.composition import CompositionNet
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
+from mdistill.simulation.strides import StrideNet
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import train_stride
@@ -84,7 +84,7 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
     return folder
 
 
-def run(material: Material, folder: Path, net: CompositionNet | None, **how: Any) -> SimulationResult | str:
+def run(material: Material, folder: Path, net: StrideNet | None, **how: Any) -> SimulationResult | str:
     """A simulation of the student, or why it broke."""
     how = {"thermostat": "bussi", "save_every_fs": 96.0, "equilibration_ps": 5.0} | how
     if net is None:

@@ -76,6 +76,11 @@ def cast(system: System, *, dtype: torch.dtype | None = None, device: torch.devi
     )
 
 
+def turned(system: System, turn: Float[Tensor, "3 3"]) -> System:
+    """The system rotated or reflected: r → r Q, lattice vectors alike; neighbours and shifts stay what they are."""
+    return replace(system, positions=system.positions @ turn, cell=system.cell @ turn)
+
+
 def volumes(system: System) -> Float[Tensor, " struct"]:
     """Cell volumes, Å³ (positive, also for left-handed cells; 0 where a lattice vector is missing)."""
     return torch.linalg.det(system.cell).abs()

@@ -97,6 +97,7 @@ class State:
 
     `middle_momenta` are those of the middle of the last step, where an integrator offers them: kinetic quantities are
     measured there (`simulation/start.py`), dynamics goes on from `momenta`. `tally`: what was added up on the way, if asked.
+    `energy_debt`: [struct] eV that long strides have lost so far and are still to give back (`simulation/flight.py`).
     """
 
     system: System
@@ -106,6 +107,7 @@ class State:
     prediction: Prediction | None = None
     middle_momenta: Float[Tensor, "atom 3"] | None = None
     tally: Tally | None = None
+    energy_debt: Float[Tensor, " struct"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

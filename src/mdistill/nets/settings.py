@@ -16,6 +16,8 @@ SIZES: dict[str, dict[str, Any]] = {
 """Sizes of student by name, from fastest to most accurate: reach (Å), channels, radial functions, order, hidden units."""
 LONGEST_STRIDE = 100.0
 """Longest stride accepted, fs."""
+INVARIANTS = 5
+"""Invariants of relative flights and accelerations that a `DirectStrideNet` sees on every edge."""
 MAX_DEGREE = 3
 """Highest degree of the spherical harmonics that are written out."""
 _SPLINE = ("elements", "cutoff", "channels", "radial", "degree", "hidden")
@@ -174,6 +176,113 @@ class ActionSettings:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrideNetSettings:
+    """Size and reach of a `DirectStrideNet`.
+
+    Attributes:
+        elements: Atomic numbers it knows, ascending.
+        strides_fs: Strides it is taught, fs; it takes any between the shortest and the longest.
+        reach: Å of one message.
+        width: Channels of the scalar and of the vector features.
+        rounds: Messages before the impulses.
+        waves: Radial basis functions.
+        learned: Learned vectors of every atom whose differences push pairs.
+        cutoff, channels, radial, degree, hidden: Of the spline potential whose forces it starts from.
+    """
+
+    elements: tuple[int, ...]
+    strides_fs: tuple[float, ...] = (16.0,)
+    reach: float = 4.5
+    width: int = 32
+    rounds: int = 2
+    waves: int = 8
+    learned: int = 8
+    cutoff: float = 4.9
+    channels: int = 12
+    radial: int = 10
+    degree: int = 3
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strides_fs", tuple(self.strides_fs))
+        _check_strides(self.strides_fs)
+        _check_reach(self.elements, self.reach)
+        _check_sizes(self, {"width": (2, 1024), "rounds": (1, 12), "waves": (2, 64), "learned": (1, 64)})
+        self.spline.shapes()
+
+    @property
+    def stride_fs(self) -> float:
+        """The longest stride, which is taken where none is asked for."""
+        return max(self.strides_fs)
+
+    @property
+    def spline(self) -> SplineSettings:
+        """Size of the potential."""
+        return SplineSettings(**{name: getattr(self, name) for name in _SPLINE})
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of tensors that tell its size."""
+        shapes = {f"potential.{name}": shape for name, shape in self.spline.shapes().items()}
+        return shapes | {
+            "embedding": (len(self.elements), self.width),
+            f"rounds.{self.rounds - 1}.see.weight": (self.waves + INVARIANTS, self.width),
+            "exchange.mix.weight": (self.width, self.learned),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrideAttentionSettings:
+    """Size and reach of an `AttentionStrideNet`.
+
+    Attributes:
+        elements: Atomic numbers it knows, ascending.
+        strides_fs: Strides it is taught, fs; it takes any between the shortest and the longest.
+        reach: Å of one message.
+        width: Of a token.
+        heads: Of the attention.
+        rounds: Messages along edges.
+        layers: Attention layers in each.
+        residual: Whether it gives the difference from free flight rather than the whole displacement and momentum.
+        mass_scaled: Whether what it gives is scaled by √m, so that all elements are of one size.
+    """
+
+    elements: tuple[int, ...]
+    strides_fs: tuple[float, ...] = (16.0,)
+    reach: float = 4.5
+    width: int = 64
+    heads: int = 4
+    rounds: int = 2
+    layers: int = 1
+    residual: bool = True
+    mass_scaled: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strides_fs", tuple(self.strides_fs))
+        _check_strides(self.strides_fs)
+        _check_reach(self.elements, self.reach)
+        _check_sizes(self, {"width": (4, 1024), "heads": (1, 64), "rounds": (1, 12), "layers": (1, 12)})
+        if self.width % self.heads:
+            allowed = f"a divisor of the width {self.width}"
+            raise BadInput("heads", f"{self.heads}", allowed=allowed, fix="keep the default")
+
+    @property
+    def stride_fs(self) -> float:
+        """The longest stride, which is taken where none is asked for."""
+        return max(self.strides_fs)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of tensors that tell its size."""
+        last = f"rounds.{self.rounds - 1}.layers.{self.layers - 1}.ask.weight"
+        return {"embedding": (len(self.elements), self.width), last: (self.width, 3 * self.width)}
+
+
+def _check_strides(strides_fs: tuple[float, ...]) -> None:
+    if not strides_fs or not all(0.0 < stride <= LONGEST_STRIDE for stride in strides_fs):
+        allowed = f"at least one, each above 0 and at most {LONGEST_STRIDE:g} fs"
+        raise BadInput("strides_fs", f"{strides_fs}", allowed=allowed, fix="8 and 16 fs suit most solids")
+
+
 def _check_stride(stride_fs: float) -> None:
     if not 0.0 < stride_fs <= LONGEST_STRIDE:
         allowed = f"above 0 and at most {LONGEST_STRIDE:g} fs"
@@ -187,7 +296,7 @@ def _check_reach(elements: tuple[int, ...], cutoff: float) -> None:
         raise BadInput("cutoff", f"{cutoff} Å", allowed="1 to 15 Å", fix="5 Å suits most solids")
 
 
-def _check_sizes(settings: SplineSettings | PainnSettings | ActionSettings, limits: dict[str, tuple[int, int]]) -> None:
+def _check_sizes(settings: object, limits: dict[str, tuple[int, int]]) -> None:
     for name, (low, high) in limits.items():
         if not low <= getattr(settings, name) <= high:
             raise BadInput(name, f"{getattr(settings, name)}", allowed=f"{low} to {high}", fix="keep the default")

@@ -26,7 +26,7 @@ from mdistill.simulation.guard import Guard
 from mdistill.simulation.ranges import within
 from mdistill.simulation.start import kinetic_energy
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
-from mdistill.types import Estimate, Prediction, State, System
+from mdistill.types import Prediction, State, System
 from mdistill.units import ACCELERATION
 
 
@@ -36,11 +36,6 @@ class Counts:
 
     strides: int = 0
     fallbacks: int = 0
-
-    def share(self) -> Estimate:
-        """Of strides that fell back; unknown before the first."""
-        value = self.fallbacks / self.strides if self.strides else None
-        return Estimate(value=value, error=None, unit="", samples=self.strides)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ def save_restart(path: Path, point: RestartPoint) -> None:
     """
     state, system = point.state, point.state.system
     tensors = {name: getattr(system, name) for name in _SYSTEM} | {"momenta": state.momenta, "masses": state.masses}
-    tensors |= {"middle_momenta": state.middle_momenta, "generator": point.generator_state}
+    tensors |= {"middle_momenta": state.middle_momenta, "energy_debt": state.energy_debt, "generator": point.generator_state}
     if state.prediction is not None:
         tensors |= {"energy": state.prediction.energy, "forces": state.prediction.forces, "stress": state.prediction.stress}
     if state.tally is not None:
@@ -122,6 +122,7 @@ def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
         prediction=prediction,
         middle_momenta=tensors.get("middle_momenta"),
         tally=tally,
+        energy_debt=tensors.get("energy_debt"),
     )
     extras = {name: float.fromhex(value) for name, value in header["extras"].items()}
     return RestartPoint(step=int(header["step"]), state=state, generator_state=tensors["generator"], extras=extras)

@@ -17,10 +17,8 @@ from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import read_json, write_json, write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
-from mdistill.nets.composition import CompositionNet
 from mdistill.progress import Advance, progress
 from mdistill.simulation.compiled import compile_propagator
-from mdistill.simulation.composed import Composed, Counts, composed
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluate import weights_sha256
@@ -30,6 +28,7 @@ from mdistill.simulation.restart import RestartPoint, load_restart
 from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.start import initial_state, temperature, without_drift
+from mdistill.simulation.strides import LongStrides, StrideNet, fallback_share, long_strides
 from mdistill.simulation.summary import summarise
 from mdistill.simulation.tally import tallying
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
@@ -74,7 +73,7 @@ def simulate(
     settings: SimulateSettings,
     folder: Path,
     *,
-    stride: CompositionNet | None = None,
+    stride: StrideNet | None = None,
     stop: StopRequest = NEVER,
 ) -> SimulationResult:
     """Run molecular dynamics in a folder, or continue the run that the folder holds.
@@ -105,7 +104,7 @@ class _Run:
     """One run: equilibration at steps −m … 0, the run proper at steps 0 … n."""
 
     def __init__(
-        self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: CompositionNet | None
+        self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: StrideNet | None
     ) -> None:
         _check(system, potential, stride)
         system = cast(system, dtype=torch.float64, device="cpu")
@@ -158,8 +157,8 @@ class _Run:
             seconds=self.seconds,
             conserved=self.settings.ensemble == "nve",
         )
-        if isinstance(self.nve, Composed):
-            values["fallbacks"] = self.nve.counts.share()
+        if not isinstance(self.nve, VelocityVerlet):
+            values["fallbacks"] = fallback_share(self.nve)
         return SimulationResult(
             trajectory=self.recorder.trajectory.path,
             log=self.recorder.log.path,
@@ -248,18 +247,19 @@ class _Run:
         extras = {"seconds": self.seconds + running, "taken": float(self.taken)}
         if self.guard.reference_energy is not None:
             extras["reference"] = float(self.guard.reference_energy[0])
-        if isinstance(self.nve, Composed):
+        if not isinstance(self.nve, VelocityVerlet):
             extras |= {name: float(getattr(self.nve.counts, name)) for name in ("strides", "fallbacks")}
         return extras
 
-    def _nve(self, system: System, stride: CompositionNet | None) -> VelocityVerlet | Composed:
+    def _nve(self, system: System, stride: StrideNet | None) -> VelocityVerlet | LongStrides:
         """The step that conserves energy; a map goes on counting its strides."""
         if stride is None:
             return VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
         small, skin = default_time_step(system), self.settings.skin_A
-        plain = composed(stride, system, self.evaluate, skin=skin, small_step=small, guard=self.guard)
-        seen = (int(self.point.extras.get(name, 0)) for name in ("strides", "fallbacks"))
-        return replace(plain, counts=Counts(*seen))
+        long = long_strides(stride, system, self.evaluate, time=self.time_step, skin=skin, small_step=small, guard=self.guard)
+        for name in ("strides", "fallbacks"):
+            setattr(long.counts, name, int(self.point.extras.get(name, 0)))
+        return long
 
     def _start(self, system: System) -> RestartPoint:
         generator = Generator().manual_seed(self.settings.seed)
@@ -268,16 +268,14 @@ class _Run:
         return RestartPoint(step=self.first, state=state, generator_state=generator.get_state())
 
 
-def _time_step(system: System, settings: SimulateSettings, stride: CompositionNet | None) -> float:
+def _time_step(system: System, settings: SimulateSettings, stride: StrideNet | None) -> float:
     """The time that a step advances, fs."""
     if stride is None:
         return settings.time_step_fs or default_time_step(system)
-    if settings.time_step_fs is not None:
-        stride.check(settings.time_step_fs)
-    return stride.settings.stride_fs
+    return settings.time_step_fs or stride.settings.stride_fs
 
 
-def _check(system: System, potential: Potential, stride: CompositionNet | None) -> None:
+def _check(system: System, potential: Potential, stride: StrideNet | None) -> None:
     """Refuse what cannot be simulated."""
     if system.n_structs != 1 or system.n_atoms == 0:
         raise BadInput(

@@ -25,8 +25,17 @@ from mdistill.io.files import write_bytes
 from mdistill.nets.action import ActionNet
 from mdistill.nets.composition import CompositionNet
 from mdistill.nets.painn import PainnNet
-from mdistill.nets.settings import ActionSettings, CompositionSettings, PainnSettings, SplineSettings
+from mdistill.nets.settings import (
+    ActionSettings,
+    CompositionSettings,
+    PainnSettings,
+    SplineSettings,
+    StrideAttentionSettings,
+    StrideNetSettings,
+)
 from mdistill.nets.spline import SplineNet
+from mdistill.nets.stride import DirectStrideNet
+from mdistill.nets.stride_attention import AttentionStrideNet
 
 FORMAT = 1
 """The format written; older ones are upgraded on reading."""
@@ -41,7 +50,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 Header = dict[str, Any]
 Student = SplineNet | PainnNet
 StudentSettings = SplineSettings | PainnSettings
-StrideNet = CompositionNet | ActionNet
+StrideNet = CompositionNet | ActionNet | DirectStrideNet | AttentionStrideNet
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     SplineNet.kind: (SplineSettings, SplineNet),
     PainnNet.kind: (PainnSettings, PainnNet),
@@ -50,6 +59,8 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
 MAPS: dict[str, tuple[type[Any], type[Any]]] = {
     CompositionNet.kind: (CompositionSettings, CompositionNet),
     ActionNet.kind: (ActionSettings, ActionNet),
+    DirectStrideNet.kind: (StrideNetSettings, DirectStrideNet),
+    AttentionStrideNet.kind: (StrideAttentionSettings, AttentionStrideNet),
 }
 """Kinds of long-stride map that model files hold."""
 _ALLOWED = "a model file written by mdistill (student.mdistill)"

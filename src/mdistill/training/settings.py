@@ -6,13 +6,22 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from mdistill.errors import BadInput
-from mdistill.nets.settings import SIZES, CompositionSettings, PainnSettings, SplineSettings
+from mdistill.nets.settings import (
+    SIZES,
+    CompositionSettings,
+    PainnSettings,
+    SplineSettings,
+    StrideAttentionSettings,
+    StrideNetSettings,
+)
 
 RATES: dict[str, tuple[float, float]] = {
     "spline": (5e-3, 0.3),
     "painn": (2e-3, 0.01),
     "composition": (1e-3, 0.0),
     "action": (1e-3, 0.0),
+    "direct": (3e-3, 0.01),
+    "attention": (1e-3, 0.01),
 }
 """Learning rate and weight decay that suit each kind of network."""
 
@@ -187,8 +196,13 @@ class StrideSettings:
     """How to train a long-stride map.
 
     Attributes:
+        net: composition: kicks and drifts, symplectic, compiled. direct: one equivariant step from the forces. attention: one
+            step of a network without built-in symmetry, for comparison.
         stride_fs: Time that one application advances, fs.
-        kicks: Force evaluations per stride; by default one for about every 8 fs.
+        shorter_fs: Further strides that a direct or attention map is taught, fs.
+        kicks: Of a composition, force evaluations per stride; by default one for about every 8 fs.
+        reversal: Half of the windows, drawn anew at every step, are run backwards; a composition is reversible as it is.
+        turning: Windows are turned at random, which only a map without built-in symmetry needs; by default for attention.
         strides: Strides in a row that are compared with the exact flow.
         energy_weight: Weight of the error of the total energy after the last of them.
         held_out: Fraction of the segments held out, as whole blocks.
@@ -196,8 +210,12 @@ class StrideSettings:
         fit: Time, batch size, learning rate, seed.
     """
 
+    net: Literal["composition", "direct", "attention"] = "composition"
     stride_fs: float = 16.0
+    shorter_fs: tuple[float, ...] = ()
     kicks: int | None = None
+    reversal: bool = False
+    turning: bool | None = None
     strides: int = 1
     energy_weight: float = 0.0
     held_out: float = 0.1
@@ -205,13 +223,25 @@ class StrideSettings:
     fit: FitSettings = field(default_factory=lambda: FitSettings(batch_size=4, max_minutes=10.0))
 
     def __post_init__(self) -> None:
+        if self.net not in ("composition", "direct", "attention"):
+            raise BadInput("net", f"{self.net!r}", allowed="composition, direct, attention", fix="choose one of them")
         CompositionSettings(elements=(1,), stride_fs=self.stride_fs, kicks=self.evaluations)
+        StrideNetSettings(elements=(1,), strides_fs=self.strides_fs)
+        StrideAttentionSettings(elements=(1,), strides_fs=self.strides_fs)
+        if self.shorter_fs and (self.net == "composition" or max(self.shorter_fs) >= self.stride_fs):
+            allowed = "strides shorter than stride_fs of a direct or attention map"
+            raise BadInput("shorter_fs", f"{self.shorter_fs}", allowed=allowed, fix="leave it out")
         if not 1 <= self.strides <= 100:
             raise BadInput("strides", f"{self.strides}", allowed="1 to 100", fix="keep the default")
         if not 0.0 <= self.energy_weight < 1e6:
             raise BadInput("energy_weight", f"{self.energy_weight}", allowed="0 to 1e6", fix="keep the default")
         if not 0.0 < self.held_out < 0.9:
             raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.1")
+
+    @property
+    def strides_fs(self) -> tuple[float, ...]:
+        """All strides it is taught, ascending."""
+        return (*sorted(self.shorter_fs), self.stride_fs)
 
     @property
     def evaluations(self) -> int:

@@ -15,14 +15,17 @@ from mdistill.data.segments import Segment
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.composition import CompositionNet
-from mdistill.nets.settings import CompositionSettings
+from mdistill.nets.settings import CompositionSettings, StrideAttentionSettings, StrideNetSettings
 from mdistill.nets.spline import SplineNet
-from mdistill.training.checkpoint import load_net, read_metadata, save_model
+from mdistill.nets.stride import DirectStrideNet
+from mdistill.nets.stride_attention import AttentionStrideNet
+from mdistill.training.checkpoint import StrideNet, load_net, read_metadata, save_model
+from mdistill.training.doubt import calibrate_doubt, typical_impulses, typical_speed
 from mdistill.training.fit import fit
 from mdistill.training.limits import set_limits
 from mdistill.training.settings import StrideSettings
 from mdistill.training.split import split_segments
-from mdistill.training.stride_objective import StrideMap, StrideObjective, errors
+from mdistill.training.stride_objective import StrideMap, StrideObjective, squares
 from mdistill.training.windows import Window, join_windows, windows_hash, windows_of
 
 MODEL = "stride.mdistill"
@@ -62,14 +65,15 @@ def train_stride(
     start_from: Path | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> StrideResult:
-    """Train a map composed of kicks and drifts; writes `stride.mdistill`, `training.ckpt` and `history.json`, or resumes.
+    """Train a long-stride map; writes `stride.mdistill`, `training.ckpt` and `history.json`, or resumes.
 
     Args:
         segments: Of the exact flow of `potential`.
         potential: Model file of the potential that the segments were made with.
         settings: How.
         folder, stop: Where; asked between steps.
-        start_from: Model file of the potential that every kick begins as, of another size perhaps; by default `potential`.
+        start_from: Model file of the potential that every kick of a composition begins as, of another size perhaps; by default
+            `potential`.
         provenance: Kept in the model file.
     Raises:
         BadInput: Too short segments, nothing to hold out, or a model file that holds no spline potential.
@@ -77,11 +81,13 @@ def train_stride(
         Interrupted: Stopped on request, after saving.
     """
     train, apart = split_segments(segments, held_out=settings.held_out)
-    held_out = windows_of(apart, settings.stride_fs, strides=settings.strides)
-    windows = windows_of(train, settings.stride_fs, strides=settings.strides, every_fs=segments[0].spacing_fs)
-    net = composition_of(_spline(start_from or potential), settings)
+    held_out, windows = ([w for t in settings.strides_fs for w in windows_of(part, t, strides=settings.strides, every_fs=every)]
+                         for part, every in ((apart, 0.0), (train, segments[0].spacing_fs)))  # fmt: skip
+    net = map_of(_spline(start_from or potential), settings, windows)
     energy = _spline(potential).requires_grad_(False) if settings.energy_weight > 0.0 else None
-    objective = StrideObjective(seed=settings.fit.seed, energy=energy, energy_weight=settings.energy_weight)
+    turning = net.kind == AttentionStrideNet.kind if settings.turning is None else settings.turning
+    objective = StrideObjective(reversal=settings.reversal, turning=turning, seed=settings.fit.seed, energy=energy,
+                                energy_weight=settings.energy_weight)  # fmt: skip
     begun = [read_metadata(path)["sha256"] for path in (start_from or potential, potential)]
     identity = f"{settings} {windows_hash(windows)} {windows_hash(held_out)} {begun}"
     if not settings.float64:
@@ -89,18 +95,48 @@ def train_stride(
     how = settings.fit.suited(net.kind)
     result = fit(net, objective, windows, held_out, how, folder=Path(folder), stop=stop, identity=identity, title="train stride")
     final = result.module.folded()
-    caught = set_limits(final, _spline(potential), windows)
+    caught = set_trust(final, _spline(potential), windows, held_out)
     made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings), "potential": begun[1]}
     digest = save_model(Path(folder) / MODEL, final, made_from)
     return StrideResult(
         path=Path(folder) / MODEL,
         sha256=digest,
-        errors=one_stride_errors(final, held_out) | caught,
+        errors=one_stride_errors(final, [w for w in held_out if w.stride_fs == settings.stride_fs]) | caught,
         history=result.history,
         parameters=sum(p.numel() for p in final.parameters()),
         train_windows=len(windows),
         held_out_windows=len(held_out),
     )
+
+
+def set_trust(net: StrideNet, potential: SplineNet, windows: Sequence[Window], held_out: Sequence[Window]) -> dict[str, float]:
+    """Set where a trained map is to be trusted; gives what `StrideResult.errors` says of it."""
+    if isinstance(net, CompositionNet):
+        return set_limits(net, potential, windows)
+    if isinstance(net, DirectStrideNet | AttentionStrideNet):
+        calibrate_doubt(net, windows, held_out)
+    return {}
+
+
+def map_of(potential: SplineNet, settings: StrideSettings, windows: Sequence[Window]) -> StrideNet:
+    """A map before training.
+
+    Args:
+        potential: What it is taught, or what a composition's kicks begin as.
+        settings: Which kind, at which strides.
+        windows: From which sizes of impulses are taken.
+    """
+    size, strides, seed = asdict(potential.settings), settings.strides_fs, settings.fit.seed
+    if settings.net == "composition":
+        return composition_of(potential, settings)
+    if settings.net == "attention":
+        attention = AttentionStrideNet(StrideAttentionSettings(elements=size["elements"], strides_fs=strides), seed=seed)
+        attention.speed.copy_(typical_speed(windows))
+        return attention
+    direct = DirectStrideNet(StrideNetSettings(strides_fs=strides, **size), seed=seed)
+    direct.start_from(potential)
+    direct.scale.copy_(typical_impulses(direct, [w for w in windows if w.stride_fs == settings.stride_fs]))
+    return direct
 
 
 def composition_of(net: SplineNet, settings: StrideSettings) -> CompositionNet:
@@ -118,8 +154,7 @@ def one_stride_errors(net: StrideMap, windows: Sequence[Window]) -> dict[str, fl
         for start in range(0, len(windows), _AT_ONCE):
             batch = join_windows(windows[start : start + _AT_ONCE])
             positions, momenta = net(batch.system, batch.momenta, batch.masses, batch.stride_fs)
-            squares = errors(batch, positions - batch.positions_after[0], momenta - batch.momenta_after[0])
-            parts.append((*squares, batch.system.numbers, batch.system.owner + start))
+            parts.append((*squares(batch, positions, momenta), batch.system.numbers, batch.system.owner + start))
     position, momentum, numbers, owner = (torch.cat(column) for column in zip(*parts, strict=True))
     found = {"position": float(position.mean()) ** 0.5, "momentum": float(momentum.mean()) ** 0.5}
     for number in numbers.unique().tolist():

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mdistill.derivatives import EnergyNet
-from mdistill.graph import build_graph, edge_vectors
+from mdistill.graph import build_graph, edge_vectors, turned
 from mdistill.training.windows import Batch, Window, join_windows, reversed_in_time
 from mdistill.types import System
 from mdistill.units import BOLTZMANN, KINETIC
@@ -40,13 +40,15 @@ class StrideObjective:
 
     Attributes:
         reversal: Whether half of the windows, drawn anew at every step, are run backwards.
-        seed: Of that choice.
+        turning: Whether each window is rotated or reflected at random at every step: for maps that are not equivariant.
+        seed: Of these choices.
         energy: The potential of the exact flow, for the energy term; None for no such term.
         energy_weight: w_E.
         tolerance: δ.
     """
 
     reversal: bool = False
+    turning: bool = False
     seed: int = 0
     energy: EnergyNet | None = None
     energy_weight: float = 0.0
@@ -54,10 +56,19 @@ class StrideObjective:
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[Window], step: int) -> tuple[Tensor, dict[str, float]]:
         if self.reversal and step >= 0:
-            turned = np.random.default_rng([self.seed, step]).random(len(batch)) < 0.5
-            batch = [reversed_in_time(w) if turn else w for w, turn in zip(batch, turned, strict=True)]
+            backwards = np.random.default_rng([self.seed, step]).random(len(batch)) < 0.5
+            batch = [reversed_in_time(w) if back else w for w, back in zip(batch, backwards, strict=True)]
+        if self.turning and step >= 0:
+            random = np.random.default_rng([self.seed, step, 1])
+            batch = [turned_window(w, random_turn(random)) for w in batch]
+        loss, found = torch.zeros((), dtype=torch.float64), {"position": 0.0, "momentum": 0.0, "energy": 0.0}
         with torch.set_grad_enabled(step >= 0):
-            return self._loss(module, join_windows(batch))  # type: ignore[arg-type]
+            for stride in sorted({w.stride_fs for w in batch}):
+                alike = [w for w in batch if w.stride_fs == stride]
+                part, squares = self._loss(module, join_windows(alike))  # type: ignore[arg-type]
+                loss = loss + len(alike) / len(batch) * part
+                found = {name: value + len(alike) / len(batch) * squares[name] for name, value in found.items()}
+        return loss, {name: value**0.5 for name, value in found.items()}
 
     def observe(self, history: Sequence[dict[str, Any]]) -> None:
         """Nothing depends on the history."""
@@ -67,6 +78,7 @@ class StrideObjective:
         return f"error after a stride: positions {position:.2g} %, momenta {momentum:.2g} %"
 
     def _loss(self, module: StrideMap, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The loss of windows of one stride, and squares of its parts."""
         system, momenta, loss = batch.system, batch.momenta, torch.zeros((), dtype=torch.float64)
         found = {"position": 0.0, "momentum": 0.0, "energy": 0.0}
         strides = len(batch.positions_after)
@@ -82,7 +94,7 @@ class StrideObjective:
             change = self._energy_error(system, momenta, batch)
             loss = loss + self.energy_weight * change
             found["energy"] = float(change.detach())
-        return loss, {name: value**0.5 for name, value in found.items()}
+        return loss, found
 
     def _energy_error(self, system: System, momenta: Tensor, batch: Batch) -> Tensor:
         """⟨(ΔH)² / (3N (k_B T)²/2)⟩ of the last stride."""
@@ -102,6 +114,23 @@ class StrideObjective:
         return atomic.new_zeros(system.n_structs).index_add(0, system.owner, atomic)
 
 
+def turned_window(window: Window, turn: Float[Tensor, "3 3"]) -> Window:
+    """The window seen from a turned frame."""
+    return replace(
+        window,
+        system=turned(window.system, turn),
+        momenta=window.momenta @ turn,
+        positions_after=window.positions_after @ turn,
+        momenta_after=window.momenta_after @ turn,
+    )
+
+
+def random_turn(random: np.random.Generator) -> Float[Tensor, "3 3"]:
+    """A rotation, in half of the cases times an inversion, uniformly distributed."""
+    matrix, triangle = np.linalg.qr(random.normal(size=(3, 3)))
+    return torch.from_numpy(matrix * np.sign(np.diagonal(triangle)))
+
+
 def errors(
     batch: Batch, positions: Float[Tensor, "atom 3"], momenta: Float[Tensor, "atom 3"]
 ) -> tuple[Float[Tensor, " atom"], Float[Tensor, " atom"]]:
@@ -109,6 +138,13 @@ def errors(
     thermal = 3.0 * BOLTZMANN / KINETIC * batch.temperature_K
     position = batch.masses * positions.square().sum(1) / (batch.stride_fs**2 * thermal)
     return position, momenta.square().sum(1) / (batch.masses * thermal)
+
+
+def squares(
+    batch: Batch, positions: Float[Tensor, "atom 3"], momenta: Float[Tensor, "atom 3"]
+) -> tuple[Float[Tensor, " atom"], Float[Tensor, " atom"]]:
+    """`errors` of positions and momenta after the first stride."""
+    return errors(batch, positions - batch.positions_after[0], momenta - batch.momenta_after[0])
 
 
 def per_struct(batch: Batch, values: Float[Tensor, " atom"]) -> Float[Tensor, " struct"]:

@@ -18,7 +18,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing, sha256
 from mdistill.io.results import Results, merge, read_results, write_results
 from mdistill.io.structures import Crystal, read_structure, reduced_formula
-from mdistill.nets.composition import CompositionNet
+from mdistill.simulation.strides import StrideNet
 from mdistill.teachers import check_teacher
 from mdistill.training.potential import train_potential
 from mdistill.training.split import split_blocks
@@ -172,7 +172,7 @@ class _Job:
             stop=self.stop,
         )
 
-    def _long_strides(self) -> CompositionNet | None:
+    def _long_strides(self) -> StrideNet | None:
         """The map, where there is one that passed its gates."""
         folder = self.folder / "stride"
         if not self.settings.stride or not all(gate.passed for gate in read_results(folder).gates):

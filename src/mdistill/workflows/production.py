@@ -9,9 +9,9 @@ from pathlib import Path
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.results import Cell, Results, Table, merge
 from mdistill.io.trajectories import read_hdf5
-from mdistill.nets.composition import CompositionNet
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
+from mdistill.simulation.strides import StrideNet
 from mdistill.types import Potential, System, Trajectory
 from mdistill.workflows.analyse import transport_results
 from mdistill.workflows.settings import ProductionSettings
@@ -25,7 +25,7 @@ def produce(
     folder: Path,
     *,
     mobile: int | None,
-    stride: CompositionNet | None = None,
+    stride: StrideNet | None = None,
     stop: StopRequest = NEVER,
 ) -> Results:
     """NVT dynamics at each temperature, each in `folder/<T>K`, then MSD, diffusivity, conductivity and Arrhenius fit.

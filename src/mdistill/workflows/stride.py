@@ -9,14 +9,15 @@ from torch import Generator
 
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.results import Results, merge, read_results, write_results
+from mdistill.nets.composition import CompositionNet
 from mdistill.progress import progress
 from mdistill.simulation.compiled import compile_propagator
-from mdistill.simulation.composed import composed
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.start import initial_state
+from mdistill.simulation.strides import long_strides
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.training.stride import StrideResult, train_stride
 from mdistill.types import Potential, Propagator, State, System
@@ -64,8 +65,10 @@ def judge_map(
     evaluate = make_evaluator(potential, system)
     usual = default_time_step(system)
     small = VelocityVerlet(evaluate=evaluate, time_step=how.time_step_fs or 0.5 * usual)
-    long = composed(net, system, evaluate, skin=settings.skin_A, small_step=usual)
-    alike = VelocityVerlet(evaluate=evaluate, time_step=min(net.settings.stride_fs / net.settings.kicks, 10.0))
+    stride = net.settings.stride_fs
+    kicks = net.settings.kicks if isinstance(net, CompositionNet) else max(1, round(stride / 8.0))
+    long = long_strides(net, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
+    alike = VelocityVerlet(evaluate=evaluate, time_step=min(stride / kicks, 10.0))
     start = equilibrated_start(small, system, how)
     runs: dict[str, dict[str, Judged]] = {}
     with progress("judge strides", 3 * len(ENSEMBLES) * _BLOCKS, unit="block") as advance:
@@ -73,11 +76,11 @@ def judge_map(
             runs[name] = {e: judged(step, e, start, evaluate, how, stop=stop, advance=advance) for e in ENSEMBLES}
     reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
-    timed = {f"Verlet, {usual:g} fs": _compiled(ordinary), f"strides, {net.settings.stride_fs:g} fs": _compiled(long)}
+    timed = {f"Verlet, {usual:g} fs": _compiled(ordinary), f"strides, {stride:g} fs": _compiled(long)}
     per_day, faster = speeds(timed, start, rounds=how.rounds)
     compared = Compared(
-        stride_fs=net.settings.stride_fs,
-        kicks=net.settings.kicks,
+        stride_fs=stride,
+        kicks=kicks,
         usual_fs=usual,
         errors=result.errors,
         runs=runs,
