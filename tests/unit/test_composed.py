@@ -19,6 +19,7 @@ from mdistill.simulation.evaluate import Evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.start import initial_state, kinetic_energy, prediction_of
+from mdistill.simulation.strides import fallback_share
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Propagator, State, System
 from mdistill.units import ACCELERATION
@@ -152,7 +153,7 @@ def test_it_falls_back_to_small_steps_and_counts_them(kind):
     state, end = begin(box()), None
     end = after(of_kind(kind, mixed), state, 40)
     assert 0 < mixed.counts.fallbacks < 40 and mixed.counts.strides == 40
-    assert mixed.counts.share().value == mixed.counts.fallbacks / 40
+    assert fallback_share(mixed).value == mixed.counts.fallbacks / 40
     by_hand, verlet, fell = state, VelocityVerlet(evaluate=free.evaluate, time_step=1.0), 0
     for _ in range(40):
         tried = mixed._moved(by_hand)
