@@ -28,7 +28,7 @@ from mdistill.units import PS
 from mdistill.workflows.stride_settings import JudgeSettings
 
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
-_BLOCKS = 20
+_BLOCKS, _RDF_FRAMES = 20, 500
 _SHELL_A, _FARTHEST_A = 0.05, 8.0
 _NS_PER_DAY = 0.0864
 _TIMED_S = 0.25
@@ -129,7 +129,8 @@ def reversal_error(nve: Propagator, start: State, strides: int) -> float:
 
 
 def likeness(first: Trajectory, second: Trajectory) -> dict[str, Overlap]:
-    """How alike the RDFs of every pair of elements are in two trajectories."""
+    """How alike the RDFs of every pair of elements are in two trajectories, from up to 500 frames of each."""
+    first, second = _thinned(first), _thinned(second)
     reach = min(largest_radius(first), largest_radius(second), _FARTHEST_A)
     bins = max(10, round(reach / _SHELL_A))
     found = {}
@@ -140,6 +141,12 @@ def likeness(first: Trajectory, second: Trajectory) -> dict[str, Overlap]:
         if alike is not None:
             found["–".join(pair)] = alike
     return found
+
+
+def _thinned(run: Trajectory) -> Trajectory:
+    every = -(-len(run.times) // _RDF_FRAMES)
+    momenta = None if run.momenta is None else run.momenta[::every]
+    return replace(run, positions=run.positions[::every], cell=run.cell[::every], times=run.times[::every], momenta=momenta)
 
 
 def speeds(
