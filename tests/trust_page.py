@@ -69,7 +69,7 @@ TESTS = {
 RUNGS = {
     "potential": "validation pending",
     "direct": "arrives with its room",
-    "stride": "arrives with its room",
+    "stride": "experimental",
     "transport": "arrives with its room",
 }
 INTRODUCTION = """# Trust

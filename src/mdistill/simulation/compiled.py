@@ -23,6 +23,7 @@ from mdistill.simulation.bussi import Bussi, rescaling_noise
 from mdistill.simulation.composed import Composed
 from mdistill.simulation.engines import EngineEvaluator
 from mdistill.simulation.guard import Guard
+from mdistill.simulation.kept import EnergyKept, LeapingEnergyKept
 from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.noise import keys
 from mdistill.simulation.start import degrees_of_freedom
@@ -180,6 +181,9 @@ def compile_propagator(plain: Propagator, evaluate: Evaluate, guard: Guard | Non
     if isinstance(plain, StochasticCellRescaling):
         inner = compile_propagator(plain.inner, evaluate, guard)
         return LeapingBarostat(plain, inner) if isinstance(inner, CompiledDynamics) else plain
+    if isinstance(plain, EnergyKept):
+        inner = compile_propagator(plain.inner, evaluate, guard)
+        return LeapingEnergyKept(plain, inner) if isinstance(inner, CompiledDynamics) else plain
     if isinstance(plain, VelocityVerlet | Baoab) or (isinstance(plain, Bussi) and isinstance(plain.inner, VelocityVerlet)):
         return CompiledDynamics(plain, evaluate, evaluate.engine, guard)
     if isinstance(plain, Composed | Obabo | Bussi):

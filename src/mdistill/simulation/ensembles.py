@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mdistill.simulation.barostat import ANISOTROPIC, ISOTROPIC, StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi
+from mdistill.simulation.flight import Flight
+from mdistill.simulation.kept import EnergyKept
 from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet
@@ -17,14 +19,15 @@ def make_propagator(settings: SimulateSettings, nve: Propagator, evaluate: Evalu
 
     Args:
         settings: Which ensemble, at what temperature and pressure.
-        nve: The step that conserves energy: velocity Verlet or a long stride.
+        nve: The step that conserves energy: velocity Verlet or a long stride; the energy of strides is put right now and then,
+            which a thermostat does not need.
         evaluate: Energy and stress of a system.
         equilibrate: The one used before the run proper: Langevin, in NVE runs too.
     """
     if equilibrate and settings.ensemble != "npt":
         return _langevin(nve, settings.temperature_K, _EQUILIBRATION_FRICTION)
     if settings.ensemble == "nve":
-        return nve
+        return nve if isinstance(nve, VelocityVerlet | Flight) else EnergyKept(inner=nve, evaluate=evaluate)
     thermostat: Propagator = (
         _langevin(nve, settings.temperature_K, settings.friction_per_ps)
         if settings.thermostat == "langevin"

@@ -62,7 +62,7 @@ def judged(
     """Run an NVE step alone or under a thermostat.
 
     Args:
-        nve: Velocity Verlet or a long stride.
+        nve: Velocity Verlet, a long stride, or one whose energy is kept.
         ensemble: "NVE", "Langevin" or "Bussi".
         start: An equilibrated state at the settings' temperature.
         evaluate: The potential: energies of the frames.

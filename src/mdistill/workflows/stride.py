@@ -13,7 +13,9 @@ from mdistill.nets.composition import CompositionNet
 from mdistill.progress import progress
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.flight import Flight
 from mdistill.simulation.guard import Guard
+from mdistill.simulation.kept import EnergyKept
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.start import initial_state
@@ -70,10 +72,17 @@ def judge_map(
     long = long_strides(net, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
     alike = VelocityVerlet(evaluate=evaluate, time_step=min(stride / kicks, 10.0))
     start = equilibrated_start(small, system, how)
+    kept = long if isinstance(long, Flight) else EnergyKept(inner=long, evaluate=evaluate)
+    kinds: dict[str, dict[str, Propagator]] = {
+        "small steps": dict.fromkeys(ENSEMBLES, small),
+        "long strides": {e: kept if e == "NVE" else long for e in ENSEMBLES},
+        "energy left alone": {"NVE": long},
+        "as many force calls": dict.fromkeys(ENSEMBLES, alike),
+    }
     runs: dict[str, dict[str, Judged]] = {}
-    with progress("judge strides", 3 * len(ENSEMBLES) * _BLOCKS, unit="block") as advance:
-        for name, step in (("small steps", small), ("long strides", long), ("as many force calls", alike)):
-            runs[name] = {e: judged(step, e, start, evaluate, how, stop=stop, advance=advance) for e in ENSEMBLES}
+    with progress("judge strides", sum(map(len, kinds.values())) * _BLOCKS, unit="block") as advance:
+        for name, steps in kinds.items():
+            runs[name] = {e: judged(step, e, start, evaluate, how, stop=stop, advance=advance) for e, step in steps.items()}
     reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
     timed = {f"Verlet, {usual:g} fs": _compiled(ordinary), f"strides, {stride:g} fs": _compiled(long)}

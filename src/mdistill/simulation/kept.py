@@ -1,0 +1,90 @@
+r"""NVE dynamics whose total energy is put right now and then: for long strides, whose small errors would else add up to heat.
+
+Every n-th step  p ← P + α (p − P),  α² = (K + H₀ − H)/K,  α held within 1 ± clip
+
+p − P: momenta relative to the centre of mass   K: their kinetic energy   H: total energy   H₀: what it was
+
+What is missing between two such steps, and what the clip leaves, is carried in `State.energy_debt`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from mdistill.simulation.guard import total_energy
+from mdistill.simulation.ranges import within
+from mdistill.simulation.start import internal_momenta, kinetic_energy
+from mdistill.simulation.verlet import Evaluate, evaluated
+from mdistill.types import LeapingPropagator, Propagator, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyKept:
+    """NVE.
+
+    Attributes:
+        inner: The step, which leaves the energy nearly as it was.
+        evaluate: The potential that the energy is counted with.
+        every: n.
+        clip: Largest |α − 1|.
+    """
+
+    inner: Propagator
+    evaluate: Evaluate
+    every: int = 10
+    clip: float = 0.05
+
+    def __post_init__(self) -> None:
+        within("every", self.every, 1, 1_000_000, unit="steps", open_low=False)
+        within("clip", self.clip, 0.0, 0.5)
+
+    @property
+    def stride(self) -> float:
+        return self.inner.stride
+
+    def step(self, state: State, generator: Generator) -> State:
+        target = self.target(state)
+        return self.settled(evaluated(self.inner.step(state, generator), self.evaluate), target)
+
+    def target(self, state: State) -> Float[Tensor, " struct"]:
+        """H₀ of each struct, eV."""
+        energy = total_energy(evaluated(state, self.evaluate))
+        return energy if state.energy_debt is None else energy + state.energy_debt
+
+    def settled(self, state: State, target: Float[Tensor, " struct"]) -> State:
+        """The state after a step, its energy put right where its number is a multiple of `every`."""
+        missing = target - total_energy(state)
+        if round(state.time / self.stride) % self.every:
+            return replace(state, energy_debt=missing)
+        internal = internal_momenta(state, state.momenta)
+        kinetic = kinetic_energy(replace(state, momenta=internal, middle_momenta=None))
+        wanted = (1.0 + missing / kinetic.clamp_min(1e-300)).clamp_min(0.0).sqrt()
+        factor = torch.where(kinetic > 0.0, wanted.clamp(1.0 - self.clip, 1.0 + self.clip), torch.ones_like(wanted))
+        momenta = state.momenta + (factor.index_select(0, state.system.owner).unsqueeze(1) - 1.0) * internal
+        return replace(state, momenta=momenta, energy_debt=missing - (factor.square() - 1.0) * kinetic)
+
+
+@dataclass(frozen=True, slots=True)
+class LeapingEnergyKept:
+    """The same with compiled steps between two corrections."""
+
+    plain: EnergyKept
+    inner: LeapingPropagator
+
+    @property
+    def stride(self) -> float:
+        return self.inner.stride
+
+    def step(self, state: State, generator: Generator) -> State:
+        return self.leap(state, generator, round(state.time / self.stride), 1)[0]
+
+    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
+        state = evaluated(state, self.plain.evaluate)
+        target, every = self.plain.target(state), self.plain.every
+        wanted = min(steps, every - round(state.time / self.stride) % every)
+        state, taken, suspect = self.inner.leap(state, generator, step, wanted)
+        return self.plain.settled(evaluated(state, self.plain.evaluate), target), taken, suspect
