@@ -33,6 +33,7 @@ SECTIONS = {
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*(?:\.\d+)?)+")
 _SUBSCRIPTS = str.maketrans("0123456789.", "₀₁₂₃₄₅₆₇₈₉.")
 _HEADLINES = (
+    (re.compile(r"^stride_speed_?up"), "speed-up by strides"),
     (re.compile(r"^speed_?up|_speed_?up"), "speed-up"),
     (re.compile(r"^(?:ionic_)?(?:conductivity|sigma)"), "σ"),
     (re.compile(r"^(?:tracer_)?(?:diffusivity|diffusion)"), "D"),
