@@ -55,9 +55,16 @@ CASES = [
     ([*TRAIN, "--fit.batch-size", "0"], "batch_size"),
     ([*TRAIN, "--held-out", "1.5"], "held_out"),
     ([*TRAIN, "--channels", "0"], "channels"),
-    (["train", "stride", "{labels}"], "potential"),
+    (["train", "wings", "{labels}"], "potential"),
     (["analyse", "{cu}", "--out", "{out}"], "species"),
     (["report", "{out}"], "results.json"),
+    (["train", "stride", "--from", "{labels}", "--out", "{out}"], "--structure"),
+    (["train", "stride", "--from", "{labels}", "--out", "{out}", "--train.stride-fs", "-4"], "stride_fs"),
+    (["train", "stride", "--from", "{labels}", "--out", "{out}", "--train.stride-fs", "64"], "stride_fs"),
+    (["train", "stride", "--from", "{labels}", "--out", "{out}", "--train.net", "magic"], "composition"),
+    (["train", "stride", "--from", "{labels}", "--out", "{out}", "--segments.temperatures-K", "-300"], "temperatures_K"),
+    (["distill", "{cu}", "--mobile", "none", "--stride", "soon", "--out", "{out}"], "16fs"),
+    ([*MD, "--stride", "{out}/absent.mdistill"], "absent.mdistill"),
     (["distil", "{cu}"], "did you mean: mdistill distill"),
 ]
 
