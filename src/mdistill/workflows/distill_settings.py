@@ -13,7 +13,7 @@ from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
 from mdistill.training.settings import FitSettings, StrideSettings, TrainSettings
 from mdistill.workflows.settings import LabelSettings, ProductionSettings, RefineSettings, ValidateSettings
-from mdistill.workflows.stride_settings import SegmentSettings, StrideRungSettings, duration_fs
+from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings, duration_fs
 
 if TYPE_CHECKING:
     from mdistill.io.structures import Crystal
@@ -112,7 +112,9 @@ def quick_settings(structure: Path) -> DistillSettings:
         validate=ValidateSettings(rdf_ps=10.0, equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_rounds=5),
         production=ProductionSettings(time_ps=100.0, equilibration_ps=2.0),
         strides=StrideRungSettings(
-            segments=SegmentSettings(segments=80), train=StrideSettings(fit=FitSettings(batch_size=4, max_minutes=3.0))
+            segments=SegmentSettings(segments=80),
+            train=StrideSettings(fit=FitSettings(batch_size=4, max_minutes=3.0)),
+            judge=JudgeSettings(time_ps=400.0),
         ),
     )
 

@@ -74,7 +74,7 @@ def judge_map(
     start = equilibrated_start(small, system, how)
     kept = long if isinstance(long, Flight) else EnergyKept(inner=long, evaluate=evaluate)
     kinds: dict[str, dict[str, Propagator]] = {
-        "small steps": dict.fromkeys(ENSEMBLES, small),
+        "small steps": dict.fromkeys(("NVE", "Bussi"), small),
         "long strides": {e: kept if e == "NVE" else long for e in ENSEMBLES},
         "energy left alone": {"NVE": long},
         "as many force calls": dict.fromkeys(ENSEMBLES, alike),
