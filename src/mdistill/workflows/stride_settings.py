@@ -68,7 +68,7 @@ class JudgeSettings:
 
     Attributes:
         temperature_K: Of the dynamics, K; by default the middle one of the segments'.
-        time_ps: Of each run, ps. The mean temperature of 52 atoms is known to 1 to 2 K after 1000 ps, that of four of them to 5 K;
+        time_ps: Of each run, ps. The mean temperature of 52 atoms is known to 1 to 2 K after 1000 ps, of four of them to 5 K;
             one known worse than its limit fails its gate.
         equilibration_ps: Before them, ps.
         time_step_fs: Of the small steps, fs; by default half of the usual step.
