@@ -10,7 +10,8 @@ import pytest
 from mdistill.errors import BadInput
 from mdistill.simulation.barostat import StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.langevin import Baoab
+from mdistill.simulation.kept import EnergyKept
+from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.ranges import within
 from mdistill.simulation.verlet import VelocityVerlet
 
@@ -32,9 +33,12 @@ BAD = [
     (Baoab, {"time_step": -1.0, "temperature_K": 300.0}),
     (Baoab, {"time_step": 1.0, "temperature_K": 0.0}),
     (Baoab, {"time_step": 1.0, "temperature_K": 300.0, "friction_per_ps": math.nan}),
-    (Bussi, {"time_step": math.nan, "temperature_K": 300.0}),
-    (Bussi, {"time_step": 1.0, "temperature_K": 1e9}),
-    (Bussi, {"time_step": 1.0, "temperature_K": 300.0, "relaxation_fs": 0.0}),
+    (Bussi, {"inner": VERLET, "temperature_K": 1e9}),
+    (Bussi, {"inner": VERLET, "temperature_K": 300.0, "relaxation_fs": 0.0}),
+    (Obabo, {"inner": VERLET, "temperature_K": 0.0}),
+    (Obabo, {"inner": VERLET, "temperature_K": 300.0, "friction_per_ps": -1.0}),
+    (EnergyKept, {"inner": VERLET, "every": 0}),
+    (EnergyKept, {"inner": VERLET, "clip": 0.6}),
     (StochasticCellRescaling, {"inner": VERLET, "temperature_K": -1.0}),
     (StochasticCellRescaling, {"inner": VERLET, "temperature_K": 300.0, "relaxation_ps": 0.0}),
     (StochasticCellRescaling, {"inner": VERLET, "temperature_K": 300.0, "compressibility_per_GPa": -1.0}),
@@ -46,4 +50,4 @@ BAD = [
 @pytest.mark.parametrize(("propagator", "settings"), BAD)
 def test_propagators_refuse_bad_settings(propagator: type, settings: dict) -> None:
     with pytest.raises(BadInput, match=list(settings)[-1] if settings.get("time_step", 1.0) == 1.0 else "time_step"):
-        propagator(evaluate=None, **settings)
+        propagator(**({} if propagator in (Bussi, Obabo) else {"evaluate": None}), **settings)

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mdistill.simulation.barostat import StochasticCellRescaling
+from mdistill.simulation.kept import EnergyKept
 from mdistill.simulation.start import degrees_of_freedom, prediction_of, pressure, twice_kinetic_by_element
 from mdistill.types import LeapingPropagator, Propagator, State, System, Tally
 from mdistill.units import BOLTZMANN, GPA
@@ -52,10 +53,10 @@ class Tallying:
 
 
 def tallying(propagator: Propagator) -> Propagator:
-    """The propagator, keeping count: within a barostat before each strain; a leaping one does already."""
+    """The propagator, keeping count: within what strains or corrects, before it does; a leaping one does already."""
     if isinstance(propagator, LeapingPropagator):
         return propagator
-    if isinstance(propagator, StochasticCellRescaling):
+    if isinstance(propagator, StochasticCellRescaling | EnergyKept):
         return replace(propagator, inner=Tallying(propagator.inner))
     return Tallying(propagator)
 
