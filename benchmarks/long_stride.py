@@ -178,25 +178,30 @@ def plot(rows: list[dict[str, Any]]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.8))
+    known = {
+        (row["material"], kind): [
+            (float(name.split(", ")[1].removesuffix(" K")), *value["conductivity"][:2])
+            for name, value in row.get("transport", {}).items()
+            if name.startswith(kind + ",") and isinstance(value, dict) and value.get("conductivity", [None])[0] is not None
+        ]
+        for row in rows
+        for kind in ("steps", "strides")
+    }
+    figure, axes = plt.subplots(1, 2 if any(known.values()) else 1, figsize=(9.0, 3.8), squeeze=False)
     for row in rows:
+        gain = row["stride_speed_up"]
         label = f"{row['material']}, {row['stride_time'][0]:g} fs{row['tag']}"
-        gain, error = row["stride_speed_up"], row["stride_error"][0]
-        left.errorbar(error, gain[0], yerr=gain[1], marker="o", capsize=3, label=label)
-        for kind, marker in (("steps", "s"), ("strides", "o")):
-            known = [
-                (float(name.split(", ")[1].removesuffix(" K")), value["conductivity"])
-                for name, value in row.get("transport", {}).items()
-                if name.startswith(kind + ",") and isinstance(value, dict) and value.get("conductivity", [None])[0] is not None
-            ]
-            if known:
-                kelvin, values = np.array([k for k, _ in known]), np.array([v[:2] for _, v in known], dtype=float)
-                right.errorbar(1000.0 / kelvin, values[:, 0], yerr=values[:, 1], marker=marker, capsize=3, ls="",
-                               label=f"{row['material']}, {kind}")  # fmt: skip
-    left.set(xlabel="error of momenta after a stride, median (%)", ylabel="ns/day, strides over time steps (×)", xscale="log")
-    right.set(xlabel="1000/T (1/K)", ylabel="σ (mS/cm)", yscale="log")
-    for axis in (left, right):
-        axis.legend(fontsize=7)
+        axes[0, 0].errorbar(row["stride_error"][0], gain[0], yerr=gain[1], marker="o", ls="", capsize=3, label=label)
+    axes[0, 0].set(xlabel="error of momenta after a stride, median (%)", ylabel="ns/day, strides over time steps (×)")
+    axes[0, 0].set(xlim=(0.0, None), ylim=(0.0, None))
+    for (material, kind), points in known.items():
+        if points:
+            kelvin, sigma, error = np.array(points, dtype=float).T
+            marker = "s" if kind == "steps" else "o"
+            axes[0, 1].errorbar(1000.0 / kelvin, sigma, yerr=error, marker=marker, capsize=3, ls="", label=f"{material}, {kind}")
+            axes[0, 1].set(xlabel="1000/T (1/K)", ylabel="σ (mS/cm)", yscale="log")
+    for axis in axes.flat:
+        axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(Path(__file__).parent / "results" / "long_stride.svg")
 
