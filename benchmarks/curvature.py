@@ -26,57 +26,30 @@ Everything done is kept in runs/curvature and not done again; the record holds a
 from __future__ import annotations
 
 import argparse
-import gzip
-import io
 import json
-import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import torch
-from ase.io import read
+from curvature_judge import cost, dynamics, judged, vibrations
+from curvature_systems import CRYSTALS, MOLECULES, RATTLE, ROOT, RUNS, TEACHER, Case, crystal_case, molecule_case
 from record import write_record
-from torch import Generator
 
-from mdistill.analysis.vibrations import displaced, normal_modes
-from mdistill.data.label import BrokenLabel, label
-from mdistill.data.relax import relax
-from mdistill.data.store import LabelStore
-from mdistill.derivatives import hessian
-from mdistill.errors import BlowUp
-from mdistill.graph import build_graph, make_system
 from mdistill.io.files import write_json
-from mdistill.io.structures import read_system
-from mdistill.io.trajectories import read_hdf5
-from mdistill.simulation.settings import GuardSettings, SimulateSettings
-from mdistill.simulation.simulate import simulate
-from mdistill.teachers import load_teacher
-from mdistill.training.checkpoint import load_model
 from mdistill.training.matching import EmbeddingMatching, Matching, NodeMatching
-from mdistill.training.potential import MODEL, evaluate, train_potential
+from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import FitSettings, PainnSize, TrainSettings
-from mdistill.types import LabelledFrame, Potential, Prediction, System
-from mdistill.workflows.models import load
+from mdistill.types import LabelledFrame
 
-ROOT = Path(__file__).parent.parent
-RUNS = ROOT / "runs" / "curvature"
-CRYSTALS = ("li6ps5cl", "li3ps4", "li7p3s11")
-MOLECULES = ("ethanol", "aspirin", "salicylic", "toluene")
-TEACHER = TrainSettings(
-    net="painn", cutoff=5.0, painn=PainnSize(width=64, layers=3), held_out=0.05, energy_weight=3.0, fit=FitSettings(steps=6000)
-)
-TEACHER_STEPS = {"ethanol": 12000}
 STUDENTS = {
     "spline": TrainSettings(size="small", held_out=0.05),
     "painn": TrainSettings(net="painn", cutoff=5.0, painn=PainnSize(width=24, layers=2), held_out=0.05),
 }
-RATTLE = {"crystal": 0.05, "molecule": 0.03}
-"""Standard deviation per axis of the random displacements, Å."""
 MOLECULE_ARMS = (
     "reference",
     "soft",
@@ -94,9 +67,6 @@ MOLECULE_ARMS = (
 )
 CRYSTAL_ARMS = ("soft", "probe", "row", "displaced", "displaced1", "displaced4", "displaced+probe", "rows4", "atoms")
 PAINN_ARMS = ("nodes", "embedding")
-NOTHING = Prediction(energy=torch.zeros(1, dtype=torch.float64), forces=torch.zeros((0, 3), dtype=torch.float64))
-TIMES_PS = {"spline": (50.0, 20.0), "painn": (5.0, 5.0)}
-"""Dynamics at 1000 K and in NVE, ps."""
 WEIGHTS = {
     "probe": 0.3,
     "displaced+probe": 1.0,
@@ -106,134 +76,22 @@ WEIGHTS = {
     "rows4": 1.0,
     "reference+rows4": 1.0,
 }
+JUDGES: dict[str, Callable[[Case, Path], dict[str, float]]] = {
+    "force MAE": judged,
+    "minimum (meV": dynamics,
+    "frequency": vibrations,
+}
+"""What adds to a student's row, by a word in the names of what it adds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One system: its teacher, what students are taught, and what they are judged on (all with the teacher's answers)."""
-
-    name: str
-    teacher: Potential
-    reference: list[LabelledFrame]
-    soft: list[LabelledFrame]
-    rows: list[LabelledFrame]
-    moved: list[LabelledFrame]
-    moved_more: list[LabelledFrame]
-    tests: dict[str, list[LabelledFrame]]
-    minimum: System
-
-
-def molecule(name: str, part: str) -> list[LabelledFrame]:
-    """Frames of revised MD17, split 1, with their DFT labels."""
-    path = Path(os.environ["MDISTILL_DATA"]) / "rmd17" / f"{name}_{part}_01.xyz.gz"
-    with gzip.open(path, "rt") as handle:
-        found = read(io.StringIO(handle.read()), index=":", format="extxyz")
-    frames = []
-    for k, atoms in enumerate(found):
-        energy = atoms.info["Energy"] if "Energy" in atoms.info else atoms.get_potential_energy()
-        forces = atoms.arrays["forces"] if "forces" in atoms.arrays else atoms.get_forces()
-        target = Prediction(energy=torch.tensor([energy], dtype=torch.float64), forces=torch.from_numpy(forces))
-        system = make_system(atoms.positions, atoms.numbers, np.zeros((3, 3)), [False] * 3)
-        frames.append(LabelledFrame(system=system, target=target, source="dft", temperature_K=500.0, block=k // 50))
-    return frames
-
-
-def kept(path: Path, make: Callable[[], list[LabelledFrame]]) -> list[LabelledFrame]:
-    """Labels from a store, made if it is empty."""
-    store = LabelStore(path)
-    if not len(store):
-        store.append(make())
-    return store.read()
-
-
-def curved(frames: Sequence[LabelledFrame], teacher: Potential, kind: str, count: int) -> list[LabelledFrame]:
-    """The teacher's answers on frames, with curvature along `count` probes or rows each."""
-    generator = Generator().manual_seed(7)
-    return [
-        label(f.system, teacher, probes=count, kind=kind, generator=generator, temperature_K=f.temperature_K, block=f.block)  # type: ignore[arg-type]
-        for f in frames
-    ]
-
-
-def moved_by(frames: Sequence[LabelledFrame], teacher: Potential, kind: str, seed: int = 8) -> list[LabelledFrame]:
-    """Two randomly displaced copies of every frame with the teacher's answers; one it refuses is drawn again."""
-    generator, made = Generator().manual_seed(seed), []
-    for frame in frames:
-        wanted = len(made) + 2
-        while len(made) < wanted:
-            shift = RATTLE[kind] * torch.randn(frame.system.positions.shape, generator=generator, dtype=torch.float64)
-            moved = replace(frame.system, positions=frame.system.positions + shift)
-            with suppress(BrokenLabel):
-                made.append(label(moved, teacher, temperature_K=frame.temperature_K, block=frame.block))
-    return made
-
-
-def along_modes(minimum: System, teacher: Potential) -> list[LabelledFrame]:
-    """The teacher's answers on 40 structures displaced along its normal modes, 300 K."""
-    modes = normal_modes(minimum, hessian(teacher, minimum))
-    moved = displaced(minimum, modes, 300.0, Generator().manual_seed(9), count=40)
-    return [label(s, teacher, force_cap=200.0) for s in moved]
-
-
-def hotter(start: System, teacher: Potential, folder: Path) -> list[LabelledFrame]:
-    """100 frames of the teacher's dynamics of a molecule at 1000 K."""
-    settings = SimulateSettings(
-        ensemble="nvt", thermostat="langevin", friction_per_ps=10.0, temperature_K=1000.0, time_ps=2.0, time_step_fs=0.5,
-        equilibration_ps=0.2, save_every_fs=20.0,
-    )  # fmt: skip
-    run = read_hdf5(simulate(start, teacher, settings, folder).trajectory)
-    systems = [make_system(r.numpy(), run.numbers.numpy(), np.zeros((3, 3)), [False] * 3) for r in run.positions[1:]]
-    return [label(s, teacher, temperature_K=1000.0, force_cap=200.0) for s in systems]
-
-
-def molecule_case(name: str) -> Case:
-    home = RUNS / name
-    train, test = molecule(name, "train"), molecule(name, "test")
-    if not (home / "teacher" / MODEL).is_file():
-        fit = FitSettings(steps=TEACHER_STEPS.get(name, TEACHER.fit.steps))
-        train_potential(train, replace(TEACHER, fit=fit), home / "teacher")
-    teacher = load_model(home / "teacher" / MODEL)
-    minimum = relax(train[0].system, teacher, max_steps=400, fmax=0.005)[0]
-    return Case(
-        name=name,
-        teacher=teacher,
-        minimum=minimum,
-        reference=train,
-        soft=kept(home / "probes", lambda: curved(train, teacher, "random", 1)),
-        rows=kept(home / "rows", lambda: curved(train, teacher, "rows", 4)),
-        moved=kept(home / "moved", lambda: moved_by(train, teacher, "molecule")),
-        moved_more=kept(home / "moved-more", lambda: moved_by(train, teacher, "molecule", seed=10)),
-        tests={
-            "test, DFT": test[:500],
-            "test": kept(home / "test", lambda: curved(test[:100], teacher, "random", 4)),
-            "1000 K": kept(home / "hot", lambda: hotter(minimum, teacher, home / "md")),
-            "modes": kept(home / "modes", lambda: along_modes(minimum, teacher)),
-        },
-    )
-
-
-def crystal_case(name: str, labels: Path) -> Case:
-    """Taught at 600 K and below, judged also at 1000 K."""
-    home, teacher = RUNS / name, load_teacher("sevennet-0")
-    frames = LabelStore(labels).read()
-    cold = [replace(f, block=k // 10) for k, f in enumerate(f for f in frames if f.temperature_K != 1000.0)]
-    hot = [f for f in frames if f.temperature_K == 1000.0]
-    if name == CRYSTALS[0]:
-        minimum = read_system(ROOT / "benchmarks" / "li6ps5cl_relaxed.extxyz")
-    else:
-        minimum = relax(next(f.system for f in frames if f.source == "relaxed"), teacher, max_steps=400, fmax=0.005)[0]
-    train, test = [f for f in cold if f.block % 5 != 4], [f for f in cold if f.block % 5 == 4]
-    return Case(
-        name=name,
-        teacher=teacher,
-        minimum=minimum,
-        reference=[],
-        soft=train,
-        rows=kept(home / "rows", lambda: curved(train, teacher, "rows", 4)),
-        moved=kept(home / "moved", lambda: moved_by(train, teacher, "crystal")),
-        moved_more=kept(home / "moved-more", lambda: moved_by(train, teacher, "crystal", seed=10)),
-        tests={"test": test, "1000 K": hot, "modes": kept(home / "modes", lambda: along_modes(minimum, teacher))},
-    )
+SHOWN = {
+    "force MAE, test (meV/Å)": "forces, held out",
+    "force MAE, 1000 K (meV/Å)": "forces, 1000 K",
+    "force MAE, modes (meV/Å)": "forces, modes",
+    "curvature error, test (%)": "curvature",
+    "frequency MAE (THz)": "frequencies",
+}
+PLOTTED = ("probe@1", "row", "displaced1", "displaced", "displaced4", "displaced+probe", "nodes", "embedding")
 
 
 def taught(case: Case, arm: str) -> list[LabelledFrame]:
@@ -263,37 +121,24 @@ def settings_of(case: Case, student: str, arm: str, seed: int, steps: int) -> Tr
     return replace(STUDENTS[student], fit=FitSettings(steps=steps, seed=seed), **curvature)
 
 
-def judged(case: Case, path: Path) -> dict[str, float]:
-    """Errors of a student: forces (meV/Å), energies (meV/atom), curvature (share of the teacher's)."""
-    potential, found = load(path), {}
-    plain = load_model(path)
-    for name, frames in case.tests.items():
-        predictions = evaluate(potential, frames)
-        forces = [(p.forces - f.target.forces).abs().mean() for p, f in zip(predictions, frames, strict=True)]
-        energies = torch.stack(
-            [(p.energy - f.target.energy)[0] / f.system.n_atoms for p, f in zip(predictions, frames, strict=True)]
-        )
-        found[f"force MAE, {name} (meV/Å)"] = 1e3 * float(torch.stack(forces).mean())
-        found[f"energy MAE, {name} (meV/atom)"] = 1e3 * float((energies - energies.median()).abs().mean())
-        wrong, size = 0.0, 0.0
-        for frame in [f for f in frames if f.probes is not None][:100]:
-            products = plain.curvature(build_graph(frame.system, plain.cutoff), frame.probes)
-            wrong += float((products - frame.products).square().sum())
-            size += float(frame.products.square().sum())  # type: ignore[union-attr]
-        if size > 0.0:
-            found[f"curvature error, {name} (%)"] = 100.0 * (wrong / size) ** 0.5
-    return found
-
-
 def one(case: Case, student: str, arm: str, seed: int, steps: int) -> dict[str, Any]:
-    """Train and judge one student, or read what was found before."""
+    """Train and judge one student, or read what was found before and add what was not asked then."""
     folder = RUNS / case.name / f"{student}-{steps}" / f"{arm}-{seed}"
-    if (folder / "found.json").is_file():
-        row: dict[str, Any] = json.loads((folder / "found.json").read_text(encoding="utf-8"))
-        if not any("minimum" in name for name in row):
-            row |= dynamics(case, student, folder / MODEL)
-            write_json(folder / "found.json", row)
-        return row
+    path = folder / "found.json"
+    row: dict[str, Any] = {"system": case.name, "student": student, "steps": steps, "arm": arm, "seed": seed}
+    if path.is_file():
+        row = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        row |= trained(case, folder, arm, settings_of(case, student, arm, seed, steps))
+    for key, judge in JUDGES.items():
+        if not any(key in name for name in row):
+            row |= judge(case, folder / MODEL)
+            write_json(path, row)
+    return row
+
+
+def trained(case: Case, folder: Path, arm: str, settings: TrainSettings) -> dict[str, float]:
+    """Train one student; its size and what a step cost."""
     matching: Matching | None = None
     if arm in PAINN_ARMS:
         net = case.teacher.net  # type: ignore[attr-defined]
@@ -301,42 +146,13 @@ def one(case: Case, student: str, arm: str, seed: int, steps: int) -> dict[str, 
     begun = time.process_time()
     result = train_potential(
         taught(case, arm),
-        settings_of(case, student, arm, seed, steps),
+        settings,
         folder,
         redraw=case.teacher if arm == "redrawn" else None,
         matching=matching,
     )
-    row = {
-        "system": case.name, "student": student, "steps": steps, "arm": arm, "seed": seed, "parameters": result.parameters,
-        "CPU ms a step": 1e3 * (time.process_time() - begun) / steps,
-    } | judged(case, result.path) | dynamics(case, student, result.path)  # fmt: skip
-    write_json(folder / "found.json", row)
-    return row
-
-
-def dynamics(case: Case, student: str, path: Path) -> dict[str, float]:
-    """How long a student's dynamics holds at 1000 K, its drift in NVE, and the teacher's energy at its minimum."""
-    potential, found = load(path, precision="float32"), {}
-    low = case.minimum
-    at_minimum = relax(low, load(path), max_steps=400, fmax=0.005)[0]
-    energies = [float(evaluate(case.teacher, [LabelledFrame(system=s, target=NOTHING)])[0].energy[0]) for s in (at_minimum, low)]
-    found["teacher's energy at the student's minimum (meV/atom)"] = 1e3 * (energies[0] - energies[1]) / low.n_atoms
-    hot_ps, nve_ps = TIMES_PS[student]
-    step = 0.5 if case.name not in CRYSTALS else 2.0
-    for name, ensemble, kelvin, time_ps in (("hot", "nvt", 1000.0, hot_ps), ("nve", "nve", 500.0, nve_ps)):
-        settings = SimulateSettings(
-            ensemble=ensemble, thermostat="langevin", temperature_K=kelvin, time_ps=time_ps, time_step_fs=step,
-            save_every_fs=20.0, equilibration_ps=0.5 if name == "nve" else 0.0, guard=GuardSettings(energy_change=100.0),
-        )  # fmt: skip
-        try:
-            values = simulate(low, potential, settings, path.parent / name).values
-        except BlowUp as error:
-            found[f"{name} holds (ps)"] = max(error.step, 0) * step / 1000.0
-            continue
-        found[f"{name} holds (ps)"] = time_ps
-        if name == "nve":
-            found["NVE drift (meV/atom/ns)"] = 1e6 * (values["energy_drift"].value or 0.0)
-    return found
+    spent = time.process_time() - begun
+    return {"parameters": result.parameters, "CPU ms a step": 1e3 * spent / settings.fit.steps}
 
 
 def summary() -> list[dict[str, Any]]:
@@ -356,10 +172,54 @@ def summary() -> list[dict[str, Any]]:
     return rows
 
 
+def speeds(case: Case) -> None:
+    """What a step costs, of the teacher and one student of either kind, kept beside the case."""
+    students = {}
+    for student in STUDENTS:
+        known = sorted((RUNS / case.name).glob(f"{student}-*/soft-0/{MODEL}"))
+        students |= {student: known[0]} if known else {}
+    write_json(RUNS / case.name / "speed.json", cost(case, students))
+
+
+def plot(rows: list[dict[str, Any]]) -> None:
+    """Errors of every arm over those of "soft", with their standard errors over seeds."""
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    groups = sorted({(r["student"], r["system"]) for r in rows if "arm" in r}, reverse=True)
+    figure, axes = plt.subplots(len(SHOWN), 1, figsize=(9.0, 2.1 * len(SHOWN)), sharex=True)
+    for axis, (key, title) in zip(axes, SHOWN.items(), strict=True):
+        for k, arm in enumerate(PLOTTED):
+            found = [(g, r) for g, group in enumerate(groups) if (r := ratio(rows, group, arm, key))]
+            where = [g + (k - (len(PLOTTED) - 1) / 2) * 0.11 for g, _ in found]
+            axis.errorbar(where, [r[0] for _, r in found], [r[1] for _, r in found], fmt="o", ms=4, capsize=2, label=arm)
+        axis.axhline(1.0, color="0.6", lw=0.8)
+        axis.set(ylim=(0.0, None), ylabel=title)
+    axes[0].legend(ncols=len(PLOTTED), fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False)
+    axes[-1].set_xticks(range(len(groups)), [f"{system}\n{student}" for student, system in groups])
+    figure.supylabel("error over that of a student taught energies and forces only", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(Path(__file__).parent / "results" / "curvature.svg")
+
+
+def ratio(rows: list[dict[str, Any]], group: tuple[str, str], arm: str, key: str) -> tuple[float, float] | None:
+    """An arm's error over that of "soft" and its standard error, at the number of steps most students were trained with."""
+    mine = [r for r in rows if (r["student"], r["system"]) == group and key in r]
+    top, base = (next((r for r in mine if r["arm"] == name), None) for name in (arm, "soft"))
+    if top is None or base is None:
+        return None
+    value = top[key] / base[key]
+    errors = [(r[f"± {key}"] or 0.0) / r[key] for r in (top, base)]
+    return value, value * float(np.hypot(*errors))
+
+
 def everything(given: argparse.Namespace) -> None:
     """Every arm with every seed of one system and kind of student."""
     case = crystal_case(given.system, given.labels) if given.system in CRYSTALS else molecule_case(given.system)
     usual = CRYSTAL_ARMS if given.system in CRYSTALS else MOLECULE_ARMS + (PAINN_ARMS if given.student == "painn" else ())
+    if given.speed:
+        speeds(case)
+        return
     for seed in range(given.seeds):
         for arm in given.arms or usual:
             print(one(case, given.student, arm, seed, given.steps), flush=True)
@@ -372,15 +232,18 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=None)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--speed", action="store_true", help="time a step of the teacher and of students, train nothing")
     parser.add_argument("--record-only", action="store_true", help="write the record of what was found so far")
     parser.add_argument("--labels", type=Path, default=ROOT / "runs" / "benchmark-li6ps5cl" / "label")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if not given.record_only:
         everything(given)
-    write_record(
-        "curvature", {"teacher of molecules": TEACHER, "students": STUDENTS, "rattle_A": RATTLE, "weights": WEIGHTS}, summary()
-    )
+    rows = summary()
+    costs = [row for path in sorted(RUNS.glob("*/speed.json")) for row in json.loads(path.read_text(encoding="utf-8"))]
+    plot(rows)
+    settings = {"teacher of molecules": TEACHER, "students": STUDENTS, "rattle_A": RATTLE, "weights": WEIGHTS}
+    write_record("curvature", settings, rows + costs)
 
 
 if __name__ == "__main__":

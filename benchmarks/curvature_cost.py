@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from curvature import STUDENTS, molecule
+from curvature import STUDENTS
+from curvature_systems import molecule
 from record import write_record
 
 from mdistill.derivatives import unit_directions

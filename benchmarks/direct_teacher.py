@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from curvature import RUNS, STUDENTS, TEACHER, curved, kept, molecule
+from curvature import STUDENTS
+from curvature_systems import RUNS, TEACHER, curved, kept, molecule
 from record import write_record
 
 from mdistill.analysis.accuracy import accuracy
