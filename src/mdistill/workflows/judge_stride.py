@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from mdistill.workflows.stride_settings import JudgeSettings
 
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
 _BLOCKS, _RDF_FRAMES = 20, 500
+_KNOWN = 0.7
+"""Share of a limit below which the error of a mean is small enough; that of two such means' difference stays below the limit."""
 _SHELL_A, _FARTHEST_A = 0.05, 8.0
 _NS_PER_DAY = 0.0864
 _TIMED_S = 0.25
@@ -39,7 +42,7 @@ class Judged:
     """One run.
 
     Attributes:
-        temperatures: Mean temperature (K) over all steps, "all" and by element, errors from 20 blocks.
+        temperatures: Mean temperature (K) over all steps, "all" and by element, errors from 20 blocks or more.
         trajectory: Frames; None where it broke.
         drift: Of the total energy, in NVE.
         momentum: Largest total momentum per atom at a frame, u·Å/fs, in NVE.
@@ -56,8 +59,8 @@ class Judged:
 
 
 def judged(
-    nve: Propagator, ensemble: str, start: State, evaluate: Evaluate, settings: JudgeSettings, *, stop: StopRequest = NEVER,
-    advance: Advance = silent,
+    nve: Propagator, ensemble: str, start: State, evaluate: Evaluate, settings: JudgeSettings, *, longer: bool = False,
+    stop: StopRequest = NEVER, advance: Advance = silent,
 ) -> Judged:  # fmt: skip
     """Run an NVE step alone or under a thermostat.
 
@@ -67,6 +70,8 @@ def judged(
         start: An equilibrated state at the settings' temperature.
         evaluate: The potential: energies of the frames.
         settings: How long.
+        longer: Go on, up to `longest_ps`, until the mean temperatures are known well enough for their gates. Only their errors
+            are looked at, never the means, and the frames are those of the first `time_ps`.
         stop: Asked between blocks.
         advance: Told of every block.
     """
@@ -83,25 +88,34 @@ def judged(
     frames, generator = Collect(every=every), Generator().manual_seed(settings.seed + 1)
     state = replace(evaluated(without_drift(start), evaluate), time=0.0, tally=no_steps(start.system))
     rows: list[dict[str, float]] = []
-    for block in range(_BLOCKS):
+    most = math.ceil(_BLOCKS * settings.longest_ps / settings.time_ps) if longer else _BLOCKS
+    for block in range(max(_BLOCKS, most)):
+        if block >= _BLOCKS and _known(_means(rows), settings):
+            break
         stop.raise_if_pending()
         before = state.tally
         try:
-            state = rollout(state, moving, steps=per_block, generator=generator, observers=[frames], guard=guard,
-                            first_step=block * per_block, leap=every)  # fmt: skip
+            state = rollout(state, moving, steps=per_block, generator=generator, guard=guard, leap=every,
+                            observers=[frames] if block < _BLOCKS else [], first_step=block * per_block)  # fmt: skip
         except BlowUp as error:
             return Judged(temperatures=_means(rows), broken=f"step {error.step}: {error.reason}", steps=error.step)
         assert before is not None  # noqa: S101
         rows.append({k: v for k, v in means(state, before).items() if v is not None})
-        advance(1)
+        advance(1 if block < _BLOCKS else 0, "" if block < _BLOCKS else f"{ensemble}: longer, {block + 1} blocks")
     run, conserving = frames.trajectory(), ensemble == "NVE"
     return Judged(
         temperatures=_means(rows),
         trajectory=run,
         drift=_drift(frames.states) if conserving else None,
         momentum=max(float((s.momenta.sum(0) / s.system.n_atoms).norm()) for s in frames.states) if conserving else 0.0,
-        steps=_BLOCKS * per_block,
+        steps=len(rows) * per_block,
     )
+
+
+def _known(temperatures: dict[str, Estimate], settings: JudgeSettings) -> bool:
+    """Whether every mean temperature has a small enough error."""
+    limits = {name: settings.temperature_limit_K if name == "all" else settings.element_limit_K for name in temperatures}
+    return all((value.error or 0.0) <= _KNOWN * limits[name] for name, value in temperatures.items())
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, Estimate]:

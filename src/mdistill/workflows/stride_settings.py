@@ -68,8 +68,9 @@ class JudgeSettings:
 
     Attributes:
         temperature_K: Of the dynamics, K; by default the middle one of the segments'.
-        time_ps: Of each run, ps. The mean temperature of 52 atoms is known to 1 to 2 K after 1000 ps, of four of them to 5 K;
-            one known worse than its limit fails its gate.
+        time_ps: Of each run, ps. The mean temperature of 52 atoms is known to 1 to 2 K after 1000 ps, of four of them to 5 K.
+        longest_ps: A run whose mean temperatures are not known well enough for their gates goes on up to this time, ps; one
+            known worse than its limit then still fails its gate.
         equilibration_ps: Before them, ps.
         time_step_fs: Of the small steps, fs; by default half of the usual step.
         every_fs: Between frames, fs.
@@ -84,6 +85,7 @@ class JudgeSettings:
 
     temperature_K: float | None = None
     time_ps: float = 1000.0
+    longest_ps: float = 4000.0
     equilibration_ps: float = 5.0
     time_step_fs: float | None = None
     every_fs: float = 96.0
@@ -99,6 +101,7 @@ class JudgeSettings:
         if self.temperature_K is not None:
             within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
         within("time_ps", self.time_ps, 0.0, 1e7, unit="ps")
+        within("longest_ps", self.longest_ps, 0.0, 1e7, unit="ps")
         within("equilibration_ps", self.equilibration_ps, 0.0, 1e6, unit="ps", open_low=False)
         if self.time_step_fs is not None:
             within("time_step_fs", self.time_step_fs, 0.0, 10.0, unit="fs")

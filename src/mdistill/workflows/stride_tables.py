@@ -147,7 +147,8 @@ def tables(compared: Compared, how: JudgeSettings) -> list[Table]:
             section=SECTION,
             columns=["steps", "ensemble", *names, "stopped"],
             rows=rows,
-            caption=f"{how.time_ps:g} ps each at {kelvin:g} K. Under a thermostat the target is its temperature, in NVE the mean "
+            caption=f"{how.time_ps:g} ps each at {kelvin:g} K, gated ones up to {max(how.time_ps, how.longest_ps):g} ps where "
+            "their means would be known too badly otherwise. Under a thermostat the target is its temperature, in NVE the mean "
             "of small steps from the same start.",
         ),
         Table(
