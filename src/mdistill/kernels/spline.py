@@ -28,7 +28,7 @@ class Weights:
         size: What the library is compiled for.
         head: [3] cutoff (Å), width of the frozen zone (Å), energy scale (eV).
         reference, rest: [n] E0 (eV); output of the MLP for an isolated atom.
-        closest: [n, n] closest labelled distance, Å.
+        closest: [n, n] distance below which learned functions come to rest, Å.
         core: Core repulsion: [4] charges, [n·n] strengths (eV Å), [n·n, 4] decays (1/Å), [n·n] outer radii (Å).
         mixing: [n, degree + 1, n·k, c].
         layers: Weight [n, f or h, h] and bias [n, h] of the first and second layer, then [n, h] of the last, normalisation of

@@ -15,7 +15,7 @@ from torch import Tensor
 from mdistill.errors import BadInput
 
 FREEZE = 0.15
-"""Width (Å) over which the learned radial functions come to rest below the closest labelled distance."""
+"""Width (Å) over which the learned radial functions come to rest, just below the closest labelled distance."""
 
 
 def monomials(unit: Float[Tensor, "... 3"], count: int) -> Float[Tensor, "... monomial"]:

@@ -6,7 +6,7 @@ function; lm degree, order; G any array shaped like the moments; t a change of t
     M_i,lm,sk = Σ_m δ(s, s_m) R_k(r_m) Y_lm(u_m),   R_k = cos(π k x) (1 − (r̃/r_c)²)³,   x = (r̃ − r₀)/(r_c − r₀)
     pull(G)  = Σ G ∂M/∂d = u (P'·Y) + (w − u (u·w)) / r,   P = G·R, P' = G·R' (over k), w = Σ_lm P_lm ∇Y_lm
     push(t)  = Σ ∂M/∂d t: its transpose
-r̃ is r frozen below r₀, the closest labelled distance of the pair of species (`layers.frozen_below`).
+r̃ is r frozen below r₀, just nearer than any label of the pair of species (`layers.frozen_below`).
 
 Forces need pull, training on forces push; both cost about as much as the moments themselves. Second derivatives in the
 edge vectors (curvature) go through plain autograd of `plain_moments`, the oracle of the rest.

@@ -12,7 +12,7 @@ Symbols: i, j atoms; r, û length and direction of the edge i→j; s_i scalar an
 
 Differences from the paper, so that derivatives exist everywhere and nothing is learned where there is no label: the envelope of
 b_n has two continuous derivatives at r_c (b_n itself three; the paper's cosine has one), the norm of V v is softened at
-zero, filters have no bias, and r̃ is r frozen below the closest labelled distance of the pair.
+zero, filters have no bias, and r̃ is r frozen a little below the closest labelled distance of the pair.
 
 Eager speed: flat edge lists, a contiguous array per use, sums by index_add. At width 64 and 28 edges per atom a message with
 forces and their gradient took 120 to 127 µs/atom, 180 to 190 with slices of one array, 195 to 270 with dense tables of
@@ -105,7 +105,7 @@ class PainnNet(torch.nn.Module):
         return self.settings.direct
 
     def set_closest(self, closest: Float[Tensor, "species species"]) -> None:
-        """Take over the closest labelled distance of each pair (Å; anything ≥ the cutoff: never met)."""
+        """Take over where the learned functions of each pair begin (Å; anything ≥ the cutoff: never met)."""
         self.closest.copy_(closest.clamp_max(self.cutoff))
         self.core.reach_to(self.closest)
 

@@ -37,7 +37,7 @@ class CoreRepulsion(torch.nn.Module):
     fall, so that the force is repulsive at every distance below `outer`.
 
     `outer` [species, species] (Å) is 0.75 × the sum of covalent radii until `reach_to` moves it to the closest labelled
-    distance: where labels exist the core is exactly zero, and below it is what acts.
+    distance (or a little below): where labels exist the core is exactly zero, and below it is what acts.
 
     Reference:
         J. F. Ziegler, J. P. Biersack, U. Littmark, The Stopping and Range of Ions in Matter, vol. 1 (1985).
@@ -58,7 +58,7 @@ class CoreRepulsion(torch.nn.Module):
         self._sums = covalent_sums(elements)
 
     def reach_to(self, closest: Float[Tensor, "species species"]) -> None:
-        """Let the core end where labels begin: at the closest labelled distance of each pair (Å) if that is within 1.8 × the
+        """Let the core end where labels begin: at the distance given for each pair (Å) if that is within 1.8 × the
         sum of covalent radii, so that no gap is left between core and labels; otherwise at 1.5 × the sum."""
         near = closest.to(self._sums)
         self.outer.copy_(torch.where(near <= NEIGHBOURS * self._sums, near, CONTACT * self._sums))

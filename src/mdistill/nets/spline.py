@@ -3,7 +3,7 @@ r"""The spline student: a one-hop energy network of radial functions per species
 Symbols: i, j atoms; Z species; r, r̂ length and direction of the edge i→j; c channel; k radial function; lm degree, order.
 
     A_i,c,lm = Σ_j R_c,l^{Z_i Z_j}(r) Y_lm(r̂),      R_c,l^{ZZ'}(r) = Σ_k W_c,l,k^{ZZ'} cos(π k x) f(r̃)
-    x = (r̃ − r₀)/(r_c − r₀),  r̃ = r frozen below the closest labelled distance r₀ of the pair,  f(r̃) = (1 − (r̃/r_c)²)³
+    x = (r̃ − r₀)/(r_c − r₀),  r̃ = r frozen below r₀, just nearer than any label of the pair,  f(r̃) = (1 − (r̃/r_c)²)³
     first order   A_c,00
     second order  Σ_m A_c,lm²                                            for every l and c
     third order   ∫ f_c³ dΩ,  f_c(n) = Σ_lm A_c,lm Y_lm(n)   (all Gaunt-coupled triples at once)
@@ -122,7 +122,7 @@ class SplineNet(torch.nn.Module):
         return "-".join(["spline", *(chemical_symbols[z] for z in self.settings.elements)])
 
     def set_closest(self, closest: Float[Tensor, "species species"]) -> None:
-        """Take over the closest labelled distance of each pair (Å; anything ≥ the cutoff: never met)."""
+        """Take over where the learned functions of each pair begin (Å; anything ≥ the cutoff: never met)."""
         self.closest.copy_(closest.clamp_max(self.cutoff))
         self.core.reach_to(self.closest)
 

@@ -29,7 +29,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.settings import SplineSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.progress import progress
-from mdistill.training.calibrate import closest_distances, moments_of, reference_energies, spread_over
+from mdistill.training.calibrate import beginnings, moments_of, reference_energies, spread_over
 from mdistill.training.checkpoint import load_model, save_model
 from mdistill.training.labels import Item, check_labels, items_of, with_probes
 from mdistill.training.posterior import POSTERIOR, Posterior, save_posterior
@@ -129,7 +129,7 @@ def _products(size: SplineSettings, items: Sequence[Item], how: ClosedFormSettin
     net = SplineNet(size)
     with torch.no_grad():
         net.last.weight.zero_()
-        net.set_closest(closest_distances(net, items))
+        net.set_closest(beginnings(net, items))
         net.reference.copy_(reference_energies(net, items))
         return make_products(net, *moments_of(net, spread_over(items)), second=how.second, third=how.third)
 
