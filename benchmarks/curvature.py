@@ -18,7 +18,7 @@ taught per training structure:
     reference+…   DFT energy and forces with the teacher's probe or 4 rows    (molecules alone; the published way)
     nodes, embedding   … and features tied to the teacher's                   (PaiNN students alone)
 
-    MDISTILL_DATA=… python benchmarks/curvature.py --system ethanol --student spline [--seeds 3] [--steps 3000]
+    MDISTILL_DATA=… python benchmarks/curvature.py --system ethanol --student spline [--seeds 3] [--steps 3000] [--frames 50]
 
 Everything done is kept in runs/curvature and not done again; the record holds all systems found there.
 """
@@ -111,6 +111,20 @@ def taught(case: Case, arm: str) -> list[LabelledFrame]:
     return found + extra.get(arm, case.moved if arm.startswith("displaced") else [])
 
 
+def fewer(case: Case, count: int) -> Case:
+    """The same judged on the same, but taught so many structures only, evenly chosen, with what belongs to them."""
+    chosen = np.linspace(0, len(case.soft) - 1, count).round().astype(int).tolist()
+    pairs = [index for k in chosen for index in (2 * k, 2 * k + 1)]
+    return replace(
+        case,
+        reference=[case.reference[k] for k in chosen] if case.reference else [],
+        soft=[case.soft[k] for k in chosen],
+        rows=[case.rows[k] for k in chosen],
+        moved=[case.moved[k] for k in pairs],
+        moved_more=[case.moved_more[k] for k in pairs],
+    )
+
+
 def settings_of(case: Case, student: str, arm: str, seed: int, steps: int) -> TrainSettings:
     arm, _, weight = arm.partition("@")
     curvature = {
@@ -121,15 +135,17 @@ def settings_of(case: Case, student: str, arm: str, seed: int, steps: int) -> Tr
     return replace(STUDENTS[student], fit=FitSettings(steps=steps, seed=seed), **curvature)
 
 
-def one(case: Case, student: str, arm: str, seed: int, steps: int) -> dict[str, Any]:
+def one(case: Case, student: str, arm: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train and judge one student, or read what was found before and add what was not asked then."""
-    folder = RUNS / case.name / f"{student}-{steps}" / f"{arm}-{seed}"
+    name = f"{student}-{given.steps}" + (f"-{given.frames}-frames" if given.frames else "")
+    folder = RUNS / case.name / name / f"{arm}-{seed}"
     path = folder / "found.json"
-    row: dict[str, Any] = {"system": case.name, "student": student, "steps": steps, "arm": arm, "seed": seed}
+    row: dict[str, Any] = {"system": case.name, "student": student, "steps": given.steps, "arm": arm, "seed": seed}
+    row |= {"frames": given.frames} if given.frames else {}
     if path.is_file():
         row = json.loads(path.read_text(encoding="utf-8"))
     else:
-        row |= trained(case, folder, arm, settings_of(case, student, arm, seed, steps))
+        row |= trained(case, folder, arm, settings_of(case, student, arm, seed, given.steps))
     for key, judge in JUDGES.items():
         if not any(key in name for name in row):
             row |= judge(case, folder / MODEL)
@@ -160,10 +176,11 @@ def summary() -> list[dict[str, Any]]:
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for path in sorted(RUNS.glob("*/*/*/found.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
-        groups.setdefault(tuple(str(row[k]) for k in ("system", "student", "steps", "arm")), []).append(row)
+        groups.setdefault(tuple(str(row.get(k, "all")) for k in ("system", "student", "steps", "frames", "arm")), []).append(row)
     rows = []
-    for (system, student, steps, arm), found in groups.items():
-        row: dict[str, Any] = {"system": system, "student": student, "steps": int(steps), "arm": arm, "seeds": len(found)}
+    for (system, student, steps, frames, arm), found in groups.items():
+        row: dict[str, Any] = {"system": system, "student": student, "steps": int(steps), "frames": frames, "arm": arm}
+        row["seeds"] = len(found)
         for name in dict.fromkeys(key for one_seed in found for key in one_seed if isinstance(one_seed[key], float)):
             values = [one_seed[name] for one_seed in found if name in one_seed]
             row[name] = float(np.mean(values))
@@ -186,7 +203,8 @@ def plot(rows: list[dict[str, Any]]) -> None:
     mpl.use("svg")
     import matplotlib.pyplot as plt
 
-    groups = sorted({(r["student"], r["system"]) for r in rows if "arm" in r}, reverse=True)
+    rows = [r for r in rows if r["frames"] == "all"]
+    groups = sorted({(r["student"], r["system"]) for r in rows}, reverse=True)
     figure, axes = plt.subplots(len(SHOWN), 1, figsize=(9.0, 2.1 * len(SHOWN)), sharex=True)
     for axis, (key, title) in zip(axes, SHOWN.items(), strict=True):
         for k, arm in enumerate(PLOTTED):
@@ -216,13 +234,14 @@ def ratio(rows: list[dict[str, Any]], group: tuple[str, str], arm: str, key: str
 def everything(given: argparse.Namespace) -> None:
     """Every arm with every seed of one system and kind of student."""
     case = crystal_case(given.system, given.labels) if given.system in CRYSTALS else molecule_case(given.system)
+    case = fewer(case, given.frames) if given.frames else case
     usual = CRYSTAL_ARMS if given.system in CRYSTALS else MOLECULE_ARMS + (PAINN_ARMS if given.student == "painn" else ())
     if given.speed:
         speeds(case)
         return
     for seed in range(given.seeds):
         for arm in given.arms or usual:
-            print(one(case, given.student, arm, seed, given.steps), flush=True)
+            print(one(case, given.student, arm, seed, given), flush=True)
 
 
 def main() -> None:
@@ -232,6 +251,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=None)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--frames", type=int, default=0, help="teach this many structures only (evenly chosen; 0: all)")
     parser.add_argument("--speed", action="store_true", help="time a step of the teacher and of students, train nothing")
     parser.add_argument("--record-only", action="store_true", help="write the record of what was found so far")
     parser.add_argument("--labels", type=Path, default=ROOT / "runs" / "benchmark-li6ps5cl" / "label")
