@@ -57,7 +57,7 @@ def spread_over(items: Sequence[Item]) -> list[Item]:
 
 
 def beginnings(net: Student, items: Sequence[Item]) -> Float[Tensor, "species species"]:
-    """Where the learned functions of every pair of elements begin: its closest labelled distance, less `BEYOND` for splines, Å."""
+    """Where the learned functions of every pair begin, Å: its closest labelled distance, less `BEYOND` for splines."""
     return (closest_distances(net, items) - (BEYOND if isinstance(net, SplineNet) else 0.0)).clamp_min(_NEAREST)
 
 
