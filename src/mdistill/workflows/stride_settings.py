@@ -84,7 +84,7 @@ class JudgeSettings:
     """
 
     temperature_K: float | None = None
-    time_ps: float = 1000.0
+    time_ps: float = 400.0
     longest_ps: float = 4000.0
     equilibration_ps: float = 5.0
     time_step_fs: float | None = None
