@@ -13,6 +13,7 @@ taught per training structure:
     displaced4    … of 4                                                      (4 more teacher calls)
     displaced+probe … of 2, and the product with a probe                      (4 more teacher calls)
     rows4         … and 4 rows                                                (8 more teacher calls)
+    hessian       … and all its rows                                          (with few structures alone)
     atoms         … and the energies of the atoms                             (no more teacher calls)
     redrawn       … and a random probe drawn anew at every step               (molecules alone)
     reference+…   DFT energy and forces with the teacher's probe or 4 rows    (molecules alone; the published way)
@@ -37,7 +38,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from curvature_judge import cost, dynamics, judged, vibrations
-from curvature_systems import CRYSTALS, MOLECULES, RATTLE, ROOT, RUNS, TEACHER, Case, crystal_case, molecule_case
+from curvature_systems import CRYSTALS, MOLECULES, RATTLE, ROOT, RUNS, TEACHER, Case, crystal_case, curved, kept, molecule_case
 from record import write_record
 
 from mdistill.io.files import write_json
@@ -74,6 +75,7 @@ WEIGHTS = {
     "reference+probe": 0.3,
     "row": 1.0,
     "rows4": 1.0,
+    "hessian": 1.0,
     "reference+rows4": 1.0,
 }
 JUDGES: dict[str, Callable[[Case, Path], dict[str, float]]] = {
@@ -104,6 +106,9 @@ def taught(case: Case, arm: str) -> list[LabelledFrame]:
             source = [replace(f, probes=f.probes[:1], products=f.products[:1]) for f in source]  # type: ignore[index]
     elif arm in ("probe", "reference+probe", "displaced+probe"):
         source = case.soft
+    elif arm == "hessian":
+        every = 3 * case.minimum.n_atoms
+        source = kept(RUNS / case.name / f"hessians-{len(base)}", lambda: curved(base, case.teacher, "rows", every))
     else:
         source = [replace(f, probes=None, products=None) for f in base]
     found = [replace(f, probes=s.probes, products=s.products) for f, s in zip(base, source, strict=True)]
@@ -127,11 +132,13 @@ def fewer(case: Case, count: int) -> Case:
 
 def settings_of(case: Case, student: str, arm: str, seed: int, steps: int) -> TrainSettings:
     arm, _, weight = arm.partition("@")
+    every_row = 3 * case.minimum.n_atoms
     curvature = {
         "curvature_weight": float(weight) if weight else WEIGHTS.get(arm, 0.0),
         "curvature_every": 1 if case.name not in CRYSTALS else 2,
-        "curvature_probes": 4 if arm.endswith("rows4") else 1, "atomic_weight": 1.0 if arm == "atoms" else 0.0,
-    }  # fmt: skip
+        "curvature_probes": {"rows4": 4, "reference+rows4": 4, "hessian": every_row}.get(arm, 1),
+        "atomic_weight": 1.0 if arm == "atoms" else 0.0,
+    }
     return replace(STUDENTS[student], fit=FitSettings(steps=steps, seed=seed), **curvature)
 
 
