@@ -11,7 +11,7 @@ import torch
 from laws import force_flips
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
-from mdistill.graph import build_graph
+from mdistill.graph import build_graph, edge_vectors
 from mdistill.interrupt import StopRequest
 from mdistill.nets.settings import SplineSettings
 from mdistill.nets.spline import FREEZE, SplineNet
