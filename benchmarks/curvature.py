@@ -94,7 +94,19 @@ SHOWN = {
     "curvature error, test, median (%)": "curvature",
     "frequency MAE (THz)": "frequencies",
 }
-PLOTTED = ("probe@1", "row", "displaced1", "displaced", "displaced4", "displaced+probe", "nodes", "embedding")
+PLOTTED = {
+    "probe@1": "a random probe (2 calls)",
+    "row": "a row (2)",
+    "rows4": "4 rows (8)",
+    "hessian": "the whole Hessian",
+    "displaced1": "1 displaced copy (1)",
+    "displaced": "2 displaced copies (2)",
+    "displaced4": "4 displaced copies (4)",
+    "displaced+probe": "2 displaced copies, a probe (4)",
+    "nodes": "node features",
+    "embedding": "embedding",
+}
+"""Arms drawn, with the further teacher calls a structure takes."""
 
 
 def taught(case: Case, arm: str) -> list[LabelledFrame]:
@@ -211,26 +223,30 @@ def plot(rows: list[dict[str, Any]]) -> None:
     mpl.use("svg")
     import matplotlib.pyplot as plt
 
-    rows = [r for r in rows if r["frames"] == "all"]
-    groups = sorted({(r["student"], r["system"]) for r in rows}, reverse=True)
-    figure, axes = plt.subplots(len(SHOWN), 1, figsize=(9.0, 2.1 * len(SHOWN)), sharex=True)
+    known = {(r["student"], r["system"], r["frames"]) for r in rows}
+    groups = sorted(known, key=lambda g: (g[0] == "painn", (MOLECULES + CRYSTALS).index(g[1]), str(g[2]) != "all", str(g[2])))
+    figure, axes = plt.subplots(len(SHOWN), 1, figsize=(11.0, 2.0 * len(SHOWN)), sharex=True)
     for axis, (key, title) in zip(axes, SHOWN.items(), strict=True):
-        for k, arm in enumerate(PLOTTED):
+        for k, (arm, label) in enumerate(PLOTTED.items()):
             found = [(g, r) for g, group in enumerate(groups) if (r := ratio(rows, group, arm, key))]
-            where = [g + (k - (len(PLOTTED) - 1) / 2) * 0.11 for g, _ in found]
-            axis.errorbar(where, [r[0] for _, r in found], [r[1] for _, r in found], fmt="o", ms=4, capsize=2, label=arm)
+            where = [g + (k - (len(PLOTTED) - 1) / 2) * 0.09 for g, _ in found]
+            axis.errorbar(where, [r[0] for _, r in found], [r[1] for _, r in found], fmt="o", ms=4, capsize=2, label=label)
         axis.axhline(1.0, color="0.6", lw=0.8)
-        axis.set(ylim=(0.0, None), ylabel=title)
-    axes[0].legend(ncols=len(PLOTTED), fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False)
-    axes[-1].set_xticks(range(len(groups)), [f"{system}\n{student}" for student, system in groups])
-    figure.supylabel("error over that of a student taught energies and forces only", fontsize=9)
-    figure.tight_layout()
+        axis.set(ylabel=title, xlim=(-0.5, len(groups) - 0.5))
+        for g in range(len(groups) - 1):
+            axis.axvline(g + 0.5, color="0.9", lw=0.8, zorder=0)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=5, fontsize=8, loc="upper center", frameon=False)
+    names = [f"{system}\n{student}" + ("" if n == "all" else f"\n{n} structures") for student, system, n in groups]
+    axes[-1].set_xticks(range(len(groups)), names, fontsize=8)
+    figure.supylabel("error over that of a student taught energies and forces alone", fontsize=9)
+    figure.tight_layout(rect=(0.0, 0.0, 1.0, 0.95))
     figure.savefig(Path(__file__).parent / "results" / "curvature.svg")
 
 
-def ratio(rows: list[dict[str, Any]], group: tuple[str, str], arm: str, key: str) -> tuple[float, float] | None:
-    """An arm's error over that of "soft" and its standard error, at the number of steps most students were trained with."""
-    mine = [r for r in rows if (r["student"], r["system"]) == group and key in r]
+def ratio(rows: list[dict[str, Any]], group: tuple[str, str, str], arm: str, key: str) -> tuple[float, float] | None:
+    """An arm's error over that of "soft", and its standard error."""
+    mine = [r for r in rows if (r["student"], r["system"], r["frames"]) == group and key in r]
     top, base = (next((r for r in mine if r["arm"] == name), None) for name in (arm, "soft"))
     if top is None or base is None:
         return None
