@@ -23,6 +23,7 @@ from mdistill.data.label import BrokenLabel, label
 from mdistill.data.relax import relax
 from mdistill.data.store import LabelStore
 from mdistill.derivatives import hessian
+from mdistill.errors import BlowUp
 from mdistill.graph import make_system
 from mdistill.io.files import write_bytes
 from mdistill.io.structures import read_system
@@ -129,13 +130,17 @@ def along_modes(minimum: System, teacher: Potential, rows: torch.Tensor) -> list
 
 
 def hotter(start: System, teacher: Potential, folder: Path) -> list[LabelledFrame]:
-    """100 frames of the teacher's dynamics of a molecule at 1000 K."""
+    """100 frames of the teacher's dynamics at 1000 K, or those up to 0.1 ps before it broke (aspirin: after 1.3 ps)."""
     settings = SimulateSettings(
         ensemble="nvt", thermostat="langevin", friction_per_ps=10.0, temperature_K=1000.0, time_ps=2.0, time_step_fs=0.5,
         equilibration_ps=0.2, save_every_fs=20.0,
     )  # fmt: skip
-    run = read_hdf5(simulate(start, teacher, settings, folder).trajectory)
-    systems = [make_system(r.numpy(), run.numbers.numpy(), np.zeros((3, 3)), [False] * 3) for r in run.positions[1:]]
+    last = None
+    with suppress(BlowUp):
+        last = simulate(start, teacher, settings, folder)
+    run = read_hdf5(folder / "trajectory.h5")
+    whole = run.positions[1:] if last else run.positions[1:-5]
+    systems = [make_system(r.numpy(), run.numbers.numpy(), np.zeros((3, 3)), [False] * 3) for r in whole]
     return [label(s, teacher, temperature_K=1000.0, force_cap=200.0) for s in systems]
 
 

@@ -27,19 +27,23 @@ from record import write_record
 from stride_systems import NAMES, Material, system
 
 from mdistill.errors import BlowUp
+from mdistill.graph import make_system
 from mdistill.io.files import write_json
 from mdistill.io.results import read_results, write_results
+from mdistill.io.structures import to_atoms
 from mdistill.io.trajectories import read_hdf5
+from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
-from mdistill.simulation.strides import StrideNet
-from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.simulation.start import initial_state
+from mdistill.simulation.strides import StrideNet, long_strides
+from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import train_stride
 from mdistill.types import Estimate
 from mdistill.workflows.analyse import transport_results
-from mdistill.workflows.judge_stride import ENSEMBLES, judged
+from mdistill.workflows.judge_stride import ENSEMBLES, judged, speeds
 from mdistill.workflows.models import load, load_stride
 from mdistill.workflows.segments import make_segments
 from mdistill.workflows.stride import equilibrated_start, judge_map
@@ -138,6 +142,24 @@ def longer_steps(material: Material, given: argparse.Namespace, settings: Stride
     return {"plain Verlet, mean temperatures (K)": rows}
 
 
+def over_teacher(material: Material, folder: Path, teacher: str) -> dict[str, Any]:
+    """ns/day of the teacher's Verlet, the student's and the map's, timed in turn on one thread, in the cell and in 8 of it."""
+    net, rows = load_stride(folder), {}
+    for repeat in (1, 2):
+        atoms = to_atoms(material.start).repeat(repeat)
+        cell = make_system(atoms.positions, atoms.numbers, np.asarray(atoms.cell), atoms.pbc)
+        evaluate = make_evaluator(load(material.student, precision="float32"), cell)
+        asked = VelocityVerlet(evaluate=make_evaluator(load(teacher), cell), time_step=material.time_step_fs)
+        steps = VelocityVerlet(evaluate=evaluate, time_step=material.time_step_fs)
+        strides = long_strides(net, cell, evaluate, time=net.settings.stride_fs, skin=1.5, small_step=material.time_step_fs)
+        start = initial_state(cell, temperature_K=material.temperature_K, generator=torch.Generator().manual_seed(0))
+        timed = {teacher: asked, "student": compile_propagator(steps, evaluate), "strides": compile_propagator(strides, evaluate)}
+        per_day, faster = speeds(timed, evaluated(start, evaluate), rounds=5)
+        for name in timed:
+            rows[f"{name}, {len(atoms)} atoms"] = [per_day[name].value, faster[name].value, faster[name].error]
+    return {"ns/day, times the teacher": rows}
+
+
 def conductivity(material: Material, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """D and σ of the mobile ion at several temperatures, by strides and by time steps."""
     rows: dict[str, Any] = {}
@@ -220,6 +242,7 @@ def main() -> None:
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--conductivity", type=float, nargs="*", default=(), help="temperatures, K")
     parser.add_argument("--production-ps", type=float, default=1000.0)
+    parser.add_argument("--teacher", default=None, help="time its steps beside the student's and the map's, e.g. sevennet-0")
     parser.add_argument("--record-only", action="store_true")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     given = parser.parse_args()
@@ -232,6 +255,7 @@ def main() -> None:
             parts = [density(material, folder, given)] if given.npt else []
             if given.longer_steps:
                 parts.append(longer_steps(material, given, settings_of(material, stride_fs, given)))
+            parts += [over_teacher(material, folder, given.teacher)] if given.teacher else []
             parts += [million(material, folder)] if given.million else []
             parts += [conductivity(material, folder, given)] if given.conductivity else []
             for part in parts:
