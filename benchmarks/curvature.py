@@ -37,7 +37,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from curvature_judge import cost, curvature, dynamics, judged, vibrations
+from curvature_judge import cost, curvature, dynamics, judged, relaxed, vibrations
 from curvature_systems import CRYSTALS, MOLECULES, RATTLE, ROOT, RUNS, TEACHER, Case, crystal_case, curved, kept, molecule_case
 from record import write_record
 
@@ -83,6 +83,7 @@ JUDGES: dict[str, Callable[[Case, Path], dict[str, float]]] = {
     "median": curvature,
     "minimum (meV": dynamics,
     "frequency": vibrations,
+    "RMSD": relaxed,
 }
 """What adds to a student's row, by a word in the names of what it adds."""
 

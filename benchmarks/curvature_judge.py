@@ -92,6 +92,12 @@ def vibrations(case: Case, path: Path) -> dict[str, float]:
     }
 
 
+def relaxed(case: Case, path: Path) -> dict[str, float]:
+    """How far a student's minimum is from the teacher's, from where it starts; a common shift left out."""
+    shift = relax(case.minimum, load(path), max_steps=400, fmax=0.005)[0].positions - case.minimum.positions
+    return {"RMSD of the minimum (Å)": float((shift - shift.mean(0)).square().sum(1).mean().sqrt())}
+
+
 def dynamics(case: Case, path: Path) -> dict[str, float]:
     """How long a student's dynamics holds at 1000 K, its drift in NVE, and the teacher's energy at its minimum."""
     potential, found = load(path, precision="float32"), {}
