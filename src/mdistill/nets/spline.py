@@ -50,8 +50,9 @@ class SplineNet(torch.nn.Module):
     Mixing weights act through `whitening` [species, degree, basis, basis], a fixed change of basis chosen by training so that
     all directions are learned at like speed; `folded` multiplies it in.
 
-    Buffers set by training: `reference` E0 per species (eV), `scale` (eV), `closest` labelled distance per pair (Å, the
-    cutoff where the pair was never met: it then has no learned interaction), `mean` and `spread` of the features.
+    Buffers set by training: `reference` E0 per species (eV), `scale` (eV), `closest` per pair, where its functions begin (Å,
+    below its closest label; the cutoff where it was never met: it then has no learned interaction), `mean` and `spread` of the
+    features.
     """
 
     kind = "spline"

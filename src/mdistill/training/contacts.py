@@ -25,7 +25,7 @@ _MARGIN = 0.02
 
 
 def contact_dimers(net: Student, dtype: torch.dtype) -> Graph | None:
-    """Dimers of all pairs met, from where learned functions have come to rest up to the closest label; None where none was."""
+    """Dimers of all pairs met, from where learned functions have come to rest up to where they begin; None where none was."""
     made, elements = [], net.settings.elements
     for a, first in enumerate(elements):
         for b, second in enumerate(elements[a:], a):
