@@ -69,10 +69,10 @@ MOLECULE_ARMS = (
 CRYSTAL_ARMS = ("soft", "probe", "row", "displaced", "displaced1", "displaced4", "displaced+probe", "rows4", "atoms")
 PAINN_ARMS = ("nodes", "embedding")
 WEIGHTS = {
-    "probe": 0.3,
+    "probe": 1.0,
     "displaced+probe": 1.0,
-    "redrawn": 0.3,
-    "reference+probe": 0.3,
+    "redrawn": 1.0,
+    "reference+probe": 1.0,
     "row": 1.0,
     "rows4": 1.0,
     "hessian": 1.0,
@@ -96,7 +96,7 @@ SHOWN = {
     "frequency MAE (THz)": "frequencies",
 }
 PLOTTED = {
-    "probe@1": "a random probe (2 calls)",
+    "probe": "a random probe (2 calls)",
     "row": "a row (2)",
     "rows4": "4 rows (8)",
     "hessian": "the whole Hessian",
