@@ -97,7 +97,8 @@ class State:
 
     `middle_momenta` are those of the middle of the last step, where an integrator offers them: kinetic quantities are
     measured there (`simulation/start.py`), dynamics goes on from `momenta`. `tally`: what was added up on the way, if asked.
-    `energy_debt`: [struct] eV that long strides have lost so far and are still to give back (`simulation/flight.py`).
+    `energy_debt`: [struct] eV that long strides have lost so far and are still to give back (`simulation/kept.py`, `flight.py`).
+    `heat`: [struct] eV that thermostats have put in since it was 0; None where nobody asks.
     """
 
     system: System
@@ -108,6 +109,7 @@ class State:
     middle_momenta: Float[Tensor, "atom 3"] | None = None
     tally: Tally | None = None
     energy_debt: Float[Tensor, " struct"] | None = None
+    heat: Float[Tensor, " struct"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
+from mdistill.analysis.statistics import mean_of
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.nets.compiled import compiled
+from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.composed import Composed, composed
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.guard import total_energy
-from mdistill.simulation.kept import EnergyKept, LeapingEnergyKept
-from mdistill.simulation.rollout import rollout
-from mdistill.simulation.start import initial_state
-from mdistill.simulation.verlet import evaluated
-from mdistill.types import State
+from mdistill.simulation.kept import EnergyKept, LeapingEnergyKept, unheated
+from mdistill.simulation.langevin import Obabo
+from mdistill.simulation.rollout import Calling, rollout
+from mdistill.simulation.start import initial_state, standard_masses, temperature
+from mdistill.simulation.verlet import VelocityVerlet, evaluated
+from mdistill.types import Prediction, Propagator, State, System
+from mdistill.units import ACCELERATION
 from systems import random_box, tiny_map, tiny_net
 
 BOX = random_box(3, atoms=20, length=8.0)
@@ -70,13 +75,84 @@ def test_a_correction_beyond_the_clip_is_a_debt():
             replace(kept, **wrong)
 
 
+def thermostatted(inner: Propagator, kind: str) -> Propagator:
+    if kind == "langevin":
+        return Obabo(inner=inner, temperature_K=300.0, friction_per_ps=5.0)
+    return Bussi(inner=inner, temperature_K=300.0, relaxation_fs=200.0) if kind == "bussi" else inner
+
+
+@pytest.mark.parametrize("kind", ["langevin", "bussi"])
+def test_the_heat_of_a_thermostat_stays(kind):
+    evaluate = strides().evaluate
+    warm = thermostatted(VelocityVerlet(evaluate=evaluate, time_step=0.25), kind)
+    kept = EnergyKept(inner=warm, evaluate=evaluate, every=5)
+    start = begin(strides())
+    free, end = (rollout(start, p, steps=60, generator=Generator().manual_seed(3)) for p in (warm, kept))
+    given = float((total_energy(free) - total_energy(start)).abs())
+    apart = float((total_energy(end) - total_energy(free)).abs())
+    assert given > 0.02 and apart < 0.02 * given and end.heat is None
+    counted = rollout(unheated(start), warm, steps=60, generator=Generator().manual_seed(3))
+    torch.testing.assert_close(counted.heat, total_energy(free) - total_energy(start), rtol=0, atol=0.02 * given)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heating:
+    """A spring for every coordinate, moved exactly, then heated by a thousandth."""
+
+    stride: float = 10.0
+
+    def step(self, state: State, generator: Generator) -> State:
+        rates = frequencies(state.system)
+        angle, scale = self.stride * rates, state.masses.unsqueeze(1) * rates
+        place, momenta = state.system.positions, state.momenta
+        moved = angle.cos() * place + angle.sin() * momenta / scale
+        momenta = 1.001 * (angle.cos() * momenta - angle.sin() * scale * place)
+        return evaluated(
+            replace(state, system=replace(state.system, positions=moved), momenta=momenta, time=state.time + 10.0), springs
+        )
+
+
+def frequencies(system: System) -> Tensor:
+    """Angular frequencies of periods from 60 to 140 fs: were they all that between two corrections, it would be a resonance."""
+    return 2.0 * torch.pi / torch.linspace(60.0, 140.0, 3 * system.n_atoms, dtype=torch.float64).reshape(-1, 3)
+
+
+def springs(system: System) -> Prediction:
+    """The energy of those springs."""
+    stiffness = standard_masses(system).unsqueeze(1) * frequencies(system) ** 2 / ACCELERATION
+    energy = 0.5 * (stiffness * system.positions.square()).sum().reshape(1)
+    return Prediction(energy=energy, forces=-stiffness * system.positions)
+
+
+def test_a_map_that_heats_samples_the_right_temperature(trust):
+    """Langevin friction of 1/ps against heating by a fifth per ps: too hot by a tenth; not so with the energy put right."""
+    origin = replace(BOX, positions=torch.zeros_like(BOX.positions))
+    start = evaluated(initial_state(origin, temperature_K=300.0, generator=Generator().manual_seed(1)), springs)
+    warm = Obabo(inner=Heating(), temperature_K=300.0, friction_per_ps=1.0)
+    found = []
+    for propagator in (warm, EnergyKept(inner=warm, evaluate=springs)):
+        kelvins: list[float] = []
+        look = Calling(lambda step, state, keep=kelvins: keep.append(float(temperature(state)[0])), every=5)
+        rollout(start, propagator, steps=20000, generator=Generator().manual_seed(2), observers=[look])
+        found.append(mean_of(np.array(kelvins[200:]), unit="K"))
+    left_alone, kept = ((e.value - 300.0, e.error) for e in found)
+    assert left_alone[0] > 15.0 and abs(kept[0]) < 3.0 * kept[1] and kept[1] < 5.0
+    trust(
+        "T8",
+        "Langevin around a map that heats by 0.2/ps, energy put right: mean temperature off by (K)",
+        abs(kept[0]),
+        "3 errors",
+    )
+
+
+@pytest.mark.parametrize("kind", ["nve", "langevin", "bussi"])
 @pytest.mark.parametrize("leap", [1, 4, 30])
-def test_compiled_is_as_plain_however_it_is_cut(leap):
+def test_compiled_is_as_plain_however_it_is_cut(leap, kind):
     inner = strides()
-    plain = EnergyKept(inner=inner, evaluate=inner.evaluate, every=5)
+    plain = EnergyKept(inner=thermostatted(inner, kind), evaluate=inner.evaluate, every=5)
     fast = compile_propagator(plain, inner.evaluate)
     assert isinstance(fast, LeapingEnergyKept)
-    slow = rollout(begin(inner), plain, steps=30, generator=Generator())
-    quick = rollout(begin(inner), fast, steps=30, generator=Generator(), leap=leap)
+    slow = rollout(begin(inner), plain, steps=30, generator=Generator().manual_seed(4))
+    quick = rollout(begin(inner), fast, steps=30, generator=Generator().manual_seed(4), leap=leap)
     torch.testing.assert_close(quick.system.positions, slow.system.positions, rtol=0, atol=1e-8)
     torch.testing.assert_close(quick.momenta, slow.momenta, rtol=0, atol=1e-8)

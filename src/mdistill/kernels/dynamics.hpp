@@ -92,7 +92,7 @@ class Engine {
 
   // Time steps; gives how many were taken, negative where the last of them passed a limit or is not finite.
   // `forces`, `energy`, `virial` belong to `r` on entry (if `known`) and on return; `middle`: momenta after BAOAB's O.
-  // To `sums` are added, of every step: energy, pressure, twice the internal kinetic energy of each species.
+  // To `sums` are added, of every step: energy, pressure, heat, twice the internal kinetic energy of each species.
   int64_t run(const Plan &plan, const double *cell, const int32_t *pbc, const double *masses, bool known, double *r, double *p,
               double *middle, double *forces, double *energy, double *virial, double *sums) {
     const Atoms mine{atoms, species.data(), masses, threads};
@@ -106,7 +106,7 @@ class Engine {
       kick(mine, 0.5 * h, forces, p);
       drift(mine, flight, p, r);
       if (plan.ensemble == 1) {
-        thermalise(mine, plan, plan.keys[step], p);
+        sums[2] += heat_of(mine, p, [&] { thermalise(mine, plan, plan.keys[step], p); });
         std::copy(p, p + 3 * atoms, middle);
         drift(mine, flight, p, r);
       }
@@ -117,8 +117,8 @@ class Engine {
       follow(r, cell, pbc);
       *energy = evaluate(r, forces, virial, nullptr);
       kick(mine, 0.5 * h, forces, p);
-      if (plan.ensemble == 2) rescale(mine, plan, step, p);
-      add_potential(mine, add_kinetic(mine, measured, sums + 2), cell, *energy, virial, sums);
+      if (plan.ensemble == 2) sums[2] += heat_of(mine, p, [&] { rescale(mine, plan, step, p); });
+      add_potential(mine, add_kinetic(mine, measured, sums + 3), cell, *energy, virial, sums);
       if (!std::isfinite(*energy) || !finite(mine, forces)) return -(step + 1);
       const bool watched = plan.watch_every > 0 && (plan.first_step + step + 1) % plan.watch_every == 0;
       if (watched && suspicious(mine, plan, measured, forces, *energy, closest)) return -(step + 1);

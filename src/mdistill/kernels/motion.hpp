@@ -89,6 +89,14 @@ inline void drift(const Atoms &atoms, double interval, const double *p, double *
   for (int64_t c = 0; c < 3 * atoms.count; ++c) r[c] += interval * p[c] / atoms.masses[c / 3];
 }
 
+// What a change of momenta puts in, eV.
+template <class Change>
+double heat_of(const Atoms &atoms, const double *p, Change change) {
+  const double before = kinetic_energy(atoms, p);
+  change();
+  return kinetic_energy(atoms, p) - before;
+}
+
 inline void thermalise(const Atoms &atoms, const Plan &plan, uint64_t key, double *p) {
   const double share = (1.0 - plan.keep * plan.keep) * BOLTZMANN * plan.temperature * ACCELERATION;
 #pragma omp parallel for schedule(static) num_threads(atoms.threads) if (atoms.count > 200)

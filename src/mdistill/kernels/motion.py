@@ -59,7 +59,8 @@ class Point:
         masses: [atom] u.
         middle: [atom, 3] momenta in the middle of the last BAOAB step.
         forces, energy, virial: Of the positions where `known`: [atom, 3] eV/Å, eV, [3, 3] Σ d ⊗ ∂E/∂d (eV).
-        sums: [2 + species] added up over all steps: energy (eV), pressure (eV/Å³), twice the internal kinetic energies (eV).
+        sums: [3 + species] added up over all steps: energy (eV), pressure (eV/Å³), heat of the thermostat (eV), twice the
+            internal kinetic energies (eV).
     """
 
     positions: Array

@@ -37,8 +37,9 @@ class Strides {
   int64_t fallbacks = 0;
 
   // Strides; gives how many were taken, negative where the last of them passed a limit or is not finite.
-  // `f`, `energy`, `virial`: of the potential where the last stride ends. To `sums` are added, of every stride, twice the
-  // internal kinetic energy of each species; of the last one, if it is the last one asked for, energy and pressure.
+  // `f`, `energy`, `virial`: of the potential where the last stride ends. To `sums` are added, of every stride, the heat of the
+  // thermostat and twice the internal kinetic energy of each species; of the last one, if it is the last one asked for, energy
+  // and pressure.
   int64_t run(const Plan &plan, const double *cell, const int32_t *pbc, const double *masses, double *r, double *p, double *f,
               double *energy, double *virial, double *sums) {
     const Atoms atoms{map.atoms, species.data(), masses, map.threads};
@@ -47,7 +48,7 @@ class Strides {
     int64_t step = 0;
     double twice = 0;
     while (step < plan.steps && !stopped) {
-      if (plan.ensemble == 1) thermalise(atoms, plan, plan.keys[2 * step], p);
+      if (plan.ensemble == 1) sums[2] += heat_of(atoms, p, [&] { thermalise(atoms, plan, plan.keys[2 * step], p); });
       before.assign(r, r + 3 * atoms.count), before.insert(before.end(), p, p + 3 * atoms.count);
       known = !stride(place, plan.time_step, p);
       if (known) {
@@ -55,9 +56,9 @@ class Strides {
         std::copy(before.begin(), before.begin() + 3 * atoms.count, r), std::copy(before.begin() + 3 * atoms.count, before.end(), p);
         stopped = !small_steps(place, plan.time_step / map.small_steps, p, f, energy, virial);
       }
-      if (plan.ensemble == 1) thermalise(atoms, plan, plan.keys[2 * step + 1], p);
-      if (plan.ensemble == 2) rescale(atoms, plan, step, p);
-      twice = add_kinetic(atoms, p, sums + 2);
+      if (plan.ensemble == 1) sums[2] += heat_of(atoms, p, [&] { thermalise(atoms, plan, plan.keys[2 * step + 1], p); });
+      if (plan.ensemble == 2) sums[2] += heat_of(atoms, p, [&] { rescale(atoms, plan, step, p); });
+      twice = add_kinetic(atoms, p, sums + 3);
       ++step;
       watched = plan.watch_every > 0 && (plan.first_step + step) % plan.watch_every == 0;
       const Field &last = known ? map.potential : stages[0];

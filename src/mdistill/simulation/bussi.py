@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 
 from mdistill.simulation.noise import keys, uniforms_of
 from mdistill.simulation.ranges import within
-from mdistill.simulation.start import degrees_of_freedom, internal_momenta, per_struct
+from mdistill.simulation.start import degrees_of_freedom, heated, internal_momenta, per_struct
 from mdistill.types import Propagator, State
 from mdistill.units import BOLTZMANN, KINETIC
 
@@ -55,7 +55,7 @@ class Bussi:
         state = self.inner.step(state, generator)
         internal = internal_momenta(state, state.momenta)
         factor = self._factor(state, internal, generator).index_select(0, state.system.owner).unsqueeze(1)
-        return replace(state, momenta=state.momenta + (factor - 1.0) * internal)
+        return heated(state, replace(state, momenta=state.momenta + (factor - 1.0) * internal))
 
     def _factor(self, state: State, internal: Float[Tensor, "atom 3"], generator: Generator) -> Float[Tensor, " struct"]:
         """α of each struct (α = 1 where nothing moves)."""

@@ -29,7 +29,7 @@ from mdistill.simulation.noise import keys
 from mdistill.simulation.start import degrees_of_freedom
 from mdistill.simulation.tally import no_steps
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet
-from mdistill.types import Propagator, State, System, Tally
+from mdistill.types import LeapingPropagator, Propagator, State, System, Tally
 from mdistill.units import PS
 
 Plain = VelocityVerlet | Composed | Baoab | Obabo | Bussi
@@ -117,6 +117,7 @@ class CompiledDynamics:
             middle_momenta=torch.from_numpy(point.middle) if isinstance(self.plain, Baoab) else None,
             time=now,
             tally=self._tally(before, point.sums, taken, evaluated),
+            heat=None if before.heat is None else torch.tensor([point.sums[2]], dtype=torch.float64),
             prediction=self.evaluate.potential.answer(system, point.energy, point.forces, point.virial),
         )
 
@@ -124,9 +125,9 @@ class CompiledDynamics:
         """Copies of a state's arrays."""
         answer, tally = state.prediction, state.tally or no_steps(state.system)
         positions = state.system.positions.numpy().copy()
-        sums = np.zeros(2 + len(self.evaluate.potential.elements))
-        sums[:2] = tally.potential, tally.pressure
-        sums[2 + self._kinds(state)] = tally.kinetic.numpy()
+        sums = np.zeros(3 + len(self.evaluate.potential.elements))
+        sums[:3] = tally.potential, tally.pressure, 0.0 if state.heat is None else float(state.heat[0])
+        sums[3 + self._kinds(state)] = tally.kinetic.numpy()
         return Point(
             positions=positions,
             momenta=state.momenta.numpy().copy(),
@@ -142,7 +143,7 @@ class CompiledDynamics:
         )
 
     def _tally(self, before: State, sums: np.ndarray, taken: int, evaluated: int) -> Tally:
-        earlier, kinetic = before.tally or no_steps(before.system), torch.from_numpy(sums[2 + self._kinds(before)])
+        earlier, kinetic = before.tally or no_steps(before.system), torch.from_numpy(sums[3 + self._kinds(before)])
         steps, evaluated = earlier.steps + taken, earlier.evaluated + evaluated
         return Tally(steps=steps, evaluated=evaluated, potential=float(sums[0]), pressure=float(sums[1]), kinetic=kinetic)
 
@@ -156,7 +157,7 @@ class LeapingBarostat:
     """Constant pressure with compiled dynamics between two strains."""
 
     plain: StochasticCellRescaling
-    inner: CompiledDynamics
+    inner: LeapingPropagator
 
     @property
     def stride(self) -> float:
@@ -180,7 +181,7 @@ def compile_propagator(plain: Propagator, evaluate: Evaluate, guard: Guard | Non
         return plain
     if isinstance(plain, StochasticCellRescaling):
         inner = compile_propagator(plain.inner, evaluate, guard)
-        return LeapingBarostat(plain, inner) if isinstance(inner, CompiledDynamics) else plain
+        return LeapingBarostat(plain, inner) if isinstance(inner, CompiledDynamics | LeapingEnergyKept) else plain
     if isinstance(plain, EnergyKept):
         inner = compile_propagator(plain.inner, evaluate, guard)
         return LeapingEnergyKept(plain, inner) if isinstance(inner, CompiledDynamics) else plain

@@ -19,24 +19,23 @@ def make_propagator(settings: SimulateSettings, nve: Propagator, evaluate: Evalu
 
     Args:
         settings: Which ensemble, at what temperature and pressure.
-        nve: The step that conserves energy: velocity Verlet or a long stride; the energy of strides is put right now and then,
-            which a thermostat does not need.
+        nve: The step that conserves energy: velocity Verlet or a long stride, whose energy is put right now and then, less what
+            a thermostat puts in.
         evaluate: Energy and stress of a system.
         equilibrate: The one used before the run proper: Langevin, in NVE runs too.
     """
+    plain: Propagator = nve
     if equilibrate and settings.ensemble != "npt":
-        return _langevin(nve, settings.temperature_K, _EQUILIBRATION_FRICTION)
-    if settings.ensemble == "nve":
-        return nve if isinstance(nve, VelocityVerlet | Flight) else EnergyKept(inner=nve, evaluate=evaluate)
-    thermostat: Propagator = (
-        _langevin(nve, settings.temperature_K, settings.friction_per_ps)
-        if settings.thermostat == "langevin"
-        else Bussi(inner=nve, temperature_K=settings.temperature_K, relaxation_fs=settings.relaxation_fs)
-    )
-    if settings.ensemble == "nvt":
-        return thermostat
+        plain = _langevin(nve, settings.temperature_K, _EQUILIBRATION_FRICTION)
+    elif settings.ensemble != "nve" and settings.thermostat == "langevin":
+        plain = _langevin(nve, settings.temperature_K, settings.friction_per_ps)
+    elif settings.ensemble != "nve":
+        plain = Bussi(inner=nve, temperature_K=settings.temperature_K, relaxation_fs=settings.relaxation_fs)
+    kept = plain if isinstance(nve, VelocityVerlet | Flight) else EnergyKept(inner=plain, evaluate=evaluate)
+    if settings.ensemble != "npt":
+        return kept
     return StochasticCellRescaling(
-        inner=thermostat,
+        inner=kept,
         evaluate=evaluate,
         temperature_K=settings.temperature_K,
         pressure_GPa=settings.pressure_GPa,

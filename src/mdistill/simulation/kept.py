@@ -1,10 +1,12 @@
-r"""NVE dynamics whose total energy is put right now and then: for long strides, whose small errors would else add up to heat.
+r"""Dynamics whose total energy is put right now and then: for long strides, whose small errors would else add up to heat.
 
-Every n-th step  p ← P + α (p − P),  α² = (K + H₀ − H)/K,  α held within 1 ± clip
+Every n-th step  p ← P + α (p − P),  α² = (K + H₀ + Q − H)/K,  α held within 1 ± clip
 
 p − P: momenta relative to the centre of mass   K: their kinetic energy   H: total energy   H₀: what it was
+Q: what a thermostat has put in since (`State.heat`; H − Q is the conserved energy of thermostatted dynamics)
 
-What is missing between two such steps, and what the clip leaves, is carried in `State.energy_debt`.
+What is missing between two such steps, and what the clip leaves, is carried in `State.energy_debt`. What else changes the
+energy, a strain say, does so between two steps and is left alone.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ from mdistill.types import LeapingPropagator, Propagator, State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyKept:
-    """NVE.
+    """NVE, or NVT around a thermostat.
 
     Attributes:
-        inner: The step, which leaves the energy nearly as it was.
+        inner: The step, which leaves the energy nearly as it was but for a thermostat's heat.
         evaluate: The potential that the energy is counted with.
         every: n.
         clip: Largest |α − 1|.
@@ -48,7 +50,7 @@ class EnergyKept:
 
     def step(self, state: State, generator: Generator) -> State:
         target = self.target(state)
-        return self.settled(evaluated(self.inner.step(state, generator), self.evaluate), target)
+        return self.settled(evaluated(self.inner.step(unheated(state), generator), self.evaluate), target)
 
     def target(self, state: State) -> Float[Tensor, " struct"]:
         """H₀ of each struct, eV."""
@@ -58,6 +60,9 @@ class EnergyKept:
     def settled(self, state: State, target: Float[Tensor, " struct"]) -> State:
         """The state after a step, its energy put right where its number is a multiple of `every`."""
         missing = target - total_energy(state)
+        if state.heat is not None:
+            missing = missing + state.heat
+        state = replace(state, heat=None)
         if round(state.time / self.stride) % self.every:
             return replace(state, energy_debt=missing)
         internal = internal_momenta(state, state.momenta)
@@ -85,6 +90,14 @@ class LeapingEnergyKept:
     def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
         state = evaluated(state, self.plain.evaluate)
         target, every = self.plain.target(state), self.plain.every
-        wanted = min(steps, every - round(state.time / self.stride) % every)
-        state, taken, suspect = self.inner.leap(state, generator, step, wanted)
+        wanted, taken, suspect = min(steps, every - round(state.time / self.stride) % every), 0, False
+        state = unheated(state)
+        while taken < wanted and not suspect:
+            state, more, suspect = self.inner.leap(state, generator, step + taken, wanted - taken)
+            taken += more
         return self.plain.settled(evaluated(state, self.plain.evaluate), target), taken, suspect
+
+
+def unheated(state: State) -> State:
+    """The state from which heat is counted."""
+    return replace(state, heat=state.momenta.new_zeros(state.system.n_structs))

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 
 from mdistill.simulation.noise import atom_normals
 from mdistill.simulation.ranges import LONGEST_STEP, within
+from mdistill.simulation.start import heated
 from mdistill.simulation.verlet import Evaluate, drift, evaluated, kick
 from mdistill.types import Propagator, State
 from mdistill.units import BOLTZMANN, KINETIC, PS
@@ -56,7 +57,7 @@ class Baoab:
         state = drift(kick(evaluated(state, self.evaluate), half), half)
         keep = math.exp(-self.friction_per_ps * self.time_step / PS)
         middle = thermalised(state, keep, self.temperature_K, generator)
-        state = drift(replace(state, momenta=middle), half)
+        state = drift(heated(state, replace(state, momenta=middle)), half)
         state = kick(evaluated(state, self.evaluate), half)
         return replace(state, time=state.time + self.time_step, middle_momenta=middle)
 
@@ -92,7 +93,8 @@ class Obabo:
 
     def _thermalised(self, state: State, generator: Generator) -> State:
         keep = math.exp(-0.5 * self.friction_per_ps * self.stride / PS)
-        return replace(state, momenta=thermalised(state, keep, self.temperature_K, generator), middle_momenta=None)
+        momenta = thermalised(state, keep, self.temperature_K, generator)
+        return heated(state, replace(state, momenta=momenta, middle_momenta=None))
 
 
 def thermalised(state: State, keep: float, temperature_K: float, generator: Generator) -> Float[Tensor, "atom 3"]:

@@ -91,6 +91,14 @@ def kinetic_energy(state: State) -> Float[Tensor, " struct"]:
     return per_struct(state.system, _kinetic(state, _measured(state)))
 
 
+def heated(before: State, after: State) -> State:
+    """The state after a thermostat changed its momenta, with the heat that this put in, where it is asked for."""
+    if before.heat is None:
+        return after
+    change = _kinetic(after, after.momenta) - _kinetic(before, before.momenta)
+    return replace(after, heat=before.heat + per_struct(after.system, change))
+
+
 def temperature(state: State, *, element: int | None = None) -> Float[Tensor, " struct"]:
     r"""Kinetic temperature (K) of all atoms, or of one element, from motion relative to the centre of mass.
 

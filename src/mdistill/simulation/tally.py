@@ -57,7 +57,7 @@ def tallying(propagator: Propagator) -> Propagator:
     if isinstance(propagator, LeapingPropagator):
         return propagator
     if isinstance(propagator, StochasticCellRescaling | EnergyKept):
-        return replace(propagator, inner=Tallying(propagator.inner))
+        return replace(propagator, inner=tallying(propagator.inner))
     return Tallying(propagator)
 
 

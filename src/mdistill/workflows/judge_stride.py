@@ -19,6 +19,7 @@ from mdistill.progress import Advance, silent
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.guard import Guard, total_energy
+from mdistill.simulation.kept import EnergyKept
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.start import without_drift
@@ -65,7 +66,7 @@ def judged(
     """Run an NVE step alone or under a thermostat.
 
     Args:
-        nve: Velocity Verlet, a long stride, or one whose energy is kept.
+        nve: Velocity Verlet, a long stride, or one whose energy is kept (so is then that of the thermostatted one).
         ensemble: "NVE", "Langevin" or "Bussi".
         start: An equilibrated state at the settings' temperature.
         evaluate: The potential: energies of the frames.
@@ -75,14 +76,8 @@ def judged(
         stop: Asked between blocks.
         advance: Told of every block.
     """
-    kelvin = settings.temperature_K or 0.0
-    propagator: Propagator = {
-        "NVE": nve,
-        "Langevin": Obabo(inner=nve, temperature_K=kelvin, friction_per_ps=settings.friction_per_ps),
-        "Bussi": Bussi(inner=nve, temperature_K=kelvin, relaxation_fs=settings.relaxation_fs),
-    }[ensemble]
-    guard = Guard(temperature_K=kelvin)
-    moving = tallying(compile_propagator(propagator, evaluate, guard))  # type: ignore[arg-type]
+    guard = Guard(temperature_K=settings.temperature_K or 0.0)
+    moving = tallying(compile_propagator(thermostatted(nve, ensemble, settings), evaluate, guard))  # type: ignore[arg-type]
     every = max(1, round(settings.every_fs / nve.stride))
     per_block = max(every, round(settings.time_ps * PS / nve.stride / _BLOCKS) // every * every)
     frames, generator = Collect(every=every), Generator().manual_seed(settings.seed + 1)
@@ -110,6 +105,16 @@ def judged(
         momentum=max(float((s.momenta.sum(0) / s.system.n_atoms).norm()) for s in frames.states) if conserving else 0.0,
         steps=len(rows) * per_block,
     )
+
+
+def thermostatted(nve: Propagator, ensemble: str, settings: JudgeSettings) -> Propagator:
+    """The propagator of an ensemble; where the energy of the NVE step is kept, the thermostat goes between."""
+    if isinstance(nve, EnergyKept):
+        return replace(nve, inner=thermostatted(nve.inner, ensemble, settings))
+    kelvin = settings.temperature_K or 0.0
+    if ensemble == "Langevin":
+        return Obabo(inner=nve, temperature_K=kelvin, friction_per_ps=settings.friction_per_ps)
+    return Bussi(inner=nve, temperature_K=kelvin, relaxation_fs=settings.relaxation_fs) if ensemble == "Bussi" else nve
 
 
 def _known(temperatures: dict[str, Estimate], settings: JudgeSettings) -> bool:

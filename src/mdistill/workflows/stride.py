@@ -73,10 +73,11 @@ def judge_map(
     alike = VelocityVerlet(evaluate=evaluate, time_step=min(stride / kicks, 10.0))
     start = equilibrated_start(small, system, how)
     kept = long if isinstance(long, Flight) else EnergyKept(inner=long, evaluate=evaluate)
+    alone = replace(long, rescale=False) if isinstance(long, Flight) else long
     kinds: dict[str, dict[str, Propagator]] = {
         "small steps": dict.fromkeys(("NVE", "Bussi"), small),
-        "long strides": {e: kept if e == "NVE" else long for e in ENSEMBLES},
-        "energy left alone": {"NVE": long},
+        "long strides": dict.fromkeys(ENSEMBLES, kept),
+        "energy left alone": dict.fromkeys(ENSEMBLES, alone),
         "as many force calls": dict.fromkeys(ENSEMBLES, alike),
     }
     runs: dict[str, dict[str, Judged]] = {}
@@ -87,7 +88,7 @@ def judge_map(
                 runs.setdefault(name, {})[e] = judged(step, e, start, evaluate, how, longer=gated, stop=stop, advance=advance)
     reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
-    timed = {f"Verlet, {usual:g} fs": _compiled(ordinary), f"strides, {stride:g} fs": _compiled(long)}
+    timed = {f"Verlet, {usual:g} fs": _compiled(ordinary), f"strides, {stride:g} fs": _compiled(kept)}
     per_day, faster = speeds(timed, start, rounds=how.rounds)
     compared = Compared(
         stride_fs=stride,
