@@ -29,7 +29,7 @@ from stride_systems import NAMES, Material, system
 from mdistill.errors import BlowUp
 from mdistill.graph import make_system
 from mdistill.io.files import write_json
-from mdistill.io.results import read_results, write_results
+from mdistill.io.results import Results, read_results, write_results
 from mdistill.io.structures import to_atoms
 from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.compiled import compile_propagator
@@ -181,18 +181,22 @@ def conductivity(material: Material, folder: Path, given: argparse.Namespace) ->
 def summary(runs: Path) -> list[dict[str, Any]]:
     """Everything found so far."""
     rows = []
-    for path in sorted(runs.glob("stride/*/*/" + FOUND)):
-        row = json.loads(path.read_text(encoding="utf-8"))
-        results = read_results(path.parent)
-        row |= {k: [v.value, v.error] for k, v in results.values.items()}
-        row["gates"] = {g.name: [g.measured.value, g.measured.error, g.passed] for g in results.gates}
-        temperatures = next(t for t in results.tables if t.name == "stride-temperatures")
-        row["temperatures"] = [
-            dict(zip(temperatures.columns, [[c.value, c.error] if isinstance(c, Estimate) else c for c in cells], strict=True))
-            for cells in temperatures.rows
-        ]
-        rows.append(row)
+    for path in sorted(runs.glob("stride/*/*fs-*/" + FOUND)):
+        rows.append(json.loads(path.read_text(encoding="utf-8")) | rows_of(read_results(path.parent)))
     return rows
+
+
+def rows_of(results: Results) -> dict[str, Any]:
+    """What the judgement of a map found, as plain numbers with their errors."""
+    row: dict[str, Any] = {k: [v.value, v.error] for k, v in results.values.items()}
+    row["gates"] = {g.name: [g.measured.value, g.measured.error, g.passed] for g in results.gates}
+    for name, key in (("stride-temperatures", "temperatures"), ("stride-facts", "facts")):
+        table = next(t for t in results.tables if t.name == name)
+        row[key] = [
+            dict(zip(table.columns, [[c.value, c.error] if isinstance(c, Estimate) else c for c in cells], strict=True))
+            for cells in table.rows
+        ]
+    return row
 
 
 def plot(rows: list[dict[str, Any]]) -> None:

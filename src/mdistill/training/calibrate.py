@@ -57,8 +57,13 @@ def spread_over(items: Sequence[Item]) -> list[Item]:
 
 
 def beginnings(net: Student, items: Sequence[Item]) -> Float[Tensor, "species species"]:
-    """Where the learned functions of every pair begin, Å: its closest labelled distance, less `BEYOND` for splines."""
-    return (closest_distances(net, items) - (BEYOND if isinstance(net, SplineNet) else 0.0)).clamp_min(_NEAREST)
+    """Where the learned functions of every pair begin, Å: `beyond` its closest labelled distance."""
+    return (closest_distances(net, items) - beyond(net)).clamp_min(_NEAREST)
+
+
+def beyond(net: Student) -> float:
+    """How much nearer than the closest label of a pair its learned functions begin, Å."""
+    return BEYOND if isinstance(net, SplineNet) else 0.0
 
 
 def closest_distances(net: Student, items: Sequence[Item]) -> Float[Tensor, "species species"]:

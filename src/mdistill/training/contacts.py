@@ -1,8 +1,8 @@
-"""A prior for where labels end: two atoms alone, just nearer than any label has them, do not attract each other.
+"""A prior for where labels end: two atoms alone, nearer than any label has them, do not attract each other.
 
-Labels show pairs in a crystal, with neighbours around them. A pair alone lies outside what was learned, and where the
-learned radial functions come to rest (`nets.layers.FREEZE`) it may be given a spurious well. A few dimers at those distances,
-asked now and then during training, prevent it; they carry no label, only the sign.
+Labels show pairs in a crystal, with neighbours around them. A pair alone lies outside what was learned, and between the
+closest label and where learned radial functions have come to rest (`nets.layers.FREEZE`) it may be given a spurious well. A
+few dimers at those distances, asked now and then during training, prevent it; they carry no label, only the sign.
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ from torch import Tensor
 from mdistill.derivatives import predict
 from mdistill.graph import build_graph, cast, concatenate, make_system
 from mdistill.nets.layers import FREEZE
+from mdistill.training.calibrate import beyond
 from mdistill.training.checkpoint import Student
 from mdistill.types import Graph
 
 EVERY = 4
 """Steps between two looks at the dimers."""
-_DISTANCES = 8
+_SPACING = 0.03
+"""Between dimers, Å."""
 _MARGIN = 0.02
 """Repulsion asked for, eV/Å."""
 
 
 def contact_dimers(net: Student, dtype: torch.dtype) -> Graph | None:
-    """Dimers of all pairs met, from where learned functions have come to rest up to where they begin; None where none was."""
+    """Dimers of all pairs met, from where learned functions have come to rest up to the closest label; None where none was."""
     made, elements = [], net.settings.elements
     for a, first in enumerate(elements):
         for b, second in enumerate(elements[a:], a):
             closest = float(net.closest[a, b])
             if closest >= net.cutoff:
                 continue
-            for distance in np.linspace(closest - FREEZE, closest, _DISTANCES):
+            nearest, reach = closest - FREEZE, FREEZE + beyond(net)
+            for distance in nearest + np.linspace(0.0, reach, round(reach / _SPACING) + 1):
                 positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, distance]])
                 made.append(make_system(positions, np.array([first, second]), np.zeros((3, 3)), [False] * 3))
     if not made:
