@@ -17,7 +17,8 @@ taught per training structure:
     atoms         … and the energies of the atoms                             (no more teacher calls)
     redrawn       … and a random probe drawn anew at every step               (molecules alone)
     reference+…   DFT energy and forces with the teacher's probe or 4 rows    (molecules alone; the published way)
-    nodes, embedding   … and features tied to the teacher's                   (PaiNN students alone)
+    nodes         … and node features tied to the teacher's                   (no more teacher calls)
+    embedding     … and the embedding of elements a projection of its own     (PaiNN students alone)
 
     MDISTILL_DATA=… python benchmarks/curvature.py --system ethanol --student spline [--seeds 3] [--steps 3000] [--frames 50]
 
@@ -65,9 +66,10 @@ MOLECULE_ARMS = (
     "redrawn",
     "reference+probe",
     "reference+rows4",
+    "nodes",
 )
-CRYSTAL_ARMS = ("soft", "probe", "row", "displaced", "displaced1", "displaced4", "displaced+probe", "rows4", "atoms")
-PAINN_ARMS = ("nodes", "embedding")
+CRYSTAL_ARMS = ("soft", "probe", "row", "displaced", "displaced1", "displaced4", "displaced+probe", "rows4", "atoms", "nodes")
+PAINN_ARMS = ("embedding",)
 WEIGHTS = {
     "probe": 1.0,
     "displaced+probe": 1.0,
@@ -177,7 +179,7 @@ def one(case: Case, student: str, arm: str, seed: int, given: argparse.Namespace
 def trained(case: Case, folder: Path, arm: str, settings: TrainSettings) -> dict[str, float]:
     """Train one student; its size and what a step cost."""
     matching: Matching | None = None
-    if arm in PAINN_ARMS:
+    if arm in ("nodes", *PAINN_ARMS):
         net = case.teacher.net  # type: ignore[attr-defined]
         matching = NodeMatching(net) if arm == "nodes" else EmbeddingMatching(net)
     begun = time.process_time()
@@ -260,7 +262,8 @@ def everything(given: argparse.Namespace) -> None:
     """Every arm with every seed of one system and kind of student."""
     case = crystal_case(given.system, given.labels) if given.system in CRYSTALS else molecule_case(given.system)
     case = fewer(case, given.frames) if given.frames else case
-    usual = CRYSTAL_ARMS if given.system in CRYSTALS else MOLECULE_ARMS + (PAINN_ARMS if given.student == "painn" else ())
+    usual = CRYSTAL_ARMS if given.system in CRYSTALS else MOLECULE_ARMS
+    usual += PAINN_ARMS if given.student == "painn" else ()
     if given.speed:
         speeds(case)
         return

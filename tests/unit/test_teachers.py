@@ -19,9 +19,12 @@ from ase.calculators.emt import EMT
 
 from mdistill.derivatives import Conservative, curvature_by_differences, hessian
 from mdistill.errors import BadInput, MdistillError, MissingPackage
-from mdistill.graph import build_graph, concatenate, make_system
+from mdistill.graph import build_graph, concatenate, edge_vectors, make_system, turned
+from mdistill.nets.painn import PainnNet
+from mdistill.nets.settings import PainnSettings
 from mdistill.teachers import GOLDEN_LIMITS, TEACHERS, check_teacher, find_teacher, golden, golden_system, load_teacher
 from mdistill.teachers.ase import TeacherFailure, from_calculator
+from mdistill.training.matching import EmbeddingMatching
 from mdistill.types import CurvedPotential, Potential, Prediction, System
 from mdistill.units import GPA
 
@@ -344,3 +347,21 @@ def test_changed_atom_order_is_refused(trust: Any) -> None:
 def test_conservative_teachers_need_no_own_neighbour_search() -> None:
     for name in ("sevennet-0", "chgnet"):
         assert isinstance(teacher(name), Conservative) and teacher(name).cutoff in (5.0, 6.0)
+
+
+@pytest.mark.skipif("sevennet-0" not in NAMES, reason="sevenn is not installed")
+def test_sevennet_shows_what_it_makes_of_atoms() -> None:
+    """Features that the controls of curvature training are tied to: scalars that tell atoms apart, and begin by element."""
+    net, system = teacher("sevennet-0").net, golden_system(golden("sevennet-0")["frames"][1])
+    turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0])
+    graphs = [build_graph(s, net.cutoff) for s in (system, turned(system, turn))]
+    first, second = (net.node_features(graph, edge_vectors(graph)) for graph in graphs)
+    assert first.shape == (system.n_atoms, net.node_width) and float(first.std(0).max()) > 1e-3
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-4 * float(first.abs().max()))
+    begun, elements = net.element_features(graphs[0]), tuple(system.numbers.unique().tolist())
+    assert len(begun.unique(dim=0)) == len(elements)
+    student = PainnNet(PainnSettings(elements=elements, width=6), seed=0)
+    EmbeddingMatching(net).attach(student, seed=0)
+    span = torch.stack([begun[system.numbers == z][0] for z in elements])
+    embedding = student.embedding.detach().to(span)
+    torch.testing.assert_close(span @ torch.linalg.pinv(span) @ embedding, embedding, rtol=0, atol=1e-6)

@@ -153,6 +153,10 @@ class PainnNet(torch.nn.Module):
         species = self.species(graph.system.numbers)
         return self._features(graph, vectors, species)[0][: len(species)]
 
+    def element_features(self, graph: Graph) -> Float[Tensor, "atom feature"]:
+        """What every atom's element is embedded as."""
+        return self.embedding.index_select(0, self.species(graph.system.numbers))
+
     def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
         """Index of each atom's element in `settings.elements`.
 

@@ -50,15 +50,14 @@ def load_sevennet(name: str, *, device: str = "cpu") -> Conservative:
     index_of = torch.full((120,), -1, dtype=torch.int64)
     for number, index in model.type_map.items():
         index_of[number] = index
-    layers = [
-        EdgeConvolution(layer) if isinstance(layer, IrrepsConvolution) else layer
-        for key, layer in model._modules.items()
-        if key not in ("reduce_total_enegy", "force_output")
-    ]
+    modules = {k: v for k, v in model._modules.items() if k not in ("reduce_total_enegy", "force_output")}
+    layers = [EdgeConvolution(layer) if isinstance(layer, IrrepsConvolution) else layer for layer in modules.values()]
     return Conservative(
         SevenNetEnergy(
             name=name,
             layers=tuple(layers),
+            embed=list(modules).index("onehot_to_feature_x") + 1,
+            reduce=list(modules).index("reduce_input_to_hidden"),
             keys=keys,
             index_of=index_of.to(device),
             modality=None if modality is None else model.modal_map[modality],
@@ -128,12 +127,16 @@ class SevenNetEnergy:
     """The layers of a SevenNet model up to the atomic energies.
 
     Attributes:
+        embed: Layers that come before an atom has features of its element.
+        reduce: Layers that come before its last features are reduced to an energy.
         index_of: [120] column of each atomic number in the network's element table, −1 where it knows none.
         modality: Index of the level of theory in a multi-fidelity model.
     """
 
     name: str
     layers: tuple[Any, ...]
+    embed: int
+    reduce: int
     keys: Any
     index_of: Int[Tensor, " number"]
     modality: int | None
@@ -141,6 +144,24 @@ class SevenNetEnergy:
     elements: frozenset[int]
 
     def __call__(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
+        return self._after(len(self.layers), graph, vectors)[self.keys.ATOMIC_ENERGY].reshape(-1).to(vectors)
+
+    @property
+    def node_width(self) -> int:
+        """Number of node features."""
+        return int(self.layers[self.reduce].linear.irreps_in.dim)
+
+    def node_features(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, "atom feature"]:
+        """The (scalar) features of every atom after the last interaction."""
+        return self._after(self.reduce, graph, vectors)[self.keys.NODE_FEATURE].to(vectors)
+
+    def element_features(self, graph: Graph) -> Float[Tensor, "atom feature"]:
+        """What every atom's element is embedded as."""
+        vectors = torch.ones((len(graph.receiver), 3), dtype=torch.float64)
+        return self._after(self.embed, graph, vectors)[self.keys.NODE_FEATURE].to(torch.float64)
+
+    def _after(self, count: int, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> dict[str, Tensor]:
+        """The network's data after so many layers."""
         refuse_unknown(graph.system.numbers, self.elements, self.name)
         device = self.index_of.device
         data = {
@@ -150,6 +171,6 @@ class SevenNetEnergy:
         }
         if self.modality is not None:
             data[self.keys.MODAL_TYPE] = torch.tensor(self.modality, device=device)
-        for layer in self.layers:
+        for layer in self.layers[:count]:
             data = layer(data)
-        return data[self.keys.ATOMIC_ENERGY].reshape(-1).to(vectors)
+        return data

@@ -1,4 +1,4 @@
-r"""Controls of curvature training that tie the student's inside to its teacher's, both PaiNN or spline networks of ours.
+r"""Controls of curvature training that tie the student's inside to its teacher's: a PaiNN or spline network of ours, or SevenNet.
 
 nodes ("n2n"):      loss + w ⟨|P h_i − h_i^T|²⟩ / ⟨|h^T|²⟩      h_i: last node features, P: a learned linear map
 embedding ("a2a"):  the student's element embedding is P e_Z^T   e_Z^T: the teacher's frozen one
@@ -11,21 +11,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from mdistill.errors import BadInput
-from mdistill.graph import build_graph, cast, edge_vectors
+from mdistill.graph import build_graph, cast, edge_vectors, make_system
 from mdistill.nets.layers import Linear
 from mdistill.nets.painn import PainnNet
 from mdistill.training.checkpoint import Student
 from mdistill.types import Graph, LabelledFrame
 
 _NAME = "matched"
+
+
+class Featured(Protocol):
+    """A teacher's network that shows what it makes of every atom."""
+
+    @property
+    def cutoff(self) -> float: ...
+    @property
+    def elements(self) -> frozenset[int]: ...
+    @property
+    def node_width(self) -> int: ...
+    def node_features(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, "atom feature"]: ...
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """A teacher's network that begins with features of elements."""
+
+    @property
+    def cutoff(self) -> float: ...
+    @property
+    def elements(self) -> frozenset[int]: ...
+    def element_features(self, graph: Graph) -> Float[Tensor, "atom feature"]: ...
 
 
 class Matching(Protocol):
@@ -41,11 +65,11 @@ class NodeMatching:
     """Node features of the teacher are a linear function of the student's.
 
     Attributes:
-        teacher: Its network, float64.
+        teacher: Its network, asked in float64.
         weight: w; forces weigh 1. (Published: 1000 beside 100.)
     """
 
-    teacher: Student
+    teacher: Featured
     weight: float = 10.0
     _known: dict[int, tuple[LabelledFrame, Tensor]] = field(default_factory=dict, init=False)
     _square: float = field(default=0.0, init=False)
@@ -77,21 +101,21 @@ class NodeMatching:
 
 @dataclass(slots=True)
 class EmbeddingMatching:
-    """The element embedding of a PaiNN student is a learned linear map of its PaiNN teacher's.
+    """The element embedding of a PaiNN student is a learned linear map of its teacher's (PaiNN or SevenNet).
 
     Raises:
-        BadInput: Another kind of network, or other elements.
+        BadInput: Another kind of network, or elements that the teacher does not know.
     """
 
-    teacher: Student
+    teacher: Featured | Embedding
 
     def attach(self, net: Student, *, seed: int) -> None:
-        if not isinstance(net, PainnNet) or not isinstance(self.teacher, PainnNet) or net.elements != self.teacher.elements:
-            raise BadInput(
-                "embedding", "of another kind of network", allowed="two PaiNN networks of the same elements", fix="match nodes"
-            )
+        teacher = self.teacher
+        if not isinstance(net, PainnNet) or not isinstance(teacher, Embedding) or not net.elements <= teacher.elements:
+            allowed = "a PaiNN student and a PaiNN or SevenNet teacher that knows its elements"
+            raise BadInput("embedding", "of another kind of network", allowed=allowed, fix="match nodes")
         generator = torch.Generator().manual_seed(seed)
-        frozen = self.teacher.embedding.detach().to(net.embedding.dtype)
+        frozen = teacher.element_features(_apart(net.settings.elements, teacher.cutoff)).detach().to(net.embedding.dtype)
         start = torch.randn((frozen.shape[1], net.settings.width), generator=generator, dtype=frozen.dtype)
         with torch.no_grad():
             net.embedding.copy_(frozen @ start / frozen.shape[1] ** 0.5)
@@ -102,6 +126,12 @@ class EmbeddingMatching:
 
     def loss(self, net: torch.nn.Module, graph: Graph, frames: Sequence[LabelledFrame]) -> Tensor:
         return torch.zeros((), dtype=graph.system.positions.dtype)
+
+
+def _apart(elements: Sequence[int], cutoff: float) -> Graph:
+    """One atom of each element, all in a row."""
+    positions = [[0.9 * cutoff * k, 0.0, 0.0] for k in range(len(elements))]
+    return build_graph(make_system(np.array(positions), np.array(elements), np.zeros((3, 3)), [False] * 3), cutoff)
 
 
 class _Projected(torch.nn.Module):
