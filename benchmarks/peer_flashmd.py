@@ -23,14 +23,16 @@ The peer's environment needs this package too, for the energies:
     pip install torch==2.13.0 flashmd==0.3.0 safetensors jaxtyping h5py tyro rich psutil jinja2 pymatgen kinisi
     (metatrain 2026.3.1, metatomic-torch 0.1.19, metatensor-torch 0.10.8 and ase 3.29.0 come with it)
 
-    python benchmarks/peer_flashmd.py --python PYTHON --pairs FILE.npz --start FILE.extxyz --student FILE.mdistill
-        --folder FOLDER [--minutes 10] [--sizes small default] [--batch 4] [--temperature 600] [--strides 2000] [--step 1.0]
+    python benchmarks/peer_flashmd.py --python PYTHON --segments FOLDER --start FILE.extxyz --student FILE.mdistill
+        --folder FOLDER [--stride 16]
+        [--minutes 10] [--sizes small default] [--batch 4] [--temperature 600] [--strides 2000] [--step 1.0]
         [--record NAME] [--train-only]
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -69,6 +71,34 @@ def ask(words: argparse.Namespace, what: str, folder: Path, size: str) -> Any:
     fresh.unlink()
     write_json(kept, {"asked": asked, "answer": answer})
     return answer
+
+
+def write_pairs(segments: Path, stride_fs: float, path: Path) -> Path:
+    """The windows that our own maps are taught and judged on, as one file of pairs; kept where it is there already."""
+    from mdistill.data.segments import read_segments
+    from mdistill.io.files import write_bytes
+    from mdistill.training.settings import StrideSettings
+    from mdistill.training.split import split_segments
+    from mdistill.training.windows import windows_of
+
+    if path.is_file():
+        return path
+    found = [segment for file in sorted(segments.glob("segments-*.npz")) for segment in read_segments(file)]
+    train, apart = split_segments(found, held_out=StrideSettings().held_out)
+    taught, judged = windows_of(train, stride_fs, every_fs=found[0].spacing_fs), windows_of(apart, stride_fs)
+    windows, first = [*taught, *judged], taught[0].system
+    buffer = io.BytesIO()
+    np.savez(
+        buffer, numbers=first.numbers.numpy(), masses=taught[0].masses.numpy(), cell=first.cell[0].numpy(), stride_fs=stride_fs,
+        temperature=[w.temperature_K for w in windows], held_out=np.arange(len(windows)) >= len(taught),
+        positions0=np.stack([w.system.positions.numpy() for w in windows]),
+        momenta0=np.stack([w.momenta.numpy() for w in windows]),
+        positions1=np.stack([w.positions_after[0].numpy() for w in windows]),
+        momenta1=np.stack([w.momenta_after[0].numpy() for w in windows]),
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
+    return path
 
 
 def begin_and_reference(words: argparse.Namespace, folder: Path, stride: float) -> tuple[list[list[float]], dict[str, Any]]:
@@ -132,7 +162,9 @@ def run_row(series: list[list[float]], names: list[str], target: float | None) -
 def measure(words: argparse.Namespace) -> None:
     from record import write_record
 
-    folder, pairs = words.folder.resolve(), np.load(words.pairs)
+    folder = words.folder.resolve()
+    words.pairs = write_pairs(words.segments, words.stride, folder / "pairs.npz")
+    pairs = np.load(words.pairs)
     folder.mkdir(parents=True, exist_ok=True)
     made = {size: ask(words, "train", folder, size) for size in words.sizes}
     if words.train_only:
@@ -156,15 +188,17 @@ def measure(words: argparse.Namespace) -> None:
             rows.append(title | head | run_row(run["temperatures"], names, target))
         rows += [title | {"what": "time"} | row for row in ask(words, "times", folder, size)]
     given = {name: getattr(words, name) for name in ("minutes", "sizes", "batch", "temperature", "strides", "step")}
-    files = {name: Path(getattr(words, name)).name for name in ("pairs", "start", "student")}
+    files = {name: Path(getattr(words, name)).name for name in ("start", "student")}
     settings = given | files | {"stride_fs": float(pairs["stride_fs"]), "networks": SIZES, "versions": versions}
     write_record(words.record, settings, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("python", "pairs", "start", "student"):
+    for name in ("python", "start", "student"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--segments", type=Path, help="of the student, as `mdistill train stride` leaves them")
+    parser.add_argument("--stride", type=float, default=16.0, help="fs")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
