@@ -20,10 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from record import write_record
+from stride_plots import plot
 from stride_systems import NAMES, Material, system
 
 from mdistill.errors import BlowUp
@@ -199,39 +199,6 @@ def rows_of(results: Results) -> dict[str, Any]:
     return row
 
 
-def plot(rows: list[dict[str, Any]]) -> None:
-    """σ(T) by strides and by time steps, and the speed-up against the error of a stride."""
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    known = {
-        (row["material"], kind): [
-            (float(name.split(", ")[1].removesuffix(" K")), *value["conductivity"][:2])
-            for name, value in row.get("transport", {}).items()
-            if name.startswith(kind + ",") and isinstance(value, dict) and value.get("conductivity", [None])[0] is not None
-        ]
-        for row in rows
-        for kind in ("steps", "strides")
-    }
-    figure, axes = plt.subplots(1, 2 if any(known.values()) else 1, figsize=(9.0, 3.8), squeeze=False)
-    for row in rows:
-        gain = row["stride_speed_up"]
-        label = f"{row['material']}, {row['stride_time'][0]:g} fs{row['tag']}"
-        axes[0, 0].errorbar(row["stride_error"][0], gain[0], yerr=gain[1], marker="o", ls="", capsize=3, label=label)
-    axes[0, 0].set(xlabel="error of momenta after a stride, median (%)", ylabel="ns/day, strides over time steps (×)")
-    axes[0, 0].set(xlim=(0.0, None), ylim=(0.0, None))
-    for (material, kind), points in known.items():
-        if points:
-            kelvin, sigma, error = np.array(points, dtype=float).T
-            marker = "s" if kind == "steps" else "o"
-            axes[0, 1].errorbar(1000.0 / kelvin, sigma, yerr=error, marker=marker, capsize=3, ls="", label=f"{material}, {kind}")
-            axes[0, 1].set(xlabel="1000/T (1/K)", ylabel="σ (mS/cm)", yscale="log")
-    for axis in axes.flat:
-        axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(Path(__file__).parent / "results" / "long_stride.svg")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--material", choices=MATERIALS, default="li6ps5cl")
@@ -266,7 +233,7 @@ def main() -> None:
                 row |= part
             write_json(folder / FOUND, row)
     rows = summary(given.runs)
-    plot(rows)
+    plot(rows, given.runs / "stride" / "li6ps5cl", Path(__file__).parent / "results" / "long_stride.svg")
     fixed = replace(StrideRungSettings(), segments=SegmentSettings(segments=SEGMENTS, frames=FRAMES))
     write_record("long_stride", fixed, rows)
 

@@ -1,0 +1,95 @@
+"""The picture of long_stride.py: what strides gain; conductivity, structure and displacements by strides and by time steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from mdistill.analysis.msd import mean_square_displacement
+from mdistill.analysis.rdf import rdf
+from mdistill.io.trajectories import read_hdf5
+
+KINDS = ("steps", "strides")
+MARKERS = {"steps": "s", "strides": "o"}
+
+
+def plot(rows: list[dict[str, Any]], home: Path, path: Path) -> None:
+    """Write the picture.
+
+    Args:
+        rows: Of the record.
+        home: A material's folder with runs of time steps in steps/ and of strides in another, both by temperature.
+        path: Of the picture.
+    """
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(10.0, 7.6))
+    gains(axes[0, 0], rows)
+    conductivities(axes[0, 1], rows)
+    runs = {
+        (kind, place.parent.name.removeprefix("md-")): read_hdf5(place)
+        for kind, pattern in (("steps", "steps/md-*/trajectory.h5"), ("strides", "16fs-2/md-*/trajectory.h5"))
+        for place in sorted(home.glob(pattern))
+    }
+    structure(axes[1, 0], runs)
+    travelled(axes[1, 1], runs)
+    for axis in axes.flat:
+        if axis.get_legend_handles_labels()[1]:
+            axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def gains(axis: Any, rows: list[dict[str, Any]]) -> None:
+    """How many times as many nanoseconds a day, against the error of a stride; hollow where a gate failed."""
+    for row in rows:
+        gain, passed = row["stride_speed_up"], all(gate[2] for gate in row["gates"].values())
+        label = f"{row['material']}, {row['stride_time'][0]:g} fs{row['tag']}" + ("" if passed else " (gate failed)")
+        where = (row["stride_error"][0], gain[0])
+        axis.errorbar(*where, yerr=gain[1], marker="o", ls="", capsize=3, mfc=None if passed else "none", label=label)
+    axis.set(xlabel="error of momenta after a stride, median (%)", ylabel="ns/day, strides over time steps (×)")
+    axis.set_xlim(0.0, 1.1 * max(row["stride_error"][0] for row in rows))
+    axis.set_ylim(0.0, 1.1 * max(row["stride_speed_up"][0] for row in rows))
+
+
+def conductivities(axis: Any, rows: list[dict[str, Any]]) -> None:
+    """σ(T) both ways."""
+    for row in rows:
+        for kind in KINDS:
+            points = [
+                (float(name.split(", ")[1].removesuffix(" K")), *value["conductivity"][:2])
+                for name, value in row.get("transport", {}).items()
+                if name.startswith(kind + ",") and isinstance(value, dict) and value["conductivity"][0] is not None
+            ]
+            if points:
+                kelvin, sigma, error = np.array(points, dtype=float).T
+                apart = 1.004 if kind == "steps" else 1.0
+                label = f"{row['material']}, {kind}"
+                axis.errorbar(apart * 1000.0 / kelvin, sigma, yerr=error, marker=MARKERS[kind], capsize=3, ls="", label=label)
+    axis.set(xlabel="1000/T (1/K)", ylabel="σ (mS/cm)", yscale="log")
+
+
+def structure(axis: Any, runs: dict[tuple[str, str], Any]) -> None:
+    """RDFs at 600 K both ways."""
+    for colour, pair in enumerate((("P", "S"), ("Li", "S"), ("Li", "Li"))):
+        for kind in KINDS:
+            if (run := runs.get((kind, "600K"))) is not None:
+                curve, steps = rdf(run, pair=pair, bins=120), kind == "steps"
+                width, shade = (3.0, 0.35) if steps else (1.0, 1.0)
+                axis.plot(curve.x, curve.y, lw=width, alpha=shade, color=f"C{colour}", label=f"{'–'.join(pair)}, {kind}, 600 K")
+    axis.set(xlabel="r (Å)", ylabel="g(r)", ylim=(0.0, 8.0))
+
+
+def travelled(axis: Any, runs: dict[tuple[str, str], Any]) -> None:
+    """Mean square displacements of Li both ways."""
+    colours = {kelvin: f"C{k}" for k, kelvin in enumerate(sorted({kelvin for _, kelvin in runs}))}
+    for (kind, kelvin), run in sorted(runs.items()):
+        curve = mean_square_displacement(run, species="Li")
+        style = {"marker": MARKERS[kind], "ms": 3, "ls": "", "capsize": 2, "color": colours[kelvin]}
+        face = "none" if kind == "steps" else None
+        axis.errorbar(curve.x / 1000.0, curve.y, yerr=curve.error, mfc=face, label=f"{kelvin[:-1]} K, {kind}", **style)
+    axis.set(xlabel="τ (ps)", ylabel="mean square displacement of Li (Å²)", xscale="log", yscale="log")
