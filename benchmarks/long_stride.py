@@ -63,7 +63,7 @@ def settings_of(material: Material, stride_fs: float, given: argparse.Namespace)
         temperatures_K=material.temperatures_K, segments=SEGMENTS, frames=FRAMES, spacing_fs=spacing
     )  # fmt: skip
     train = StrideSettings(stride_fs=stride_fs, kicks=given.kicks, fit=FitSettings(steps=given.steps, batch_size=4))
-    judge = JudgeSettings(temperature_K=material.temperature_K, time_ps=given.time_ps)
+    judge = JudgeSettings(temperature_K=material.temperature_K, time_ps=given.time_ps, longest_ps=given.longest_ps)
     return StrideRungSettings(segments=segments, train=train, judge=judge)
 
 
@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path, default=None, help="a student of another size that the kicks begin as")
     parser.add_argument("--tag", default="", help="added to the folder's name")
     parser.add_argument("--time-ps", type=float, default=500.0, help="of each judged run")
+    parser.add_argument("--longest-ps", type=float, default=4000.0, help="of a run that goes on for its errors")
     parser.add_argument("--longer-steps", type=float, nargs="*", default=(), help="of plain Verlet, fs")
     parser.add_argument("--npt", action="store_true")
     parser.add_argument("--million", action="store_true")

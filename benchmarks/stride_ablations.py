@@ -82,7 +82,7 @@ def one(material: Material, arm: str, given: argparse.Namespace, home: Path) -> 
     train: StrideSettings = replace(
         settings.train, fit=FitSettings(max_minutes=given.minutes, max_epochs=100000, batch_size=4), **ARMS[arm]
     )
-    settings = replace(settings, train=train, judge=replace(settings.judge, longest_ps=given.time_ps))
+    settings = replace(settings, train=train, judge=settings.judge)
     segments = make_segments([material.start], load(material.student), settings.segments, home / "segments")
     begun = time.process_time()
     with attention_without(WITHOUT.get(arm, {})):
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--record-only", action="store_true")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     given = parser.parse_args()
-    given.kicks, given.steps = 2, 0
+    given.kicks, given.steps, given.longest_ps = 2, 0, given.time_ps
     torch.set_num_threads(1)
     home = given.runs / "stride" / "li6ps5cl"
     if not given.record_only:
