@@ -14,11 +14,11 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.nets.compiled import compiled
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.compiled import LeapingEnergyKept, compile_propagator
 from mdistill.simulation.composed import Composed, composed
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.guard import total_energy
-from mdistill.simulation.kept import EnergyKept, LeapingEnergyKept, unheated
+from mdistill.simulation.kept import EnergyKept, unheated
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.start import initial_state, standard_masses, temperature

@@ -13,6 +13,8 @@ struct Plan {
   int64_t steps, first_step, watch_every;
   int32_t ensemble;  // 0 energy-conserving, 1 Langevin (BAOAB; half of it before and after a stride), 2 Bussi
   int32_t whole;     // whether strides add up energy and pressure at the last step
+  int64_t kept_every, kept_from;  // strides whose number, counted from `kept_from`, is a multiple of the first (0: none) end
+  double kept_energy, kept_clip;  // with the total energy put right: this plus the heat since, by a factor within 1 ± clip
   double time_step, keep, temperature;  // keep: share of momentum (Langevin) or of kinetic energy (Bussi) kept at a time
   double largest_force, highest_temperature, reference_energy, energy_change;  // limits; not finite: none
   const uint64_t *keys;                // one per step (BAOAB), two per stride (Langevin)
@@ -129,6 +131,17 @@ inline void rescale(const Atoms &atoms, const Plan &plan, int64_t step, double *
   const double square = keep + (1.0 - keep) * ratio * (R * R + plan.others[step]) + 2.0 * R * std::sqrt(keep * (1.0 - keep) * ratio);
   const double sign = R + std::sqrt(keep / ((1.0 - keep) * ratio)) >= 0.0 ? 1.0 : -1.0;
   const double change = sign * std::sqrt(std::max(square, 0.0)) - 1.0;
+  for (int64_t i = 0; i < atoms.count; ++i)
+    for (int c = 0; c < 3; ++c) p[3 * i + c] += change * (p[3 * i + c] - atoms.masses[i] * velocity[c]);
+}
+
+// Change the internal momenta so that the kinetic energy grows by `missing` (eV), as far as the clip allows.
+inline void put_right(const Atoms &atoms, double missing, double clip, double *p) {
+  double velocity[3];
+  const double kinetic = 0.5 * internal(atoms, p, velocity);
+  if (!(kinetic > 0.0)) return;
+  const double wanted = std::sqrt(std::max(0.0, 1.0 + missing / kinetic));
+  const double change = std::min(std::max(wanted, 1.0 - clip), 1.0 + clip) - 1.0;
   for (int64_t i = 0; i < atoms.count; ++i)
     for (int c = 0; c < 3; ++c) p[3 * i + c] += change * (p[3 * i + c] - atoms.masses[i] * velocity[c]);
 }

@@ -28,6 +28,8 @@ class Motion:
         keys: One key of random numbers per step (BAOAB), or two (OBABO).
         normal, others: [step] standard normal and χ² number per step (Bussi).
         whole: Whether strides add up energy and pressure at the last of the steps (time steps do at each).
+        kept_every, kept_from, kept_energy, kept_clip: Strides whose number, counted from `kept_from`, is a multiple of the first
+            (0: none) end with the total energy put right: to that energy (eV) and the heat since, within the clip.
         watch_every: Limits are checked at steps that are multiples of it; 0: never.
         largest_force, highest_temperature, reference_energy, energy_change: eV/Å, K, eV, eV/atom; inf or nan: no limit.
     """
@@ -42,6 +44,10 @@ class Motion:
     normal: Float[Array, " step"] | None = None
     others: Float[Array, " step"] | None = None
     whole: bool = True
+    kept_every: int = 0
+    kept_from: int = 0
+    kept_energy: float = 0.0
+    kept_clip: float = 0.0
     watch_every: int = 0
     largest_force: float = np.inf
     highest_temperature: float = np.inf
@@ -85,6 +91,10 @@ def run(function: Any, pointer: int, motion: Motion, point: Point) -> tuple[int,
         watch_every=motion.watch_every,
         ensemble=_ENSEMBLES[motion.ensemble],
         whole=motion.whole,
+        kept_every=motion.kept_every,
+        kept_from=motion.kept_from,
+        kept_energy=motion.kept_energy,
+        kept_clip=motion.kept_clip,
         time_step=motion.time_step,
         keep=motion.keep,
         temperature=motion.temperature_K,

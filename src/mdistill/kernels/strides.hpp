@@ -60,6 +60,11 @@ class Strides {
       if (plan.ensemble == 2) sums[2] += heat_of(atoms, p, [&] { rescale(atoms, plan, step, p); });
       twice = add_kinetic(atoms, p, sums + 3);
       ++step;
+      if (plan.kept_every > 0 && (plan.kept_from + step) % plan.kept_every == 0 && !stopped) {
+        if (!known) stopped = !evaluate(place, f, energy, virial);
+        known = true;
+        if (!stopped) put_right(atoms, plan.kept_energy + sums[2] - *energy - kinetic_energy(atoms, p), plan.kept_clip, p);
+      }
       watched = plan.watch_every > 0 && (plan.first_step + step) % plan.watch_every == 0;
       const Field &last = known ? map.potential : stages[0];
       if (watched && !stopped) stopped = too_close_or_hot(atoms, plan, p, last.closest(last.engine));

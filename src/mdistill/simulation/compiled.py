@@ -23,13 +23,13 @@ from mdistill.simulation.bussi import Bussi, rescaling_noise
 from mdistill.simulation.composed import Composed
 from mdistill.simulation.engines import EngineEvaluator
 from mdistill.simulation.guard import Guard
-from mdistill.simulation.kept import EnergyKept, LeapingEnergyKept
+from mdistill.simulation.kept import EnergyKept, unheated
 from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.noise import keys
 from mdistill.simulation.start import degrees_of_freedom
 from mdistill.simulation.tally import no_steps
-from mdistill.simulation.verlet import Evaluate, VelocityVerlet
-from mdistill.types import LeapingPropagator, Propagator, State, System, Tally
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.types import Propagator, State, System, Tally
 from mdistill.units import PS
 
 Plain = VelocityVerlet | Composed | Baoab | Obabo | Bussi
@@ -62,11 +62,13 @@ class CompiledDynamics:
     def step(self, state: State, generator: Generator) -> State:
         return self.leap(state, generator, round(state.time / self.stride), 1)[0]
 
-    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
+    def leap(self, state: State, generator: Generator, step: int, steps: int, **kept: float) -> tuple[State, int, bool]:
+        """The state after at most so many steps; `kept`: what a `Motion` needs to know of the energy that strides keep."""
         wanted = steps
         if self._seconds_per_step:
             steps = max(1, min(steps, int(_LONGEST_LEAP_S / self._seconds_per_step)))
-        point, motion = self._point(state), replace(self._motion(state, generator, step, steps), whole=steps == wanted)
+        motion = replace(self._motion(state, generator, step, steps), whole=steps == wanted, **kept)  # type: ignore[arg-type]
+        point = self._point(state)
         began = time.monotonic()
         taken, stopped = self.mover.run(motion, point)
         self._seconds_per_step = (time.monotonic() - began) / taken
@@ -153,11 +155,36 @@ class CompiledDynamics:
 
 
 @dataclass(frozen=True, slots=True)
+class LeapingEnergyKept:
+    """Strides whose energy is put right inside; however they are cut, what it is to be is found once a leap."""
+
+    plain: EnergyKept
+    inner: CompiledDynamics
+
+    @property
+    def stride(self) -> float:
+        return self.inner.stride
+
+    def step(self, state: State, generator: Generator) -> State:
+        return self.leap(state, generator, round(state.time / self.stride), 1)[0]
+
+    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
+        state, plain, taken, suspect = unheated(evaluated(state, self.plain.evaluate)), self.plain, 0, False
+        target = plain.target(state)
+        kept = {"kept_every": plain.every, "kept_energy": float(target[0]), "kept_clip": plain.clip}
+        while taken < steps and not suspect:
+            number = round(state.time / self.stride)
+            state, more, suspect = self.inner.leap(state, generator, step + taken, steps - taken, kept_from=number, **kept)
+            taken += more
+        return plain.owing(state, target), taken, suspect
+
+
+@dataclass(frozen=True, slots=True)
 class LeapingBarostat:
     """Constant pressure with compiled dynamics between two strains."""
 
     plain: StochasticCellRescaling
-    inner: LeapingPropagator
+    inner: CompiledDynamics | LeapingEnergyKept
 
     @property
     def stride(self) -> float:
@@ -184,7 +211,8 @@ def compile_propagator(plain: Propagator, evaluate: Evaluate, guard: Guard | Non
         return LeapingBarostat(plain, inner) if isinstance(inner, CompiledDynamics | LeapingEnergyKept) else plain
     if isinstance(plain, EnergyKept):
         inner = compile_propagator(plain.inner, evaluate, guard)
-        return LeapingEnergyKept(plain, inner) if isinstance(inner, CompiledDynamics) else plain
+        kept = isinstance(inner, CompiledDynamics) and isinstance(inner.mover, Strides)
+        return LeapingEnergyKept(plain, inner) if kept else plain  # type: ignore[arg-type]
     if isinstance(plain, VelocityVerlet | Baoab) or (isinstance(plain, Bussi) and isinstance(plain.inner, VelocityVerlet)):
         return CompiledDynamics(plain, evaluate, evaluate.engine, guard)
     if isinstance(plain, Composed | Obabo | Bussi):

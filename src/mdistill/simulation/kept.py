@@ -21,7 +21,7 @@ from mdistill.simulation.guard import total_energy
 from mdistill.simulation.ranges import within
 from mdistill.simulation.start import internal_momenta, kinetic_energy
 from mdistill.simulation.verlet import Evaluate, evaluated
-from mdistill.types import LeapingPropagator, Propagator, State
+from mdistill.types import Propagator, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,45 +57,23 @@ class EnergyKept:
         energy = total_energy(evaluated(state, self.evaluate))
         return energy if state.energy_debt is None else energy + state.energy_debt
 
+    def owing(self, state: State, target: Float[Tensor, " struct"]) -> State:
+        """The state with what it is missing, heat allowed for, as its debt."""
+        missing = target - total_energy(state)
+        return replace(state, heat=None, energy_debt=missing if state.heat is None else missing + state.heat)
+
     def settled(self, state: State, target: Float[Tensor, " struct"]) -> State:
         """The state after a step, its energy put right where its number is a multiple of `every`."""
-        missing = target - total_energy(state)
-        if state.heat is not None:
-            missing = missing + state.heat
-        state = replace(state, heat=None)
-        if round(state.time / self.stride) % self.every:
-            return replace(state, energy_debt=missing)
+        state = self.owing(state, target)
+        missing = state.energy_debt
+        if missing is None or round(state.time / self.stride) % self.every:
+            return state
         internal = internal_momenta(state, state.momenta)
         kinetic = kinetic_energy(replace(state, momenta=internal, middle_momenta=None))
         wanted = (1.0 + missing / kinetic.clamp_min(1e-300)).clamp_min(0.0).sqrt()
         factor = torch.where(kinetic > 0.0, wanted.clamp(1.0 - self.clip, 1.0 + self.clip), torch.ones_like(wanted))
         momenta = state.momenta + (factor.index_select(0, state.system.owner).unsqueeze(1) - 1.0) * internal
         return replace(state, momenta=momenta, energy_debt=missing - (factor.square() - 1.0) * kinetic)
-
-
-@dataclass(frozen=True, slots=True)
-class LeapingEnergyKept:
-    """The same with compiled steps between two corrections."""
-
-    plain: EnergyKept
-    inner: LeapingPropagator
-
-    @property
-    def stride(self) -> float:
-        return self.inner.stride
-
-    def step(self, state: State, generator: Generator) -> State:
-        return self.leap(state, generator, round(state.time / self.stride), 1)[0]
-
-    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
-        state = evaluated(state, self.plain.evaluate)
-        target, every = self.plain.target(state), self.plain.every
-        wanted, taken, suspect = min(steps, every - round(state.time / self.stride) % every), 0, False
-        state = unheated(state)
-        while taken < wanted and not suspect:
-            state, more, suspect = self.inner.leap(state, generator, step + taken, wanted - taken)
-            taken += more
-        return self.plain.settled(evaluated(state, self.plain.evaluate), target), taken, suspect
 
 
 def unheated(state: State) -> State:
