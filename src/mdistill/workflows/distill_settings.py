@@ -114,7 +114,7 @@ def quick_settings(structure: Path) -> DistillSettings:
         strides=StrideRungSettings(
             segments=SegmentSettings(segments=80),
             train=StrideSettings(fit=FitSettings(batch_size=4, max_minutes=3.0)),
-            judge=JudgeSettings(time_ps=100.0, longest_ps=2000.0),
+            judge=JudgeSettings(time_ps=100.0, longest_ps=600.0),
         ),
     )
 
