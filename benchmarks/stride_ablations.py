@@ -11,10 +11,11 @@
     attention, unscaled  … what it gives not scaled by √m
     attention, absolute  … giving whole displacements and momenta instead of what differs from free flight
 
-Every map gets `--minutes` of one core for training and is then judged as `mdistill train stride` does (temperatures in NVE,
+Maps of one kind are taught for equally many steps, those of different kinds for some three minutes of a core each (STEPS), and
+judged as `mdistill train stride` does (temperatures in NVE,
 Langevin and Bussi dynamics with the energy put right and without, RDFs, reversibility, speed), in shorter runs.
 
-    MDISTILL_DATA=… python benchmarks/stride_ablations.py [--arms direct …] [--minutes 4] [--time-ps 30] [--record-only]
+    MDISTILL_DATA=… python benchmarks/stride_ablations.py [--arms direct …] [--time-ps 30] [--record-only]
 
 Everything done is kept in runs/stride/ablations and not done again.
 """
@@ -59,6 +60,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "attention, absolute": {"net": "attention"},
 }
 WITHOUT: dict[str, dict[str, bool]] = {"attention, unscaled": {"mass_scaled": False}, "attention, absolute": {"residual": False}}
+STEPS = {"composition": 1800, "action": 600, "direct": 3000, "attention": 200}
 STRIDE_FS = 16.0
 
 
@@ -79,9 +81,8 @@ def one(material: Material, arm: str, given: argparse.Namespace, home: Path) -> 
     if (folder / FOUND).is_file():
         return
     settings = settings_of(material, STRIDE_FS, given)
-    train: StrideSettings = replace(
-        settings.train, fit=FitSettings(max_minutes=given.minutes, max_epochs=100000, batch_size=4), **ARMS[arm]
-    )
+    fit = FitSettings(steps=STEPS[arm.partition(",")[0]], batch_size=4)
+    train: StrideSettings = replace(settings.train, fit=fit, **ARMS[arm])
     settings = replace(settings, train=train, judge=settings.judge)
     segments = make_segments([material.start], load(material.student), settings.segments, home / "segments")
     begun = time.process_time()
@@ -105,7 +106,6 @@ def summary(home: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--time-ps", type=float, default=30.0, help="of each judged run")
     parser.add_argument("--record-only", action="store_true")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
@@ -117,7 +117,7 @@ def main() -> None:
         material = system("li6ps5cl", given.runs)
         for arm in given.arms:
             one(material, arm, given, home)
-    settings = {"stride_fs": STRIDE_FS, "minutes": given.minutes, "time_ps": given.time_ps, "arms": ARMS, "without": WITHOUT}
+    settings = {"stride_fs": STRIDE_FS, "steps": STEPS, "time_ps": given.time_ps, "arms": ARMS, "without": WITHOUT}
     write_record("stride_ablations", settings, summary(home))
 
 

@@ -48,12 +48,13 @@ class Compared:
 
 
 def deviations(compared: Compared, kind: str, ensemble: str, kelvin: float) -> dict[str, Estimate]:
-    """Mean temperature less what it should be, K, "all" and by element: the thermostat's, or in NVE that of the small steps."""
+    """Mean temperature less what it should be, K, "all" and by element: the thermostat's, or in NVE that of all atoms in small
+    steps, which by equipartition is every element's."""
     found = compared.runs[kind][ensemble].temperatures
-    exact = compared.runs["small steps"]["NVE"].temperatures
+    exact = compared.runs["small steps"]["NVE"].temperatures.get("all")
+    target = Estimate(value=kelvin, error=0.0, unit="K") if ensemble != "NVE" else exact
     apart = {}
     for name, value in found.items():
-        target = Estimate(value=kelvin, error=0.0, unit="K") if ensemble != "NVE" else exact.get(name)
         if target is None or target.value is None or value.value is None:
             continue
         error = ((value.error or 0.0) ** 2 + (target.error or 0.0) ** 2) ** 0.5
@@ -149,7 +150,7 @@ def tables(compared: Compared, how: JudgeSettings) -> list[Table]:
             rows=rows,
             caption=f"{how.time_ps:g} ps each at {kelvin:g} K, gated ones up to {max(how.time_ps, how.longest_ps):g} ps where "
             "their means would be known too badly otherwise. Under a thermostat the target is its temperature, in NVE the mean "
-            "of small steps from the same start.",
+            "of all atoms in small steps from the same start.",
         ),
         Table(
             name="stride-errors",
