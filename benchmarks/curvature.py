@@ -226,7 +226,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
     mpl.use("svg")
     import matplotlib.pyplot as plt
 
-    known = {(r["student"], r["system"], r["frames"]) for r in rows}
+    known = {(r["student"], r["system"], r["frames"]) for r in rows if r["arm"] in PLOTTED}
     groups = sorted(known, key=lambda g: (g[0] == "painn", (MOLECULES + CRYSTALS).index(g[1]), str(g[2]) != "all", str(g[2])))
     figure, axes = plt.subplots(len(SHOWN), 1, figsize=(11.0, 2.0 * len(SHOWN)), sharex=True)
     for axis, (key, title) in zip(axes, SHOWN.items(), strict=True):
