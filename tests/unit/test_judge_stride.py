@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from ase.build import bulk
@@ -12,7 +13,7 @@ from mdistill.graph import make_system
 from mdistill.simulation.evaluate import Evaluator
 from mdistill.simulation.start import initial_state
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.workflows.judge_stride import judged
+from mdistill.workflows.judge_stride import judged, mean_temperatures
 from mdistill.workflows.stride_settings import JudgeSettings
 from springs import NearestSprings
 
@@ -39,10 +40,18 @@ def run(springs, limit_K: float, *, longer: bool = True):
 def test_it_goes_on_until_the_means_are_known_or_time_is_up(springs):
     short, long = run(springs, 1e5), run(springs, 0.01)
     assert (short.steps, long.steps) == (200, 500)
-    assert short.temperatures["all"].samples == 20 and long.temperatures["all"].samples == 50
+    assert short.temperatures["all"].samples <= 20 and long.temperatures["all"].samples <= 50
     between = run(springs, 1.2 * short.temperatures["all"].error)
     assert 200 < between.steps <= 500
     assert run(springs, 0.01, longer=False).steps == 200
+
+
+def test_blocks_that_are_alike_count_less():
+    """Au of Cu3Au in NVE, 30 ps a block, K above the mean: what it began with lasts for 100 ps."""
+    slow = np.array([31, 24, 27, -6, -2, 16, 15, 9, 5, 9, -2, -12, 6, -9, -13, 6, -3, -4, -3, -15], dtype=float)
+    mixed = np.random.default_rng(0).permutation(slow)
+    errors = [mean_temperatures([{"mean_T_Au_K": 600.0 + t} for t in series])["Au"].error for series in (slow, mixed)]
+    assert errors[0] > 1.3 * errors[1] and errors[1] < 1.2 * slow.std(ddof=1) / 20**0.5
 
 
 def test_frames_are_those_of_the_time_asked_for(springs):

@@ -13,6 +13,7 @@ from torch import Generator
 
 from mdistill.analysis.gates import Drift, Overlap, energy_drift, overlap
 from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
+from mdistill.analysis.statistics import mean_of
 from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.progress import Advance, silent
@@ -43,7 +44,8 @@ class Judged:
     """One run.
 
     Attributes:
-        temperatures: Mean temperature (K) over all steps, "all" and by element, errors from 20 blocks or more.
+        temperatures: Mean temperature (K) over all steps, "all" and by element, errors from 20 blocks or more that may be
+            correlated: in a crystal near its minimum elements exchange energy slowly.
         trajectory: Frames; None where it broke.
         drift: Of the total energy, in NVE.
         momentum: Largest total momentum per atom at a frame, u·Å/fs, in NVE.
@@ -85,7 +87,7 @@ def judged(
     rows: list[dict[str, float]] = []
     most = math.ceil(_BLOCKS * settings.longest_ps / settings.time_ps) if longer else _BLOCKS
     for block in range(max(_BLOCKS, most)):
-        if block >= _BLOCKS and _known(_means(rows), settings):
+        if block >= _BLOCKS and _known(mean_temperatures(rows), settings):
             break
         stop.raise_if_pending()
         before = state.tally
@@ -93,13 +95,13 @@ def judged(
             state = rollout(state, moving, steps=per_block, generator=generator, guard=guard, leap=every,
                             observers=[frames] if block < _BLOCKS else [], first_step=block * per_block)  # fmt: skip
         except BlowUp as error:
-            return Judged(temperatures=_means(rows), broken=f"step {error.step}: {error.reason}", steps=error.step)
+            return Judged(temperatures=mean_temperatures(rows), broken=f"step {error.step}: {error.reason}", steps=error.step)
         assert before is not None  # noqa: S101
         rows.append({k: v for k, v in means(state, before).items() if v is not None})
         advance(1 if block < _BLOCKS else 0, "" if block < _BLOCKS else f"{ensemble}: longer, {block + 1} blocks")
     run, conserving = frames.trajectory(), ensemble == "NVE"
     return Judged(
-        temperatures=_means(rows),
+        temperatures=mean_temperatures(rows),
         trajectory=run,
         drift=_drift(frames.states) if conserving else None,
         momentum=max(float((s.momenta.sum(0) / s.system.n_atoms).norm()) for s in frames.states) if conserving else 0.0,
@@ -123,14 +125,15 @@ def _known(temperatures: dict[str, Estimate], settings: JudgeSettings) -> bool:
     return all((value.error or 0.0) <= _KNOWN * limits[name] for name, value in temperatures.items())
 
 
-def _means(rows: list[dict[str, float]]) -> dict[str, Estimate]:
+def mean_temperatures(rows: list[dict[str, float]]) -> dict[str, Estimate]:
+    """Means over blocks, by "all" and element; errors allow for blocks that are alike."""
     found = {}
     for column in rows[0] if rows else ():
         if column == "mean_temperature_K" or column.startswith("mean_T_"):
             series = np.array([row[column] for row in rows])
             name = "all" if column == "mean_temperature_K" else column.removeprefix("mean_T_").removesuffix("_K")
-            error = float(series.std(ddof=1) / len(series) ** 0.5) if len(series) > 1 else None
-            found[name] = Estimate(value=float(series.mean()), error=error, unit="K", samples=len(series))
+            alone = Estimate(value=float(series.mean()), error=None, unit="K", samples=len(series))
+            found[name] = mean_of(series, unit="K") if len(series) > 1 else alone
     return found
 
 
