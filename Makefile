@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STRUCT ?= examples/li6ps5cl.cif
 OUT    ?= runs/demo
-BENCHMARKS := neighbours propagators analyse_argyrodite student_accuracy student_drift teacher_trajectory student_dynamics closed_form mlearn student_speed long_run vibrations screening curvature direct_teacher
+BENCHMARKS := neighbours propagators analyse_argyrodite student_accuracy student_drift teacher_trajectory student_dynamics closed_form mlearn student_speed long_run vibrations screening curvature direct_teacher long_stride stride_ablations
 
 .PHONY: demo test lint bench docs clean
 

@@ -11,13 +11,13 @@
     attention, unscaled  … what it gives not scaled by √m
     attention, absolute  … giving whole displacements and momenta instead of what differs from free flight
 
-Maps of one kind are taught for equally many steps, those of different kinds for some three minutes of a core each (STEPS), and
+Maps of one kind are taught for equally many steps, of different kinds for one to four minutes of a core (STEPS), and
 judged as `mdistill train stride` does (temperatures in NVE,
 Langevin and Bussi dynamics with the energy put right and without, RDFs, reversibility, speed), in shorter runs.
 
     MDISTILL_DATA=… python benchmarks/stride_ablations.py [--arms direct …] [--time-ps 30] [--record-only]
 
-Everything done is kept in runs/stride/ablations and not done again.
+Everything done is kept in runs/stride/li6ps5cl/ablations and not done again.
 """
 
 from __future__ import annotations
