@@ -83,9 +83,8 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
     minutes = (time.process_time() - begun) / 60.0
     found = judge_map(result, load(material.student, precision="float32"), material.start, settings)
     extra = {"errors": result.errors, "parameters": result.parameters}
-    extra |= {"training CPU minutes": minutes} if minutes > 0.5 else {}
     known = json.loads((folder / FOUND).read_text(encoding="utf-8")) if (folder / FOUND).is_file() else {}
-    write_json(folder / FOUND, known | {"material": material.name, "tag": given.tag} | extra)
+    write_json(folder / FOUND, {"training CPU minutes": minutes} | known | {"material": material.name, "tag": given.tag} | extra)
     write_results(folder, found)
     return folder
 
