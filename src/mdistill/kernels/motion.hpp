@@ -13,8 +13,8 @@ struct Plan {
   int64_t steps, first_step, watch_every;
   int32_t ensemble;  // 0 energy-conserving, 1 Langevin (BAOAB; half of it before and after a stride), 2 Bussi
   int32_t whole;     // whether strides add up energy and pressure at the last step
-  int64_t kept_every, kept_from;  // strides whose number, counted from `kept_from`, is a multiple of the first (0: none) end
-  double kept_energy, kept_clip;  // with the total energy put right: this plus the heat since, by a factor within 1 ± clip
+  int64_t kept_every, kept_from;  // one stride of so many (0: none), by its number, counted from the second, ends with the
+  double kept_energy, kept_clip;  // total energy put right: to this plus the heat since, by a factor within 1 ± clip
   double time_step, keep, temperature;  // keep: share of momentum (Langevin) or of kinetic energy (Bussi) kept at a time
   double largest_force, highest_temperature, reference_energy, energy_change;  // limits; not finite: none
   const uint64_t *keys;                // one per step (BAOAB), two per stride (Langevin)
@@ -37,6 +37,11 @@ inline uint64_t mixed_bits(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
   return x ^ (x >> 31);
+}
+
+// Whether a step of this number is the one of `every` whose energy is put right, as simulation/kept.py draws it.
+inline bool due(int64_t number, int64_t every) {
+  return number % every == int64_t(mixed_bits(uint64_t(number / every) * 0x9E3779B97F4A7C15ull) % uint64_t(every));
 }
 
 // Number `index` of stream 0 of a key, as simulation/noise.py has it.

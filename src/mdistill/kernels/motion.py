@@ -28,8 +28,8 @@ class Motion:
         keys: One key of random numbers per step (BAOAB), or two (OBABO).
         normal, others: [step] standard normal and χ² number per step (Bussi).
         whole: Whether strides add up energy and pressure at the last of the steps (time steps do at each).
-        kept_every, kept_from, kept_energy, kept_clip: Strides whose number, counted from `kept_from`, is a multiple of the first
-            (0: none) end with the total energy put right: to that energy (eV) and the heat since, within the clip.
+        kept_every, kept_from, kept_energy, kept_clip: One stride of so many (0: none), by its number, counted from the second,
+            ends with the total energy put right: to that energy (eV) and the heat since, within the clip.
         watch_every: Limits are checked at steps that are multiples of it; 0: never.
         largest_force, highest_temperature, reference_energy, energy_change: eV/Å, K, eV, eV/atom; inf or nan: no limit.
     """

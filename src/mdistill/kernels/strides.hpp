@@ -60,7 +60,7 @@ class Strides {
       if (plan.ensemble == 2) sums[2] += heat_of(atoms, p, [&] { rescale(atoms, plan, step, p); });
       twice = add_kinetic(atoms, p, sums + 3);
       ++step;
-      if (plan.kept_every > 0 && (plan.kept_from + step) % plan.kept_every == 0 && !stopped) {
+      if (plan.kept_every > 0 && due(plan.kept_from + step, plan.kept_every) && !stopped) {
         if (!known) stopped = !evaluate(place, f, energy, virial);
         known = true;
         if (!stopped) put_right(atoms, plan.kept_energy + sums[2] - *energy - kinetic_energy(atoms, p), plan.kept_clip, p);

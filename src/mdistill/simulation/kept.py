@@ -1,12 +1,13 @@
 r"""Dynamics whose total energy is put right now and then: for long strides, whose small errors would else add up to heat.
 
-Every n-th step  p ← P + α (p − P),  α² = (K + H₀ + Q − H)/K,  α held within 1 ± clip
+One step of every n  p ← P + α (p − P),  α² = (K + H₀ + Q − H)/K,  α held within 1 ± clip
 
 p − P: momenta relative to the centre of mass   K: their kinetic energy   H: total energy   H₀: what it was
 Q: what a thermostat has put in since (`State.heat`; H − Q is the conserved energy of thermostatted dynamics)
 
 What is missing between two such steps, and what the clip leaves, is carried in `State.energy_debt`. What else changes the
-energy, a strain say, does so between two steps and is left alone.
+energy, a strain say, does so between two steps and is left alone. Which step of the n is drawn by its number: at equal
+intervals a vibration that keeps pace with them would always be met in the same phase, and cooled or heated.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mdistill.simulation.guard import total_energy
+from mdistill.simulation.noise import scattered
 from mdistill.simulation.ranges import within
 from mdistill.simulation.start import internal_momenta, kinetic_energy
 from mdistill.simulation.verlet import Evaluate, evaluated
@@ -31,7 +33,7 @@ class EnergyKept:
     Attributes:
         inner: The step, which leaves the energy nearly as it was but for a thermostat's heat.
         evaluate: The potential that the energy is counted with.
-        every: n.
+        every: n, the mean number of steps from one correction to the next.
         clip: Largest |α − 1|.
     """
 
@@ -57,6 +59,11 @@ class EnergyKept:
         energy = total_energy(evaluated(state, self.evaluate))
         return energy if state.energy_debt is None else energy + state.energy_debt
 
+    def due(self, number: int) -> bool:
+        """Whether the step of this number (of the first: 1) ends with the energy put right."""
+        block, place = divmod(number, self.every)
+        return place == scattered(block) % self.every
+
     def owing(self, state: State, target: Float[Tensor, " struct"]) -> State:
         """The state with what it is missing, heat allowed for, as its debt."""
         missing = target - total_energy(state)
@@ -66,7 +73,7 @@ class EnergyKept:
         """The state after a step, its energy put right where its number is a multiple of `every`."""
         state = self.owing(state, target)
         missing = state.energy_debt
-        if missing is None or round(state.time / self.stride) % self.every:
+        if missing is None or not self.due(round(state.time / self.stride)):
             return state
         internal = internal_momenta(state, state.momenta)
         kinetic = kinetic_energy(replace(state, momenta=internal, middle_momenta=None))

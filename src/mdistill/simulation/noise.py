@@ -62,6 +62,11 @@ def struct_uniforms(generator: Generator, system: System) -> Tensor:
     return torch.from_numpy(uniforms(generator, np.arange(system.n_structs), np.zeros(1))).to(system.positions)
 
 
+def scattered(number: int) -> int:
+    """A number below 2⁶⁴ that looks drawn at random, the same for the same number."""
+    return int(_mix(np.array([number], dtype=np.uint64) * _GAMMA)[0])
+
+
 def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
