@@ -162,21 +162,36 @@ def over_teacher(material: Material, folder: Path, teacher: str) -> dict[str, An
 
 
 def conductivity(material: Material, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """D and σ of the mobile ion at several temperatures, by strides and by time steps."""
+    """D and σ of the mobile ion at several temperatures, by strides and by time steps: of one run with its own error, or the mean
+    of several (`--seeds`) with its standard error."""
     rows: dict[str, Any] = {}
     for name, net in (("strides", load_stride(folder)), ("steps", None)):
+        place = folder.parent / "steps" if net is None else folder
         for kelvin in given.conductivity:
-            place = folder.parent / "steps" if net is None else folder
-            done = run(
-                material, place / f"md-{kelvin:g}K", net, ensemble="nvt", temperature_K=kelvin, time_ps=given.production_ps
-            )
-            if isinstance(done, str):
-                rows[f"{name}, {kelvin:g} K"] = done
-                continue
-            found = transport_results([(kelvin, read_hdf5(done.trajectory))], species=MOBILE[material.name], charge=0.0).values
-            picked = {k: v for k, v in found.items() if k.startswith(("diffusivity", "conductivity"))}
-            rows[f"{name}, {kelvin:g} K"] = {k.rpartition("_")[0]: [v.value, v.error, v.upper_limit] for k, v in picked.items()}
+            found: list[dict[str, Estimate]] = []
+            how = {"ensemble": "nvt", "temperature_K": kelvin, "time_ps": given.production_ps}
+            for seed in range(given.seeds):
+                done = run(material, place / (f"md-{kelvin:g}K" + (f"-{seed}" if seed else "")), net, seed=seed, **how)
+                if isinstance(done, str):
+                    rows[f"{name}, {kelvin:g} K"] = done
+                    break
+                runs = [(kelvin, read_hdf5(done.trajectory))]
+                found.append(transport_results(runs, species=MOBILE[material.name], charge=0.0).values)
+            else:
+                rows[f"{name}, {kelvin:g} K"] = {
+                    key.rpartition("_")[0]: over_runs([one_run[key] for one_run in found])
+                    for key in found[0]
+                    if key.startswith(("diffusivity", "conductivity"))
+                }
     return {"transport": rows}
+
+
+def over_runs(found: list[Estimate]) -> list[Any]:
+    """Value, error, upper limit and number of runs."""
+    values = [one_run.value for one_run in found]
+    if len(found) == 1 or None in values:
+        return [found[0].value, found[0].error, found[0].upper_limit, 1]
+    return [float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5), None, len(values)]  # type: ignore[arg-type]
 
 
 def summary(runs: Path) -> list[dict[str, Any]]:
@@ -215,6 +230,7 @@ def main() -> None:
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--conductivity", type=float, nargs="*", default=(), help="temperatures, K")
     parser.add_argument("--production-ps", type=float, default=1000.0)
+    parser.add_argument("--seeds", type=int, default=1, help="runs at each of these temperatures")
     parser.add_argument("--teacher", default=None, help="time its steps beside the student's and the map's, e.g. sevennet-0")
     parser.add_argument("--record-only", action="store_true")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")

@@ -1,0 +1,221 @@
+"""Writes docs/measured.md: the records of curvature and of long strides as tables. Run after these benchmarks.
+
+python benchmarks/tables.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mdistill.report.tables import format_estimate
+from mdistill.types import Estimate
+
+HOME = Path(__file__).parent
+PAGE = HOME.parent / "docs" / "measured.md"
+Row = Mapping[str, Any]
+
+NAMES = {
+    "li6ps5cl": "Li6PS5Cl", "li3ps4": "β-Li3PS4", "li7p3s11": "Li7P3S11", "ethanol": "ethanol", "aspirin": "aspirin",
+    "salicylic": "salicylic acid", "toluene": "toluene", "aluminium": "aluminium", "water": "water",
+}  # fmt: skip
+ARMS = {
+    "reference": ("DFT energies and forces alone", "0"),
+    "soft": ("the teacher's energies and forces alone", "0"),
+    "probe": ("and one random probe", "2"),
+    "redrawn": ("and a random probe drawn anew at every step", "2 a step"),
+    "row": ("and one row of the Hessian", "2"),
+    "rows4": ("and four rows", "8"),
+    "hessian": ("and the whole Hessian", "6 an atom"),
+    "displaced1": ("and a displaced copy", "1"),
+    "displaced": ("and two displaced copies", "2"),
+    "displaced4": ("and four displaced copies", "4"),
+    "displaced+probe": ("and two displaced copies and a probe", "4"),
+    "atoms": ("and the energies of the atoms", "0"),
+    "nodes": ("and node features tied to the teacher's", "0"),
+    "embedding": ("and the embedding of elements projected from the teacher's", "0"),
+    "reference+probe": ("DFT, and one random probe of the teacher", "2"),
+    "reference+rows4": ("DFT, and four rows of the teacher", "8"),
+}
+"""What students of an arm are taught, and the further teacher calls that a structure takes."""
+CURVATURE = {
+    "force MAE, test (meV/Å)": "held out (meV/Å)",
+    "force MAE, 1000 K (meV/Å)": "1000 K",
+    "force MAE, modes (meV/Å)": "normal modes",
+    "curvature error, test, median (%)": "curvature, median (%)",
+    "Hessian error, minimum (%)": "Hessian at the minimum (%)",
+    "frequency MAE (THz)": "frequencies (THz)",
+    "CPU ms a step": "CPU ms a step",
+}
+KINDS = {"spline": "spline students", "painn": "small PaiNN students"}
+ENSEMBLES = ("NVE", "Langevin", "Bussi")
+COLUMNS = ("momenta (%)", "training (CPU min)", *ENSEMBLES, "speed-up", "in small steps", "gates failed")
+HEAD = """# Measured: curvature and long strides
+
+Written by `benchmarks/tables.py` from `benchmarks/results/*.json`, where settings, hardware and commit are. Errors are standard
+errors: over seeds for students, of the mean over correlated steps for temperatures. What follows from them is in the
+[README](../README.md#measured).
+"""
+CURVED = """## When curvature helps (`curvature.py`)
+
+Errors against the teacher: forces on held-out structures, on hotter ones (never taught), on structures displaced along normal
+modes; products of the Hessian with a random direction, median over held-out structures; the Hessian at the minimum. Students of
+one table took the same number of training steps. Calls: further calls of the teacher a structure.
+"""
+STRIDES = """## Long strides (`long_stride.py`)
+
+Maps composed of learned kicks beside small steps of the student that they were taught by. Momenta: median error of one stride
+on held-out segments, over their thermal size. NVE, Langevin, Bussi: mean temperature less what it should be (K), energy put
+right. Gates: 2 K over all, 5 K for each element, or twice the error of the mean; RDFs; total momentum.
+"""
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"written: {PAGE.name}")
+
+
+def page() -> str:
+    """All of docs/measured.md."""
+    return (
+        "\n".join(
+            [HEAD, *curvature(record("curvature")), *strides(record("long_stride")), *ablations(record("stride_ablations"))]
+        ).rstrip()
+        + "\n"
+    )
+
+
+def record(name: str) -> list[Row]:
+    found = json.loads((HOME / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return list(found["rows"])
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+def shown(value: Any, error: Any = None) -> str:
+    """A number with its error; pairs of both are taken apart."""
+    if isinstance(value, list):
+        value, error = value[0], value[1]
+    if isinstance(value, str) or value is None:
+        return value or "–"
+    if error is None:
+        return f"{value:.3g}".replace("-", "−")
+    return format_estimate(Estimate(value=value, error=error, unit=""))
+
+
+# ---- curvature ------------------------------------------------------------------------------------------------------------
+
+
+def curvature(rows: list[Row]) -> list[str]:
+    """A table for every kind of student, system and number of structures; then speeds."""
+    lines, groups = [CURVED], dict[tuple[str, str, str, int], list[Row]]()
+    for row in (row for row in rows if "arm" in row):
+        groups.setdefault((row["student"], row["system"], str(row["frames"]), row["steps"]), []).append(row)
+    for student, system, frames, steps in sorted(groups, key=lambda g: (list(KINDS).index(g[0]), list(NAMES).index(g[1]), g[2])):
+        count = "" if frames == "all" else f", {frames} structures"
+        lines += [f"**{NAMES[system]}, {KINDS[student]}{count}, {steps} steps**", ""]
+        lines += curvature_table(groups[student, system, frames, steps])
+    key = "times faster than the teacher"
+    head = ["system", "student", "atoms", "µs/atom/step", "times the teacher's speed"]
+    cells = [
+        [NAMES[r["system"]], KINDS[r["student"]], str(r["atoms"]), shown(r["us/atom/step"]), shown(r[key], r[f"± {key}"])]
+        for r in rows
+        if r.get("student") in KINDS and key in r
+    ]
+    return [*lines, "Whole MD steps on one thread:", "", *table(head, cells)]
+
+
+def curvature_table(rows: list[Row]) -> list[str]:
+    columns = {key: name for key, name in CURVATURE.items() if any(key in row for row in rows)}
+    cells = []
+    for row in sorted(rows, key=lambda row: list(ARMS).index(row["arm"])):
+        taught, calls = ARMS[row["arm"]]
+        cells.append([taught, calls, str(row["seeds"]), *(shown(row.get(key), row.get(f"± {key}")) for key in columns)])
+    return table(["taught", "calls", "seeds", *columns.values()], cells)
+
+
+# ---- long strides ---------------------------------------------------------------------------------------------------------
+
+
+def strides(rows: list[Row]) -> list[str]:
+    """One line for each map, then the temperatures of each, then what only some were asked."""
+    rows = sorted(rows, key=lambda row: (list(NAMES).index(row["material"]), row["stride_time"][0]))
+    head = ["material", "stride (fs), calls", *COLUMNS]
+    lines = [STRIDES, *table(head, [[NAMES[r["material"]], fact(r, CALLS), *summary(r)] for r in rows])]
+    lines += ["Mean temperatures less what they should be (K):", ""]
+    for row in rows:
+        lines += [f"**{NAMES[row['material']]}, {fact(row, CALLS)}**", "", *temperatures(row)]
+    for row in rows:
+        of_map = f"{NAMES[row['material']]}, strides of {row['stride_time'][0]:g} fs"
+        for key, more in FURTHER.items():
+            lines += [*more(row[key], of_map), ""] if key in row else []
+    return lines
+
+
+def summary(row: Row) -> list[str]:
+    """What COLUMNS name."""
+    own = [r for r in row["temperatures"] if r["steps"].startswith("strides") and "alone" not in r["steps"]]
+    found = {r["ensemble"]: shown(r["all"]) for r in own}
+    failed = [name.removeprefix("stride: ") for name, (_, _, passed) in row["gates"].items() if not passed]
+    cells = [shown(row["stride_error"]), shown(row.get("training CPU minutes")), *(found.get(e, "–") for e in ENSEMBLES)]
+    small = fact(row, "strides taken in small steps instead")
+    return [*cells, shown(row["stride_speed_up"]) + " ×", small, ", ".join(failed) or "none"]
+
+
+def fact(row: Row, name: str) -> str:
+    return shown(next((r["value"] for r in row["facts"] if r[""] == name), None))
+
+
+def temperatures(row: Row) -> list[str]:
+    kinds = [key for key in row["temperatures"][0] if key not in ("steps", "ensemble", "stopped")]
+    cells = [[r["steps"], r["ensemble"], *(shown(r[k]) for k in kinds), r["stopped"]] for r in row["temperatures"]]
+    return table(["", "ensemble", *kinds, "stopped"], cells)
+
+
+def transport(found: Row, of_map: str) -> list[str]:
+    def cell(way: str) -> str:
+        run = found.get(way)
+        return shown(run["conductivity"] if isinstance(run, dict) else run)
+
+    kelvins = dict.fromkeys(name.partition(", ")[2] for name in found)
+    cells = [[k, cell(f"strides, {k}"), cell(f"steps, {k}")] for k in kelvins]
+    return [f"{of_map}, conductivity (mS/cm):", "", *table(["", "strides", "time steps"], cells)]
+
+
+def million(found: Any, of_map: str) -> list[str]:
+    if isinstance(found, str):
+        return [f"{of_map}, 10⁶ of them: {found}."]
+    kelvins = [f"{n.removeprefix('T_')} {shown(found[n])} K" for n in found if n.startswith(("temperature", "T_"))]
+    return [f"{of_map}, 10⁶ of them under Langevin: {', '.join(kelvins)}; {100 * found['fallbacks'][0]:.2g} % in small steps."]
+
+
+def over_teacher(found: Row, of_map: str) -> list[str]:
+    cells = [[name, shown(per_day), shown(faster, error) + " ×"] for name, (per_day, faster, error) in found.items()]
+    return [f"{of_map}, in one run with the teacher:", "", *table(["", "ns/day", "times the teacher"], cells)]
+
+
+CALLS = "stride (fs), force calls in it"
+FURTHER: dict[str, Callable[[Any, str], list[str]]] = {
+    "transport": transport,
+    "volume, strides (Å³/atom)": lambda v, name: [f"{name}, volume at no pressure: {shown(v)} Å³/atom."],
+    "volume, steps (Å³/atom)": lambda v, name: [f"{name.partition(',')[0]}, the same by time steps: {shown(v)} Å³/atom."],
+    "10⁶ strides": million,
+    "ns/day, times the teacher": over_teacher,
+}
+"""What only some maps were asked, and how it is told."""
+
+
+def ablations(rows: list[Row]) -> list[str]:
+    """Maps without one part or another."""
+    lines = ["## What the parts of a map are worth (`stride_ablations.py`, Li6PS5Cl, 16 fs, short judgement)", ""]
+    return [*lines, *table(["map", "steps", *COLUMNS], [[row["arm"], str(row["steps"]), *summary(row)] for row in rows])]
+
+
+if __name__ == "__main__":
+    main()
