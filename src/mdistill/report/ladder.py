@@ -13,6 +13,8 @@ from mdistill.report.tables import show
 from mdistill.types import Estimate
 
 _WIDTH, _RUNG, _GAP, _LEFT = 600, 52, 84, 250
+_LONGEST, _LETTER = 32, 0.6
+"""Longest name that is drawn whole; width of a letter over its height."""
 _CSS = """
 .ladder-art{--la-ink:#1f2328;--la-soft:#59636e;--la-plank:#e8f1fa;--la-edge:#0072b2;--la-gain:#00704f;--la-bar:#0072b2;
 font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
@@ -85,10 +87,12 @@ def draw_rungs(models: Sequence[Rung]) -> str:
 
 def _rung(rung: Rung, top: int, index: int, longest: float, shortest: float) -> str:
     middle, right = top + _RUNG / 2, _LEFT + 18
-    name = rung.name if len(rung.name) <= 25 else rung.name[:24] + "…"
+    name = rung.name if len(rung.name) <= _LONGEST else rung.name[: _LONGEST - 1] + "…"
+    size = min(17.0, (_LEFT - 44) / (_LETTER * max(len(name), 1)))
     parts = [
         f'<rect class="plank" x="8" y="{top}" width="{_LEFT - 16}" height="{_RUNG}" rx="7"/>',
-        f'<text class="name" x="{_LEFT / 2}" y="{middle + 6}" text-anchor="middle">{escape(name)}</text>',
+        f'<text class="name" x="{_LEFT / 2}" y="{middle + 6}" text-anchor="middle" style="font-size:{size:.1f}px">'
+        f"{escape(name)}</text>",
     ]
     if rung.cost:
         parts.append(f'<text class="cost" x="{right}" y="{middle - 5}">{escape(rung.cost)}</text>')
