@@ -50,7 +50,7 @@ def test_the_energy_stays_where_strides_alone_change_it(trust):
     moved, left = (float((total_energy(s) - total_energy(start)).abs()) for s in (free, end))
     assert moved > 1e-4 and left < 1e-9 * moved + 1e-10
     torch.testing.assert_close(end.momenta.sum(0), start.momenta.sum(0), rtol=0, atol=1e-10)
-    trust("T8", "energy of long strides, put right one in 5 (eV)", left, "1e-10")
+    trust("S", "energy of long strides, put right one in 5 (eV)", left, "1e-10")
 
 
 def test_what_is_missing_between_is_carried():
@@ -143,7 +143,7 @@ def test_a_map_that_heats_samples_the_right_temperature(trust, periods_fs):
     left_alone, kept = ((e.value - 300.0, e.error) for e in found)
     assert left_alone[0] > 15.0 and abs(kept[0]) < 3.0 * kept[1] and kept[1] < 5.0
     trust(
-        "T8",
+        "S",
         "Langevin around a map that heats by 0.2/ps, energy put right: mean temperature off by (K)",
         abs(kept[0]),
         "3 errors",

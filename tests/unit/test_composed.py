@@ -122,7 +122,7 @@ def test_strides_are_reversible(kind, trust):
     assert float((there.system.positions - box().positions).abs().max()) > 0.5
     apart = assert_close(back.system.positions, box().positions, absolute=1e-9)
     assert plain.counts.fallbacks == 0 and plain.counts.strides == 100
-    trust("T8", f"{kind} long strides: 50 there and 50 back, largest distance (Å)", apart, "1e-9")
+    trust("S", f"{kind} long strides: 50 there and 50 back, largest distance (Å)", apart, "1e-9")
 
 
 @pytest.mark.planted
@@ -133,7 +133,7 @@ def test_reversal_notices_a_sequence_that_is_no_palindrome(trust):
     back = after(of_kind("compiled", turned), replace(there, momenta=-there.momenta), 50)
     with pytest.raises(AssertionError):
         assert_close(back.system.positions, box().positions, absolute=1e-9)
-    trust("T8", "long strides whose way back has its kicks exchanged", "caught", "caught", planted=True)
+    trust("S", "long strides whose way back has its kicks exchanged", "caught", "caught", planted=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,7 +142,7 @@ def test_momentum_is_conserved(kind, trust):
     state = replace(state, momenta=state.momenta + torch.tensor([0.02, -0.01, 0.03], dtype=torch.float64))
     end = after(of_kind(kind, plain_map(box())), state, 100)
     drift = assert_close(end.momenta.sum(0), state.momenta.sum(0), absolute=1e-10)
-    trust("T8", f"{kind} long strides: total momentum after 100 (u Å/fs)", drift, "1e-10")
+    trust("S", f"{kind} long strides: total momentum after 100 (u Å/fs)", drift, "1e-10")
 
 
 @pytest.mark.parametrize("kind", KINDS)

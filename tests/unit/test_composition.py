@@ -58,7 +58,7 @@ def symplectic_error(step, state: State) -> float:
 def test_the_map_is_symplectic(kicks, trust):
     net, state = tiny_map(kicks=kicks, apart=0.3), warm(random_box(9, atoms=3, length=4.5))
     worst = symplectic_error(lambda moved: stride(net, moved), state)
-    trust("T8", f"long stride of {kicks} kicks: JᵀΩJ − Ω, J by central differences", worst, "1e-7")
+    trust("S", f"long stride of {kicks} kicks: JᵀΩJ − Ω, J by central differences", worst, "1e-7")
 
 
 @pytest.mark.planted
@@ -71,7 +71,7 @@ def test_a_small_loss_of_momentum_is_noticed(trust):
 
     with pytest.raises(AssertionError):
         symplectic_error(damped, state)
-    trust("T8", "a long stride that loses 1e-5 of its momenta", "caught", "caught", planted=True)
+    trust("S", "a long stride that loses 1e-5 of its momenta", "caught", "caught", planted=True)
 
 
 def test_the_way_back_is_the_way_there():
