@@ -115,7 +115,7 @@ def relax(
         )
         if best is None or result.converged or result.energy < best[1].energy:
             best = (now, result)
-        advance(1, f"{result.max_force:.3f} eV/Å")
+        advance(1, f"{result.max_force:.3f} eV/Å, {result.max_stress:.2f} GPa")
         if result.converged or step == max_steps:
             break
         force = _generalised(now, prediction, deformation)
