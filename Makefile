@@ -29,6 +29,7 @@ lint: $(BIN)/mdistill-installed
 
 bench: $(BIN)/mdistill-installed
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/tables.py
 
 docs: $(BIN)/mdistill-installed
 	rm -f .trust/measured.jsonl
