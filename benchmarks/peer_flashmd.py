@@ -73,8 +73,9 @@ def ask(words: argparse.Namespace, what: str, folder: Path, size: str) -> Any:
     return answer
 
 
-def write_pairs(segments: Path, stride_fs: float, path: Path) -> Path:
-    """The windows that our own maps are taught and judged on, as one file of pairs; kept where it is there already."""
+def write_pairs(segments: Path, stride_fs: float, path: Path, most: int) -> Path:
+    """The windows that our own maps are taught and judged on, `most` of the first evenly chosen (metatrain holds 3 MB for each in
+    memory), as one file of pairs; kept where it is there already."""
     from mdistill.data.segments import read_segments
     from mdistill.io.files import write_bytes
     from mdistill.training.settings import StrideSettings
@@ -86,6 +87,7 @@ def write_pairs(segments: Path, stride_fs: float, path: Path) -> Path:
     found = [segment for file in sorted(segments.glob("segments-*.npz")) for segment in read_segments(file)]
     train, apart = split_segments(found, held_out=StrideSettings().held_out)
     taught, judged = windows_of(train, stride_fs, every_fs=found[0].spacing_fs), windows_of(apart, stride_fs)
+    taught = [taught[k] for k in np.unique(np.linspace(0, len(taught) - 1, most).round().astype(int))]
     windows, first = [*taught, *judged], taught[0].system
     buffer = io.BytesIO()
     np.savez(
@@ -163,7 +165,7 @@ def measure(words: argparse.Namespace) -> None:
     from record import write_record
 
     folder = words.folder.resolve()
-    words.pairs = write_pairs(words.segments, words.stride, folder / "pairs.npz")
+    words.pairs = write_pairs(words.segments, words.stride, folder / f"pairs-{words.most}.npz", words.most)
     pairs = np.load(words.pairs)
     folder.mkdir(parents=True, exist_ok=True)
     made = {size: ask(words, "train", folder, size) for size in words.sizes}
@@ -187,7 +189,7 @@ def measure(words: argparse.Namespace) -> None:
             head = {"what": run["ensemble"], "rescale": run["rescale"], "ended": run["ended"]}
             rows.append(title | head | run_row(run["temperatures"], names, target))
         rows += [title | {"what": "time"} | row for row in ask(words, "times", folder, size)]
-    given = {name: getattr(words, name) for name in ("minutes", "sizes", "batch", "temperature", "strides", "step")}
+    given = {name: getattr(words, name) for name in ("minutes", "sizes", "batch", "temperature", "strides", "step", "most")}
     files = {name: Path(getattr(words, name)).name for name in ("start", "student")}
     settings = given | files | {"stride_fs": float(pairs["stride_fs"]), "networks": SIZES, "versions": versions}
     write_record(words.record, settings, rows)
@@ -200,6 +202,7 @@ def main() -> None:
     parser.add_argument("--segments", type=Path, help="of the student, as `mdistill train stride` leaves them")
     parser.add_argument("--stride", type=float, default=16.0, help="fs")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--most", type=int, default=1500, help="pairs taught")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--batch", type=int, default=4)

@@ -23,7 +23,7 @@ from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.start import initial_state, standard_masses, temperature
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.types import Prediction, Propagator, State, System
+from mdistill.types import Estimate, Prediction, Propagator, State, System
 from mdistill.units import ACCELERATION
 from systems import random_box, tiny_map, tiny_net
 
@@ -125,29 +125,46 @@ def frequencies(system: System, periods_fs: tuple[float, float]) -> Tensor:
     return 2.0 * torch.pi / torch.linspace(*periods_fs, 3 * system.n_atoms, dtype=torch.float64).reshape(-1, 3)
 
 
+def too_hot_by(heating: Heating, propagator: Propagator) -> Estimate:
+    """Mean temperature less 300 K over 20,000 steps."""
+    origin = replace(BOX, positions=torch.zeros_like(BOX.positions))
+    start = evaluated(initial_state(origin, temperature_K=300.0, generator=Generator().manual_seed(1)), heating.springs)
+    kelvins: list[float] = []
+    look = Calling(lambda step, state: kelvins.append(float(temperature(state)[0])), every=5)
+    rollout(start, propagator, steps=20000, generator=Generator().manual_seed(2), observers=[look])
+    return mean_of(np.array(kelvins[200:]) - 300.0, unit="K")
+
+
+def langevin(heating: Heating) -> Obabo:
+    """With friction of 1/ps: a map that heats by a fifth per ps is too hot by a tenth."""
+    return Obabo(inner=heating, temperature_K=300.0, friction_per_ps=1.0)
+
+
 @pytest.mark.parametrize("periods_fs", [(60.0, 140.0), (100.0, 100.0)])
 def test_a_map_that_heats_samples_the_right_temperature(trust, periods_fs):
-    """Langevin friction of 1/ps against heating by a fifth per ps: too hot by a tenth; not so with the energy put right, even
-    where all vibrate with the period that is between two corrections (at equal intervals that is 40 K off)."""
+    """Even where all vibrate with the period that is between two corrections."""
     heating = Heating(periods_fs=periods_fs)
-    springs = heating.springs
-    origin = replace(BOX, positions=torch.zeros_like(BOX.positions))
-    start = evaluated(initial_state(origin, temperature_K=300.0, generator=Generator().manual_seed(1)), springs)
-    warm = Obabo(inner=heating, temperature_K=300.0, friction_per_ps=1.0)
-    found = []
-    for propagator in (warm, EnergyKept(inner=warm, evaluate=springs)):
-        kelvins: list[float] = []
-        look = Calling(lambda step, state, keep=kelvins: keep.append(float(temperature(state)[0])), every=5)
-        rollout(start, propagator, steps=20000, generator=Generator().manual_seed(2), observers=[look])
-        found.append(mean_of(np.array(kelvins[200:]), unit="K"))
-    left_alone, kept = ((e.value - 300.0, e.error) for e in found)
-    assert left_alone[0] > 15.0 and abs(kept[0]) < 3.0 * kept[1] and kept[1] < 5.0
-    trust(
-        "S",
-        "Langevin around a map that heats by 0.2/ps, energy put right: mean temperature off by (K)",
-        abs(kept[0]),
-        "3 errors",
-    )
+    kept = too_hot_by(heating, EnergyKept(inner=langevin(heating), evaluate=heating.springs))
+    assert abs(kept.value) < 3.0 * kept.error and kept.error < 5.0
+    what = "Langevin around a map that heats by 0.2/ps, energy put right, periods of {:g} to {:g} fs: mean temperature off by (K)"
+    trust("S", what.format(*periods_fs), abs(kept.value), "3 errors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtEqualIntervals(EnergyKept):
+    """As it was first."""
+
+    def due(self, number: int) -> bool:
+        return number % self.every == 0
+
+
+@pytest.mark.planted
+def test_left_alone_it_is_too_hot_and_at_equal_intervals_too_cold(trust):
+    heating = Heating(periods_fs=(100.0, 100.0))
+    alone = too_hot_by(heating, langevin(heating))
+    in_step = too_hot_by(heating, AtEqualIntervals(inner=langevin(heating), evaluate=heating.springs))
+    assert alone.value > 3.0 * alone.error and in_step.value < -3.0 * in_step.error
+    trust("S", "energy left alone, or put right in step with a vibration", "caught", "caught", planted=True)
 
 
 @pytest.mark.parametrize("kind", ["nve", "langevin", "bussi"])
