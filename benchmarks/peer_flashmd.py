@@ -111,7 +111,8 @@ def begin_and_reference(words: argparse.Namespace, folder: Path, stride: float) 
     import torch
 
     from mdistill.io.structures import read_system
-    from mdistill.simulation.compiled import compile_propagator, make_evaluator
+    from mdistill.simulation.compiled import compile_propagator
+    from mdistill.simulation.engines import make_evaluator
     from mdistill.simulation.langevin import Baoab
     from mdistill.simulation.rollout import Calling, rollout
     from mdistill.simulation.start import initial_state, without_drift
