@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from mdistill.graph import make_system
 from mdistill.simulation.evaluate import Evaluator
 from mdistill.simulation.start import initial_state
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
+from mdistill.types import Propagator, State
+from mdistill.workflows import judge_stride
 from mdistill.workflows.judge_stride import judged, mean_temperatures
 from mdistill.workflows.stride_settings import JudgeSettings
 from springs import NearestSprings
@@ -58,3 +62,47 @@ def test_frames_are_those_of_the_time_asked_for(springs):
     short, long = run(springs, 1e5), run(springs, 0.01)
     assert short.trajectory is not None and long.trajectory is not None
     torch.testing.assert_close(long.trajectory.positions, short.trajectory.positions, rtol=0, atol=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heating:
+    """Steps after each of which the kinetic energy is a thousandth larger."""
+
+    inner: Propagator
+    growth: float = 1e-3
+
+    @property
+    def stride(self) -> float:
+        return self.inner.stride
+
+    def step(self, state: State, generator: Generator) -> State:
+        state = self.inner.step(state, generator)
+        return replace(state, momenta=(1.0 + self.growth) ** 0.5 * state.momenta)
+
+
+def off_by(springs, ensemble: str) -> tuple[float, float, float]:
+    """What steps that heat are told to be too hot by, with its error, and what they must be: heat and cooling are in balance."""
+    step, start = springs
+    how = JudgeSettings(temperature_K=KELVIN, time_ps=20.0, longest_ps=20.0, every_fs=100.0, relaxation_fs=500.0)
+    found = judged(Heating(inner=step), ensemble, start, step.evaluate, how).temperatures["all"]
+    share = 2.0 * (1.0 - np.exp(-STEP_FS / 1000.0)) if ensemble == "Langevin" else 1.0 - np.exp(-STEP_FS / 500.0)
+    return found.value - KELVIN, found.error, KELVIN / (1.0 - 1e-3 / share) - KELVIN
+
+
+@pytest.mark.parametrize("ensemble", ["Langevin", "Bussi"])
+def test_the_heat_of_the_thermostat_tells_the_temperature(springs, ensemble, trust):
+    """Nine degrees of freedom for 20 ps: by itself the mean temperature has an error of 30 K."""
+    found, error, exact = off_by(springs, ensemble)
+    assert exact > 40.0 and error < 12.0 and abs(found - exact) < 3.0 * error
+    trust(
+        "S", f"{ensemble}, steps that heat: temperature told by the thermostat's heat off by (K)", abs(found - exact), "3 errors"
+    )
+
+
+@pytest.mark.planted
+def test_a_wrong_share_of_heat_is_noticed(springs, monkeypatch, trust):
+    share = judge_stride._replaced
+    monkeypatch.setattr(judge_stride, "_replaced", lambda step: 0.5 * share(step))
+    found, error, exact = off_by(springs, "Langevin")
+    assert abs(found - exact) > 3.0 * error
+    trust("S", "half the share that a thermostat replaces", "caught", "caught", planted=True)

@@ -1,4 +1,15 @@
-"""Dynamics of one structure under any NVE step, by itself and thermostatted: temperatures, structure, energy, momentum, speed."""
+r"""Dynamics of one structure under any NVE step, by itself and thermostatted: temperatures, structure, energy, momentum, speed.
+
+The heat Q that a thermostat has put in over n steps tells how far the mean temperature is off, much more sharply than the mean
+itself does. Each time it acts it replaces a share of the kinetic energy K of f degrees of freedom by one drawn at T: what it
+puts in is on average that share of f k_B T/2 − K, whatever happened before. Over a run
+
+    ⟨T_now⟩ = T − 2 Q / (n s f k_B)       s = 2 (1 − exp(−γh)) for OBABO of friction γ and step h, 1 − exp(−h/τ) for Bussi's
+
+up to noise of mean zero, the difference of both sides, which is left out. Q = ΔH − W: W is what the steps do to the energy by
+themselves (one that heats must be cooled all the time), and ΔH is of the size of the fluctuations of H, however long the run:
+that is what the error is made of. An element is measured against all atoms.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +31,14 @@ from mdistill.progress import Advance, silent
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.guard import Guard, total_energy
-from mdistill.simulation.kept import EnergyKept
+from mdistill.simulation.kept import EnergyKept, unheated
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.rollout import Collect, rollout
-from mdistill.simulation.start import without_drift
+from mdistill.simulation.start import degrees_of_freedom, without_drift
 from mdistill.simulation.tally import means, no_steps, tallying
 from mdistill.simulation.verlet import Evaluate, evaluated
 from mdistill.types import Estimate, Propagator, State, Trajectory
-from mdistill.units import PS
+from mdistill.units import BOLTZMANN, PS
 from mdistill.workflows.stride_settings import JudgeSettings
 
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
@@ -37,6 +48,8 @@ _KNOWN = 0.7
 _SHELL_A, _FARTHEST_A = 0.05, 8.0
 _NS_PER_DAY = 0.0864
 _TIMED_S = 0.25
+_ALL, _BY_WORK, _CHANGE = "mean_temperature_K", "temperature_by_work_K", "energy_change_K"
+"""Of a block: its mean temperature; T and W, T and ΔH of the head of this file as temperatures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +57,8 @@ class Judged:
     """One run.
 
     Attributes:
-        temperatures: Mean temperature (K) over all steps, "all" and by element, errors from 20 blocks or more that may be
-            correlated: in a crystal near its minimum elements exchange energy slowly.
+        temperatures: Mean temperature (K) over all steps, "all" and by element, under a thermostat from its heat; errors from
+            20 blocks or more that may be correlated: in a crystal near its minimum elements exchange energy slowly.
         trajectory: Frames; None where it broke.
         drift: Of the total energy, in NVE.
         momentum: Largest total momentum per atom at a frame, u·Å/fs, in NVE.
@@ -79,7 +92,8 @@ def judged(
         advance: Told of every block.
     """
     guard = Guard(temperature_K=settings.temperature_K or 0.0)
-    moving = tallying(compile_propagator(thermostatted(nve, ensemble, settings), evaluate, guard))  # type: ignore[arg-type]
+    plain = thermostatted(nve, ensemble, settings)
+    moving = tallying(compile_propagator(plain, evaluate, guard))  # type: ignore[arg-type]
     every = max(1, round(settings.every_fs / nve.stride))
     per_block = max(every, round(settings.time_ps * PS / nve.stride / _BLOCKS) // every * every)
     frames, generator = Collect(every=every), Generator().manual_seed(settings.seed + 1)
@@ -90,14 +104,18 @@ def judged(
         if block >= _BLOCKS and _known(mean_temperatures(rows), settings):
             break
         stop.raise_if_pending()
-        before = state.tally
+        before = state = unheated(state)
         try:
             state = rollout(state, moving, steps=per_block, generator=generator, guard=guard, leap=every,
                             observers=[frames] if block < _BLOCKS else [], first_step=block * per_block)  # fmt: skip
         except BlowUp as error:
             return Judged(temperatures=mean_temperatures(rows), broken=f"step {error.step}: {error.reason}", steps=error.step)
-        assert before is not None  # noqa: S101
-        rows.append({k: v for k, v in means(state, before).items() if v is not None})
+        assert before.tally is not None  # noqa: S101
+        rows.append({k: v for k, v in means(state, before.tally).items() if v is not None})
+        if (share := _replaced(plain)) > 0.0:
+            kelvins = 2.0 / (per_block * share * float(degrees_of_freedom(state)[0]) * BOLTZMANN)
+            rows[-1][_CHANGE] = kelvins * float((total_energy(state) - total_energy(before))[0])
+            rows[-1][_BY_WORK] = (settings.temperature_K or 0.0) + rows[-1][_CHANGE] - kelvins * heat_between(before, state)
         advance(1 if block < _BLOCKS else 0, "" if block < _BLOCKS else f"{ensemble}: longer, {block + 1} blocks")
     run, conserving = frames.trajectory(), ensemble == "NVE"
     return Judged(
@@ -119,6 +137,23 @@ def thermostatted(nve: Propagator, ensemble: str, settings: JudgeSettings) -> Pr
     return Bussi(inner=nve, temperature_K=kelvin, relaxation_fs=settings.relaxation_fs) if ensemble == "Bussi" else nve
 
 
+def _replaced(step: Propagator) -> float:
+    """Share of the kinetic energy that a thermostat replaces in a step (s above); 0 for none."""
+    if isinstance(step, EnergyKept):
+        return _replaced(step.inner)
+    if isinstance(step, Obabo):
+        return 2.0 * (1.0 - math.exp(-step.friction_per_ps * step.stride / PS))
+    return 1.0 - math.exp(-step.stride / step.relaxation_fs) if isinstance(step, Bussi) else 0.0
+
+
+def heat_between(before: State, after: State) -> float:
+    """Heat that a thermostat put in since `before`, eV: as counted, or, where steps keep the energy, what that has changed by."""
+    if after.heat is not None:
+        return float(after.heat[0])
+    kept = [float(total_energy(s)[0]) + (0.0 if s.energy_debt is None else float(s.energy_debt[0])) for s in (before, after)]
+    return kept[1] - kept[0]
+
+
 def _known(temperatures: dict[str, Estimate], settings: JudgeSettings) -> bool:
     """Whether every mean temperature has a small enough error."""
     limits = {name: settings.temperature_limit_K if name == "all" else settings.element_limit_K for name in temperatures}
@@ -126,15 +161,38 @@ def _known(temperatures: dict[str, Estimate], settings: JudgeSettings) -> bool:
 
 
 def mean_temperatures(rows: list[dict[str, float]]) -> dict[str, Estimate]:
-    """Means over blocks, by "all" and element; errors allow for blocks that are alike."""
-    found = {}
-    for column in rows[0] if rows else ():
-        if column == "mean_temperature_K" or column.startswith("mean_T_"):
-            series = np.array([row[column] for row in rows])
-            name = "all" if column == "mean_temperature_K" else column.removeprefix("mean_T_").removesuffix("_K")
-            alone = Estimate(value=float(series.mean()), error=None, unit="K", samples=len(series))
-            found[name] = mean_of(series, unit="K") if len(series) > 1 else alone
+    """Means over blocks, by "all" and element; errors allow for blocks that are alike. Where blocks tell what a thermostat had to
+    do, that gives the mean of all, and elements are measured against it."""
+    found: dict[str, Estimate] = {}
+    if not rows:
+        return found
+    column = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    sharp = _by_heat(column[_BY_WORK], column[_CHANGE]) if _BY_WORK in column else None
+    for name, series in column.items():
+        if name == _ALL:
+            found["all"] = sharp or _mean(series)
+        elif name.startswith("mean_T_"):
+            own = _mean(series if sharp is None else series - column[_ALL])
+            found[name.removeprefix("mean_T_").removesuffix("_K")] = own if sharp is None else _sum(own, sharp)
     return found
+
+
+def _by_heat(by_work: np.ndarray, change: np.ndarray) -> Estimate:
+    """The mean temperature that the heat of a thermostat tells."""
+    work, blocks = _mean(by_work), len(change)
+    left = 2.0**0.5 * float(change.cumsum().std(ddof=1)) / blocks if blocks > 1 else None
+    return _sum(work, Estimate(value=-float(change.sum()) / blocks, error=left, unit="K"))
+
+
+def _mean(series: np.ndarray) -> Estimate:
+    if len(series) > 1:
+        return mean_of(series, unit="K")
+    return Estimate(value=float(series.mean()), error=None, unit="K", samples=len(series))
+
+
+def _sum(first: Estimate, second: Estimate) -> Estimate:
+    error = None if first.error is None or second.error is None else math.hypot(first.error, second.error)
+    return replace(first, value=(first.value or 0.0) + (second.value or 0.0), error=error)
 
 
 def _drift(states: list[State]) -> Drift:
