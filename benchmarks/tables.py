@@ -81,7 +81,13 @@ def page() -> str:
     """All of docs/measured.md."""
     return (
         "\n".join(
-            [HEAD, *curvature(record("curvature")), *strides(record("long_stride")), *ablations(record("stride_ablations"))]
+            [
+                HEAD,
+                *curvature(record("curvature")),
+                *strides(record("long_stride")),
+                *ablations(record("stride_ablations")),
+                *peer(record("peer_flashmd")),
+            ]
         ).rstrip()
         + "\n"
     )
@@ -215,6 +221,42 @@ def ablations(rows: list[Row]) -> list[str]:
     """Maps without one part or another."""
     lines = ["## What the parts of a map are worth (`stride_ablations.py`, Li6PS5Cl, 16 fs, short judgement)", ""]
     return [*lines, *table(["map", "steps", *COLUMNS], [[row["arm"], str(row["steps"]), *summary(row)] for row in rows])]
+
+
+def peer(rows: list[Row]) -> list[str]:
+    """FlashMD's network taught the same pairs, driven by its own integrators."""
+    spent = next(r for r in rows if r["what"] == "training")
+    lines = ["## FlashMD's network on the same pairs (`peer_flashmd.py`, Li6PS5Cl, 16 fs)", ""]
+    how_long = f"{spent['processor minutes']:.1f} CPU minutes of training by metatrain"
+    taught = f"{spent['parameters']:,} parameters, {spent['pairs']} pairs, {how_long}"
+    lines += [f"{taught}. Errors of momenta after one stride over their thermal size (%):", ""]
+    kinds = [
+        k.removeprefix("p error ")
+        for k in rows[-1] | next(r for r in rows if r["what"] == "one stride")
+        if k.startswith("p error")
+    ]
+    pairs = [r for r in rows if r["what"] == "one stride"]
+    cells = [
+        [r["model"].partition(",")[0], shown(r["temperature (K)"]), *(shown(100.0 * r[f"p error {k}"]) for k in kinds)]
+        for r in pairs
+    ]
+    lines += table(["", "K", *kinds], cells)
+    runs = [r for r in rows if "rescale" in r and r["what"] in ENSEMBLES]
+    lines += [
+        "Mean temperatures less what they should be (K), by its own integrators, with and without its rescaling of the energy:",
+        "",
+    ]
+    cells = [
+        [
+            r["what"],
+            "yes" if r["rescale"] else "no",
+            *(shown(r.get(f"ΔT {k} (K)"), r.get(f"± {k}")) for k in kinds),
+            str(r["strides"]),
+            r["ended"],
+        ]
+        for r in runs
+    ]
+    return [*lines, *table(["ensemble", "rescaled", *kinds, "strides", "ended"], cells)]
 
 
 if __name__ == "__main__":
