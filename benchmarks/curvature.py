@@ -240,7 +240,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
             axis.axvline(g + 0.5, color="0.9", lw=0.8, zorder=0)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=5, fontsize=8, loc="upper center", frameon=False)
-    names = [f"{system}\n{student}" + ("" if n == "all" else f"\n{n} structures") for student, system, n in groups]
+    names = [f"{system}\n{student}" + ("" if n == "all" else f"\n{n} frames") for student, system, n in groups]
     axes[-1].set_xticks(range(len(groups)), names, fontsize=8)
     figure.supylabel("error over that of a student taught energies and forces alone", fontsize=9)
     figure.tight_layout(rect=(0.0, 0.0, 1.0, 0.95))
