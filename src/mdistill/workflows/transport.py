@@ -151,9 +151,9 @@ def _transport_table(symbol: str, points: Sequence[_Point]) -> Table:
     )
 
 
-def _interval(estimate: Estimate) -> str:
+def _interval(estimate: Estimate) -> Cell:
     if estimate.interval is None:
-        return "–" if estimate.upper_limit is None else f"below {estimate.upper_limit:.1e}"
+        return "–" if estimate.upper_limit is None else replace(estimate, unit="")
     low, high = estimate.interval
     power = math.floor(math.log10(max(abs(low), abs(high)) or 1.0))
     return f"({low / 10.0**power:.2f} to {high / 10.0**power:.2f}) × 10{str(power).translate(_SUPERSCRIPTS)}"
