@@ -47,6 +47,10 @@ CURVATURE = {
     "curvature error, test, median (%)": "curvature, median (%)",
     "Hessian error, minimum (%)": "Hessian at the minimum (%)",
     "frequency MAE (THz)": "frequencies (THz)",
+    "RMSD of the minimum (Å)": "minimum (Å)",
+    "energy MAE, test (meV/atom)": "energy (meV/atom)",
+    "NVE drift (meV/atom/ns)": "NVE drift (meV/atom/ns)",
+    "hot holds (ps)": "1000 K holds (ps)",
     "CPU ms a step": "CPU ms a step",
 }
 KINDS = {"spline": "spline students", "painn": "small PaiNN students"}
@@ -61,8 +65,9 @@ errors: over seeds for students, of the mean over correlated steps for temperatu
 CURVED = """## When curvature helps (`curvature.py`)
 
 Errors against the teacher: forces on held-out structures, on hotter ones (never taught), on structures displaced along normal
-modes; products of the Hessian with a random direction, median over held-out structures; the Hessian at the minimum. Students of
-one table took the same number of training steps. Calls: further calls of the teacher a structure.
+modes; products of the Hessian with a random direction, median over held-out structures; the Hessian at the minimum; how far the
+student's minimum is from the teacher's; for how long dynamics at 1000 K went on (until stopped by its guard or ended). Students
+of one table took the same number of training steps. Calls: further calls of the teacher a structure.
 """
 STRIDES = """## Long strides (`long_stride.py`)
 
