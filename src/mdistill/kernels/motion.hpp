@@ -39,9 +39,11 @@ inline uint64_t mixed_bits(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// Whether a step of this number is the one of `every` whose energy is put right, as simulation/kept.py draws it.
+// Whether a step of this number is the one of `every` whose energy is put right, as simulation/kept.py draws it. Numbers are
+// negative while a run settles.
 inline bool due(int64_t number, int64_t every) {
-  return number % every == int64_t(mixed_bits(uint64_t(number / every) * 0x9E3779B97F4A7C15ull) % uint64_t(every));
+  const int64_t place = (number % every + every) % every, block = (number - place) / every;
+  return place == int64_t(mixed_bits(uint64_t(block) * 0x9E3779B97F4A7C15ull) % uint64_t(every));
 }
 
 // Number `index` of stream 0 of a key, as simulation/noise.py has it.

@@ -64,7 +64,7 @@ def struct_uniforms(generator: Generator, system: System) -> Tensor:
 
 def scattered(number: int) -> int:
     """A number below 2⁶⁴ that looks drawn at random, the same for the same number."""
-    return int(_mix(np.array([number], dtype=np.uint64) * _GAMMA)[0])
+    return int(_mix(np.array([number % 2**64], dtype=np.uint64) * _GAMMA)[0])
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
