@@ -60,7 +60,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "attention, absolute": {"net": "attention"},
 }
 WITHOUT: dict[str, dict[str, bool]] = {"attention, unscaled": {"mass_scaled": False}, "attention, absolute": {"residual": False}}
-STEPS = {"composition": 1800, "action": 600, "direct": 3000, "attention": 200}
+STEPS = {"composition": 1800, "action": 600, "direct": 3000, "attention": 800}
 STRIDE_FS = 16.0
 
 
