@@ -30,11 +30,11 @@ def plot(rows: list[dict[str, Any]], home: Path, path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(10.0, 7.6))
     gains(axes[0, 0], rows)
     conductivities(axes[0, 1], rows)
-    runs = {
-        (kind, place.parent.name.removeprefix("md-")): read_hdf5(place)
-        for kind, pattern in (("steps", "steps/md-*/trajectory.h5"), ("strides", "16fs-2/md-*/trajectory.h5"))
-        for place in sorted(home.glob(pattern))
-    }
+    runs: dict[tuple[str, str], list[Any]] = {}
+    for kind, pattern in (("steps", "steps/md-*/trajectory.h5"), ("strides", "16fs-2/md-*/trajectory.h5")):
+        for place in sorted(home.glob(pattern)):
+            kelvin = place.parent.name.split("-")[1].removesuffix("K")
+            runs.setdefault((kind, kelvin), []).append(read_hdf5(place))
     structure(axes[1, 0], runs)
     travelled(axes[1, 1], runs)
     for axis in axes.flat:
@@ -51,7 +51,7 @@ def gains(axis: Any, rows: list[dict[str, Any]]) -> None:
         label = f"{row['material']}, {row['stride_time'][0]:g} fs{row['tag']}" + ("" if passed else " (gate failed)")
         where = (row["stride_error"][0], gain[0])
         axis.errorbar(*where, yerr=gain[1], marker="o", ls="", capsize=3, mfc=None if passed else "none", label=label)
-    axis.set(xlabel="error of momenta after a stride, median (%)", ylabel="ns/day, strides over time steps (×)")
+    axis.set(xlabel="error of momenta after a stride, median (%)", ylabel="ns/day over time steps (×)")
     axis.set_xlim(0.0, 1.1 * max(row["stride_error"][0] for row in rows))
     axis.set_ylim(0.0, 1.1 * max(row["stride_speed_up"][0] for row in rows))
 
@@ -73,23 +73,25 @@ def conductivities(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set(xlabel="1000/T (1/K)", ylabel="σ (mS/cm)", yscale="log")
 
 
-def structure(axis: Any, runs: dict[tuple[str, str], Any]) -> None:
+def structure(axis: Any, runs: dict[tuple[str, str], list[Any]]) -> None:
     """RDFs at 600 K both ways."""
     for colour, pair in enumerate((("P", "S"), ("Li", "S"), ("Li", "Li"))):
         for kind in KINDS:
-            if (run := runs.get((kind, "600K"))) is not None:
-                curve, steps = rdf(run, pair=pair, bins=120), kind == "steps"
+            if found := runs.get((kind, "600")):
+                curve, steps = rdf(found[0], pair=pair, bins=120), kind == "steps"
                 width, shade = (3.0, 0.35) if steps else (1.0, 1.0)
                 axis.plot(curve.x, curve.y, lw=width, alpha=shade, color=f"C{colour}", label=f"{'–'.join(pair)}, {kind}, 600 K")
     axis.set(xlabel="r (Å)", ylabel="g(r)", ylim=(0.0, 8.0))
 
 
-def travelled(axis: Any, runs: dict[tuple[str, str], Any]) -> None:
-    """Mean square displacements of Li both ways."""
+def travelled(axis: Any, runs: dict[tuple[str, str], list[Any]]) -> None:
+    """Mean square displacements of Li both ways, means over runs where there are several."""
     colours = {kelvin: f"C{k}" for k, kelvin in enumerate(sorted({kelvin for _, kelvin in runs}))}
-    for (kind, kelvin), run in sorted(runs.items()):
-        curve = mean_square_displacement(run, species="Li")
+    for (kind, kelvin), found in sorted(runs.items()):
+        curves = [mean_square_displacement(run, species="Li") for run in found]
+        values, several = np.array([curve.y for curve in curves]), len(curves) > 1
+        error = values.std(axis=0, ddof=1) / len(curves) ** 0.5 if several else curves[0].error
         style = {"marker": MARKERS[kind], "ms": 3, "ls": "", "capsize": 2, "color": colours[kelvin]}
         face = "none" if kind == "steps" else None
-        axis.errorbar(curve.x / 1000.0, curve.y, yerr=curve.error, mfc=face, label=f"{kelvin[:-1]} K, {kind}", **style)
-    axis.set(xlabel="τ (ps)", ylabel="mean square displacement of Li (Å²)", xscale="log", yscale="log")
+        axis.errorbar(curves[0].x / 1000.0, values.mean(axis=0), yerr=error, mfc=face, label=f"{kelvin} K, {kind}", **style)
+    axis.set(xlabel="τ (ps)", ylabel="MSD of Li (Å²)", xscale="log", yscale="log")
