@@ -13,7 +13,7 @@ from torch import Generator
 from mdistill.derivatives import Conservative
 from mdistill.graph import make_system
 from mdistill.simulation.evaluate import Evaluator
-from mdistill.simulation.start import initial_state, internal_momenta
+from mdistill.simulation.start import initial_state, internal_momenta, temperature
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Propagator, State
 from mdistill.workflows import judge_stride
@@ -85,14 +85,17 @@ def off_by(springs, ensemble: str) -> tuple[float, float, float]:
     """What steps that heat are told to be too hot by, with its error, and what they must be: heat and cooling are in balance."""
     step, start = springs
     how = JudgeSettings(temperature_K=KELVIN, time_ps=20.0, longest_ps=20.0, every_fs=100.0, relaxation_fs=500.0)
-    found = judged(Heating(inner=step), ensemble, start, step.evaluate, how).temperatures["all"]
     share = 2.0 * (1.0 - np.exp(-STEP_FS / 1000.0)) if ensemble == "Langevin" else 1.0 - np.exp(-STEP_FS / 500.0)
-    return found.value - KELVIN, found.error, KELVIN / (1.0 - 1e-3 / share) - KELVIN
+    exact = KELVIN / (1.0 - 1e-3 / share)
+    settled = (2.0 * exact / float(temperature(start)[0])) ** 0.5  # the atoms begin at rest places: half becomes potential energy
+    start = replace(start, momenta=settled * start.momenta)
+    found = judged(Heating(inner=step), ensemble, start, step.evaluate, how).temperatures["all"]
+    return found.value - KELVIN, found.error, exact - KELVIN
 
 
 @pytest.mark.parametrize("ensemble", ["Langevin", "Bussi"])
 def test_the_heat_of_the_thermostat_tells_the_temperature(springs, ensemble, trust):
-    """Nine degrees of freedom for 20 ps: by itself the mean temperature has an error of 30 K."""
+    """Nine degrees of freedom for 20 ps: by itself the mean temperature has an error of some 30 K (of 11 K after 200 ps)."""
     found, error, exact = off_by(springs, ensemble)
     assert exact > 40.0 and error < 12.0 and abs(found - exact) < 3.0 * error
     trust(

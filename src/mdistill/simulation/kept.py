@@ -70,7 +70,7 @@ class EnergyKept:
         return replace(state, heat=None, energy_debt=missing if state.heat is None else missing + state.heat)
 
     def settled(self, state: State, target: Float[Tensor, " struct"]) -> State:
-        """The state after a step, its energy put right where its number is a multiple of `every`."""
+        """The state after a step, its energy put right where it is due."""
         state = self.owing(state, target)
         missing = state.energy_debt
         if missing is None or not self.due(round(state.time / self.stride)):
