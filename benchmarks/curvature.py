@@ -113,7 +113,7 @@ PLOTTED = {
 
 
 def taught(case: Case, arm: str) -> list[LabelledFrame]:
-    """What an arm's students are taught; "arm@weight" is the arm with another weight of its curvature."""
+    """What an arm's students are taught; "arm@weight" is the arm with another weight of its curvature or node features."""
     arm = arm.split("@", maxsplit=1)[0]
     base = case.reference if arm.startswith("reference") else case.rows if arm == "atoms" else case.soft
     if arm in ("rows4", "reference+rows4", "row"):
@@ -150,7 +150,7 @@ def settings_of(case: Case, student: str, arm: str, seed: int, steps: int) -> Tr
     arm, _, weight = arm.partition("@")
     every_row = 3 * case.minimum.n_atoms
     curvature = {
-        "curvature_weight": float(weight) if weight else WEIGHTS.get(arm, 0.0),
+        "curvature_weight": float(weight) if weight and arm in WEIGHTS else WEIGHTS.get(arm, 0.0),
         "curvature_every": 1 if case.name not in CRYSTALS else 2,
         "curvature_probes": {"rows4": 4, "reference+rows4": 4, "hessian": every_row}.get(arm, 1),
         "atomic_weight": 1.0 if arm == "atoms" else 0.0,
@@ -179,9 +179,10 @@ def one(case: Case, student: str, arm: str, seed: int, given: argparse.Namespace
 def trained(case: Case, folder: Path, arm: str, settings: TrainSettings) -> dict[str, float]:
     """Train one student; its size and what a step cost."""
     matching: Matching | None = None
-    if arm in ("nodes", *PAINN_ARMS):
+    control, _, weight = arm.partition("@")
+    if control in ("nodes", *PAINN_ARMS):
         net = case.teacher.net  # type: ignore[attr-defined]
-        matching = NodeMatching(net) if arm == "nodes" else EmbeddingMatching(net)
+        matching = NodeMatching(net, weight=float(weight or 10.0)) if control == "nodes" else EmbeddingMatching(net)
     begun = time.process_time()
     result = train_potential(
         taught(case, arm),

@@ -329,3 +329,11 @@ def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, 
     assert "taught by another student" in capsys.readouterr().err
     assert cli.run([*md, "--time-step-fs", "2", "--potential", str(run), "--out", str(tmp_path / "step")]) == 2
     assert cli.run(["train", "stride", "--from", str(tmp_path), "--out", str(tmp_path / "no")]) == 2
+    nve = ["simulate", start, "--potential", str(run), "--ensemble", "nve", "--temperature-K", "300", "--time-ps", "0.3"]
+    assert cli.run([*nve, "--equilibration-ps", "0", "--save-every-fs", "4", "--out", str(tmp_path / "nve")]) == 0
+    elsewhere = ["train", "stride", "--from", str(run), *tiny, "--out", str(tmp_path / "elsewhere")]
+    assert cli.run([*elsewhere, "--nve", str(tmp_path / "nve" / "trajectory.h5")]) in (0, 4)
+    assert (tmp_path / "elsewhere" / "stride.mdistill").is_file() and not (tmp_path / "elsewhere" / "segments").exists()
+    capsys.readouterr()
+    assert cli.run([*elsewhere, "--nve", str(tmp_path / "md" / "trajectory.h5")]) == 2
+    assert "md/trajectory.h5" in capsys.readouterr().err

@@ -22,6 +22,10 @@ class TrainStrideArguments:
     """Run folder of `mdistill distill`, or a student.mdistill together with --structure."""
     structure: Path | None = None
     """Ordered structure whose dynamics is learned (default: the run's)."""
+    nve: tuple[Path, ...] = ()
+    """NVE trajectories with momenta, of the structure's atoms in its order, to learn from in place of new runs of the student."""
+    frame_time_fs: float | None = None
+    """Time between frames of these, where a file does not tell, fs."""
     out: Path | None = None
     """Folder for stride.mdistill, its segments and results.json (default: RUN/stride)."""
     threads: int | None = None
@@ -41,6 +45,7 @@ examples:
   mdistill train stride --from runs/mine
   mdistill train stride --from runs/mine --train.stride-fs 24 --train.fit.max-minutes 20
   mdistill train stride --from student.mdistill --structure crystal.cif --out runs/stride
+  mdistill train stride --from runs/mine --nve runs/nve/trajectory.h5 --out runs/stride
   mdistill simulate crystal.cif --potential runs/mine --stride runs/mine/stride --temperature-K 700 --out runs/md
 """
 
@@ -52,9 +57,10 @@ def main(arguments: list[str]) -> int:
     from mdistill.io.files import read_json
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
-    from mdistill.workflows.models import find_student
+    from mdistill.workflows.models import find_student, load
     from mdistill.workflows.prepare import STRUCTURES, read_systems
     from mdistill.workflows.run import SETTINGS_FILE, keep_settings, locked
+    from mdistill.workflows.segments import recorded_segments
     from mdistill.workflows.simulate import starting_structure
     from mdistill.workflows.stride import add_to_run, stride_rung
 
@@ -75,7 +81,9 @@ def main(arguments: list[str]) -> int:
     folder, command = output_folder(out), "mdistill train stride " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         keep_settings(folder, "train stride", settings)
-        found = stamped(stride_rung(student, systems, settings, folder, stop=stop), settings, repeat=command)
+        flow = recorded_segments(given.nve, systems[0], load(student), settings.segments, frame_time_fs=given.frame_time_fs)
+        rung = stride_rung(student, systems, settings, folder, recorded=flow, stop=stop)
+        found = stamped(rung, settings, repeat=command)
     if run is not None:
         with locked(run):
             write_svg_files(add_to_run(run, found), run)

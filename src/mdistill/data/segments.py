@@ -85,7 +85,7 @@ def cut(
     gaps = times[1:] - times[:-1]
     problem = (
         "no momenta" if momenta is None
-        else "fewer than two frames" if len(times) < frames or frames < 2
+        else f"{len(times)} frames, segments of {frames} asked for" if len(times) < frames or frames < 2
         else "frames unevenly spaced" if float((gaps - gaps[0]).abs().max()) > 1e-6 * float(gaps[0])
         else "a cell that changes" if not torch.equal(trajectory.cell, trajectory.cell[:1].expand_as(trajectory.cell))
         else ""

@@ -14,7 +14,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput
-from mdistill.io.trajectories import HDF5_SUFFIXES, read_hdf5
+from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, read_hdf5
 from mdistill.io.unwrap import joint_is_doubled, order_changed, unwrap
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar
 from mdistill.types import Trajectory
@@ -149,6 +149,7 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
         cells=np.stack([np.array(a.cell) * np.array(a.pbc)[:, None] for a in frames]),
         steps=_labels(frames, ("step", "timestep")),
         times=_labels(frames, ("time_fs",)),
+        momenta=np.stack([a.get_momenta() for a in frames]) / ASE_MOMENTUM if all(a.has("momenta") for a in frames) else None,
     )
 
 

@@ -40,7 +40,7 @@ _SERIES = {
     "kinetic_energy": ("observables/kinetic_energy", "eV"),
     "stress": ("observables/stress", "eV Angstrom-3"),
 }
-_ASE_MOMENTUM = math.sqrt(KINETIC)
+ASE_MOMENTUM = math.sqrt(KINETIC)
 _STEP = re.compile(r"(?:^|\s)step=(-?\d+)")
 
 
@@ -284,7 +284,7 @@ def extxyz_frame(step: int, state: State, provenance: Mapping[str, str]) -> str:
         positions=system.positions.cpu().numpy(),
         cell=system.cell[0].cpu().numpy(),
         pbc=system.pbc[0].cpu().numpy(),
-        momenta=_ASE_MOMENTUM * state.momenta.cpu().numpy(),
+        momenta=ASE_MOMENTUM * state.momenta.cpu().numpy(),
     )
     if prediction is not None:
         results: dict[str, Any] = {"energy": float(prediction.energy[0]), "forces": prediction.forces.cpu().numpy()}

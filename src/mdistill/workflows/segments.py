@@ -1,19 +1,22 @@
-"""Segments of the exact flow of a potential, to teach long-stride maps: NVE from thermostatted states."""
+"""Segments of the exact flow of a potential, to teach long-stride maps: NVE from thermostatted states, or from files."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import Generator
+from jaxtyping import Float
+from torch import Generator, Tensor
 
-from mdistill.data.segments import Segment, read_segments, write_segments
+from mdistill.data.segments import Segment, cut, read_segments, write_segments
 from mdistill.errors import BadInput
 from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import read_json, write_json
+from mdistill.io.import_trajectory import read_trajectory
 from mdistill.progress import Advance, progress
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.engines import make_evaluator
@@ -22,13 +25,14 @@ from mdistill.simulation.guard import Guard
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.simulate import default_time_step
-from mdistill.simulation.start import initial_state, without_drift
-from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.types import Potential, Propagator, State, System
-from mdistill.units import PS
+from mdistill.simulation.start import initial_state, standard_masses, without_drift
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.types import Potential, Propagator, State, System, Trajectory
+from mdistill.units import BOLTZMANN, KINETIC, PS
 from mdistill.workflows.stride_settings import SegmentSettings
 
 _VANISHED, _LONGEST_FS = 0.1, 400.0
+_WANDERING, _LOOKED_AT = 0.2, 20
 PLAN = "segments.json"
 
 
@@ -74,6 +78,63 @@ def make_segments(
                 write_segments(path, _at(system, potential, settings, kelvin, _Task(number, stop, advance)))
             segments += read_segments(path)
     return segments
+
+
+def recorded_segments(
+    paths: Sequence[Path], system: System, potential: Potential, settings: SegmentSettings, *, frame_time_fs: float | None = None
+) -> list[Segment]:
+    """NVE trajectories with momenta from elsewhere, cut into segments of as many frames as the settings ask for.
+
+    Args:
+        paths: Each a run of the system's atoms in its order, in a format that `read_trajectory` reads with momenta.
+        system: Says what is periodic.
+        potential: Whose flow they are, or nearly.
+        settings: Its `frames`; nothing else has a meaning here.
+        frame_time_fs: Time between frames, fs, where a file does not tell.
+    Raises:
+        BadInput: Other atoms; no momenta, too few frames, a changing cell; an energy that wanders as no NVE run's does.
+    """
+    system, found = cast(system, dtype=torch.float64, device="cpu"), list[Segment]()
+    evaluate, masses = make_evaluator(potential, system), standard_masses(system)
+    for path in paths:
+        run = read_trajectory(path, time_step_fs=frame_time_fs).trajectory
+        if not torch.equal(run.numbers, system.numbers):
+            raise BadInput(path, "other atoms, or another order, than the structure", allowed="runs of that structure",
+                           fix="name the structure that this run began from: --structure")  # fmt: skip
+        try:
+            parts = cut(run, system, masses, frames=settings.frames + 1, temperature_K=_mean_temperature(run, masses))
+        except BadInput as error:
+            raise BadInput(path, error.problem, allowed=error.allowed, fix=error.fix) from error
+        wandering = _wandering(parts, evaluate)
+        if wandering > _WANDERING:
+            raise BadInput(
+                path, f"total energy changes by {wandering:.2g} × √(3N/2) k_B T within {settings.frames} frames",
+                allowed=f"NVE dynamics of this student or one like it: below {_WANDERING}", fix="record it without a thermostat",
+            )  # fmt: skip
+        found += parts
+    return found
+
+
+def _mean_temperature(run: Trajectory, masses: Float[Tensor, " atom"]) -> float:
+    """Of all frames, K; 0 without momenta."""
+    if run.momenta is None:
+        return 0.0
+    twice = KINETIC * (run.momenta.square().sum(2) / masses).sum(1).mean()
+    return float(twice) / (BOLTZMANN * max(3 * len(masses) - 3, 3))
+
+
+def _wandering(parts: Sequence[Segment], evaluate: Evaluate) -> float:
+    """Root mean square change of the total energy over a segment, over √(3N/2) k_B T, which the kinetic energy has alone."""
+    changes = []
+    for part in parts[:: max(1, len(parts) // _LOOKED_AT)]:
+        ends = [
+            float(evaluate(replace(part.system, positions=part.positions[k])).energy[0])
+            + 0.5 * KINETIC * float((part.momenta[k].square().sum(1) / part.masses).sum())
+            for k in (0, -1)
+        ]
+        changes.append(ends[1] - ends[0])
+    usual = math.sqrt(1.5 * len(parts[0].masses)) * BOLTZMANN * max(parts[0].temperature_K, 1e-3)
+    return math.sqrt(sum(c * c for c in changes) / len(changes)) / usual
 
 
 class _Task:

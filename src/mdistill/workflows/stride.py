@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Generator
 
+from mdistill.data.segments import Segment
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.results import Results, merge, read_results, write_results
 from mdistill.nets.composition import CompositionNet
@@ -37,7 +39,13 @@ _BLOCKS = 20
 
 
 def stride_rung(
-    student: Path, systems: list[System], settings: StrideRungSettings, folder: Path, *, stop: StopRequest = NEVER
+    student: Path,
+    systems: list[System],
+    settings: StrideRungSettings,
+    folder: Path,
+    *,
+    recorded: Sequence[Segment] = (),
+    stop: StopRequest = NEVER,
 ) -> Results:
     """Train a map on the student's own flow and judge it.
 
@@ -46,6 +54,7 @@ def stride_rung(
         systems: Structures whose dynamics is learned; the first is where the map is judged.
         settings: Segments, training, judging.
         folder: Gets segments/, stride.mdistill and its training; what is there is not done again.
+        recorded: Segments to learn from in place of new ones.
     Returns:
         Tables, gates and values of the section "strides", and the row of the ladder.
     Raises:
@@ -53,7 +62,7 @@ def stride_rung(
         BlowUp: The student's own dynamics broke.
         Interrupted: A stop was requested; the same call resumes.
     """
-    segments = make_segments(systems, load(student), settings.segments, folder / SEGMENTS, stop=stop)
+    segments = recorded or make_segments(systems, load(student), settings.segments, folder / SEGMENTS, stop=stop)
     result = train_stride(segments, student, settings.train, folder, stop=stop)
     return judge_map(result, load(student, precision="float32"), systems[0], settings, stop=stop)
 
