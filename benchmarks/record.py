@@ -30,8 +30,8 @@ def write_record(name: str, settings: Any, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as an aligned table; floats with four digits."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """Rows as an aligned table; floats with four digits; what is a table itself is in the file alone."""
+    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, dict | list)))
     text = [[_shown(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[k]) for line in [columns, *text]) for k in range(len(columns))]
     for line in [columns, *text]:
@@ -39,4 +39,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "…"
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)

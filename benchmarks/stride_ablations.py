@@ -99,7 +99,9 @@ def summary(home: Path) -> list[dict[str, Any]]:
     """Everything found so far, in the order of ARMS."""
     rows = []
     for path in sorted((home / "ablations").glob("*/" + FOUND)):
-        rows.append(json.loads(path.read_text(encoding="utf-8")) | rows_of(read_results(path.parent)))
+        results = read_results(path.parent)
+        judged_ps = {"judged for (ps)": results.settings["judge"]["time_ps"]}
+        rows.append(json.loads(path.read_text(encoding="utf-8")) | judged_ps | rows_of(results))
     return sorted(rows, key=lambda row: list(ARMS).index(row["arm"]))
 
 
@@ -117,7 +119,7 @@ def main() -> None:
         material = system("li6ps5cl", given.runs)
         for arm in given.arms:
             one(material, arm, given, home)
-    settings = {"stride_fs": STRIDE_FS, "steps": STEPS, "time_ps": given.time_ps, "arms": ARMS, "without": WITHOUT}
+    settings = {"stride_fs": STRIDE_FS, "steps": STEPS, "arms": ARMS, "without": WITHOUT}
     write_record("stride_ablations", settings, summary(home))
 
 

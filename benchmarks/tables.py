@@ -145,8 +145,10 @@ def curvature(rows: list[Row]) -> list[str]:
 def curvature_table(rows: list[Row]) -> list[str]:
     columns = {key: name for key, name in CURVATURE.items() if any(key in row for row in rows)}
     cells = []
-    for row in sorted(rows, key=lambda row: list(ARMS).index(row["arm"])):
-        taught, calls = ARMS[row["arm"]]
+    for row in sorted(rows, key=lambda row: list(ARMS).index(row["arm"].partition("@")[0])):
+        arm, _, weight = row["arm"].partition("@")
+        taught, calls = ARMS[arm]
+        taught += f", weight {weight}" if weight else ""
         cells.append([taught, calls, str(row["seeds"]), *(shown(row.get(key), row.get(f"± {key}")) for key in columns)])
     return table(["taught", "calls", "seeds", *columns.values()], cells)
 
@@ -225,7 +227,8 @@ FURTHER: dict[str, Callable[[Any, str], list[str]]] = {
 def ablations(rows: list[Row]) -> list[str]:
     """Maps without one part or another."""
     lines = ["## What the parts of a map are worth (`stride_ablations.py`, Li6PS5Cl, 16 fs, short judgement)", ""]
-    return [*lines, *table(["map", "steps", *COLUMNS], [[row["arm"], str(row["steps"]), *summary(row)] for row in rows])]
+    cells = [[row["arm"], str(row["steps"]), f"{row['judged for (ps)']:g}", *summary(row)] for row in rows]
+    return [*lines, *table(["map", "steps", "judged for (ps)", *COLUMNS], cells)]
 
 
 def peer(rows: list[Row]) -> list[str]:

@@ -21,10 +21,12 @@ from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.start import initial_state
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.training.checkpoint import load_map, load_net, save_model
+from mdistill.training.limits import set_limits
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import composition_of, one_stride_errors, train_stride
-from mdistill.training.stride_objective import StrideObjective
+from mdistill.training.stride_objective import StrideObjective, errors
 from mdistill.training.windows import join_windows, windows_of
+from mdistill.units import KINETIC
 from systems import random_box, tiny_net, tiny_painn
 
 KELVIN = 60.0
@@ -85,6 +87,31 @@ def test_it_learns_what_verlet_misses(flow, student, tmp_path):
     assert 0.0 <= result.errors["wrong"] < 0.5 and 0.0 <= result.errors["wrong, noticed"] <= 1.0
     limits = load_map(result.path).largest_force
     assert bool((limits < 100.0).all()) and bool((limits.amax(1) > 0.1).all())
+
+
+@pytest.mark.parametrize(("kicks", "stride"), [(1, 8.0), (2, 16.0)])
+def test_a_tenth_of_the_strides_that_are_right_is_looked_at(flow, student, kicks, stride):
+    net, windows = (
+        composition_of(load_net(student), settings(stride_fs=stride, kicks=kicks)),
+        windows_of(flow, stride, every_fs=4.0),
+    )
+    set_limits(net, load_net(student), windows)
+    changes, wrong = [], []
+    with torch.no_grad():
+        for window in windows:
+            positions, momenta = net(window.system, window.momenta, window.masses, stride)
+            batch = join_windows([window])
+            error = sum(errors(batch, positions - window.positions_after[0], momenta - window.momenta_after[0]))
+            wrong.append(float(error.mean()))
+            energies = []
+            for system, moving in ((window.system, window.momenta), (replace(window.system, positions=positions), momenta)):
+                kinetic = 0.5 * KINETIC * float((moving.square().sum(1) / window.masses).sum())
+                energies.append(kinetic + float(Evaluator(Conservative(net.stages[0]))(system).energy[0]))
+            changes.append(abs(energies[1] - energies[0]) / window.system.n_atoms**0.5)
+    error, change = torch.tensor(wrong), torch.tensor(changes)
+    right = error <= 16.0 * error.median()
+    share = float((change[right] > float(net.looked_at)).double().mean())
+    assert 0.05 < share < 0.15
 
 
 def test_before_training_it_is_velocity_verlet(flow, student):

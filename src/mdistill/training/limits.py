@@ -25,7 +25,7 @@ _JUDGED = 800
 
 
 def set_limits(net: CompositionNet, potential: EnergyNet, windows: Sequence[Window]) -> dict[str, float]:
-    """Set the map's `largest_force` and `largest_change` from strides that it gets right, `looked_at` from the exact flow.
+    """Set the map's limits from strides that it gets right; a tenth of them change K + V₀ by more than `looked_at`.
 
     Args:
         net: The trained map, float64; changes in place.
@@ -44,15 +44,14 @@ def set_limits(net: CompositionNet, potential: EnergyNet, windows: Sequence[Wind
             positions, momenta = compose(stages, net.settings, window.system, window.momenta, window.masses)
         batch = join_windows([window])
         position, momentum = errors(batch, positions - window.positions_after[0], momenta - window.momenta_after[0])
-        after, exact = (positions, momenta), (window.positions_after[0], window.momenta_after[0])
         first: EnergyNet = net.stages[0]  # type: ignore[assignment]
-        changes = [_change(first, window, *after), _change(first, window, *exact), _change(potential, window, *after)]
+        changes = [_change(each, window, positions, momenta) for each in (first, potential)]
         forces.append(largest)
         rows.append([float((position + momentum).mean()), *changes])
-    error, looked, usual, change = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    error, looked, change = torch.tensor(rows, dtype=torch.float64).unbind(1)
     strongest, right = torch.stack(forces), error <= _RIGHT**2 * error.median()
     net.largest_force.copy_(_FORCE_MARGIN * strongest[right].amax(0))
-    net.looked_at.copy_(usual.quantile(_UNSEEN))
+    net.looked_at.copy_(looked[right].quantile(_UNSEEN))
     net.largest_change.copy_(_ENERGY_MARGIN * change[right].max())
     noticed = (strongest > net.largest_force).flatten(1).any(1) | ((looked > net.looked_at) & (change > net.largest_change))
     count = int((~right).sum())
