@@ -40,6 +40,8 @@ ARMS = {
     "reference+rows4": ("DFT, and four rows of the teacher", "8"),
 }
 """What students of an arm are taught, and the further teacher calls that a structure takes."""
+TUNED = {"nodes": "10"}
+"""The usual weight of what was tried with several."""
 CURVATURE = {
     "force MAE, test (meV/Å)": "held out (meV/Å)",
     "force MAE, 1000 K (meV/Å)": "1000 K",
@@ -148,6 +150,7 @@ def curvature_table(rows: list[Row]) -> list[str]:
     for row in sorted(rows, key=lambda row: list(ARMS).index(row["arm"].partition("@")[0])):
         arm, _, weight = row["arm"].partition("@")
         taught, calls = ARMS[arm]
+        weight = weight or TUNED.get(arm, "")
         taught += f", weight {weight}" if weight else ""
         cells.append([taught, calls, str(row["seeds"]), *(shown(row.get(key), row.get(f"± {key}")) for key in columns)])
     return table(["taught", "calls", "seeds", *columns.values()], cells)

@@ -66,7 +66,7 @@ class NodeMatching:
 
     Attributes:
         teacher: Its network, asked in float64.
-        weight: w; forces weigh 1. (Published: 1000 beside 100.)
+        weight: w; forces weigh 1. (Published: 1000 beside 100. Spline students of molecules want 1 or less.)
     """
 
     teacher: Featured
