@@ -106,7 +106,7 @@ PLOTTED = {
     "displaced": "2 displaced copies (2)",
     "displaced4": "4 displaced copies (4)",
     "displaced+probe": "2 displaced copies, a probe (4)",
-    "nodes": "node features",
+    "nodes@0.1": "node features",
     "embedding": "embedding",
 }
 """Arms drawn, with the further teacher calls a structure takes."""
