@@ -259,7 +259,7 @@ def speed_gate(speed_up: Estimate, limits: GateLimits) -> Gate:
         measured=speed_up,
         limit=limits.speed_up,
         passed=passed,
-        detail=f"teacher's time over student's, {speed_up.value or 0.0:.3g}; at least {limits.speed_up:g} is asked",
+        detail=f"teacher's time over student's; at least {limits.speed_up:g} is asked",
         sense="at least",
     )
 

@@ -152,10 +152,11 @@ def _bands_axes(axes: Any, figure: Figure) -> None:
 
 
 def _parity_axes(axes: Any, figure: Figure) -> None:
-    axes.set_position((0.19, 0.145, 0.79, 0.8394))
+    axes.set_position((0.215, 0.145, 0.765, 0.8128))
     low, high = _extent(figure)
     pad = 0.04 * (high - low)
     axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
+    axes.locator_params(nbins=4)
     axes.axline((low, low), slope=1.0, color=_INK, linewidth=0.8, alpha=0.6, gid="diagonal")
     axes.spines[["top", "right"]].set_visible(True)
     found = re.search(r"MAE\D{0,3}[\d.]+(?:\s*±\s*[\d.]+)?\s*[^\s,;()]*", figure.caption)
