@@ -334,6 +334,8 @@ def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, 
     elsewhere = ["train", "stride", "--from", str(run), *tiny, "--out", str(tmp_path / "elsewhere")]
     assert cli.run([*elsewhere, "--nve", str(tmp_path / "nve" / "trajectory.h5")]) in (0, 4)
     assert (tmp_path / "elsewhere" / "stride.mdistill").is_file() and not (tmp_path / "elsewhere" / "segments").exists()
-    capsys.readouterr()
+    said = re.search(r"learned from: (\d+) segments at ([\d.]+) K", capsys.readouterr().out)
+    assert said is not None and int(said[1]) == 15
+    assert read_results(tmp_path / "elsewhere").settings["judge"]["temperature_K"] == pytest.approx(float(said[2]))
     assert cli.run([*elsewhere, "--nve", str(tmp_path / "md" / "trajectory.h5")]) == 2
     assert "md/trajectory.h5" in capsys.readouterr().err

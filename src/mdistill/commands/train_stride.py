@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +23,8 @@ class TrainStrideArguments:
     structure: Path | None = None
     """Ordered structure whose dynamics is learned (default: the run's)."""
     nve: tuple[Path, ...] = ()
-    """NVE trajectories with momenta, of the structure's atoms in its order, to learn from in place of new runs of the student."""
+    """NVE trajectories with momenta, of the structure's atoms in its order, to learn from in place of new runs of the student.
+    The map is then judged at their mean temperature (the middle one of several), unless --judge.temperature-K is given."""
     frame_time_fs: float | None = None
     """Time between frames of these, where a file does not tell, fs."""
     out: Path | None = None
@@ -53,6 +54,7 @@ examples:
 def main(arguments: list[str]) -> int:
     """Train and judge; exit status 4 where a gate failed."""
     given = parse(TrainStrideArguments, arguments, program="mdistill train stride", description=HELP)
+    from mdistill.data.segments import Segment
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.files import read_json
     from mdistill.report.page import write_report
@@ -77,11 +79,17 @@ def main(arguments: list[str]) -> int:
     else:
         systems = read_systems((run or given.source) / "prepare" / STRUCTURES)
     kept = read_json(run / SETTINGS_FILE).get("settings", {}) if run and (run / SETTINGS_FILE).is_file() else {}
-    settings = given.settings.resolved(tuple(kept.get("label", {}).get("temperatures_K", ())))
+    kelvins = tuple(kept.get("label", {}).get("temperatures_K", ()))
+    flow, wanted = list[Segment](), given.settings
+    if given.nve:
+        flow = recorded_segments(given.nve, systems[0], load(student), wanted.segments, frame_time_fs=given.frame_time_fs)
+        kelvins = tuple(sorted({round(part.temperature_K, 1) for part in flow}))
+        wanted = replace(wanted, segments=replace(wanted.segments, temperatures_K=kelvins))
+        print(f"learned from: {len(flow)} segments at {', '.join(f'{kelvin:g}' for kelvin in kelvins)} K")
+    settings = wanted.resolved(kelvins)
     folder, command = output_folder(out), "mdistill train stride " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         keep_settings(folder, "train stride", settings)
-        flow = recorded_segments(given.nve, systems[0], load(student), settings.segments, frame_time_fs=given.frame_time_fs)
         rung = stride_rung(student, systems, settings, folder, recorded=flow, stop=stop)
         found = stamped(rung, settings, repeat=command)
     if run is not None:
