@@ -202,6 +202,8 @@ def summary(runs: Path) -> list[dict[str, Any]]:
     """Everything found so far."""
     rows = []
     for path in sorted(runs.glob("stride/*/*fs-*/" + FOUND)):
+        if not (path.parent / RESULTS).is_file():
+            continue
         rows.append(json.loads(path.read_text(encoding="utf-8")) | rows_of(read_results(path.parent)))
     return rows
 
