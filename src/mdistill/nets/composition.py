@@ -11,7 +11,8 @@ Whatever the V_s, the map is symplectic (each factor is), time-reversible (the s
 momentum and angular momentum (V_s is translation and rotation invariant), and costs K force evaluations a stride, since
 the last kick of one stride and the first of the next act at the same place. With V_s = V it is velocity Verlet of step h;
 trained on pairs (q, p) → (q', p') of the exact flow the V_s absorb its error. One harmonic mode of frequency ω is met
-exactly with K = 2: two force constants fix cos ωt and sin(ωt)/ω, all there is to its matrix, for ωt < π.
+exactly with K = 2: two force constants fix cos ωt and sin(ωt)/ω, all there is to its matrix, for ωt < π. With K = 1 there is
+one force constant: the frequency can be right, not also how a mode shares its energy between momenta and positions.
 
 References:
     Kicks and drifts learned as a symplectic map: P. Jin et al., SympNets, Neural Networks 132, 166 (2020), doi

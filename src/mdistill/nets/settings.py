@@ -114,7 +114,7 @@ class CompositionSettings:
     def __post_init__(self) -> None:
         _check_stride(self.stride_fs)
         if not 1 <= self.kicks <= 64:
-            raise BadInput("kicks", f"{self.kicks}", allowed="1 to 64", fix="one for about every 8 fs")
+            raise BadInput("kicks", f"{self.kicks}", allowed="1 to 64", fix="one for about every 8 fs, two at least")
         self.spline.shapes()
 
     @property

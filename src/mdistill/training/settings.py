@@ -200,7 +200,7 @@ class StrideSettings:
             step of a network without built-in symmetry, for comparison.
         stride_fs: Time that one application advances, fs.
         shorter_fs: Further strides that a direct or attention map is taught, fs.
-        kicks: Of a composition, force evaluations per stride; by default one for about every 8 fs.
+        kicks: Of a composition, force evaluations per stride; by default one for about every 8 fs, and two at least.
         reversal: Half of the windows, drawn anew at every step, are run backwards; a composition is reversible as it is.
         turning: Windows are turned at random, which only a map without built-in symmetry needs; by default for attention.
         strides: Strides in a row that are compared with the exact flow.
@@ -246,7 +246,7 @@ class StrideSettings:
     @property
     def evaluations(self) -> int:
         """Force evaluations per stride."""
-        return self.kicks or max(1, round(self.stride_fs / 8.0))
+        return self.kicks or max(2, round(self.stride_fs / 8.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
