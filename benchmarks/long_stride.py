@@ -57,14 +57,14 @@ RESULTS, FOUND = "results.json", "found.json"
 
 
 def settings_of(material: Material, stride_fs: float, given: argparse.Namespace) -> StrideRungSettings:
-    """How a map of this stride is taught and judged: 4 fs between frames (1 fs for water, 16 fs for aluminium); 60 ps of
+    """How a map of this stride is taught and judged: 4 fs between frames (1 fs for water, 16 fs for aluminium); 40 ps of
     equilibration for water, which as a frame of another density is a liquid that relaxes."""
     spacing = {"water": 1.0, "aluminium": 16.0}.get(material.name, 4.0)
     segments = SegmentSettings(
         temperatures_K=material.temperatures_K, segments=SEGMENTS, frames=FRAMES, spacing_fs=spacing
     )  # fmt: skip
     train = StrideSettings(stride_fs=stride_fs, kicks=given.kicks, fit=FitSettings(steps=given.steps, batch_size=4))
-    first_ps = 60.0 if material.name == "water" else 5.0
+    first_ps = 40.0 if material.name == "water" else 5.0
     judge = JudgeSettings(
         temperature_K=material.temperature_K, time_ps=given.time_ps, longest_ps=given.longest_ps, equilibration_ps=first_ps
     )
