@@ -45,8 +45,8 @@ def plot(rows: list[dict[str, Any]], home: Path, path: Path) -> None:
 
 
 def gains(axis: Any, rows: list[dict[str, Any]]) -> None:
-    """How many times as many nanoseconds a day, against the error of a stride (fs / force calls); hollow where a gate failed. Maps
-    that are off by more than a tenth break at once and are left out."""
+    """How many times as many nanoseconds a day, against the error of a stride (fs / force calls); hollow where a gate failed.
+    Maps that are off by more than a tenth break at once and are left out."""
     for row in (row for row in rows if row["stride_error"][0] < 10.0):
         gain, passed = row["stride_speed_up"], all(gate[2] for gate in row["gates"].values())
         calls = next(fact["value"] for fact in row["facts"] if fact[""].startswith("stride (fs)")).partition(", ")[2]
