@@ -138,7 +138,10 @@ def assert_same_neighbours(kernel: SplineKernel, system: System, reach: float) -
     graph = build_graph(system, reach)
     expected = np.searchsorted(graph.receiver.numpy(), np.arange(system.n_atoms + 1))
     r = system.positions.numpy()
-    first, sender, offset = neighbours(kernel, r, checked_box(system, reach), system.pbc[0].numpy(), reach)
+    box, pbc = checked_box(system, reach), system.pbc[0].numpy()
+    first, sender, offset = neighbours(kernel, r, box, pbc, reach)
+    for mine, binned in zip((first, sender, offset), neighbours(kernel, r, box, pbc, reach, few=0), strict=True):
+        assert np.array_equal(mine, binned), "few atoms and bins must give the same list in the same order"
     found = r[sender] + offset - np.repeat(r, np.diff(first), axis=0)
     assert np.array_equal(first, expected)
     pairs = zip(vectors_by_receiver(first, found), vectors_by_receiver(expected, edge_vectors(graph).numpy()), strict=True)

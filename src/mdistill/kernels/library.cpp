@@ -53,12 +53,14 @@ int64_t mdistill_strides_run(mdistill::Strides *strides, const mdistill::Plan *p
   return strides->run(*plan, cell, pbc, masses, positions, momenta, forces, energy, virial, sums);
 }
 
-// Pairs within a reach by the engine's own search: first[atoms + 1], then sender and offset are filled up to `room`.
+// Pairs within a reach by the engine's own search: first[atoms + 1], then sender and offset are filled up to `room`. Up to
+// `few` atoms all pairs are gone through; negative: the usual number.
 int64_t mdistill_search(int64_t atoms, const double *positions, const double *cell, const int32_t *pbc, double reach, int32_t threads,
-                        int64_t room, int64_t *first, int32_t *sender, double *offset) {
+                        int64_t few, int64_t room, int64_t *first, int32_t *sender, double *offset) {
   mdistill::Candidates list;
   const std::vector<int32_t> alike(atoms, 0);
-  mdistill::Search(mdistill::Box(cell, pbc), reach, atoms, positions).find(positions, alike.data(), threads, list);
+  mdistill::Search(mdistill::Box(cell, pbc), reach, atoms, positions).find(
+      positions, alike.data(), threads, list, few < 0 ? mdistill::Search::FEW : few);
   std::copy(list.first.begin(), list.first.end(), first);
   const int64_t pairs = first[atoms];
   if (pairs <= room)

@@ -191,7 +191,7 @@ def _declared(handle: ctypes.CDLL) -> ctypes.CDLL:
         "strides_run": (long, [pointer] * 5 + [integer] + [pointer] * 7),
         "fallbacks": (long, [pointer]),
         "counts": (None, [pointer] * 4),
-        "search": (long, [long, pointer, pointer, pointer, real, integer, long, pointer, pointer, pointer]),
+        "search": (long, [long, pointer, pointer, pointer, real, integer, long, long, pointer, pointer, pointer]),
     }
     for name, (result, arguments) in functions.items():
         function = getattr(handle, f"mdistill_{name}")

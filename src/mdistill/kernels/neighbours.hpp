@@ -1,4 +1,5 @@
-// Neighbour pairs within a reach by binning: any cell, mixed periodicity, cells smaller than the reach.
+// Neighbour pairs within a reach, by bins or, of few atoms, by going through all of them: any cell, mixed periodicity, cells
+// smaller than the reach.
 #pragma once
 
 #include <algorithm>
@@ -49,15 +50,18 @@ struct Box {
 
 class Search {
  public:
+  static constexpr int64_t FEW = 200;  // atoms up to which going through all pairs of them is faster than bins
+
   Search(const Box &box, double reach, int64_t atoms, const double *positions) : box(box), reach(reach), atoms(atoms) {
     place(positions);
   }
 
   // The pairs of all atoms; `species` orders them. Senders are visited in that order and handed to their neighbours, so that
   // the list of each receiver comes out sorted without being sorted.
-  void find(const double *positions, const int32_t *species, int threads, Candidates &out) const {
+  void find(const double *positions, const int32_t *species, int threads, Candidates &out, int64_t few = FEW) const {
     const int parts = std::max(1, threads);
     const std::vector<int32_t> order = by_species(species);
+    if (atoms <= few) return among_few(positions, order, out);
     std::vector<std::vector<Pair>> found(parts);
     std::vector<std::vector<int64_t>> slot(parts);
 #pragma omp parallel for schedule(static, 1) num_threads(parts)
@@ -108,9 +112,10 @@ class Search {
   std::vector<int32_t> first, members;            // atoms by bin
   std::vector<double> inside[3];                  // positions within the cell, in the order of `members`
   std::vector<int32_t> place_of;                  // where an atom stands in that order
+  std::vector<std::array<double, 3>> fraction;    // positions within the cell, as fractions of it
 
   void place(const double *positions) {
-    std::vector<std::array<double, 3>> fraction(atoms);
+    fraction.resize(atoms);
     turns.assign(atoms, {0, 0, 0});
     for (int a = 0; a < 3; ++a) {
       double low = 1e300, high = -1e300;
@@ -153,6 +158,39 @@ class Search {
       for (int c = 0; c < 3; ++c)
         inside[c][m] = positions[3 * i + c] - (turns[i][0] * box.rows[0][c] + turns[i][1] * box.rows[1][c] + turns[i][2] * box.rows[2][c]);
     }
+  }
+
+  // Every sender for every receiver, in the images that can be near: visited in the order of the list, so nothing is sorted.
+  void among_few(const double *positions, const std::vector<int32_t> &order, Candidates &out) const {
+    out.first.assign(1, 0), out.sender.clear(), out.offset.clear();
+    for (int32_t i = 0; i < atoms; ++i) {
+      for (const int32_t j : order) images_of(i, j, positions, out);
+      out.first.push_back(static_cast<int64_t>(out.sender.size()));
+    }
+  }
+
+  // The pairs of receiver i and sender j: a plane of the lattice further off than the reach holds none.
+  void images_of(int32_t i, int32_t j, const double *positions, Candidates &out) const {
+    int low[3], high[3], turn[3];
+    double apart[3], lattice[3];
+    for (int a = 0; a < 3; ++a) {
+      const double between = fraction[j][a] - fraction[i][a], most = reach * (1.0 + 1e-9) / box.height[a];
+      low[a] = box.periodic[a] ? static_cast<int>(std::ceil(-most - between)) : 0;
+      high[a] = box.periodic[a] ? static_cast<int>(std::floor(most - between)) : 0;
+      turn[a] = turns[i][a] - turns[j][a];
+      apart[a] = positions[3 * j + a] - positions[3 * i + a];
+    }
+    for (int x = turn[0] + low[0]; x <= turn[0] + high[0]; ++x)
+      for (int y = turn[1] + low[1]; y <= turn[1] + high[1]; ++y)
+        for (int z = turn[2] + low[2]; z <= turn[2] + high[2]; ++z) {
+          double square = 0;
+          for (int c = 0; c < 3; ++c) {
+            lattice[c] = x * box.rows[0][c] + y * box.rows[1][c] + z * box.rows[2][c];
+            square += (apart[c] + lattice[c]) * (apart[c] + lattice[c]);
+          }
+          if (square >= reach * reach || (i == j && !x && !y && !z)) continue;
+          out.sender.push_back(j), out.offset.push_back({lattice[0], lattice[1], lattice[2]});
+        }
   }
 
   size_t number(int x, int y, int z) const { return (static_cast<size_t>(x) * bins[1] + y) * bins[2] + z; }

@@ -1,4 +1,4 @@
-// A neighbour list with a skin, kept while no atom moved far; engines of the same atoms and the same cutoff may share one.
+// A neighbour list with a skin, kept while no atoms moved far; engines of the same atoms and the same cutoff may share one.
 #pragma once
 
 #include <chrono>
@@ -18,17 +18,18 @@ struct SkinList {
   SkinList(std::vector<int32_t> species, double reach, double skin, int threads)
       : species(std::move(species)), reach(reach), skin(skin), threads(threads) {}
 
-  // Make sure that every pair closer than the reach is listed: search again if an atom moved by half the skin.
+  // Make sure that every pair closer than the reach is listed: search again if two atoms can have come nearer by the skin.
   void follow(const double *r, const double *cell, const int32_t *pbc) {
     const int64_t atoms = static_cast<int64_t>(species.size());
     bool same = old_positions.size() == size_t(3 * atoms) && std::equal(cell, cell + 9, old_cell) && std::equal(pbc, pbc + 3, old_pbc);
     if (same) {
-      const double allowed = 0.25 * skin * skin;
-      for (int64_t i = 0; i < atoms && same; ++i) {
+      double longest = 0, next = 0;  // squares of the two longest ways since the last search
+      for (int64_t i = 0; i < atoms; ++i) {
         double square = 0;
         for (int c = 0; c < 3; ++c) square += (r[3 * i + c] - old_positions[3 * i + c]) * (r[3 * i + c] - old_positions[3 * i + c]);
-        same = square < allowed;
+        next = std::max(next, std::min(square, longest)), longest = std::max(longest, square);
       }
+      same = std::sqrt(longest) + std::sqrt(next) < skin;
     }
     if (same) return;
     const auto begin = std::chrono::steady_clock::now();

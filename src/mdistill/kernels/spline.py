@@ -139,16 +139,19 @@ def threads_for(atoms: int, available: int) -> int:
 
 
 def neighbours(
-    kernel: SplineKernel, positions: Array, cell: Array, pbc: Array, reach: float, *, threads: int = 1
+    kernel: SplineKernel, positions: Array, cell: Array, pbc: Array, reach: float, *, threads: int = 1, few: int = -1
 ) -> tuple[Array, Array, Array]:
-    """Pairs within a reach by the compiled search: first [atom + 1], sender [pair], offset [pair, 3] (Å)."""
+    """Pairs within a reach by the compiled search: first [atom + 1], sender [pair], offset [pair, 3] (Å).
+
+    Up to `few` atoms (−1: the usual number) all pairs are gone through, above that it takes bins; the answer is the same.
+    """
     r, h, p = _real(positions), _real(cell), np.ascontiguousarray(pbc, dtype=np.int32)
     first, room = np.empty(len(r) + 1, dtype=np.int64), 128 * len(r)
     while True:
         sender, offset = np.empty(room, dtype=np.int32), np.empty((room, 3))
         lists = (first, sender, offset)
         found = kernel.library.mdistill_search(
-            len(r), address(r), address(h), address(p), reach, threads, room, *map(address, lists)
+            len(r), address(r), address(h), address(p), reach, threads, few, room, *map(address, lists)
         )
         if found <= room:
             return first, sender[:found], offset[:found]
