@@ -19,7 +19,7 @@ def test_a_changed_record_changes_the_page(monkeypatch):
     monkeypatch.setattr(sys, "path", [str(HOME / "benchmarks"), *sys.path])
     import tables
 
-    rows = [dict(row) for row in tables.record("long_stride")]
+    rows = [dict(row) for row in tables.recorded("long_stride")]
     before = tables.strides(rows)
     rows[0]["stride_error"] = [99.0, None]
     assert tables.strides(rows) != before

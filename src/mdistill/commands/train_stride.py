@@ -38,9 +38,9 @@ class TrainStrideArguments:
 
 HELP = """\
 Learn the integrator: a map that takes positions and momenta over a stride of 8 to 32 fs at the cost of two to four force
-calls, from short NVE runs of the student itself (nearly free). It is composed of kicks and drifts with learned potentials:
-symplectic, reversible, momentum conserved. It is then judged beside small steps in NVE, Langevin and Bussi dynamics:
-temperatures of every element, RDFs, drift, speed. A run's report gets the rung and its section.
+calls, from short NVE runs of the student itself (nearly free). It is composed of kicks and drifts with learned potentials,
+lighter than the student: symplectic, reversible, momentum conserved. It is then judged beside small steps in NVE,
+Langevin and Bussi dynamics: temperatures of every element, RDFs, drift, speed. A run's report gets the rung and its section.
 
 examples:
   mdistill train stride --from runs/mine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mdistill.errors import BadInput
@@ -14,6 +14,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "large": {"cutoff": 5.6, "channels": 16, "radial": 14, "degree": 3, "hidden": 128},
 }
 """Sizes of student by name, from fastest to most accurate: reach (Å), channels, radial functions, order, hidden units."""
+LIGHT: dict[str, int] = {"channels": 8, "radial": 6, "degree": 2, "hidden": 32}
+"""What the light kicks of a long-stride map have at most; their reach is that of the student."""
 LONGEST_STRIDE = 100.0
 """Longest stride accepted, fs."""
 INVARIANTS = 5
@@ -55,6 +57,11 @@ class SplineSettings:
             "last.weight": (n, self.hidden or (self.degree + 3) * self.channels, 1),
         }
         return shapes | ({"second.weight": (n, self.hidden, self.hidden)} if self.hidden else {})
+
+
+def lighter(size: SplineSettings) -> SplineSettings:
+    """This size with no more than LIGHT has of anything."""
+    return replace(size, **{name: min(most, getattr(size, name)) for name, most in LIGHT.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

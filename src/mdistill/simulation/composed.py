@@ -3,7 +3,7 @@ r"""Long strides: NVE dynamics by a learned composition of kicks and drifts (`ne
 Where a kick meets a force larger than in strides that the map gets right, or a stride changes the energy by more than these
 do, the map is not to be trusted: the stride is taken anew in small steps of velocity Verlet with the potential that the map
 was taught, and counted. So is one that ends in numbers that are not finite. To know the energy costs two evaluations, so
-only the strides are looked at that change K + V₀ most (V₀: the first kick's potential, at hand at both ends): one in ten.
+only the strides are looked at that change K + V₀ most (V₀: the first kick's potential, at hand at both ends): one in fifty.
 """
 
 from __future__ import annotations

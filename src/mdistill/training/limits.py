@@ -20,12 +20,12 @@ from mdistill.units import KINETIC
 
 _RIGHT = 4.0
 """A stride is right where its error is below this many times the median error."""
-_FORCE_MARGIN, _ENERGY_MARGIN, _UNSEEN = 1.05, 1.2, 0.9
+_FORCE_MARGIN, _ENERGY_MARGIN, _UNSEEN = 1.05, 1.2, 0.98
 _JUDGED = 800
 
 
 def set_limits(net: CompositionNet, potential: EnergyNet, windows: Sequence[Window]) -> dict[str, float]:
-    """Set the map's limits from strides that it gets right; a tenth of them change K + V₀ by more than `looked_at`.
+    """Set the map's limits from strides that it gets right; a fiftieth of them change K + V₀ by more than `looked_at`.
 
     Args:
         net: The trained map, float64; changes in place.

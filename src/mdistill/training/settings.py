@@ -201,6 +201,8 @@ class StrideSettings:
         stride_fs: Time that one application advances, fs.
         shorter_fs: Further strides that a direct or attention map is taught, fs.
         kicks: Of a composition, force evaluations per stride; by default one for about every 8 fs, and two at least.
+        kick_size: Of a composition's kicks. light: of the student's reach, with at most 8 channels, 6 radial functions, degree 2
+            and 32 hidden units, little more than half the cost of a medium student. student: as large as the student.
         reversal: Half of the windows, drawn anew at every step, are run backwards; a composition is reversible as it is.
         turning: Windows are turned at random, which only a map without built-in symmetry needs; by default for attention.
         strides: Strides in a row that are compared with the exact flow.
@@ -214,6 +216,7 @@ class StrideSettings:
     stride_fs: float = 16.0
     shorter_fs: tuple[float, ...] = ()
     kicks: int | None = None
+    kick_size: Literal["light", "student"] = "light"
     reversal: bool = False
     turning: bool | None = None
     strides: int = 1
@@ -225,6 +228,8 @@ class StrideSettings:
     def __post_init__(self) -> None:
         if self.net not in ("composition", "direct", "attention"):
             raise BadInput("net", f"{self.net!r}", allowed="composition, direct, attention", fix="choose one of them")
+        if self.kick_size not in ("light", "student"):
+            raise BadInput("kick_size", f"{self.kick_size!r}", allowed="light, student", fix="choose one of them")
         CompositionSettings(elements=(1,), stride_fs=self.stride_fs, kicks=self.evaluations)
         StrideNetSettings(elements=(1,), strides_fs=self.strides_fs)
         StrideAttentionSettings(elements=(1,), strides_fs=self.strides_fs)

@@ -12,16 +12,16 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mdistill.data.segments import Segment
-from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.composition import CompositionNet
 from mdistill.nets.settings import CompositionSettings, StrideAttentionSettings, StrideNetSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.nets.stride import DirectStrideNet
 from mdistill.nets.stride_attention import AttentionStrideNet
-from mdistill.training.checkpoint import StrideNet, load_net, read_metadata, save_model
+from mdistill.training.checkpoint import StrideNet, read_metadata, save_model
 from mdistill.training.doubt import calibrate_doubt, typical_impulses, typical_speed
 from mdistill.training.fit import fit
+from mdistill.training.kicks import first_kick, load_spline
 from mdistill.training.limits import set_limits
 from mdistill.training.settings import StrideSettings
 from mdistill.training.split import split_segments
@@ -62,7 +62,6 @@ def train_stride(
     folder: Path,
     *,
     stop: StopRequest = NEVER,
-    start_from: Path | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> StrideResult:
     """Train a long-stride map; writes `stride.mdistill`, `training.ckpt` and `history.json`, or resumes.
@@ -72,8 +71,6 @@ def train_stride(
         potential: Model file of the potential that the segments were made with.
         settings: How.
         folder, stop: Where; asked between steps.
-        start_from: Model file of the potential that every kick of a composition begins as, of another size perhaps; by default
-            `potential`.
         provenance: Kept in the model file.
     Raises:
         BadInput: Too short segments, nothing to hold out, or a model file that holds no spline potential.
@@ -83,19 +80,20 @@ def train_stride(
     train, apart = split_segments(segments, held_out=settings.held_out)
     held_out, windows = ([w for t in settings.strides_fs for w in windows_of(part, t, strides=settings.strides, every_fs=every)]
                          for part, every in ((apart, 0.0), (train, segments[0].spacing_fs)))  # fmt: skip
-    net = map_of(_spline(start_from or potential), settings, windows)
-    energy = _spline(potential).requires_grad_(False) if settings.energy_weight > 0.0 else None
+    begin = first_kick(train, potential, settings, Path(folder), stop=stop) if settings.net == "composition" else potential
+    net = map_of(load_spline(begin), settings, windows)
+    energy = load_spline(potential).requires_grad_(False) if settings.energy_weight > 0.0 else None
     turning = net.kind == AttentionStrideNet.kind if settings.turning is None else settings.turning
     objective = StrideObjective(reversal=settings.reversal, turning=turning, seed=settings.fit.seed, energy=energy,
                                 energy_weight=settings.energy_weight)  # fmt: skip
-    begun = [read_metadata(path)["sha256"] for path in (start_from or potential, potential)]
+    begun = [read_metadata(path)["sha256"] for path in (begin, potential)]
     identity = f"{settings} {windows_hash(windows)} {windows_hash(held_out)} {begun}"
     if not settings.float64:
         net = net.in_type(torch.float32)
     how = settings.fit.suited(net.kind)
     result = fit(net, objective, windows, held_out, how, folder=Path(folder), stop=stop, identity=identity, title="train stride")
     final = result.module.folded()
-    caught = set_trust(final, _spline(potential), windows, held_out)
+    caught = set_trust(final, load_spline(potential), windows, held_out)
     made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings), "potential": begun[1]}
     digest = save_model(Path(folder) / MODEL, final, made_from)
     return StrideResult(
@@ -164,11 +162,3 @@ def one_stride_errors(net: StrideMap, windows: Sequence[Window]) -> dict[str, fl
     counts = torch.bincount(owner)
     each = torch.zeros(len(counts), dtype=momentum.dtype).index_add(0, owner, momentum) / counts
     return found | {"momentum, median": float(each.median()) ** 0.5}
-
-
-def _spline(path: Path) -> SplineNet:
-    net = load_net(path)
-    if not isinstance(net, SplineNet):
-        fix = "distil a spline student (the default)"
-        raise BadInput(path, f"a model of kind {net.kind!r}", allowed="a spline student", fix=fix)
-    return net
