@@ -8,7 +8,7 @@ and `--conductivity` add density at constant pressure, 10⁶ strides, and σ(T) 
     python benchmarks/long_stride.py --material li6ps5cl --strides 16 --npt --million --conductivity 500 600 700 800
     python benchmarks/long_stride.py --record-only
 
-Everything done is kept in runs/stride and not done again; the record holds all that is found there.
+Everything done is kept in runs/stride and not done again; the record holds all that is found there, and maps of before.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import write_record
-from stride_plots import plot
+from record import recorded, write_record
+from stride_plots import kick_size, plot
 from stride_systems import NAMES, Material, system
 
 from mdistill.errors import BlowUp
@@ -63,7 +63,8 @@ def settings_of(material: Material, stride_fs: float, given: argparse.Namespace)
     segments = SegmentSettings(
         temperatures_K=material.temperatures_K, segments=SEGMENTS, frames=FRAMES, spacing_fs=spacing
     )  # fmt: skip
-    train = StrideSettings(stride_fs=stride_fs, kicks=given.kicks, fit=FitSettings(steps=given.steps, batch_size=4))
+    fit = FitSettings(steps=given.steps, batch_size=4)
+    train = StrideSettings(stride_fs=stride_fs, kicks=given.kicks, kick_size=given.kick_size, fit=fit)
     first_ps = 40.0 if material.name == "water" else 5.0
     judge = JudgeSettings(
         temperature_K=material.temperature_K, time_ps=given.time_ps, longest_ps=given.longest_ps, equilibration_ps=first_ps
@@ -72,7 +73,8 @@ def settings_of(material: Material, stride_fs: float, given: argparse.Namespace)
 
 
 def folder_of(home: Path, settings: StrideRungSettings, tag: str) -> Path:
-    return home / f"{settings.train.stride_fs:g}fs-{settings.train.evaluations}{tag}"
+    size = "" if settings.train.kick_size == "light" else f"-{settings.train.kick_size}"
+    return home / f"{settings.train.stride_fs:g}fs-{settings.train.evaluations}{size}{tag}"
 
 
 def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: Path) -> Path:
@@ -83,10 +85,10 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
         return folder
     segments = make_segments([material.start], load(material.student), settings.segments, home / "segments")
     begun = time.process_time()
-    result = train_stride(segments, material.student, settings.train, folder, start_from=given.start_from)
+    result = train_stride(segments, material.student, settings.train, folder)
     minutes = (time.process_time() - begun) / 60.0
     found = judge_map(result, load(material.student, precision="float32"), material.start, settings)
-    extra = {"errors": result.errors, "parameters": result.parameters}
+    extra = {"errors": result.errors, "parameters": result.parameters, "kicks": settings.train.kick_size}
     known = json.loads((folder / FOUND).read_text(encoding="utf-8")) if (folder / FOUND).is_file() else {}
     write_json(folder / FOUND, {"training CPU minutes": minutes} | known | {"material": material.name, "tag": given.tag} | extra)
     write_results(folder, found)
@@ -199,13 +201,20 @@ def over_runs(found: list[Estimate]) -> list[Any]:
 
 
 def summary(runs: Path) -> list[dict[str, Any]]:
-    """Everything found so far."""
+    """Everything found so far, and of the record on disk the maps that have no folder here."""
     rows = []
     for path in sorted(runs.glob("stride/*/*fs-*/" + FOUND)):
         if not (path.parent / RESULTS).is_file():
             continue
         rows.append(json.loads(path.read_text(encoding="utf-8")) | rows_of(read_results(path.parent)))
-    return rows
+    here = {key(row) for row in rows}
+    return [row for row in recorded("long_stride") if key(row) not in here] + rows
+
+
+def key(row: dict[str, Any]) -> tuple[str, ...]:
+    """What tells a map from others: material, stride and force calls, size of its kicks, tag."""
+    (calls,) = [fact["value"] for fact in row["facts"] if fact[""].startswith("stride (fs)")]
+    return row["material"], calls, kick_size(row), row["tag"]
 
 
 def rows_of(results: Results) -> dict[str, Any]:
@@ -227,7 +236,9 @@ def main() -> None:
     parser.add_argument("--strides", type=float, nargs="+", default=None, help="fs")
     parser.add_argument("--kicks", type=int, default=None, help="force calls a stride")
     parser.add_argument("--steps", type=int, default=1800, help="of training")
-    parser.add_argument("--start-from", type=Path, default=None, help="a student of another size that the kicks begin as")
+    parser.add_argument(
+        "--kick-size", choices=("light", "student"), default="light", help="lighter than the student, or as large"
+    )
     parser.add_argument("--tag", default="", help="added to the folder's name")
     parser.add_argument("--time-ps", type=float, default=500.0, help="of each judged run")
     parser.add_argument("--longest-ps", type=float, default=4000.0, help="of a run that goes on for its errors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,12 @@ def write_record(name: str, settings: Any, rows: Sequence[Mapping[str, Any]]) ->
     print_rows(rows)
     print(f"written: {path.name}")
     return path
+
+
+def recorded(name: str) -> list[dict[str, Any]]:
+    """The rows of a record that is there."""
+    path = RESULTS / f"{name}.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.is_file() else []
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--record-only", action="store_true")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     given = parser.parse_args()
-    given.kicks, given.steps, given.longest_ps = 2, 0, given.time_ps
+    given.kicks, given.kick_size, given.steps, given.longest_ps = 2, "student", 0, given.time_ps
     torch.set_num_threads(1)
     home = given.runs / "stride" / "li6ps5cl"
     if not given.record_only:

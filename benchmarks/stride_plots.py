@@ -44,13 +44,20 @@ def plot(rows: list[dict[str, Any]], home: Path, path: Path) -> None:
     figure.savefig(path)
 
 
+def kick_size(row: dict[str, Any]) -> str:
+    """Of a row: light, or as large as the student, which all were at first."""
+    return str(row.get("kicks", "student"))
+
+
 def gains(axis: Any, rows: list[dict[str, Any]]) -> None:
     """How many times as many nanoseconds a day, against the error of a stride (fs / force calls); hollow where a gate failed.
     Maps that are off by more than a tenth break at once and are left out."""
     for row in (row for row in rows if row["stride_error"][0] < 10.0):
         gain, passed = row["stride_speed_up"], all(gate[2] for gate in row["gates"].values())
         calls = next(fact["value"] for fact in row["facts"] if fact[""].startswith("stride (fs)")).partition(", ")[2]
-        label = f"{row['material']}, {row['stride_time'][0]:g} fs / {calls}{row['tag']}" + ("" if passed else " (gate failed)")
+        label = f"{row['material']}, {row['stride_time'][0]:g} fs / {calls} {kick_size(row)}" + (
+            "" if passed else " (gate failed)"
+        )
         where = (row["stride_error"][0], gain[0])
         axis.errorbar(*where, yerr=gain[1], marker="o", ls="", capsize=3, mfc=None if passed else "none", label=label)
     axis.set(xlabel="error of momenta after a stride, median (%)", ylabel="ns/day over time steps (×)")

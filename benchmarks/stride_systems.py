@@ -1,7 +1,7 @@
 """Students and starting structures of the long-stride benchmark, made where missing and kept in runs/stride/<name>.
 
     li6ps5cl    52 atoms; the student of `make demo` (teacher SevenNet-0)
-    li3ps4      beta-Li3PS4, 128 atoms; a small student of the labels that `mdistill label` left in runs/curvature-labels
+    li3ps4      beta-Li3PS4, 128 atoms; a small student of SevenNet-0
     aluminium   108 atoms, fcc; a small student of ASE's EMT
     water       64 flexible molecules at 0.997 g/cm³; a student of 100 revPBE0-D3 frames (hard labels, no teacher to ask)
 
@@ -23,17 +23,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.build import bulk
-from ase.io import read
+from ase.io import read, write
 from ase.optimize import FIRE
 from torch import Tensor
 
 from mdistill.analysis.rdf import rdf
+from mdistill.data.relax import relax
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
 from mdistill.export.ase import calculator
 from mdistill.graph import make_system
-from mdistill.io.files import write_json
+from mdistill.io.files import replacing, write_json
 from mdistill.io.structures import read_system, to_atoms
 from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.settings import SimulateSettings
@@ -56,6 +58,9 @@ BONDED_A = 1.2
 """An O–H distance below which the two are bonded, Å."""
 EMT_LABELS = LabelSettings(
     temperatures_K=(300.0, 600.0, 900.0), frames=60, blocks=6, spacing_fs=40.0, time_step_fs=4.0, contacts=4
+)
+LI3PS4_LABELS = LabelSettings(
+    temperatures_K=(300.0, 600.0, 900.0), frames=40, spacing_fs=16.0, strains=(-0.02, 0.02), shears=2, rattles=(0.03, 0.1)
 )
 TRAIN = {
     "li3ps4": TrainSettings(size="small", held_out=0.1, fit=FitSettings(steps=4000)),
@@ -94,7 +99,7 @@ def system(name: str, runs: Path) -> Material:
 
     Args:
         name: One of NAMES.
-        runs: Holds demo and curvature-labels; stride/<name> is written.
+        runs: Holds demo; stride/<name> is written.
     """
     home = runs / "stride" / name
     if name == "li6ps5cl":
@@ -104,11 +109,11 @@ def system(name: str, runs: Path) -> Material:
             time_step_fs=2.0, strides_fs=(4.0, 8.0, 16.0, 32.0), pair=("P", "S"),
         )  # fmt: skip
     if name == "li3ps4":
-        frames = LabelStore(runs / "curvature-labels" / "beta-Li3PS4").read()
+        start, teacher = li3ps4(home), load_teacher("sevennet-0")
+        label_run([start], teacher, LI3PS4_LABELS, home / "label")
         return Material(
-            name=name, start=next(f.system for f in frames if f.source == "relaxed"), student=trained(name, frames, home),
-            temperature_K=600.0, temperatures_K=(300.0, 600.0, 900.0), time_step_fs=2.0, strides_fs=(4.0, 8.0, 16.0, 32.0),
-            pair=("P", "S"),
+            name=name, start=start, student=trained(name, LabelStore(home / "label").read(), home), temperature_K=600.0,
+            temperatures_K=(300.0, 600.0, 900.0), time_step_fs=2.0, strides_fs=(4.0, 8.0, 16.0, 32.0), pair=("P", "S"),
         )  # fmt: skip
     if name == "aluminium":
         start = aluminium()
@@ -141,6 +146,19 @@ def trained(name: str, frames: Sequence[LabelledFrame], home: Path) -> Path:
     }  # fmt: skip
     write_json(home / "accuracy.json", row | {"curvature error": result.curvature_error, "held out": errors})
     return path
+
+
+def li3ps4(home: Path) -> System:
+    """128 atoms of beta-Li3PS4, relaxed by SevenNet-0: two cells of the first frame of LiPS20; made once."""
+    path = home / "relaxed.extxyz"
+    if not path.is_file():
+        with np.load(Path(os.environ["MDISTILL_DATA"]) / "lips20" / "beta-Li3PS4.npz", allow_pickle=False) as frames:
+            cell = Atoms(frames["numbers"], positions=frames["positions"][0], cell=frames["cell"][0], pbc=True)
+        atoms = cell.repeat((1, 2, 1))
+        start = make_system(atoms.positions, atoms.numbers, np.asarray(atoms.cell), atoms.pbc)
+        with replacing(path) as whole:
+            write(whole, to_atoms(relax(start, load_teacher("sevennet-0"))[0]), format="extxyz")
+    return read_system(path)
 
 
 def aluminium() -> System:

@@ -5,10 +5,12 @@ python benchmarks/tables.py
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from record import recorded
+from stride_plots import kick_size
 
 from mdistill.report.tables import format_estimate
 from mdistill.types import Estimate
@@ -73,9 +75,10 @@ of one table took the same number of training steps. Calls: further calls of the
 """
 STRIDES = """## Long strides (`long_stride.py`)
 
-Maps composed of learned kicks beside small steps of the student that they were taught by. Momenta: median error of one stride
-on held-out segments, over their thermal size. NVE, Langevin, Bussi: mean temperature less what it should be (K), energy put
-right. Gates: 2 K over all, 5 K for each element, or twice the error of the mean; RDFs; total momentum.
+Maps composed of learned kicks, as large as the student or lighter, beside small steps of the student that they were taught by.
+Momenta: median error of one stride on held-out segments, over their thermal size. NVE, Langevin, Bussi: mean temperature less
+what it should be (K), energy put right. Gates: 2 K over all, 5 K for each element, or twice the error of the mean; RDFs; total
+momentum.
 """
 
 
@@ -90,19 +93,14 @@ def page() -> str:
         "\n".join(
             [
                 HEAD,
-                *curvature(record("curvature")),
-                *strides(record("long_stride")),
-                *ablations(record("stride_ablations")),
-                *peer(record("peer_flashmd")),
+                *curvature(recorded("curvature")),
+                *strides(recorded("long_stride")),
+                *ablations(recorded("stride_ablations")),
+                *peer(recorded("peer_flashmd")),
             ]
         ).rstrip()
         + "\n"
     )
-
-
-def record(name: str) -> list[Row]:
-    found = json.loads((HOME / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    return list(found["rows"])
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -161,14 +159,14 @@ def curvature_table(rows: list[Row]) -> list[str]:
 
 def strides(rows: list[Row]) -> list[str]:
     """One line for each map, then the temperatures of each, then what only some were asked."""
-    rows = sorted(rows, key=lambda row: (list(NAMES).index(row["material"]), row["stride_time"][0]))
-    head = ["material", "stride (fs), calls", *COLUMNS]
-    lines = [STRIDES, *table(head, [[NAMES[r["material"]], fact(r, CALLS), *summary(r)] for r in rows])]
+    rows = sorted(rows, key=lambda row: (list(NAMES).index(row["material"]), row["stride_time"][0], kick_size(row)))
+    head = ["material", "stride (fs), calls", "kicks", *COLUMNS]
+    lines = [STRIDES, *table(head, [[NAMES[r["material"]], fact(r, CALLS), kick_size(r), *summary(r)] for r in rows])]
     lines += ["Mean temperatures less what they should be (K):", ""]
     for row in rows:
-        lines += [f"**{NAMES[row['material']]}, {fact(row, CALLS)}**", "", *temperatures(row)]
+        lines += [f"**{NAMES[row['material']]}, {fact(row, CALLS)}, kicks: {kick_size(row)}**", "", *temperatures(row)]
     for row in rows:
-        of_map = f"{NAMES[row['material']]}, strides of {row['stride_time'][0]:g} fs"
+        of_map = f"{NAMES[row['material']]}, strides of {row['stride_time'][0]:g} fs ({kick_size(row)} kicks)"
         for key, more in FURTHER.items():
             lines += [*more(row[key], of_map), ""] if key in row else []
     return lines
