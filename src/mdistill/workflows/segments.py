@@ -21,7 +21,7 @@ from mdistill.progress import Advance, progress
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.evaluate import weights_sha256
-from mdistill.simulation.guard import Guard
+from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.simulate import default_time_step
@@ -127,11 +127,9 @@ def _wandering(parts: Sequence[Segment], evaluate: Evaluate) -> float:
     """Root mean square change of the total energy over a segment, over √(3N/2) k_B T, which the kinetic energy has alone."""
     changes = []
     for part in parts[:: max(1, len(parts) // _LOOKED_AT)]:
-        ends = [
-            float(evaluate(replace(part.system, positions=part.positions[k])).energy[0])
-            + 0.5 * KINETIC * float((part.momenta[k].square().sum(1) / part.masses).sum())
-            for k in (0, -1)
-        ]
+        points = [State(system=replace(part.system, positions=part.positions[k]), momenta=part.momenta[k], masses=part.masses)
+                  for k in (0, -1)]  # fmt: skip
+        ends = [float(total_energy(evaluated(point, evaluate))[0]) for point in points]
         changes.append(ends[1] - ends[0])
     usual = math.sqrt(1.5 * len(parts[0].masses)) * BOLTZMANN * max(parts[0].temperature_K, 1e-3)
     return math.sqrt(sum(c * c for c in changes) / len(changes)) / usual
