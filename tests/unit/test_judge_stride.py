@@ -17,7 +17,7 @@ from mdistill.simulation.start import initial_state, internal_momenta, temperatu
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Propagator, State
 from mdistill.workflows import judge_stride
-from mdistill.workflows.judge_stride import judged, mean_temperatures
+from mdistill.workflows.judge_stride import Longer, judged, mean_temperatures
 from mdistill.workflows.stride_settings import JudgeSettings
 from springs import NearestSprings
 
@@ -33,10 +33,11 @@ def springs():
     return VelocityVerlet(evaluate=evaluate, time_step=STEP_FS), evaluated(start, evaluate)
 
 
-def run(springs, limit_K: float, *, longer: bool = True):
+def run(springs, limit_K: float, *, longer: Longer = "elements", of_all_K: float | None = None):
     step, start = springs
+    all_K = limit_K if of_all_K is None else of_all_K
     how = JudgeSettings(
-        temperature_K=KELVIN, time_ps=0.8, longest_ps=2.0, every_fs=8.0, temperature_limit_K=limit_K, element_limit_K=limit_K
+        temperature_K=KELVIN, time_ps=0.8, longest_ps=2.0, every_fs=8.0, temperature_limit_K=all_K, element_limit_K=limit_K
     )
     return judged(step, "Langevin", start, step.evaluate, how, longer=longer)
 
@@ -45,9 +46,11 @@ def test_it_goes_on_until_the_means_are_known_or_time_is_up(springs):
     short, long = run(springs, 1e5), run(springs, 0.01)
     assert (short.steps, long.steps) == (200, 500)
     assert short.temperatures["all"].samples <= 20 and long.temperatures["all"].samples <= 50
-    between = run(springs, 1.2 * short.temperatures["all"].error)
+    between = run(springs, 2.1 * short.temperatures["all"].error)
     assert 200 < between.steps <= 500
-    assert run(springs, 0.01, longer=False).steps == 200
+    assert run(springs, 0.01, longer="").steps == 200
+    assert run(springs, 0.01, longer="all", of_all_K=1e5).steps == 200 < run(springs, 0.01, of_all_K=1e5).steps
+    assert run(springs, 1e5, longer="all", of_all_K=0.01).steps == 500
 
 
 def test_blocks_that_are_alike_count_less():

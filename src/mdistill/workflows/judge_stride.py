@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -42,9 +43,10 @@ from mdistill.units import BOLTZMANN, PS
 from mdistill.workflows.stride_settings import JudgeSettings
 
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
+Longer = Literal["", "all", "elements"]
 _BLOCKS, _RDF_FRAMES = 20, 500
-_KNOWN = 0.7
-"""Share of a limit below which the error of a mean is small enough; that of two such means' difference stays below the limit."""
+_KNOWN = 0.4
+"""Share of a limit below which the error of a mean is small enough: of a dozen means of a map that is right one seldom passes."""
 _SHELL_A, _FARTHEST_A = 0.05, 8.0
 _NS_PER_DAY = 0.0864
 _TIMED_S = 0.25
@@ -75,7 +77,7 @@ class Judged:
 
 
 def judged(
-    nve: Propagator, ensemble: str, start: State, evaluate: Evaluate, settings: JudgeSettings, *, longer: bool = False,
+    nve: Propagator, ensemble: str, start: State, evaluate: Evaluate, settings: JudgeSettings, *, longer: Longer = "",
     stop: StopRequest = NEVER, advance: Advance = silent,
 ) -> Judged:  # fmt: skip
     """Run an NVE step alone or under a thermostat.
@@ -86,8 +88,8 @@ def judged(
         start: An equilibrated state at the settings' temperature.
         evaluate: The potential: energies of the frames.
         settings: How long.
-        longer: Go on, up to `longest_ps`, until the mean temperatures are known well enough for their gates. Only their errors
-            are looked at, never the means, and the frames are those of the first `time_ps`.
+        longer: Go on, up to `longest_ps`, until the mean temperature of all atoms, or of each element too, is known well enough
+            for its gate. Only errors are looked at, never the means, and the frames are those of the first `time_ps`.
         stop: Asked between blocks.
         advance: Told of every block.
     """
@@ -101,7 +103,7 @@ def judged(
     rows: list[dict[str, float]] = []
     most = math.ceil(_BLOCKS * settings.longest_ps / settings.time_ps) if longer else _BLOCKS
     for block in range(max(_BLOCKS, most)):
-        if block >= _BLOCKS and _known(mean_temperatures(rows), settings):
+        if block >= _BLOCKS and _known(mean_temperatures(rows), settings, longer):
             break
         stop.raise_if_pending()
         before = state = unheated(state)
@@ -154,10 +156,11 @@ def heat_between(before: State, after: State) -> float:
     return kept[1] - kept[0]
 
 
-def _known(temperatures: dict[str, Estimate], settings: JudgeSettings) -> bool:
-    """Whether every mean temperature has a small enough error."""
+def _known(temperatures: dict[str, Estimate], settings: JudgeSettings, which: Longer) -> bool:
+    """Whether the mean temperature, or that of each element too, has a small enough error."""
     limits = {name: settings.temperature_limit_K if name == "all" else settings.element_limit_K for name in temperatures}
-    return all((value.error or 0.0) <= _KNOWN * limits[name] for name, value in temperatures.items())
+    asked = [name for name in temperatures if name == "all" or which == "elements"]
+    return all((temperatures[name].error or 0.0) <= _KNOWN * limits[name] for name in asked)
 
 
 def mean_temperatures(rows: list[dict[str, float]]) -> dict[str, Estimate]:

@@ -25,7 +25,7 @@ from mdistill.simulation.strides import long_strides
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.training.stride import StrideResult, train_stride
 from mdistill.types import Potential, Propagator, State, System
-from mdistill.workflows.judge_stride import ENSEMBLES, Judged, equilibrated, judged, likeness, reversal_error, speeds
+from mdistill.workflows.judge_stride import ENSEMBLES, Judged, Longer, equilibrated, judged, likeness, reversal_error, speeds
 from mdistill.workflows.models import load, load_stride
 from mdistill.workflows.run import hardware, plain
 from mdistill.workflows.segments import make_segments
@@ -93,8 +93,8 @@ def judge_map(
     with progress("judge strides", sum(map(len, kinds.values())) * _BLOCKS, unit="block") as advance:
         for name, steps in kinds.items():
             for e, step in steps.items():
-                gated = name == "long strides" or (name, e) == ("small steps", "NVE")
-                runs.setdefault(name, {})[e] = judged(step, e, start, evaluate, how, longer=gated, stop=stop, advance=advance)
+                longer: Longer = "elements" if name == "long strides" else "all" if (name, e) == ("small steps", "NVE") else ""
+                runs.setdefault(name, {})[e] = judged(step, e, start, evaluate, how, longer=longer, stop=stop, advance=advance)
     reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
     timed = {f"Verlet, {usual:g} fs": _compiled(ordinary), f"strides, {stride:g} fs": _compiled(kept)}
