@@ -293,7 +293,7 @@ def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, 
     shutil.copytree(workspace / "runs" / "li6ps5cl", run)
     tiny = shlex.split(
         "--segments.temperatures-K 300 --segments.segments 4 --segments.blocks 4 --segments.frames 4 --segments.apart-fs 20 "
-        "--segments.equilibration-ps 0.1 --train.fit.steps 6 --judge.time-ps 0.7 --judge.longest-ps 1 "
+        "--segments.equilibration-ps 0.1 --train.fit.steps 150 --judge.time-ps 0.7 --judge.longest-ps 1 "
         "--judge.equilibration-ps 0.1 --judge.every-fs 16 --judge.rounds 3"
     )
     for _ in range(2):
