@@ -14,6 +14,7 @@ from mdistill.io.trajectories import read_hdf5
 
 KINDS = ("steps", "strides")
 MARKERS = {"steps": "s", "strides": "o"}
+KICKS = {"light": "o", "student": "D"}
 
 
 def plot(rows: list[dict[str, Any]], home: Path, path: Path) -> None:
@@ -50,27 +51,43 @@ def kick_size(row: dict[str, Any]) -> str:
 
 
 def gains(axis: Any, rows: list[dict[str, Any]]) -> None:
-    """How many times as many nanoseconds a day, against the error of a stride (fs / force calls); hollow where a gate failed.
-    Maps that are off by more than a tenth break at once and are left out."""
-    for row in (row for row in rows if row["stride_error"][0] < 10.0):
-        gain, passed = row["stride_speed_up"], all(gate[2] for gate in row["gates"].values())
+    """How many times as many nanoseconds a day, against the error of a stride; each point says fs / force calls; hollow where a
+    gate failed. Maps that are off by more than a tenth break at once and are left out."""
+    rows = [row for row in rows if row["stride_error"][0] < 10.0]
+    colours = {name: f"C{k}" for k, name in enumerate(sorted({row["material"] for row in rows}))}
+    for k, row in enumerate(sorted(rows, key=lambda row: float(row["stride_error"][0]))):
+        gain, passed, size = row["stride_speed_up"], all(gate[2] for gate in row["gates"].values()), kick_size(row)
         calls = next(fact["value"] for fact in row["facts"] if fact[""].startswith("stride (fs)")).partition(", ")[2]
-        label = f"{row['material']}, {row['stride_time'][0]:g} fs / {calls} {kick_size(row)}" + (
-            "" if passed else " (gate failed)"
+        where, colour = (row["stride_error"][0], gain[0]), colours[row["material"]]
+        face = colour if passed else "none"
+        axis.errorbar(*where, yerr=gain[1], marker=KICKS[size], ls="", capsize=3, color=colour, mfc=face)
+        text = f"{row['stride_time'][0]:g} / {calls}"
+        axis.annotate(text, where, xytext=(5, -11 if k % 2 else 5), textcoords="offset points", fontsize=7, color=colour)
+    for name, colour in colours.items():
+        axis.plot([], [], marker="o", ls="", color=colour, label=name)
+    for size, marker in KICKS.items():
+        axis.plot(
+            [],
+            [],
+            marker=marker,
+            ls="",
+            color="grey",
+            label="light kicks" if size == "light" else "kicks as large as the student",
         )
-        where = (row["stride_error"][0], gain[0])
-        axis.errorbar(*where, yerr=gain[1], marker="o", ls="", capsize=3, mfc=None if passed else "none", label=label)
+    axis.plot([], [], marker="o", ls="", color="grey", mfc="none", label="a gate failed")
     axis.set(xlabel="error of momenta after a stride, median (%)", ylabel="ns/day over time steps (×)")
+    axis.set_title("stride (fs) / force calls", fontsize=8)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-    axis.set_ylim(0.0, 1.6 * axis.get_ylim()[1])
+    axis.set_xlim(right=1.6 * axis.get_xlim()[1])
+    axis.set_ylim(0.0, 1.25 * axis.get_ylim()[1])
 
 
 def conductivities(axis: Any, rows: list[dict[str, Any]]) -> None:
     """σ(T) both ways."""
-    for row in rows:
+    for shift, row in enumerate(row for row in rows if "transport" in row):
         for kind in KINDS:
             points = [
                 (float(name.split(", ")[1].removesuffix(" K")), *value["conductivity"][:2])
@@ -79,8 +96,8 @@ def conductivities(axis: Any, rows: list[dict[str, Any]]) -> None:
             ]
             if points:
                 kelvin, sigma, error = np.array(points, dtype=float).T
-                apart = 1.004 if kind == "steps" else 1.0
-                label = f"{row['material']}, {kind}"
+                apart = 1.0 + 0.004 * (2 * shift + (kind == "steps"))
+                label = f"{row['material']}, {kind} ({kick_size(row)} kicks)"
                 axis.errorbar(apart * 1000.0 / kelvin, sigma, yerr=error, marker=MARKERS[kind], capsize=3, ls="", label=label)
     axis.set(xlabel="1000/T (1/K)", ylabel="σ (mS/cm)", yscale="log")
 
