@@ -144,7 +144,8 @@ def test_before_training_it_is_velocity_verlet(flow, student):
     torch.testing.assert_close(momenta, after.momenta, rtol=0, atol=1e-11)
 
 
-def test_an_interrupted_training_resumes_bit_for_bit(flow, student, tmp_path):
+@pytest.mark.parametrize(("kick_size", "after"), [("student", 7), ("light", 7), ("light", 20)])
+def test_an_interrupted_training_resumes_bit_for_bit(flow, student, tmp_path, kick_size, after):
     class After(StopRequest):
         def __init__(self, steps: int) -> None:
             self.left = steps
@@ -156,10 +157,12 @@ def test_an_interrupted_training_resumes_bit_for_bit(flow, student, tmp_path):
         def raise_if_pending(self) -> None:
             raise Interrupted("stopped")
 
-    whole = train_stride(flow, student, settings(12), tmp_path / "whole")
+    how = settings(12, kick_size=kick_size)
+    whole = train_stride(flow, student, how, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        train_stride(flow, student, settings(12), tmp_path / "halves", stop=After(7))
-    halves = train_stride(flow, student, settings(12), tmp_path / "halves")
+        train_stride(flow, student, how, tmp_path / "halves", stop=After(after))
+    assert (tmp_path / "halves" / "kick" / POTENTIAL).is_file() == (after == 20), "interrupted in the kick's training or in the map's"
+    halves = train_stride(flow, student, how, tmp_path / "halves")
     assert halves.sha256 == whole.sha256
 
 
