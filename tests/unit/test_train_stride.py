@@ -161,7 +161,9 @@ def test_an_interrupted_training_resumes_bit_for_bit(flow, student, tmp_path, ki
     whole = train_stride(flow, student, how, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train_stride(flow, student, how, tmp_path / "halves", stop=After(after))
-    assert (tmp_path / "halves" / "kick" / POTENTIAL).is_file() == (after == 20), "interrupted in the kick's training or in the map's"
+    assert (tmp_path / "halves" / "kick" / POTENTIAL).is_file() == (after == 20), (
+        "interrupted in the kick's training or in the map's"
+    )
     halves = train_stride(flow, student, how, tmp_path / "halves")
     assert halves.sha256 == whole.sha256
 

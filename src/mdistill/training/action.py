@@ -17,8 +17,9 @@ from mdistill.nets.action import ActionNet
 from mdistill.nets.settings import ActionSettings
 from mdistill.nets.spline import SplineNet
 from mdistill.training.action_objective import ActionObjective, middle_of
-from mdistill.training.checkpoint import load_net, read_metadata, save_model
+from mdistill.training.checkpoint import read_metadata, save_model
 from mdistill.training.fit import fit
+from mdistill.training.kicks import load_spline
 from mdistill.training.settings import StrideSettings
 from mdistill.training.split import split_segments
 from mdistill.training.stride import MODEL, StrideResult, one_stride_errors
@@ -59,10 +60,7 @@ def train_action(
     train, apart = split_segments(segments, held_out=settings.held_out)
     held_out = windows_of(apart, settings.stride_fs)
     windows = windows_of(train, settings.stride_fs, every_fs=segments[0].spacing_fs)
-    start = load_net(potential)
-    if not isinstance(start, SplineNet):
-        raise BadInput(potential, f"a model of kind {start.kind!r}", allowed="a spline student", fix="distil a spline student")
-    net = action_of(start, settings.stride_fs)
+    net = action_of(load_spline(potential), settings.stride_fs)
     calibrate_motion(net, windows)
     begun = read_metadata(potential)["sha256"]
     identity = f"{settings} {windows_hash(windows)} {windows_hash(held_out)} {begun}"

@@ -33,7 +33,7 @@ def first_kick(
         settings: Of the map.
         folder, stop: Where; asked between steps.
     Raises:
-        BadInput: The file holds no spline potential, or there are fewer than two blocks of segments at every temperature.
+        BadInput: The file holds no spline potential, or there are fewer than two segments at every temperature.
         MdistillError: Training diverged, or the disk is full.
         Interrupted: Stopped on request, after saving.
     """
@@ -49,14 +49,12 @@ def first_kick(
 
 
 def labelled(segments: Sequence[Segment], potential: Potential) -> list[LabelledFrame]:
-    """Frames of the segments, evenly spaced, with what the potential says of them."""
-    blocks = {key: n for n, key in enumerate(sorted({(s.temperature_K, s.block) for s in segments}))}
+    """Frames of the segments, evenly spaced, with what the potential says of them; each segment is a block."""
     each = max(1, _FRAMES // len(segments))
     frames = []
-    for segment in segments[:: max(1, len(segments) // _FRAMES)]:
+    for block, segment in enumerate(segments[:: max(1, len(segments) // _FRAMES)]):
         for positions in segment.positions[:: max(1, segment.frames // each)][:each]:
             system = replace(segment.system, positions=positions)
-            block = blocks[segment.temperature_K, segment.block]
             frames.append(label(system, potential, temperature_K=segment.temperature_K, block=block))
     return frames
 
