@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from record import recorded, write_record
-from stride_plots import kick_size, plot
+from stride_plots import kick_size, plot, stride_and_calls
 from stride_systems import NAMES, Material, system
 
 from mdistill.errors import BlowUp
@@ -213,8 +213,7 @@ def summary(runs: Path) -> list[dict[str, Any]]:
 
 def key(row: dict[str, Any]) -> tuple[str, ...]:
     """What tells a map from others: material, stride and force calls, size of its kicks, tag."""
-    (calls,) = [fact["value"] for fact in row["facts"] if fact[""].startswith("stride (fs)")]
-    return row["material"], calls, kick_size(row), row["tag"]
+    return row["material"], stride_and_calls(row), kick_size(row), row["tag"]
 
 
 def rows_of(results: Results) -> dict[str, Any]:

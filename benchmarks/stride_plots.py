@@ -45,6 +45,11 @@ def plot(rows: list[dict[str, Any]], home: Path, path: Path) -> None:
     figure.savefig(path)
 
 
+def stride_and_calls(row: dict[str, Any]) -> str:
+    """Of a row, "16, 2": stride in fs, force calls in it."""
+    return next(str(fact["value"]) for fact in row["facts"] if fact[""].startswith("stride (fs)"))
+
+
 def kick_size(row: dict[str, Any]) -> str:
     """Of a row: light, or as large as the student, which all were at first."""
     return str(row.get("kicks", "student"))
@@ -57,11 +62,10 @@ def gains(axis: Any, rows: list[dict[str, Any]]) -> None:
     colours = {name: f"C{k}" for k, name in enumerate(sorted({row["material"] for row in rows}))}
     for k, row in enumerate(sorted(rows, key=lambda row: float(row["stride_error"][0]))):
         gain, passed, size = row["stride_speed_up"], all(gate[2] for gate in row["gates"].values()), kick_size(row)
-        calls = next(fact["value"] for fact in row["facts"] if fact[""].startswith("stride (fs)")).partition(", ")[2]
         where, colour = (row["stride_error"][0], gain[0]), colours[row["material"]]
         face = colour if passed else "none"
         axis.errorbar(*where, yerr=gain[1], marker=KICKS[size], ls="", capsize=3, color=colour, mfc=face)
-        text = f"{row['stride_time'][0]:g} / {calls}"
+        text = stride_and_calls(row).replace(",", " /")
         axis.annotate(text, where, xytext=(5, -11 if k % 2 else 5), textcoords="offset points", fontsize=7, color=colour)
     for name, colour in colours.items():
         axis.plot([], [], marker="o", ls="", color=colour, label=name)
