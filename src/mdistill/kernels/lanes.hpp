@@ -111,27 +111,37 @@ inline Lanes<real> exponential(Lanes<real> x) {
   return value * scale;
 }
 
+// Which numbers of two vectors go to the lower and to the upper one where blocks of S numbers change places.
+template <int S>
+struct Exchange {
+  int32_t low[LANES], high[LANES];
+  constexpr Exchange() : low(), high() {
+    for (int j = 0; j < LANES; ++j) {
+      low[j] = (j & S) ? LANES + j - S : j;
+      high[j] = (j & S) ? LANES + j : j + S;
+    }
+  }
+};
+
+template <int S>
+inline void exchange(Lanes<float> *x) {
+  static constexpr Exchange<S> at;  // a constant: made up at run time it would cost more than the exchange
+  typename Vectors<float>::I low, high;
+  std::memcpy(&low, at.low, sizeof low), std::memcpy(&high, at.high, sizeof high);
+#pragma GCC unroll 16
+  for (int i = 0; i < LANES; ++i) {
+    if (i & S) continue;
+    const Lanes<float> a = x[i], b = x[i + S];
+    x[i] = __builtin_shuffle(a, b, low);
+    x[i + S] = __builtin_shuffle(a, b, high);
+  }
+}
+
 // x[i][j] <- x[j][i] for 16 vectors of 16.
 template <class real>
 inline void transpose(Lanes<real> *x) {
   if constexpr (sizeof(real) == 4) {
-    using I = typename Vectors<float>::I;
-#pragma GCC unroll 4
-    for (int s = 8; s >= 1; s /= 2) {
-      I low, high;
-#pragma GCC unroll 16
-      for (int j = 0; j < LANES; ++j) {
-        low[j] = (j & s) ? LANES + j - s : j;
-        high[j] = (j & s) ? LANES + j : j + s;
-      }
-#pragma GCC unroll 16
-      for (int i = 0; i < LANES; ++i) {
-        if (i & s) continue;
-        const Lanes<real> a = x[i], b = x[i + s];
-        x[i] = __builtin_shuffle(a, b, low);
-        x[i + s] = __builtin_shuffle(a, b, high);
-      }
-    }
+    exchange<8>(x), exchange<4>(x), exchange<2>(x), exchange<1>(x);
   } else {
     alignas(64) real in[LANES][LANES], out[LANES][LANES];
     std::memcpy(in, x, sizeof in);

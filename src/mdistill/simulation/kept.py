@@ -39,7 +39,7 @@ class EnergyKept:
 
     inner: Propagator
     evaluate: Evaluate
-    every: int = 10
+    every: int = 20
     clip: float = 0.05
 
     def __post_init__(self) -> None:
