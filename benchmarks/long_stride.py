@@ -34,6 +34,7 @@ from mdistill.io.structures import to_atoms
 from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.kept import EnergyKept
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
 from mdistill.simulation.start import initial_state
@@ -41,7 +42,7 @@ from mdistill.simulation.strides import StrideNet, long_strides
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import train_stride
-from mdistill.types import Estimate
+from mdistill.types import Estimate, Propagator, State, System
 from mdistill.workflows.analyse import transport_results
 from mdistill.workflows.judge_stride import ENSEMBLES, judged, speeds
 from mdistill.workflows.models import load, load_stride
@@ -149,22 +150,42 @@ def longer_steps(material: Material, given: argparse.Namespace, settings: Stride
     return {"plain Verlet, mean temperatures (K)": rows}
 
 
+def over_student(material: Material, folder: Path) -> dict[str, Any]:
+    """How many times the student's Verlet a map is, its energy kept, timed in turn on one thread, in the cell and in 8 of it."""
+    rows = {}
+    for cell in cells(material):
+        per_day, faster = speeds(*both(material, folder, cell), rounds=9)
+        rows[f"{cell.n_atoms} atoms"] = [faster["strides"].value, faster["strides"].error, per_day["strides"].value]
+    return {"times the student": rows}
+
+
 def over_teacher(material: Material, folder: Path, teacher: str) -> dict[str, Any]:
-    """ns/day of the teacher's Verlet, the student's and the map's, timed in turn on one thread, in the cell and in 8 of it."""
-    net, rows = load_stride(folder), {}
-    for repeat in (1, 2):
-        atoms = to_atoms(material.start).repeat(repeat)
-        cell = make_system(atoms.positions, atoms.numbers, np.asarray(atoms.cell), atoms.pbc)
-        evaluate = make_evaluator(load(material.student, precision="float32"), cell)
+    """The same, and the student's Verlet, over the teacher's."""
+    rows = {}
+    for cell in cells(material):
+        timed, start = both(material, folder, cell)
         asked = VelocityVerlet(evaluate=make_evaluator(load(teacher), cell), time_step=material.time_step_fs)
-        steps = VelocityVerlet(evaluate=evaluate, time_step=material.time_step_fs)
-        strides = long_strides(net, cell, evaluate, time=net.settings.stride_fs, skin=1.5, small_step=material.time_step_fs)
-        start = initial_state(cell, temperature_K=material.temperature_K, generator=torch.Generator().manual_seed(0))
-        timed = {teacher: asked, "student": compile_propagator(steps, evaluate), "strides": compile_propagator(strides, evaluate)}
-        per_day, faster = speeds(timed, evaluated(start, evaluate), rounds=5)
-        for name in timed:
-            rows[f"{name}, {len(atoms)} atoms"] = [per_day[name].value, faster[name].value, faster[name].error]
+        per_day, faster = speeds({teacher: asked} | timed, start, rounds=5)
+        rows |= {
+            f"{name}, {cell.n_atoms} atoms": [per_day[name].value, faster[name].value, faster[name].error] for name in per_day
+        }
     return {"ns/day, times the teacher": rows}
+
+
+def cells(material: Material) -> list[System]:
+    """The cell, and one of twice its edges."""
+    larger = to_atoms(material.start).repeat(2)
+    return [material.start, make_system(larger.positions, larger.numbers, np.asarray(larger.cell), larger.pbc)]
+
+
+def both(material: Material, folder: Path, cell: System) -> tuple[dict[str, Propagator], State]:
+    """The student's Verlet and the map, its energy kept, compiled, and where to start."""
+    net, evaluate = load_stride(folder), make_evaluator(load(material.student, precision="float32"), cell)
+    steps = VelocityVerlet(evaluate=evaluate, time_step=material.time_step_fs)
+    inner = long_strides(net, cell, evaluate, time=net.settings.stride_fs, skin=1.5, small_step=material.time_step_fs)
+    start = initial_state(cell, temperature_K=material.temperature_K, generator=torch.Generator().manual_seed(0))
+    moving = {"student": steps, "strides": EnergyKept(inner=inner, evaluate=evaluate)}
+    return {name: compile_propagator(step, evaluate) for name, step in moving.items()}, evaluated(start, evaluate)
 
 
 def conductivity(material: Material, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -206,9 +227,16 @@ def summary(runs: Path) -> list[dict[str, Any]]:
     for path in sorted(runs.glob("stride/*/*fs-*/" + FOUND)):
         if not (path.parent / RESULTS).is_file():
             continue
-        rows.append(json.loads(path.read_text(encoding="utf-8")) | rows_of(read_results(path.parent)))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows.append(found | rows_of(read_results(path.parent)) | timed_again(found))
     here = {key(row) for row in rows}
     return [row for row in recorded("long_stride") if key(row) not in here] + rows
+
+
+def timed_again(found: dict[str, Any]) -> dict[str, Any]:
+    """The speed in the cell by `--speed`, in place of that of the judgement."""
+    of_cell = next(iter(found.get("times the student", {}).values()), None)
+    return {} if of_cell is None else {"stride_speed_up": of_cell[:2], "stride_ns_per_day": [of_cell[2], None]}
 
 
 def key(row: dict[str, Any]) -> tuple[str, ...]:
@@ -247,6 +275,7 @@ def main() -> None:
     parser.add_argument("--conductivity", type=float, nargs="*", default=(), help="temperatures, K")
     parser.add_argument("--production-ps", type=float, default=1000.0)
     parser.add_argument("--seeds", type=int, default=1, help="runs at each of these temperatures")
+    parser.add_argument("--speed", action="store_true", help="time the map beside the student again, in the cell and in 8 of it")
     parser.add_argument("--teacher", default=None, help="time its steps beside the student's and the map's, e.g. sevennet-0")
     parser.add_argument("--record-only", action="store_true")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
@@ -260,6 +289,7 @@ def main() -> None:
             parts = [density(material, folder, given)] if given.npt else []
             if given.longer_steps:
                 parts.append(longer_steps(material, given, settings_of(material, stride_fs, given)))
+            parts += [over_student(material, folder)] if given.speed else []
             parts += [over_teacher(material, folder, given.teacher)] if given.teacher else []
             parts += [million(material, folder)] if given.million else []
             parts += [conductivity(material, folder, given)] if given.conductivity else []

@@ -95,6 +95,7 @@ def page() -> str:
                 HEAD,
                 *curvature(recorded("curvature")),
                 *strides(recorded("long_stride")),
+                *costs(recorded("stride_costs")),
                 *ablations(recorded("stride_ablations")),
                 *peer(recorded("peer_flashmd")),
             ]
@@ -214,12 +215,28 @@ def over_teacher(found: Row, of_map: str) -> list[str]:
     return [f"{of_map}, in one run with the teacher:", "", *table(["", "ns/day", "times the teacher"], cells)]
 
 
+def over_student(found: Row, of_map: str) -> list[str]:
+    gains = ", ".join(
+        f"with {atoms} {shown(gain, error)} × ({per_day:,.0f} ns/day)" for atoms, (gain, error, per_day) in found.items()
+    )
+    return [f"{of_map}, over the student's Verlet: {gains}."]
+
+
+def costs(rows: list[Row]) -> list[str]:
+    """What strides take, a column for each map."""
+    lines = ["## What a long stride costs (`stride_costs.py`, one thread; µs an atom)", ""]
+    names = [f"{NAMES[row['material']]}, {row['map'].replace('fs-', ' fs / ')}" for row in rows]
+    kinds = [key for key in rows[0] if key not in ("material", "map")]
+    return [*lines, *table(["", *names], [[kind, *(shown(row[kind]) for row in rows)] for kind in kinds])]
+
+
 CALLS = "stride (fs), force calls in it"
 FURTHER: dict[str, Callable[[Any, str], list[str]]] = {
     "transport": transport,
     "volume, strides (Å³/atom)": lambda v, name: [f"{name}, volume at no pressure: {shown(v)} Å³/atom."],
     "volume, steps (Å³/atom)": lambda v, name: [f"{name.partition(',')[0]}, the same by time steps: {shown(v)} Å³/atom."],
     "10⁶ strides": million,
+    "times the student": over_student,
     "ns/day, times the teacher": over_teacher,
 }
 """What only some maps were asked, and how it is told."""
