@@ -178,7 +178,10 @@ def test_stated_oxidation_numbers_win_where_neutral() -> None:
 
 
 def test_formula_writes_cations_first_and_no_ones() -> None:
-    assert formula({8: 4.0, 3: 1.0, 15: 1.0, 26: 1.0}) == "LiPFeO4"
+    assert formula({8: 4.0, 3: 1.0, 15: 1.0, 26: 1.0}) == "LiFePO4"
+    assert formula({22: 1.0, 38: 1.0, 8: 3.0}) == "SrTiO3"
+    assert formula({3: 7.0, 40: 2.0, 57: 3.0, 8: 12.0}) == "Li7La3Zr2O12"
+    assert formula({79: 1.0, 29: 3.0}) == "Cu3Au" and formula({6: 1.0, 1: 4.0}) == "CH4"
     assert formula({3: 0.5, 17: 2.0}) == "Li0.5Cl2"
 
 

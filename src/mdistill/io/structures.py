@@ -127,12 +127,19 @@ def reduced_formula(composition: dict[int, float]) -> str:
 
 
 def formula(composition: dict[int, float]) -> str:
-    """'Li24P4S20Cl4' from atomic numbers and counts; cations first (by electronegativity as chemists write it)."""
+    """'Li24P4S20Cl4' from atomic numbers and counts: cations first, by groups of the periodic table, as chemists write it."""
     from ase.data import chemical_symbols
 
     late = {1: 90, 7: 91, 8: 96, 9: 99, 16: 95, 17: 98, 34: 94, 35: 97, 52: 93, 53: 96.5}
-    parts = sorted(composition.items(), key=lambda item: (late.get(item[0], 0), item[0]))
+    parts = sorted(composition.items(), key=lambda item: (late.get(item[0], _group(item[0])), item[0]))
     return "".join(chemical_symbols[number] + (f"{count:.4g}" if abs(count - 1.0) > 1e-9 else "") for number, count in parts)
+
+
+def _group(number: int) -> int:
+    """Group of the periodic table, 1 to 18; 3 for lanthanides and actinides."""
+    core = max(noble for noble in (0, 2, 10, 18, 36, 54, 86) if noble < number)
+    place, length = number - core, {0: 2, 2: 8, 10: 8, 18: 18, 36: 18}.get(core, 32)
+    return place if place <= 2 else max(3, place + 18 - length)
 
 
 def read_structure(path: str | Path, *, index: int = -1) -> Crystal:
