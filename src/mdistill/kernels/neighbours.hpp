@@ -11,12 +11,23 @@
 
 namespace mdistill {
 
+struct Pair {
+  int32_t receiver, sender;
+  std::array<int32_t, 3> image;  // of the sender
+};
+
 // Pairs of each receiver i in slots first[i] … first[i + 1]: sender, and the lattice vector to add to its position.
 // Sorted by species, number and image of the sender: the order is a property of the structure, not of the search.
 struct Candidates {
   std::vector<int64_t> first;
   std::vector<int32_t> sender;
   std::vector<std::array<double, 3>> offset;
+
+  struct Room {  // of a search, kept for the next one: memory new from the system costs as much as the search
+    std::vector<std::vector<Pair>> found;      // by thread
+    std::vector<std::vector<int64_t>> slot;    // by thread and receiver
+    std::vector<std::array<int32_t, 3>> image;
+  } room;
 };
 
 struct Box {
@@ -62,11 +73,12 @@ class Search {
     const int parts = std::max(1, threads);
     const std::vector<int32_t> order = by_species(species);
     if (atoms <= few) return among_few(positions, order, out);
-    std::vector<std::vector<Pair>> found(parts);
-    std::vector<std::vector<int64_t>> slot(parts);
+    auto &[found, slot, image] = out.room;
+    found.resize(parts), slot.resize(parts);
 #pragma omp parallel for schedule(static, 1) num_threads(parts)
     for (int part = 0; part < parts; ++part) {
-      std::vector<int32_t> near;
+      Near near;
+      found[part].clear();
       slot[part].assign(atoms, 0);
       for (int64_t k = atoms * part / parts; k < atoms * (part + 1) / parts; ++k) around(order[k], positions, near, found[part]);
       for (const Pair &pair : found[part]) ++slot[part][pair.receiver];
@@ -79,7 +91,7 @@ class Search {
     }
     out.first[atoms] = total;
     out.sender.resize(total), out.offset.resize(total);
-    std::vector<std::array<int32_t, 3>> image(total);
+    image.resize(total);
 #pragma omp parallel for schedule(static, 1) num_threads(parts)
     for (int part = 0; part < parts; ++part) {
       std::vector<int32_t> filled(atoms, 0);
@@ -98,9 +110,11 @@ class Search {
   }
 
  private:
-  struct Pair {
-    int32_t receiver, sender;
-    std::array<int32_t, 3> image;  // of the sender
+  static constexpr double MARGIN = 1e-9;  // of squares; between them the positions as they were given decide
+
+  struct Near {  // atoms of one run, and the squares of their distances
+    std::vector<double> square;
+    std::vector<int32_t> atom;
   };
 
   const Box box;
@@ -211,7 +225,7 @@ class Search {
   }
 
   // All pairs with atom j as sender. Bins in a row along the third axis are one run of `members` in each image.
-  void around(int32_t j, const double *positions, std::vector<int32_t> &near, std::vector<Pair> &out) const {
+  void around(int32_t j, const double *positions, Near &near, std::vector<Pair> &out) const {
     int bin[3], image[3];
     for (int sx = -range[0]; sx <= range[0]; ++sx) {
       if (!shifted(at[j][0], sx, 0, bin[0], image[0])) continue;
@@ -228,35 +242,39 @@ class Search {
   }
 
   // Atoms of `run` + 1 bins from bin b on, in one image of the cell, that are near atom j.
-  void one_run(int32_t j, size_t b, int run, const int *image, const double *positions, std::vector<int32_t> &near,
-               std::vector<Pair> &out) const {
-    const int32_t begin = first[b], end = first[b + run + 1], own = place_of[j];
-    if (begin == end) return;
-    near.resize(end - begin);
+  void one_run(int32_t j, size_t b, int run, const int *image, const double *positions, Near &near, std::vector<Pair> &out) const {
+    const int32_t begin = first[b], count = first[b + run + 1] - begin, own = place_of[j];
+    if (static_cast<size_t>(count) > near.square.size()) near.square.resize(count), near.atom.resize(count);
     double from[3];
     for (int c = 0; c < 3; ++c)
       from[c] = image[0] * box.rows[0][c] + image[1] * box.rows[1][c] + image[2] * box.rows[2][c] - inside[c][own];
-    const double generous = reach * reach * (1.0 + 1e-9);
-    int count = 0;
-    for (int32_t m = begin; m < end; ++m) {
-      const double x = inside[0][m] + from[0], y = inside[1][m] + from[1], z = inside[2][m] + from[2];
-      near[count] = m;
-      count += x * x + y * y + z * z < generous;
+    const double *x = &inside[0][begin], *y = &inside[1][begin], *z = &inside[2][begin];
+    const double most = reach * reach * (1.0 + MARGIN), sure = reach * reach * (1.0 - MARGIN);
+    int32_t found = 0, *atom = near.atom.data();
+    double *square = near.square.data();
+    for (int32_t m = 0; m < count; ++m) {
+      const double dx = x[m] + from[0], dy = y[m] + from[1], dz = z[m] + from[2];
+      atom[found] = m, square[found] = dx * dx + dy * dy + dz * dz;
+      found += square[found] < most;
     }
-    for (int k = 0; k < count; ++k) consider(members[near[k]], j, image, positions, out);
+    for (int32_t k = 0; k < found; ++k) {
+      const int32_t i = members[begin + atom[k]];
+      Pair pair{i, j, {}};
+      for (int a = 0; a < 3; ++a) pair.image[a] = turns[i][a] - turns[j][a] - image[a];
+      if ((i != j && square[k] < sure) || close(pair, positions)) out.push_back(pair);
+    }
   }
 
-  // Add a pair that is close, judged from the positions as they were given: the answer depends on the structure alone.
-  void consider(int32_t i, int32_t j, const int *image, const double *positions, std::vector<Pair> &out) const {
-    Pair pair{i, j, {}};
-    for (int a = 0; a < 3; ++a) pair.image[a] = turns[i][a] - turns[j][a] - image[a];
-    const auto &s = pair.image;
+  // Whether a pair is closer than the reach, judged from the positions as they were given: the answer depends on the structure
+  // alone. An atom is not its own neighbour.
+  bool close(const Pair &pair, const double *positions) const {
+    const auto &[i, j, s] = pair;
     double square = 0;
     for (int c = 0; c < 3; ++c) {
       const double d = positions[3 * j + c] - positions[3 * i + c] + s[0] * box.rows[0][c] + s[1] * box.rows[1][c] + s[2] * box.rows[2][c];
       square += d * d;
     }
-    if (square < reach * reach && (j != i || s[0] || s[1] || s[2])) out.push_back(pair);
+    return square < reach * reach && (j != i || s[0] || s[1] || s[2]);
   }
 };
 
