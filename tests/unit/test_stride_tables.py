@@ -12,7 +12,7 @@ from mdistill.types import Estimate
 from mdistill.workflows.judge_stride import Judged
 from mdistill.workflows.stride import with_rung
 from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings, duration_fs
-from mdistill.workflows.stride_tables import Compared, deviations, gates, values
+from mdistill.workflows.stride_tables import REMEDY, Compared, deviations, gates, values
 
 HOW = JudgeSettings(temperature_K=600.0)
 
@@ -60,6 +60,15 @@ def test_nve_is_measured_against_small_steps_and_thermostats_against_their_tempe
 def test_every_gate_can_fail(long, failing):
     verdict = passed(compared(**long))
     assert {name for name, good in verdict.items() if not good} == failing
+
+
+def test_a_failed_temperature_of_light_kicks_says_what_comes_nearer():
+    too_cold = compared(NVE=run(570.0, 570.0))
+    for light in (True, False):
+        told = {gate.name: REMEDY in gate.detail for gate in gates(replace(too_cold, light=light), HOW)}
+        assert told.pop("stride: temperature") == told.pop("stride: temperature of each element") == light
+        assert not any(told.values())
+    assert not any(REMEDY in gate.detail for gate in gates(replace(compared(), light=True), HOW)), "not where it passes"
 
 
 def test_the_ladder_gets_the_rung_once():

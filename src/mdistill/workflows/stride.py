@@ -113,6 +113,7 @@ def judge_map(
         strides=long.counts.strides,
         name=net.name,
         atoms=system.n_atoms,
+        light=isinstance(net, CompositionNet) and settings.train.kick_size == "light",
     )
     return Results(
         command="train stride",
