@@ -15,7 +15,9 @@ SECTION, PREFIX, LADDER = "strides", "stride", "ladder"
 _NEAR = 2.0
 _MOMENTUM = 1e-8
 _STRIDE_ERROR = "error of a stride (% of velocity)"
-REMEDY = "Kicks as large as the student come nearer, at about twice the cost: mdistill train stride --from RUN --train.kick-size student"
+REMEDY = (
+    "Kicks as large as the student come nearer, at about twice the cost: distill … --strides.train.kick-size student --update"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
