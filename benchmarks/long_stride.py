@@ -36,7 +36,7 @@ from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.kept import EnergyKept
 from mdistill.simulation.settings import SimulateSettings
-from mdistill.simulation.simulate import SimulationResult, simulate
+from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
 from mdistill.simulation.start import initial_state
 from mdistill.simulation.strides import StrideNet, long_strides
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
@@ -164,7 +164,7 @@ def over_teacher(material: Material, folder: Path, teacher: str) -> dict[str, An
     rows = {}
     for cell in cells(material):
         timed, start = both(material, folder, cell)
-        asked = VelocityVerlet(evaluate=make_evaluator(load(teacher), cell), time_step=material.time_step_fs)
+        asked = VelocityVerlet(evaluate=make_evaluator(load(teacher), cell), time_step=default_time_step(cell))
         per_day, faster = speeds({teacher: asked} | timed, start, rounds=5)
         rows |= {
             f"{name}, {cell.n_atoms} atoms": [per_day[name].value, faster[name].value, faster[name].error] for name in per_day
@@ -181,8 +181,9 @@ def cells(material: Material) -> list[System]:
 def both(material: Material, folder: Path, cell: System) -> tuple[dict[str, Propagator], State]:
     """The student's Verlet and the map, its energy kept, compiled, and where to start."""
     net, evaluate = load_stride(folder), make_evaluator(load(material.student, precision="float32"), cell)
-    steps = VelocityVerlet(evaluate=evaluate, time_step=material.time_step_fs)
-    inner = long_strides(net, cell, evaluate, time=net.settings.stride_fs, skin=1.5, small_step=material.time_step_fs)
+    usual = default_time_step(cell)
+    steps = VelocityVerlet(evaluate=evaluate, time_step=usual)
+    inner = long_strides(net, cell, evaluate, time=net.settings.stride_fs, skin=1.5, small_step=usual)
     start = initial_state(cell, temperature_K=material.temperature_K, generator=torch.Generator().manual_seed(0))
     moving = {"student": steps, "strides": EnergyKept(inner=inner, evaluate=evaluate)}
     return {name: compile_propagator(step, evaluate) for name, step in moving.items()}, evaluated(start, evaluate)
