@@ -48,7 +48,7 @@ POINTS = {1: 13, 2: 13, 3: 19}
 def multiply_adds(size: SplineSettings, edges: float, lanes: int = 1) -> float:
     """Of the energy and forces of one atom with so many neighbours; sums filled up to whole registers.
 
-    Per edge: radial functions and harmonics with their slopes, their products into the sums, and three times as much back.
+    Per edge: radial functions and harmonics with their slopes, their products into the sums, and twice as much back.
     Per atom, each there and back: sums into channels, invariants on the sphere, the network.
     """
 
@@ -134,9 +134,7 @@ def timed(material: Material, evaluate: Evaluate, inner: LongStrides, kick: Eval
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--maps", nargs="+", default=["li6ps5cl/16fs-2", "li3ps4/16fs-2", "aluminium/32fs-2"], help="below runs/stride"
-    )
+    parser.add_argument("--maps", nargs="+", default=MAPS, help="below runs/stride")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()

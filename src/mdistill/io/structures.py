@@ -137,7 +137,7 @@ def formula(composition: dict[int, float]) -> str:
 
 def _group(number: int) -> int:
     """Group of the periodic table, 1 to 18; 3 for lanthanides and actinides."""
-    core = max(noble for noble in (0, 2, 10, 18, 36, 54, 86) if noble < number)
+    core = max((noble for noble in (2, 10, 18, 36, 54, 86) if noble < number), default=0)
     place, length = number - core, {0: 2, 2: 8, 10: 8, 18: 18, 36: 18}.get(core, 32)
     return place if place <= 2 else max(3, place + 18 - length)
 

@@ -73,7 +73,9 @@ class Search {
     const int parts = std::max(1, threads);
     const std::vector<int32_t> order = by_species(species);
     if (atoms <= few) return among_few(positions, order, out);
-    auto &[found, slot, image] = out.room;
+    auto &found = out.room.found;
+    auto &slot = out.room.slot;
+    auto &image = out.room.image;
     found.resize(parts), slot.resize(parts);
 #pragma omp parallel for schedule(static, 1) num_threads(parts)
     for (int part = 0; part < parts; ++part) {
@@ -268,7 +270,8 @@ class Search {
   // Whether a pair is closer than the reach, judged from the positions as they were given: the answer depends on the structure
   // alone. An atom is not its own neighbour.
   bool close(const Pair &pair, const double *positions) const {
-    const auto &[i, j, s] = pair;
+    const int32_t i = pair.receiver, j = pair.sender;
+    const auto &s = pair.image;
     double square = 0;
     for (int c = 0; c < 3; ++c) {
       const double d = positions[3 * j + c] - positions[3 * i + c] + s[0] * box.rows[0][c] + s[1] * box.rows[1][c] + s[2] * box.rows[2][c];
