@@ -70,14 +70,8 @@ def gains(axis: Any, rows: list[dict[str, Any]]) -> None:
     for name, colour in colours.items():
         axis.plot([], [], marker="o", ls="", color=colour, label=name)
     for size, marker in KICKS.items():
-        axis.plot(
-            [],
-            [],
-            marker=marker,
-            ls="",
-            color="grey",
-            label="light kicks" if size == "light" else "kicks as large as the student",
-        )
+        label = "light kicks" if size == "light" else "kicks as large as the student"
+        axis.plot([], [], marker=marker, ls="", color="grey", label=label)
     axis.plot([], [], marker="o", ls="", color="grey", mfc="none", label="a gate failed")
     axis.set(xlabel="error of momenta after a stride, median (%)", ylabel="ns/day over time steps (×)")
     axis.set_title("stride (fs) / force calls", fontsize=8)

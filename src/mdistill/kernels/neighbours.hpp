@@ -23,7 +23,7 @@ struct Candidates {
   std::vector<int32_t> sender;
   std::vector<std::array<double, 3>> offset;
 
-  struct Room {  // of a search, kept for the next one: memory new from the system costs as much as the search
+  struct Room {  // of a search, kept for the next one, which need not ask the system for memory
     std::vector<std::vector<Pair>> found;      // by thread
     std::vector<std::vector<int64_t>> slot;    // by thread and receiver
     std::vector<std::array<int32_t, 3>> image;
@@ -61,7 +61,7 @@ struct Box {
 
 class Search {
  public:
-  static constexpr int64_t FEW = 100;  // atoms up to which going through all pairs of them is faster than bins (1.6 × at 52, alike at 104)
+  static constexpr int64_t FEW = 100;  // atoms up to which going through all pairs of them is faster than bins
 
   Search(const Box &box, double reach, int64_t atoms, const double *positions) : box(box), reach(reach), atoms(atoms) {
     place(positions);
