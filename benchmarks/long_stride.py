@@ -44,10 +44,11 @@ from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import train_stride
 from mdistill.types import Estimate, Propagator, State, System
 from mdistill.workflows.analyse import transport_results
-from mdistill.workflows.judge_stride import ENSEMBLES, judged, speeds
+from mdistill.workflows.judge_stride import ENSEMBLES, equilibrated_start, judged, speeds
 from mdistill.workflows.models import load, load_stride
 from mdistill.workflows.segments import make_segments
-from mdistill.workflows.stride import equilibrated_start, judge_map
+from mdistill.workflows.strength import set_strength
+from mdistill.workflows.stride import judge_map
 from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings
 
 ROOT = Path(__file__).parent.parent
@@ -86,10 +87,21 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
         return folder
     segments = make_segments([material.start], load(material.student), settings.segments, home / "segments")
     begun = time.process_time()
-    result = train_stride(segments, material.student, settings.train, folder)
-    minutes = (time.process_time() - begun) / 60.0
-    found = judge_map(result, load(material.student, precision="float32"), material.start, settings)
-    extra = {"errors": result.errors, "parameters": result.parameters, "kicks": settings.train.kick_size}
+    potential, seconds = load(material.student, precision="float32"), []
+
+    def settle(net: StrideNet) -> dict[str, float]:
+        seconds.append(time.process_time() - begun)
+        return set_strength(net, potential, material.start, settings)
+
+    result = train_stride(segments, material.student, settings.train, folder, settle=settle)
+    minutes = seconds[0] / 60.0
+    found = judge_map(result, potential, material.start, settings)
+    extra = {
+        "errors": result.errors,
+        "parameters": result.parameters,
+        "kicks": settings.train.kick_size,
+        "settled": result.settled,
+    }
     known = json.loads((folder / FOUND).read_text(encoding="utf-8")) if (folder / FOUND).is_file() else {}
     write_json(folder / FOUND, {"training CPU minutes": minutes} | known | {"material": material.name, "tag": given.tag} | extra)
     write_results(folder, found)

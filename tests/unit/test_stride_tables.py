@@ -12,7 +12,7 @@ from mdistill.types import Estimate
 from mdistill.workflows.judge_stride import Judged
 from mdistill.workflows.stride import with_rung
 from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings, duration_fs
-from mdistill.workflows.stride_tables import REMEDY, Compared, deviations, gates, values
+from mdistill.workflows.stride_tables import REMEDY, Compared, deviations, gates, tables, values
 
 HOW = JudgeSettings(temperature_K=600.0)
 
@@ -69,6 +69,20 @@ def test_a_failed_temperature_of_light_kicks_says_what_comes_nearer():
         assert told.pop("stride: temperature") == told.pop("stride: temperature of each element") == light
         assert not any(told.values())
     assert not any(REMEDY in gate.detail for gate in gates(replace(compared(), light=True), HOW)), "not where it passes"
+
+
+def test_the_facts_say_how_kicks_were_made_stronger():
+    settled = {"strength": 1.005, "temperature off before (K)": -1.5, "its error (K)": 0.7}
+
+    def facts(found: Compared) -> dict:
+        return {row[0]: row[1] for row in tables(found, HOW)[2].rows}
+
+    plain_map = replace(compared(), errors={"position": 0.01, "momentum": 0.04})
+    found, plain = facts(replace(plain_map, settled=settled)), facts(plain_map)
+    assert found["kicks made stronger (%)"] == pytest.approx(0.5)
+    before = found["temperature in NVE off before that (K)"]
+    assert (before.value, before.error) == (-1.5, 0.7)
+    assert set(found) - set(plain) == {"kicks made stronger (%)", "temperature in NVE off before that (K)"}
 
 
 def test_the_ladder_gets_the_rung_once():

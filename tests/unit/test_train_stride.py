@@ -21,7 +21,7 @@ from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.start import initial_state
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.training.checkpoint import load_map, load_net, save_model
+from mdistill.training.checkpoint import load_map, load_net, read_metadata, save_model
 from mdistill.training.kicks import labelled
 from mdistill.training.limits import set_limits
 from mdistill.training.potential import MODEL as POTENTIAL
@@ -90,6 +90,26 @@ def test_it_learns_what_verlet_misses(flow, student, tmp_path):
     assert 0.0 <= result.errors["wrong"] < 0.5 and 0.0 <= result.errors["wrong, noticed"] <= 1.0
     limits = load_map(result.path).largest_force
     assert bool((limits < 100.0).all()) and bool((limits.amax(1) > 0.1).all())
+
+
+def test_what_settles_a_map_is_in_its_file_and_its_limits(flow, student, tmp_path):
+    seen = []
+
+    def settle(net: CompositionNet) -> dict[str, float]:
+        seen.append(net.largest_force.clone())
+        net.strengthen(1.05)
+        return {"strength": 1.05}
+
+    plain = train_stride(flow, student, settings(10), tmp_path / "plain")
+    settled = train_stride(flow, student, settings(10), tmp_path / "settled", settle=settle)
+    first, second = load_map(plain.path), load_map(settled.path)
+    assert plain.settled == {} and settled.settled == {"strength": 1.05}
+    assert read_metadata(settled.path)["provenance"]["settled"] == {"strength": 1.05}
+    for a, b in zip(first.stages, second.stages, strict=True):
+        assert float(b.scale / a.scale) == pytest.approx(1.05, rel=1e-12)
+    assert bool((seen[0] < 100.0).all()), "it has limits when it is settled"
+    assert settled.errors["momentum"] != plain.errors["momentum"], "errors are those of the map in the file"
+    assert not torch.equal(second.looked_at, first.looked_at), "limits too"
 
 
 @pytest.mark.parametrize(("kicks", "stride"), [(1, 8.0), (2, 16.0)])

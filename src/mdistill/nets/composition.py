@@ -102,6 +102,12 @@ class CompositionNet(torch.nn.Module):
         net.looked_at, net.largest_change = self.looked_at.detach().clone(), self.largest_change.detach().clone()
         return net
 
+    def strengthen(self, factor: float) -> None:
+        """Make all that its kicks have learned so many times as strong, in place."""
+        for stage in self._splines():
+            stage.scale.mul_(factor)
+        self.largest_force.mul_(factor)
+
     def in_type(self, dtype: torch.dtype) -> CompositionNet:
         """Compute forces in this float type; positions and momenta stay float64."""
         for stage in self._splines():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from mdistill.training.stride_objective import StrideMap, StrideObjective, squar
 from mdistill.training.windows import Window, join_windows, windows_hash, windows_of
 
 MODEL = "stride.mdistill"
+Settle = Callable[[StrideNet], dict[str, float]]
 _AT_ONCE = 16
 
 
@@ -44,6 +45,7 @@ class StrideResult:
         history: Rows of {step, epoch, minutes, train, validation}.
         parameters: Number of trained numbers.
         train_windows, held_out_windows: Counts.
+        settled: Facts of what was done to the map after training.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class StrideResult:
     parameters: int
     train_windows: int
     held_out_windows: int
+    settled: dict[str, float] = field(default_factory=dict)
 
 
 def train_stride(
@@ -61,6 +64,7 @@ def train_stride(
     settings: StrideSettings,
     folder: Path,
     *,
+    settle: Settle | None = None,
     stop: StopRequest = NEVER,
     provenance: dict[str, Any] | None = None,
 ) -> StrideResult:
@@ -71,6 +75,7 @@ def train_stride(
         potential: Model file of the potential that the segments were made with.
         settings: How.
         folder, stop: Where; asked between steps.
+        settle: What to do to the trained map in place, its limits set, before it is saved; gives facts to be kept with it.
         provenance: Kept in the model file.
     Raises:
         BadInput: Too short segments, nothing to hold out, or a model file that holds no spline potential.
@@ -94,8 +99,10 @@ def train_stride(
     result = fit(net, objective, windows, held_out, how, folder=Path(folder), stop=stop, identity=identity, title="train stride")
     final = result.module.folded()
     caught = set_trust(final, load_spline(potential), windows, held_out)
+    if settled := settle(final) if settle is not None else {}:
+        caught = set_trust(final, load_spline(potential), windows, held_out)
     made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings), "potential": begun[1]}
-    digest = save_model(Path(folder) / MODEL, final, made_from)
+    digest = save_model(Path(folder) / MODEL, final, made_from | {"settled": settled})
     return StrideResult(
         path=Path(folder) / MODEL,
         sha256=digest,
@@ -104,6 +111,7 @@ def train_stride(
         parameters=sum(p.numel() for p in final.parameters()),
         train_windows=len(windows),
         held_out_windows=len(held_out),
+        settled=settled,
     )
 
 

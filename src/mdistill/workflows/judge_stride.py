@@ -35,20 +35,23 @@ from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.kept import EnergyKept, unheated
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.rollout import Collect, rollout
-from mdistill.simulation.start import degrees_of_freedom, without_drift
+from mdistill.simulation.start import degrees_of_freedom, initial_state, without_drift
 from mdistill.simulation.tally import means, no_steps, tallying
-from mdistill.simulation.verlet import Evaluate, evaluated
-from mdistill.types import Estimate, Propagator, State, Trajectory
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.types import Estimate, Propagator, State, System, Trajectory
 from mdistill.units import BOLTZMANN, PS
 from mdistill.workflows.stride_settings import JudgeSettings
 
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
+BLOCKS = 20
+"""Of a run, and more where it goes on."""
 Longer = Literal["", "all", "elements"]
-_BLOCKS, _RDF_FRAMES = 20, 500
+_RDF_FRAMES = 500
 _KNOWN = 0.4
 """Share of a limit below which the error of a mean is small enough: of a dozen means of a map that is right one seldom passes."""
 _SHELL_A, _FARTHEST_A = 0.05, 8.0
 _NS_PER_DAY = 0.0864
+_EQUILIBRATION_FRICTION = 10.0
 _TIMED_S = 0.25
 _ALL, _BY_WORK, _CHANGE = "mean_temperature_K", "temperature_by_work_K", "energy_change_K"
 """Of a block: its mean temperature; T and W, T and ΔH of the head of this file as temperatures."""
@@ -97,19 +100,19 @@ def judged(
     plain = thermostatted(nve, ensemble, settings)
     moving = tallying(compile_propagator(plain, evaluate, guard))  # type: ignore[arg-type]
     every = max(1, round(settings.every_fs / nve.stride))
-    per_block = max(every, round(settings.time_ps * PS / nve.stride / _BLOCKS) // every * every)
+    per_block = max(every, round(settings.time_ps * PS / nve.stride / BLOCKS) // every * every)
     frames, generator = Collect(every=every), Generator().manual_seed(settings.seed + 1)
     state = replace(evaluated(without_drift(start), evaluate), time=0.0, tally=no_steps(start.system))
     rows: list[dict[str, float]] = []
-    most = math.ceil(_BLOCKS * settings.longest_ps / settings.time_ps) if longer else _BLOCKS
-    for block in range(max(_BLOCKS, most)):
-        if block >= _BLOCKS and _known(mean_temperatures(rows), settings, longer):
+    most = math.ceil(BLOCKS * settings.longest_ps / settings.time_ps) if longer else BLOCKS
+    for block in range(max(BLOCKS, most)):
+        if block >= BLOCKS and _known(mean_temperatures(rows), settings, longer):
             break
         stop.raise_if_pending()
         before = state = unheated(state)
         try:
             state = rollout(state, moving, steps=per_block, generator=generator, guard=guard, leap=every,
-                            observers=[frames] if block < _BLOCKS else [], first_step=block * per_block)  # fmt: skip
+                            observers=[frames] if block < BLOCKS else [], first_step=block * per_block)  # fmt: skip
         except BlowUp as error:
             return Judged(temperatures=mean_temperatures(rows), broken=f"step {error.step}: {error.reason}", steps=error.step)
         assert before.tally is not None  # noqa: S101
@@ -118,7 +121,7 @@ def judged(
             kelvins = 2.0 / (per_block * share * float(degrees_of_freedom(state)[0]) * BOLTZMANN)
             rows[-1][_CHANGE] = kelvins * float((total_energy(state) - total_energy(before))[0])
             rows[-1][_BY_WORK] = (settings.temperature_K or 0.0) + rows[-1][_CHANGE] - kelvins * heat_between(before, state)
-        advance(1 if block < _BLOCKS else 0, "" if block < _BLOCKS else f"{ensemble}: longer, {block + 1} blocks")
+        advance(1 if block < BLOCKS else 0, "" if block < BLOCKS else f"{ensemble}: longer, {block + 1} blocks")
     run, conserving = frames.trajectory(), ensemble == "NVE"
     return Judged(
         temperatures=mean_temperatures(rows),
@@ -261,9 +264,12 @@ def _median(values: np.ndarray, unit: str) -> Estimate:
     return Estimate(value=middle, error=error, unit=unit, samples=len(values))
 
 
-def equilibrated(start: State, propagator: Propagator, time_ps: float, seed: int) -> State:
-    """A state after Langevin dynamics with friction 10/ps by this NVE step's wrapper."""
-    generator = Generator().manual_seed(seed)
-    steps = max(1, round(time_ps * PS / propagator.stride))
-    state = rollout(start, propagator, steps=steps, generator=generator, leap=steps)
+def equilibrated_start(small: VelocityVerlet, system: System, how: JudgeSettings) -> State:
+    """A state at the temperature of the judgement, after Langevin dynamics in small steps."""
+    kelvin, generator = how.temperature_K or 0.0, Generator().manual_seed(how.seed)
+    state = evaluated(initial_state(system, temperature_K=kelvin, generator=generator), small.evaluate)
+    warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
+    steps = max(1, round(how.equilibration_ps * PS / warm.stride))
+    moving = compile_propagator(warm, small.evaluate, Guard())
+    state = rollout(state, moving, steps=steps, generator=Generator().manual_seed(how.seed), leap=steps)
     return replace(state, time=0.0, tally=None)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-
-from torch import Generator
 
 from mdistill.data.segments import Segment
 from mdistill.interrupt import NEVER, StopRequest
@@ -18,24 +17,31 @@ from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.flight import Flight
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.kept import EnergyKept
-from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.simulate import default_time_step
-from mdistill.simulation.start import initial_state
 from mdistill.simulation.strides import long_strides
-from mdistill.simulation.verlet import VelocityVerlet, evaluated
+from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.training.stride import StrideResult, train_stride
-from mdistill.types import Potential, Propagator, State, System
-from mdistill.workflows.judge_stride import ENSEMBLES, Judged, Longer, equilibrated, judged, likeness, reversal_error, speeds
+from mdistill.types import Potential, Propagator, System
+from mdistill.workflows.judge_stride import (
+    BLOCKS,
+    ENSEMBLES,
+    Judged,
+    Longer,
+    equilibrated_start,
+    judged,
+    likeness,
+    reversal_error,
+    speeds,
+)
 from mdistill.workflows.models import load, load_stride
 from mdistill.workflows.run import hardware, plain
 from mdistill.workflows.segments import make_segments
-from mdistill.workflows.stride_settings import JudgeSettings, StrideRungSettings
+from mdistill.workflows.strength import set_strength
+from mdistill.workflows.stride_settings import StrideRungSettings
 from mdistill.workflows.stride_tables import LADDER, PREFIX, SECTION, Compared, gates, ladder_row, tables, values
 
 SEGMENTS = "segments"
-_EQUILIBRATION_FRICTION = 10.0
 _REVERSED_STRIDES = 50
-_BLOCKS = 20
 
 
 def stride_rung(
@@ -63,8 +69,10 @@ def stride_rung(
         Interrupted: A stop was requested; the same call resumes.
     """
     segments = recorded or make_segments(systems, load(student), settings.segments, folder / SEGMENTS, stop=stop)
-    result = train_stride(segments, student, settings.train, folder, stop=stop)
-    return judge_map(result, load(student, precision="float32"), systems[0], settings, stop=stop)
+    potential = load(student, precision="float32")
+    settle = partial(set_strength, potential=potential, system=systems[0], settings=settings, stop=stop)
+    result = train_stride(segments, student, settings.train, folder, settle=settle, stop=stop)
+    return judge_map(result, potential, systems[0], settings, stop=stop)
 
 
 def judge_map(
@@ -90,20 +98,22 @@ def judge_map(
         "as many force calls": dict.fromkeys(ENSEMBLES, alike),
     }
     runs: dict[str, dict[str, Judged]] = {}
-    with progress("judge strides", sum(map(len, kinds.values())) * _BLOCKS, unit="block") as advance:
+    with progress("judge strides", sum(map(len, kinds.values())) * BLOCKS, unit="block") as advance:
         for name, steps in kinds.items():
             for e, step in steps.items():
                 longer: Longer = "elements" if name == "long strides" else "all" if (name, e) == ("small steps", "NVE") else ""
                 runs.setdefault(name, {})[e] = judged(step, e, start, evaluate, how, longer=longer, stop=stop, advance=advance)
     reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
-    timed = {f"Verlet, {usual:g} fs": _compiled(ordinary), f"strides, {stride:g} fs": _compiled(kept)}
-    per_day, faster = speeds(timed, start, rounds=how.rounds)
+    timed = {f"Verlet, {usual:g} fs": ordinary, f"strides, {stride:g} fs": kept}
+    moving = {name: compile_propagator(step, evaluate, Guard()) for name, step in timed.items()}
+    per_day, faster = speeds(moving, start, rounds=how.rounds)
     compared = Compared(
         stride_fs=stride,
         kicks=kicks,
         usual_fs=usual,
         errors=result.errors,
+        settled=result.settled,
         runs=runs,
         overlaps=likeness(reference, own) if reference is not None and own is not None else {},
         reversal_A=reversal_error(long, start, _REVERSED_STRIDES),
@@ -146,16 +156,3 @@ def with_rung(old: Results, found: Results) -> Results:
     if table is not None:
         kept = replace(kept, tables=[ladder_row(table, found) if t is table else t for t in kept.tables])
     return merge(kept, replace(found, notes=[]))
-
-
-def equilibrated_start(small: VelocityVerlet, system: System, how: JudgeSettings) -> State:
-    """A state at the temperature of the judgement, after Langevin dynamics in small steps."""
-    kelvin, generator = how.temperature_K or 0.0, Generator().manual_seed(how.seed)
-    state = evaluated(initial_state(system, temperature_K=kelvin, generator=generator), small.evaluate)
-    warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
-    return equilibrated(state, _compiled(warm), how.equilibration_ps, how.seed)
-
-
-def _compiled(propagator: Propagator) -> Propagator:
-    inner = getattr(propagator, "inner", propagator)
-    return compile_propagator(propagator, inner.evaluate, Guard())  # type: ignore[union-attr]

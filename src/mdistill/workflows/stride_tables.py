@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mdistill.analysis.gates import Overlap
 from mdistill.io.results import Cell, Results, Table
@@ -34,6 +34,7 @@ class Compared:
         fallbacks, strides: How many strides were taken in small steps, of how many.
         name, atoms: Of the map; in the structure.
         light: Whether its kicks are lighter than they could be.
+        settled: How its kicks were made stronger (`workflows.strength`).
     """
 
     stride_fs: float
@@ -50,6 +51,7 @@ class Compared:
     name: str
     atoms: int
     light: bool = False
+    settled: Mapping[str, float] = field(default_factory=dict)
 
 
 def deviations(compared: Compared, kind: str, ensemble: str, kelvin: float) -> dict[str, Estimate]:
@@ -148,6 +150,12 @@ def tables(compared: Compared, how: JudgeSettings) -> list[Table]:
         ["NVE drift, energy left alone (eV/atom/ps)", own.drift.slope if own.drift else None],
         ["there and back, 50 strides (Å)", compared.reversal_A],
     ]
+    if compared.settled:
+        before, error = (compared.settled[name] for name in ("temperature off before (K)", "its error (K)"))
+        facts += [
+            ["kicks made stronger (%)", 100.0 * (compared.settled["strength"] - 1.0)],
+            ["temperature in NVE off before that (K)", Estimate(value=before, error=error, unit="K")],
+        ]
     return [
         Table(
             name="stride-temperatures",

@@ -1,0 +1,84 @@
+"""The strength of a map's kicks: found again where it was spoilt, left alone where nothing is known or nothing is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from mdistill.data.relax import relax
+from mdistill.derivatives import Conservative
+from mdistill.nets.compiled import compiled
+from mdistill.nets.composition import CompositionNet
+from mdistill.nets.settings import StrideNetSettings
+from mdistill.nets.spline import SplineNet
+from mdistill.nets.stride import DirectStrideNet
+from mdistill.training.settings import StrideSettings
+from mdistill.training.stride import composition_of
+from mdistill.types import Estimate, System
+from mdistill.workflows.strength import set_strength, stronger
+from mdistill.workflows.stride_settings import JudgeSettings, StrideRungSettings
+from systems import random_box, tiny_net
+
+KELVIN, STRIDE_FS = 10.0, 2.0
+
+
+@pytest.fixture(scope="module")
+def student() -> SplineNet:
+    """A random student, stiff enough to be a solid in which no two atoms come as near as its core reaches."""
+    net = tiny_net(1, hidden=0)
+    net.scale.fill_(40.0)
+    return net
+
+
+@pytest.fixture(scope="module")
+def rest(student) -> System:
+    return relax(random_box(1, atoms=8, periodic=False), Conservative(student), max_steps=300, fmax=0.01)[0]
+
+
+def settings(time_ps: float = 20.0) -> StrideRungSettings:
+    judge = JudgeSettings(temperature_K=KELVIN, time_ps=time_ps, longest_ps=time_ps, equilibration_ps=2.0, time_step_fs=0.5)
+    return StrideRungSettings(train=StrideSettings(stride_fs=STRIDE_FS, kicks=2), judge=judge)
+
+
+def spoilt(student: SplineNet, factor: float) -> CompositionNet:
+    """Velocity Verlet of 1 fs with forces that are so many times the student's."""
+    net = composition_of(student, settings().train)
+    net.strengthen(factor)
+    return net
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.1])
+def test_it_finds_the_strength_that_small_steps_have(student, rest, factor):
+    net = spoilt(student, factor)
+    found = set_strength(net, compiled(Conservative(student), double=True), rest, settings())
+    assert found["strength"] * factor == pytest.approx(1.0, abs=0.03)
+    for stage in net.stages:
+        assert float(stage.scale / student.scale) == pytest.approx(found["strength"] * factor, rel=1e-9)
+    off, error = found["temperature off before (K)"], found["its error (K)"]
+    assert (off < -5 * error) if factor < 1.0 else (off > 5 * error) if factor > 1.0 else abs(off) < 4 * error + 0.1
+
+
+def test_a_map_without_kicks_is_left_alone(student, rest):
+    net = DirectStrideNet(StrideNetSettings(strides_fs=(STRIDE_FS,), **asdict(student.settings)))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert set_strength(net, Conservative(student), rest, settings()) == {}
+    assert all(value.equal(before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_map_that_breaks_is_left_alone(student, rest):
+    net = spoilt(student, 1.0)
+    net.strengthen(1e4)
+    assert set_strength(net, compiled(Conservative(student), double=True), rest, settings(1.0)) == {}
+    assert float(net.stages[0].scale / student.scale) == pytest.approx(1e4)
+
+
+def test_noise_moves_nothing_and_a_sure_shift_everything():
+    def factor(off: float, error: float | None) -> float:
+        return stronger(Estimate(value=off, error=error, unit="K"), 600.0)
+
+    assert factor(-1.5, 2.0) == factor(1.5, 1.6) == factor(-3.0, None) == 1.0
+    assert factor(-1.5, 1e-6) == pytest.approx(1.005)
+    assert factor(1.5, 0.75) == pytest.approx(1.0 - 0.005 * 0.75)
+    assert factor(-1e3, 1.0) == 1.1
+    assert stronger(Estimate(value=-1.0, error=0.1, unit="K"), 0.0) == 1.0
