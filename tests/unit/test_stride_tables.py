@@ -71,6 +71,14 @@ def test_a_failed_temperature_of_light_kicks_says_what_comes_nearer():
     assert not any(REMEDY in gate.detail for gate in gates(replace(compared(), light=True), HOW)), "not where it passes"
 
 
+def test_a_mean_that_is_not_known_asks_for_longer_runs():
+    unknown = compared(NVE=run(590.5, 592.0, error=2.5))
+    for light in (True, False):
+        failed = [gate for gate in gates(replace(unknown, light=light), HOW) if not gate.passed]
+        assert [gate.name for gate in failed] == ["stride: temperature"]
+        assert "--strides.judge.longest-ps 6600 " in failed[0].detail and REMEDY not in failed[0].detail
+
+
 def test_the_facts_say_how_kicks_were_made_stronger():
     settled = {"strength": 1.005, "temperature off before (K)": -1.5, "its error (K)": 0.7}
 

@@ -59,6 +59,12 @@ def labelled(segments: Sequence[Segment], potential: Potential) -> list[Labelled
     return frames
 
 
+def learning_minutes(settings: StrideSettings) -> float:
+    """Longest time (minutes) that training a map takes, that of its first kick included."""
+    light = settings.net == "composition" and settings.kick_size == "light"
+    return settings.fit.max_minutes * (1.0 + _SHARE * light)
+
+
 def load_spline(path: Path) -> SplineNet:
     """The spline potential of a model file.
 

@@ -18,7 +18,7 @@ from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, S
 if TYPE_CHECKING:
     from mdistill.io.structures import Crystal
 
-MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "Mg", "Zn", "Ca", "F")
+MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "F", "Mg", "Zn", "Ca")
 """Tried in this order when no mobile ion is named."""
 
 

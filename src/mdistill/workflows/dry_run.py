@@ -10,6 +10,7 @@ from mdistill.errors import MissingPackage
 from mdistill.graph import empty_graph
 from mdistill.io.results import Cell, Results, Table
 from mdistill.io.structures import read_structure, to_system
+from mdistill.training.kicks import learning_minutes
 from mdistill.types import Potential, System
 from mdistill.workflows.distill_settings import DistillSettings, resolved
 from mdistill.workflows.label_plan import estimate_cost
@@ -85,6 +86,8 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
         ("refit", 0, refit),
         ("time the teacher (gates)", settings.validate.speed_rounds + 1, (settings.validate.speed_rounds + 1) * per_call / 60.0),
     ]
+    if settings.stride:
+        stages.append((f"learn strides of {settings.stride} (at most)", 0, learning_minutes(settings.rung().train)))
     rows: list[list[Cell]] = [
         [name, calls, None if seconds is None and calls else round(minutes, 1)] for name, calls, minutes in stages
     ]
@@ -97,5 +100,5 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
         section="settings",
         columns=["stage", "teacher calls", "minutes"],
         rows=rows,
-        caption="The student's own dynamics (gates, production) come on top; they run at the speed shown in the ladder.",
+        caption="The student's own dynamics (gates, production, strides judged) come on top, at the speed shown in the ladder.",
     )

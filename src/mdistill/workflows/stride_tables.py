@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -82,8 +83,10 @@ def gates(compared: Compared, how: JudgeSettings) -> list[Gate]:
         _temperature_gate("stride: temperature", overall, how.temperature_limit_K, broken),
         _temperature_gate("stride: temperature of each element", elements, how.element_limit_K, broken),
     ]
-    if compared.light:
-        found = [gate if gate.passed else replace(gate, detail=f"{gate.detail}. {REMEDY}") for gate in found]
+    found = [
+        gate if gate.passed else replace(gate, detail=gate.detail + _remedy(gate, compared.light, how.longest_ps))
+        for gate in found
+    ]
     if compared.overlaps:
         pair, worst = max(compared.overlaps.items(), key=lambda item: item[1].divergence)
         found.append(
@@ -127,6 +130,15 @@ def _temperature_gate(name: str, apart: Mapping[str, Estimate], limit: float, br
         "itself may not exceed the limit)",
         parts=dict(apart),
     )
+
+
+def _remedy(gate: Gate, light: bool, longest_ps: float) -> str:
+    """What to do about a failed gate: longer runs where the error is too large to tell, else what comes nearer."""
+    size, error = gate.measured.value, gate.measured.error or 0.0
+    if gate.parts and size is not None and size <= max(gate.limit, _NEAR * error):
+        longer = 100 * math.ceil(max(longest_ps, 1.0) / 100 * (error / gate.limit) ** 2 + 1)
+        return f". It is not known well enough: run for longer, distill … --strides.judge.longest-ps {longer} --update"
+    return f". {REMEDY}" if light else ""
 
 
 def tables(compared: Compared, how: JudgeSettings) -> list[Table]:
