@@ -60,13 +60,13 @@ def gains(axis: Any, rows: list[dict[str, Any]]) -> None:
     gate failed. Maps that are off by more than a tenth break at once and are left out."""
     rows = [row for row in rows if row["stride_error"][0] < 10.0]
     colours = {name: f"C{k}" for k, name in enumerate(sorted({row["material"] for row in rows}))}
-    for k, row in enumerate(sorted(rows, key=lambda row: float(row["stride_error"][0]))):
+    said: list[tuple[str, tuple[float, float], str]] = []
+    for row in sorted(rows, key=lambda row: float(row["stride_error"][0])):
         gain, passed, size = row["stride_speed_up"], all(gate[2] for gate in row["gates"].values()), kick_size(row)
         where, colour = (row["stride_error"][0], gain[0]), colours[row["material"]]
         face = colour if passed else "none"
         axis.errorbar(*where, yerr=gain[1], marker=KICKS[size], ls="", capsize=3, color=colour, mfc=face)
-        text = stride_and_calls(row).replace(",", " /")
-        axis.annotate(text, where, xytext=(5, -11 if k % 2 else 5), textcoords="offset points", fontsize=7, color=colour)
+        said.append((stride_and_calls(row).replace(",", " /"), where, colour))
     for name, colour in colours.items():
         axis.plot([], [], marker="o", ls="", color=colour, label=name)
     for size, marker in KICKS.items():
@@ -79,8 +79,32 @@ def gains(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axis.set(yscale="log", ylim=(0.5, 40.0))
+    axis.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     axis.set_xlim(right=1.6 * axis.get_xlim()[1])
-    axis.set_ylim(0.0, 1.25 * axis.get_ylim()[1])
+    said_apart(axis, said)
+
+
+def said_apart(axis: Any, said: list[tuple[str, tuple[float, float], str]]) -> None:
+    """Text beside points, each where it covers fewest of the other points and texts. Limits and scales of the axis are set."""
+    dot, (wide, high) = 72.0 / axis.figure.dpi, (4.2, 8.0)
+    places = [dot * axis.transData.transform(where) for _, where, _ in said]
+    taken = [(x - 4.0, y - 4.0, x + 4.0, y + 4.0) for x, y in places]
+    for (text, where, colour), (x, y) in zip(said, places, strict=True):
+        width = wide * len(text)
+        right, middle, left = 6.0, -width / 2, -width - 6.0
+        offsets = [(right, -3.0), (left, -3.0), (middle, 6.0), (middle, -12.0)]
+        offsets += [(a, b) for b in (5.0, -11.0, 15.0, -21.0) for a in (right, left)] + [(middle, 16.0), (middle, -22.0)]
+        boxes = [(x + a, y + b, x + a + width, y + b + high) for a, b in offsets]
+        covered = [
+            sum(box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken)
+            for box in boxes
+        ]
+        best = covered.index(min(covered))
+        taken.append(boxes[best])
+        axis.annotate(text, where, xytext=offsets[best], textcoords="offset points", fontsize=7, color=colour)
 
 
 def conductivities(axis: Any, rows: list[dict[str, Any]]) -> None:

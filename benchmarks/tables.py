@@ -59,7 +59,7 @@ CURVATURE = {
 }
 KINDS = {"spline": "spline students", "painn": "small PaiNN students"}
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
-COLUMNS = ("momenta (%)", "training (CPU min)", *ENSEMBLES, "speed-up", "in small steps", "gates failed")
+COLUMNS = ("momenta (%)", "training (CPU min)", *ENSEMBLES, "stronger (%)", "speed-up", "in small steps", "gates failed")
 HEAD = """# Measured: curvature and long strides
 
 Written by `benchmarks/tables.py` from `benchmarks/results/*.json`, where settings, hardware and commit are. Errors are standard
@@ -77,8 +77,9 @@ STRIDES = """## Long strides (`long_stride.py`)
 
 Maps composed of learned kicks, as large as the student or lighter, beside small steps of the student that they were taught by.
 Momenta: median error of one stride on held-out segments, over their thermal size. NVE, Langevin, Bussi: mean temperature less
-what it should be (K), energy put right. Gates: 2 K over all, 5 K for each element, or twice the error of the mean; RDFs; total
-momentum.
+what it should be (K), energy put right. Stronger: by how much all kicks were made so after training, by the temperature of NVE
+runs from another start (–: before that was done). Gates: 2 K over all, 5 K for each element, or twice the error of the mean;
+RDFs; total momentum.
 """
 
 
@@ -180,7 +181,8 @@ def summary(row: Row) -> list[str]:
     failed = [name.removeprefix("stride: ") for name, (_, _, passed) in row["gates"].items() if not passed]
     cells = [shown(row["stride_error"]), shown(row.get("training CPU minutes")), *(found.get(e, "–") for e in ENSEMBLES)]
     small = fact(row, "strides taken in small steps instead")
-    return [*cells, shown(row["stride_speed_up"]) + " ×", small, ", ".join(failed) or "none"]
+    stronger = fact(row, "kicks made stronger (%)")
+    return [*cells, stronger, shown(row["stride_speed_up"]) + " ×", small, ", ".join(failed) or "none"]
 
 
 def fact(row: Row, name: str) -> str:

@@ -64,7 +64,8 @@ class SegmentSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeSettings:
-    """How a long-stride map is judged against small steps of the potential it was taught.
+    """How a long-stride map is judged against small steps of the potential it was taught; and, from another start, the strength
+    of its kicks found.
 
     Attributes:
         temperature_K: Of the dynamics, K; by default the middle one of the segments'.
