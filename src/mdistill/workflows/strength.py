@@ -60,8 +60,8 @@ def set_strength(
     with progress("strength of kicks", (_TIMES + 1) * BLOCKS, unit="block") as advance:
         exact = judged(small, "NVE", start, evaluate, how, longer="all", stop=stop, advance=advance)
         for _ in range(_TIMES):
-            map_ = net.folded().in_type(torch.float32).requires_grad_(False)
-            long = long_strides(map_, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
+            single = net.folded().in_type(torch.float32).requires_grad_(False)
+            long = long_strides(single, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
             kept = EnergyKept(inner=long, evaluate=evaluate)
             own = judged(kept, "NVE", start, evaluate, how, longer="all", stop=stop, advance=advance)
             off = _between(own, exact)
