@@ -35,6 +35,7 @@ from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.kept import EnergyKept, unheated
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.rollout import Collect, rollout
+from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.start import degrees_of_freedom, initial_state, without_drift
 from mdistill.simulation.tally import means, no_steps, tallying
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
@@ -262,6 +263,11 @@ def _median(values: np.ndarray, unit: str) -> Estimate:
     middle = float(np.median(values))
     error = 1.253 * 1.4826 * float(np.median(np.abs(values - middle))) / len(values) ** 0.5
     return Estimate(value=middle, error=error, unit=unit, samples=len(values))
+
+
+def small_steps(evaluate: Evaluate, system: System, how: JudgeSettings) -> VelocityVerlet:
+    """What a map is judged against."""
+    return VelocityVerlet(evaluate=evaluate, time_step=how.time_step_fs or 0.5 * default_time_step(system))
 
 
 def equilibrated_start(small: VelocityVerlet, system: System, how: JudgeSettings) -> State:

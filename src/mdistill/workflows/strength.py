@@ -27,9 +27,8 @@ from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.kept import EnergyKept
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.strides import StrideNet, long_strides
-from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.types import Estimate, Potential, System
-from mdistill.workflows.judge_stride import BLOCKS, Judged, equilibrated_start, judged
+from mdistill.workflows.judge_stride import BLOCKS, Judged, equilibrated_start, judged, small_steps
 from mdistill.workflows.stride_settings import StrideRungSettings
 
 _TIMES, _SHARPER, _OTHER_SEED = 3, 0.6, 7919
@@ -55,7 +54,7 @@ def set_strength(
     seed, limit = settings.judge.seed + _OTHER_SEED, _SHARPER * settings.judge.temperature_limit_K
     how = replace(settings.judge, seed=seed, temperature_limit_K=limit)
     evaluate, usual, stride = make_evaluator(potential, system), default_time_step(system), net.settings.stride_fs
-    small = VelocityVerlet(evaluate=evaluate, time_step=how.time_step_fs or 0.5 * usual)
+    small = small_steps(evaluate, system, how)
     start, strength, first = equilibrated_start(small, system, how), 1.0, None
     with progress("strength of kicks", (_TIMES + 1) * BLOCKS, unit="block") as advance:
         exact = judged(small, "NVE", start, evaluate, how, longer="all", stop=stop, advance=advance)

@@ -31,6 +31,7 @@ from mdistill.workflows.judge_stride import (
     judged,
     likeness,
     reversal_error,
+    small_steps,
     speeds,
 )
 from mdistill.workflows.models import load, load_stride
@@ -83,7 +84,7 @@ def judge_map(
     net = load_stride(result.path)
     evaluate = make_evaluator(potential, system)
     usual = default_time_step(system)
-    small = VelocityVerlet(evaluate=evaluate, time_step=how.time_step_fs or 0.5 * usual)
+    small = small_steps(evaluate, system, how)
     stride = net.settings.stride_fs
     kicks = net.settings.kicks if isinstance(net, CompositionNet) else max(1, round(stride / 8.0))
     long = long_strides(net, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
