@@ -12,11 +12,12 @@ from torch import Generator
 
 from mdistill.derivatives import Conservative
 from mdistill.graph import make_system
+from mdistill.interrupt import NEVER
 from mdistill.simulation.evaluate import Evaluator
 from mdistill.simulation.start import initial_state, internal_momenta, temperature
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.types import Propagator, State
-from mdistill.workflows import judge_stride
+from mdistill.types import Estimate, Propagator, State
+from mdistill.workflows import judge_stride, stride
 from mdistill.workflows.judge_stride import Longer, judged, mean_temperatures
 from mdistill.workflows.stride_settings import JudgeSettings
 from springs import NearestSprings
@@ -33,13 +34,13 @@ def springs():
     return VelocityVerlet(evaluate=evaluate, time_step=STEP_FS), evaluated(start, evaluate)
 
 
-def run(springs, limit_K: float, *, longer: Longer = "elements", of_all_K: float | None = None):
+def run(springs, limit_K: float, *, longer: Longer = "elements", of_all_K: float | None = None, target_K: float | None = None):
     step, start = springs
     all_K = limit_K if of_all_K is None else of_all_K
     how = JudgeSettings(
         temperature_K=KELVIN, time_ps=0.8, longest_ps=2.0, every_fs=8.0, temperature_limit_K=all_K, element_limit_K=limit_K
     )
-    return judged(step, "Langevin", start, step.evaluate, how, longer=longer)
+    return judged(step, "Langevin", start, step.evaluate, how, longer=longer, target_K=target_K)
 
 
 def test_it_goes_on_until_the_means_are_known_or_time_is_up(springs):
@@ -51,6 +52,19 @@ def test_it_goes_on_until_the_means_are_known_or_time_is_up(springs):
     assert run(springs, 0.01, longer="").steps == 200
     assert run(springs, 0.01, longer="all", of_all_K=1e5).steps == 200 < run(springs, 0.01, of_all_K=1e5).steps
     assert run(springs, 1e5, longer="all", of_all_K=0.01).steps == 500
+
+
+def test_it_goes_on_while_a_mean_is_within_its_error_of_a_limit(springs):
+    """On either side of a limit, above or below the target; its error is small beside the limit."""
+    found = run(springs, 1e5).temperatures["Ar"]
+    assert found.error is not None and found.value is not None
+    limit = 10.0 * found.error
+    for side in (-1.0, 1.0):
+        for errors_away in (-2.0, -0.5, 0.5, 2.0):
+            target = found.value + side * (limit + errors_away * found.error)
+            steps = run(springs, limit, of_all_K=1e5, target_K=target).steps
+            assert (steps > 200) == (abs(errors_away) < 1.0), (side, errors_away)
+    assert run(springs, 10.0 * found.error, of_all_K=1e5).steps == 200, "without a target only errors count"
 
 
 def test_blocks_that_are_alike_count_less():
@@ -113,3 +127,21 @@ def test_a_wrong_share_of_heat_is_noticed(springs, monkeypatch, trust):
     found, error, exact = off_by(springs, "Langevin")
     assert abs(found - exact) > 3.0 * error
     trust("S", "half the share that a thermostat replaces", "caught", "caught", planted=True)
+
+
+def test_gated_runs_are_held_against_the_thermostat_or_small_steps(monkeypatch):
+    calls: list[tuple[str, str, object, object]] = []
+
+    def noted(step, ensemble, start, evaluate, how, *, longer, target_K, **_):
+        calls.append((step, ensemble, longer, target_K))
+        return judge_stride.Judged(temperatures={"all": Estimate(value=290.0 if ensemble == "NVE" else 0.0, error=1.0, unit="K")})
+
+    monkeypatch.setattr(stride, "judged", noted)
+    kinds = {"small steps": {"NVE": "small"}, "long strides": {"NVE": "long", "Bussi": "long"}, "other": {"NVE": "other"}}
+    stride._run_all(kinds, None, None, JudgeSettings(temperature_K=KELVIN), stop=NEVER)
+    assert calls == [
+        ("small", "NVE", "all", None),
+        ("long", "NVE", "elements", 290.0),
+        ("long", "Bussi", "elements", KELVIN),
+        ("other", "NVE", "", None),
+    ]

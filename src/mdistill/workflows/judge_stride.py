@@ -82,7 +82,7 @@ class Judged:
 
 def judged(
     nve: Propagator, ensemble: str, start: State, evaluate: Evaluate, settings: JudgeSettings, *, longer: Longer = "",
-    stop: StopRequest = NEVER, advance: Advance = silent,
+    target_K: float | None = None, stop: StopRequest = NEVER, advance: Advance = silent,
 ) -> Judged:  # fmt: skip
     """Run an NVE step alone or under a thermostat.
 
@@ -93,7 +93,9 @@ def judged(
         evaluate: The potential: energies of the frames.
         settings: How long.
         longer: Go on, up to `longest_ps`, until the mean temperature of all atoms, or of each element too, is known well enough
-            for its gate. Only errors are looked at, never the means, and the frames are those of the first `time_ps`.
+            for its gate; the frames are those of the first `time_ps`.
+        target_K: What the means are gated against: where one is within its error of the limit, on either side, the run goes on
+            too. Without it only errors are looked at, never the means.
         stop: Asked between blocks.
         advance: Told of every block.
     """
@@ -107,7 +109,7 @@ def judged(
     rows: list[dict[str, float]] = []
     most = math.ceil(BLOCKS * settings.longest_ps / settings.time_ps) if longer else BLOCKS
     for block in range(max(BLOCKS, most)):
-        if block >= BLOCKS and _known(mean_temperatures(rows), settings, longer):
+        if block >= BLOCKS and _known(mean_temperatures(rows), settings, longer, target_K):
             break
         stop.raise_if_pending()
         before = state = unheated(state)
@@ -160,11 +162,17 @@ def heat_between(before: State, after: State) -> float:
     return kept[1] - kept[0]
 
 
-def _known(temperatures: dict[str, Estimate], settings: JudgeSettings, which: Longer) -> bool:
-    """Whether the mean temperature, or that of each element too, has a small enough error."""
-    limits = {name: settings.temperature_limit_K if name == "all" else settings.element_limit_K for name in temperatures}
-    asked = [name for name in temperatures if name == "all" or which == "elements"]
-    return all((temperatures[name].error or 0.0) <= _KNOWN * limits[name] for name in asked)
+def _known(temperatures: dict[str, Estimate], settings: JudgeSettings, which: Longer, target_K: float | None) -> bool:
+    """Whether the mean temperature, or that of each element too, has a small enough error and no limit is within it."""
+    for name, mean in temperatures.items():
+        limit, error = settings.temperature_limit_K if name == "all" else settings.element_limit_K, mean.error or 0.0
+        if name != "all" and which != "elements":
+            continue
+        if error > _KNOWN * limit:
+            return False
+        if target_K is not None and mean.value is not None and abs(abs(mean.value - target_K) - limit) < error:
+            return False
+    return True
 
 
 def mean_temperatures(rows: list[dict[str, float]]) -> dict[str, Estimate]:

@@ -19,9 +19,9 @@ from mdistill.simulation.guard import Guard
 from mdistill.simulation.kept import EnergyKept
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.strides import long_strides
-from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet
 from mdistill.training.stride import StrideResult, train_stride
-from mdistill.types import Potential, Propagator, System
+from mdistill.types import Potential, Propagator, State, System
 from mdistill.workflows.judge_stride import (
     BLOCKS,
     ENSEMBLES,
@@ -38,8 +38,8 @@ from mdistill.workflows.models import load, load_stride
 from mdistill.workflows.run import hardware, plain
 from mdistill.workflows.segments import make_segments
 from mdistill.workflows.strength import set_strength
-from mdistill.workflows.stride_settings import StrideRungSettings
-from mdistill.workflows.stride_tables import LADDER, PREFIX, SECTION, Compared, gates, ladder_row, tables, values
+from mdistill.workflows.stride_settings import JudgeSettings, StrideRungSettings
+from mdistill.workflows.stride_tables import LADDER, PREFIX, SECTION, Compared, gates, ladder_row, tables, target_of, values
 
 SEGMENTS = "segments"
 _REVERSED_STRIDES = 50
@@ -98,12 +98,7 @@ def judge_map(
         "energy left alone": dict.fromkeys(ENSEMBLES, alone),
         "as many force calls": dict.fromkeys(ENSEMBLES, alike),
     }
-    runs: dict[str, dict[str, Judged]] = {}
-    with progress("judge strides", sum(map(len, kinds.values())) * BLOCKS, unit="block") as advance:
-        for name, steps in kinds.items():
-            for e, step in steps.items():
-                longer: Longer = "elements" if name == "long strides" else "all" if (name, e) == ("small steps", "NVE") else ""
-                runs.setdefault(name, {})[e] = judged(step, e, start, evaluate, how, longer=longer, stop=stop, advance=advance)
+    runs = _run_all(kinds, start, evaluate, how, stop=stop)
     reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
     timed = {f"Verlet, {usual:g} fs": ordinary, f"strides, {stride:g} fs": kept}
@@ -136,6 +131,23 @@ def judge_map(
         tables=tables(compared, how),
         citations=["mdistill", "flashmd", "sympnets"],
     )
+
+
+def _run_all(
+    kinds: dict[str, dict[str, Propagator]], start: State, evaluate: Evaluate, how: JudgeSettings, *, stop: StopRequest
+) -> dict[str, dict[str, Judged]]:
+    """Every kind of step in its ensembles: gated ones until their verdicts are known, what they are held against in NVE too."""
+    runs: dict[str, dict[str, Judged]] = {}
+    with progress("judge strides", sum(map(len, kinds.values())) * BLOCKS, unit="block") as advance:
+        for name, steps in kinds.items():
+            for e, step in steps.items():
+                gated = name == "long strides"
+                longer: Longer = "elements" if gated else "all" if (name, e) == ("small steps", "NVE") else ""
+                aim = target_of(runs, e, how.temperature_K or 0.0) if gated else None
+                runs.setdefault(name, {})[e] = judged(
+                    step, e, start, evaluate, how, longer=longer, target_K=aim.value if aim else None, stop=stop, advance=advance
+                )
+    return runs
 
 
 def add_to_run(run: Path, found: Results) -> Results:

@@ -71,8 +71,8 @@ class JudgeSettings:
         temperature_K: Of the dynamics, K; by default the middle one of the segments'.
         time_ps: Of each run, ps. In NVE the mean temperature of 52 atoms is known to 1 K after 1000 ps, under a thermostat (from
             its heat) to 0.6 K after 100 ps; that of four of them to 5 K after 1000 ps.
-        longest_ps: A run whose mean temperatures are not known well enough for their gates goes on up to this time, ps; one
-            known worse than its limit then still fails its gate.
+        longest_ps: A run whose mean temperatures are not known well enough for their gates, or lie within their error of a
+            limit, goes on up to this time, ps; one known worse than its limit then still fails its gate.
         equilibration_ps: Before them, ps.
         time_step_fs: Of the small steps, fs; by default half of the usual step.
         every_fs: Between frames, fs.

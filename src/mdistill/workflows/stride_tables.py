@@ -58,16 +58,20 @@ class Compared:
 def deviations(compared: Compared, kind: str, ensemble: str, kelvin: float) -> dict[str, Estimate]:
     """Mean temperature less what it should be, K, "all" and by element: the thermostat's, or in NVE that of all atoms in small
     steps, which by equipartition is every element's."""
-    found = compared.runs[kind][ensemble].temperatures
-    exact = compared.runs["small steps"]["NVE"].temperatures.get("all")
-    target = Estimate(value=kelvin, error=0.0, unit="K") if ensemble != "NVE" else exact
-    apart = {}
-    for name, value in found.items():
+    target, apart = target_of(compared.runs, ensemble, kelvin), {}
+    for name, value in compared.runs[kind][ensemble].temperatures.items():
         if target is None or target.value is None or value.value is None:
             continue
         error = ((value.error or 0.0) ** 2 + (target.error or 0.0) ** 2) ** 0.5
         apart[name] = replace(value, value=value.value - target.value, error=error)
     return apart
+
+
+def target_of(runs: Mapping[str, Mapping[str, Judged]], ensemble: str, kelvin: float) -> Estimate | None:
+    """What a mean temperature should be, K: the thermostat's, or in NVE that of small steps, None where they broke at once."""
+    if ensemble != "NVE":
+        return Estimate(value=kelvin, error=0.0, unit="K")
+    return runs["small steps"]["NVE"].temperatures.get("all")
 
 
 def gates(compared: Compared, how: JudgeSettings) -> list[Gate]:
@@ -135,8 +139,9 @@ def _temperature_gate(name: str, apart: Mapping[str, Estimate], limit: float, br
 def _remedy(gate: Gate, light: bool, longest_ps: float) -> str:
     """What to do about a failed gate: longer runs where the error is too large to tell, else what comes nearer."""
     size, error = gate.measured.value, gate.measured.error or 0.0
-    if gate.parts and size is not None and size <= max(gate.limit, _NEAR * error):
-        longer = 100 * math.ceil(max(longest_ps, 1.0) / 100 * (error / gate.limit) ** 2 + 1)
+    if gate.parts and size is not None and size <= max(gate.limit + error, _NEAR * error):
+        times = (error / gate.limit) ** 2 if error > gate.limit else 2.0
+        longer = 100 * math.ceil(max(longest_ps, 1.0) / 100 * times + 1)
         return f". It is not known well enough: run for longer, distill … --strides.judge.longest-ps {longer} --update"
     return f". {REMEDY}" if light else ""
 
@@ -176,8 +181,8 @@ def tables(compared: Compared, how: JudgeSettings) -> list[Table]:
             columns=["steps", "ensemble", *names, "stopped"],
             rows=rows,
             caption=f"{how.time_ps:g} ps each at {kelvin:g} K, gated ones up to {max(how.time_ps, how.longest_ps):g} ps where "
-            "their means would be known too badly otherwise. Under a thermostat the target is its temperature, in NVE the mean "
-            "of all atoms in small steps from the same start.",
+            "their means would be known too badly otherwise, or lie within their error of a limit. Under a thermostat the target "
+            "is its temperature, in NVE the mean of all atoms in small steps from the same start.",
         ),
         Table(
             name="stride-errors",
