@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 TINY = shlex.split(
     "--teacher toy_teacher:salt --temperatures 300 400 --prepare.relax-steps 200 --label.frames 20 --label.spacing-fs 20 "
     "--label.probe-every 20 --train.fit.steps 250 --train.channels 6 --train.radial 8 --train.hidden 24 --refine.time-ps 0.3 "
-    "--refine.frames 3 --validate.rdf-ps 0.6 --validate.drift-ps 0.4 --validate.stability-ps 0.2 --validate.equilibration-ps 0.1 "
+    "--refine.frames 3 --validate.replays 4 --validate.drift-ps 0.4 --validate.stability-ps 0.2 --validate.equilibration-ps 0.1 "
     "--validate.speed-rounds 3 --production.time-ps 1.2 --production.equilibration-ps 0.2"
 )
 

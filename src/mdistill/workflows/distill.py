@@ -23,7 +23,6 @@ from mdistill.teachers import check_teacher
 from mdistill.training.potential import train_potential
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
-from mdistill.units import PS
 from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
 from mdistill.workflows.label import label_run
 from mdistill.workflows.models import STRIDE, load, load_stride
@@ -150,9 +149,9 @@ class _Job:
             self._systems()[0],
             settings.validate,
             folder,
+            taught=settings.label,
             teacher_frames=own,
             labels=read_labels(self.folder),
-            teacher_ps=settings.label.frames * settings.label.spacing_fs / PS,
             stop=self.stop,
         )
 

@@ -109,7 +109,7 @@ def quick_settings(structure: Path) -> DistillSettings:
         ),
         train=TrainSettings(fit=FitSettings(max_minutes=3.0)),
         refine=RefineSettings(time_ps=5.0, frames=5, refit_share=0.4),
-        validate=ValidateSettings(rdf_ps=10.0, equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_rounds=5),
+        validate=ValidateSettings(equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_rounds=5),
         production=ProductionSettings(time_ps=100.0, equilibration_ps=2.0),
         strides=StrideRungSettings(
             segments=SegmentSettings(segments=80),

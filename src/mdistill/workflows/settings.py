@@ -157,7 +157,8 @@ class ValidateSettings:
 
     Attributes:
         limits: What the student must keep to.
-        rdf_ps: Student dynamics at each temperature of the teacher's, for the RDFs, ps.
+        replays: How often the student repeats the teacher's dynamics, for the RDFs; how far one lies from the others tells the
+            noise of the teacher's own.
         equilibration_ps: Before each dynamics, ps.
         drift_ps: NVE run at the lowest and the highest temperature, ps.
         drift_step_fs: Time step of the NVE run, fs. At 1 fs the fluctuation of Verlet's energy is small enough to see the
@@ -174,7 +175,7 @@ class ValidateSettings:
     """
 
     limits: GateLimits = field(default_factory=GateLimits)
-    rdf_ps: float = 20.0
+    replays: int = 16
     equilibration_ps: float = 1.0
     drift_ps: float = 50.0
     drift_step_fs: float = 1.0
@@ -188,7 +189,7 @@ class ValidateSettings:
 
     def __post_init__(self) -> None:
         allowed = {
-            "rdf_ps": (0.1, 1e6), "equilibration_ps": (0.0, 1e6), "drift_ps": (0.1, 1e6),
+            "replays": (4, 10_000), "equilibration_ps": (0.0, 1e6), "drift_ps": (0.1, 1e6),
             "drift_step_fs": (0.01, 10.0), "stability_ps": (0.01, 1e6),
             "stability_factor": (1.0, 10.0), "scan_from_A": (0.05, 1.5), "speed_rounds": (3, 1000),
             "parity_points": (10, 100_000),

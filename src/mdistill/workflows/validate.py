@@ -30,7 +30,6 @@ from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import read_json, write_json
 from mdistill.io.results import Results, estimate_from
-from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.evaluate import weights_sha256
 from mdistill.simulation.record import read_log
 from mdistill.simulation.settings import SimulateSettings
@@ -39,8 +38,9 @@ from mdistill.training.potential import evaluate
 from mdistill.types import Estimate, Gate, LabelledFrame, Potential, System, Trajectory
 from mdistill.units import PS
 from mdistill.workflows.measurements import Speed, closest_distances, compare_speed, scan_pairs
+from mdistill.workflows.replay import replay
 from mdistill.workflows.run import hardware, plain
-from mdistill.workflows.settings import ValidateSettings
+from mdistill.workflows.settings import LabelSettings, ValidateSettings
 from mdistill.workflows.validate_tables import Measured, figures, tables
 
 _SHELL_A, _FARTHEST_A = 0.05, 8.0
@@ -55,9 +55,9 @@ def validate(  # noqa: PLR0917
     settings: ValidateSettings,
     folder: Path,
     *,
+    taught: LabelSettings,
     teacher_frames: Sequence[LabelledFrame] | None = None,
     labels: Sequence[LabelledFrame] | None = None,
-    teacher_ps: float | None = None,
     stop: StopRequest = NEVER,
 ) -> Results:
     """Measure everything the gates ask for. Resumes from what the folder holds; a gate that fails is a result, not an error.
@@ -66,10 +66,9 @@ def validate(  # noqa: PLR0917
         student, teacher: The fast potential and the one it replaces (only timed here; its answers are the labels).
         held_out: Labelled frames that the student was not trained on.
         start: Structure from which the student's dynamics start, and on which both are timed.
-        settings, folder: How thoroughly; holds the student's dynamics (md-…, nve-…, hot-…) and speed.json.
+        settings, folder: How thoroughly; holds the student's dynamics (nve-…, hot-…) and speed.json.
+        taught: How the teacher's dynamics was run, which the student repeats for its RDFs.
         teacher_frames: Frames of the teacher's dynamics of this structure, for its RDFs; the held-out ones by default.
-        teacher_ps: Length of the teacher's dynamics at each temperature, ps, where known: tells how much two samples of that
-            length differ by themselves.
         labels: Everything the student was taught and judged by: pair scans end at the closest distances in it; by default
             the held-out and the teacher's frames.
         stop: Asked between steps and measurements.
@@ -87,10 +86,11 @@ def validate(  # noqa: PLR0917
         accuracy=accuracy(held_out, predictions),
         scans=scan_pairs(student, closest_distances(labels or [*held_out, *frames]), start=settings.scan_from_A),
         speed=_speed(teacher, student, start, settings, folder),
+        repeated=_repeated(taught, settings.replays),
     )
-    dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, stop=stop, teacher_ps=teacher_ps)
-    for kelvin in temperatures:
-        dynamics.compare_structure(measured, [f for f in frames if f.temperature_K == kelvin], kelvin)
+    dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, stop=stop)
+    by_temperature = {k: [f for f in frames if f.temperature_K == k] for k in temperatures}
+    dynamics.compare_structure(measured, {k: own for k, own in by_temperature.items() if len(own) > 1}, taught)
     for kelvin in sorted({temperatures[0], temperatures[-1]}):
         dynamics.measure_drift(measured, kelvin)
     gates = _gates(measured, dynamics.stability(settings.stability_factor * temperatures[-1]), settings.limits)
@@ -118,7 +118,6 @@ class _Dynamics:
     settings: ValidateSettings
     folder: Path
     stop: StopRequest
-    teacher_ps: float | None = None
 
     def run(self, name: str, kelvin: float, time_ps: float, **how: Any) -> SimulationResult | BlowUp:
         """The finished run, or the blow-up where the guard stopped it."""
@@ -135,27 +134,29 @@ class _Dynamics:
         except BlowUp as error:
             return error
 
-    def compare_structure(self, measured: Measured, frames: Sequence[LabelledFrame], kelvin: float) -> None:
-        """RDFs of every pair at one temperature beside those of the teacher's frames."""
-        if len(frames) < 2 or not bool(self.start.pbc.all()):
+    def compare_structure(self, measured: Measured, frames: dict[float, list[LabelledFrame]], taught: LabelSettings) -> None:
+        """RDFs of every pair and temperature in the teacher's frames and in the student's repetitions of its dynamics."""
+        if not frames or not bool(self.start.pbc.all()):
             return
-        run = self.run("md", kelvin, self.settings.rdf_ps)
-        if isinstance(run, BlowUp):
-            measured.broken[f"{kelvin:g} K"] = run.reason
+        counts, times, seed = {kelvin: len(own) for kelvin, own in frames.items()}, self.settings.replays, self.settings.seed
+        try:
+            runs = replay(self.student, self.start, taught, counts, times=times, seed=seed, stop=self.stop)
+        except BlowUp as error:
+            measured.broken[f"step {error.step}"] = error.reason
             return
-        teachers, ours = _trajectory(frames), read_hdf5(run.trajectory)
-        reach = min(largest_radius(teachers), largest_radius(ours), _FARTHEST_A)
-        bins = max(10, round(reach / _SHELL_A))
-        for pair in species_pairs(ours):
-            if pair[0] == pair[1] and int((ours.numbers == atomic_numbers[pair[0]]).sum()) < 2:
-                continue
-            curves = rdf(teachers, pair=pair, r_max=reach, bins=bins), rdf(ours, pair=pair, r_max=reach, bins=bins)
-            parts = None if self.teacher_ps is None else round(self.settings.rdf_ps / self.teacher_ps)
-            segments = rdf(ours, pair=pair, r_max=reach, bins=bins, blocks=parts) if parts else None
-            alike = overlap(*curves, segments=segments)
-            if alike is not None:
-                measured.overlaps[f"{'–'.join(pair)}, {kelvin:g} K"] = alike
-                measured.curves[f"{'–'.join(pair)}, {kelvin:g} K"] = curves
+        for kelvin, ours in runs.items():
+            teachers = _trajectory(frames[kelvin])
+            reach = min(largest_radius(teachers), largest_radius(ours), _FARTHEST_A)
+            bins = max(10, round(reach / _SHELL_A))
+            for pair in species_pairs(ours):
+                if pair[0] == pair[1] and int((ours.numbers == atomic_numbers[pair[0]]).sum()) < 2:
+                    continue
+                theirs = rdf(teachers, pair=pair, r_max=reach, bins=bins)
+                own = rdf(ours, pair=pair, r_max=reach, bins=bins, blocks=times)
+                alike = overlap(theirs, own, segments=own)
+                if alike is not None:
+                    measured.overlaps[f"{'–'.join(pair)}, {kelvin:g} K"] = alike
+                    measured.curves[f"{'–'.join(pair)}, {kelvin:g} K"] = theirs, own
 
     def measure_drift(self, measured: Measured, kelvin: float) -> None:
         """Drift and fluctuation of the total energy in an NVE run."""
@@ -179,6 +180,11 @@ class _Dynamics:
             return stability_gate(asked, asked, temperature_K=kelvin)
         done = run.step * (self.settings.time_step_fs or default_time_step(self.start)) / PS
         return stability_gate(max(0.0, done), asked, temperature_K=kelvin, reason=f"{run.reason} (step {run.step})")
+
+
+def _repeated(taught: LabelSettings, times: int) -> str:
+    long_ps = (taught.equilibration_fs + taught.frames * taught.spacing_fs) / PS
+    return f"{long_ps:g} ps at each temperature, {times} times"
 
 
 def _trajectory(frames: Sequence[LabelledFrame]) -> Trajectory:

@@ -27,7 +27,8 @@ class Measured:
         speed: Time per force call.
         overlaps: Likeness of RDFs by "pair, temperature".
         curves: RDFs (teacher's, student's) by the same names.
-        broken: Dynamics for RDFs that were stopped: temperature → reason.
+        repeated: What dynamics of the student they are from.
+        broken: Dynamics for RDFs that was stopped: step → reason.
         drifts: NVE drift by temperature, or why that run was stopped.
         energies: Times (ps) and change of the total energy (eV/atom) of the NVE runs.
     """
@@ -37,6 +38,7 @@ class Measured:
     speed: Speed
     overlaps: dict[str, Overlap] = field(default_factory=dict)
     curves: dict[str, tuple[Curve, Curve]] = field(default_factory=dict)
+    repeated: str = ""
     broken: dict[str, str] = field(default_factory=dict)
     drifts: dict[str, Drift | str] = field(default_factory=dict)
     energies: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
@@ -111,8 +113,8 @@ def _rdf_tables(measured: Measured) -> list[Table]:
             section="dynamics",
             columns=["pair", "Jensen–Shannon divergence (%)", "of it sampling noise (%)", "Wasserstein-1 (Å)"],
             rows=rows,
-            caption="Noise: what a sample as short as the teacher's would show of the same distribution, from pieces of that "
-            "length of the student's run (where these are fewer than four: from the halves of each run).",
+            caption=f"The student repeats the teacher's dynamics, {measured.repeated}: same start, temperatures and times, other "
+            "random numbers. Noise: how far one repetition lies from the others. What comes later is not compared.",
         )
     ]
 
