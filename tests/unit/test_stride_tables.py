@@ -76,7 +76,7 @@ def test_a_mean_that_is_not_known_asks_for_longer_runs():
     for light in (True, False):
         failed = [gate for gate in gates(replace(unknown, light=light), HOW) if not gate.passed]
         assert [gate.name for gate in failed] == ["stride: temperature"]
-        assert "--strides.judge.longest-ps 6600 " in failed[0].detail and REMEDY not in failed[0].detail
+        assert "--strides.judge.longest-ps 13000 " in failed[0].detail and REMEDY not in failed[0].detail
 
 
 def test_a_mean_that_is_just_beyond_its_limit_asks_for_longer_runs():

@@ -140,8 +140,7 @@ def _remedy(gate: Gate, light: bool, longest_ps: float) -> str:
     """What to do about a failed gate: longer runs where the error is too large to tell, else what comes nearer."""
     size, error = gate.measured.value, gate.measured.error or 0.0
     if gate.parts and size is not None and size <= max(gate.limit + error, _NEAR * error):
-        times = (error / gate.limit) ** 2 if error > gate.limit else 2.0
-        longer = 100 * math.ceil(max(longest_ps, 1.0) / 100 * times + 1)
+        longer = 100 * math.ceil(max(longest_ps, 1.0) / 100 * 2.0 * max(1.0, error / gate.limit) ** 2)
         return f". It is not known well enough: run for longer, distill … --strides.judge.longest-ps {longer} --update"
     return f". {REMEDY}" if light else ""
 
