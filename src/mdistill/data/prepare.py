@@ -187,7 +187,7 @@ def prepare(
     notes = list(planned.notes)
     if len(found) < settings.orderings:
         notes.append(f"{settings.orderings} orderings were asked for; {len(found)} distinct one(s) exist or were found")
-    with progress("relax", settings.relax_steps * len(found)) as advance:
+    with progress("relax", (settings.relax_steps + 1) * len(found)) as advance:
         relaxed = [
             relax(
                 to_system(one.crystal),
