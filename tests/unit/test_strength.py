@@ -17,6 +17,8 @@ from mdistill.nets.stride import DirectStrideNet
 from mdistill.training.settings import StrideSettings
 from mdistill.training.stride import composition_of
 from mdistill.types import Estimate, System
+from mdistill.workflows import strength
+from mdistill.workflows.judge_stride import Judged
 from mdistill.workflows.strength import set_strength, stronger
 from mdistill.workflows.stride_settings import JudgeSettings, StrideRungSettings
 from systems import random_box, tiny_net
@@ -59,6 +61,23 @@ def test_it_finds_the_strength_that_small_steps_have(student, rest, factor):
         assert float(stage.scale / student.scale) == pytest.approx(found["strength"] * factor, rel=1e-9)
     off, error = found["temperature off before (K)"], found["its error (K)"]
     assert (off < -5 * error) if factor < 1.0 else (off > 5 * error) if factor > 1.0 else abs(off) < 4 * error + 0.1
+
+
+def test_what_was_found_is_not_looked_for_again(student, rest, tmp_path, monkeypatch):
+    how, kept, asked = settings(1.0), tmp_path / "strength.json", []
+
+    def runs(*_args, **_how):
+        asked.append(1)
+        hotter = 0.1 * (len(asked) == 2)
+        return Judged(temperatures={"all": Estimate(value=KELVIN + hotter, error=0.01, unit="K")})
+
+    monkeypatch.setattr(strength, "judged", runs)
+    first, again, longer = (spoilt(student, 1.0) for _ in range(3))
+    found = set_strength(first, Conservative(student), rest, how, kept)
+    assert found["strength"] == pytest.approx(0.98, abs=1e-3) and len(asked) == 3
+    assert set_strength(again, Conservative(student), rest, how, kept) == found and len(asked) == 3
+    assert again.stages[0].scale.equal(first.stages[0].scale) and again.largest_force.equal(first.largest_force)
+    assert set_strength(longer, Conservative(student), rest, settings(2.0), kept)["strength"] == 1.0 and len(asked) > 3
 
 
 def test_a_map_without_kicks_is_left_alone(student, rest):

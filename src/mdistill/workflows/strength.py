@@ -17,18 +17,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import read_json, write_json
 from mdistill.nets.composition import CompositionNet
 from mdistill.progress import progress
 from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluate import weights_sha256
 from mdistill.simulation.kept import EnergyKept
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.strides import StrideNet, long_strides
 from mdistill.types import Estimate, Potential, System
 from mdistill.workflows.judge_stride import BLOCKS, Judged, equilibrated_start, judged, small_steps
+from mdistill.workflows.run import plain
 from mdistill.workflows.stride_settings import StrideRungSettings
 
 _TIMES, _SHARPER, _OTHER_SEED = 3, 0.6, 7919
@@ -36,7 +40,13 @@ _TIMES, _SHARPER, _OTHER_SEED = 3, 0.6, 7919
 
 
 def set_strength(
-    net: StrideNet, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest = NEVER
+    net: StrideNet,
+    potential: Potential,
+    system: System,
+    settings: StrideRungSettings,
+    kept: Path | None = None,
+    *,
+    stop: StopRequest = NEVER,
 ) -> dict[str, float]:
     """Make the kicks of a trained map stronger or weaker, in place, until NVE has the temperature of small steps.
 
@@ -45,12 +55,27 @@ def set_strength(
         potential: The student that it was taught, in the float type to run in.
         system: Where; at the temperature, and for as long as, the settings judge.
         settings, stop: Of the rung; asked between blocks.
+        kept: File for what is found; where it holds that of the same map, student and settings, nothing is run.
     Returns:
         "strength": the factor, "temperature off before (K)" and "its error (K)"; nothing where there is nothing to set, or a run
         broke, or nothing is known of its errors.
     """
     if not isinstance(net, CompositionNet):
         return {}
+    identity = {"map": weights_sha256(net), "student": weights_sha256(potential), "judge": plain(settings.judge)}
+    known = read_json(kept) if kept is not None and kept.is_file() else {}
+    if known.get("identity") == identity:
+        net.strengthen(known["found"].get("strength", 1.0))
+        return dict(known["found"])
+    found = _search(net, potential, system, settings, stop=stop)
+    if kept is not None:
+        write_json(kept, {"identity": identity, "found": found})
+    return found
+
+
+def _search(
+    net: CompositionNet, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest
+) -> dict[str, float]:
     seed, limit = settings.judge.seed + _OTHER_SEED, _SHARPER * settings.judge.temperature_limit_K
     how = replace(settings.judge, seed=seed, temperature_limit_K=limit)
     evaluate, usual, stride = make_evaluator(potential, system), default_time_step(system), net.settings.stride_fs

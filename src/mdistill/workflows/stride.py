@@ -41,7 +41,7 @@ from mdistill.workflows.strength import set_strength
 from mdistill.workflows.stride_settings import JudgeSettings, StrideRungSettings
 from mdistill.workflows.stride_tables import LADDER, PREFIX, SECTION, Compared, gates, ladder_row, tables, target_of, values
 
-SEGMENTS = "segments"
+SEGMENTS, STRENGTH = "segments", "strength.json"
 _REVERSED_STRIDES = 50
 
 
@@ -60,7 +60,7 @@ def stride_rung(
         student: Model file of a spline student.
         systems: Structures whose dynamics is learned; the first is where the map is judged.
         settings: Segments, training, judging.
-        folder: Gets segments/, stride.mdistill and its training; what is there is not done again.
+        folder: Gets segments/, stride.mdistill, its training and strength.json; what is there is not done again.
         recorded: Segments to learn from in place of new ones.
     Returns:
         Tables, gates and values of the section "strides", and the row of the ladder.
@@ -71,7 +71,8 @@ def stride_rung(
     """
     segments = recorded or make_segments(systems, load(student), settings.segments, folder / SEGMENTS, stop=stop)
     potential = load(student, precision="float32")
-    settle = partial(set_strength, potential=potential, system=systems[0], settings=settings, stop=stop)
+    known = folder / STRENGTH
+    settle = partial(set_strength, potential=potential, system=systems[0], settings=settings, kept=known, stop=stop)
     result = train_stride(segments, student, settings.train, folder, settle=settle, stop=stop)
     return judge_map(result, potential, systems[0], settings, stop=stop)
 
