@@ -81,6 +81,25 @@ def test_interrupted_stage_finds_its_files(tmp_path):
     assert run.run_stage(tmp_path / "one", {"a": 1}, [], ["done.txt"], resume)
 
 
+def test_what_a_stage_does_last_is_done_again_in_its_folder(tmp_path):
+    learned: list[str] = []
+
+    def work() -> None:
+        if not (tmp_path / "one" / "learned.txt").exists():
+            learned.append("once more")
+            (tmp_path / "one" / "learned.txt").write_text("much")
+        (tmp_path / "one" / "judged.txt").write_text("so")
+
+    def again(settings: dict, judge: dict) -> bool:
+        return run.run_stage(tmp_path / "one", settings, [], ["learned.txt", "judged.txt"], work, last=judge)
+
+    assert again({"a": 1}, {"time": 1}) and not again({"a": 1}, {"time": 1})
+    assert again({"a": 1}, {"time": 2}) and not again({"a": 1}, {"time": 2})
+    assert len(learned) == 1
+    assert again({"a": 2}, {"time": 2}) and len(learned) == 2
+    assert (tmp_path / "one.superseded-1").exists() and not (tmp_path / "one.superseded-2").exists()
+
+
 def test_other_settings_are_refused_with_the_difference(tmp_path):
     run.keep_settings(tmp_path, "distill", {"temperature_K": 300, "deep": {"seed": 1}})
     run.keep_settings(tmp_path, "distill", {"temperature_K": 300, "deep": {"seed": 1}})

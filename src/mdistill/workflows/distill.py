@@ -89,7 +89,9 @@ class _Job:
         self._stage("gates", settings.validate, [final, everything, start], [], self._validate)
         produced_from = [final, start]
         if settings.stride:
-            self._stage("stride", settings.rung(), [final, start], [STRIDE], self._stride)
+            rung = settings.rung()
+            learned = [rung.segments, rung.train, rung.skin_A]
+            self._stage("stride", learned, [final, start], [STRIDE], self._stride, last=rung.judge)
             produced_from.append(home / "stride" / STRIDE)
         asked = [settings.production, settings.temperatures, settings.mobile]
         self._stage("production", asked, produced_from, [], self._produce)
@@ -103,14 +105,15 @@ class _Job:
         return dataclasses.replace(results, provenance=results.provenance | {"model_sha256": sha256(final)})
 
     def _stage(
-        self, name: str, settings: object, inputs: list[Path], outputs: list[str], work: Callable[[Path], Results]
-    ) -> None:
+        self, name: str, settings: object, inputs: list[Path], outputs: list[str], work: Callable[[Path], Results], *,
+        last: object = None,
+    ) -> None:  # fmt: skip
         folder = self.folder / name
 
         def write() -> None:
             write_results(folder, work(folder))
 
-        run_stage(folder, settings, inputs, ["results.json", *outputs], write)
+        run_stage(folder, settings, inputs, ["results.json", *outputs], write, last=last)
 
     def _label(self, folder: Path) -> Results:
         systems = self._systems()

@@ -157,26 +157,30 @@ def fingerprint(settings: Any, inputs: list[Path]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def run_stage(folder: Path, settings: Any, inputs: list[Path], outputs: list[str], work: Callable[[], None]) -> bool:
+def run_stage(
+    folder: Path, settings: Any, inputs: list[Path], outputs: list[str], work: Callable[[], None], *, last: Any = None
+) -> bool:
     """Run `work` unless the stage is already done with these settings and inputs.
 
     Args:
         folder: The stage's folder; an interrupted stage finds what it left there.
-        settings: All settings the stage depends on.
+        settings: All settings the stage depends on; with other ones it begins in a new folder.
         inputs: Files the stage reads.
         outputs: Names of the files in `folder` that `work` must have written.
         work: Does the stage; resumes by itself from what is in the folder.
+        last: Settings of nothing but what the stage does last: with other ones it goes on in its folder, and does that again.
     Returns:
         Whether work was done (False: skipped).
     """
-    mark = fingerprint(settings, inputs)
+    begun = fingerprint(settings, inputs)
+    mark = begun if last is None else fingerprint([settings, last], inputs)
     if _finished(folder, mark):
         return False
     started = folder / STARTED_FILE
-    if folder.exists() and (not started.exists() or read_json(started).get("fingerprint") != mark):
+    if folder.exists() and (not started.exists() or read_json(started).get("fingerprint") != begun):
         _set_aside(folder)
     (folder / STAGE_FILE).unlink(missing_ok=True)
-    write_json(started, {"fingerprint": mark, "settings": plain(settings)})
+    write_json(started, {"fingerprint": begun, "settings": plain(settings)})
     begin = time.monotonic()
     work()
     hashes = {name: sha256(folder / name) for name in outputs}
