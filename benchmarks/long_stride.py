@@ -48,7 +48,7 @@ from mdistill.workflows.judge_stride import ENSEMBLES, equilibrated_start, judge
 from mdistill.workflows.models import load, load_stride
 from mdistill.workflows.segments import make_segments
 from mdistill.workflows.strength import set_strength
-from mdistill.workflows.stride import judge_map
+from mdistill.workflows.stride import STRENGTH, judge_map
 from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +91,7 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
 
     def settle(net: StrideNet) -> dict[str, float]:
         seconds.append(time.process_time() - begun)
-        return set_strength(net, potential, material.start, settings)
+        return set_strength(net, potential, material.start, settings, folder / STRENGTH)
 
     result = train_stride(segments, material.student, settings.train, folder, settle=settle)
     minutes = seconds[0] / 60.0
