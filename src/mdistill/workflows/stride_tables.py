@@ -13,7 +13,7 @@ from mdistill.workflows.judge_stride import Judged
 from mdistill.workflows.stride_settings import JudgeSettings
 
 SECTION, PREFIX, LADDER = "strides", "stride", "ladder"
-_NEAR = 2.0
+_NEAR, _FAR = 2.0, 3.0
 _MOMENTUM = 1e-8
 _STRIDE_ERROR = "error of a stride (% of velocity)"
 REMEDY = (
@@ -137,9 +137,10 @@ def _temperature_gate(name: str, apart: Mapping[str, Estimate], limit: float, br
 
 
 def _remedy(gate: Gate, light: bool, longest_ps: float) -> str:
-    """What to do about a failed gate: longer runs where the error is too large to tell, else what comes nearer."""
+    """What to do about a failed gate: longer runs where three errors could explain it (elements that exchange energy slowly are
+    known worse than blocks tell), else what comes nearer."""
     size, error = gate.measured.value, gate.measured.error or 0.0
-    if gate.parts and size is not None and size <= max(gate.limit + error, _NEAR * error):
+    if gate.parts and size is not None and size <= gate.limit + _FAR * error:
         longer = 100 * math.ceil(max(longest_ps, 1.0) / 100 * 2.0 * max(1.0, error / gate.limit) ** 2)
         return f". It is not known well enough: run for longer, distill … --strides.judge.longest-ps {longer} --update"
     return f". {REMEDY}" if light else ""
