@@ -102,7 +102,7 @@ def test_planted_longer_dynamics_and_another_student_are_caught(trust) -> None:
 
 
 def test_it_is_the_protocol_of_the_teacher() -> None:
-    ladder = replace(TAUGHT, temperatures_K=(300.0, 400.0, 600.0))
+    ladder = replace(TAUGHT, temperatures_K=(300.0, 400.0, 600.0, 1e4))
     counts = {400.0: 7, 600.0: 4}
     found = replay(soft(), lattice(), ladder, counts, times=3, seed=1)
     assert {kelvin: len(run.times) for kelvin, run in found.items()} == {400.0: 21, 600.0: 12}

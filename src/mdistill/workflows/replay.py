@@ -42,7 +42,8 @@ def replay(
         student: What to run.
         relaxed: Where the teacher began.
         taught: Its ladder, friction, time step, times to the first frame and between frames.
-        frames: How many frames of each temperature to keep; what is not named is run as long as it was planned.
+        frames: How many frames of each temperature to keep. What is not named is run as long as it was planned, and not at all
+            where nothing is kept after it.
         times: How often.
         seed, stop: Of the random numbers; asked between runs.
     Returns:
@@ -53,10 +54,11 @@ def replay(
     """
     evaluate, (equilibration, spacing) = make_evaluator(student, relaxed), steps(taught)
     found = {kelvin: Collect() for kelvin in frames}
-    with progress("repeat the teacher's dynamics", times * len(taught.temperatures_K), unit="run") as advance:
+    ladder = taught.temperatures_K[: 1 + max(map(taught.temperatures_K.index, frames))]
+    with progress("repeat the teacher's dynamics", times * len(ladder), unit="run") as advance:
         for run in range(times):
             system = relaxed
-            for kelvin in taught.temperatures_K:
+            for kelvin in ladder:
                 generator = seeded(seed, f"replay {run}, {kelvin:g} K")
                 guard = Guard(settings=GuardSettings(largest_force=taught.force_cap), temperature_K=kelvin)
                 plain = Baoab(
