@@ -19,8 +19,8 @@ from curvature_systems import molecule
 from record import write_record
 
 from mdistill.derivatives import unit_directions
+from mdistill.nets.model_files import network_of
 from mdistill.training.calibrate import calibrate
-from mdistill.training.checkpoint import network_of
 from mdistill.training.fit import Objective
 from mdistill.training.labels import Item, items_of
 from mdistill.training.objective import PotentialObjective, loss_terms

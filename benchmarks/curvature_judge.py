@@ -15,12 +15,12 @@ from mdistill.data.relax import relax
 from mdistill.derivatives import hessian
 from mdistill.errors import BlowUp
 from mdistill.graph import build_graph
+from mdistill.nets.model_files import load_model
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.simulate import simulate
-from mdistill.training.checkpoint import load_model
+from mdistill.teachers.models import load
 from mdistill.training.potential import evaluate
 from mdistill.types import LabelledFrame, Prediction
-from mdistill.workflows.models import load
 
 NOTHING = Prediction(energy=torch.zeros(1, dtype=torch.float64), forces=torch.zeros((0, 3), dtype=torch.float64))
 TIMES_PS = {"spline": (50.0, 20.0), "painn": (5.0, 5.0)}

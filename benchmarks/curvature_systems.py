@@ -28,10 +28,10 @@ from mdistill.graph import make_system
 from mdistill.io.files import write_bytes
 from mdistill.io.structures import read_system
 from mdistill.io.trajectories import read_hdf5
+from mdistill.nets.model_files import load_model
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers import load_teacher
-from mdistill.training.checkpoint import load_model
 from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import FitSettings, PainnSize, TrainSettings
 from mdistill.types import LabelledFrame, Potential, Prediction, System

@@ -22,13 +22,13 @@ from record import write_record
 from mdistill.analysis.accuracy import accuracy
 from mdistill.data.relax import relax
 from mdistill.errors import BlowUp
+from mdistill.nets.model_files import load_model
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.simulate import simulate
-from mdistill.training.checkpoint import load_model
+from mdistill.teachers.models import load
 from mdistill.training.potential import MODEL, evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.types import LabelledFrame, System
-from mdistill.workflows.models import load
 
 HOME = RUNS / "direct"
 

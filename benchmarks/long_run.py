@@ -17,11 +17,11 @@ from record import write_record
 
 from mdistill.analysis.gates import energy_drift
 from mdistill.io.structures import read_system
-from mdistill.simulation.record import read_log
+from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
+from mdistill.teachers.models import load
 from mdistill.units import PS
-from mdistill.workflows.models import load
 
 ROOT = Path(__file__).parent.parent
 

@@ -29,27 +29,28 @@ from stride_systems import NAMES, Material, system
 from mdistill.errors import BlowUp
 from mdistill.graph import make_system
 from mdistill.io.files import write_json
-from mdistill.io.results import Results, read_results, write_results
 from mdistill.io.structures import to_atoms
 from mdistill.io.trajectories import read_hdf5
+from mdistill.judge.dynamics import ENSEMBLES, equilibrated_start, judged, speeds
+from mdistill.judge.kick_scale import set_kick_scale
+from mdistill.judge.settings import JudgeSettings, StrideRungSettings
+from mdistill.labelling.segments import make_segments
+from mdistill.labelling.settings import SegmentSettings
+from mdistill.runs.results import Results, read_results, write_results
 from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.engines import make_evaluator
-from mdistill.simulation.kept import EnergyKept
+from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
-from mdistill.simulation.start import initial_state
-from mdistill.simulation.strides import StrideNet, long_strides
+from mdistill.simulation.stride_maps import StrideNet, long_strides
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
+from mdistill.teachers.models import load, load_stride
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import train_stride
 from mdistill.types import Estimate, Propagator, State, System
 from mdistill.workflows.analyse import transport_results
-from mdistill.workflows.judge_stride import ENSEMBLES, equilibrated_start, judged, speeds
-from mdistill.workflows.models import load, load_stride
-from mdistill.workflows.segments import make_segments
-from mdistill.workflows.strength import set_strength
 from mdistill.workflows.stride import STRENGTH, judge_map
-from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings
 
 ROOT = Path(__file__).parent.parent
 MATERIALS = NAMES
@@ -91,7 +92,7 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
 
     def settle(net: StrideNet) -> dict[str, float]:
         seconds.append(time.process_time() - begun)
-        return set_strength(net, potential, material.start, settings, folder / STRENGTH)
+        return set_kick_scale(net, potential, material.start, settings, folder / STRENGTH)
 
     result = train_stride(segments, material.student, settings.train, folder, settle=settle)
     minutes = seconds[0] / 60.0
@@ -197,7 +198,7 @@ def both(material: Material, folder: Path, cell: System) -> tuple[dict[str, Prop
     steps = VelocityVerlet(evaluate=evaluate, time_step=usual)
     inner = long_strides(net, cell, evaluate, time=net.settings.stride_fs, skin=1.5, small_step=usual)
     start = initial_state(cell, temperature_K=material.temperature_K, generator=torch.Generator().manual_seed(0))
-    moving = {"student": steps, "strides": EnergyKept(inner=inner, evaluate=evaluate)}
+    moving = {"student": steps, "strides": CorrectEnergy(inner=inner, evaluate=evaluate)}
     return {name: compile_propagator(step, evaluate) for name, step in moving.items()}, evaluated(start, evaluate)
 
 

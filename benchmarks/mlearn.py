@@ -23,11 +23,11 @@ from record import write_record
 
 from mdistill.analysis.accuracy import accuracy
 from mdistill.graph import make_system
+from mdistill.teachers.models import load
 from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.potential import TrainingResult, evaluate, train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.types import LabelledFrame, Prediction
-from mdistill.workflows.models import load
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = {"Li": {"GAP": (0.49, 0.01), "MTP": (0.49, 0.01)}, "Ge": {"GAP": (2.06, 0.05), "MTP": (1.79, 0.05)}}

@@ -113,12 +113,12 @@ def begin_and_reference(words: argparse.Namespace, folder: Path, stride: float) 
     from mdistill.io.structures import read_system
     from mdistill.simulation.compiled import compile_propagator
     from mdistill.simulation.engines import make_evaluator
+    from mdistill.simulation.initial_state import initial_state, without_drift
+    from mdistill.simulation.kinetics import temperatures as measured
     from mdistill.simulation.langevin import Baoab
     from mdistill.simulation.rollout import Calling, rollout
-    from mdistill.simulation.start import initial_state, without_drift
-    from mdistill.simulation.start import temperatures as measured
     from mdistill.simulation.verlet import VelocityVerlet, evaluated
-    from mdistill.workflows.models import load
+    from mdistill.teachers.models import load
 
     system = read_system(Path(words.start))
     evaluate, generator = make_evaluator(load(words.student), system), torch.Generator().manual_seed(5)

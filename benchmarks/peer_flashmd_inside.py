@@ -223,7 +223,7 @@ def drive(model: Any, words: argparse.Namespace, ensemble: str, rescale: bool) -
     from ase.constraints import FixCom
 
     from mdistill.export.ase import calculator
-    from mdistill.workflows.models import load
+    from mdistill.teachers.models import load
 
     begin, pairs = np.load(words.begin), np.load(words.pairs)
     atoms = frame(begin, 0)
@@ -255,7 +255,7 @@ def timed(model: Any, words: argparse.Namespace, rescale: bool) -> list[dict[str
     """Median wall and processor time of a stride without thermostat, 1 and 8 times the cell (TorchScript's first calls
     uncounted)."""
     from mdistill.export.ase import calculator
-    from mdistill.workflows.models import load
+    from mdistill.teachers.models import load
 
     begin, pairs = np.load(words.begin), np.load(words.pairs)
     rows = []

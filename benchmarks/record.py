@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdistill.io.files import write_json
-from mdistill.workflows.run import code_version, hardware, plain
+from mdistill.runs.folder import code_version, hardware, plain
 
 RESULTS = Path(__file__).parent / "results"
 

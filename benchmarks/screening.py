@@ -20,19 +20,19 @@ from record import write_record
 
 from mdistill.analysis.accuracy import accuracy
 from mdistill.data.label import label
-from mdistill.data.screen import select, usable
+from mdistill.data.select_frames import select, usable
 from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
 from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers import load_teacher
+from mdistill.teachers.models import load
 from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.posterior import most_uncertain
 from mdistill.training.potential import MODEL, evaluate, train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.types import LabelledFrame, System
-from mdistill.workflows.models import load
 
 ROOT = Path(__file__).parent.parent
 KELVIN = 1000.0

@@ -38,26 +38,26 @@ from record import write_record
 from stride_systems import Material, system
 
 from mdistill.io.files import write_json
-from mdistill.io.results import read_results, write_results
-from mdistill.nets.settings import StrideAttentionSettings
+from mdistill.labelling.segments import make_segments
+from mdistill.nets.settings import OneStepAttentionSettings
+from mdistill.runs.results import read_results, write_results
+from mdistill.teachers.models import load
 from mdistill.training import stride as training
 from mdistill.training.action import train_action
 from mdistill.training.settings import FitSettings, StrideSettings
-from mdistill.workflows.models import load
-from mdistill.workflows.segments import make_segments
 from mdistill.workflows.stride import judge_map
 
 ARMS: dict[str, dict[str, Any]] = {
     "composition": {},
     "action": {},
-    "direct": {"net": "direct"},
-    "direct, several": {"net": "direct", "shorter_fs": (4.0, 8.0)},
-    "direct, energy term": {"net": "direct", "energy_weight": 0.3},
-    "direct, reversed": {"net": "direct", "reversal": True},
-    "attention": {"net": "attention"},
-    "attention, unturned": {"net": "attention", "turning": False},
-    "attention, unscaled": {"net": "attention"},
-    "attention, absolute": {"net": "attention"},
+    "direct": {"net": "one_step"},
+    "direct, several": {"net": "one_step", "shorter_fs": (4.0, 8.0)},
+    "direct, energy term": {"net": "one_step", "energy_weight": 0.3},
+    "direct, reversed": {"net": "one_step", "reversal": True},
+    "attention": {"net": "one_step_attention"},
+    "attention, unturned": {"net": "one_step_attention", "turning": False},
+    "attention, unscaled": {"net": "one_step_attention"},
+    "attention, absolute": {"net": "one_step_attention"},
 }
 WITHOUT: dict[str, dict[str, bool]] = {"attention, unscaled": {"mass_scaled": False}, "attention, absolute": {"residual": False}}
 STEPS = {"composition": 1800, "action": 600, "direct": 3000, "attention": 800}
@@ -67,12 +67,12 @@ STRIDE_FS = 16.0
 @contextmanager
 def attention_without(parts: dict[str, bool]) -> Iterator[None]:
     """Attention networks made inside lack these parts."""
-    usual = training.StrideAttentionSettings
-    training.StrideAttentionSettings = partial(StrideAttentionSettings, **parts)  # type: ignore[misc,assignment]
+    usual = training.OneStepAttentionSettings
+    training.OneStepAttentionSettings = partial(OneStepAttentionSettings, **parts)  # type: ignore[misc,assignment]
     try:
         yield
     finally:
-        training.StrideAttentionSettings = usual  # type: ignore[misc]
+        training.OneStepAttentionSettings = usual  # type: ignore[misc]
 
 
 def one(material: Material, arm: str, given: argparse.Namespace, home: Path) -> None:

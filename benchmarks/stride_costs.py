@@ -22,18 +22,18 @@ import torch
 from record import write_record
 from stride_systems import Material, system
 
-from mdistill.nets.composition import CompositionNet
-from mdistill.nets.settings import SplineSettings
+from mdistill.nets.model_files import load_net
+from mdistill.nets.settings import MomentSettings
+from mdistill.nets.splitting_map import SplittingMap
 from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.engines import EngineEvaluator, make_evaluator
-from mdistill.simulation.kept import EnergyKept
+from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.rollout import rollout
-from mdistill.simulation.start import initial_state
-from mdistill.simulation.strides import LongStrides, long_strides
+from mdistill.simulation.stride_maps import LongStrides, long_strides
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
-from mdistill.training.checkpoint import load_net
+from mdistill.teachers.models import load, load_stride
 from mdistill.types import Propagator, State
-from mdistill.workflows.models import load, load_stride
 
 ROOT = Path(__file__).parent.parent
 MAPS = ["li6ps5cl/16fs-2", "li3ps4/16fs-2", "aluminium/32fs-2"]
@@ -45,7 +45,7 @@ POINTS = {1: 13, 2: 13, 3: 19}
 """Of the sphere on which invariants of third order are taken, by degree."""
 
 
-def multiply_adds(size: SplineSettings, edges: float, lanes: int = 1) -> float:
+def multiply_adds(size: MomentSettings, edges: float, lanes: int = 1) -> float:
     """Of the energy and forces of one atom with so many neighbours; sums filled up to whole registers.
 
     Per edge: radial functions and harmonics with their slopes, their products into the sums, and twice as much back.
@@ -87,7 +87,7 @@ def costs(material: Material, folder: Path, rounds: int) -> dict[str, Any]:
     net, evaluate = load_stride(folder), make_evaluator(load(material.student, precision="float32"), material.start, skin=SKIN)
     inner = long_strides(net, material.start, evaluate, time=net.settings.stride_fs, skin=SKIN, small_step=material.time_step_fs)
     kick = inner.stages[0]  # type: ignore[union-attr]
-    assert isinstance(net, CompositionNet)
+    assert isinstance(net, SplittingMap)
     assert isinstance(kick, EngineEvaluator)
     calls = timed(material, evaluate, inner, kick)
     found, atoms = in_turn(calls, rounds), material.start.n_atoms
@@ -123,7 +123,7 @@ def timed(material: Material, evaluate: Evaluate, inner: LongStrides, kick: Eval
     state = rollout(evaluated(hot, evaluate), step, steps=2000, generator=torch.Generator().manual_seed(0), leap=2000)
     moving = {"time step": step, "stride": compile_propagator(inner, evaluate)}
     for n in (10, 20):
-        kept = EnergyKept(inner=inner, evaluate=evaluate, every=n)
+        kept = CorrectEnergy(inner=inner, evaluate=evaluate, every=n)
         moving[f"stride, energy right at one of {n}"] = compile_propagator(kept, evaluate)
     calls = {name: motion(way, state, round(1000.0 * PS / way.stride)) for name, way in moving.items()}
     for name, still in (("student", evaluate), ("kick", kick)):

@@ -38,15 +38,15 @@ from mdistill.graph import make_system
 from mdistill.io.files import replacing, write_json
 from mdistill.io.structures import read_system, to_atoms
 from mdistill.io.trajectories import read_hdf5
+from mdistill.labelling.label import label_run
+from mdistill.labelling.settings import LabelSettings
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers import load_teacher
+from mdistill.teachers.models import load
 from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.types import LabelledFrame, Prediction, System
-from mdistill.workflows.label import label_run
-from mdistill.workflows.models import load
-from mdistill.workflows.settings import LabelSettings
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("li6ps5cl", "li3ps4", "aluminium", "water")

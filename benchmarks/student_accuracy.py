@@ -19,12 +19,12 @@ from record import write_record
 from mdistill.data.settings import PrepareSettings
 from mdistill.data.store import LabelStore
 from mdistill.io.structures import read_structure
+from mdistill.labelling.label import label_run
+from mdistill.labelling.settings import LabelSettings
 from mdistill.teachers import load_teacher
 from mdistill.training.potential import train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
-from mdistill.workflows.label import label_run
 from mdistill.workflows.prepare import prepared_systems
-from mdistill.workflows.settings import LabelSettings
 
 ROOT = Path(__file__).parent.parent
 PREPARE = PrepareSettings(cutoff=4.9, relax_steps=100)

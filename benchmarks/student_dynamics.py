@@ -25,8 +25,8 @@ from mdistill.io.structures import read_structure, to_system
 from mdistill.io.trajectories import read_hdf5
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
+from mdistill.teachers.models import load
 from mdistill.types import Trajectory
-from mdistill.workflows.models import load
 
 ROOT = Path(__file__).parent.parent
 EQUILIBRATION_PS = 1.0

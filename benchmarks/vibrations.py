@@ -15,9 +15,9 @@ import torch
 from record import write_record
 
 from mdistill.io.structures import read_system
-from mdistill.workflows.models import load
-from mdistill.workflows.vibration_settings import VibrationSettings
-from mdistill.workflows.vibrations import vibrations
+from mdistill.judge.settings import VibrationSettings
+from mdistill.judge.vibrations import vibrations
+from mdistill.teachers.models import load
 
 ROOT = Path(__file__).parent.parent
 

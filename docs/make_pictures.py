@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 from mdistill.io.files import write_text
-from mdistill.io.results import read_results
 from mdistill.report.ladder import ladder_svg
+from mdistill.runs.results import read_results
 
 PICTURES = Path(__file__).parent / "pictures"
 

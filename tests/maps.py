@@ -10,14 +10,14 @@ from torch import Generator, Tensor
 
 from mdistill.data.segments import Segment
 from mdistill.derivatives import Conservative
-from mdistill.nets.settings import StrideAttentionSettings, StrideNetSettings
-from mdistill.nets.spline import SplineNet
-from mdistill.nets.stride import DirectStrideNet
-from mdistill.nets.stride_attention import AttentionStrideNet
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.one_step import OneStepNet
+from mdistill.nets.one_step_attention import OneStepAttentionNet
+from mdistill.nets.settings import OneStepAttentionSettings, OneStepSettings
 from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.initial_state import initial_state, standard_masses
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout
-from mdistill.simulation.start import initial_state, standard_masses
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import State, System
 from systems import LIPSCL, random_box, tiny_net
@@ -25,12 +25,12 @@ from systems import LIPSCL, random_box, tiny_net
 KELVIN = 150.0
 
 
-def tiny_direct(seed: int = 0, **size: object) -> DirectStrideNet:
+def tiny_direct(seed: int = 0, **size: object) -> OneStepNet:
     """Every weight random, strong enough that bugs show; taught by `tiny_net`."""
     potential = tiny_net(seed)
     chosen = {"elements": LIPSCL, "strides_fs": (4.0, 16.0), "width": 8, "waves": 5, "learned": 3} | size
     own = {name: getattr(potential.settings, name) for name in ("cutoff", "channels", "radial", "degree", "hidden")}
-    net = DirectStrideNet(StrideNetSettings(**chosen, **own), seed=seed)  # type: ignore[arg-type]
+    net = OneStepNet(OneStepSettings(**chosen, **own), seed=seed)  # type: ignore[arg-type]
     net.start_from(potential)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -41,9 +41,9 @@ def tiny_direct(seed: int = 0, **size: object) -> DirectStrideNet:
     return net
 
 
-def tiny_attention(seed: int = 0, **size: object) -> AttentionStrideNet:
+def tiny_attention(seed: int = 0, **size: object) -> OneStepAttentionNet:
     chosen = {"elements": LIPSCL, "strides_fs": (4.0, 16.0), "width": 8, "heads": 2} | size
-    net = AttentionStrideNet(StrideAttentionSettings(**chosen), seed=seed)  # type: ignore[arg-type]
+    net = OneStepAttentionNet(OneStepAttentionSettings(**chosen), seed=seed)  # type: ignore[arg-type]
     with torch.no_grad():
         net.own.weight.mul_(10.0)
         net.others.weight.mul_(50.0)
@@ -62,7 +62,7 @@ def at_rest(system: System, *, seed: int = 0, kelvin: float = 300.0) -> State:
     return initial_state(system, temperature_K=kelvin, generator=Generator().manual_seed(seed))
 
 
-def stiff_net() -> SplineNet:
+def stiff_net() -> MomentNet:
     """A random student stiff enough that steps of 8 fs are too long for it."""
     net = tiny_net(3, hidden=0)
     net.scale.fill_(4.0)

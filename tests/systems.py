@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mdistill.derivatives import Conservative, EnergyNet
 from mdistill.graph import build_graph, make_system
-from mdistill.nets.composition import CompositionNet
+from mdistill.nets.moment import MomentNet
 from mdistill.nets.painn import PainnNet
-from mdistill.nets.settings import CompositionSettings, PainnSettings, SplineSettings
-from mdistill.nets.spline import SplineNet
+from mdistill.nets.settings import MomentSettings, PainnSettings, SplittingMapSettings
+from mdistill.nets.splitting_map import SplittingMap
 from mdistill.types import Graph, LabelledFrame, Potential, System
 
 LIPSCL = (3, 15, 16, 17)
@@ -72,10 +72,10 @@ SYSTEMS: dict[str, Callable[[], System]] = {
 }
 
 
-def tiny_net(seed: int = 0, **size: int) -> SplineNet:
+def tiny_net(seed: int = 0, **size: int) -> MomentNet:
     """A small spline network with every weight and buffer random, strong enough that bugs show."""
-    settings = SplineSettings(elements=LIPSCL, **({"channels": 4, "radial": 5, "hidden": 8} | size))
-    net = SplineNet(settings, seed=seed)
+    settings = MomentSettings(elements=LIPSCL, **({"channels": 4, "radial": 5, "hidden": 8} | size))
+    net = MomentNet(settings, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         net.mixing.mul_(2.0)
@@ -88,10 +88,10 @@ def tiny_net(seed: int = 0, **size: int) -> SplineNet:
     return net
 
 
-def tiny_map(*, kicks: int = 2, stride_fs: float = 8.0, apart: float = 0.05, **size: int) -> CompositionNet:
+def tiny_map(*, kicks: int = 2, stride_fs: float = 8.0, apart: float = 0.05, **size: int) -> SplittingMap:
     """A long-stride map of `tiny_net` or one of another size, whose kicks differ from it by `apart` and from each other."""
     net = tiny_net(**size)
-    made = CompositionNet(CompositionSettings(stride_fs=stride_fs, kicks=kicks, **asdict(net.settings)))
+    made = SplittingMap(SplittingMapSettings(stride_fs=stride_fs, kicks=kicks, **asdict(net.settings)))
     made.begin_as(net)
     with torch.no_grad():
         for k, stage in enumerate(made.stages):
@@ -113,7 +113,7 @@ def tiny_painn(seed: int = 0, **size: int) -> PainnNet:
     return net
 
 
-NETS: dict[str, Callable[[int], EnergyNet]] = {"spline": tiny_net, "painn": tiny_painn}
+NETS: dict[str, Callable[[int], EnergyNet]] = {"moment": tiny_net, "painn": tiny_painn}
 """Every network; each law is tested on each."""
 
 

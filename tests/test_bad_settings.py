@@ -61,7 +61,7 @@ CASES = [
     (["train", "stride", "--from", "{labels}", "--out", "{out}"], "--structure"),
     (["train", "stride", "--from", "{labels}", "--out", "{out}", "--train.stride-fs", "-4"], "stride_fs"),
     (["train", "stride", "--from", "{labels}", "--out", "{out}", "--train.stride-fs", "64"], "stride_fs"),
-    (["train", "stride", "--from", "{labels}", "--out", "{out}", "--train.net", "magic"], "composition"),
+    (["train", "stride", "--from", "{labels}", "--out", "{out}", "--train.net", "magic"], "splitting"),
     (["train", "stride", "--from", "{labels}", "--out", "{out}", "--segments.temperatures-K", "-300"], "temperatures_K"),
     (["distill", "{cu}", "--mobile", "none", "--stride", "soon", "--out", "{out}"], "16fs"),
     ([*MD, "--stride", "{out}/absent.mdistill"], "absent.mdistill"),

@@ -26,7 +26,7 @@ from laws import (
 from mdistill import derivatives
 from mdistill.derivatives import Conservative
 from mdistill.graph import build_graph, concatenate, edge_vectors
-from mdistill.nets import moments, painn, repulsion, spline
+from mdistill.nets import moment, moment_basis, painn, repulsion
 from mdistill.nets.layers import FREEZE
 from mdistill.types import Graph
 from systems import CLOSEST, LIPSCL, NETS, SYSTEMS, fcc, isolated_atom, random_box
@@ -112,7 +112,7 @@ def test_invariance_in_single_precision(make, trust):
 
 @pytest.mark.planted
 def test_invariance_catches_a_wrong_harmonic(trust):
-    net = NETS["spline"](0)
+    net = NETS["moment"](0)
     net.table[:, 6] *= 1.01
     with pytest.raises(AssertionError):
         assert_invariant(net, SYSTEMS["box"]())
@@ -204,8 +204,8 @@ def test_smooth_at_the_cutoff(make, trust):
 @every_net
 @pytest.mark.planted
 def test_smoothness_catches_an_envelope_of_lower_order(make, trust, monkeypatch):
-    monkeypatch.setattr(spline, "moments", moments.plain_moments)
-    for module, power in ((moments, 2), (painn, 1)):
+    monkeypatch.setattr(moment, "moments", moment_basis.plain_moments)
+    for module, power in ((moment_basis, 2), (painn, 1)):
 
         def lower(r, cutoff, power=power):
             return (1.0 - (r / cutoff).square()).clamp_min(0.0).pow(power)
@@ -283,8 +283,8 @@ def test_repulsion_scan_catches_a_missing_core(make, trust, monkeypatch):
     distances = torch.linspace(0.3, CLOSEST - FREEZE, 20, dtype=torch.float64)
     assert not bool((force_flips(make(0), 3, 16, distances)[1] > 0.0).all())
     monkeypatch.undo()
-    monkeypatch.setattr(spline, "moments", moments.plain_moments)
-    for module in (moments, painn):
+    monkeypatch.setattr(moment, "moments", moment_basis.plain_moments)
+    for module in (moment_basis, painn):
         monkeypatch.setattr(module, "frozen_below", lambda distance, closest, width: distance)
     strong = make(0)
     strong.scale.fill_(50_000.0)

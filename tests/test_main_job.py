@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from mdistill import cli
-from mdistill.io.results import read_results
+from mdistill.runs.results import read_results
 
 ROOT = Path(__file__).parent.parent
 TINY = shlex.split(

@@ -14,7 +14,7 @@ _HOMES = {
     "BadInput": "mdistill.errors",
     "BlowUp": "mdistill.errors",
     "MdistillError": "mdistill.errors",
-    "load": "mdistill.workflows.models",
+    "load": "mdistill.teachers.models",
     "calculator": "mdistill.export.ase",
     "simulate": "mdistill.simulation.simulate",
     "SimulateSettings": "mdistill.simulation.settings",

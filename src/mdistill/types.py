@@ -73,8 +73,8 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """Sums over the steps of a run of one struct so far (`simulation/tally.py`).
+class RunningSums:
+    """Sums over the steps of a run of one struct so far (`simulation/running_sums.py`).
 
     Attributes:
         steps: How many.
@@ -96,8 +96,8 @@ class State:
     """A phase-space point of a batch. momenta u·Å/fs, masses u, time fs; prediction belongs to system.
 
     `middle_momenta` are those of the middle of the last step, where an integrator offers them: kinetic quantities are
-    measured there (`simulation/start.py`), dynamics goes on from `momenta`. `tally`: what was added up on the way, if asked.
-    `energy_debt`: [struct] eV that long strides have lost so far and are still to give back (`simulation/kept.py`, `flight.py`).
+    measured there (`simulation/kinetics.py`), dynamics goes on from `momenta`. `running_sums`: sums over the steps, if asked.
+    `energy_debt`: [struct] eV that long strides have lost so far and are still to give back (`simulation/energy_correction.py`).
     `heat`: [struct] eV that thermostats have put in since it was 0; None where nobody asks.
     """
 
@@ -107,7 +107,7 @@ class State:
     time: float = 0.0
     prediction: Prediction | None = None
     middle_momenta: Float[Tensor, "atom 3"] | None = None
-    tally: Tally | None = None
+    running_sums: RunningSums | None = None
     energy_debt: Float[Tensor, " struct"] | None = None
     heat: Float[Tensor, " struct"] | None = None
 

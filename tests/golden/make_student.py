@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from laws import evaluate
-from mdistill.training.checkpoint import FORMAT, save_model
+from mdistill.nets.model_files import FORMAT, save_model
 from systems import SYSTEMS, tiny_net, tiny_painn
 
 MAKERS = {"student": lambda: tiny_net(0, channels=3, radial=4, hidden=6), "painn": tiny_painn}

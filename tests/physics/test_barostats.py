@@ -19,9 +19,10 @@ from mdistill.graph import volumes
 from mdistill.simulation import barostat
 from mdistill.simulation.barostat import ANISOTROPIC, ISOTROPIC, StochasticCellRescaling
 from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.initial_state import initial_state
+from mdistill.simulation.kinetics import pressure_tensor
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Calling, rollout
-from mdistill.simulation.start import initial_state, pressure_tensor
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.types import State
 from mdistill.units import BOLTZMANN, GPA

@@ -13,14 +13,14 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, BlowUp, Interrupted
 from mdistill.io.trajectories import read_series
 from mdistill.kernels import library
-from mdistill.nets.compiled import CompiledSpline, compiled
+from mdistill.nets.compiled import CompiledMoment, compiled
 from mdistill.simulation.compiled import CompiledDynamics, compile_propagator
 from mdistill.simulation.engines import make_evaluator
-from mdistill.simulation.record import read_log
+from mdistill.simulation.initial_state import initial_state
+from mdistill.simulation.log import read_log
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.simulate import simulate
-from mdistill.simulation.start import initial_state
 from mdistill.simulation.verlet import VelocityVerlet
 from systems import random_box, tiny_net
 
@@ -36,10 +36,10 @@ ENSEMBLES = {
 SHORT = {"time_ps": 0.2, "equilibration_ps": 0.05, "time_step_fs": 1.0, "save_every_fs": 7.0}
 
 
-def potentials(*, double: bool = True) -> tuple[Conservative, CompiledSpline]:
+def potentials(*, double: bool = True) -> tuple[Conservative, CompiledMoment]:
     plain = Conservative(tiny_net())
     fast = compiled(plain, double=double)
-    assert isinstance(fast, CompiledSpline)
+    assert isinstance(fast, CompiledMoment)
     return plain, fast
 
 

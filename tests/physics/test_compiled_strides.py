@@ -15,13 +15,14 @@ from mdistill.kernels import library
 from mdistill.nets.compiled import compiled
 from mdistill.simulation import simulate as running
 from mdistill.simulation.compiled import compile_propagator
-from mdistill.simulation.composed import composed
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.guard import Guard
-from mdistill.simulation.record import read_log
+from mdistill.simulation.initial_state import initial_state
+from mdistill.simulation.kinetics import temperature
+from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.simulate import simulate
-from mdistill.simulation.start import initial_state, temperature
+from mdistill.simulation.splitting_map import composed
 from systems import random_box, tiny_map, tiny_net
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C++ compiler here")
@@ -80,7 +81,7 @@ def test_the_run_is_that_of_the_plain_propagator(name, tmp_path, trust, monkeypa
 @pytest.mark.parametrize("name", ["nve", "npt"])
 def test_potential_and_pressure_are_averaged_over_the_ends_of_leaps(name, tmp_path):
     done = simulate(cold_box(), student(), replace(ENSEMBLES[name], **SHORT), tmp_path / "run", stride=limited_map())
-    log, tally = read_log(done.log), done.state.tally
+    log, tally = read_log(done.log), done.state.running_sums
     assert tally.steps == 120
     # frames every seventh stride and at the end; at constant pressure every tenth is strained
     assert tally.evaluated == len(

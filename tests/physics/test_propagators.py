@@ -18,11 +18,11 @@ from mdistill.simulation.barostat import ANISOTROPIC, StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.evaluate import Evaluator
 from mdistill.simulation.guard import total_energy
+from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.noise import atom_normals
 from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
 from mdistill.simulation.rollout import Calling, rollout
-from mdistill.simulation.start import initial_state
 from mdistill.simulation.summary import drift
 from mdistill.simulation.verlet import VelocityVerlet, evaluated, kick
 from mdistill.simulation.verlet import drift as fly

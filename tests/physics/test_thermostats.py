@@ -17,9 +17,10 @@ from torch import Generator
 from mdistill.simulation import bussi, langevin
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.initial_state import initial_state
+from mdistill.simulation.kinetics import atom_counts, kinetic_energy, per_struct, prediction_of, temperature
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Calling, rollout
-from mdistill.simulation.start import atom_counts, initial_state, kinetic_energy, per_struct, prediction_of, temperature
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.types import Propagator, State
 from mdistill.units import ACCELERATION, BOLTZMANN, KINETIC

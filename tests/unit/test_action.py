@@ -17,8 +17,8 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, concatenate, make_system
 from mdistill.nets.action import Increments, solve
+from mdistill.nets.model_files import load_map, load_net, save_model
 from mdistill.nets.settings import ActionSettings
-from mdistill.training.checkpoint import load_map, load_net, save_model
 from mdistill.types import System
 from mdistill.units import ACCELERATION
 from systems import SYSTEMS, random_box

@@ -15,13 +15,13 @@ from mdistill.data.segments import Segment
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import concatenate, edge_vectors, make_system, split
-from mdistill.nets.spline import SplineNet
+from mdistill.nets.model_files import load_map, save_model
+from mdistill.nets.moment import MomentNet
 from mdistill.simulation.evaluate import Evaluator
-from mdistill.simulation.start import initial_state
+from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.training.action import action_of, calibrate_motion, train_action
 from mdistill.training.action_objective import ActionObjective, middle_of
-from mdistill.training.checkpoint import load_map, save_model
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import one_stride_errors
 from mdistill.training.windows import join_windows, reversed_in_time, windows_of
@@ -31,7 +31,7 @@ from systems import tiny_net, tiny_painn
 SPACING, PER_FRAME, KELVIN = 10.0, 16, 400.0
 
 
-def repulsive() -> SplineNet:
+def repulsive() -> MomentNet:
     """A potential that is its core alone, reaching the nearest neighbours of `crystal`."""
     net = tiny_net()
     torch.nn.init.zeros_(net.last.weight)
@@ -119,5 +119,5 @@ def test_what_it_cannot_do_is_refused(potential: Path, segments: list[Segment], 
             train_action(segments, potential, StrideSettings(stride_fs=SPACING, **changes), tmp_path)
     other = tmp_path / "other.mdistill"
     save_model(other, tiny_painn())
-    with pytest.raises(BadInput, match="spline"):
+    with pytest.raises(BadInput, match="moment"):
         train_action(segments, other, StrideSettings(stride_fs=SPACING), tmp_path)

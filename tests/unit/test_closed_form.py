@@ -13,10 +13,10 @@ from laws import assert_close
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
-from mdistill.nets.spline import SplineNet
+from mdistill.nets.moment import MomentNet
 from mdistill.training.closed_form import fit_closed_form
+from mdistill.training.design_matrix import Products, design, make_products, sum_of_cubes, to_student
 from mdistill.training.posterior import POSTERIOR, load_posterior, most_uncertain
-from mdistill.training.products import Products, design, make_products, sum_of_cubes, to_student
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 from mdistill.types import System
 from mdistill.units import VOIGT
@@ -160,7 +160,7 @@ def test_bad_settings_are_refused():
 
 def test_a_linear_student_is_trainable_by_gradient_too():
     net = tiny_net(0, hidden=0)
-    assert isinstance(net, SplineNet) and not hasattr(net, "first")
+    assert isinstance(net, MomentNet) and not hasattr(net, "first")
     graph = build_graph(random_box(1), net.cutoff)
     net(graph, edge_vectors(graph)).sum().backward()
     assert np.isfinite(float(net.last.weight.grad.norm())) and float(net.mixing.grad.norm()) > 0

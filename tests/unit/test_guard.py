@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 from mdistill.errors import BadInput, BlowUp
 from mdistill.graph import make_system
 from mdistill.simulation.guard import Guard, total_energy
+from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.settings import GuardSettings
-from mdistill.simulation.start import initial_state
 from mdistill.types import Prediction, State
 
 
@@ -97,7 +97,7 @@ def test_other_checks_wait_for_their_turn_and_can_be_switched_off() -> None:
 def test_heat_limit_follows_the_number_of_atoms() -> None:
     state = healthy()
     limit = 600.0 * (1.0 + 8.0 * math.sqrt(2.0 / 78.0)) + 200.0
-    from mdistill.simulation.start import temperature
+    from mdistill.simulation.kinetics import temperature
 
     for factor, stops in ((0.99, False), (1.01, True)):
         scale = math.sqrt(factor * limit / float(temperature(state)[0]))

@@ -19,7 +19,7 @@ from mdistill.errors import BadInput
 from mdistill.graph import build_graph, checked_box, edge_vectors, make_system
 from mdistill.kernels import library as building
 from mdistill.kernels.spline import SplineKernel, neighbours
-from mdistill.nets.compiled import CompiledSpline, compiled, kernel_weights
+from mdistill.nets.compiled import CompiledMoment, compiled, kernel_weights
 from mdistill.types import Prediction, System
 from systems import SYSTEMS, dimer, random_box, tiny_net
 
@@ -45,14 +45,14 @@ def net_of(size: str, seed: int = 0):
     return net
 
 
-def pair_of(size: str, *, double: bool = True, seed: int = 0) -> tuple[Conservative, CompiledSpline]:
+def pair_of(size: str, *, double: bool = True, seed: int = 0) -> tuple[Conservative, CompiledMoment]:
     plain = Conservative(net_of(size, seed))
     fast = compiled(plain, double=double)
-    assert isinstance(fast, CompiledSpline)
+    assert isinstance(fast, CompiledMoment)
     return plain, fast
 
 
-def with_search(fast: CompiledSpline, system: System, *, threads: int = 1) -> Prediction:
+def with_search(fast: CompiledMoment, system: System, *, threads: int = 1) -> Prediction:
     """The answer with the engine's own neighbour search."""
     engine = fast.engine(system, threads=threads, skin=0.3)
     box = checked_box(system, fast.cutoff)
@@ -99,7 +99,7 @@ def test_a_kernel_with_one_weight_off_is_noticed(trust):
     plain = Conservative(net_of("small"))
     weights = kernel_weights(plain.net, double=True)
     weights.mixing[0, 2, 1, 0] *= 1.0 + 1e-5
-    fast = CompiledSpline(plain, SplineKernel(weights))
+    fast = CompiledMoment(plain, SplineKernel(weights))
     system = random_box(8, atoms=37, length=9.0)
     with pytest.raises(AssertionError):
         assert_close(with_search(fast, system).forces, plain(build_graph(system, plain.cutoff)).forces, absolute=1e-9)

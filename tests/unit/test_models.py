@@ -6,8 +6,8 @@ import torch
 
 from actions import tiny_action
 from mdistill.nets.action import ActionNet
-from mdistill.training.checkpoint import save_model
-from mdistill.workflows.models import load_stride
+from mdistill.nets.model_files import save_model
+from mdistill.teachers.models import load_stride
 from systems import tiny_map
 
 

@@ -14,10 +14,10 @@ from mdistill.data.store import LabelStore
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
+from mdistill.nets.model_files import load_net
+from mdistill.nets.moment import MomentNet
 from mdistill.nets.painn import PainnNet
 from mdistill.nets.settings import PainnSettings
-from mdistill.nets.spline import SplineNet
-from mdistill.training.checkpoint import load_net
 from mdistill.training.labels import curvature_labels, items_of, join, with_probes
 from mdistill.training.matching import EmbeddingMatching, NodeMatching
 from mdistill.training.objective import PotentialObjective, loss_terms
@@ -146,14 +146,14 @@ def test_energies_of_atoms_are_stored_and_learned(frames, tmp_path):
     assert error(told) < 0.5 * error(untold)
 
 
-@pytest.mark.parametrize("settings", [SMALL, PAINN], ids=["spline", "painn"])
+@pytest.mark.parametrize("settings", [SMALL, PAINN], ids=["moment", "painn"])
 def test_features_are_tied_to_the_teachers(settings, frames, tmp_path):
     elements = (3, 15, 16, 17)
     teacher = tiny_net(4) if settings is SMALL else PainnNet(PainnSettings(elements=elements, width=6), seed=4)
     matching = NodeMatching(teacher, weight=1.0)
     items = items_of(frames[:4], settings.cutoff, torch.float64)
     net = settings.student(elements)
-    net = SplineNet(net, seed=0) if settings is SMALL else PainnNet(net, seed=0)
+    net = MomentNet(net, seed=0) if settings is SMALL else PainnNet(net, seed=0)
     matching.attach(net, seed=0)
     loss = matching.loss(net, join([i.graph for i in items]), [i.frame for i in items])
     gradients = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)

@@ -17,13 +17,13 @@ from mdistill.derivatives import Conservative, Direct, energy_forces
 from mdistill.errors import BadInput
 from mdistill.export.ase import calculator
 from mdistill.graph import build_graph
-from mdistill.io.results import read_results
-from mdistill.training.checkpoint import load_model, read_metadata
-from mdistill.training.contacts import contact_dimers
+from mdistill.nets.model_files import load_model, read_metadata
+from mdistill.runs.results import read_results
+from mdistill.teachers.models import load
+from mdistill.training.contact_dimers import contact_dimers
 from mdistill.training.potential import loss_terms, train_potential
 from mdistill.training.settings import FitSettings, PainnSize, TrainSettings
 from mdistill.training.split import split_blocks
-from mdistill.workflows.models import load
 from systems import morse_frames, tiny_painn
 
 SMALL = TrainSettings(
@@ -95,7 +95,7 @@ def test_only_direct_students_have_the_energy_gradient_term(frames):
 
     assert "energy gradient" in quantities(DIRECT)
     assert "energy gradient" not in quantities(SMALL)
-    assert "energy gradient" not in quantities(replace(DIRECT, net="spline"))
+    assert "energy gradient" not in quantities(replace(DIRECT, net="moment"))
 
 
 def test_the_same_seed_gives_the_same_bits_and_a_refit_goes_on(frames, tmp_path):
@@ -106,14 +106,14 @@ def test_the_same_seed_gives_the_same_bits_and_a_refit_goes_on(frames, tmp_path)
     refit = train_potential(frames, still, tmp_path / "c", start_from=first.path)
     graph = build_graph(frames[0].system, 5.0)
     assert torch.allclose(load_model(refit.path)(graph).forces, load_model(first.path)(graph).forces, atol=1e-4)
-    for other in (DIRECT, replace(SMALL, net="spline"), replace(SMALL, painn=PainnSize(width=8))):
+    for other in (DIRECT, replace(SMALL, net="moment"), replace(SMALL, painn=PainnSize(width=8))):
         with pytest.raises(BadInput, match="was trained with"):
             train_potential(frames, other, tmp_path / "d", start_from=first.path)
 
 
 def test_rates_suit_the_network_unless_set():
     bare = FitSettings()
-    assert (bare.suited("spline").learning_rate, bare.suited("spline").weight_decay) == (5e-3, 0.3)
+    assert (bare.suited("moment").learning_rate, bare.suited("moment").weight_decay) == (5e-3, 0.3)
     assert bare.suited("painn").learning_rate < 5e-3
     assert FitSettings(learning_rate=0.1).suited("painn").learning_rate == 0.1
     assert FitSettings(weight_decay=0.0).suited("painn").weight_decay == 0.0

@@ -13,11 +13,11 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.interrupt import StopRequest
-from mdistill.nets.settings import SplineSettings
-from mdistill.nets.spline import FREEZE, SplineNet
+from mdistill.nets.model_files import load_model, read_metadata
+from mdistill.nets.moment import FREEZE, MomentNet
+from mdistill.nets.settings import MomentSettings
 from mdistill.training import potential as module
 from mdistill.training.calibrate import BEYOND, calibrate, closest_distances, reference_energies
-from mdistill.training.checkpoint import load_model, read_metadata
 from mdistill.training.labels import items_of
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
@@ -140,7 +140,7 @@ def test_a_refit_starts_where_the_first_training_ended(trained, frames, tmp_path
 
 
 def test_reference_energies_at_one_and_at_several_compositions(frames):
-    net = SplineNet(SplineSettings(elements=(3, 15, 16, 17), cutoff=5.0))
+    net = MomentNet(MomentSettings(elements=(3, 15, 16, 17), cutoff=5.0))
     items = items_of(frames, 5.0, torch.float64)
     one = reference_energies(net, items)
     per_atom = float(torch.cat([f.target.energy for f in frames]).mean()) / 8
@@ -155,7 +155,7 @@ def test_reference_energies_at_one_and_at_several_compositions(frames):
 
 
 def test_closest_distances_set_the_core(frames):
-    net = SplineNet(SplineSettings(elements=(3, 15, 16, 17), cutoff=5.0))
+    net = MomentNet(MomentSettings(elements=(3, 15, 16, 17), cutoff=5.0))
     items = items_of(frames, 5.0, torch.float64)
     calibrate(net, items, fresh=True)
     closest = closest_distances(net, items)

@@ -10,7 +10,7 @@ import pytest
 from mdistill.errors import BadInput
 from mdistill.simulation.barostat import StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.kept import EnergyKept
+from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.ranges import within
 from mdistill.simulation.verlet import VelocityVerlet
@@ -37,8 +37,8 @@ BAD = [
     (Bussi, {"inner": VERLET, "temperature_K": 300.0, "relaxation_fs": 0.0}),
     (Obabo, {"inner": VERLET, "temperature_K": 0.0}),
     (Obabo, {"inner": VERLET, "temperature_K": 300.0, "friction_per_ps": -1.0}),
-    (EnergyKept, {"inner": VERLET, "every": 0}),
-    (EnergyKept, {"inner": VERLET, "clip": 0.6}),
+    (CorrectEnergy, {"inner": VERLET, "every": 0}),
+    (CorrectEnergy, {"inner": VERLET, "clip": 0.6}),
     (StochasticCellRescaling, {"inner": VERLET, "temperature_K": -1.0}),
     (StochasticCellRescaling, {"inner": VERLET, "temperature_K": 300.0, "relaxation_ps": 0.0}),
     (StochasticCellRescaling, {"inner": VERLET, "temperature_K": 300.0, "compressibility_per_GPa": -1.0}),

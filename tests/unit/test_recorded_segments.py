@@ -15,17 +15,17 @@ from torch import Generator
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.io.structures import to_atoms
+from mdistill.labelling.segments import recorded_segments
+from mdistill.labelling.settings import SegmentSettings
 from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.initial_state import initial_state, standard_masses
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
-from mdistill.simulation.start import initial_state, standard_masses
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Trajectory
 from mdistill.units import BOLTZMANN, KINETIC
-from mdistill.workflows.segments import recorded_segments
-from mdistill.workflows.stride_settings import SegmentSettings
 from systems import random_box, tiny_net
 
 BOX = random_box(1, atoms=24, length=8.5)

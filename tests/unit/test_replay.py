@@ -1,4 +1,4 @@
-"""workflows/replay.py: the student repeats the teacher's short dynamics, so that what has not come to rest is compared alike."""
+"""judge/replay.py: the student repeats the teacher's short dynamics, so that what has not come to rest is compared alike."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BlowUp, Interrupted
 from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
+from mdistill.judge.replay import replay
+from mdistill.labelling.settings import LabelSettings
 from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout
-from mdistill.simulation.start import initial_state
 from mdistill.types import Graph, System, Trajectory
-from mdistill.workflows.replay import replay
-from mdistill.workflows.settings import LabelSettings
 
 KELVIN, FRAMES, TIMES, SPACING = 600.0, 15, 8, 3.2
 TAUGHT = LabelSettings(temperatures_K=(KELVIN,), frames=FRAMES, spacing_fs=20.0, equilibration_fs=40.0, friction_per_ps=1.0)

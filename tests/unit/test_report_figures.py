@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdistill.io.results import Figure, Results, Series, read_results, write_results
 from mdistill.report import figures
 from mdistill.report.figures import figure_svg, write_svg_files
+from mdistill.runs.results import Figure, Results, Series, read_results, write_results
 from report_sample import HOSTILE, sample
 
 

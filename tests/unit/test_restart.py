@@ -16,7 +16,7 @@ from mdistill.errors import BadInput
 from mdistill.graph import make_system
 from mdistill.simulation import restart
 from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
-from mdistill.types import Prediction, State, Tally
+from mdistill.types import Prediction, RunningSums, State
 
 
 def point(*, known: bool = True, middle: bool = True) -> RestartPoint:
@@ -36,7 +36,9 @@ def point(*, known: bool = True, middle: bool = True) -> RestartPoint:
         time=0.1 + 0.2,
         prediction=prediction if known else None,
         middle_momenta=momenta / 3 if middle else None,
-        tally=Tally(steps=7, evaluated=3, potential=-1.0 / 3.0, pressure=0.1, kinetic=masses_by_element) if middle else None,
+        running_sums=RunningSums(steps=7, evaluated=3, potential=-1.0 / 3.0, pressure=0.1, kinetic=masses_by_element)
+        if middle
+        else None,
     )
     return RestartPoint(step=-17, state=state, generator_state=generator.get_state(), extras={"seconds": 1.0 / 3.0})
 
@@ -51,9 +53,9 @@ def test_round_trip_is_exact(known: bool, middle: bool, tmp_path: Path) -> None:
         assert torch.equal(getattr(loaded.state.system, name), getattr(saved.state.system, name))
     assert torch.equal(loaded.state.momenta, saved.state.momenta) and torch.equal(loaded.state.masses, saved.state.masses)
     assert (loaded.state.middle_momenta is None) == (not middle)
-    assert (loaded.state.tally is None) == (not middle)
+    assert (loaded.state.running_sums is None) == (not middle)
     if middle:
-        was, now = saved.state.tally, loaded.state.tally
+        was, now = saved.state.running_sums, loaded.state.running_sums
         assert (now.steps, now.evaluated, now.potential, now.pressure) == (was.steps, was.evaluated, was.potential, was.pressure)
         assert torch.equal(now.kinetic, was.kinetic)
     if known:
@@ -119,7 +121,7 @@ def test_files_of_format_1_are_read(tmp_path, monkeypatch):
     save_restart(tmp_path / "restart.npz", saved)
     monkeypatch.undo()
     found = load_restart(tmp_path / "restart.npz")
-    assert found.step == saved.step and found.state.tally is None
+    assert found.step == saved.step and found.state.running_sums is None
     monkeypatch.setattr(restart, "FORMAT", 4)
     save_restart(tmp_path / "newer.npz", saved)
     monkeypatch.undo()
@@ -133,9 +135,9 @@ def test_a_tally_of_format_2_was_evaluated_at_every_step(tmp_path, monkeypatch):
     save_restart(tmp_path / "new.npz", saved)
     with np.load(tmp_path / "new.npz", allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files if name != "digest"}
-    arrays["tally"] = np.delete(arrays["tally"], 1)
+    arrays["running_sums"] = np.delete(arrays["running_sums"], 1)
     np.savez(tmp_path / "old.npz", digest=restart._digest(arrays), **arrays)
     monkeypatch.undo()
-    was, now = saved.state.tally, load_restart(tmp_path / "old.npz").state.tally
+    was, now = saved.state.running_sums, load_restart(tmp_path / "old.npz").state.running_sums
     assert (now.steps, now.evaluated, now.potential, now.pressure) == (was.steps, was.steps, was.potential, was.pressure)
     assert torch.equal(now.kinetic, was.kinetic)

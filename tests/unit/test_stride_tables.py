@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 
 from mdistill.errors import BadInput
-from mdistill.io.results import Results, Table
+from mdistill.judge.dynamics import Judged
+from mdistill.judge.settings import JudgeSettings, StrideRungSettings
+from mdistill.judge.stride_tables import REMEDY, Compared, deviations, gates, tables, values
+from mdistill.labelling.settings import SegmentSettings
+from mdistill.runs.results import Results, Table
 from mdistill.types import Estimate
-from mdistill.workflows.judge_stride import Judged
+from mdistill.workflows.settings import duration_fs
 from mdistill.workflows.stride import with_rung
-from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings, duration_fs
-from mdistill.workflows.stride_tables import REMEDY, Compared, deviations, gates, tables, values
 
 HOW = JudgeSettings(temperature_K=600.0)
 

@@ -11,8 +11,8 @@ import torch
 
 from maps import exact_flow, stiff_net, tiny_attention, tiny_direct
 from mdistill.errors import BadInput
+from mdistill.nets.model_files import load_map, save_model
 from mdistill.simulation.verlet import VelocityVerlet
-from mdistill.training.checkpoint import load_map, save_model
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import map_of, one_stride_errors, train_stride
 from mdistill.training.stride_objective import StrideObjective, random_turn, turned_window
@@ -32,12 +32,12 @@ def student(tmp_path: Path) -> Path:
 
 def test_a_direct_map_learns_what_free_flight_and_force_miss(student: Path, tmp_path: Path):
     flow = exact_flow()
-    result = train_stride(flow, student, settings("direct", 150, shorter_fs=(8.0,)), tmp_path / "map")
+    result = train_stride(flow, student, settings("one_step", 150, shorter_fs=(8.0,)), tmp_path / "map")
     net = load_map(result.path)
     assert net.strides_fs == (8.0, 16.0) and result.held_out_windows == 3 * (4 + 2)
     for stride in (8.0, 16.0):
         held_out = windows_of(flow[-3:], stride)
-        before = one_stride_errors(map_of(stiff_net(), settings("direct", 1), held_out), held_out)
+        before = one_stride_errors(map_of(stiff_net(), settings("one_step", 1), held_out), held_out)
         after = one_stride_errors(net, held_out)
         assert after["momentum"] < 0.7 * before["momentum"] and after["position"] < 0.7 * before["position"]
     assert result.errors["momentum"] == pytest.approx(after["momentum"], rel=1e-9)
@@ -50,7 +50,7 @@ def test_an_attention_map_learns(student: Path, tmp_path: Path):
     """Ten windows by heart: that is what so small a training shows of it."""
     flow, few = (
         exact_flow()[:3],
-        settings("attention", 60, turning=False, fit=FitSettings(steps=60, batch_size=4, learning_rate=5e-3, ema=0.9)),
+        settings("one_step_attention", 60, turning=False, fit=FitSettings(steps=60, batch_size=4, learning_rate=5e-3, ema=0.9)),
     )
     windows = windows_of(flow[:2], 16.0)
     before = one_stride_errors(map_of(stiff_net(), few, windows), windows)
@@ -122,7 +122,7 @@ def test_strides_in_one_batch_count_by_their_windows():
     assert measures["momentum"] == pytest.approx(((squares[0] + 2.0 * squares[1]) / 3.0) ** 0.5, rel=1e-9)
 
 
-@pytest.mark.parametrize("wrong", [{"net": "other"}, {"shorter_fs": (16.0,)}, {"net": "composition", "shorter_fs": (8.0,)}])
+@pytest.mark.parametrize("wrong", [{"net": "other"}, {"shorter_fs": (16.0,)}, {"net": "splitting", "shorter_fs": (8.0,)}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(BadInput):
-        settings(**({"net": "direct", "steps": 1} | wrong))
+        settings(**({"net": "one_step", "steps": 1} | wrong))

@@ -13,20 +13,20 @@ from mdistill.data.segments import Segment
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
 from mdistill.interrupt import StopRequest
-from mdistill.nets.composition import CompositionNet
+from mdistill.nets.model_files import load_map, load_net, read_metadata, save_model
+from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import lighter
-from mdistill.nets.spline import SplineNet
+from mdistill.nets.splitting_map import SplittingMap
 from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout
-from mdistill.simulation.start import initial_state
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.training.checkpoint import load_map, load_net, read_metadata, save_model
 from mdistill.training.kicks import labelled
 from mdistill.training.limits import set_limits
 from mdistill.training.potential import MODEL as POTENTIAL
 from mdistill.training.settings import FitSettings, StrideSettings
-from mdistill.training.stride import MODEL, composition_of, one_stride_errors, train_stride
+from mdistill.training.stride import MODEL, one_stride_errors, splitting_map_of, train_stride
 from mdistill.training.stride_objective import StrideObjective, errors
 from mdistill.training.windows import join_windows, windows_of
 from mdistill.units import KINETIC
@@ -35,7 +35,7 @@ from systems import random_box, tiny_net, tiny_painn
 KELVIN = 60.0
 
 
-def stiff_net() -> SplineNet:
+def stiff_net() -> MomentNet:
     """A random student stiff enough that steps of 8 fs are too long for it."""
     net = tiny_net(3, hidden=0)
     net.scale.fill_(40.0)
@@ -81,7 +81,7 @@ def settings(steps: int = 80, **changed) -> StrideSettings:
 
 def test_it_learns_what_verlet_misses(flow, student, tmp_path):
     held_out = windows_of(flow[-1:], 16.0)
-    before = one_stride_errors(composition_of(load_net(student), settings()), held_out)
+    before = one_stride_errors(splitting_map_of(load_net(student), settings()), held_out)
     result = train_stride(flow, student, settings(), tmp_path / "map")
     assert result.errors["momentum"] < 0.75 * before["momentum"]
     assert result.errors["position"] < 0.75 * before["position"]
@@ -95,9 +95,9 @@ def test_it_learns_what_verlet_misses(flow, student, tmp_path):
 def test_what_settles_a_map_is_in_its_file_and_its_limits(flow, student, tmp_path):
     seen = []
 
-    def settle(net: CompositionNet) -> dict[str, float]:
+    def settle(net: SplittingMap) -> dict[str, float]:
         seen.append(net.largest_force.clone())
-        net.strengthen(1.05)
+        net.scale_kicks(1.05)
         return {"strength": 1.05}
 
     plain = train_stride(flow, student, settings(10), tmp_path / "plain")
@@ -115,7 +115,7 @@ def test_what_settles_a_map_is_in_its_file_and_its_limits(flow, student, tmp_pat
 @pytest.mark.parametrize(("kicks", "stride"), [(1, 8.0), (2, 16.0)])
 def test_a_fiftieth_of_the_strides_that_are_right_is_looked_at(flow, student, kicks, stride):
     net, windows = (
-        composition_of(load_net(student), settings(stride_fs=stride, kicks=kicks)),
+        splitting_map_of(load_net(student), settings(stride_fs=stride, kicks=kicks)),
         windows_of(flow, stride, every_fs=4.0),
     )
     set_limits(net, load_net(student), windows)
@@ -155,7 +155,7 @@ def test_light_kicks_begin_as_a_lighter_potential_that_the_student_taught(flow, 
 
 
 def test_before_training_it_is_velocity_verlet(flow, student):
-    net, window = composition_of(load_net(student), settings()), windows_of(flow[:1], 16.0)[0]
+    net, window = splitting_map_of(load_net(student), settings()), windows_of(flow[:1], 16.0)[0]
     positions, momenta = net(window.system, window.momenta, window.masses, 16.0)
     evaluate = Evaluator(Conservative(load_net(student)))
     start = replace(initial_state(window.system, temperature_K=1.0, generator=Generator().manual_seed(0)), momenta=window.momenta)
@@ -218,9 +218,9 @@ def test_what_cannot_be_is_refused(flow, student, tmp_path):
     save_model(message_passing, tiny_painn())
     with pytest.raises(BadInput, match="spline student"):
         train_stride(flow, message_passing, settings(), tmp_path / "map")
-    with pytest.raises(BadInput, match="composition"):
+    with pytest.raises(BadInput, match="splitting"):
         load_map(student)
-    net = composition_of(load_net(student), settings())
+    net = splitting_map_of(load_net(student), settings())
     save_model(tmp_path / "stride.mdistill", net)
     with pytest.raises(BadInput, match="a model of kind 'composition'"):
         load_net(tmp_path / "stride.mdistill")
@@ -230,4 +230,4 @@ def test_what_cannot_be_is_refused(flow, student, tmp_path):
         with pytest.raises(BadInput):
             settings(**wrong)
     with pytest.raises(BadInput, match="that size"):
-        CompositionNet(net.settings).begin_as(tiny_net(0))
+        SplittingMap(net.settings).begin_as(tiny_net(0))

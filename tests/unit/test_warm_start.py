@@ -12,10 +12,10 @@ from laws import assert_close
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
-from mdistill.nets.settings import PainnSettings, SplineSettings
-from mdistill.nets.spline import SplineNet
+from mdistill.nets.model_files import load_net, save_model
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.settings import MomentSettings, PainnSettings
 from mdistill.training.calibrate import calibrate
-from mdistill.training.checkpoint import load_net, save_model
 from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.labels import items_of
 from mdistill.training.potential import MODEL, train_potential
@@ -28,15 +28,15 @@ SMALL = ClosedFormSettings(second=5, third=3, curvature_frames=0, rounds=3)
 SETTINGS = TrainSettings(cutoff=4.5, channels=12, radial=6, held_out=0.25, fit=FitSettings(steps=1))
 
 
-def start(linear: SplineNet, frames, channels: int) -> SplineNet:
-    net = SplineNet(replace(linear.settings, channels=channels, hidden=16))
+def start(linear: MomentNet, frames, channels: int) -> MomentNet:
+    net = MomentNet(replace(linear.settings, channels=channels, hidden=16))
     items = items_of(split_blocks(frames, held_out=SETTINGS.held_out)[0], net.cutoff, torch.float64)
     calibrate(net, items, fresh=True)
     begin_from_linear(net, linear, items, path=Path("linear"))
     return net
 
 
-def without_cubes(tmp_path, frames) -> SplineNet:
+def without_cubes(tmp_path, frames) -> MomentNet:
     fit_closed_form(frames, SETTINGS, tmp_path, how=SMALL)
     linear = load_net(tmp_path / MODEL).requires_grad_(False)
     linear.last.weight.view(len(linear.settings.elements), linear.settings.degree + 3, -1)[:, -1] = 0.0
@@ -80,7 +80,7 @@ def test_what_is_not_a_closed_form_student_is_refused(tmp_path):
     assert not is_linear_start(PainnSettings(elements=(3,)), strange.settings)
     assert not is_linear_start(replace(strange.settings, hidden=8), replace(strange.settings, hidden=16))
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers}))
-    linear = SplineNet(SplineSettings(elements=elements, cutoff=4.5, channels=4, radial=6, hidden=0))
+    linear = MomentNet(MomentSettings(elements=elements, cutoff=4.5, channels=4, radial=6, hidden=0))
     linear.spread.fill_(2.0)
     save_model(tmp_path / "strange.mdistill", linear)
     with pytest.raises(BadInput, match="closed-form student"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -105,3 +105,11 @@ def block_error(series: Float[np.ndarray, "sample ..."], *, blocks: int = 10) ->
     size = len(values) // blocks
     means = values[len(values) - size * blocks :].reshape(blocks, size, *values.shape[1:]).mean(axis=1)
     return means.std(axis=0, ddof=1) / np.sqrt(blocks)
+
+
+def scaled(estimate: Estimate, factor: float, unit: str) -> Estimate:
+    """The estimate in another unit."""
+    value, error = estimate.value, estimate.error
+    return replace(
+        estimate, value=None if value is None else factor * value, error=None if error is None else factor * error, unit=unit
+    )

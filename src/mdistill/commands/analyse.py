@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.parse import finish, output_folder, parse, stamped
+from mdistill.commands.arguments import finish, output_folder, parse, stamped
 from mdistill.workflows.settings import AnalyseSettings
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.parse import finish, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, parse, stamped, use_threads
 from mdistill.workflows.settings import BenchSettings
 
 
@@ -45,12 +45,12 @@ def main(arguments: list[str]) -> int:
     given = parse(BenchArguments, arguments, program="mdistill bench", description=HELP)
     from mdistill.errors import BadInput
     from mdistill.interrupt import stop_on_signals
-    from mdistill.io.results import read_results
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
+    from mdistill.runs.folder import locked
+    from mdistill.runs.results import read_results
+    from mdistill.teachers.models import load
     from mdistill.workflows.bench import add_to_run, bench
-    from mdistill.workflows.models import load
-    from mdistill.workflows.run import locked
 
     use_threads(given.threads)
     name = given.teacher or str(read_results(given.run).provenance.get("teacher", ""))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mdistill.commands.parse import finish, parse, stamped
+from mdistill.commands.arguments import finish, parse, stamped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ examples:
 def main(arguments: list[str]) -> int:
     """Print the references."""
     settings = parse(CiteArguments, arguments, program="mdistill cite", description=HELP)
-    from mdistill.io.results import Results, read_results
     from mdistill.report.citations import CITATIONS, cite
+    from mdistill.runs.results import Results, read_results
 
     keys = list(CITATIONS) if settings.run is None else read_results(settings.run).citations
     print(cite(keys, style=settings.style))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
 from mdistill.workflows.distill_settings import DistillSettings, quick_settings
 
 

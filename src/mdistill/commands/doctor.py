@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from mdistill.commands.parse import finish, parse, stamped
+from mdistill.commands.arguments import finish, parse, stamped
 
 PACKAGES = (
     "mdistill",
@@ -45,10 +45,10 @@ examples:
 def main(arguments: list[str]) -> int:
     """Print the check-up; 0 also when an optional teacher is missing."""
     settings = parse(DoctorArguments, arguments, program="mdistill doctor", description=HELP)
-    from mdistill.io.results import Cell, Results, Table
     from mdistill.kernels.library import cache_folder, compiler
+    from mdistill.runs.folder import hardware
+    from mdistill.runs.results import Cell, Results, Table
     from mdistill.teachers import TEACHERS
-    from mdistill.workflows.run import hardware
 
     packages = Table(
         name="packages",

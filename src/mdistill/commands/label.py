@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
 from mdistill.data.settings import PrepareSettings
-from mdistill.workflows.settings import LabelSettings
+from mdistill.labelling.settings import LabelSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,10 @@ def main(arguments: list[str]) -> int:
     from mdistill.data.prepare import plan
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import read_structure
-    from mdistill.workflows.label import label_run
-    from mdistill.workflows.models import load
+    from mdistill.labelling.label import label_run
+    from mdistill.runs.folder import keep_settings, locked
+    from mdistill.teachers.models import load
     from mdistill.workflows.prepare import prepared_systems
-    from mdistill.workflows.run import keep_settings, locked
 
     use_threads(given.threads)
     crystal = read_structure(given.structure)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.parse import parse
+from mdistill.commands.arguments import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ examples:
 def main(arguments: list[str]) -> int:
     """Write the page and print where it is."""
     settings = parse(ReportArguments, arguments, program="mdistill report", description=HELP)
-    from mdistill.io.results import read_results, write_results
     from mdistill.report.page import write_report
     from mdistill.report.terminal import print_summary, write_svg_files
+    from mdistill.runs.results import read_results, write_results
 
     results = read_results(settings.run)
     folder = settings.out or (settings.run if settings.run.is_dir() else settings.run.parent)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
 from mdistill.simulation.settings import SimulateSettings
 
 
@@ -56,11 +56,11 @@ def main(arguments: list[str]) -> int:
     """Simulate; prints averages and speed."""
     given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP)
     from mdistill.interrupt import stop_on_signals
-    from mdistill.io.results import merge
+    from mdistill.runs.folder import locked
+    from mdistill.runs.results import merge
     from mdistill.simulation.simulate import simulate
-    from mdistill.workflows.models import load, load_stride
-    from mdistill.workflows.run import locked
-    from mdistill.workflows.simulate import dynamics_results, starting_structure, uncertainty_results
+    from mdistill.teachers.models import load, load_stride
+    from mdistill.workflows.dynamics_results import dynamics_results, starting_structure, uncertainty_results
 
     use_threads(given.threads)
     system = starting_structure(given.structure, given.repeat)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
 from mdistill.errors import BadInput
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 
@@ -72,8 +72,8 @@ def main(arguments: list[str]) -> int:
         return train_stride(arguments[1:])
     given = parse(TrainArguments, arguments[1:], program="mdistill train potential", description=HELP)
     from mdistill.interrupt import stop_on_signals
-    from mdistill.io.results import merge
-    from mdistill.workflows.run import keep_settings, locked
+    from mdistill.runs.folder import keep_settings, locked
+    from mdistill.runs.results import merge
     from mdistill.workflows.tables import accuracy_results, closed_form_results, read_labels, training_results
 
     if given.method == "closed-form":
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
     use_threads(given.threads)
     frames, teacher = read_labels(given.labels), None
     if given.redraw is not None:
-        from mdistill.workflows.models import load
+        from mdistill.teachers.models import load
 
         teacher = load(given.redraw, device=given.device)
     folder = output_folder(given.out)
@@ -110,5 +110,5 @@ def _check_closed_form(given: TrainArguments) -> None:
     for name, value in (("start-from", given.start_from), ("redraw", given.redraw)):
         if value is not None:
             raise BadInput(name, "given with --fit closed-form", allowed="none: it is solved at once", fix="leave it out")
-    if given.settings.net != "spline":
-        raise BadInput("net", f"{given.settings.net} with --fit closed-form", allowed="spline", fix="--fit gradient")
+    if given.settings.net != "moment":
+        raise BadInput("net", f"{given.settings.net} with --fit closed-form", allowed="moment", fix="--fit gradient")

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.parse import finish, output_folder, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
 from mdistill.errors import BadInput
-from mdistill.workflows.stride_settings import StrideRungSettings
+from mdistill.judge.settings import StrideRungSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +57,13 @@ def main(arguments: list[str]) -> int:
     from mdistill.data.segments import Segment
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.files import read_json
+    from mdistill.io.structures import STRUCTURES, read_systems
+    from mdistill.labelling.segments import recorded_segments
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
-    from mdistill.workflows.models import find_student, load
-    from mdistill.workflows.prepare import STRUCTURES, read_systems
-    from mdistill.workflows.run import SETTINGS_FILE, keep_settings, locked
-    from mdistill.workflows.segments import recorded_segments
-    from mdistill.workflows.simulate import starting_structure
+    from mdistill.runs.folder import SETTINGS_FILE, keep_settings, locked
+    from mdistill.teachers.models import find_student, load
+    from mdistill.workflows.dynamics_results import starting_structure
     from mdistill.workflows.stride import add_to_run, stride_rung
 
     use_threads(given.threads)

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.parse import finish, parse, stamped, use_threads
-from mdistill.workflows.vibration_settings import VibrationSettings
+from mdistill.commands.arguments import finish, parse, stamped, use_threads
+from mdistill.judge.settings import VibrationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,12 @@ def main(arguments: list[str]) -> int:
     given = parse(VibrationArguments, arguments, program="mdistill vibrations", description=HELP)
     from mdistill.errors import BadInput
     from mdistill.interrupt import stop_on_signals
-    from mdistill.io.results import read_results
+    from mdistill.judge.vibrations import add_to_run, teachers_minimum, vibrations
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
-    from mdistill.workflows.models import find_student, load
-    from mdistill.workflows.run import locked
-    from mdistill.workflows.vibrations import add_to_run, teachers_minimum, vibrations
+    from mdistill.runs.folder import locked
+    from mdistill.runs.results import read_results
+    from mdistill.teachers.models import find_student, load
 
     use_threads(given.threads)
     name = given.teacher or str(read_results(given.run).provenance.get("teacher", ""))

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FULL = 1.0e-3
 """A site counts as fully occupied by one element when its occupancy is within this of one."""
 
+STRUCTURES = "structures.extxyz"
+"""The prepared structures of a run folder."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
@@ -287,3 +290,10 @@ def to_atoms(structure: Crystal | System) -> Atoms:
         cell=structure.cell[0].detach().cpu().numpy().astype(np.float64),
         pbc=structure.pbc[0].cpu().numpy(),
     )
+
+
+def read_systems(path: Path) -> list[System]:
+    """All structures of a file, one System each."""
+    from ase.io import read
+
+    return [read_system(path, index=k) for k in range(len(read(path, index=":")))]

@@ -15,7 +15,7 @@ from mdistill.kernels.spline import Engine
 
 
 class Strides:
-    """A map of one structure (`simulation/composed.py`): K evaluations a stride, for its last kick is the next one's first.
+    """A map of one structure (`simulation/splitting_map.py`): K evaluations a stride, for its last kick is the next one's first.
 
     It remembers the force at the place where it stopped, as it would find it there: results do not depend on calls before.
 

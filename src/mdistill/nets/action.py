@@ -3,7 +3,7 @@ r"""A long-stride map from a generating function of midpoints: symplectic and re
     q' − q = ∂S/∂p̄,   p' − p = −∂S/∂q̄,   q̄ = (q + q')/2,   p̄ = (p + p')/2
     S(q̄, p̄) = t [ Σ_i p̄_i²/(2 m_i) + V(q̄) + W(q̄, t p̄/m) ]
 
-q, p, m: positions, momenta, masses   t: the stride   V: a spline potential (`nets/spline.py`), which begins as the one whose
+q, p, m: positions, momenta, masses   t: the stride   V: a spline potential (`nets/moment.py`), which begins as the one whose
 flow is learned   W: an energy of the motion (`nets/motion.py`), even in p̄, zero for p̄ = 0, which begins as zero
 
 Any smooth S gives a symplectic map (Poincaré). S even in p̄ makes it reversible: (q', −p') goes to (q, −p). S here depends on
@@ -35,9 +35,9 @@ from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.nets.anderson import DEPTH, fixed_point
 from mdistill.nets.layers import rows
+from mdistill.nets.moment import MomentNet
 from mdistill.nets.motion import MotionNet
 from mdistill.nets.settings import ActionSettings
-from mdistill.nets.spline import SplineNet
 from mdistill.types import Graph, System
 from mdistill.units import ACCELERATION
 
@@ -59,7 +59,7 @@ class ActionNet(torch.nn.Module):
     def __init__(self, settings: ActionSettings, *, seed: int = 0) -> None:
         super().__init__()
         self.settings = settings
-        self.potential = SplineNet(settings.spline, seed=seed)
+        self.potential = MomentNet(settings.spline, seed=seed)
         self.motion = MotionNet(settings, seed=seed + 1)
 
     @property
@@ -79,7 +79,7 @@ class ActionNet(torch.nn.Module):
         """The strides it was taught."""
         return (self.settings.stride_fs,)
 
-    def begin_as(self, net: SplineNet) -> None:
+    def begin_as(self, net: MomentNet) -> None:
         """Let it begin as the implicit midpoint rule of this potential.
 
         Raises:

@@ -15,13 +15,13 @@ from mdistill.graph import volumes
 from mdistill.kernels.library import Size
 from mdistill.kernels.spline import Engine, SplineKernel, Weights, threads_for
 from mdistill.nets.layers import FREEZE
+from mdistill.nets.moment import MomentNet
 from mdistill.nets.repulsion import CHARGES
-from mdistill.nets.spline import SplineNet
 from mdistill.types import Graph, Potential, Prediction, System
 
 
 @dataclass(frozen=True)
-class CompiledSpline:
+class CompiledMoment:
     """A `CurvedPotential`: one structure on the CPU goes through the kernel, everything else through torch.
 
     Attributes:
@@ -45,7 +45,7 @@ class CompiledSpline:
         return self.plain.name
 
     @property
-    def net(self) -> SplineNet:
+    def net(self) -> MomentNet:
         return self.plain.net  # type: ignore[return-value]
 
     def __call__(self, graph: Graph) -> Prediction:
@@ -81,15 +81,15 @@ class CompiledSpline:
 def compiled(potential: Potential, *, double: bool) -> Potential:
     """The same potential on its kernel; as it is where it has none, or where none can be built (no C++ compiler)."""
     net = getattr(potential, "net", None)
-    if not isinstance(potential, Conservative) or not isinstance(net, SplineNet) or net.mixing.device.type != "cpu":
+    if not isinstance(potential, Conservative) or not isinstance(net, MomentNet) or net.mixing.device.type != "cpu":
         return potential
     try:
-        return CompiledSpline(potential, SplineKernel(kernel_weights(net, double=double)))
+        return CompiledMoment(potential, SplineKernel(kernel_weights(net, double=double)))
     except RuntimeError:
         return potential
 
 
-def kernel_weights(net: SplineNet, *, double: bool) -> Weights:
+def kernel_weights(net: MomentNet, *, double: bool) -> Weights:
     """A student's weights as the kernel takes them, computed in float64."""
     settings, net = net.settings, net.folded()
     n, channels = len(settings.elements), settings.channels
@@ -116,7 +116,7 @@ def kernel_weights(net: SplineNet, *, double: bool) -> Weights:
     )
 
 
-def _head(net: SplineNet, array: Callable[[Tensor], np.ndarray]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+def _head(net: MomentNet, array: Callable[[Tensor], np.ndarray]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """Weights of the head with the normalisation of features folded in, and its output for an isolated atom."""
     spread, mean, last = array(net.spread).transpose(0, 2, 1), array(net.mean), array(net.last.weight)
     if not net.settings.hidden:

@@ -3,7 +3,7 @@ r"""An energy of how a structure moves: even in the velocities, zero at rest, on
 Symbols: i, j atoms; r, n length and direction of the edge i→j; u = t (v_j − v_i) what it moves by in a time t; w = u·n;
 c channel; k radial function; Z species; ⊙ the symmetric product of two vectors as six numbers, a⊙b·c⊙d = sym(ab):sym(cd).
 
-    X_i,c = Σ_j R_c^{Z_i Z_j}(r) x(u, n),   R_c(r) = Σ_k W_c,k cos(π k ρ) f(r̃)      (ρ, f, r̃ as in `nets/spline.py`)
+    X_i,c = Σ_j R_c^{Z_i Z_j}(r) x(u, n),   R_c(r) = Σ_k W_c,k cos(π k ρ) f(r̃)      (ρ, f, r̃ as in `nets/moment.py`)
     x of the structure M: 1, n, n⊙n;   linear in u: w, w n, w n⊙n, u, u⊙n, u×n;   squares: w² and |u|² times M's, w u
     |X|² and products of two linear ones, sums of squares, squares times M:   invariants y_f, all of second degree in u
     E_i = s Σ_f y_f g_f(M invariants, y),    g = MLP_Z: even in u, since every y is

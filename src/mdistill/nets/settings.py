@@ -19,15 +19,15 @@ LIGHT: dict[str, int] = {"channels": 8, "radial": 6, "degree": 2, "hidden": 32}
 LONGEST_STRIDE = 100.0
 """Longest stride accepted, fs."""
 INVARIANTS = 5
-"""Invariants of relative flights and accelerations that a `DirectStrideNet` sees on every edge."""
+"""Invariants of relative flights and accelerations that a `OneStepNet` sees on every edge."""
 MAX_DEGREE = 3
 """Highest degree of the spherical harmonics that are written out."""
 _SPLINE = ("elements", "cutoff", "channels", "radial", "degree", "hidden")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SplineSettings:
-    """Size and reach of a `SplineNet`.
+class MomentSettings:
+    """Size and reach of a `MomentNet`.
 
     Attributes:
         elements: Atomic numbers it knows, ascending.
@@ -59,7 +59,7 @@ class SplineSettings:
         return shapes | ({"second.weight": (n, self.hidden, self.hidden)} if self.hidden else {})
 
 
-def lighter(size: SplineSettings) -> SplineSettings:
+def lighter(size: MomentSettings) -> MomentSettings:
     """This size with no more than LIGHT has of anything."""
     return replace(size, **{name: min(most, getattr(size, name)) for name, most in LIGHT.items()})
 
@@ -99,8 +99,8 @@ class PainnSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompositionSettings:
-    """Stride and size of a `CompositionNet`.
+class SplittingMapSettings:
+    """Stride and size of a `SplittingMap`.
 
     Attributes:
         elements: Atomic numbers it knows, ascending.
@@ -130,9 +130,9 @@ class CompositionSettings:
         return self.kicks // 2 + 1
 
     @property
-    def spline(self) -> SplineSettings:
+    def spline(self) -> MomentSettings:
         """Size of each potential."""
-        return SplineSettings(**{name: getattr(self, name) for name in _SPLINE})
+        return MomentSettings(**{name: getattr(self, name) for name in _SPLINE})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
@@ -169,9 +169,9 @@ class ActionSettings:
         _check_sizes(self, {"motion_channels": (1, 64), "motion_radial": (2, 64), "motion_hidden": (1, 1024)})
 
     @property
-    def spline(self) -> SplineSettings:
+    def spline(self) -> MomentSettings:
         """Size of its potential."""
-        return SplineSettings(**{name: getattr(self, name) for name in _SPLINE})
+        return MomentSettings(**{name: getattr(self, name) for name in _SPLINE})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
@@ -184,8 +184,8 @@ class ActionSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StrideNetSettings:
-    """Size and reach of a `DirectStrideNet`.
+class OneStepSettings:
+    """Size and reach of a `OneStepNet`.
 
     Attributes:
         elements: Atomic numbers it knows, ascending.
@@ -224,9 +224,9 @@ class StrideNetSettings:
         return max(self.strides_fs)
 
     @property
-    def spline(self) -> SplineSettings:
+    def spline(self) -> MomentSettings:
         """Size of the potential."""
-        return SplineSettings(**{name: getattr(self, name) for name in _SPLINE})
+        return MomentSettings(**{name: getattr(self, name) for name in _SPLINE})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
@@ -239,8 +239,8 @@ class StrideNetSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StrideAttentionSettings:
-    """Size and reach of an `AttentionStrideNet`.
+class OneStepAttentionSettings:
+    """Size and reach of an `OneStepAttentionNet`.
 
     Attributes:
         elements: Atomic numbers it knows, ascending.

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mdistill.io.files import replacing, write_text
-from mdistill.io.results import Figure, Results, Series
 from mdistill.report.tables import format_number, power_of_ten
+from mdistill.runs.results import Figure, Results, Series
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe & Ito's colours that differ for colour-blind eyes, in the order used."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import escape
 
-from mdistill.io.results import Cell, Results, Table
 from mdistill.report.tables import show
+from mdistill.runs.results import Cell, Results, Table
 from mdistill.types import Estimate
 
 _WIDTH, _RUNG, _GAP, _LEFT = 600, 52, 84, 250

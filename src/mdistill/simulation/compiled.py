@@ -20,19 +20,19 @@ from mdistill.kernels.spline import Engine
 from mdistill.kernels.strides import Strides
 from mdistill.simulation.barostat import StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi, rescaling_noise
-from mdistill.simulation.composed import Composed
+from mdistill.simulation.energy_correction import CorrectEnergy, unheated
 from mdistill.simulation.engines import EngineEvaluator
 from mdistill.simulation.guard import Guard
-from mdistill.simulation.kept import EnergyKept, unheated
+from mdistill.simulation.kinetics import degrees_of_freedom
 from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.noise import keys
-from mdistill.simulation.start import degrees_of_freedom
-from mdistill.simulation.tally import no_steps
+from mdistill.simulation.running_sums import no_steps
+from mdistill.simulation.splitting_map import SplittingStrides
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
-from mdistill.types import Propagator, State, System, Tally
+from mdistill.types import Propagator, RunningSums, State, System
 from mdistill.units import PS
 
-Plain = VelocityVerlet | Composed | Baoab | Obabo | Bussi
+Plain = VelocityVerlet | SplittingStrides | Baoab | Obabo | Bussi
 _LONGEST_LEAP_S = 0.25
 
 
@@ -77,7 +77,7 @@ class CompiledDynamics:
     def _evaluated(self, motion: Motion, taken: int) -> int:
         """Of how many steps energy and pressure were added up: of strides at the end asked for alone, wherever a leap was cut."""
         nve = self.plain.inner if isinstance(self.plain, Obabo | Bussi) else self.plain
-        if not isinstance(self.mover, Strides) or not isinstance(nve, Composed):
+        if not isinstance(self.mover, Strides) or not isinstance(nve, SplittingStrides):
             return taken
         nve.counts.strides += taken
         nve.counts.fallbacks += self.mover.new_fallbacks()
@@ -94,7 +94,7 @@ class CompiledDynamics:
         motion = Motion(ensemble="nve", steps=steps, first_step=step, time_step=plain.stride)
         if self.guard is not None:
             motion = replace(motion, **self.guard.limits(state))
-        if isinstance(plain, VelocityVerlet | Composed):
+        if isinstance(plain, VelocityVerlet | SplittingStrides):
             return motion
         motion = replace(motion, temperature_K=plain.temperature_K)
         if isinstance(plain, Baoab):
@@ -118,14 +118,14 @@ class CompiledDynamics:
             momenta=torch.from_numpy(point.momenta),
             middle_momenta=torch.from_numpy(point.middle) if isinstance(self.plain, Baoab) else None,
             time=now,
-            tally=self._tally(before, point.sums, taken, evaluated),
+            running_sums=self._tally(before, point.sums, taken, evaluated),
             heat=None if before.heat is None else torch.tensor([point.sums[2]], dtype=torch.float64),
             prediction=self.evaluate.potential.answer(system, point.energy, point.forces, point.virial),
         )
 
     def _point(self, state: State) -> Point:
         """Copies of a state's arrays."""
-        answer, tally = state.prediction, state.tally or no_steps(state.system)
+        answer, tally = state.prediction, state.running_sums or no_steps(state.system)
         positions = state.system.positions.numpy().copy()
         sums = np.zeros(3 + len(self.evaluate.potential.elements))
         sums[:3] = tally.potential, tally.pressure, 0.0 if state.heat is None else float(state.heat[0])
@@ -144,10 +144,10 @@ class CompiledDynamics:
             sums=sums,
         )
 
-    def _tally(self, before: State, sums: np.ndarray, taken: int, evaluated: int) -> Tally:
-        earlier, kinetic = before.tally or no_steps(before.system), torch.from_numpy(sums[3 + self._kinds(before)])
+    def _tally(self, before: State, sums: np.ndarray, taken: int, evaluated: int) -> RunningSums:
+        earlier, kinetic = before.running_sums or no_steps(before.system), torch.from_numpy(sums[3 + self._kinds(before)])
         steps, evaluated = earlier.steps + taken, earlier.evaluated + evaluated
-        return Tally(steps=steps, evaluated=evaluated, potential=float(sums[0]), pressure=float(sums[1]), kinetic=kinetic)
+        return RunningSums(steps=steps, evaluated=evaluated, potential=float(sums[0]), pressure=float(sums[1]), kinetic=kinetic)
 
     def _kinds(self, state: State) -> np.ndarray:
         """Which of the potential's elements are in the structure."""
@@ -155,10 +155,10 @@ class CompiledDynamics:
 
 
 @dataclass(frozen=True, slots=True)
-class LeapingEnergyKept:
+class LeapingCorrectEnergy:
     """Strides whose energy is put right inside; however they are cut, what it is to be is found once a leap."""
 
-    plain: EnergyKept
+    plain: CorrectEnergy
     inner: CompiledDynamics
 
     @property
@@ -184,7 +184,7 @@ class LeapingBarostat:
     """Constant pressure with compiled dynamics between two strains."""
 
     plain: StochasticCellRescaling
-    inner: CompiledDynamics | LeapingEnergyKept
+    inner: CompiledDynamics | LeapingCorrectEnergy
 
     @property
     def stride(self) -> float:
@@ -208,22 +208,22 @@ def compile_propagator(plain: Propagator, evaluate: Evaluate, guard: Guard | Non
         return plain
     if isinstance(plain, StochasticCellRescaling):
         inner = compile_propagator(plain.inner, evaluate, guard)
-        return LeapingBarostat(plain, inner) if isinstance(inner, CompiledDynamics | LeapingEnergyKept) else plain
-    if isinstance(plain, EnergyKept):
+        return LeapingBarostat(plain, inner) if isinstance(inner, CompiledDynamics | LeapingCorrectEnergy) else plain
+    if isinstance(plain, CorrectEnergy):
         inner = compile_propagator(plain.inner, evaluate, guard)
         kept = isinstance(inner, CompiledDynamics) and isinstance(inner.mover, Strides)
-        return LeapingEnergyKept(plain, inner) if kept else plain  # type: ignore[arg-type]
+        return LeapingCorrectEnergy(plain, inner) if kept else plain  # type: ignore[arg-type]
     if isinstance(plain, VelocityVerlet | Baoab) or (isinstance(plain, Bussi) and isinstance(plain.inner, VelocityVerlet)):
         return CompiledDynamics(plain, evaluate, evaluate.engine, guard)
-    if isinstance(plain, Composed | Obabo | Bussi):
-        strides = _strides(plain if isinstance(plain, Composed) else plain.inner, evaluate)
+    if isinstance(plain, SplittingStrides | Obabo | Bussi):
+        strides = _strides(plain if isinstance(plain, SplittingStrides) else plain.inner, evaluate)
         return plain if strides is None else CompiledDynamics(plain, evaluate, strides, guard)
     return plain
 
 
 def _strides(plain: Propagator, evaluate: EngineEvaluator) -> Strides | None:
     """Compiled strides of a map all of whose potentials have engines."""
-    if not isinstance(plain, Composed):
+    if not isinstance(plain, SplittingStrides):
         return None
     stages = [stage.engine for stage in plain.stages if isinstance(stage, EngineEvaluator)]
     if len(stages) < len(plain.stages) or plain.evaluate is not evaluate:

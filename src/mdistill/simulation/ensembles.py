@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mdistill.simulation.barostat import ANISOTROPIC, ISOTROPIC, StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.flight import Flight
-from mdistill.simulation.kept import EnergyKept
+from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.langevin import Baoab, Obabo
+from mdistill.simulation.one_step_map import OneStepStrides
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet
 from mdistill.types import Propagator
@@ -31,7 +31,7 @@ def make_propagator(settings: SimulateSettings, nve: Propagator, evaluate: Evalu
         plain = _langevin(nve, settings.temperature_K, settings.friction_per_ps)
     elif settings.ensemble != "nve":
         plain = Bussi(inner=nve, temperature_K=settings.temperature_K, relaxation_fs=settings.relaxation_fs)
-    kept = plain if isinstance(nve, VelocityVerlet | Flight) else EnergyKept(inner=plain, evaluate=evaluate)
+    kept = plain if isinstance(nve, VelocityVerlet | OneStepStrides) else CorrectEnergy(inner=plain, evaluate=evaluate)
     if settings.ensemble != "npt":
         return kept
     return StochasticCellRescaling(

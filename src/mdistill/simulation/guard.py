@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mdistill.errors import BlowUp
 from mdistill.graph import SkinList, edge_vectors
+from mdistill.simulation.kinetics import atom_counts, degrees_of_freedom, kinetic_energy, prediction_of, temperature
 from mdistill.simulation.settings import GuardSettings
-from mdistill.simulation.start import atom_counts, degrees_of_freedom, kinetic_energy, prediction_of, temperature
 from mdistill.types import State
 
 

@@ -24,8 +24,8 @@ from mdistill.nets.action import ActionNet, Ends, SolverSettings, solve
 from mdistill.nets.compiled import compiled
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.guard import total_energy
+from mdistill.simulation.kinetics import prediction_of
 from mdistill.simulation.ranges import within
-from mdistill.simulation.start import prediction_of
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.types import Propagator, State, System
 from mdistill.units import ACCELERATION

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from mdistill.errors import BadInput
 from mdistill.io.files import replacing
-from mdistill.types import Prediction, State, System, Tally
+from mdistill.types import Prediction, RunningSums, State, System
 
 FORMAT = 3
 """The format written; read are also 1, without a tally, and 2, whose tally was evaluated at every step."""
@@ -56,9 +56,14 @@ def save_restart(path: Path, point: RestartPoint) -> None:
     tensors |= {"middle_momenta": state.middle_momenta, "energy_debt": state.energy_debt, "generator": point.generator_state}
     if state.prediction is not None:
         tensors |= {"energy": state.prediction.energy, "forces": state.prediction.forces, "stress": state.prediction.stress}
-    if state.tally is not None:
-        counted = [float(state.tally.steps), float(state.tally.evaluated), state.tally.potential, state.tally.pressure]
-        tensors["tally"] = torch.cat([torch.tensor(counted, dtype=torch.float64), state.tally.kinetic])
+    if state.running_sums is not None:
+        counted = [
+            float(state.running_sums.steps),
+            float(state.running_sums.evaluated),
+            state.running_sums.potential,
+            state.running_sums.pressure,
+        ]
+        tensors["running_sums"] = torch.cat([torch.tensor(counted, dtype=torch.float64), state.running_sums.kinetic])
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
     header = {
         "format": FORMAT,
@@ -107,13 +112,13 @@ def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
     system = System(**{name: tensors[name] for name in _SYSTEM})
     known = "energy" in tensors
     prediction = Prediction(energy=tensors["energy"], forces=tensors["forces"], stress=tensors.get("stress")) if known else None
-    counted = tensors.get("tally")
+    counted = tensors.get("running_sums")
     tally = None
     if counted is not None:
         counted = torch.cat([counted[:1], counted]) if header["format"] == 2 else counted
         steps, evaluated, potential, squeeze = counted[:4].tolist()
         added = {"potential": potential, "pressure": squeeze, "kinetic": counted[4:]}
-        tally = Tally(steps=int(steps), evaluated=int(evaluated), **added)
+        tally = RunningSums(steps=int(steps), evaluated=int(evaluated), **added)
     state = State(
         system=system,
         momenta=tensors["momenta"],
@@ -121,7 +126,7 @@ def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
         time=float.fromhex(header["time"]),
         prediction=prediction,
         middle_momenta=tensors.get("middle_momenta"),
-        tally=tally,
+        running_sums=tally,
         energy_debt=tensors.get("energy_debt"),
     )
     extras = {name: float.fromhex(value) for name, value in header["extras"].items()}

@@ -23,14 +23,15 @@ from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluate import weights_sha256
 from mdistill.simulation.guard import Guard, total_energy
-from mdistill.simulation.record import Log, Recorder
+from mdistill.simulation.initial_state import initial_state, without_drift
+from mdistill.simulation.kinetics import temperature
+from mdistill.simulation.log import Log, Recorder
 from mdistill.simulation.restart import RestartPoint, load_restart
 from mdistill.simulation.rollout import Calling, rollout
+from mdistill.simulation.running_sums import with_running_sums
 from mdistill.simulation.settings import SimulateSettings
-from mdistill.simulation.start import initial_state, temperature, without_drift
-from mdistill.simulation.strides import LongStrides, StrideNet, fallback_share, long_strides
+from mdistill.simulation.stride_maps import LongStrides, StrideNet, fallback_share, long_strides
 from mdistill.simulation.summary import summarise
-from mdistill.simulation.tally import tallying
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Estimate, Potential, State, System
 from mdistill.units import PS
@@ -205,7 +206,7 @@ class _Run:
     def _roll(self, steps: int, stop: StopRequest, advance: Advance, *, equilibrate: bool = False) -> None:
         self.began = time.monotonic()
         plain = make_propagator(self.settings, self.nve, self.evaluate, equilibrate=equilibrate)
-        propagator = tallying(compile_propagator(plain, self.evaluate, self.guard))
+        propagator = with_running_sums(compile_propagator(plain, self.evaluate, self.guard))
 
         def after(step: int, state: State) -> None:
             taken = step - self.step

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdistill.simulation.record import read_log
+from mdistill.simulation.log import read_log
 from mdistill.types import Estimate
 
 _BLOCKS = 10

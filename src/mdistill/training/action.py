@@ -14,12 +14,12 @@ from mdistill.errors import BadInput
 from mdistill.graph import edge_vectors
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.action import ActionNet
+from mdistill.nets.model_files import read_metadata, save_model
+from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import ActionSettings
-from mdistill.nets.spline import SplineNet
 from mdistill.training.action_objective import ActionObjective, middle_of
-from mdistill.training.checkpoint import read_metadata, save_model
 from mdistill.training.fit import fit
-from mdistill.training.kicks import load_spline
+from mdistill.training.kicks import load_moment
 from mdistill.training.settings import StrideSettings
 from mdistill.training.split import split_segments
 from mdistill.training.stride import MODEL, StrideResult, one_stride_errors
@@ -60,7 +60,7 @@ def train_action(
     train, apart = split_segments(segments, held_out=settings.held_out)
     held_out = windows_of(apart, settings.stride_fs)
     windows = windows_of(train, settings.stride_fs, every_fs=segments[0].spacing_fs)
-    net = action_of(load_spline(potential), settings.stride_fs)
+    net = action_of(load_moment(potential), settings.stride_fs)
     calibrate_motion(net, windows)
     begun = read_metadata(potential)["sha256"]
     identity = f"{settings} {windows_hash(windows)} {windows_hash(held_out)} {begun}"
@@ -84,7 +84,7 @@ def train_action(
     )
 
 
-def action_of(net: SplineNet, stride_fs: float) -> ActionNet:
+def action_of(net: MomentNet, stride_fs: float) -> ActionNet:
     """A map that is the implicit midpoint rule of this potential."""
     action = ActionNet(ActionSettings(stride_fs=stride_fs, **asdict(net.settings)))
     action.begin_as(net)

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdistill.graph import edge_vectors
-from mdistill.nets.spline import SplineNet
-from mdistill.training.checkpoint import Student
+from mdistill.nets.model_files import Student
+from mdistill.nets.moment import MomentNet
 from mdistill.training.labels import Item, join
 from mdistill.training.losses import root_mean_square
 
@@ -38,11 +38,11 @@ def calibrate(net: Student, items: Sequence[Item], *, fresh: bool) -> None:
         if fresh:
             net.reference.copy_(reference_energies(net, items))
             net.scale.fill_(max(root_mean_square(torch.cat([item.frame.target.forces for item in items])), 1e-6))
-        if isinstance(net, SplineNet):
+        if isinstance(net, MomentNet):
             _calibrate_features(net, spread_over(items), fresh=fresh)
 
 
-def _calibrate_features(net: SplineNet, sample: Sequence[Item], *, fresh: bool) -> None:
+def _calibrate_features(net: MomentNet, sample: Sequence[Item], *, fresh: bool) -> None:
     basis = whitening(net, sample)
     if not fresh:
         net.mixing.copy_(torch.linalg.solve(basis, net.mixing))
@@ -63,7 +63,7 @@ def beginnings(net: Student, items: Sequence[Item]) -> Float[Tensor, "species sp
 
 def beyond(net: Student) -> float:
     """How much nearer than the closest label of a pair its learned functions begin, Å."""
-    return BEYOND if isinstance(net, SplineNet) else 0.0
+    return BEYOND if isinstance(net, MomentNet) else 0.0
 
 
 def closest_distances(net: Student, items: Sequence[Item]) -> Float[Tensor, "species species"]:
@@ -91,7 +91,7 @@ def reference_energies(net: Student, items: Sequence[Item]) -> Float[Tensor, " s
     return mean + torch.from_numpy(correction)
 
 
-def whitening(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species degree basis basis"]:
+def whitening(net: MomentNet, items: Sequence[Item]) -> Float[Tensor, "species degree basis basis"]:
     """(C + λ)^(−1/2), C the second moment ⟨M Mᵀ⟩ of the moments per species and degree, λ = 1e-2 × its largest eigenvalue.
 
     Radial functions overlap strongly; in this basis their combinations are learned at like speed. The floor λ keeps rare
@@ -112,14 +112,14 @@ def whitening(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species d
     return basis
 
 
-def moments_of(net: SplineNet, items: Sequence[Item]) -> tuple[Float[Tensor, "atom lm basis"], Int[Tensor, " atom"]]:
+def moments_of(net: MomentNet, items: Sequence[Item]) -> tuple[Float[Tensor, "atom lm basis"], Int[Tensor, " atom"]]:
     """Moments of all atoms of the items, and their species."""
     graph = join([item.graph for item in items])
     species = net.species(graph.system.numbers)
     return net.moments(graph, edge_vectors(graph).to(torch.float64), species)[0], species
 
 
-def normalise_features(net: SplineNet, items: Sequence[Item]) -> None:
+def normalise_features(net: MomentNet, items: Sequence[Item]) -> None:
     """Mean of every feature per species; one scale per feature for all species, its root mean square.
 
     A scale per species would blow up what hardly varies (a rigid unit), and with it the forces of unseen structures.

@@ -26,15 +26,15 @@ from mdistill.analysis.accuracy import accuracy
 from mdistill.derivatives import Conservative
 from mdistill.graph import build_graph, cast
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.nets.settings import SplineSettings
-from mdistill.nets.spline import SplineNet
+from mdistill.nets.model_files import load_model, save_model
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.settings import MomentSettings
 from mdistill.progress import progress
 from mdistill.training.calibrate import beginnings, moments_of, reference_energies, spread_over
-from mdistill.training.checkpoint import load_model, save_model
+from mdistill.training.design_matrix import Products, design, make_products, to_student
 from mdistill.training.labels import Item, check_labels, items_of, with_probes
 from mdistill.training.posterior import POSTERIOR, Posterior, save_posterior
 from mdistill.training.potential import MODEL, TrainingResult, curvature_error, evaluate, parity
-from mdistill.training.products import Products, design, make_products, to_student
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame
@@ -97,7 +97,7 @@ def fit_closed_form(
     train, held_out = split_blocks(frames, held_out=settings.held_out)
     train = with_probes(train, settings.curvature)
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
-    size = SplineSettings(elements=elements, **settings.network() | {"channels": 1, "hidden": 0})
+    size = MomentSettings(elements=elements, **settings.network() | {"channels": 1, "hidden": 0})
     products = _products(size, items_of(train, size.cutoff, torch.float64), how)
     posterior = _solve(products, _normal_equations(products, train, how, stop), how.rounds)
     student = to_student(products, posterior.weights, seed=settings.fit.seed)
@@ -125,8 +125,8 @@ def fit_closed_form(
     return result, posterior, within
 
 
-def _products(size: SplineSettings, items: Sequence[Item], how: ClosedFormSettings) -> Products:
-    net = SplineNet(size)
+def _products(size: MomentSettings, items: Sequence[Item], how: ClosedFormSettings) -> Products:
+    net = MomentNet(size)
     with torch.no_grad():
         net.last.weight.zero_()
         net.set_closest(beginnings(net, items))

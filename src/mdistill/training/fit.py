@@ -25,8 +25,8 @@ from torch import Tensor
 from mdistill.errors import BadInput, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_bytes, write_json
+from mdistill.nets.model_files import read_header, tensor_hash
 from mdistill.progress import Advance, progress, silent
-from mdistill.training.checkpoint import read_header, tensor_hash
 from mdistill.training.settings import FitSettings
 
 Item = TypeVar("Item")
@@ -217,7 +217,7 @@ def fit(
     """
     if not train:
         raise BadInput("training frames", "none", allowed="at least one", fix="label more structures")
-    settings = settings.suited("spline")
+    settings = settings.suited("moment")
     run: _Run[Module, Item] = _Run(
         module, objective, settings, Path(folder), f"{asdict(settings)} {len(train)} {len(validation)} {identity}"
     )

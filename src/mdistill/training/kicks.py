@@ -10,9 +10,9 @@ from mdistill.data.label import label
 from mdistill.data.segments import Segment
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
+from mdistill.nets.model_files import load_model, load_net
+from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import lighter
-from mdistill.nets.spline import SplineNet
-from mdistill.training.checkpoint import load_model, load_net
 from mdistill.training.potential import train_potential
 from mdistill.training.settings import FitSettings, StrideSettings, TrainSettings
 from mdistill.types import LabelledFrame, Potential
@@ -37,7 +37,7 @@ def first_kick(
         MdistillError: Training diverged, or the disk is full.
         Interrupted: Stopped on request, after saving.
     """
-    own = load_spline(potential).settings
+    own = load_moment(potential).settings
     size = own if settings.kick_size == "student" else lighter(own)
     if size == own:
         return potential
@@ -61,18 +61,18 @@ def labelled(segments: Sequence[Segment], potential: Potential) -> list[Labelled
 
 def learning_minutes(settings: StrideSettings) -> float:
     """Longest time (minutes) that training a map takes, that of its first kick included."""
-    light = settings.net == "composition" and settings.kick_size == "light"
+    light = settings.net == "splitting" and settings.kick_size == "light"
     return settings.fit.max_minutes * (1.0 + _SHARE * light)
 
 
-def load_spline(path: Path) -> SplineNet:
+def load_moment(path: Path) -> MomentNet:
     """The spline potential of a model file.
 
     Raises:
         BadInput: It holds another kind.
     """
     net = load_net(path)
-    if not isinstance(net, SplineNet):
+    if not isinstance(net, MomentNet):
         fix = "distil a spline student (the default)"
         raise BadInput(path, f"a model of kind {net.kind!r}", allowed="a spline student", fix=fix)
     return net

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mdistill.derivatives import EnergyNet, forces_through
 from mdistill.graph import edge_vectors
-from mdistill.nets.composition import CompositionNet, Forces, build_graph_at, compose
-from mdistill.nets.spline import SplineNet
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.splitting_map import Forces, SplittingMap, build_graph_at, compose
 from mdistill.training.stride_objective import errors
 from mdistill.training.windows import Window, join_windows
 from mdistill.types import System
@@ -24,7 +24,7 @@ _FORCE_MARGIN, _ENERGY_MARGIN, _UNSEEN = 1.05, 1.2, 0.98
 _JUDGED = 800
 
 
-def set_limits(net: CompositionNet, potential: EnergyNet, windows: Sequence[Window]) -> dict[str, float]:
+def set_limits(net: SplittingMap, potential: EnergyNet, windows: Sequence[Window]) -> dict[str, float]:
     """Set the map's limits from strides that it gets right; a fiftieth of them change K + V₀ by more than `looked_at`.
 
     Args:
@@ -58,7 +58,7 @@ def set_limits(net: CompositionNet, potential: EnergyNet, windows: Sequence[Wind
     return {"wrong": count / len(right), "wrong, noticed": float(noticed[~right].float().mean()) if count else 1.0}
 
 
-def _watched(stage: SplineNet, window: Window, largest: Float[Tensor, " species"]) -> Forces:
+def _watched(stage: MomentNet, window: Window, largest: Float[Tensor, " species"]) -> Forces:
     """The forces of a stage, keeping the largest of each species."""
     species = stage.species(window.system.numbers)
 

@@ -22,8 +22,8 @@ from torch.nn.utils import parametrize
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, cast, edge_vectors, make_system
 from mdistill.nets.layers import Linear
+from mdistill.nets.model_files import Student
 from mdistill.nets.painn import PainnNet
-from mdistill.training.checkpoint import Student
 from mdistill.types import Graph, LabelledFrame
 
 _NAME = "matched"

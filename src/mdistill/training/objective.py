@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdistill.data.label import curvature, draw_probes
 from mdistill.derivatives import energy_forces, predict
-from mdistill.training.contacts import EVERY, attraction
+from mdistill.training.contact_dimers import EVERY, attraction
 from mdistill.training.labels import Item, curvature_labels, join, target_of
 from mdistill.training.losses import Target, Term, root_mean_square, total_loss
 from mdistill.training.matching import Matching

@@ -22,10 +22,10 @@ from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_bytes
-from mdistill.nets.settings import SplineSettings
-from mdistill.nets.spline import SplineNet
-from mdistill.training.checkpoint import read_header, tensor_hash
-from mdistill.training.products import Products, design, pairs_and_triples
+from mdistill.nets.model_files import read_header, tensor_hash
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.settings import MomentSettings
+from mdistill.training.design_matrix import Products, design, pairs_and_triples
 from mdistill.types import System
 
 POSTERIOR = "posterior.safetensors"
@@ -143,10 +143,10 @@ def load_posterior(path: Path, *, model: str) -> Posterior:
         tensors = safetensors.numpy.load(path.read_bytes())
         if described["format"] != FORMAT or described["sha256"] != tensor_hash(tensors):
             raise ValueError("another format, or bytes that were altered")
-        settings = SplineSettings(**described["settings"] | {"elements": tuple(described["settings"]["elements"])})
+        settings = MomentSettings(**described["settings"] | {"elements": tuple(described["settings"]["elements"])})
         found = {name: torch.from_numpy(array.astype(np.float64)) for name, array in tensors.items()}
         pairs, triples = pairs_and_triples(int(described["second"]), int(described["third"]))
-        net = SplineNet(settings)
+        net = MomentNet(settings)
         with torch.no_grad():
             net.set_closest(found["closest"])
         products = Products(net, found["directions"], pairs, triples)

@@ -16,9 +16,7 @@ from mdistill.derivatives import EnergyNet, predict
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.nets.spline import SplineNet
-from mdistill.training.calibrate import calibrate
-from mdistill.training.checkpoint import (
+from mdistill.nets.model_files import (
     Student,
     StudentSettings,
     load_model,
@@ -27,7 +25,9 @@ from mdistill.training.checkpoint import (
     read_metadata,
     save_model,
 )
-from mdistill.training.contacts import contact_dimers
+from mdistill.nets.moment import MomentNet
+from mdistill.training.calibrate import calibrate
+from mdistill.training.contact_dimers import contact_dimers
 from mdistill.training.fit import FitResult, fit
 from mdistill.training.labels import check_labels, frames_hash, items_of, with_probes
 from mdistill.training.losses import root_mean_square
@@ -106,7 +106,7 @@ def train_potential(
     net, linear = _start(settings.student(elements), settings.fit.seed, start_from)
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
     calibrate(net, items, fresh=start_from is None or linear is not None)
-    if linear is not None and start_from is not None and isinstance(net, SplineNet):
+    if linear is not None and start_from is not None and isinstance(net, MomentNet):
         begin_from_linear(net, linear, items, path=start_from)
     objective = _objective(net, train, settings, dtype, redraw=redraw, matching=matching)
     begun = "" if start_from is None else read_metadata(start_from)["sha256"]
@@ -209,12 +209,12 @@ def _thinned(rows: Tensor) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in rows[::stride].tolist()]
 
 
-def _start(size: StudentSettings, seed: int, start_from: Path | None) -> tuple[Student, SplineNet | None]:
+def _start(size: StudentSettings, seed: int, start_from: Path | None) -> tuple[Student, MomentNet | None]:
     """The network to train, and the linear student it begins as, if it does."""
     if start_from is None:
         return network_of(size, seed=seed), None
     net = load_net(start_from)
-    if is_linear_start(net.settings, size) and isinstance(net, SplineNet):
+    if is_linear_start(net.settings, size) and isinstance(net, MomentNet):
         return network_of(size, seed=seed), net
     if net.settings != size:
         raise BadInput(

@@ -8,20 +8,20 @@ from typing import Any, Literal
 from mdistill.errors import BadInput
 from mdistill.nets.settings import (
     SIZES,
-    CompositionSettings,
+    MomentSettings,
+    OneStepAttentionSettings,
+    OneStepSettings,
     PainnSettings,
-    SplineSettings,
-    StrideAttentionSettings,
-    StrideNetSettings,
+    SplittingMapSettings,
 )
 
 RATES: dict[str, tuple[float, float]] = {
-    "spline": (5e-3, 0.3),
+    "moment": (5e-3, 0.3),
     "painn": (2e-3, 0.01),
-    "composition": (1e-3, 0.0),
+    "splitting": (1e-3, 0.0),
     "action": (1e-3, 0.0),
-    "direct": (3e-3, 0.01),
-    "attention": (1e-3, 0.01),
+    "one_step": (3e-3, 0.01),
+    "one_step_attention": (1e-3, 0.01),
 }
 """Learning rate and weight decay that suit each kind of network."""
 
@@ -129,7 +129,7 @@ class TrainSettings:
         fit: Time, batch size, learning rate, seed.
     """
 
-    net: Literal["spline", "painn"] = "spline"
+    net: Literal["moment", "painn"] = "moment"
     painn: PainnSize = field(default_factory=PainnSize)
     size: Literal["tiny", "small", "medium", "large"] = "medium"
     cutoff: float | None = None
@@ -156,7 +156,7 @@ class TrainSettings:
             raise BadInput("size", f"{self.size!r}", allowed=", ".join(SIZES), fix="choose one of them")
         if self.net not in RATES:
             raise BadInput("net", f"{self.net!r}", allowed=", ".join(RATES), fix="choose one of them")
-        SplineSettings(elements=(1,), **self.network())
+        MomentSettings(elements=(1,), **self.network())
         PainnSettings(elements=(1,), **asdict(self.painn))
         self.student((1,))
         for name in (
@@ -183,12 +183,12 @@ class TrainSettings:
         """The part that fixes a spline network: cutoff, channels, radial, degree, hidden."""
         return {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in SIZES[self.size].items()}
 
-    def student(self, elements: tuple[int, ...]) -> SplineSettings | PainnSettings:
+    def student(self, elements: tuple[int, ...]) -> MomentSettings | PainnSettings:
         """What the network of these elements is made with."""
         if self.net == "painn":
             reach: dict[str, Any] = {} if self.cutoff is None else {"cutoff": self.cutoff}
             return PainnSettings(elements=elements, **reach, **asdict(self.painn))
-        return SplineSettings(elements=elements, **self.network())
+        return MomentSettings(elements=elements, **self.network())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +212,7 @@ class StrideSettings:
         fit: Time, batch size, learning rate, seed.
     """
 
-    net: Literal["composition", "direct", "attention"] = "composition"
+    net: Literal["splitting", "one_step", "one_step_attention"] = "splitting"
     stride_fs: float = 16.0
     shorter_fs: tuple[float, ...] = ()
     kicks: int | None = None
@@ -226,14 +226,14 @@ class StrideSettings:
     fit: FitSettings = field(default_factory=lambda: FitSettings(batch_size=4, max_minutes=10.0))
 
     def __post_init__(self) -> None:
-        if self.net not in ("composition", "direct", "attention"):
-            raise BadInput("net", f"{self.net!r}", allowed="composition, direct, attention", fix="choose one of them")
+        if self.net not in ("splitting", "one_step", "one_step_attention"):
+            raise BadInput("net", f"{self.net!r}", allowed="splitting, one_step, one_step_attention", fix="choose one of them")
         if self.kick_size not in ("light", "student"):
             raise BadInput("kick_size", f"{self.kick_size!r}", allowed="light, student", fix="choose one of them")
-        CompositionSettings(elements=(1,), stride_fs=self.stride_fs, kicks=self.evaluations)
-        StrideNetSettings(elements=(1,), strides_fs=self.strides_fs)
-        StrideAttentionSettings(elements=(1,), strides_fs=self.strides_fs)
-        if self.shorter_fs and (self.net == "composition" or max(self.shorter_fs) >= self.stride_fs):
+        SplittingMapSettings(elements=(1,), stride_fs=self.stride_fs, kicks=self.evaluations)
+        OneStepSettings(elements=(1,), strides_fs=self.strides_fs)
+        OneStepAttentionSettings(elements=(1,), strides_fs=self.strides_fs)
+        if self.shorter_fs and (self.net == "splitting" or max(self.shorter_fs) >= self.stride_fs):
             allowed = "strides shorter than stride_fs of a direct or attention map"
             raise BadInput("shorter_fs", f"{self.shorter_fs}", allowed=allowed, fix="leave it out")
         if not 1 <= self.strides <= 100:

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from mdistill.data.segments import Segment
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.nets.composition import CompositionNet
-from mdistill.nets.settings import CompositionSettings, StrideAttentionSettings, StrideNetSettings
-from mdistill.nets.spline import SplineNet
-from mdistill.nets.stride import DirectStrideNet
-from mdistill.nets.stride_attention import AttentionStrideNet
-from mdistill.training.checkpoint import StrideNet, read_metadata, save_model
-from mdistill.training.doubt import calibrate_doubt, typical_impulses, typical_speed
+from mdistill.nets.model_files import StrideNet, read_metadata, save_model
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.one_step import OneStepNet
+from mdistill.nets.one_step_attention import OneStepAttentionNet
+from mdistill.nets.settings import OneStepAttentionSettings, OneStepSettings, SplittingMapSettings
+from mdistill.nets.splitting_map import SplittingMap
 from mdistill.training.fit import fit
-from mdistill.training.kicks import first_kick, load_spline
+from mdistill.training.kicks import first_kick, load_moment
 from mdistill.training.limits import set_limits
 from mdistill.training.settings import StrideSettings
 from mdistill.training.split import split_segments
 from mdistill.training.stride_objective import StrideMap, StrideObjective, squares
+from mdistill.training.uncertainty import calibrate_uncertainty, typical_impulses, typical_speed
 from mdistill.training.windows import Window, join_windows, windows_hash, windows_of
 
 MODEL = "stride.mdistill"
@@ -85,10 +85,10 @@ def train_stride(
     train, apart = split_segments(segments, held_out=settings.held_out)
     held_out, windows = ([w for t in settings.strides_fs for w in windows_of(part, t, strides=settings.strides, every_fs=every)]
                          for part, every in ((apart, 0.0), (train, segments[0].spacing_fs)))  # fmt: skip
-    begin = first_kick(train, potential, settings, Path(folder), stop=stop) if settings.net == "composition" else potential
-    net = map_of(load_spline(begin), settings, windows)
-    energy = load_spline(potential).requires_grad_(False) if settings.energy_weight > 0.0 else None
-    turning = net.kind == AttentionStrideNet.kind if settings.turning is None else settings.turning
+    begin = first_kick(train, potential, settings, Path(folder), stop=stop) if settings.net == "splitting" else potential
+    net = map_of(load_moment(begin), settings, windows)
+    energy = load_moment(potential).requires_grad_(False) if settings.energy_weight > 0.0 else None
+    turning = net.kind == OneStepAttentionNet.kind if settings.turning is None else settings.turning
     objective = StrideObjective(reversal=settings.reversal, turning=turning, seed=settings.fit.seed, energy=energy,
                                 energy_weight=settings.energy_weight)  # fmt: skip
     begun = [read_metadata(path)["sha256"] for path in (begin, potential)]
@@ -98,9 +98,9 @@ def train_stride(
     how = settings.fit.suited(net.kind)
     result = fit(net, objective, windows, held_out, how, folder=Path(folder), stop=stop, identity=identity, title="train stride")
     final = result.module.folded()
-    caught = set_trust(final, load_spline(potential), windows, held_out)
+    caught = set_trust(final, load_moment(potential), windows, held_out)
     if settled := settle(final) if settle is not None else {}:
-        caught = set_trust(final, load_spline(potential), windows, held_out)
+        caught = set_trust(final, load_moment(potential), windows, held_out)
     made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings), "potential": begun[1]}
     digest = save_model(Path(folder) / MODEL, final, made_from | {"settled": settled})
     return StrideResult(
@@ -115,16 +115,16 @@ def train_stride(
     )
 
 
-def set_trust(net: StrideNet, potential: SplineNet, windows: Sequence[Window], held_out: Sequence[Window]) -> dict[str, float]:
+def set_trust(net: StrideNet, potential: MomentNet, windows: Sequence[Window], held_out: Sequence[Window]) -> dict[str, float]:
     """Set where a trained map is to be trusted; gives what `StrideResult.errors` says of it."""
-    if isinstance(net, CompositionNet):
+    if isinstance(net, SplittingMap):
         return set_limits(net, potential, windows)
-    if isinstance(net, DirectStrideNet | AttentionStrideNet):
-        calibrate_doubt(net, windows, held_out)
+    if isinstance(net, OneStepNet | OneStepAttentionNet):
+        calibrate_uncertainty(net, windows, held_out)
     return {}
 
 
-def map_of(potential: SplineNet, settings: StrideSettings, windows: Sequence[Window]) -> StrideNet:
+def map_of(potential: MomentNet, settings: StrideSettings, windows: Sequence[Window]) -> StrideNet:
     """A map before training.
 
     Args:
@@ -133,22 +133,22 @@ def map_of(potential: SplineNet, settings: StrideSettings, windows: Sequence[Win
         windows: From which sizes of impulses are taken.
     """
     size, strides, seed = asdict(potential.settings), settings.strides_fs, settings.fit.seed
-    if settings.net == "composition":
-        return composition_of(potential, settings)
-    if settings.net == "attention":
-        attention = AttentionStrideNet(StrideAttentionSettings(elements=size["elements"], strides_fs=strides), seed=seed)
+    if settings.net == "splitting":
+        return splitting_map_of(potential, settings)
+    if settings.net == "one_step_attention":
+        attention = OneStepAttentionNet(OneStepAttentionSettings(elements=size["elements"], strides_fs=strides), seed=seed)
         attention.speed.copy_(typical_speed(windows))
         return attention
-    direct = DirectStrideNet(StrideNetSettings(strides_fs=strides, **size), seed=seed)
+    direct = OneStepNet(OneStepSettings(strides_fs=strides, **size), seed=seed)
     direct.start_from(potential)
     direct.scale.copy_(typical_impulses(direct, [w for w in windows if w.stride_fs == settings.stride_fs]))
     return direct
 
 
-def composition_of(net: SplineNet, settings: StrideSettings) -> CompositionNet:
+def splitting_map_of(net: MomentNet, settings: StrideSettings) -> SplittingMap:
     """A map all of whose kicks are those of this potential: velocity Verlet of step stride/kicks."""
     size = asdict(net.settings)
-    composition = CompositionNet(CompositionSettings(stride_fs=settings.stride_fs, kicks=settings.evaluations, **size))
+    composition = SplittingMap(SplittingMapSettings(stride_fs=settings.stride_fs, kicks=settings.evaluations, **size))
     composition.begin_as(net)
     return composition.requires_grad_(True)
 

@@ -16,22 +16,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mdistill.errors import BadInput
-from mdistill.nets.settings import SplineSettings
-from mdistill.nets.spline import SplineNet
+from mdistill.nets.model_files import StudentSettings
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.settings import MomentSettings
 from mdistill.training.calibrate import moments_of, normalise_features, spread_over
-from mdistill.training.checkpoint import StudentSettings
 from mdistill.training.labels import Item
 
 
 def is_linear_start(linear: StudentSettings, size: StudentSettings) -> bool:
     """Whether one is without hidden layers, the other with, and both have the same invariants but for their channels."""
-    if not isinstance(linear, SplineSettings) or not isinstance(size, SplineSettings):
+    if not isinstance(linear, MomentSettings) or not isinstance(size, MomentSettings):
         return False
     alike = replace(linear, channels=size.channels, hidden=size.hidden)
     return linear.hidden == 0 and size.hidden > 1 and alike == size
 
 
-def begin_from_linear(net: SplineNet, linear: SplineNet, items: Sequence[Item], *, path: Path) -> None:
+def begin_from_linear(net: MomentNet, linear: MomentNet, items: Sequence[Item], *, path: Path) -> None:
     """Set mixing and MLP of a calibrated network so that it starts as the leading part of a linear student.
 
     Raises:
@@ -52,7 +52,7 @@ def begin_from_linear(net: SplineNet, linear: SplineNet, items: Sequence[Item], 
         _pass_on(net, head.flatten(1) * net.spread[:, 0] / net.scale)
 
 
-def _scatter(net: SplineNet, items: Sequence[Item]) -> Float[Tensor, "species degree basis basis"]:
+def _scatter(net: MomentNet, items: Sequence[Item]) -> Float[Tensor, "species degree basis basis"]:
     """⟨Σ_m M_lm M_lmᵀ⟩ over the atoms of each species."""
     moments, species = moments_of(net, items)
     n, degrees, size = net.mixing.shape[:3]
@@ -86,7 +86,7 @@ def _leading(
     return wanted, head
 
 
-def _pass_on(net: SplineNet, weights: Float[Tensor, "species feature"]) -> None:
+def _pass_on(net: MomentNet, weights: Float[Tensor, "species feature"]) -> None:
     """Make the MLP give Σ weights × normalised features; its other units begin without a say."""
     signs = weights.new_tensor([1.0, -1.0])
     net.first.weight[:, :, :2] = weights.unsqueeze(2) * signs

@@ -8,17 +8,17 @@ from pathlib import Path
 from mdistill.analysis.accuracy import accuracy
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.results import Cell, Figure, Results, Series, Table, merge, read_results, write_results
-from mdistill.training.checkpoint import load_net, read_metadata
+from mdistill.io.structures import STRUCTURES, read_systems
+from mdistill.judge.timing import Speed, compare_speed
+from mdistill.nets.model_files import load_net, read_metadata
+from mdistill.runs.folder import run_stage
+from mdistill.runs.results import Cell, Figure, Results, Series, Table, merge, read_results, write_results
+from mdistill.teachers.models import find_student, load
 from mdistill.training.labels import frames_hash
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.training.split import split_blocks
 from mdistill.types import Estimate, LabelledFrame, Potential, System
-from mdistill.workflows.measurements import Speed, compare_speed
-from mdistill.workflows.models import find_student, load
-from mdistill.workflows.prepare import STRUCTURES, read_systems
-from mdistill.workflows.run import run_stage
 from mdistill.workflows.settings import BenchSettings
 from mdistill.workflows.tables import read_labels, scaled
 

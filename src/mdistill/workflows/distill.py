@@ -16,23 +16,23 @@ from mdistill.data.prepare import plan
 from mdistill.data.store import LabelStore
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing, sha256
-from mdistill.io.results import Results, merge, read_results, write_results
-from mdistill.io.structures import Crystal, read_structure, reduced_formula
-from mdistill.simulation.strides import StrideNet
+from mdistill.io.structures import STRUCTURES, Crystal, read_structure, read_systems, reduced_formula
+from mdistill.judge.potential import validate
+from mdistill.labelling.label import label_run
+from mdistill.runs.folder import keep_settings, locked, run_stage
+from mdistill.runs.results import Results, merge, read_results, write_results
+from mdistill.simulation.stride_maps import StrideNet
 from mdistill.teachers import check_teacher
+from mdistill.teachers.models import STRIDE, load, load_stride
 from mdistill.training.potential import train_potential
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
-from mdistill.workflows.label import label_run
-from mdistill.workflows.models import STRIDE, load, load_stride
-from mdistill.workflows.prepare import STRUCTURES, prepared_systems, read_systems
+from mdistill.workflows.prepare import prepared_systems
 from mdistill.workflows.production import produce
 from mdistill.workflows.refine import Rounds, refine
-from mdistill.workflows.run import keep_settings, locked, run_stage
 from mdistill.workflows.stride import stride_rung, with_rung
 from mdistill.workflows.tables import read_labels, training_results
-from mdistill.workflows.validate import validate
 
 STAGES = ("prepare", "label", "train", "refine", "gates", "production")
 STUDENT = "student.mdistill"

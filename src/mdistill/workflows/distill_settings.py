@@ -11,9 +11,10 @@ import tyro
 
 from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
+from mdistill.judge.settings import JudgeSettings, StrideRungSettings, ValidateSettings
+from mdistill.labelling.settings import LabelSettings, SegmentSettings
 from mdistill.training.settings import FitSettings, StrideSettings, TrainSettings
-from mdistill.workflows.settings import LabelSettings, ProductionSettings, RefineSettings, ValidateSettings
-from mdistill.workflows.stride_settings import JudgeSettings, SegmentSettings, StrideRungSettings, duration_fs
+from mdistill.workflows.settings import ProductionSettings, RefineSettings, duration_fs
 
 if TYPE_CHECKING:
     from mdistill.io.structures import Crystal

@@ -8,13 +8,13 @@ from mdistill.data.disorder import order
 from mdistill.data.prepare import Plan, plan
 from mdistill.errors import MissingPackage
 from mdistill.graph import empty_graph
-from mdistill.io.results import Cell, Results, Table
 from mdistill.io.structures import read_structure, to_system
+from mdistill.labelling.plan import estimate_cost
+from mdistill.runs.results import Cell, Results, Table
+from mdistill.teachers.models import load
 from mdistill.training.kicks import learning_minutes
 from mdistill.types import Potential, System
 from mdistill.workflows.distill_settings import DistillSettings, resolved
-from mdistill.workflows.label_plan import estimate_cost
-from mdistill.workflows.models import load
 
 
 def dry_run(settings: DistillSettings) -> Results:

@@ -8,8 +8,8 @@ from typing import Any
 
 from mdistill.errors import BadInput
 from mdistill.io.files import read_json
-from mdistill.io.results import Cell, Results, Table
-from mdistill.workflows.run import SETTINGS_FILE, STAGE_FILE, STARTED_FILE
+from mdistill.runs.folder import SETTINGS_FILE, STAGE_FILE, STARTED_FILE
+from mdistill.runs.results import Cell, Results, Table
 
 STUDENT_SUFFIX = ".mdistill"
 
@@ -23,7 +23,7 @@ def card(path: Path) -> Results:
     if path.is_dir():
         return _run(path)
     if path.suffix == STUDENT_SUFFIX:
-        from mdistill.training.checkpoint import read_metadata
+        from mdistill.nets.model_files import read_metadata
 
         return _table("model", f"Model {path.name}", _flat(read_metadata(path)))
     return _structure(path)

@@ -8,13 +8,11 @@ from mdistill.data.prepare import plan, prepare
 from mdistill.data.settings import PrepareSettings
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
-from mdistill.io.results import Results, read_results, write_results
-from mdistill.io.structures import Crystal, read_system, to_atoms
+from mdistill.io.structures import STRUCTURES, Crystal, read_systems, to_atoms
+from mdistill.runs.folder import run_stage
+from mdistill.runs.results import Results, read_results, write_results
 from mdistill.types import Estimate, Potential, System
-from mdistill.workflows.run import run_stage
 from mdistill.workflows.tables import relaxation_table
-
-STRUCTURES = "structures.extxyz"
 
 
 def prepared_systems(
@@ -29,13 +27,6 @@ def prepared_systems(
         lambda: _prepare(crystal, teacher, settings, folder, seed=seed, stop=stop),
     )
     return read_systems(folder / STRUCTURES), read_results(folder)
-
-
-def read_systems(path: Path) -> list[System]:
-    """All structures of a file, one System each."""
-    from ase.io import read
-
-    return [read_system(path, index=k) for k in range(len(read(path, index=":")))]
 
 
 def _prepare(

@@ -13,27 +13,28 @@ from pathlib import Path
 from shutil import copyfile
 
 from mdistill.analysis.accuracy import accuracy
-from mdistill.data.screen import select, usable
+from mdistill.data.select_frames import select, usable
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
 from mdistill.graph import make_system
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
-from mdistill.io.results import Cell, Results, Table
 from mdistill.io.trajectories import read_hdf5
+from mdistill.labelling.label import label_structures
+from mdistill.labelling.settings import LabelSettings
+from mdistill.nets.model_files import read_metadata
+from mdistill.runs.folder import run_stage
+from mdistill.runs.results import Cell, Results, Table
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
-from mdistill.training.checkpoint import read_metadata
+from mdistill.teachers.models import load
 from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.labels import frames_hash
 from mdistill.training.posterior import POSTERIOR, Posterior, load_posterior, most_uncertain
 from mdistill.training.potential import MODEL, TrainingResult, evaluate, train_potential
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 from mdistill.types import Estimate, LabelledFrame, Potential, System
-from mdistill.workflows.label import label_structures
-from mdistill.workflows.models import load
-from mdistill.workflows.run import run_stage
-from mdistill.workflows.settings import LabelSettings, RefineSettings
+from mdistill.workflows.settings import RefineSettings
 from mdistill.workflows.tables import scaled
 
 _BLOCKS_PER_ROUND = 1_000_000

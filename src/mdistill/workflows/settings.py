@@ -3,83 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from ase.data import chemical_symbols
 
-from mdistill.analysis.settings import DiffusionSettings, GateLimits
+from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
 from mdistill.nets.settings import SIZES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelSettings:
-    """What the teacher is asked.
-
-    Attributes:
-        temperatures_K: The ladder, visited in this order, each from where the one before ended, K.
-        frames: Frames kept per temperature and structure.
-        blocks: Contiguous time blocks per temperature, the units of held-out sets.
-        spacing_fs: Time between two frames, fs.
-        equilibration_fs: Time before the first frame at each temperature, fs.
-        time_step_fs: Time step, fs.
-        friction_per_ps: Langevin friction, 1/ps; high, since decorrelated frames matter more than dynamics.
-        displaced: Copies of every kept frame with all atoms displaced at random: a teacher call each, where the frame itself cost
-            the many steps between two frames.
-        displacement_A: Standard deviation of these displacements per axis, Å.
-        strains: Isotropic strains of the cell.
-        shears: Random strained cells.
-        rattles: Standard deviations of random displacements, Å, one structure each (the undisturbed one is always labelled).
-        contacts: Structures with one pair pressed to 0.6–0.9 of its distance, kinds of pairs in turn.
-        probes: Curvature directions per probed frame.
-        probe_kind: random directions (most told per number), or rows of the Hessian.
-        probe_every: Every how many frames one is probed.
-        force_cap: Frames with a larger force are left out, eV/Å.
-        max_frames: Total, displaced copies included; frames per temperature are reduced to fit.
-        timeout_s: A teacher call that takes longer counts as failed, s.
-        seed: Seed of all randomness.
-    """
-
-    temperatures_K: tuple[float, ...] = (300.0, 600.0, 900.0, 1200.0)
-    frames: int = 80
-    blocks: int = 5
-    spacing_fs: float = 20.0
-    equilibration_fs: float = 200.0
-    time_step_fs: float = 2.0
-    friction_per_ps: float = 10.0
-    displaced: int = 1
-    displacement_A: float = 0.05
-    strains: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
-    shears: int = 4
-    rattles: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15)
-    contacts: int = 20
-    probes: int = 1
-    probe_kind: Literal["random", "rows"] = "random"
-    probe_every: int = 4
-    force_cap: float = 50.0
-    max_frames: int = 100_000
-    timeout_s: float = 1800.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for value in self.temperatures_K:
-            _require("temperatures", value, 0.0 < value <= 20_000.0, "above 0 and at most 20000 K")
-        _require("time_step_fs", self.time_step_fs, 0.0 < self.time_step_fs <= 20.0, "above 0 and at most 20 fs")
-        _require("spacing_fs", self.spacing_fs, self.spacing_fs >= self.time_step_fs, "at least one time step")
-        _require("equilibration_fs", self.equilibration_fs, self.equilibration_fs >= 0.0, "0 or more")
-        _require("friction_per_ps", self.friction_per_ps, 0.0 < self.friction_per_ps <= 1000.0, "above 0 and at most 1000 1/ps")
-        _require("blocks", self.blocks, 1 <= self.blocks <= max(self.frames, 1), "1 to the number of frames")
-        _require("frames", self.frames, self.frames >= 1, "1 or more")
-        _require("displacement_A", self.displacement_A, 0.0 < self.displacement_A < 1.0, "above 0 and below 1 Å")
-        for name in ("displaced", "shears", "contacts", "probes", "seed"):
-            _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        _require("probe_kind", self.probe_kind, self.probe_kind in ("random", "rows"), "random or rows")
-        _require("probe_every", self.probe_every, self.probe_every >= 1, "1 or more")
-        _require("strains", self.strains, all(abs(x) < 0.3 for x in self.strains), "between -0.3 and 0.3")
-        _require("rattles", self.rattles, all(0.0 < x < 1.0 for x in self.rattles), "above 0 and below 1 Å")
-        for name in ("force_cap", "timeout_s", "max_frames"):
-            _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,54 +80,6 @@ class ProductionSettings:
 def _require(name: str, value: object, fine: bool, allowed: str) -> None:
     if not fine:
         raise BadInput(name, str(value), allowed=allowed, fix="change this setting")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidateSettings:
-    """How thoroughly to validate.
-
-    Attributes:
-        limits: What the student must keep to.
-        replays: How often the student repeats the teacher's dynamics, for the RDFs; how far one lies from the others tells the
-            noise of the teacher's own.
-        equilibration_ps: Before each dynamics, ps.
-        drift_ps: NVE run at the lowest and the highest temperature, ps.
-        drift_step_fs: Time step of the NVE run, fs. At 1 fs the fluctuation of Verlet's energy is small enough to see the
-            drift of the forces themselves in some ten ps.
-        stability_ps: Dynamics at stability_factor × the highest temperature, ps.
-        stability_factor: How much hotter than the highest temperature the student must hold out.
-        time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
-        scan_from_A: First distance of the pair scans, Å.
-        speed_rounds: Rounds of the timing; each costs one teacher call.
-        parity_points: Most points in a parity plot.
-        seed: Seed of the dynamics.
-    Raises:
-        BadInput: A value that cannot be used.
-    """
-
-    limits: GateLimits = field(default_factory=GateLimits)
-    replays: int = 16
-    equilibration_ps: float = 1.0
-    drift_ps: float = 50.0
-    drift_step_fs: float = 1.0
-    stability_ps: float = 20.0
-    stability_factor: float = 1.2
-    time_step_fs: float | None = None
-    scan_from_A: float = 0.3
-    speed_rounds: int = 9
-    parity_points: int = 1500
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "replays": (4, 10_000), "equilibration_ps": (0.0, 1e6), "drift_ps": (0.1, 1e6),
-            "drift_step_fs": (0.01, 10.0), "stability_ps": (0.01, 1e6),
-            "stability_factor": (1.0, 10.0), "scan_from_A": (0.05, 1.5), "speed_rounds": (3, 1000),
-            "parity_points": (10, 100_000),
-        }  # fmt: skip
-        for name, (low, high) in allowed.items():
-            if not low <= getattr(self, name) <= high:
-                raise BadInput(name, f"{getattr(self, name)}", allowed=f"{low:g} to {high:g}", fix="leave it out for the default")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,3 +153,15 @@ class AnalyseSettings:
     def diffusion(self) -> DiffusionSettings:
         """The settings of the diffusion estimate."""
         return DiffusionSettings(fit_from_ps=self.fit_from_ps, hop_distance=self.hop_distance, seed=self.seed)
+
+
+def duration_fs(text: str, *, subject: str) -> float:
+    """ "16fs", "16 fs" or "16" as femtoseconds.
+
+    Raises:
+        BadInput: No number with or without that unit.
+    """
+    try:
+        return float(text.strip().removesuffix("fs"))
+    except ValueError:
+        raise BadInput(subject, repr(text), allowed="a time like 16fs", fix=f"--{subject} 16fs") from None

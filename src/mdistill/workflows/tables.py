@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mdistill.analysis.accuracy import Deviation
+from mdistill.analysis.statistics import scaled
 from mdistill.data.prepare import Preparation
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
-from mdistill.io.results import Cell, Figure, Results, Series, Table
+from mdistill.runs.results import Cell, Figure, Results, Series, Table
 from mdistill.training.posterior import Posterior
 from mdistill.training.potential import TrainingResult
 from mdistill.types import Estimate, LabelledFrame
@@ -149,11 +150,3 @@ def _errors(name: str, title: str, unit: str, scale: float, groups: Mapping[str,
     ]
     columns = ["group", f"MAE ({unit})", f"RMSE ({unit})", f"size of the quantity ({unit})"]
     return Table(name=f"errors_{name}", title=title, section="accuracy", columns=columns, rows=rows)
-
-
-def scaled(estimate: Estimate, factor: float, unit: str) -> Estimate:
-    """The estimate in another unit."""
-    value, error = estimate.value, estimate.error
-    return replace(
-        estimate, value=None if value is None else factor * value, error=None if error is None else factor * error, unit=unit
-    )

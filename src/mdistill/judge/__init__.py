@@ -1,0 +1,1 @@
+"""Each rung judged against the rung above it."""

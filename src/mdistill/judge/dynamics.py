@@ -1,0 +1,290 @@
+r"""Dynamics of one structure under any NVE step, by itself and thermostatted: temperatures, structure, energy, momentum, speed.
+
+The heat Q that a thermostat has put in over n steps tells how far the mean temperature is off, much more sharply than the mean
+itself does. Each time it acts it replaces a share of the kinetic energy K of f degrees of freedom by one drawn at T: what it
+puts in is on average that share of f k_B T/2 − K, whatever happened before. Over a run
+
+    ⟨T_now⟩ = T − 2 Q / (n s f k_B)       s = 2 (1 − exp(−γh)) for OBABO of friction γ and step h, 1 − exp(−h/τ) for Bussi's
+
+up to noise of mean zero, the difference of both sides, which is left out. Q = ΔH − W: W is what the steps do to the energy by
+themselves (one that heats must be cooled all the time), and ΔH is of the size of the fluctuations of H, however long the run:
+that is what the error is made of. An element is measured against all atoms.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from ase.data import chemical_symbols
+from torch import Generator
+
+from mdistill.analysis.gates import Drift, Overlap, energy_drift, overlap
+from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
+from mdistill.analysis.statistics import mean_of
+from mdistill.errors import BlowUp
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.judge.settings import JudgeSettings
+from mdistill.progress import Advance, silent
+from mdistill.simulation.bussi import Bussi
+from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.energy_correction import CorrectEnergy, unheated
+from mdistill.simulation.guard import Guard, total_energy
+from mdistill.simulation.initial_state import initial_state, without_drift
+from mdistill.simulation.kinetics import degrees_of_freedom
+from mdistill.simulation.langevin import Obabo
+from mdistill.simulation.rollout import Collect, rollout
+from mdistill.simulation.running_sums import means, no_steps, with_running_sums
+from mdistill.simulation.simulate import default_time_step
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.types import Estimate, Propagator, State, System, Trajectory
+from mdistill.units import BOLTZMANN, PS
+
+ENSEMBLES = ("NVE", "Langevin", "Bussi")
+BLOCKS = 20
+"""Of a run, and more where it goes on."""
+Longer = Literal["", "all", "elements"]
+_RDF_FRAMES = 500
+_KNOWN = 0.4
+"""Share of a limit below which the error of a mean is small enough: of a dozen means of a map that is right one seldom passes."""
+_SHELL_A, _FARTHEST_A = 0.05, 8.0
+_NS_PER_DAY = 0.0864
+_EQUILIBRATION_FRICTION = 10.0
+_TIMED_S = 0.25
+_ALL, _BY_WORK, _CHANGE = "mean_temperature_K", "temperature_by_work_K", "energy_change_K"
+"""Of a block: its mean temperature; T and W, T and ΔH of the head of this file as temperatures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One run.
+
+    Attributes:
+        temperatures: Mean temperature (K) over all steps, "all" and by element, under a thermostat from its heat; errors from
+            20 blocks or more that may be correlated: in a crystal near its minimum elements exchange energy slowly.
+        trajectory: Frames; None where it broke.
+        drift: Of the total energy, in NVE.
+        momentum: Largest total momentum per atom at a frame, u·Å/fs, in NVE.
+        broken: Why the guard stopped it, "" where it did not.
+        steps: Steps taken.
+    """
+
+    temperatures: dict[str, Estimate]
+    trajectory: Trajectory | None = None
+    drift: Drift | None = None
+    momentum: float = 0.0
+    broken: str = ""
+    steps: int = 0
+
+
+def judged(
+    nve: Propagator, ensemble: str, start: State, evaluate: Evaluate, settings: JudgeSettings, *, longer: Longer = "",
+    target_K: float | None = None, stop: StopRequest = NEVER, advance: Advance = silent,
+) -> Judged:  # fmt: skip
+    """Run an NVE step alone or under a thermostat.
+
+    Args:
+        nve: Velocity Verlet, a long stride, or one whose energy is kept (so is then that of the thermostatted one).
+        ensemble: "NVE", "Langevin" or "Bussi".
+        start: An equilibrated state at the settings' temperature.
+        evaluate: The potential: energies of the frames.
+        settings: How long.
+        longer: Go on, up to `longest_ps`, until the mean temperature of all atoms, or of each element too, is known well enough
+            for its gate; the frames are those of the first `time_ps`.
+        target_K: What the means are gated against: where one is within its error of the limit, on either side, the run goes on
+            too. Without it only errors are looked at, never the means.
+        stop: Asked between blocks.
+        advance: Told of every block.
+    """
+    guard = Guard(temperature_K=settings.temperature_K or 0.0)
+    plain = thermostatted(nve, ensemble, settings)
+    moving = with_running_sums(compile_propagator(plain, evaluate, guard))  # type: ignore[arg-type]
+    every = max(1, round(settings.every_fs / nve.stride))
+    per_block = max(every, round(settings.time_ps * PS / nve.stride / BLOCKS) // every * every)
+    frames, generator = Collect(every=every), Generator().manual_seed(settings.seed + 1)
+    state = replace(evaluated(without_drift(start), evaluate), time=0.0, running_sums=no_steps(start.system))
+    rows: list[dict[str, float]] = []
+    most = math.ceil(BLOCKS * settings.longest_ps / settings.time_ps) if longer else BLOCKS
+    for block in range(max(BLOCKS, most)):
+        if block >= BLOCKS and _known(mean_temperatures(rows), settings, longer, target_K):
+            break
+        stop.raise_if_pending()
+        before = state = unheated(state)
+        try:
+            state = rollout(state, moving, steps=per_block, generator=generator, guard=guard, leap=every,
+                            observers=[frames] if block < BLOCKS else [], first_step=block * per_block)  # fmt: skip
+        except BlowUp as error:
+            return Judged(temperatures=mean_temperatures(rows), broken=f"step {error.step}: {error.reason}", steps=error.step)
+        assert before.running_sums is not None  # noqa: S101
+        rows.append({k: v for k, v in means(state, before.running_sums).items() if v is not None})
+        if (share := _replaced(plain)) > 0.0:
+            kelvins = 2.0 / (per_block * share * float(degrees_of_freedom(state)[0]) * BOLTZMANN)
+            rows[-1][_CHANGE] = kelvins * float((total_energy(state) - total_energy(before))[0])
+            rows[-1][_BY_WORK] = (settings.temperature_K or 0.0) + rows[-1][_CHANGE] - kelvins * heat_between(before, state)
+        advance(1 if block < BLOCKS else 0, "" if block < BLOCKS else f"{ensemble}: longer, {block + 1} blocks")
+    run, conserving = frames.trajectory(), ensemble == "NVE"
+    return Judged(
+        temperatures=mean_temperatures(rows),
+        trajectory=run,
+        drift=_drift(frames.states) if conserving else None,
+        momentum=max(float((s.momenta.sum(0) / s.system.n_atoms).norm()) for s in frames.states) if conserving else 0.0,
+        steps=len(rows) * per_block,
+    )
+
+
+def thermostatted(nve: Propagator, ensemble: str, settings: JudgeSettings) -> Propagator:
+    """The propagator of an ensemble; where the energy of the NVE step is kept, the thermostat goes between."""
+    if isinstance(nve, CorrectEnergy):
+        return replace(nve, inner=thermostatted(nve.inner, ensemble, settings))
+    kelvin = settings.temperature_K or 0.0
+    if ensemble == "Langevin":
+        return Obabo(inner=nve, temperature_K=kelvin, friction_per_ps=settings.friction_per_ps)
+    return Bussi(inner=nve, temperature_K=kelvin, relaxation_fs=settings.relaxation_fs) if ensemble == "Bussi" else nve
+
+
+def _replaced(step: Propagator) -> float:
+    """Share of the kinetic energy that a thermostat replaces in a step (s above); 0 for none."""
+    if isinstance(step, CorrectEnergy):
+        return _replaced(step.inner)
+    if isinstance(step, Obabo):
+        return 2.0 * (1.0 - math.exp(-step.friction_per_ps * step.stride / PS))
+    return 1.0 - math.exp(-step.stride / step.relaxation_fs) if isinstance(step, Bussi) else 0.0
+
+
+def heat_between(before: State, after: State) -> float:
+    """Heat that a thermostat put in since `before`, eV: as counted, or, where steps keep the energy, what that has changed by."""
+    if after.heat is not None:
+        return float(after.heat[0])
+    kept = [float(total_energy(s)[0]) + (0.0 if s.energy_debt is None else float(s.energy_debt[0])) for s in (before, after)]
+    return kept[1] - kept[0]
+
+
+def _known(temperatures: dict[str, Estimate], settings: JudgeSettings, which: Longer, target_K: float | None) -> bool:
+    """Whether the mean temperature, or that of each element too, has a small enough error and no limit is within it."""
+    for name, mean in temperatures.items():
+        limit, error = settings.temperature_limit_K if name == "all" else settings.element_limit_K, mean.error or 0.0
+        if name != "all" and which != "elements":
+            continue
+        if error > _KNOWN * limit:
+            return False
+        if target_K is not None and mean.value is not None and abs(abs(mean.value - target_K) - limit) < error:
+            return False
+    return True
+
+
+def mean_temperatures(rows: list[dict[str, float]]) -> dict[str, Estimate]:
+    """Means over blocks, by "all" and element; errors allow for blocks that are alike. Where blocks tell what a thermostat had to
+    do, that gives the mean of all, and elements are measured against it."""
+    found: dict[str, Estimate] = {}
+    if not rows:
+        return found
+    column = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    sharp = _by_heat(column[_BY_WORK], column[_CHANGE]) if _BY_WORK in column else None
+    for name, series in column.items():
+        if name == _ALL:
+            found["all"] = sharp or _mean(series)
+        elif name.startswith("mean_T_"):
+            own = _mean(series if sharp is None else series - column[_ALL])
+            found[name.removeprefix("mean_T_").removesuffix("_K")] = own if sharp is None else _sum(own, sharp)
+    return found
+
+
+def _by_heat(by_work: np.ndarray, change: np.ndarray) -> Estimate:
+    """The mean temperature that the heat of a thermostat tells."""
+    work, blocks = _mean(by_work), len(change)
+    left = 2.0**0.5 * float(change.cumsum().std(ddof=1)) / blocks if blocks > 1 else None
+    return _sum(work, Estimate(value=-float(change.sum()) / blocks, error=left, unit="K"))
+
+
+def _mean(series: np.ndarray) -> Estimate:
+    if len(series) > 1:
+        return mean_of(series, unit="K")
+    return Estimate(value=float(series.mean()), error=None, unit="K", samples=len(series))
+
+
+def _sum(first: Estimate, second: Estimate) -> Estimate:
+    error = None if first.error is None or second.error is None else math.hypot(first.error, second.error)
+    return replace(first, value=(first.value or 0.0) + (second.value or 0.0), error=error)
+
+
+def _drift(states: list[State]) -> Drift:
+    times = np.array([state.time for state in states])
+    return energy_drift(times, np.array([float(total_energy(state)[0]) for state in states]), states[0].system.n_atoms)
+
+
+def reversal_error(nve: Propagator, start: State, strides: int) -> float:
+    """Largest distance (Å) from the start after `strides` strides, momenta turned round, and as many back."""
+    generator = Generator().manual_seed(0)
+    there = rollout(start, nve, steps=strides, generator=generator)
+    back = rollout(replace(there, momenta=-there.momenta), nve, steps=strides, generator=generator)
+    return float((back.system.positions - start.system.positions).norm(dim=1).max())
+
+
+def likeness(first: Trajectory, second: Trajectory) -> dict[str, Overlap]:
+    """How alike the RDFs of every pair of elements are in two trajectories, from up to 500 frames of each."""
+    first, second = _thinned(first), _thinned(second)
+    reach = min(largest_radius(first), largest_radius(second), _FARTHEST_A)
+    bins = max(10, round(reach / _SHELL_A))
+    found = {}
+    for pair in species_pairs(first):
+        if pair[0] == pair[1] and int((first.numbers == chemical_symbols.index(pair[0])).sum()) < 2:
+            continue
+        alike = overlap(*(rdf(run, pair=pair, r_max=reach, bins=bins) for run in (first, second)))
+        if alike is not None:
+            found["–".join(pair)] = alike
+    return found
+
+
+def _thinned(run: Trajectory) -> Trajectory:
+    every = -(-len(run.times) // _RDF_FRAMES)
+    momenta = None if run.momenta is None else run.momenta[::every]
+    return replace(run, positions=run.positions[::every], cell=run.cell[::every], times=run.times[::every], momenta=momenta)
+
+
+def speeds(
+    propagators: Mapping[str, Propagator], start: State, *, rounds: int
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Nanoseconds a day of several propagators, timed in turn, and how much faster each is than the first.
+
+    Errors are those of a median: 1.253 × standard deviation/√rounds, the deviation from the median absolute deviation.
+    """
+    generator, states = Generator().manual_seed(0), dict.fromkeys(propagators, start)
+    steps, times = dict.fromkeys(propagators, 4), {name: np.zeros(rounds + 2) for name in propagators}
+    for k in range(rounds + 2):
+        for name, propagator in propagators.items():
+            began = time.perf_counter()
+            states[name] = rollout(states[name], propagator, steps=steps[name], generator=generator, leap=steps[name])
+            times[name][k] = (time.perf_counter() - began) / steps[name]
+            steps[name] = int(np.clip(_TIMED_S / times[name][k], 4, 4000))
+    per_day = {name: _NS_PER_DAY * propagators[name].stride / column[2:] for name, column in times.items()}
+    slowest = next(iter(per_day.values()))
+    return (
+        {name: _median(values, "ns/day") for name, values in per_day.items()},
+        {name: _median(values / slowest, "×") for name, values in per_day.items()},
+    )
+
+
+def _median(values: np.ndarray, unit: str) -> Estimate:
+    middle = float(np.median(values))
+    error = 1.253 * 1.4826 * float(np.median(np.abs(values - middle))) / len(values) ** 0.5
+    return Estimate(value=middle, error=error, unit=unit, samples=len(values))
+
+
+def small_steps(evaluate: Evaluate, system: System, how: JudgeSettings) -> VelocityVerlet:
+    """What a map is judged against."""
+    return VelocityVerlet(evaluate=evaluate, time_step=how.time_step_fs or 0.5 * default_time_step(system))
+
+
+def equilibrated_start(small: VelocityVerlet, system: System, how: JudgeSettings) -> State:
+    """A state at the temperature of the judgement, after Langevin dynamics in small steps."""
+    kelvin, generator = how.temperature_K or 0.0, Generator().manual_seed(how.seed)
+    state = evaluated(initial_state(system, temperature_K=kelvin, generator=generator), small.evaluate)
+    warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
+    steps = max(1, round(how.equilibration_ps * PS / warm.stride))
+    moving = compile_propagator(warm, small.evaluate, Guard())
+    state = rollout(state, moving, steps=steps, generator=Generator().manual_seed(how.seed), leap=steps)
+    return replace(state, time=0.0, running_sums=None)

@@ -1,0 +1,121 @@
+r"""How strong the kicks of a long-stride map are, set so that its dynamics keeps the student's share of potential energy.
+
+A map of kicks follows a potential V − δ of its own, fitted to strides, which say much of fast motion and little of slow energies.
+At a given total energy its mean temperature is off, to first order in δ, by
+
+    ΔT = −cov(V, δ) / (k_B T C)
+
+V: the student's potential energy   C: heat capacity of the structure   cov: in the canonical ensemble at T
+
+Kicks stronger by a factor 1 + ε add −εV to δ, and ε T (1 − 3N k_B/(2C)) to ΔT: in a harmonic crystal, where C = 3N k_B, ε T/2.
+So the map and small steps of the student are run in NVE from one start, its energy kept, and ε = −(2 ΔT/T)(1 − σ²/ΔT²) is
+applied, σ the error of ΔT: nothing where ΔT is within its error, nearly all of it where it is well known. Then the map is run
+again. A factor of 1.005 moves the temperature by 1.5 K at 600 K; the error of a stride hardly changes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import read_json, write_json
+from mdistill.judge.dynamics import BLOCKS, Judged, equilibrated_start, judged, small_steps
+from mdistill.judge.settings import StrideRungSettings
+from mdistill.nets.splitting_map import SplittingMap
+from mdistill.progress import progress
+from mdistill.runs.folder import plain
+from mdistill.simulation.energy_correction import CorrectEnergy
+from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluate import weights_sha256
+from mdistill.simulation.simulate import default_time_step
+from mdistill.simulation.stride_maps import StrideNet, long_strides
+from mdistill.types import Estimate, Potential, System
+
+_TIMES, _SHARPER, _OTHER_SEED = 3, 0.6, 7919
+"""Most runs of a map; its mean temperature is known this much better than for its gate, from another start than there."""
+
+
+def set_kick_scale(
+    net: StrideNet,
+    potential: Potential,
+    system: System,
+    settings: StrideRungSettings,
+    kept: Path | None = None,
+    *,
+    stop: StopRequest = NEVER,
+) -> dict[str, float]:
+    """Make the kicks of a trained map stronger or weaker, in place, until NVE has the temperature of small steps.
+
+    Args:
+        net: The map, its limits set; a map without kicks is left alone.
+        potential: The student that it was taught, in the float type to run in.
+        system: Where; at the temperature, and for as long as, the settings judge.
+        settings, stop: Of the rung; asked between blocks.
+        kept: File for what is found; where it holds that of the same map, student and settings, nothing is run.
+    Returns:
+        "strength": the factor, "temperature off before (K)" and "its error (K)"; nothing where there is nothing to set, or a run
+        broke, or nothing is known of its errors.
+    """
+    if not isinstance(net, SplittingMap):
+        return {}
+    identity = {"map": weights_sha256(net), "student": weights_sha256(potential), "judge": plain(settings.judge)}
+    known = read_json(kept) if kept is not None and kept.is_file() else {}
+    if known.get("identity") == identity:
+        net.scale_kicks(known["found"].get("strength", 1.0))
+        return dict(known["found"])
+    found = _search(net, potential, system, settings, stop=stop)
+    if kept is not None:
+        write_json(kept, {"identity": identity, "found": found})
+    return found
+
+
+def _search(
+    net: SplittingMap, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest
+) -> dict[str, float]:
+    seed, limit = settings.judge.seed + _OTHER_SEED, _SHARPER * settings.judge.temperature_limit_K
+    how = replace(settings.judge, seed=seed, temperature_limit_K=limit)
+    evaluate, usual, stride = make_evaluator(potential, system), default_time_step(system), net.settings.stride_fs
+    small = small_steps(evaluate, system, how)
+    start, strength, first = equilibrated_start(small, system, how), 1.0, None
+    with progress("strength of kicks", (_TIMES + 1) * BLOCKS, unit="block") as advance:
+        exact = judged(small, "NVE", start, evaluate, how, longer="all", stop=stop, advance=advance)
+        for _ in range(_TIMES):
+            single = net.folded().in_type(torch.float32).requires_grad_(False)
+            long = long_strides(single, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
+            kept = CorrectEnergy(inner=long, evaluate=evaluate)
+            own = judged(kept, "NVE", start, evaluate, how, longer="all", stop=stop, advance=advance)
+            off = _between(own, exact)
+            if off is None:
+                break
+            first = first or off
+            factor = kick_factor(off, how.temperature_K or 0.0)
+            advance(0, f"{off.value:+.1f} K, kicks × {factor:.4f}")
+            if factor == 1.0:
+                break
+            net.scale_kicks(factor)
+            strength *= factor
+    if first is None or first.value is None or first.error is None:
+        return {}
+    return {"strength": strength, "temperature off before (K)": first.value, "its error (K)": first.error}
+
+
+def kick_factor(off: Estimate, kelvin: float) -> float:
+    """The factor 1 + ε for a mean temperature that is off by so much."""
+    if not off.value or off.error is None or kelvin <= 0.0:
+        return 1.0
+    known = max(0.0, 1.0 - (off.error / off.value) ** 2)
+    return min(max(1.0 - 2.0 * off.value / kelvin * known, 0.9), 1.1)
+
+
+def _between(own: Judged, exact: Judged) -> Estimate | None:
+    """Difference of mean temperatures; None where a run broke or an error is not known."""
+    a, b = own.temperatures.get("all"), exact.temperatures.get("all")
+    if own.broken or exact.broken or a is None or b is None:
+        return None
+    if a.value is None or b.value is None or a.error is None or b.error is None:
+        return None
+    return Estimate(value=a.value - b.value, error=math.hypot(a.error, b.error), unit="K")

@@ -1,0 +1,237 @@
+"""Validation of a student against its teacher: errors on held-out labels, structure, conservation, stability, core, speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase.data import atomic_numbers
+
+from mdistill.analysis.accuracy import accuracy
+from mdistill.analysis.gates import (
+    Drift,
+    drift_gate,
+    energy_drift,
+    energy_gate,
+    force_gates,
+    overlap,
+    rdf_gate,
+    repulsion_gate,
+    speed_gate,
+    stability_gate,
+    stress_gate,
+)
+from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
+from mdistill.analysis.settings import GateLimits
+from mdistill.errors import BlowUp
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import read_json, write_json
+from mdistill.judge.potential_tables import Measured, figures, tables
+from mdistill.judge.replay import replay
+from mdistill.judge.settings import ValidateSettings
+from mdistill.judge.timing import Speed, closest_distances, compare_speed, scan_pairs
+from mdistill.labelling.settings import LabelSettings
+from mdistill.runs.folder import hardware, plain
+from mdistill.runs.results import Results, estimate_from
+from mdistill.simulation.evaluate import weights_sha256
+from mdistill.simulation.log import read_log
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
+from mdistill.training.potential import evaluate
+from mdistill.types import Estimate, Gate, LabelledFrame, Potential, System, Trajectory
+from mdistill.units import PS
+
+_SHELL_A, _FARTHEST_A = 0.05, 8.0
+"""Width of the RDF's shells and largest distance, Å."""
+
+
+def validate(  # noqa: PLR0917
+    student: Potential,
+    teacher: Potential,
+    held_out: Sequence[LabelledFrame],
+    start: System,
+    settings: ValidateSettings,
+    folder: Path,
+    *,
+    taught: LabelSettings,
+    teacher_frames: Sequence[LabelledFrame] | None = None,
+    labels: Sequence[LabelledFrame] | None = None,
+    stop: StopRequest = NEVER,
+) -> Results:
+    """Measure everything the gates ask for. Resumes from what the folder holds; a gate that fails is a result, not an error.
+
+    Args:
+        student, teacher: The fast potential and the one it replaces (only timed here; its answers are the labels).
+        held_out: Labelled frames that the student was not trained on.
+        start: Structure from which the student's dynamics start, and on which both are timed.
+        settings, folder: How thoroughly; holds the student's dynamics (nve-…, hot-…) and speed.json.
+        taught: How the teacher's dynamics was run, which the student repeats for its RDFs.
+        teacher_frames: Frames of the teacher's dynamics of this structure, for its RDFs; the held-out ones by default.
+        labels: Everything the student was taught and judged by: pair scans end at the closest distances in it; by default
+            the held-out and the teacher's frames.
+        stop: Asked between steps and measurements.
+    Returns:
+        Gates, the ladder table, errors by group, figures.
+    Raises:
+        BadInput: No held-out frames, or the folder holds the validation of another student.
+        Interrupted: A stop was requested; everything so far is saved.
+    """
+    predictions = evaluate(student, held_out)
+    known = held_out if teacher_frames is None else teacher_frames
+    frames = [f for f in known if f.source == "md" and torch.equal(f.system.numbers.cpu(), start.numbers.cpu())]
+    temperatures = sorted({f.temperature_K for f in frames if f.temperature_K > 0.0}) or [300.0]
+    measured = Measured(
+        accuracy=accuracy(held_out, predictions),
+        scans=scan_pairs(student, closest_distances(labels or [*held_out, *frames]), start=settings.scan_from_A),
+        speed=_speed(teacher, student, start, settings, folder),
+        repeated=_repeated(taught, settings.replays),
+    )
+    dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, stop=stop)
+    by_temperature = {k: [f for f in frames if f.temperature_K == k] for k in temperatures}
+    dynamics.compare_structure(measured, {k: own for k, own in by_temperature.items() if len(own) > 1}, taught)
+    for kelvin in sorted({temperatures[0], temperatures[-1]}):
+        dynamics.measure_drift(measured, kelvin)
+    gates = _gates(measured, dynamics.stability(settings.stability_factor * temperatures[-1]), settings.limits)
+    failed = ", ".join(gate.name for gate in gates if not gate.passed)
+    verdict = f"gates failed: {failed}" if failed else f"all {len(gates)} gates passed"
+    return Results(
+        command="validate",
+        settings=plain(settings),
+        hardware=hardware(),
+        provenance={"teacher": teacher.name, "student": student.name, "held_out_frames": len(held_out)},
+        values=_values(measured),
+        gates=gates,
+        tables=tables(measured, teacher.name, student.name),
+        figures=figures(measured, held_out, predictions, settings.parity_points),
+        notes=[verdict],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Dynamics:
+    """The student's dynamics, each in a folder of its own, where it resumes."""
+
+    student: Potential
+    start: System
+    settings: ValidateSettings
+    folder: Path
+    stop: StopRequest
+
+    def run(self, name: str, kelvin: float, time_ps: float, **how: Any) -> SimulationResult | BlowUp:
+        """The finished run, or the blow-up where the guard stopped it."""
+        chosen = SimulateSettings(
+            temperature_K=kelvin,
+            time_ps=time_ps,
+            equilibration_ps=self.settings.equilibration_ps,
+            seed=self.settings.seed,
+            **({"time_step_fs": self.settings.time_step_fs} | how),
+        )
+        self.stop.raise_if_pending()
+        try:
+            return simulate(self.start, self.student, chosen, self.folder / f"{name}-{kelvin:g}K", stop=self.stop)
+        except BlowUp as error:
+            return error
+
+    def compare_structure(self, measured: Measured, frames: dict[float, list[LabelledFrame]], taught: LabelSettings) -> None:
+        """RDFs of every pair and temperature in the teacher's frames and in the student's repetitions of its dynamics."""
+        if not frames or not bool(self.start.pbc.all()):
+            return
+        counts, times, seed = {kelvin: len(own) for kelvin, own in frames.items()}, self.settings.replays, self.settings.seed
+        try:
+            runs = replay(self.student, self.start, taught, counts, times=times, seed=seed, stop=self.stop)
+        except BlowUp as error:
+            measured.broken[f"step {error.step}"] = error.reason
+            return
+        for kelvin, ours in runs.items():
+            teachers = _trajectory(frames[kelvin])
+            reach = min(largest_radius(teachers), largest_radius(ours), _FARTHEST_A)
+            bins = max(10, round(reach / _SHELL_A))
+            for pair in species_pairs(ours):
+                if pair[0] == pair[1] and int((ours.numbers == atomic_numbers[pair[0]]).sum()) < 2:
+                    continue
+                theirs = rdf(teachers, pair=pair, r_max=reach, bins=bins)
+                own = rdf(ours, pair=pair, r_max=reach, bins=bins, blocks=times)
+                alike = overlap(theirs, own, segments=own)
+                if alike is not None:
+                    measured.overlaps[f"{'–'.join(pair)}, {kelvin:g} K"] = alike
+                    measured.curves[f"{'–'.join(pair)}, {kelvin:g} K"] = theirs, own
+
+    def measure_drift(self, measured: Measured, kelvin: float) -> None:
+        """Drift and fluctuation of the total energy in an NVE run."""
+        run = self.run(
+            "nve", kelvin, self.settings.drift_ps, ensemble="nve", save_every_fs=10.0, time_step_fs=self.settings.drift_step_fs
+        )
+        if isinstance(run, BlowUp):
+            measured.drifts[f"{kelvin:g} K"] = f"stopped at step {run.step}: {run.reason}"
+            return
+        log = read_log(run.log)
+        after = log["time_fs"] > 0.0
+        times, energies = log["time_fs"][after], log["total_eV"][after]
+        measured.drifts[f"{kelvin:g} K"] = energy_drift(times, energies, self.start.n_atoms)
+        measured.energies[f"{kelvin:g} K"] = (times / PS, (energies - energies[0]) / self.start.n_atoms)
+
+    def stability(self, kelvin: float) -> Gate:
+        """Dynamics at a temperature above those the student was made for."""
+        asked = self.settings.stability_ps
+        run = self.run("hot", kelvin, asked)
+        if not isinstance(run, BlowUp):
+            return stability_gate(asked, asked, temperature_K=kelvin)
+        done = run.step * (self.settings.time_step_fs or default_time_step(self.start)) / PS
+        return stability_gate(max(0.0, done), asked, temperature_K=kelvin, reason=f"{run.reason} (step {run.step})")
+
+
+def _repeated(taught: LabelSettings, times: int) -> str:
+    long_ps = (taught.equilibration_fs + taught.frames * taught.spacing_fs) / PS
+    return f"{long_ps:g} ps at each temperature, {times} times"
+
+
+def _trajectory(frames: Sequence[LabelledFrame]) -> Trajectory:
+    """Labelled frames in time order; their times are only an order."""
+    return Trajectory(
+        numbers=frames[0].system.numbers.cpu(),
+        positions=torch.stack([f.system.positions.cpu().double() for f in frames]),
+        cell=torch.stack([f.system.cell[0].cpu().double() for f in frames]),
+        times=torch.arange(len(frames), dtype=torch.float64),
+    )
+
+
+def _speed(teacher: Potential, student: Potential, start: System, settings: ValidateSettings, folder: Path) -> Speed:
+    """Measured once per folder, so that a resumed validation reports what it reported before."""
+    path = folder / "speed.json"
+    identity = {
+        "teacher": teacher.name,
+        "student": weights_sha256(student) or student.name,
+        "rounds": settings.speed_rounds,
+    }
+    if path.exists() and (kept := read_json(path)).get("identity") == identity:
+        return Speed(**{name: estimate_from(kept[name]) for name in ("teacher", "student", "ratio")})
+    speed = compare_speed(teacher, student, start, rounds=settings.speed_rounds, seed=settings.seed)
+    write_json(path, {"identity": identity} | asdict(speed))
+    return speed
+
+
+def _gates(measured: Measured, stability: Gate, limits: GateLimits) -> list[Gate]:
+    found = measured.accuracy
+    gates = [*force_gates(found.force, limits), energy_gate(found.energy, limits)]
+    gates += [stress_gate(found.stress, limits)] if found.stress else []
+    gates += [rdf_gate(measured.overlaps, limits, broken=measured.broken)] if measured.overlaps or measured.broken else []
+    gates += [drift_gate(measured.drifts, limits), stability]
+    return [*gates, repulsion_gate(measured.scans, limits), speed_gate(measured.speed.ratio, limits)]
+
+
+def _values(measured: Measured) -> dict[str, Estimate]:
+    found, speed = measured.accuracy, measured.speed
+    values: dict[str, Estimate] = {}
+    for name, deviations in (("force_mae", found.force), ("energy_mae", found.energy), ("stress_mae", found.stress)):
+        values |= {name if group == "all" else f"{name} {group}": d.mean_absolute for group, d in deviations.items()}
+    for name, drift in measured.drifts.items():
+        if isinstance(drift, Drift):
+            values |= {f"nve_drift {name}": drift.slope, f"nve_fluctuation {name}": drift.fluctuation}
+    return values | {
+        "teacher_us_per_atom_step": speed.teacher,
+        "student_us_per_atom_step": speed.student,
+        "speed_up": speed.ratio,
+    }

@@ -1,0 +1,208 @@
+"""What a validation found, as tables and figures for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mdistill.analysis.accuracy import Accuracy, Deviation
+from mdistill.analysis.gates import Drift, Overlap, PairScan
+from mdistill.analysis.statistics import Curve
+from mdistill.judge.timing import Speed
+from mdistill.runs.results import Cell, Figure, Series, Table
+from mdistill.training.potential import parity
+from mdistill.types import Estimate, LabelledFrame, Prediction
+from mdistill.units import GPA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        accuracy: Errors on held-out labels.
+        scans: Energy and force of each pair alone.
+        speed: Time per force call.
+        overlaps: Likeness of RDFs by "pair, temperature".
+        curves: RDFs (teacher's, student's) by the same names.
+        repeated: What dynamics of the student they are from.
+        broken: Dynamics for RDFs that was stopped: step → reason.
+        drifts: NVE drift by temperature, or why that run was stopped.
+        energies: Times (ps) and change of the total energy (eV/atom) of the NVE runs.
+    """
+
+    accuracy: Accuracy
+    scans: dict[str, PairScan]
+    speed: Speed
+    overlaps: dict[str, Overlap] = field(default_factory=dict)
+    curves: dict[str, tuple[Curve, Curve]] = field(default_factory=dict)
+    repeated: str = ""
+    broken: dict[str, str] = field(default_factory=dict)
+    drifts: dict[str, Drift | str] = field(default_factory=dict)
+    energies: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+
+def tables(measured: Measured, teacher: str, student: str) -> list[Table]:
+    """The ladder, errors by group, likeness of RDFs."""
+    return [_ladder(measured, teacher, student), _error_table(measured.accuracy), *_rdf_tables(measured)]
+
+
+def figures(
+    measured: Measured, held_out: Sequence[LabelledFrame], predictions: Sequence[Prediction], most_points: int
+) -> list[Figure]:
+    """Parity plots, the least alike RDFs, energy conservation, pair scans."""
+    return [
+        *_parity_figures(held_out, predictions, most_points),
+        *_rdf_figures(measured),
+        *_drift_figures(measured),
+        _scan_figure(measured.scans),
+    ]
+
+
+def _ladder(measured: Measured, teacher: str, student: str) -> Table:
+    found, speed = measured.accuracy, measured.speed
+    drifts = [d.slope for d in measured.drifts.values() if isinstance(d, Drift)]
+    worst = max(drifts, key=lambda slope: abs(slope.value or 0.0), default=None)
+    milli = [scaled(found.force["all"].mean_absolute, 1e3, "meV/Å"), scaled(found.energy["all"].mean_absolute, 1e3, "meV/atom")]
+    return Table(
+        name="ladder",
+        title="From teacher to student",
+        section="ladder",
+        columns=["model", "µs/atom/step", "speed-up", "force MAE (meV/Å)", "energy MAE (meV/atom)", "NVE drift (eV/atom/ps)"],
+        rows=[[teacher, speed.teacher, None, None, None, None], [student, speed.student, speed.ratio, *milli, worst]],
+        caption="Timed alternately on the same structure in one process; errors on held-out time blocks of the teacher's labels; "
+        "drift of the total energy in NVE dynamics of the student, the larger of those measured.",
+    )
+
+
+def _error_table(found: Accuracy) -> Table:
+    def cell(deviations: dict[str, Deviation], group: str, factor: float, unit: str) -> Estimate | None:
+        return scaled(deviations[group].mean_absolute, factor, unit) if group in deviations else None
+
+    rows: list[list[Cell]] = [
+        [
+            group,
+            cell(found.force, group, 1e3, "meV/Å"),
+            1e3 * deviation.root_mean_square,
+            1e3 * deviation.scale,
+            cell(found.energy, group, 1e3, "meV/atom"),
+            cell(found.stress, group, 1.0 / GPA, "GPa"),
+        ]
+        for group, deviation in found.force.items()
+    ]
+    return Table(
+        name="errors",
+        title="Errors on held-out labels",
+        section="accuracy",
+        columns=["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |F| (meV/Å)", "energy MAE (meV/atom)", "stress MAE (GPa)"],
+        rows=rows,
+        caption="Held-out time blocks by temperature and element. Force errors per component; |F| is the length of the force.",
+    )
+
+
+def _rdf_tables(measured: Measured) -> list[Table]:
+    if not measured.overlaps:
+        return []
+    rows: list[list[Cell]] = [[name, 100.0 * o.divergence, 100.0 * o.noise, o.shift] for name, o in measured.overlaps.items()]
+    return [
+        Table(
+            name="rdf-overlap",
+            title="Structure: the student's RDFs against the teacher's",
+            section="dynamics",
+            columns=["pair", "Jensen–Shannon divergence (%)", "of it sampling noise (%)", "Wasserstein-1 (Å)"],
+            rows=rows,
+            caption=f"The student repeats the teacher's dynamics, {measured.repeated}: same start, temperatures and times, other "
+            "random numbers. Noise: how far one repetition lies from the others. What comes later is not compared.",
+        )
+    ]
+
+
+def _parity_figures(held_out: Sequence[LabelledFrame], predictions: Sequence[Prediction], most: int) -> list[Figure]:
+    names = {"force": ("Force components", "eV/Å"), "energy": ("Energy", "eV/atom"), "stress": ("Stress components", "eV/Å³")}
+    drawn = []
+    for name, pairs in parity(held_out, predictions).items():
+        title, unit = names[name]
+        thinned = pairs[:: -(-len(pairs) // most)]
+        drawn.append(
+            Figure(
+                name=f"parity-{name}",
+                title=title,
+                section="accuracy",
+                x_label=f"teacher ({unit})",
+                y_label=f"student ({unit})",
+                series=[Series(label=title, x=[x for x, _ in thinned], y=[y for _, y in thinned], style="points")],
+                kind="parity",
+                caption="Labels of held-out time blocks against the student's answers.",
+            )
+        )
+    return drawn
+
+
+def _rdf_figures(measured: Measured, most: int = 6) -> list[Figure]:
+    """The least alike pairs."""
+    drawn = []
+    for name in sorted(measured.curves, key=lambda name: -measured.overlaps[name].divergence)[:most]:
+        theirs, ours = measured.curves[name]
+        x, likeness = theirs.x.tolist(), measured.overlaps[name]
+        noise = f"{100 * likeness.divergence:.2g} % (sampling noise {100 * likeness.noise:.2g} %)"
+        drawn.append(
+            Figure(
+                name=f"rdf-{name.replace(', ', '-').replace(' ', '')}",
+                title=f"RDF {name}",
+                section="dynamics",
+                x_label="r (Å)",
+                y_label="g(r)",
+                series=[
+                    Series(label="teacher", x=x, y=theirs.y.tolist(), style="dashed"),
+                    Series(label="student", x=x, y=ours.y.tolist()),
+                ],
+                caption=f"Jensen–Shannon divergence {noise}, Wasserstein-1 distance {likeness.shift:.3f} Å.",
+            )
+        )
+    return drawn
+
+
+def _drift_figures(measured: Measured) -> list[Figure]:
+    series = []
+    for name, (times, energies) in measured.energies.items():
+        stride = -(-len(times) // 500)
+        series.append(Series(label=name, x=times[::stride].tolist(), y=(1e3 * energies[::stride]).tolist()))
+    if not series:
+        return []
+    return [
+        Figure(
+            name="nve-drift",
+            title="Energy conservation",
+            section="gates",
+            x_label="time (ps)",
+            y_label="total energy (meV/atom)",
+            series=series,
+            caption="Change of the total energy of the student's NVE dynamics since its start.",
+        )
+    ]
+
+
+def _scan_figure(scans: dict[str, PairScan]) -> Figure:
+    series = []
+    for name, scan in scans.items():
+        rise = scan.energy - scan.energy.min()
+        shown = [k for k in range(0, len(rise), max(1, len(rise) // 80)) if np.isfinite(rise[k]) and rise[k] > 1e-3]
+        series.append(Series(label=name, x=[float(scan.distance[k]) for k in shown], y=[float(rise[k]) for k in shown]))
+    return Figure(
+        name="pair-scan",
+        title="Short-range repulsion",
+        section="gates",
+        x_label="distance (Å)",
+        y_label="energy above the minimum (eV)",
+        series=series,
+        kind="logy",
+        caption="Two atoms alone, the student's energy, from the closest distance in the labels inwards.",
+    )
+
+
+def scaled(estimate: Estimate, factor: float, unit: str) -> Estimate:
+    """The same estimate in another unit."""
+    value = None if estimate.value is None else factor * estimate.value
+    return replace(estimate, value=value, error=None if estimate.error is None else factor * estimate.error, unit=unit)

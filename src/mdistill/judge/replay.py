@@ -1,0 +1,82 @@
+"""The teacher's labelling dynamics once more, by its student: what a run as short as the teacher's, from its start, shows.
+
+A foundation potential is followed for a picosecond or so from the relaxed structure, up a ladder of temperatures. Where ions
+hop, that is far from equilibrium, and equilibrated dynamics of the student, or of the teacher itself, looks different. So the
+two are compared alike: same start, temperatures, friction and times, other random numbers, several times over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from mdistill.errors import BlowUp
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.labelling.label import seeded
+from mdistill.labelling.plan import steps
+from mdistill.labelling.settings import LabelSettings
+from mdistill.progress import progress
+from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.guard import Guard
+from mdistill.simulation.initial_state import initial_state
+from mdistill.simulation.langevin import Baoab
+from mdistill.simulation.rollout import Collect, rollout
+from mdistill.simulation.settings import GuardSettings
+from mdistill.types import Potential, System, Trajectory
+
+
+def replay(
+    student: Potential,
+    relaxed: System,
+    taught: LabelSettings,
+    frames: Mapping[float, int],
+    *,
+    times: int,
+    seed: int = 0,
+    stop: StopRequest = NEVER,
+) -> dict[float, Trajectory]:
+    """Run the ladder of the teacher's dynamics several times.
+
+    Args:
+        student: What to run.
+        relaxed: Where the teacher began.
+        taught: Its ladder, friction, time step, times to the first frame and between frames.
+        frames: How many frames of each temperature to keep. What is not named is run as long as it was planned, and not at all
+            where nothing is kept after it.
+        times: How often.
+        seed, stop: Of the random numbers; asked between runs.
+    Returns:
+        For each of `frames`: `times` runs of equal length in one trajectory, one after the other.
+    Raises:
+        BlowUp: A run broke; the reason names the temperature.
+        Interrupted: A stop was requested.
+    """
+    evaluate, (equilibration, spacing) = make_evaluator(student, relaxed), steps(taught)
+    found = {kelvin: Collect() for kelvin in frames}
+    ladder = taught.temperatures_K[: 1 + max(map(taught.temperatures_K.index, frames))]
+    with progress("repeat the teacher's dynamics", times * len(ladder), unit="run") as advance:
+        for run in range(times):
+            system = relaxed
+            for kelvin in ladder:
+                generator = seeded(seed, f"replay {run}, {kelvin:g} K")
+                guard = Guard(settings=GuardSettings(largest_force=taught.force_cap), temperature_K=kelvin)
+                plain = Baoab(
+                    evaluate=evaluate, time_step=taught.time_step_fs, temperature_K=kelvin, friction_per_ps=taught.friction_per_ps
+                )
+                moving = compile_propagator(plain, evaluate, guard)
+                go = partial(rollout, propagator=moving, generator=generator, guard=guard, stop=stop)
+                kept = Collect(every=spacing)
+                state = initial_state(system, temperature_K=kelvin, generator=generator)
+                try:
+                    state = go(state, steps=equilibration, leap=max(1, equilibration))
+                    last = spacing * frames.get(kelvin, taught.frames)
+                    state = go(state, steps=last, leap=spacing, observers=[kept])
+                except BlowUp as broken:
+                    raise BlowUp(broken.step, f"{broken.reason} ({kelvin:g} K, run {run + 1} of {times})") from broken
+                stop.raise_if_pending()
+                if kelvin in found:
+                    found[kelvin].states.extend(kept.states)
+                system = state.system
+                advance()
+    return {kelvin: runs.trajectory() for kelvin, runs in found.items()}

@@ -1,0 +1,112 @@
+"""A long-stride map judged beside small steps of the student that taught it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.judge.dynamics import (
+    BLOCKS,
+    ENSEMBLES,
+    Judged,
+    Longer,
+    equilibrated_start,
+    judged,
+    likeness,
+    reversal_error,
+    small_steps,
+    speeds,
+)
+from mdistill.judge.settings import JudgeSettings, StrideRungSettings
+from mdistill.judge.stride_tables import Compared, gates, tables, target_of, values
+from mdistill.nets.splitting_map import SplittingMap
+from mdistill.progress import progress
+from mdistill.runs.folder import hardware, plain
+from mdistill.runs.results import Results
+from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.energy_correction import CorrectEnergy
+from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.guard import Guard
+from mdistill.simulation.one_step_map import OneStepStrides
+from mdistill.simulation.simulate import default_time_step
+from mdistill.simulation.stride_maps import long_strides
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet
+from mdistill.teachers.models import load_stride
+from mdistill.training.stride import StrideResult
+from mdistill.types import Potential, Propagator, State, System
+
+_REVERSED_STRIDES = 50
+
+
+def judge_map(
+    result: StrideResult, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest = NEVER
+) -> Results:
+    """Dynamics of a map beside small steps of the potential it was taught, and beside as many force calls of plain Verlet."""
+    how = settings.judge
+    net = load_stride(result.path)
+    evaluate = make_evaluator(potential, system)
+    usual = default_time_step(system)
+    small = small_steps(evaluate, system, how)
+    stride = net.settings.stride_fs
+    kicks = net.settings.kicks if isinstance(net, SplittingMap) else max(1, round(stride / 8.0))
+    long = long_strides(net, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
+    alike = VelocityVerlet(evaluate=evaluate, time_step=min(stride / kicks, 10.0))
+    start = equilibrated_start(small, system, how)
+    kept = long if isinstance(long, OneStepStrides) else CorrectEnergy(inner=long, evaluate=evaluate)
+    alone = replace(long, rescale=False) if isinstance(long, OneStepStrides) else long
+    kinds: dict[str, dict[str, Propagator]] = {
+        "small steps": dict.fromkeys(("NVE", "Bussi"), small),
+        "long strides": dict.fromkeys(ENSEMBLES, kept),
+        "energy left alone": dict.fromkeys(ENSEMBLES, alone),
+        "as many force calls": dict.fromkeys(ENSEMBLES, alike),
+    }
+    runs = _run_all(kinds, start, evaluate, how, stop=stop)
+    reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
+    ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
+    timed = {f"Verlet, {usual:g} fs": ordinary, f"strides, {stride:g} fs": kept}
+    moving = {name: compile_propagator(step, evaluate, Guard()) for name, step in timed.items()}
+    per_day, faster = speeds(moving, start, rounds=how.rounds)
+    compared = Compared(
+        stride_fs=stride,
+        kicks=kicks,
+        usual_fs=usual,
+        errors=result.errors,
+        settled=result.settled,
+        runs=runs,
+        overlaps=likeness(reference, own) if reference is not None and own is not None else {},
+        reversal_A=reversal_error(long, start, _REVERSED_STRIDES),
+        per_day=list(per_day.values()),
+        speed_up=list(faster.values())[1],
+        fallbacks=long.counts.fallbacks,
+        strides=long.counts.strides,
+        name=net.name,
+        atoms=system.n_atoms,
+        light=isinstance(net, SplittingMap) and settings.train.kick_size == "light",
+    )
+    return Results(
+        command="train stride",
+        settings=plain(settings),
+        hardware=hardware(),
+        provenance={"stride": net.name, "potential": potential.name},
+        values=values(compared),
+        gates=gates(compared, how),
+        tables=tables(compared, how),
+        citations=["mdistill", "flashmd", "sympnets"],
+    )
+
+
+def _run_all(
+    kinds: dict[str, dict[str, Propagator]], start: State, evaluate: Evaluate, how: JudgeSettings, *, stop: StopRequest
+) -> dict[str, dict[str, Judged]]:
+    """Every kind of step in its ensembles: gated ones until their verdicts are known, what they are held against in NVE too."""
+    runs: dict[str, dict[str, Judged]] = {}
+    with progress("judge strides", sum(map(len, kinds.values())) * BLOCKS, unit="block") as advance:
+        for name, steps in kinds.items():
+            for e, step in steps.items():
+                gated = name == "long strides"
+                longer: Longer = "elements" if gated else "all" if (name, e) == ("small steps", "NVE") else ""
+                aim = target_of(runs, e, how.temperature_K or 0.0) if gated else None
+                runs.setdefault(name, {})[e] = judged(
+                    step, e, start, evaluate, how, longer=longer, target_K=aim.value if aim else None, stop=stop, advance=advance
+                )
+    return runs

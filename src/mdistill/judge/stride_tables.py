@@ -1,0 +1,248 @@
+"""Tables, gates and values of the stride rung."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from mdistill.analysis.gates import Overlap
+from mdistill.judge.dynamics import Judged
+from mdistill.judge.settings import JudgeSettings
+from mdistill.runs.results import Cell, Results, Table
+from mdistill.types import Estimate, Gate
+
+SECTION, PREFIX, LADDER = "strides", "stride", "ladder"
+_NEAR, _FAR = 2.0, 3.0
+_MOMENTUM = 1e-8
+_STRIDE_ERROR = "error of a stride (% of velocity)"
+REMEDY = (
+    "Kicks as large as the student come nearer, at about twice the cost: distill … --strides.train.kick-size student --update"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Everything measured on one map.
+
+    Attributes:
+        stride_fs, kicks, usual_fs: Stride, force calls in it, the usual time step, fs.
+        errors: Relative one-stride errors on held-out segments.
+        runs: By kind of step ("small steps", "long strides", "energy left alone", "as many force calls") and ensemble.
+        overlaps: RDFs of long strides against small steps, by pair.
+        reversal_A: Distance from the start after going there and back.
+        per_day: ns/day of the usual Verlet and of the map; speed_up: their ratio.
+        fallbacks, strides: How many strides were taken in small steps, of how many.
+        name, atoms: Of the map; in the structure.
+        light: Whether its kicks are lighter than they could be.
+        settled: How its kicks were rescaled (`judge.kick_scale`).
+    """
+
+    stride_fs: float
+    kicks: int
+    usual_fs: float
+    errors: Mapping[str, float]
+    runs: Mapping[str, Mapping[str, Judged]]
+    overlaps: Mapping[str, Overlap]
+    reversal_A: float
+    per_day: list[Estimate]
+    speed_up: Estimate
+    fallbacks: int
+    strides: int
+    name: str
+    atoms: int
+    light: bool = False
+    settled: Mapping[str, float] = field(default_factory=dict)
+
+
+def deviations(compared: Compared, kind: str, ensemble: str, kelvin: float) -> dict[str, Estimate]:
+    """Mean temperature less what it should be, K, "all" and by element: the thermostat's, or in NVE that of all atoms in small
+    steps, which by equipartition is every element's."""
+    target, apart = target_of(compared.runs, ensemble, kelvin), {}
+    for name, value in compared.runs[kind][ensemble].temperatures.items():
+        if target is None or target.value is None or value.value is None:
+            continue
+        error = ((value.error or 0.0) ** 2 + (target.error or 0.0) ** 2) ** 0.5
+        apart[name] = replace(value, value=value.value - target.value, error=error)
+    return apart
+
+
+def target_of(runs: Mapping[str, Mapping[str, Judged]], ensemble: str, kelvin: float) -> Estimate | None:
+    """What a mean temperature should be, K: the thermostat's, or in NVE that of small steps, None where they broke at once."""
+    if ensemble != "NVE":
+        return Estimate(value=kelvin, error=0.0, unit="K")
+    return runs["small steps"]["NVE"].temperatures.get("all")
+
+
+def gates(compared: Compared, how: JudgeSettings) -> list[Gate]:
+    """Temperatures, structure, momentum."""
+    overall: dict[str, Estimate] = {}
+    elements: dict[str, Estimate] = {}
+    kelvin = how.temperature_K or 0.0
+    broken = [f"{e}: {run.broken}" for e, run in compared.runs["long strides"].items() if run.broken]
+    for ensemble in compared.runs["long strides"]:
+        for name, value in deviations(compared, "long strides", ensemble, kelvin).items():
+            (overall if name == "all" else elements)[ensemble if name == "all" else f"{name}, {ensemble}"] = value
+    found = [
+        _temperature_gate("stride: temperature", overall, how.temperature_limit_K, broken),
+        _temperature_gate("stride: temperature of each element", elements, how.element_limit_K, broken),
+    ]
+    found = [
+        gate if gate.passed else replace(gate, detail=gate.detail + _remedy(gate, compared.light, how.longest_ps))
+        for gate in found
+    ]
+    if compared.overlaps:
+        pair, worst = max(compared.overlaps.items(), key=lambda item: item[1].divergence)
+        found.append(
+            Gate(
+                name="stride: structure",
+                measured=Estimate(value=worst.divergence, error=worst.noise, unit=""),
+                limit=how.rdf_divergence,
+                passed=worst.divergence <= max(how.rdf_divergence, worst.noise),
+                detail=f"{pair}, Jensen–Shannon divergence of the RDF from that of small steps, {kelvin:g} K",
+            )
+        )
+    momentum = max((run.momentum for run in compared.runs["long strides"].values()), default=0.0)
+    found.append(
+        Gate(
+            name="stride: momentum",
+            measured=Estimate(value=momentum, error=None, unit="u·Å/fs per atom"),
+            limit=_MOMENTUM,
+            passed=momentum <= _MOMENTUM,
+            detail="largest total momentum in an NVE run that began with none",
+        )
+    )
+    return found
+
+
+def _temperature_gate(name: str, apart: Mapping[str, Estimate], limit: float, broken: list[str]) -> Gate:
+    if broken or not apart:
+        why = "; ".join(broken) or "not measured"
+        return Gate(name=name, measured=Estimate(value=None, error=None, unit="K"), limit=limit, passed=False, detail=why)
+
+    def good(value: Estimate) -> bool:
+        size, error = abs(value.value or 0.0), value.error or 0.0
+        return error <= limit and size <= max(limit, _NEAR * error)
+
+    where, worst = max(apart.items(), key=lambda item: (not good(item[1]), abs(item[1].value or 0.0)))
+    return Gate(
+        name=name,
+        measured=replace(worst, value=abs(worst.value or 0.0)),
+        limit=limit,
+        passed=good(worst),
+        detail=f"{where}: distance of the mean temperature from what it should be (at most the limit, or twice its error, which "
+        "itself may not exceed the limit)",
+        parts=dict(apart),
+    )
+
+
+def _remedy(gate: Gate, light: bool, longest_ps: float) -> str:
+    """What to do about a failed gate: longer runs where three errors could explain it (elements that exchange energy slowly are
+    known worse than blocks tell), else what comes nearer."""
+    size, error = gate.measured.value, gate.measured.error or 0.0
+    if gate.parts and size is not None and size <= gate.limit + _FAR * error:
+        longer = 100 * math.ceil(max(longest_ps, 1.0) / 100 * 2.0 * max(1.0, error / gate.limit) ** 2)
+        return f". It is not known well enough: run for longer, distill … --strides.judge.longest-ps {longer} --update"
+    return f". {REMEDY}" if light else ""
+
+
+def tables(compared: Compared, how: JudgeSettings) -> list[Table]:
+    """Temperatures by ensemble and element; one-stride errors; what else was measured."""
+    names, kelvin = list(compared.runs["small steps"]["NVE"].temperatures), how.temperature_K or 0.0
+    rows: list[list[Cell]] = []
+    for kind, runs in compared.runs.items():
+        for ensemble, run in runs.items():
+            apart = deviations(compared, kind, ensemble, kelvin)
+            rows.append([_label(compared, kind), ensemble, *(apart.get(n) for n in names), run.broken])
+    elements = [name.removeprefix("momentum ") for name in compared.errors if name.startswith("momentum ")]
+    errors: list[list[Cell]] = [["all", *(100.0 * compared.errors[k] for k in ("position", "momentum"))]]
+    errors += [[e, *(100.0 * compared.errors[f"{k} {e}"] for k in ("position", "momentum"))] for e in elements]
+    own = compared.runs.get("energy left alone", compared.runs["long strides"])["NVE"]
+    facts: list[list[Cell]] = [
+        ["stride (fs), force calls in it", f"{compared.stride_fs:g}, {compared.kicks}"],
+        ["speed of time steps (ns/day)", compared.per_day[0]],
+        ["speed of strides (ns/day)", compared.per_day[1]],
+        ["speed-up", compared.speed_up],
+        ["strides taken in small steps instead", f"{compared.fallbacks} of {compared.strides}"],
+        ["NVE drift, energy left alone (eV/atom/ps)", own.drift.slope if own.drift else None],
+        ["there and back, 50 strides (Å)", compared.reversal_A],
+    ]
+    if compared.settled:
+        before, error = (compared.settled[name] for name in ("temperature off before (K)", "its error (K)"))
+        facts += [
+            ["kicks made stronger (%)", 100.0 * (compared.settled["strength"] - 1.0)],
+            ["temperature in NVE off before that (K)", Estimate(value=before, error=error, unit="K")],
+        ]
+    return [
+        Table(
+            name="stride-temperatures",
+            title="Mean temperature under long strides, less what it should be (K)",
+            section=SECTION,
+            columns=["steps", "ensemble", *names, "stopped"],
+            rows=rows,
+            caption=f"{how.time_ps:g} ps each at {kelvin:g} K, gated ones up to {max(how.time_ps, how.longest_ps):g} ps where "
+            "their means would be known too badly otherwise, or lie within their error of a limit. Under a thermostat the target "
+            "is its temperature, in NVE the mean of all atoms in small steps from the same start.",
+        ),
+        Table(
+            name="stride-errors",
+            title="Error of one stride on held-out segments",
+            section=SECTION,
+            columns=["element", "positions (% of free flight)", "momenta (% of thermal)"],
+            rows=errors,
+            caption="Root mean square over √(3 k_B T), mass-scaled.",
+        ),
+        Table(
+            name="stride-facts",
+            title="Strides against time steps",
+            section=SECTION,
+            columns=["", "value"],
+            rows=facts,
+            caption="Speeds timed in turn in one process.",
+        ),
+    ]
+
+
+def _label(compared: Compared, kind: str) -> str:
+    each = compared.stride_fs / compared.kicks
+    return {
+        "long strides": f"strides of {compared.stride_fs:g} fs",
+        "energy left alone": f"strides of {compared.stride_fs:g} fs, energy left alone",
+        "as many force calls": f"plain Verlet, {each:g} fs",
+    }.get(kind, "small steps")
+
+
+def values(compared: Compared) -> dict[str, Estimate]:
+    """What the headlines and the ladder take."""
+    error = Estimate(value=100.0 * compared.errors["momentum, median"], error=None, unit="%")
+    return {
+        "stride_speed_up": compared.speed_up,
+        "stride_ns_per_day": compared.per_day[1],
+        "stride_error": error,
+        "stride_time": Estimate(value=compared.stride_fs, error=None, unit="fs"),
+        "stride_usual_step": Estimate(value=compared.usual_fs, error=None, unit="fs"),
+        "stride_fallbacks": Estimate(value=float(compared.fallbacks), error=None, unit="", samples=compared.strides),
+    }
+
+
+def ladder_row(table: Table, found: Results) -> Table:
+    """The ladder with the stride rung below the student: its cost is that of one usual time step's worth of time."""
+    models = [row for row in table.rows if not str(row[0]).startswith("strides of")]
+    columns = [c for c in table.columns if c != _STRIDE_ERROR]
+    cost = columns.index("µs/atom/step")
+    student = models[-1]
+    gain, above = found.values["stride_speed_up"], student[cost]
+    own: Cell = None
+    if isinstance(above, Estimate) and above.value is not None and gain.value:
+        relative = ((above.error or 0.0) / above.value) ** 2 + ((gain.error or 0.0) / gain.value) ** 2
+        own = replace(above, value=above.value / gain.value, error=above.value / gain.value * relative**0.5)
+    row: list[Cell] = [f"strides of {found.values['stride_time'].value:g} fs", *([None] * (len(columns) - 1))]
+    row[cost], row[columns.index("speed-up")] = own, gain
+    caption = table.caption.partition(" The cost of strides")[0]
+    return replace(
+        table,
+        columns=[*columns, _STRIDE_ERROR],
+        rows=[*([*r[: len(columns)], None] for r in models), [*row, found.values["stride_error"]]],
+        caption=f"{caption} The cost of strides is that of one usual time step's worth of time; their error the median over "
+        "held-out structures of the error of momenta after one stride.",
+    )

@@ -1,0 +1,230 @@
+"""What a comparison of curvature found, as values, tables and figures for the report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mdistill.analysis.accuracy import Accuracy
+from mdistill.analysis.phonons import Bands
+from mdistill.analysis.statistics import scaled
+from mdistill.analysis.vibrations import Modes, density_of_states, frequencies_between, harmonic
+from mdistill.data.relax import Relaxation
+from mdistill.judge.settings import VibrationSettings
+from mdistill.runs.results import Cell, Figure, Series, Table
+from mdistill.types import Estimate, System
+
+SECTION = "vibrations"
+PREFIX = "vibrations "
+"""What the names of these values begin with in a run's results."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Curvature of student and teacher.
+
+    Attributes:
+        system: The structure the teacher relaxed, and at which it is compared.
+        whole: The teacher's whole Hessian is known, not only its products with random directions.
+        hessian: ‖ΔH‖/‖H‖ there.
+        teacher: Its vibrations; None where its Hessian is not whole.
+        student: The student's vibrations there.
+        relaxed: The student's vibrations at its own minimum.
+        largest_forces: Of the teacher and of the student there, of the student at its own minimum, eV/Å.
+        relaxation: How the student relaxed from there.
+        moved: RMSD between the two structures, Å.
+        climb: The teacher's energy at the student's minimum above that at its own structure, eV/atom.
+        back: How the teacher relaxed from the student's minimum.
+        moved_back: RMSD of that, Å.
+        displaced: Errors on structures displaced along the modes (the teacher's, where known).
+        bands: The teacher's and the student's phonon bands.
+    """
+
+    system: System
+    whole: bool
+    hessian: Estimate
+    teacher: Modes | None
+    student: Modes
+    relaxed: Modes
+    largest_forces: tuple[float, float, float]
+    relaxation: Relaxation
+    moved: float
+    climb: float
+    back: Relaxation
+    moved_back: float
+    displaced: Accuracy
+    bands: tuple[Bands, Bands] | None = None
+
+
+def frequency_error(found: Modes, target: Modes) -> Estimate:
+    """Mean |Δf| (THz) of frequencies in ascending order, imaginary ones negative."""
+    apart = (found.frequencies - target.frequencies).abs()
+    return Estimate(value=float(apart.mean()), error=None, unit="THz", samples=len(apart))
+
+
+def bands_error(found: Bands, target: Bands) -> Estimate:
+    """Mean |Δf| (THz) of the bands in ascending order at each point of the path."""
+    apart = abs(found.frequencies - target.frequencies)
+    return Estimate(value=float(apart.mean()), error=None, unit="THz", samples=apart.size)
+
+
+def values(compared: Compared) -> dict[str, Estimate]:
+    """The numbers of this section by name."""
+    force = compared.displaced.force["all"]
+    named = {
+        "hessian_error": compared.hessian,
+        "displaced_force_mae": scaled(force.mean_absolute, 1e3, "meV/Å"),
+        "displaced_force_mean": _plain(1e3 * force.scale, "meV/Å"),
+        "relaxed_rmsd": _plain(compared.moved, "Å"),
+        "relaxed_energy": _plain(1e3 * compared.climb, "meV/atom"),
+        "imaginary student": _plain(float(compared.student.imaginary)),
+    }
+    if compared.back.steps > 1:
+        named["teacher_moves_on"] = _plain(compared.moved_back, "Å")
+        named["teacher_gains"] = _plain(1e3 * _gain(compared), "meV/atom")
+    if compared.teacher is not None:
+        named["frequency_mae"] = frequency_error(compared.student, compared.teacher)
+        named["imaginary teacher"] = _plain(float(compared.teacher.imaginary))
+    if compared.bands is not None:
+        named["bands_mae"] = bands_error(compared.bands[1], compared.bands[0])
+    return {PREFIX + name: value for name, value in named.items()}
+
+
+def tables(compared: Compared, settings: VibrationSettings) -> list[Table]:
+    """Curvature, minimum, errors on displaced structures."""
+    return [_curvature_table(compared), _minimum_table(compared), _displaced_table(compared, settings)]
+
+
+def figures(compared: Compared, settings: VibrationSettings) -> list[Figure]:
+    """Densities of states where the teacher's is known, bands where the crystal is small."""
+    drawn = [] if compared.teacher is None else [_density_figure(compared, compared.teacher, settings)]
+    return drawn if compared.bands is None else [*drawn, _bands_figure(*compared.bands)]
+
+
+def _plain(value: float, unit: str = "") -> Estimate:
+    return Estimate(value=value, error=None, unit=unit)
+
+
+def _gain(compared: Compared) -> float:
+    """How much the teacher's energy falls from the student's minimum to the teacher's own nearby, eV/atom."""
+    return (compared.back.energy_before - compared.back.energy) / compared.system.n_atoms
+
+
+def _curvature_table(compared: Compared) -> Table:
+    teacher, columns = compared.teacher, (compared.teacher, compared.student, compared.relaxed)
+
+    def row(name: str, cells: list[Cell]) -> list[Cell]:
+        return [name, *cells]
+
+    rows = [
+        row("Hessian error ‖ΔH‖/‖H‖", [None, scaled(compared.hessian, 100.0, "%"), None]),
+        row("largest force (eV/Å)", list(compared.largest_forces)),
+        row("imaginary frequencies", [None if m is None else m.imaginary for m in columns]),
+        row("lowest frequency (THz)", [None if m is None else float(m.frequencies[0]) for m in columns]),
+        row("highest frequency (THz)", [None if m is None else float(m.frequencies[-1]) for m in columns]),
+    ]
+    if teacher is not None:
+        rows.append(
+            row("frequency MAE (THz)", [None, *(frequency_error(m, teacher).value for m in (compared.student, compared.relaxed))])
+        )
+    taken = "all rows" if compared.whole else f"{compared.hessian.samples} random directions (error: jackknife over them)"
+    saddle = teacher is not None and teacher.imaginary > 0
+    return Table(
+        name="curvature",
+        title="Curvature",
+        section=SECTION,
+        columns=["what", "teacher", "student, same structure", "student, its own minimum"],
+        rows=rows,
+        caption="The structure is the run's, which the teacher relaxed. "
+        f"Hessians of its {compared.system.n_atoms} atoms from {taken}. Harmonic frequencies at Γ of the cell, free motions "
+        "left out; imaginary ones count as negative. MAE: frequencies paired in ascending order."
+        + (" That structure is no minimum of the teacher's yet." if saddle else ""),
+    )
+
+
+def _minimum_table(compared: Compared) -> Table:
+    way, back = compared.relaxation, compared.back
+    asked = back.steps > 1
+    rows: list[list[Cell]] = [
+        ["atoms move, RMSD (Å)", compared.moved, compared.moved_back if asked else None],
+        ["volume changes (%)", 100.0 * way.strain, 100.0 * back.strain if asked else None],
+        ["the teacher's energy changes (meV/atom)", 1e3 * compared.climb, -1e3 * _gain(compared) if asked else None],
+        ["largest force left (eV/Å)", way.max_force, back.max_force if asked else None],
+        ["force calls", way.steps, back.steps if asked else None],
+    ]
+    return Table(
+        name="minimum",
+        title="Minimum",
+        section=SECTION,
+        columns=["what", "student, from the teacher's structure", "teacher, from the student's minimum"],
+        rows=rows,
+        caption="Relaxation of atoms and cell. RMSD: a common shift and the change of the cell left out. The second way is how "
+        "far the student's minimum is from one of the teacher's, also where the first starts at none.",
+    )
+
+
+def _displaced_table(compared: Compared, settings: VibrationSettings) -> Table:
+    rows: list[list[Cell]] = [
+        [group, scaled(one.mean_absolute, 1e3, "meV/Å"), 1e3 * one.root_mean_square, 1e3 * one.scale]
+        for group, one in compared.displaced.force.items()
+    ]
+    whose, modes = ("student's", compared.student) if compared.teacher is None else ("teacher's", compared.teacher)
+    used = int(harmonic(compared.system, modes, settings.temperature_K, farthest=settings.farthest_A).sum())
+    return Table(
+        name="displaced",
+        title="Errors on structures displaced along normal modes",
+        section=SECTION,
+        columns=["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |F| (meV/Å)"],
+        rows=rows,
+        caption=f"{settings.displaced} structures, {used} of the {whose} {len(modes.frequencies)} modes displaced at once with "
+        f"the classical amplitudes of {settings.temperature_K:g} K; left alone are imaginary ones and those that would move an "
+        f"atom by more than {settings.farthest_A:g} Å. Errors: scatter between the structures.",
+    )
+
+
+def _density_figure(compared: Compared, teacher: Modes, settings: VibrationSettings) -> Figure:
+    ends = [float(m.frequencies[k]) for m in (teacher, compared.student) for k in (0, -1)]
+    where = frequencies_between(min(ends), max(ends), settings.width_THz)
+    drawn = [
+        Series(
+            label=name,
+            x=where.tolist(),
+            y=density_of_states(modes, width=settings.width_THz, frequencies=where).y.tolist(),
+            style="dashed" if name == "teacher" else "line",
+        )
+        for name, modes in (("teacher", teacher), ("student", compared.student))
+    ]
+    imaginary = min(ends) < 0.0
+    return Figure(
+        name="vibrational-density",
+        title="Vibrational density of states",
+        section=SECTION,
+        x_label="frequency (THz)",
+        y_label="density of states (1/THz)",
+        series=drawn,
+        caption=f"At the structure the teacher relaxed, at Γ of the cell, broadened by {settings.width_THz:g} THz; the "
+        "integral is the number of vibrations." + (" Imaginary frequencies stand at negative values." if imaginary else ""),
+    )
+
+
+def _bands_figure(teacher: Bands, student: Bands) -> Figure:
+    drawn = []
+    for name, bands in (("teacher", teacher), ("student", student)):
+        x: list[float] = []
+        y: list[float] = []
+        for band in bands.frequencies.T:
+            x += [*bands.distance.tolist(), bands.distance.tolist()[-1]]
+            y += [*band.tolist(), math.nan]
+        drawn.append(Series(label=name, x=x, y=y, style="points" if name == "teacher" else "line"))
+    return Figure(
+        name="phonon-bands",
+        title="Phonon bands",
+        section=SECTION,
+        kind="bands",
+        x_label="wave vector",
+        y_label="frequency (THz)",
+        series=drawn,
+        x_ticks=teacher.ticks,
+        caption=f"Finite displacements in a supercell of the primitive cell, at the structure the teacher relaxed; "
+        f"mean absolute difference {bands_error(student, teacher).value:.3g} THz.",
+    )

@@ -1,0 +1,270 @@
+"""What curvature shows: the student's Hessian, vibrations, displaced structures and minimum beside the teacher's."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from mdistill.analysis.accuracy import Accuracy, accuracy
+from mdistill.analysis.phonons import Bands, phonon_bands, primitive_cell
+from mdistill.analysis.vibrations import Modes, displaced, hessian_error, normal_modes
+from mdistill.data.label import draw_probes
+from mdistill.data.relax import Relaxation, relax
+from mdistill.derivatives import curvature_products, unit_directions
+from mdistill.errors import BadInput, MissingPackage
+from mdistill.graph import build_graph
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import replacing
+from mdistill.io.structures import STRUCTURES, read_systems
+from mdistill.judge.settings import VibrationSettings
+from mdistill.judge.vibration_tables import PREFIX, SECTION, Compared, figures, tables, values
+from mdistill.progress import progress
+from mdistill.runs.folder import hardware, plain
+from mdistill.runs.results import Results, merge, read_results, write_results
+from mdistill.simulation.evaluate import weights_sha256
+from mdistill.types import LabelledFrame, Potential, Prediction, System
+
+_BLOCK = 24
+"""Curvature products between two looks at the clock; also what bounds the memory."""
+_STEP_A = 0.01
+_RELAXED_GPA = 0.02
+_TEACHER_FMAX = 0.01
+
+
+def vibrations(
+    student: Potential,
+    teacher: Potential,
+    system: System,
+    settings: VibrationSettings,
+    folder: Path | None = None,
+    *,
+    stop: StopRequest = NEVER,
+) -> Results:
+    """Compare the curvature of a student with its teacher's at the structure the teacher relaxed.
+
+    Args:
+        student, teacher: The fast potential and the one it replaces.
+        system: One struct at (or near) a minimum of the teacher's.
+        settings: How thoroughly.
+        folder: Keeps the teacher's curvature as it comes, so that an interrupted comparison resumes; None: nothing is kept.
+        stop: Asked between teacher calls.
+    Returns:
+        Values, tables and figures of the section "vibrations".
+    Raises:
+        BadInput: One atom alone, several structs, or an element that one of the two does not know.
+        BlowUp: The student gave a non-finite number while relaxing.
+        Interrupted: A stop was requested; what the teacher said so far is kept.
+    """
+    if system.n_structs != 1 or system.n_atoms < 2:
+        size = f"{system.n_structs} structs, {system.n_atoms} atoms"
+        raise BadInput("structure", size, allowed="one struct of two atoms or more", fix="repeat the cell, or choose one")
+    whole = system.n_atoms <= settings.whole_up_to
+    generator = torch.Generator().manual_seed(settings.seed)
+    directions = unit_directions(system, range(3 * system.n_atoms))
+    probes = directions if whole else draw_probes(system, settings.probes, generator)
+    path = None if folder is None else folder / "teacher_curvature.npz"
+    target = _kept_products(path, teacher, system, probes, stop)
+    ours = _products(student, system, directions, stop)
+    found = ours if whole else torch.einsum("ria,pr->pia", ours, probes.reshape(len(probes), -1).to(ours))
+    theirs = normal_modes(system, target) if whole else None
+    modes = normal_modes(system, ours)
+    rest, way = relax(system, student, max_steps=settings.relax_steps, fmax=settings.fmax, stress_GPa=_RELAXED_GPA, stop=stop)
+    back = _teachers_way(teacher, rest, settings, stop)
+    errors = _displaced_errors(student, teacher, system, theirs or modes, settings, generator, stop)
+    bands, note = _bands(student, teacher, system, settings, stop)
+    compared = Compared(
+        system=system,
+        whole=whole,
+        hessian=hessian_error(found, target.to(found), whole=whole),
+        teacher=theirs,
+        student=modes,
+        relaxed=normal_modes(rest, _products(student, rest, directions, stop)),
+        largest_forces=(_largest_force(teacher, system), _largest_force(student, system), way.max_force),
+        relaxation=way,
+        moved=distance_between(system, rest),
+        climb=(back[1].energy_before - float(_ask(teacher, system).energy[0])) / system.n_atoms,
+        back=back[1],
+        moved_back=distance_between(rest, back[0]),
+        displaced=errors,
+        bands=bands,
+    )
+    return _results(compared, student, teacher, settings, note)
+
+
+def add_to_run(run: Path, found: Results) -> Results:
+    """The run's results with this section in place of an older one; written to its results.json."""
+    old = read_results(run)
+    kept = replace(
+        old,
+        tables=[table for table in old.tables if table.section != SECTION],
+        figures=[figure for figure in old.figures if figure.section != SECTION],
+        values={name: value for name, value in old.values.items() if not name.startswith(PREFIX)},
+    )
+    merged = merge(kept, replace(found, notes=[]))
+    write_results(run, merged)
+    return merged
+
+
+def teachers_minimum(run: Path) -> System:
+    """The first structure that a run's teacher relaxed.
+
+    Raises:
+        BadInput: The folder holds none.
+    """
+    structures = run / "prepare" / STRUCTURES
+    if not structures.is_file():
+        raise BadInput(run, f"holds no prepare/{STRUCTURES}", allowed="a run folder of `mdistill distill`", fix="check the path")
+    return read_systems(structures)[0]
+
+
+def distance_between(first: System, second: System) -> float:
+    """Root-mean-square distance (Å) between the atoms of two structures: a common shift, and the change of the cell, left out."""
+    positions = second.positions
+    if bool(first.pbc.all()):
+        positions = positions @ torch.linalg.inv(second.cell[0]) @ first.cell[0]
+    away = positions - first.positions
+    return float((away - away.mean(0)).square().sum(1).mean().sqrt())
+
+
+def _products(
+    potential: Potential, system: System, directions: Float[Tensor, "probe atom 3"], stop: StopRequest
+) -> Float[Tensor, "probe atom 3"]:
+    return _kept_products(None, potential, system, directions, stop)
+
+
+def _kept_products(
+    path: Path | None,
+    potential: Potential,
+    system: System,
+    directions: Float[Tensor, "probe atom 3"],
+    stop: StopRequest,
+) -> Float[Tensor, "probe atom 3"]:
+    """Curvature products, kept in a file after each block and taken from there where it holds them."""
+    mark = _mark(potential, system, directions)
+    done = _read_products(path, mark)
+    step = _STEP_A * float(directions[0].square().sum(-1).mean().sqrt())
+    with progress(f"curvature, {potential.name}", len(directions), unit="product", done=len(done)) as advance:
+        while len(done) < len(directions):
+            stop.raise_if_pending()
+            part = directions[len(done) : len(done) + _BLOCK]
+            new = curvature_products(potential, system, part, step=step).detach().cpu().double()
+            if not bool(torch.isfinite(new).all()):
+                raise BadInput(
+                    potential.name, "its curvature is not finite", allowed="finite curvature", fix="check the structure"
+                )
+            done = torch.cat([done.reshape(-1, *new.shape[1:]), new])
+            if path is not None:
+                with replacing(path) as partial, open(partial, "wb") as handle:
+                    np.savez(handle, mark=np.array(mark), products=done.numpy())
+            advance(len(new))
+    return done
+
+
+def _read_products(path: Path | None, mark: str) -> Tensor:
+    """What a file holds of these products; nothing where it is absent, damaged or of something else."""
+    nothing = torch.zeros(0, dtype=torch.float64)
+    if path is None or not path.is_file():
+        return nothing
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return torch.from_numpy(kept["products"]) if str(kept["mark"]) == mark else nothing
+    except (OSError, ValueError, KeyError, BadZipFile):
+        return nothing
+
+
+def _mark(potential: Potential, system: System, directions: Tensor) -> str:
+    parts = (system.positions, system.numbers, system.cell, system.pbc, directions)
+    content = b"".join(part.detach().cpu().numpy().tobytes() for part in parts)
+    return hashlib.sha256((potential.name + weights_sha256(potential)).encode() + content).hexdigest()
+
+
+def _teachers_way(teacher: Potential, start: System, settings: VibrationSettings, stop: StopRequest) -> tuple[System, Relaxation]:
+    """Where the teacher goes from the student's minimum."""
+    with progress(f"relax, {teacher.name}", settings.teacher_steps + 1, unit="call") as advance:
+        return relax(
+            start,
+            teacher,
+            max_steps=settings.teacher_steps,
+            fmax=_TEACHER_FMAX,
+            stress_GPa=_RELAXED_GPA,
+            stop=stop,
+            advance=advance,
+        )
+
+
+def _displaced_errors(  # noqa: PLR0917
+    student: Potential,
+    teacher: Potential,
+    system: System,
+    modes: Modes,
+    settings: VibrationSettings,
+    generator: Generator,
+    stop: StopRequest,
+) -> Accuracy:
+    """Errors on thermally displaced structures; each counts as a block of its own."""
+    structures = displaced(
+        system, modes, settings.temperature_K, generator, count=settings.displaced, farthest=settings.farthest_A
+    )
+    frames = []
+    with progress("displaced structures", len(structures), unit="call") as advance:
+        for block, structure in enumerate(structures):
+            stop.raise_if_pending()
+            frames.append(LabelledFrame(system=structure, target=_ask(teacher, structure), source="displaced", block=block))
+            advance(1)
+    return accuracy(frames, [_ask(student, structure) for structure in structures])
+
+
+def _bands(
+    student: Potential, teacher: Potential, system: System, settings: VibrationSettings, stop: StopRequest
+) -> tuple[tuple[Bands, Bands] | None, str]:
+    """Bands of teacher and student where the primitive cell is small, and what is to be said about them."""
+    if settings.bands_up_to == 0 or not bool(system.pbc.all()):
+        return None, ""
+    try:
+        cell = primitive_cell(system)
+    except MissingPackage as missing:
+        return None, f"no phonon bands: {missing}"
+    if cell.n_atoms > settings.bands_up_to:
+        return None, f"no phonon bands: the primitive cell has {cell.n_atoms} atoms, more than {settings.bands_up_to}"
+    found = []
+    for potential in (teacher, student):
+        with progress(f"bands, {potential.name}", 6 * cell.n_atoms + 1, unit="call") as advance:
+            found.append(phonon_bands(potential, cell, supercell_A=settings.supercell_A, stop=stop, advance=advance))
+    return (found[0], found[1]), ""
+
+
+def _ask(potential: Potential, system: System) -> Prediction:
+    return potential(build_graph(system, potential.cutoff))
+
+
+def _largest_force(potential: Potential, system: System) -> float:
+    return float(_ask(potential, system).forces.norm(dim=1).max())
+
+
+def _results(compared: Compared, student: Potential, teacher: Potential, settings: VibrationSettings, note: str) -> Results:
+    notes = [note] if note else []
+    if compared.teacher is not None and compared.teacher.imaginary:
+        notes.append(
+            f"the run's structure is no minimum of the teacher's: imaginary frequencies: {compared.teacher.imaginary}, "
+            f"largest force {compared.largest_forces[0]:.3g} eV/Å"
+        )
+    if not compared.relaxation.converged:
+        notes.append(f"the student is not quite relaxed: largest force {compared.relaxation.max_force:.3g} eV/Å")
+    return Results(
+        command="vibrations",
+        settings=plain(settings),
+        hardware=hardware(),
+        provenance={"teacher": teacher.name, "student": student.name},
+        values=values(compared),
+        tables=tables(compared, settings),
+        figures=figures(compared, settings),
+        notes=notes,
+        citations=["mdistill", "ase", *(["phonopy"] if compared.bands else [])],
+    )

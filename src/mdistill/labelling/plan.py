@@ -1,0 +1,99 @@
+"""What to ask a teacher: the fixed list of tasks that the settings mean, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mdistill.data.label import curvature_calls
+from mdistill.errors import BadInput
+from mdistill.labelling.settings import LabelSettings
+from mdistill.types import Potential, System
+
+Kind = Literal["strain", "rattle", "contact", "md"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One part of the plan: `frames` frames of one kind from one structure, stored in blocks of `per_block`."""
+
+    kind: Kind
+    structure: int
+    temperature_K: float
+    frames: int
+    per_block: int
+    first_block: int
+
+    @property
+    def name(self) -> str:
+        suffix = f"-{self.temperature_K:g}" if self.kind == "md" else ""
+        return f"{self.structure}/{self.kind}{suffix}"
+
+
+def plan(systems: Sequence[System], settings: LabelSettings) -> list[Task]:
+    """The tasks in order, with the numbers of their blocks.
+
+    Raises:
+        BadInput: No structures, or `max_frames` leaves less than one frame per block.
+    """
+    if not systems:
+        raise BadInput("structures", "none given", allowed="at least one", fix="prepare a structure first")
+    crystal = [bool(system.pbc.all()) for system in systems]
+    strains = len(settings.strains) + settings.shears
+    still = [
+        [strains * c, 1 + len(settings.rattles), settings.contacts * (s.n_atoms > 1)]
+        for c, s in zip(crystal, systems, strict=True)
+    ]
+    ladder, labels = len(systems) * len(settings.temperatures_K), 1 + settings.displaced
+    room = (settings.max_frames - sum(map(sum, still))) // max(ladder * settings.blocks * labels, 1)
+    per_block = min(settings.frames // settings.blocks, room)
+    if ladder and per_block < 1:
+        needed = sum(map(sum, still)) + ladder * settings.blocks * labels
+        raise BadInput(
+            "max_frames", str(settings.max_frames), allowed=f"{needed} or more for this plan", fix="raise it or shorten the plan"
+        )
+    tasks: list[Task] = []
+    block = 0
+    for k, counts in enumerate(still):
+        kinds: tuple[Kind, ...] = ("strain", "rattle", "contact")
+        for kind, count in zip(kinds, counts, strict=True):
+            if count:
+                tasks.append(Task(kind=kind, structure=k, temperature_K=0.0, frames=count, per_block=count, first_block=block))
+                block += 1
+        for temperature in settings.temperatures_K:
+            frames = per_block * settings.blocks
+            tasks.append(
+                Task(kind="md", structure=k, temperature_K=temperature, frames=frames, per_block=per_block, first_block=block)
+            )
+            block += settings.blocks
+    return tasks
+
+
+def estimate_cost(
+    systems: Sequence[System], settings: LabelSettings, seconds_per_call: float, *, potential: Potential | None = None
+) -> tuple[int, float]:
+    """Teacher calls and minutes that `label_run` will take; probes are counted in calls they cost."""
+    calls = 0
+    for task in plan(systems, settings):
+        calls += task_calls(task, settings) + (task.kind == "md")
+        if settings.probes:
+            probed = -(-task.frames // settings.probe_every)
+            calls += probed * (2 * settings.probes if potential is None else curvature_calls(potential, settings.probes))
+    return calls, calls * seconds_per_call / 60.0
+
+
+def steps(settings: LabelSettings) -> tuple[int, int]:
+    """Time steps before the first frame's interval, and between frames."""
+    return round(settings.equilibration_fs / settings.time_step_fs), max(round(settings.spacing_fs / settings.time_step_fs), 1)
+
+
+def task_frames(task: Task, settings: LabelSettings) -> int:
+    """Labelled structures of a task: displaced copies are counted too."""
+    return task.frames * (1 + settings.displaced) if task.kind == "md" else task.frames
+
+
+def task_calls(task: Task, settings: LabelSettings) -> int:
+    """Teacher calls of a task without probes: time steps of dynamics and displaced copies, or structures."""
+    equilibration, spacing = steps(settings)
+    return equilibration + task.frames * (spacing + settings.displaced) if task.kind == "md" else task.frames

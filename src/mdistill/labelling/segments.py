@@ -1,0 +1,206 @@
+"""Segments of the exact flow of a potential, to teach long-stride maps: NVE from thermostatted states, or from files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from mdistill.data.segments import Segment, cut, read_segments, write_segments
+from mdistill.errors import BadInput
+from mdistill.graph import cast
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import read_json, write_json
+from mdistill.io.import_trajectory import read_trajectory
+from mdistill.labelling.settings import SegmentSettings
+from mdistill.progress import Advance, progress
+from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluate import weights_sha256
+from mdistill.simulation.guard import Guard, total_energy
+from mdistill.simulation.initial_state import initial_state, standard_masses, without_drift
+from mdistill.simulation.langevin import Baoab
+from mdistill.simulation.rollout import Collect, rollout
+from mdistill.simulation.simulate import default_time_step
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.types import Potential, Propagator, State, System, Trajectory
+from mdistill.units import BOLTZMANN, KINETIC, PS
+
+_VANISHED, _LONGEST_FS = 0.1, 400.0
+_WANDERING, _LOOKED_AT = 0.2, 20
+PLAN = "segments.json"
+
+
+def make_segments(
+    systems: Sequence[System], potential: Potential, settings: SegmentSettings, folder: Path, *, stop: StopRequest = NEVER
+) -> list[Segment]:
+    """NVE segments of every structure at every temperature and strain; what the folder already holds is not made again.
+
+    Starts are drawn from Langevin dynamics, one velocity-correlation time apart. Nearly free where the potential is a student
+    with compiled dynamics.
+
+    Args:
+        systems: Structures of the same atoms, Å.
+        potential: Whose flow is to be learned.
+        settings: How many, how long, at which temperatures.
+        folder: Gets one file per structure, temperature and strain.
+    Raises:
+        BadInput: The folder holds segments of other settings or another potential.
+        BlowUp: The potential's own dynamics left the physical range.
+        Interrupted: A stop was requested; finished files are kept.
+    """
+    plan = {
+        "settings": asdict(settings),
+        "potential": potential.name,
+        "sha256": weights_sha256(potential),
+        "structures": len(systems),
+    }
+    folder = Path(folder)
+    if (folder / PLAN).is_file() and read_json(folder / PLAN) != _plain(plan):
+        raise BadInput(folder, "holds other segments", allowed="the same settings and potential", fix="choose another folder")
+    write_json(folder / PLAN, plan)
+    tasks = [
+        (k, kelvin, strain) for k in range(len(systems)) for kelvin in settings.temperatures_K for strain in settings.strains
+    ]
+    segments: list[Segment] = []
+    with progress("segments", len(tasks) * settings.segments, unit="segment") as advance:
+        for number, (k, kelvin, strain) in enumerate(tasks):
+            path = folder / f"segments-{number:03d}.npz"
+            if path.is_file():
+                advance(settings.segments)
+            else:
+                system = _strained(cast(systems[k], dtype=torch.float64, device="cpu"), strain)
+                write_segments(path, _at(system, potential, settings, kelvin, _Task(number, stop, advance)))
+            segments += read_segments(path)
+    return segments
+
+
+def recorded_segments(
+    paths: Sequence[Path], system: System, potential: Potential, settings: SegmentSettings, *, frame_time_fs: float | None = None
+) -> list[Segment]:
+    """NVE trajectories with momenta from elsewhere, cut into segments of as many frames as the settings ask for.
+
+    Args:
+        paths: Each a run of the system's atoms in its order, in a format that `read_trajectory` reads with momenta.
+        system: Says what is periodic.
+        potential: Whose flow they are, or nearly.
+        settings: Its `frames`; nothing else has a meaning here.
+        frame_time_fs: Time between frames, fs, where a file does not tell.
+    Raises:
+        BadInput: Other atoms; no momenta, too few frames, a changing cell; an energy that wanders as no NVE run's does.
+    """
+    system, found = cast(system, dtype=torch.float64, device="cpu"), list[Segment]()
+    evaluate, masses = make_evaluator(potential, system), standard_masses(system)
+    for path in paths:
+        run = read_trajectory(path, time_step_fs=frame_time_fs).trajectory
+        if not torch.equal(run.numbers, system.numbers):
+            raise BadInput(path, "other atoms, or another order, than the structure", allowed="runs of that structure",
+                           fix="name the structure that this run began from: --structure")  # fmt: skip
+        try:
+            parts = cut(run, system, masses, frames=settings.frames + 1, temperature_K=_mean_temperature(run, masses))
+        except BadInput as error:
+            raise BadInput(path, error.problem, allowed=error.allowed, fix=error.fix) from error
+        wandering = _wandering(parts, evaluate)
+        if wandering > _WANDERING:
+            raise BadInput(
+                path, f"total energy changes by {wandering:.2g} × √(3N/2) k_B T within {settings.frames} frames",
+                allowed=f"NVE dynamics of this student or one like it: below {_WANDERING}", fix="record it without a thermostat",
+            )  # fmt: skip
+        found += parts
+    return found
+
+
+def _mean_temperature(run: Trajectory, masses: Float[Tensor, " atom"]) -> float:
+    """Of all frames, K; 0 without momenta."""
+    if run.momenta is None:
+        return 0.0
+    twice = KINETIC * (run.momenta.square().sum(2) / masses).sum(1).mean()
+    return float(twice) / (BOLTZMANN * max(3 * len(masses) - 3, 3))
+
+
+def _wandering(parts: Sequence[Segment], evaluate: Evaluate) -> float:
+    """Root mean square change of the total energy over a segment, over √(3N/2) k_B T, which the kinetic energy has alone."""
+    changes = []
+    for part in parts[:: max(1, len(parts) // _LOOKED_AT)]:
+        points = [State(system=replace(part.system, positions=part.positions[k]), momenta=part.momenta[k], masses=part.masses)
+                  for k in (0, -1)]  # fmt: skip
+        ends = [float(total_energy(evaluated(point, evaluate))[0]) for point in points]
+        changes.append(ends[1] - ends[0])
+    usual = math.sqrt(1.5 * len(parts[0].masses)) * BOLTZMANN * max(parts[0].temperature_K, 1e-3)
+    return math.sqrt(sum(c * c for c in changes) / len(changes)) / usual
+
+
+class _Task:
+    """Number of a file, and whom to ask and tell on the way."""
+
+    def __init__(self, number: int, stop: StopRequest, advance: Advance) -> None:
+        self.number, self.stop, self.advance = number, stop, advance
+
+
+def _at(system: System, potential: Potential, settings: SegmentSettings, kelvin: float, task: _Task) -> list[Segment]:
+    guard = Guard(settings=settings.guard, temperature_K=kelvin)
+    evaluate = make_evaluator(potential, system, guard=guard)
+    small = settings.time_step_fs or 0.25 * default_time_step(system)
+    usual = default_time_step(system)
+    thermostat = Baoab(evaluate=evaluate, time_step=usual, temperature_K=kelvin, friction_per_ps=settings.friction_per_ps)
+    langevin = compile_propagator(thermostat, evaluate, guard)
+    nve = compile_propagator(VelocityVerlet(evaluate=evaluate, time_step=small), evaluate, guard)
+    generator = Generator().manual_seed(settings.seed + 1000 * task.number)
+    state = evaluated(initial_state(system, temperature_K=kelvin, generator=generator), evaluate)
+    state = _run(state, langevin, round(settings.equilibration_ps * PS / usual), generator, guard)
+    per_frame = max(1, round(settings.spacing_fs / small))
+    apart = settings.apart_fs or _correlation_time(state, nve, per_frame, settings.spacing_fs, generator)
+    found: list[Segment] = []
+    for k in range(settings.segments):
+        task.stop.raise_if_pending()
+        state = _run(state, langevin, max(1, round(apart / usual)), generator, guard)
+        start, frames = without_drift(state), Collect(every=per_frame)
+        frames(0, start)
+        steps = per_frame * settings.frames
+        rollout(start, nve, steps=steps, generator=generator, observers=[frames], guard=guard, leap=per_frame)
+        run = frames.trajectory()
+        assert run.momenta is not None  # noqa: S101
+        found.append(
+            Segment(system=system, masses=state.masses, positions=run.positions, momenta=run.momenta,
+                    spacing_fs=per_frame * small, temperature_K=kelvin, block=k * settings.blocks // settings.segments)
+        )  # fmt: skip
+        task.advance(1)
+    return found
+
+
+def _run(state: State, propagator: Propagator, steps: int, generator: Generator, guard: Guard) -> State:
+    return rollout(replace(state, time=0.0), propagator, steps=steps, generator=generator, guard=guard, leap=steps)
+
+
+def _correlation_time(state: State, nve: Propagator, per_frame: int, spacing_fs: float, generator: Generator) -> float:
+    """First time (fs) from which the velocity autocorrelation of one NVE run stays below a tenth of its start."""
+    frames = Collect(every=per_frame)
+    frames(0, state)
+    rollout(
+        state, nve, steps=per_frame * round(_LONGEST_FS / spacing_fs), generator=generator, observers=[frames], leap=per_frame
+    )
+    run = frames.trajectory()
+    assert run.momenta is not None  # noqa: S101
+    scaled = run.momenta / state.masses.sqrt().unsqueeze(1)
+    half = len(scaled) // 2
+    origins = scaled[:half]
+    decay = torch.stack([(origins * scaled[lag : lag + half]).sum() for lag in range(half + 1)])
+    above = (decay / decay[0]).abs() > _VANISHED
+    last = int(above.nonzero()[-1, 0])
+    return min(spacing_fs * (last + 1), _LONGEST_FS)
+
+
+def _strained(system: System, strain: float) -> System:
+    return replace(system, positions=(1.0 + strain) * system.positions, cell=(1.0 + strain) * system.cell)
+
+
+def _plain(value: object) -> object:
+    """As JSON gives it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

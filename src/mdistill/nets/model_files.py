@@ -1,0 +1,259 @@
+"""Model files: safetensors with a JSON header that says what the model is, checked byte for byte before use.
+
+Layout (format 2): one safetensors file `student.mdistill`. Its `__metadata__` holds "mdistill": JSON of
+{format, kind, settings, elements, sha256, provenance}; sha256 is over name, type, shape and bytes of every tensor, so a
+flipped bit is noticed. No pickle is ever written or read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+from mdistill.derivatives import Conservative, Direct, potential_of
+from mdistill.errors import BadInput
+from mdistill.io.files import write_bytes
+from mdistill.nets.action import ActionNet
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.one_step import OneStepNet
+from mdistill.nets.one_step_attention import OneStepAttentionNet
+from mdistill.nets.painn import PainnNet
+from mdistill.nets.settings import (
+    ActionSettings,
+    MomentSettings,
+    OneStepAttentionSettings,
+    OneStepSettings,
+    PainnSettings,
+    SplittingMapSettings,
+)
+from mdistill.nets.splitting_map import SplittingMap
+
+FORMAT = 2
+"""The format written; older ones are upgraded on reading."""
+HEADER_LIMIT = 10_000_000
+"""Largest header read, bytes."""
+FILE_LIMIT = 2_000_000_000
+"""Largest model file read, bytes."""
+
+RENAMED_KINDS = {"spline": "moment", "composition": "splitting", "direct": "one_step", "attention": "one_step_attention"}
+
+
+def _from_format_1(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Kinds have other names."""
+    kind = metadata.get("kind")
+    return metadata | {"format": 2, "kind": RENAMED_KINDS.get(kind, kind) if isinstance(kind, str) else kind}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1}
+"""format n → function that turns its metadata into that of format n + 1."""
+
+Header = dict[str, Any]
+Student = MomentNet | PainnNet
+StudentSettings = MomentSettings | PainnSettings
+StrideNet = SplittingMap | ActionNet | OneStepNet | OneStepAttentionNet
+KINDS: dict[str, tuple[type[Any], type[Any]]] = {
+    MomentNet.kind: (MomentSettings, MomentNet),
+    PainnNet.kind: (PainnSettings, PainnNet),
+}
+"""Kinds of potential that model files hold: their settings, their class."""
+MAPS: dict[str, tuple[type[Any], type[Any]]] = {
+    SplittingMap.kind: (SplittingMapSettings, SplittingMap),
+    ActionNet.kind: (ActionSettings, ActionNet),
+    OneStepNet.kind: (OneStepSettings, OneStepNet),
+    OneStepAttentionNet.kind: (OneStepAttentionSettings, OneStepAttentionNet),
+}
+"""Kinds of long-stride map that model files hold."""
+_ALLOWED = "a model file written by mdistill (student.mdistill)"
+_AGAIN = "copy the file again from where it was made, or train again"
+
+
+def save_model(path: Path, net: Student | StrideNet, provenance: Header | None = None) -> str:
+    """Write a network as a model file, all or nothing, and give the sha256 of its tensors.
+
+    Args:
+        path: Usually `student.mdistill`.
+        net: The network; floating tensors are stored as float64 or as they are.
+        provenance: What it was made from (teacher, frames, commit …), JSON values.
+    """
+    tensors = {name: value.detach().cpu().contiguous().numpy() for name, value in net.state_dict().items()}
+    digest = tensor_hash(tensors)
+    metadata = {
+        "format": FORMAT,
+        "kind": net.kind,
+        "settings": dataclasses.asdict(net.settings),
+        "elements": sorted(net.elements),
+        "sha256": digest,
+        "provenance": provenance or {},
+    }
+    text = json.dumps(metadata, allow_nan=False)
+    write_bytes(path, safetensors.numpy.save(tensors, metadata={"mdistill": text}))
+    return digest
+
+
+def load_model(path: Path, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Conservative | Direct:
+    """Read a model file as a potential.
+
+    Args:
+        path: The model file.
+        dtype: Float type it computes in: float64 for checks, float32 for speed (energies are summed in float64 anyway).
+        device: Where its tensors go.
+    Raises:
+        BadInput: Not a model file, damaged, of a newer format, of another kind, or with weights that are not finite.
+    """
+    return potential_of(load_net(path).in_type(dtype).to(device).requires_grad_(False))
+
+
+def load_net(path: Path) -> Student:
+    """Read the network of a model file, float64, trainable. Raises as `load_model`."""
+    return _load(Path(path), KINDS)  # type: ignore[return-value]
+
+
+def load_map(path: Path) -> StrideNet:
+    """Read the long-stride map of a model file, float64, trainable.
+
+    Raises:
+        BadInput: As `load_model`, and where the file holds a potential.
+    """
+    return _load(Path(path), MAPS)  # type: ignore[return-value]
+
+
+def _load(path: Path, kinds: dict[str, tuple[type[Any], type[Any]]]) -> torch.nn.Module:
+    metadata, tensors = _read(path)
+    if metadata["kind"] not in kinds:
+        problem, allowed = f"a model of kind {metadata['kind']!r}", ", ".join(kinds)
+        known = metadata["kind"] in KINDS | MAPS
+        fix = "name the other of the two model files" if known else "upgrade mdistill, or use another file"
+        raise BadInput(path, problem, allowed=allowed, fix=fix)
+    digest = tensor_hash(tensors)
+    if digest != metadata["sha256"]:
+        problem = f"the sha256 of its weights is {digest[:12]}…, its header says {metadata['sha256'][:12]}…"
+        raise BadInput(path, problem, allowed="an unaltered file", fix=_AGAIN)
+    make_settings, make_net = kinds[metadata["kind"]]
+    settings = _settings(path, make_settings, metadata["settings"])
+    if list(settings.elements) != metadata["elements"]:
+        problem = f"header lists elements {metadata['elements']}, settings {list(settings.elements)}"
+        raise BadInput(path, problem, allowed="the same elements", fix=_AGAIN)
+    _check_size(path, settings, tensors)
+    net: torch.nn.Module = make_net(settings)
+    _check_tensors(path, net.state_dict(), tensors)
+    net.load_state_dict({name: torch.from_numpy(value.astype(np.float64)) for name, value in tensors.items()})
+    return net
+
+
+def network_of(settings: StudentSettings, *, seed: int = 0) -> Student:
+    """A network of this size with random weights."""
+    return PainnNet(settings, seed=seed) if isinstance(settings, PainnSettings) else MomentNet(settings, seed=seed)
+
+
+def read_metadata(path: Path) -> Header:
+    """What a model file says of itself: format, kind, settings, elements, sha256 of the weights, provenance.
+
+    Raises:
+        BadInput: Not a model file, too large a header, or a newer format.
+    """
+    return _upgraded(Path(path), read_header(Path(path), "mdistill"))
+
+
+def read_header(path: Path, key: str) -> Any:
+    """The JSON kept under `key` in the header of a safetensors file, read without touching the tensors.
+
+    Raises:
+        BadInput: No file, larger than FILE_LIMIT, a header larger than HEADER_LIMIT or the file, or no such JSON in it.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise BadInput(path, what, allowed=_ALLOWED, fix="name the file student.mdistill of a run")
+    size = path.stat().st_size
+    if size > FILE_LIMIT:
+        raise BadInput(path, f"{size} bytes", allowed=f"at most {FILE_LIMIT} bytes", fix="check the path")
+    with open(path, "rb") as handle:
+        start = handle.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+        if not 2 <= length <= min(HEADER_LIMIT, size - 8):
+            raise BadInput(
+                path, f"no readable header ({size} bytes, header of {length} bytes announced)", allowed=_ALLOWED, fix=_AGAIN
+            )
+        raw = handle.read(length)
+    try:
+        return json.loads(json.loads(raw)["__metadata__"][key])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadInput(path, f"its header cannot be read ({type(error).__name__})", allowed=_ALLOWED, fix=_AGAIN) from error
+
+
+def tensor_hash(tensors: dict[str, np.ndarray]) -> str:
+    """sha256 over name, type, shape and bytes of every tensor, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _upgraded(path: Path, metadata: Any) -> Header:
+    wanted = {"format": int, "kind": str, "settings": dict, "elements": list, "sha256": str, "provenance": dict}
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("format"), int):
+        raise BadInput(path, "its header names no format", allowed=_ALLOWED, fix=_AGAIN)
+    if metadata["format"] > FORMAT:
+        raise BadInput(
+            path, f"format {metadata['format']}", allowed=f"format 1 to {FORMAT}", fix="pip install --upgrade mdistill"
+        )
+    while metadata["format"] in UPGRADES:
+        metadata = UPGRADES[metadata["format"]](metadata)
+    if metadata["format"] != FORMAT:
+        raise BadInput(path, f"format {metadata['format']}", allowed=f"format 1 to {FORMAT}", fix=_AGAIN)
+    for name, kind in wanted.items():
+        if not isinstance(metadata.get(name), kind):
+            raise BadInput(path, f"its header has no {name}", allowed=_ALLOWED, fix=_AGAIN)
+    return metadata
+
+
+def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
+    metadata = read_metadata(path)
+    try:
+        return metadata, safetensors.numpy.load(path.read_bytes())
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        raise BadInput(path, f"is damaged ({error})", allowed=_ALLOWED, fix=_AGAIN) from error
+
+
+def _settings(path: Path, make: type[Any], raw: Header) -> Any:
+    try:
+        return make(**raw | {"elements": tuple(raw["elements"])})
+    except BadInput as error:
+        raise BadInput(
+            path, f"its settings are invalid: {error.subject} {error.problem}", allowed=error.allowed, fix=_AGAIN
+        ) from error
+    except (KeyError, TypeError) as error:
+        raise BadInput(path, f"its settings cannot be read ({error})", allowed=_ALLOWED, fix=_AGAIN) from error
+
+
+def _check_size(path: Path, settings: Any, tensors: dict[str, np.ndarray]) -> None:
+    """Refuse settings that announce a larger network than the file holds, before that network is built."""
+    for name, shape in settings.shapes().items():
+        found = tensors[name].shape if name in tensors else None
+        if found != shape:
+            raise BadInput(path, f"tensor {name} has shape {found}", allowed=f"{shape} by its settings", fix=_AGAIN)
+
+
+def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[str, np.ndarray]) -> None:
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or extra:
+        raise BadInput(path, f"tensors missing: {missing}, unknown: {extra}", allowed=_ALLOWED, fix=_AGAIN)
+    for name, value in found.items():
+        if value.shape != tuple(expected[name].shape) or value.dtype.kind != "f":
+            raise BadInput(
+                path, f"tensor {name} is {value.dtype} {value.shape}", allowed=f"float {tuple(expected[name].shape)}", fix=_AGAIN
+            )
+        if not np.isfinite(value).all():
+            raise BadInput(
+                path, f"tensor {name} has values that are not finite", allowed="finite weights", fix="use an earlier checkpoint"
+            )

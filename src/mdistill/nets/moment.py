@@ -1,0 +1,239 @@
+r"""The spline student: a one-hop energy network of radial functions per species pair and spherical-harmonic moments.
+
+Symbols: i, j atoms; Z species; r, r̂ length and direction of the edge i→j; c channel; k radial function; lm degree, order.
+
+    A_i,c,lm = Σ_j R_c,l^{Z_i Z_j}(r) Y_lm(r̂),      R_c,l^{ZZ'}(r) = Σ_k W_c,l,k^{ZZ'} cos(π k x) f(r̃)
+    x = (r̃ − r₀)/(r_c − r₀),  r̃ = r frozen below r₀, just nearer than any label of the pair,  f(r̃) = (1 − (r̃/r_c)²)³
+    first order   A_c,00
+    second order  Σ_m A_c,lm²                                            for every l and c
+    third order   ∫ f_c³ dΩ,  f_c(n) = Σ_lm A_c,lm Y_lm(n)   (all Gaunt-coupled triples at once)
+    E_i = E0_Z + s (MLP_Z(features) − MLP_Z(0)) + ½ Σ_j core repulsion      (hidden = 0: linear in the features)
+
+R is linear in W, so the sum over neighbours is taken over the fixed basis first and the weights act once per atom.
+Squares and cubes of learned mixtures span the mixed products (4ab = (a+b)² − (a−b)²).
+
+References:
+    Moments: R. Drautz, Phys. Rev. B 99, 014104 (2019), doi 10.1103/PhysRevB.99.014104; A. V. Shapeev, Multiscale Model.
+    Simul. 14, 1153 (2016), doi 10.1137/15M1054183. MLP of such invariants: J. Behler, M. Parrinello, Phys. Rev. Lett. 98,
+    146401 (2007), doi 10.1103/PhysRevLett.98.146401.
+"""
+
+from __future__ import annotations
+
+from math import pi, sqrt
+
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mdistill.nets.layers import (
+    FREEZE,
+    SpeciesLinear,
+    gradient_table,
+    harmonics,
+    harmonics_table,
+    rows,
+    species_index,
+    species_table,
+    sphere_quadrature,
+)
+from mdistill.nets.moment_basis import Basis, moments
+from mdistill.nets.repulsion import BONDED, CoreRepulsion, covalent_sums
+from mdistill.nets.settings import MomentSettings
+from mdistill.types import Graph
+
+
+class MomentNet(torch.nn.Module):
+    """The network: `net(graph, vectors)` gives the energy of every atom (eV, float64) whatever float type it computes in.
+
+    Mixing weights act through `whitening` [species, degree, basis, basis], a fixed change of basis chosen by training so that
+    all directions are learned at like speed; `folded` multiplies it in.
+
+    Buffers set by training: `reference` E0 per species (eV), `scale` (eV), `closest` per pair, where its functions begin (Å,
+    below its closest label; the cutoff where it was never met: it then has no learned interaction), `mean` and `spread` of the
+    features.
+    """
+
+    kind = "moment"
+    reference: Tensor
+    scale: Tensor
+    closest: Tensor
+    mean: Tensor
+    spread: Tensor
+    whitening: Tensor | None
+    species_of: Tensor
+    degrees: Tensor
+    waves: Tensor
+    by_degree: Tensor
+    table: Tensor
+    slopes: Tensor
+    on_grid: Tensor
+    grid_weights: Tensor
+
+    def __init__(self, settings: MomentSettings, *, seed: int = 0) -> None:
+        super().__init__()
+        self.settings = settings
+        generator = torch.Generator().manual_seed(seed)
+        n, channels = len(settings.elements), settings.channels
+        basis = n * settings.radial
+        start = torch.randn((n, settings.degree + 1, basis, channels), generator=generator, dtype=torch.float64)
+        self.mixing = torch.nn.Parameter(start * (0.15 / sqrt(settings.radial)))
+        features = (settings.degree + 3) * channels
+        if settings.hidden:
+            self.first = SpeciesLinear(n, features, settings.hidden, bias=True, generator=generator)
+            self.second = SpeciesLinear(n, settings.hidden, settings.hidden, bias=True, generator=generator)
+        self.last = SpeciesLinear(n, settings.hidden or features, 1, bias=False, generator=generator)
+        self.core = CoreRepulsion(settings.elements)
+        self.register_buffer("reference", torch.zeros(n, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("closest", BONDED * covalent_sums(settings.elements))
+        self.register_buffer("mean", torch.zeros((n, 1, features), dtype=torch.float64))
+        self.register_buffer("spread", torch.ones((n, 1, features), dtype=torch.float64))
+        self.register_buffer("whitening", None, persistent=False)
+        self._register_constants()
+
+    def _register_constants(self) -> None:
+        settings = self.settings
+        degrees = torch.tensor([degree for degree in range(settings.degree + 1) for _ in range(2 * degree + 1)])
+        points, weights = sphere_quadrature(3 * settings.degree)
+        constants = {
+            "species_of": species_table(settings.elements),
+            "degrees": degrees,
+            "waves": pi * torch.arange(settings.radial, dtype=torch.float64),
+            "by_degree": (degrees == torch.arange(settings.degree + 1).unsqueeze(1)).to(torch.float64),
+            "table": harmonics_table(settings.degree),
+            "slopes": gradient_table(harmonics_table(settings.degree)),
+            "on_grid": harmonics(points, harmonics_table(settings.degree)),
+            "grid_weights": weights.unsqueeze(0),
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def cutoff(self) -> float:
+        return self.settings.cutoff
+
+    @property
+    def elements(self) -> frozenset[int]:
+        return frozenset(self.settings.elements)
+
+    @property
+    def name(self) -> str:
+        return "-".join(["moment", *(chemical_symbols[z] for z in self.settings.elements)])
+
+    def set_closest(self, closest: Float[Tensor, "species species"]) -> None:
+        """Take over where the learned functions of each pair begin (Å; anything ≥ the cutoff: never met)."""
+        self.closest.copy_(closest.clamp_max(self.cutoff))
+        self.core.reach_to(self.closest)
+
+    def folded(self) -> MomentNet:
+        """A copy whose mixing weights act without whitening; the same function."""
+        net = MomentNet(self.settings)
+        state = {name: value.detach().cpu().to(torch.float64) for name, value in self.state_dict().items()}
+        net.load_state_dict(state | {"mixing": self._mixing().detach().cpu().to(torch.float64)})
+        return net
+
+    def _mixing(self) -> Tensor:
+        return self.mixing if self.whitening is None else self.whitening @ self.mixing
+
+    def in_type(self, dtype: torch.dtype) -> MomentNet:
+        """Compute in this float type; E0, scale and the sum of energies stay float64."""
+        reference, scale = self.reference, self.scale
+        self.to(dtype)
+        self.reference, self.scale = reference, scale
+        return self
+
+    def forward(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
+        species = self.species(graph.system.numbers)
+        moments, core = self.moments(graph, vectors, species)
+        slots = self.layout(species)
+        x = (self.features(moments, slots) - self.mean) / self.spread
+        if self.settings.hidden:
+            x = torch.nn.functional.silu(self.second(torch.nn.functional.silu(self.first(x))))
+        out = self.last(x).squeeze(-1)
+        learned = (out - out[:, -1:]).to(torch.float64) * self.scale
+        atomic = learned.new_zeros(len(species) + 1).index_add(0, slots.flatten(), learned.flatten())[:-1]
+        return atomic + self.reference.index_select(0, species) + core
+
+    def layout(self, species: Int[Tensor, " atom"]) -> Int[Tensor, "species slot"]:
+        """Atoms in a dense table by species, with at least one spare slot (holding the number of atoms) per species."""
+        order = torch.argsort(species, stable=True)
+        slots = rows(species.index_select(0, order), len(self.settings.elements), spare=1)
+        return torch.cat([order, order.new_full((1,), len(order))]).index_select(0, slots.flatten()).view(slots.shape)
+
+    def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
+        """Index of each atom's element in `settings.elements`.
+
+        Raises:
+            BadInput: An element the network does not know.
+        """
+        return species_index(self.species_of, numbers)
+
+    def moments(
+        self, graph: Graph, vectors: Tensor, species: Tensor
+    ) -> tuple[Float[Tensor, "atom lm basis"], Float[Tensor, " atom"]]:
+        """Σ_j of basis × harmonics, one block of radial functions per neighbour species; and the core energy per atom."""
+        slots = rows(graph.receiver, graph.system.n_atoms)
+        dense, pair, basis = self.basis(graph, vectors, species, slots)
+        return moments(dense.view(*slots.shape, 3), basis), self._core_energies(dense, pair, slots)
+
+    def basis(
+        self, graph: Graph, vectors: Tensor, species: Tensor, slots: Int[Tensor, "atom slot"]
+    ) -> tuple[Float[Tensor, "flat 3"], Int[Tensor, " flat"], Basis]:
+        """Edge vectors in a dense table (atoms slow, slots fast), their pairs of species, and what they are expanded in."""
+        n, kind = len(self.settings.elements), self.mixing.dtype
+        filler = vectors.new_tensor([[self.cutoff, 0.0, 0.0]], dtype=kind)
+        dense = torch.cat([vectors.to(kind), filler]).index_select(0, slots.flatten())
+        sender = torch.cat([species.index_select(0, graph.sender), species.new_zeros(1)]).index_select(0, slots.flatten())
+        pair = (n * species.unsqueeze(1) + sender.view(slots.shape)).flatten()
+        met = torch.eye(n, dtype=kind, device=vectors.device) * (self.closest < self.cutoff).to(kind).unsqueeze(2)
+        inverse_range = 1.0 / (self.cutoff - self.closest).clamp_min(FREEZE)
+        basis = Basis(
+            cutoff=self.cutoff,
+            freeze=FREEZE,
+            closest=self.closest.flatten().index_select(0, pair).view(*slots.shape, 1),
+            inverse_range=inverse_range.flatten().index_select(0, pair).view(*slots.shape, 1),
+            sender=met.view(n * n, n).index_select(0, pair).view(*slots.shape, n, 1),
+            waves=self.waves,
+            table=self.table,
+            slopes=self.slopes,
+        )
+        return dense, pair, basis
+
+    def _core_energies(self, dense: Tensor, pair: Tensor, slots: Tensor) -> Float[Tensor, " atom"]:
+        energy, near = self.core(dense, pair)
+        zeros = torch.zeros(len(slots), dtype=torch.float64, device=dense.device)
+        if len(near) == 0:
+            return zeros
+        return zeros.index_add(0, near.div(slots.shape[1], rounding_mode="floor"), 0.5 * energy.to(torch.float64))
+
+    @property
+    def node_width(self) -> int:
+        """Number of node features."""
+        return (self.settings.degree + 3) * self.settings.channels
+
+    def node_features(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, "atom feature"]:
+        """The normalised invariants of every atom."""
+        species = self.species(graph.system.numbers)
+        slots = self.layout(species)
+        dense = (self.features(self.moments(graph, vectors, species)[0], slots) - self.mean) / self.spread
+        return dense.new_zeros((len(species) + 1, dense.shape[2])).index_copy(0, slots.flatten(), dense.flatten(0, 1))[:-1]
+
+    def features(
+        self, moments: Float[Tensor, "atom lm basis"], slots: Int[Tensor, "species slot"]
+    ) -> Float[Tensor, "species slot feature"]:
+        """Invariants of every atom in the dense layout by species; the spare slots hold those of an isolated atom."""
+        (n, width), atoms, channels = slots.shape, len(moments), self.settings.channels
+        filled = torch.cat([moments.flatten(1), moments.new_zeros((1, moments.shape[1] * moments.shape[2]))])
+        by_species = filled.index_select(0, slots.flatten()).view(n, width, *moments.shape[1:])
+        mixed = (by_species.transpose(1, 2) @ self._mixing().index_select(1, self.degrees)).transpose(0, 1).flatten(1, 2)
+        place = torch.arange(n * width, device=slots.device)
+        place = torch.empty(atoms + 1, dtype=torch.int64, device=slots.device).index_copy(0, slots.flatten(), place)[:-1]
+        flat = mixed.index_select(1, place).flatten(1)
+        on_sphere = self.on_grid @ flat
+        cubes = self.grid_weights @ (on_sphere.square() * on_sphere)
+        invariants = torch.cat([flat[:1], self.by_degree @ flat.square(), cubes]).view(-1, atoms, channels)
+        invariants = invariants.transpose(0, 1).flatten(1)
+        filled = torch.cat([invariants, invariants.new_zeros((1, invariants.shape[1]))])
+        return filled.index_select(0, slots.flatten()).view(n, width, -1)

@@ -1,0 +1,164 @@
+r"""A long-stride map composed of kicks and drifts, each kick with a learned potential: symplectic by construction.
+
+A stride t is K drifts of h = t/K between K + 1 kicks, as in velocity Verlet, but the potential of a kick is learned:
+
+    p ← p + (h/2) F_0(q)
+    k = 1 … K:   q ← q + h p/m,   p ← p + w_k h F_{min(k, K−k)}(q)        w_k = 1, w_K = 1/2,   F_s = −∂V_s/∂q
+
+q, p, m: positions, momenta, masses   V_s: a spline potential (`nets/moment.py`), s = 0 … K/2   h: length of a drift
+
+Whatever the V_s, the map is symplectic (each factor is), time-reversible (the sequence is a palindrome), conserves total
+momentum and angular momentum (V_s is translation and rotation invariant), and costs K force evaluations a stride, since
+the last kick of one stride and the first of the next act at the same place. With V_s = V it is velocity Verlet of step h;
+trained on pairs (q, p) → (q', p') of the exact flow the V_s absorb its error. One harmonic mode of frequency ω is met
+exactly with K = 2: two force constants fix cos ωt and sin(ωt)/ω, all there is to its matrix, for ωt < π. With K = 1 there is
+one force constant: the frequency can be right, not also how a mode shares its energy between momenta and positions.
+
+References:
+    Kicks and drifts learned as a symplectic map: P. Jin et al., SympNets, Neural Networks 132, 166 (2020), doi
+    10.1016/j.neunet.2020.08.017. Modified potentials that cancel the error of a splitting: M. Takahashi, M. Imada, J. Phys.
+    Soc. Jpn. 53, 3765 (1984), doi 10.1143/JPSJ.53.3765. Long strides learned from trajectories: F. Bigi et al., FlashMD,
+    arXiv 2505.19350 (2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.derivatives import forces_through
+from mdistill.errors import BadInput
+from mdistill.graph import build_graph
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.settings import SplittingMapSettings
+from mdistill.types import Graph, System
+from mdistill.units import ACCELERATION
+
+UNLIMITED = 1e6
+"""eV/Å, eV; no limit yet."""
+Forces = Callable[[System], Float[Tensor, "atom 3"]]
+
+
+class SplittingMap(torch.nn.Module):
+    """`net(system, momenta, masses, stride)` gives the positions and momenta after the stride, differentiable in the weights.
+
+    Buffers set by training: `largest_force` [stage, species] eV/Å of a kick; `looked_at` and `largest_change` eV/√atom, the
+    change of K + V₀ (V₀: the first kick's potential) beyond which a stride's energy is looked at, and of that energy. Beyond
+    the first and the last the map is not to be trusted.
+    """
+
+    kind = "splitting"
+    largest_force: Tensor
+    looked_at: Tensor
+    largest_change: Tensor
+
+    def __init__(self, settings: SplittingMapSettings, *, seed: int = 0) -> None:
+        super().__init__()
+        self.settings = settings
+        self.stages = torch.nn.ModuleList(MomentNet(settings.spline, seed=seed + k) for k in range(settings.stages))
+        limits = torch.full((settings.stages, len(settings.elements)), UNLIMITED, dtype=torch.float64)
+        self.register_buffer("largest_force", limits)
+        for name in ("looked_at", "largest_change"):
+            self.register_buffer(name, torch.tensor(UNLIMITED, dtype=torch.float64))
+
+    @property
+    def cutoff(self) -> float:
+        return self.settings.cutoff
+
+    @property
+    def elements(self) -> frozenset[int]:
+        return frozenset(self.settings.elements)
+
+    @property
+    def name(self) -> str:
+        return "-".join([f"stride{self.settings.stride_fs:g}fs", *(chemical_symbols[z] for z in self.settings.elements)])
+
+    @property
+    def strides_fs(self) -> tuple[float, ...]:
+        """The strides it was taught."""
+        return (self.settings.stride_fs,)
+
+    def begin_as(self, net: MomentNet) -> None:
+        """Let every kick begin with this potential.
+
+        Raises:
+            BadInput: It has another size or other elements.
+        """
+        if net.settings != self.settings.spline:
+            raise BadInput("potential", f"{net.settings}", allowed=f"{self.settings.spline}", fix="use a potential of that size")
+        for stage in self.stages:
+            stage.load_state_dict(net.state_dict())
+
+    def folded(self) -> SplittingMap:
+        """A float64 copy without whitening of its stages; the same map."""
+        net = SplittingMap(self.settings)
+        net.stages = torch.nn.ModuleList(stage.folded() for stage in self._splines())
+        net.largest_force = self.largest_force.detach().clone()
+        net.looked_at, net.largest_change = self.looked_at.detach().clone(), self.largest_change.detach().clone()
+        return net
+
+    def scale_kicks(self, factor: float) -> None:
+        """Make all that its kicks have learned so many times as strong, in place."""
+        for stage in self._splines():
+            stage.scale.mul_(factor)
+        self.largest_force.mul_(factor)
+
+    def in_type(self, dtype: torch.dtype) -> SplittingMap:
+        """Compute forces in this float type; positions and momenta stay float64."""
+        for stage in self._splines():
+            stage.in_type(dtype)
+        return self
+
+    def _splines(self) -> list[MomentNet]:
+        return list(self.stages)  # type: ignore[arg-type]
+
+    def forward(
+        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float
+    ) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]:
+        self.check(stride_fs)
+        keep = torch.is_grad_enabled()
+
+        def forces_of(stage: MomentNet) -> Forces:
+            return lambda now: forces_through(stage, build_graph_at(now, stage.cutoff), create_graph=keep)
+
+        return compose([forces_of(s) for s in self._splines()], self.settings, system, momenta, masses)
+
+    def check(self, stride_fs: float) -> None:
+        """Refuse a stride it was not taught.
+
+        Raises:
+            BadInput: It was taught another.
+        """
+        if abs(stride_fs - self.settings.stride_fs) > 1e-9 * self.settings.stride_fs:
+            known = f"{self.settings.stride_fs:g} fs"
+            raise BadInput("stride", f"{stride_fs:g} fs", allowed=known, fix="train a map for this stride, or leave it out")
+
+
+def compose(
+    stages: list[Forces],
+    settings: SplittingMapSettings,
+    system: System,
+    momenta: Float[Tensor, "atom 3"],
+    masses: Float[Tensor, " atom"],
+) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]:
+    """One stride of kicks and drifts, given the forces of each stage."""
+    drift = settings.stride_fs / settings.kicks
+    positions, inverse = system.positions, 1.0 / masses.unsqueeze(1)
+    for k in range(settings.kicks + 1):
+        if k:
+            positions = positions + drift * inverse * momenta
+        ends = k in (0, settings.kicks)
+        forces = stages[min(k, settings.kicks - k)](replace(system, positions=positions))
+        momenta = momenta + ((0.5 if ends else 1.0) * drift * ACCELERATION) * forces
+    return positions, momenta
+
+
+def build_graph_at(system: System, cutoff: float) -> Graph:
+    """`build_graph` at positions that carry a gradient; the graph's system keeps them."""
+    graph = build_graph(replace(system, positions=system.positions.detach()), cutoff)
+    return replace(graph, system=system)

@@ -1,0 +1,88 @@
+r"""Dynamics whose total energy is put right now and then: for long strides, whose small errors would else add up to heat.
+
+One step of every n  p ← P + α (p − P),  α² = (K + H₀ + Q − H)/K,  α held within 1 ± clip
+
+p − P: momenta relative to the centre of mass   K: their kinetic energy   H: total energy   H₀: what it was
+Q: what a thermostat has put in since (`State.heat`; H − Q is the conserved energy of thermostatted dynamics)
+
+What is missing between two such steps, and what the clip leaves, is carried in `State.energy_debt`. What else changes the
+energy, a strain say, does so between two steps and is left alone. Which step of the n is drawn by its number: at equal
+intervals a vibration that keeps pace with them would always be met in the same phase, and cooled or heated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from mdistill.simulation.guard import total_energy
+from mdistill.simulation.kinetics import internal_momenta, kinetic_energy
+from mdistill.simulation.noise import scattered
+from mdistill.simulation.ranges import within
+from mdistill.simulation.verlet import Evaluate, evaluated
+from mdistill.types import Propagator, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectEnergy:
+    """NVE, or NVT around a thermostat.
+
+    Attributes:
+        inner: The step, which leaves the energy nearly as it was but for a thermostat's heat.
+        evaluate: The potential that the energy is counted with.
+        every: n, the mean number of steps from one correction to the next.
+        clip: Largest |α − 1|.
+    """
+
+    inner: Propagator
+    evaluate: Evaluate
+    every: int = 20
+    clip: float = 0.05
+
+    def __post_init__(self) -> None:
+        within("every", self.every, 1, 1_000_000, unit="steps", open_low=False)
+        within("clip", self.clip, 0.0, 0.5)
+
+    @property
+    def stride(self) -> float:
+        return self.inner.stride
+
+    def step(self, state: State, generator: Generator) -> State:
+        target = self.target(state)
+        return self.settled(evaluated(self.inner.step(unheated(state), generator), self.evaluate), target)
+
+    def target(self, state: State) -> Float[Tensor, " struct"]:
+        """H₀ of each struct, eV."""
+        energy = total_energy(evaluated(state, self.evaluate))
+        return energy if state.energy_debt is None else energy + state.energy_debt
+
+    def due(self, number: int) -> bool:
+        """Whether the step of this number (of the first: 1) ends with the energy put right."""
+        block, place = divmod(number, self.every)
+        return place == scattered(block) % self.every
+
+    def owing(self, state: State, target: Float[Tensor, " struct"]) -> State:
+        """The state with what it is missing, heat allowed for, as its debt."""
+        missing = target - total_energy(state)
+        return replace(state, heat=None, energy_debt=missing if state.heat is None else missing + state.heat)
+
+    def settled(self, state: State, target: Float[Tensor, " struct"]) -> State:
+        """The state after a step, its energy put right where it is due."""
+        state = self.owing(state, target)
+        missing = state.energy_debt
+        if missing is None or not self.due(round(state.time / self.stride)):
+            return state
+        internal = internal_momenta(state, state.momenta)
+        kinetic = kinetic_energy(replace(state, momenta=internal, middle_momenta=None))
+        wanted = (1.0 + missing / kinetic.clamp_min(1e-300)).clamp_min(0.0).sqrt()
+        factor = torch.where(kinetic > 0.0, wanted.clamp(1.0 - self.clip, 1.0 + self.clip), torch.ones_like(wanted))
+        momenta = state.momenta + (factor.index_select(0, state.system.owner).unsqueeze(1) - 1.0) * internal
+        return replace(state, momenta=momenta, energy_debt=missing - (factor.square() - 1.0) * kinetic)
+
+
+def unheated(state: State) -> State:
+    """The state from which heat is counted."""
+    return replace(state, heat=state.momenta.new_zeros(state.system.n_structs))

@@ -1,0 +1,203 @@
+"""What a simulation writes: trajectory, log of energies and temperatures, restart file; in step with each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator
+
+from mdistill.errors import BadInput
+from mdistill.graph import volumes
+from mdistill.io.files import replacing
+from mdistill.io.trajectories import TrajectoryWriter, appending, truncate_after
+from mdistill.simulation.kinetics import kinetic_energy, prediction_of, pressure, temperatures
+from mdistill.simulation.restart import RestartPoint, save_restart
+from mdistill.simulation.running_sums import means, no_steps
+from mdistill.types import RunningSums, State
+from mdistill.units import GPA
+
+_SHARE = 0.02
+"""Largest share of the time spent on saving."""
+
+
+@dataclass(slots=True)
+class Log:
+    """A CSV table of one structure's energies, temperatures, pressure and volume; rows are collected and written in blocks."""
+
+    path: Path
+    _rows: list[str] = field(default_factory=list)
+    _header: str = ""
+
+    def add(self, step: int, state: State, since: RunningSums | None = None) -> None:
+        row = log_row(step, state, since)
+        self._header = ",".join(row)
+        self._rows.append(",".join("" if value is None else repr(value) for value in row.values()))
+
+    def flush(self) -> None:
+        """Append the collected rows, all or none.
+
+        Raises:
+            MdistillError: The file cannot be written.
+        """
+        if not self._rows:
+            return
+        with appending(self.path) as partial:
+            new = not partial.exists()
+            with open(partial, "a", encoding="ascii", newline="\n") as handle:
+                handle.write("\n".join([*([self._header] if new else []), *self._rows]) + "\n")
+        self._rows.clear()
+
+
+def log_row(step: int, state: State, since: RunningSums | None = None) -> dict[str, float | None]:
+    """One line of the log: columns by name, with the temperature of each element, T_<element>_K, and last the means over the
+    steps since the row before (whose tally is `since`), mean_…; None where undefined."""
+    from ase.data import chemical_symbols
+
+    potential, kinetic = float(prediction_of(state).energy[0]), float(kinetic_energy(state)[0])
+    squeeze, elements = pressure(state), sorted(set(state.system.numbers.tolist()))
+    every, *each = temperatures(state, (None, *elements))
+    row: dict[str, float | None] = {
+        "step": step,
+        "time_fs": state.time,
+        "temperature_K": float(every[0]),
+        "potential_eV": potential,
+        "kinetic_eV": kinetic,
+        "total_eV": potential + kinetic,
+        "pressure_GPa": None if squeeze is None else float(squeeze[0]) / GPA,
+        "volume_A3": float(volumes(state.system)[0]) if bool(state.system.pbc.all()) else None,
+    }
+    for number, own in zip(elements, each, strict=True):
+        row[f"T_{chemical_symbols[number]}_K"] = float(own[0])
+    return row | means(state, since or no_steps(state.system))
+
+
+def read_log(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a log; empty cells are NaN.
+
+    Raises:
+        BadInput: Absent or damaged.
+    """
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+        names = lines[0].split(",")
+        rows = np.array([[float(cell) if cell else np.nan for cell in line.split(",")] for line in lines[1:]], dtype=np.float64)
+        return dict(zip(names, rows.reshape(-1, len(names)).T, strict=True))
+    except (OSError, ValueError, IndexError) as error:
+        raise BadInput(
+            path, f"no usable log ({error})", allowed="a log written by mdistill", fix="choose another --out"
+        ) from error
+
+
+def truncate_log(path: Path, step: int) -> int:
+    """Remove rows with a step above `step`; gives the number of rows left."""
+    if not path.exists():
+        return 0
+    lines = path.read_text(encoding="ascii").splitlines()
+    kept = [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
+    if len(kept) < len(lines) - 1:
+        with replacing(path) as partial:
+            partial.write_text("\n".join([lines[0], *kept]) + "\n", encoding="ascii")
+    return len(kept)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Collects frames and log rows, and saves everything at intervals, the restart file last.
+
+    What the restart file says is therefore always in the trajectory and log; what they hold beyond it is removed when
+    the run resumes. Saving takes about 2 % of the time at most: the interval grows with the time that a save takes.
+
+    Attributes:
+        trajectory: Writer of the frames (steps ≥ 0).
+        log: Writer of the rows (all steps).
+        restart: Path of the restart file.
+        generator: The run's source of randomness.
+        every: Steps between frames and rows.
+        interval: Least seconds between saves.
+        extras: Numbers to keep in the restart file; called at each save.
+        step: Number of the last step seen.
+        since: RunningSums at the last row.
+    """
+
+    trajectory: TrajectoryWriter
+    log: Log
+    restart: Path
+    generator: Generator
+    every: int
+    interval: float
+    extras: Callable[[], dict[str, float]]
+    step: int = 0
+    frames: int = 0
+    rows: int = 0
+    since: RunningSums | None = None
+    _due: float = field(default_factory=time.monotonic)
+
+    def __call__(self, step: int, state: State) -> None:
+        self.step = step
+        if step % self.every == 0:
+            self.log.add(step, state, self.since)
+            self.rows, self.since = self.rows + 1, state.running_sums
+            if step >= 0:
+                self.trajectory.add(step, state)
+                self.frames += 1
+        if time.monotonic() >= self._due:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Write everything collected so far and the restart file for this state."""
+        began = time.monotonic()
+        self.flush()
+        extras = self.extras() | {"frames": float(self.frames), "rows": float(self.rows)}
+        if self.since is not None:
+            counted = [float(self.since.steps), self.since.potential, self.since.pressure, *self.since.kinetic.tolist()]
+            extras |= {f"since {k}": value for k, value in enumerate(counted)} | {"evaluated": float(self.since.evaluated)}
+        point = RestartPoint(step=self.step, state=state, generator_state=self.generator.get_state(), extras=extras)
+        save_restart(self.restart, point)
+        now = time.monotonic()
+        self._due = now + max(self.interval, (now - began) / _SHARE)
+
+    def flush(self) -> None:
+        """Write the collected frames and rows."""
+        self.trajectory.flush()
+        self.log.flush()
+
+    def resume(self, point: RestartPoint) -> None:
+        """Cut the files back to a restart point.
+
+        Raises:
+            BadInput: They hold less than they did at that point.
+        """
+        self.step, self.frames, self.rows = point.step, int(point.extras["frames"]), int(point.extras["rows"])
+        self.since = _since(point.extras)
+        _check_columns(self.log.path, list(log_row(point.step, point.state)))
+        for path, kept, expected in (
+            (self.trajectory.path, truncate_after(self.trajectory.path, point.step), self.frames),
+            (self.log.path, truncate_log(self.log.path, point.step), self.rows),
+        ):
+            if kept != expected:
+                raise BadInput(path, f"{kept} frames up to step {point.step}", allowed=f"{expected}, as when the run was saved",
+                               fix="restore the file, or choose another --out and start again")  # fmt: skip
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
+    """Refuse to go on with a log of other columns."""
+    if path.exists():
+        with open(path, encoding="ascii") as handle:
+            found = handle.readline().rstrip("\n").split(",")
+        if found != columns:
+            fix = "choose another --out and start again from its last frame, or finish the run with the version it was begun with"
+            raise BadInput(path, f"has {len(found)} columns", allowed=f"the {len(columns)} that this version writes", fix=fix)
+
+
+def _since(extras: dict[str, float]) -> RunningSums | None:
+    if "since 0" not in extras:
+        return None
+    count = sum(name.startswith("since ") for name in extras)
+    steps, potential, squeeze, *kinetic = (extras[f"since {k}"] for k in range(count))
+    evaluated, added = int(extras.get("evaluated", steps)), torch.tensor(kinetic, dtype=torch.float64)
+    return RunningSums(steps=int(steps), evaluated=evaluated, potential=potential, pressure=squeeze, kinetic=added)

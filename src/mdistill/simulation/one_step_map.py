@@ -1,0 +1,229 @@
+r"""Long strides by a direct map (`nets/one_step.py`, `nets/one_step_attention.py`): NVE with energy and momentum put right.
+
+After the map has taken (q, p) to (q̂, p̂) over a stride t:
+    momentum   centre of mass to where free flight takes it, total momentum to what it was
+    energy     p ← P + α (p̂ − P), α² = (H + D − V(q̂) − K_P)/K̂, α held within 1 ± clip;  D ← what is then still missing
+
+p̂ − P: momenta relative to the centre of mass, of kinetic energy K̂   P, K_P: share of the centre of mass   V: potential energy
+H: total energy at the start of this stride   D: energy debt, carried in `State.energy_debt`
+
+So a thermostat around it changes H as it likes. A stride is taken anew by small steps of velocity Verlet, and counted, where the
+network's own doubt (`nets/uncertainty.py`) is larger than in training, where α is off by more than `worst` for this stride's own
+error, and where anything is not finite.
+
+Reference: F. Bigi, S. Chong, A. Kristiadi, M. Ceriotti, FlashMD, arXiv 2505.19350 (2025); clips, debt and the way back are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from mdistill.graph import SkinList, turned
+from mdistill.nets.one_step import Arrival
+from mdistill.nets.uncertainty import LastLayerUncertainty
+from mdistill.simulation.kinetics import per_struct, prediction_of
+from mdistill.simulation.noise import uniforms
+from mdistill.simulation.ranges import within
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.types import Graph, State, System
+from mdistill.units import KINETIC
+
+
+class OneStepMap(Protocol):
+    """A network that takes a state over a stride at once."""
+
+    doubt: LastLayerUncertainty
+
+    @property
+    def cutoff(self) -> float: ...
+    def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]: ...
+    def leap(
+        self,
+        system: System,
+        momenta: Float[Tensor, "atom 3"],
+        masses: Float[Tensor, " atom"],
+        stride_fs: float,
+        *,
+        forces: Float[Tensor, "atom 3"] | None = None,
+        graph: Graph | None = None,
+    ) -> Arrival: ...
+
+
+@dataclass(slots=True)
+class OneStepCounts:
+    """What happened on the way: strides, those with a clipped rescale, those taken anew in small steps and why."""
+
+    strides: int = 0
+    clips: int = 0
+    fallbacks: int = 0
+    doubtful: int = 0
+    energetic: int = 0
+    broken: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneStepStrides:
+    """NVE, one long stride per step. Conserves total momentum; energy but for what is clipped.
+
+    Attributes:
+        net: The map.
+        evaluate: The potential it was taught: energies, the forces it starts from, and the small steps.
+        time: t, fs.
+        small_step: Of velocity Verlet in a stride that is taken anew, fs at most.
+        rescale: Whether the energy is put right.
+        clip: Largest |α − 1|.
+        worst: Largest |α − 1| that a stride by itself may ask for.
+        random_frame: Whether every stride is taken in a frame turned at random: for maps that are not equivariant.
+        counts: Of strides so far.
+    """
+
+    net: OneStepMap
+    evaluate: Evaluate
+    time: float
+    small_step: float
+    rescale: bool = True
+    clip: float = 0.1
+    worst: float = 0.2
+    random_frame: bool = False
+    skin: float = 0.5
+    counts: OneStepCounts = field(default_factory=OneStepCounts, compare=False)
+    _pairs: SkinList = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        within("small_step", self.small_step, 0.0, self.time, unit="fs")
+        within("clip", self.clip, 0.0, 0.5)
+        within("worst", self.worst, self.clip, 1.0, open_low=False)
+        object.__setattr__(self, "_pairs", SkinList(cutoff=self.net.cutoff, skin=self.skin))
+
+    @property
+    def stride(self) -> float:
+        return self.time
+
+    def step(self, state: State, generator: Generator) -> State:
+        self.counts.strides += 1
+        state = evaluated(state, self.evaluate)
+        turn = _random_turn(generator) if self.random_frame else None
+        moved = self._moved(state, turn)
+        if moved is None:
+            self.counts.fallbacks += 1
+            moved = self._in_small_steps(state, generator)
+        return moved
+
+    def _moved(self, state: State, turn: Float[Tensor, "3 3"] | None) -> State | None:
+        """The state after a stride of the map, None where it is not to be trusted."""
+        arrival = self._arrival(state, turn)
+        species, counts = self.net.species(state.system.numbers), self.counts
+        if not _finite(arrival.positions, arrival.momenta):
+            counts.broken += 1
+            return None
+        if not self.net.doubt.trusted(self.net.doubt(arrival.features, species), species):
+            counts.doubtful += 1
+            return None
+        moved = evaluated(_centred(state, arrival, self.time), self.evaluate)
+        prediction = prediction_of(moved)
+        if not _finite(prediction.energy, prediction.forces):
+            counts.broken += 1
+            return None
+        return self._rescaled(state, moved)
+
+    def _arrival(self, state: State, turn: Float[Tensor, "3 3"] | None) -> Arrival:
+        system, forces, graph = state.system, prediction_of(state).forces, self._pairs.graph(state.system)
+        with torch.no_grad():
+            if turn is None:
+                return self.net.leap(system, state.momenta, state.masses, self.time, forces=forces, graph=graph)
+            system = turned(system, turn)
+            found = self.net.leap(
+                system, state.momenta @ turn, state.masses, self.time, forces=forces @ turn, graph=replace(graph, system=system)
+            )
+        return replace(found, positions=found.positions @ turn.T, momenta=found.momenta @ turn.T)
+
+    def _rescaled(self, before: State, moved: State) -> State | None:
+        """The energy put right as far as the clip allows; None where the stride by itself is too far off."""
+        if not self.rescale:
+            return moved
+        start, common, internal = _kinetic(before), *_shares(moved)
+        debt = torch.zeros_like(start) if before.energy_debt is None else before.energy_debt
+        own = prediction_of(before).energy + start - prediction_of(moved).energy - common
+        if not bool((_factor(own, internal) - 1.0).abs().max() <= self.worst):
+            self.counts.energetic += 1
+            return None
+        wanted = _factor(own + debt, internal)
+        factor = wanted.clamp(1.0 - self.clip, 1.0 + self.clip)
+        self.counts.clips += int((wanted != factor).any())
+        owner, weight = moved.system.owner, moved.masses.unsqueeze(1)
+        drift = weight * _drift(moved).index_select(0, owner)
+        momenta = drift + factor.index_select(0, owner).unsqueeze(1) * (moved.momenta - drift)
+        return replace(moved, momenta=momenta, energy_debt=own + debt - factor.square() * internal)
+
+    def _in_small_steps(self, state: State, generator: Generator) -> State:
+        steps = math.ceil(self.time / self.small_step - 1e-9)
+        verlet, now = VelocityVerlet(evaluate=self.evaluate, time_step=self.time / steps), state.time
+        for _ in range(steps):
+            state = verlet.step(state, generator)
+        return replace(state, time=now + self.time)
+
+
+def _finite(*tensors: Tensor) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def _centred(state: State, arrival: Arrival, time: float) -> State:
+    """The state at the arrival, shifted such that centre of mass and total momentum are those of free flight."""
+    system, weight = state.system, state.masses.unsqueeze(1)
+    gained = arrival.momenta - state.momenta
+    moved = weight * (arrival.positions - system.positions) - time * state.momenta
+    velocity, shift = (per_struct(system, x) / per_struct(system, weight) for x in (gained, moved))
+    return replace(
+        state,
+        system=replace(system, positions=arrival.positions - shift.index_select(0, system.owner)),
+        momenta=arrival.momenta - weight * velocity.index_select(0, system.owner),
+        time=state.time + time,
+        prediction=None,
+        middle_momenta=None,
+    )
+
+
+def _drift(state: State) -> Float[Tensor, "struct 3"]:
+    """Velocity of each struct's centre of mass, Å/fs; 0 of a single atom, whose motion is all its own."""
+    system = state.system
+    drift = per_struct(system, state.momenta) / per_struct(system, state.masses).unsqueeze(1)
+    alone = torch.bincount(system.owner, minlength=system.n_structs) == 1
+    return torch.where(alone.unsqueeze(1), torch.zeros_like(drift), drift)
+
+
+def _shares(state: State) -> tuple[Float[Tensor, " struct"], Float[Tensor, " struct"]]:
+    """Kinetic energies (eV) of the centre of mass and relative to it."""
+    common = 0.5 * KINETIC * per_struct(state.system, state.masses) * _drift(state).square().sum(1)
+    return common, _kinetic(state) - common
+
+
+def _kinetic(state: State) -> Float[Tensor, " struct"]:
+    return 0.5 * KINETIC * per_struct(state.system, state.momenta.square().sum(1) / state.masses)
+
+
+def _factor(wanted: Float[Tensor, " struct"], found: Float[Tensor, " struct"]) -> Float[Tensor, " struct"]:
+    """√(wanted/found) of kinetic energies; 0 where none is wanted, 1 where none is there and none is wanted."""
+    still = (found <= 0.0) & (wanted.abs() <= 1e-12)
+    return torch.where(still, torch.ones_like(found), (wanted.clamp_min(0.0) / found.clamp_min(1e-300)).sqrt())
+
+
+def _random_turn(generator: Generator) -> Float[Tensor, "3 3"]:
+    """A rotation, uniformly distributed, from a quaternion of three uniform numbers (K. Shoemake, Graphics Gems III, 1992)."""
+    first, second, third = uniforms(generator, np.zeros(1), np.arange(3))
+    near, far, one, two = math.sqrt(1.0 - first), math.sqrt(first), 2.0 * math.pi * second, 2.0 * math.pi * third
+    x, y, z, w = near * math.sin(one), near * math.cos(one), far * math.sin(two), far * math.cos(two)
+    return torch.tensor(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ],
+        dtype=torch.float64,
+    )

@@ -1,0 +1,90 @@
+r"""Observables of every step, added up along a run: frames then tell of the time between them, not of one instant.
+
+Of each step are added the potential energy, the pressure, and twice the internal kinetic energy of each element; compiled
+dynamics adds them inside (`kernels/motion.hpp`), `WithRunningSums` does for any other propagator. Compiled long strides have no
+potential energy and pressure on the way: they add those of the state where a leap was asked to end (a frame, a strain). The
+mean over the steps between two points of a run is the difference of their tallies over the difference of their numbers of
+steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from mdistill.simulation.barostat import StochasticCellRescaling
+from mdistill.simulation.energy_correction import CorrectEnergy
+from mdistill.simulation.kinetics import degrees_of_freedom, prediction_of, pressure, twice_kinetic_by_element
+from mdistill.types import LeapingPropagator, Propagator, RunningSums, State, System
+from mdistill.units import BOLTZMANN, GPA
+
+
+def no_steps(system: System) -> RunningSums:
+    """The tally of a run of one struct before its first step."""
+    kinds = len(system.numbers.unique())
+    return RunningSums(steps=0, evaluated=0, potential=0.0, pressure=0.0, kinetic=torch.zeros(kinds, dtype=torch.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class WithRunningSums:
+    """A propagator of one struct that keeps count of its steps in `State.running_sums`."""
+
+    plain: Propagator
+
+    @property
+    def stride(self) -> float:
+        return self.plain.stride
+
+    def step(self, state: State, generator: Generator) -> State:
+        before = state.running_sums or no_steps(state.system)
+        state = self.plain.step(state, generator)
+        squeeze = pressure(state)
+        after = RunningSums(
+            steps=before.steps + 1,
+            evaluated=before.evaluated + 1,
+            potential=before.potential + float(prediction_of(state).energy[0]),
+            pressure=before.pressure + (0.0 if squeeze is None else float(squeeze[0])),
+            kinetic=before.kinetic + twice_kinetic_by_element(state),
+        )
+        return replace(state, running_sums=after)
+
+
+def with_running_sums(propagator: Propagator) -> Propagator:
+    """The propagator, keeping count: within what strains or corrects, before it does; a leaping one does already."""
+    if isinstance(propagator, LeapingPropagator):
+        return propagator
+    if isinstance(propagator, StochasticCellRescaling | CorrectEnergy):
+        return replace(propagator, inner=with_running_sums(propagator.inner))
+    return WithRunningSums(propagator)
+
+
+def means(state: State, before: RunningSums) -> dict[str, float | None]:
+    """Means over the steps since `before`, by column of the log: potential energy (eV), temperatures (K), pressure (GPa).
+
+    Of potential energy and pressure over those steps for which they are known (`RunningSums.evaluated`). None where there was no
+    step; no pressure where a direction is open.
+    """
+    system, now = state.system, state.running_sums or before
+    steps, evaluated = now.steps - before.steps, now.evaluated - before.evaluated
+    numbers, periodic = torch.unique(system.numbers), bool(system.pbc.all())
+    kinetic = (now.kinetic - before.kinetic) / max(steps, 1)
+    freedom = _freedom(state, numbers)
+    found: dict[str, float | None] = {
+        "mean_potential_eV": (now.potential - before.potential) / evaluated if evaluated else None,
+        "mean_temperature_K": float(kinetic.sum() / BOLTZMANN) / int(degrees_of_freedom(state)[0]),
+        "mean_pressure_GPa": (now.pressure - before.pressure) / evaluated / GPA if evaluated and periodic else None,
+    }
+    from ase.data import chemical_symbols
+
+    for number, energy, count in zip(numbers.tolist(), kinetic, freedom, strict=True):
+        found[f"mean_T_{chemical_symbols[number]}_K"] = float(energy / (count * BOLTZMANN))
+    return found if steps else dict.fromkeys(found)
+
+
+def _freedom(state: State, numbers: Tensor) -> Float[Tensor, " element"]:
+    """Degrees of freedom of each element, as `start.temperature` counts them."""
+    share = state.masses / state.masses.sum() if len(state.masses) > 1 else torch.zeros_like(state.masses)
+    return torch.stack([(3.0 * (1.0 - share))[state.system.numbers == number].sum() for number in numbers])

@@ -1,0 +1,162 @@
+r"""Long strides: NVE dynamics by a learned composition of kicks and drifts (`nets/splitting_map.py`), with a way back.
+
+Where a kick meets a force larger than in strides that the map gets right, or a stride changes the energy by more than these
+do, the map is not to be trusted: the stride is taken anew in small steps of velocity Verlet with the potential that the map
+was taught, and counted. So is one that ends in numbers that are not finite. To know the energy costs two evaluations, so
+only the strides are looked at that change K + V₀ most (V₀: the first kick's potential, at hand at both ends): one in fifty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from mdistill.derivatives import Conservative
+from mdistill.errors import BadInput
+from mdistill.nets.compiled import compiled
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.splitting_map import SplittingMap
+from mdistill.simulation.engines import EngineEvaluator, make_evaluator
+from mdistill.simulation.guard import Guard
+from mdistill.simulation.kinetics import kinetic_energy
+from mdistill.simulation.ranges import within
+from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.types import Prediction, State, System
+from mdistill.units import ACCELERATION
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened on the way: strides taken, and how many of them fell back to small steps."""
+
+    strides: int = 0
+    fallbacks: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplittingStrides:
+    """NVE, one long stride per step. Symplectic, reversible, conserves momentum, but where it falls back.
+
+    Attributes:
+        stages: Forces of each kick's potential, the outermost first; kick k of K uses number min(k, K − k).
+        evaluate: The potential that the map was taught: energies, and forces of the small steps.
+        time: t, fs.
+        kicks: K, force evaluations per stride.
+        largest_force: [stage, atom] eV/Å; beyond it a stride falls back.
+        looked_at: Change of K + V₀ in a stride, eV, beyond which its energy is looked at.
+        largest_change: Of the energy in a stride that is looked at, eV; beyond it a stride falls back.
+        small_step: Of velocity Verlet in a stride that falls back, fs at most.
+    """
+
+    stages: Sequence[Evaluate]
+    evaluate: Evaluate
+    time: float
+    kicks: int
+    largest_force: Float[Tensor, "stage atom"]
+    small_step: float
+    looked_at: float = math.inf
+    largest_change: float = math.inf
+    counts: Counts = field(default_factory=Counts, compare=False)
+
+    def __post_init__(self) -> None:
+        within("small_step", self.small_step, 0.0, self.time, unit="fs")
+        if len(self.stages) != self.kicks // 2 + 1:
+            raise BadInput("stages", f"{len(self.stages)}", allowed=f"{self.kicks // 2 + 1} for {self.kicks} kicks", fix="check")
+
+    @property
+    def stride(self) -> float:
+        return self.time
+
+    @property
+    def small_steps(self) -> int:
+        """Steps of velocity Verlet in a stride that falls back."""
+        return math.ceil(self.time / self.small_step - 1e-9)
+
+    def step(self, state: State, generator: Generator) -> State:
+        self.counts.strides += 1
+        moved = self._moved(state)
+        if moved is None:
+            self.counts.fallbacks += 1
+            moved = self._in_small_steps(state, generator)
+        return evaluated(moved, self.evaluate)
+
+    def _moved(self, state: State) -> State | None:
+        """The state after a stride of the map, None where it is not to be trusted."""
+        drift, state = self.time / self.kicks, replace(state, middle_momenta=None)
+        before = state
+        inverse = 1.0 / state.masses.unsqueeze(1)
+        energies = []
+        for k in range(self.kicks + 1):
+            if k:
+                positions = state.system.positions + drift * inverse * state.momenta
+                state = replace(state, system=replace(state.system, positions=positions))
+            stage = min(k, self.kicks - k)
+            found = _balanced(self.stages[stage](state.system))
+            forces = found.forces
+            if not bool((forces.norm(dim=1) <= self.largest_force[stage]).all()):
+                return None
+            share = 0.5 if k in (0, self.kicks) else 1.0
+            kicked = replace(state, momenta=state.momenta + (share * drift * ACCELERATION) * forces)
+            energies.append(float((found.energy + kinetic_energy(kicked if k else state)).sum()))
+            state = kicked
+        if not abs(energies[-1] - energies[0]) <= self.looked_at and not self._right(before, state):
+            return None
+        return replace(state, time=state.time + self.time, prediction=None)
+
+    def _right(self, before: State, after: State) -> bool:
+        """Whether a stride changed the energy by no more than it may."""
+        change = [float((self.evaluate(s.system).energy + kinetic_energy(s)).sum()) for s in (before, after)]
+        return abs(change[1] - change[0]) <= self.largest_change
+
+    def _in_small_steps(self, state: State, generator: Generator) -> State:
+        def evaluate(system: System) -> Prediction:
+            return _balanced(self.evaluate(system))
+
+        verlet, now = VelocityVerlet(evaluate=evaluate, time_step=self.time / self.small_steps), state.time
+        state = replace(state, prediction=None)
+        for _ in range(self.small_steps):
+            state = verlet.step(state, generator)
+        return replace(state, time=now + self.time)
+
+
+def _balanced(prediction: Prediction) -> Prediction:
+    """Forces less their mean: what single precision leaves of a sum that should vanish would let the centre of mass drift."""
+    return replace(prediction, forces=prediction.forces - prediction.forces.mean(0))
+
+
+def composed(
+    net: SplittingMap, system: System, evaluate: Evaluate, *, skin: float, small_step: float, guard: Guard | None = None
+) -> SplittingStrides:
+    """A map as a propagator of one structure, its kicks on compiled kernels where there are any, which share one neighbour
+    list where their cutoffs are equal.
+
+    Args:
+        net: The map, in the float type it is to compute in.
+        system: The structure.
+        evaluate: The potential it was taught.
+        skin: Of its neighbour lists, Å.
+        small_step: Longest step of velocity Verlet where it falls back, fs.
+        guard: Whose closest distances compiled strides watch.
+    """
+    splines: list[MomentNet] = list(net.stages)  # type: ignore[arg-type]
+    double = splines[0].mixing.dtype == torch.float64
+    potentials = [compiled(Conservative(spline), double=double) for spline in splines]
+    stages = [make_evaluator(one, system, skin=skin, guard=None if k else guard) for k, one in enumerate(potentials)]
+    engines = [one.engine for one in (evaluate, *stages) if isinstance(one, EngineEvaluator)]
+    for k, engine in enumerate(engines):
+        any(engine.share_list(other) for other in engines[:k])
+    return SplittingStrides(
+        stages=stages,
+        evaluate=evaluate,
+        time=net.settings.stride_fs,
+        kicks=net.settings.kicks,
+        largest_force=net.largest_force.to(torch.float64).index_select(1, splines[0].species(system.numbers)),
+        small_step=min(small_step, net.settings.stride_fs),
+        looked_at=float(net.looked_at) * system.n_atoms**0.5,
+        largest_change=float(net.largest_change) * system.n_atoms**0.5,
+    )

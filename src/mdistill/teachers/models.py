@@ -1,0 +1,89 @@
+"""One name or path to a potential: a student file, a known teacher, or any ASE calculator by import path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mdistill.errors import BadInput
+from mdistill.types import Potential
+
+if TYPE_CHECKING:
+    from mdistill.nets.model_files import StrideNet
+
+STUDENT_SUFFIX, STRIDE = ".mdistill", "stride.mdistill"
+Precision = Literal["float32", "float64"]
+
+
+def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float64") -> Potential:
+    """A potential by path or name.
+
+    Args:
+        name: A student file (`student.mdistill`), a run folder that holds one, a teacher name (`sevennet-0`), or
+            `module:attribute` of an ASE calculator class or factory.
+        device: "cpu" or "cuda".
+        precision: What a student computes in; energies are always summed in float64. float32 is nearly twice as fast and
+            what `distill` uses for dynamics (its NVE drift gate judges it). Teachers keep their own.
+    Raises:
+        BadInput: No such file or teacher, or a file that is no model.
+        MissingPackage: The teacher's package is not installed.
+    """
+    path = Path(name)
+    if path.is_dir():
+        path = find_student(path)
+    if path.suffix == STUDENT_SUFFIX or path.is_file():
+        import torch
+
+        from mdistill.nets.compiled import compiled
+        from mdistill.nets.model_files import load_model
+
+        return compiled(load_model(path, device=device, dtype=getattr(torch, precision)), double=precision == "float64")
+    from mdistill.teachers import load_teacher
+
+    return load_teacher(str(name), device=device)
+
+
+def find_student(folder: Path) -> Path:
+    """The newest student of a run folder: the one after the last on-policy round, else the first fit's.
+
+    Raises:
+        BadInput: The folder holds no student.
+    """
+    for pattern in ("student.mdistill", "refine/student.mdistill", "train/student.mdistill"):
+        if (folder / pattern).is_file():
+            return folder / pattern
+    raise BadInput(
+        folder,
+        "holds no student.mdistill",
+        allowed="a student file or a run folder made by `mdistill distill` or `mdistill train`",
+        fix="check the path, or train one: mdistill train potential LABELS --out FOLDER",
+    )
+
+
+def load_stride(path: Path, *, student: Path | None = None, precision: Precision = "float32") -> StrideNet:
+    """A long-stride map from a model file or the folder that holds it, in the float type it is to compute in.
+
+    Args:
+        path: The model file or its folder.
+        student: Where given, the student (or its run folder) that the map must have been taught by.
+        precision: float32 or float64; a generating function stays in float64, which its tolerance needs.
+    Raises:
+        BadInput: No such file, one that holds no map, or a map taught by another student.
+    """
+    import torch
+
+    from mdistill.nets.action import ActionNet
+    from mdistill.nets.model_files import load_map, read_metadata
+
+    file = path / STRIDE if path.is_dir() else path
+    net = load_map(file)
+    if student is not None and student.exists():
+        own = read_metadata(find_student(student) if student.is_dir() else student)["sha256"]
+        taught = read_metadata(file)["provenance"].get("potential")
+        if taught != own:
+            problem = f"was taught by another student (sha256 {str(taught)[:12]}…, this one has {own[:12]}…)"
+            raise BadInput(file, problem, allowed="a map and the student that taught it", fix="mdistill train stride --from RUN")
+    elif student is not None:
+        raise BadInput(file, f"with {student}", allowed="the student that taught the map", fix="name its file or run folder")
+    kind = "float64" if net.kind == ActionNet.kind else precision
+    return net.in_type(getattr(torch, kind)).requires_grad_(False)

@@ -1,0 +1,87 @@
+"""What a direct long-stride map takes from data besides its weights: sizes of impulses, and how far to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.nets.one_step import OneStepNet
+from mdistill.nets.one_step_attention import OneStepAttentionNet
+from mdistill.nets.uncertainty import with_one
+from mdistill.training.stride_objective import squares
+from mdistill.training.windows import Batch, Window, join_windows
+from mdistill.units import ACCELERATION, BOLTZMANN, KINETIC
+
+_AT_ONCE, _MOST, _SOME = 16, 600, 100
+_MARGIN, _RARE = 1.1, 0.999
+
+
+def typical_speed(windows: Sequence[Window]) -> Tensor:
+    """√(k_B T) of the windows, the root-mean-square component of √m v, √u·Å/fs."""
+    kelvin = sum(w.temperature_K for w in windows) / len(windows)
+    return torch.tensor((BOLTZMANN * kelvin / KINETIC) ** 0.5, dtype=torch.float64)
+
+
+def typical_impulses(net: OneStepNet, windows: Sequence[Window]) -> Float[Tensor, "2 species"]:
+    """Sizes (eV/Å, root mean squares) of what is left to learn after free flight under the first force, by element.
+
+    Of positions, √⟨|(q' − q − t p/m) m/t − A t F/2|²⟩/(A t), of momenta √⟨|p' − p − A t F|²⟩/(A t); 1 where an element is absent.
+    """
+    sums, counts = torch.zeros((2, len(net.settings.elements)), dtype=torch.float64), torch.zeros(len(net.settings.elements))
+    for batch in _batches(windows, _SOME):
+        with torch.no_grad():
+            kick = ACCELERATION * batch.stride_fs * net.forces(batch.system)
+        weight = batch.masses.unsqueeze(1)
+        flight = (batch.positions_after[0] - batch.system.positions) * weight / batch.stride_fs - batch.momenta
+        left = torch.stack([flight - 0.5 * kick, batch.momenta_after[0] - batch.momenta - kick])
+        species = net.species(batch.system.numbers)
+        sums.index_add_(1, species, (left / (ACCELERATION * batch.stride_fs)).square().sum(2))
+        counts.index_add_(0, species, torch.ones(len(species)))
+    return torch.where(counts > 0, (sums / counts.clamp_min(1)).sqrt().clamp_min(1e-6), torch.ones_like(sums))
+
+
+def calibrate_uncertainty(net: OneStepNet | OneStepAttentionNet, windows: Sequence[Window], held_out: Sequence[Window]) -> None:
+    """Fill the buffers of `net.doubt`.
+
+    FᵀF from the windows trained on; α of each element such that ⟨σ²⟩ is the mean square of errors on those held out, relative
+    errors of positions and momenta after a stride added up; the largest trusted σ is exceeded in one window of a thousand, and
+    a margin.
+    """
+    doubt, n = net.doubt, len(net.settings.elements)
+    seen = [(batch.system, features) for batch, _, _, features in _leaps(net, windows)]
+    more = with_one(torch.cat([features for _, features in seen]))
+    doubt.learn(more.T @ more / len(more))
+    doubt.calibration.fill_(1.0)
+    sums, guesses = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+    for batch, positions, momenta, features in _leaps(net, held_out):
+        species = net.species(batch.system.numbers)
+        position, momentum = squares(batch, positions, momenta)
+        sums.index_add_(0, species, position + momentum)
+        guesses.index_add_(0, species, doubt(features, species).square())
+    doubt.calibration.copy_(torch.where(guesses > 0, (sums / guesses.clamp_min(1e-300)).sqrt(), torch.ones_like(sums)))
+    worst: list[Tensor] = []
+    for system, features in seen:
+        species = net.species(system.numbers)
+        largest = torch.zeros(system.n_structs * n, dtype=torch.float64)
+        worst.append(largest.scatter_reduce(0, system.owner * n + species, doubt(features, species), "amax").view(-1, n))
+    doubt.largest.copy_(_MARGIN * torch.cat(worst).quantile(_RARE, dim=0))
+
+
+def _leaps(net: OneStepNet | OneStepAttentionNet, windows: Sequence[Window]) -> Iterator[tuple[Batch, Tensor, Tensor, Tensor]]:
+    """Batches of windows, and positions, momenta and features after their first stride."""
+    for batch in _batches(windows, _MOST):
+        with torch.no_grad():
+            arrival = net.leap(batch.system, batch.momenta, batch.masses, batch.stride_fs)
+        yield batch, arrival.positions, arrival.momenta, arrival.features
+
+
+def _batches(windows: Sequence[Window], most: int) -> Iterator[Batch]:
+    """Evenly chosen windows, at most about `most`, in batches of one stride."""
+    chosen = windows[:: max(1, len(windows) // most)]
+    for stride in sorted({w.stride_fs for w in chosen}):
+        alike = [w for w in chosen if w.stride_fs == stride]
+        for start in range(0, len(alike), _AT_ONCE):
+            yield join_windows(alike[start : start + _AT_ONCE])

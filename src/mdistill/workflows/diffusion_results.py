@@ -1,0 +1,267 @@
+"""MSD, diffusivity, conductivity and Arrhenius fit of runs at one or several temperatures, ready for the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from mdistill.analysis.arrhenius import Arrhenius, arrhenius
+from mdistill.analysis.conductivity import conductivity, mean_volume
+from mdistill.analysis.diffusion import Diffusion, diffusivity
+from mdistill.analysis.settings import DiffusionSettings
+from mdistill.errors import BadInput
+from mdistill.runs.results import Cell, Figure, Results, Series, Table, merge
+from mdistill.types import Estimate, Trajectory
+from mdistill.units import DIFFUSIVITY_CM2_S, PS
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+USUAL_CHARGES = {
+    "H": 1,
+    "Li": 1,
+    "Na": 1,
+    "K": 1,
+    "Rb": 1,
+    "Cs": 1,
+    "Ag": 1,
+    "Cu": 1,
+    "Mg": 2,
+    "Ca": 2,
+    "Sr": 2,
+    "Ba": 2,
+    "Zn": 2,
+    "Al": 3,
+    "F": -1,
+    "Cl": -1,
+    "Br": -1,
+    "I": -1,
+    "O": -2,
+    "S": -2,
+}
+"""Charges (e) of ions that conduct in solids."""
+ROOM_K = 300.0
+
+
+def transport_results(
+    runs: Sequence[tuple[float | None, Trajectory]],
+    *,
+    species: str | int,
+    charge: float = 0.0,
+    seed: int = 0,
+    settings: DiffusionSettings | None = None,
+) -> Results:
+    """MSD, diffusivity and conductivity of each (temperature K, trajectory), and the Arrhenius fit of two or more.
+
+    Args:
+        runs: Temperatures (None where unknown: no conductivity) and unwrapped trajectories of one system.
+        species: Mobile ion, symbol or atomic number.
+        charge: Its charge (e); 0 for its usual one.
+        seed: Of the Bayesian sampling; ignored where `settings` are given.
+        settings: How D is estimated.
+    """
+    symbol = species if isinstance(species, str) else chemical_symbols[species]
+    settings = settings or DiffusionSettings(seed=seed)
+    ion_charge, notes = _charge(symbol, charge) if any(t for t, _ in runs) else (charge, [])
+    points: list[_Point] = []
+    for temperature, trajectory in sorted(runs, key=lambda run: run[0] or 0.0):
+        points.append(_measure(temperature, trajectory, symbol, ion_charge, settings))
+    named = [_named(p.temperature, n) for p in points for n in p.tracer.notes]
+    values = {f"{kind}{p.suffix}": e for p in points for kind, e in p.estimates.items()}
+    results = Results(
+        command="transport",
+        values=values,
+        tables=[_transport_table(symbol, points)],
+        figures=_msd_figures(symbol, points),
+        notes=named + notes,
+        citations=["kinisi", "kinisi-software"],
+    )
+    known = [p for p in points if p.temperature]
+    return merge(results, _arrhenius_results(symbol, known, ion_charge)) if len(known) > 1 else results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Point:
+    """One temperature: the tracer estimate, the volume (None: open cell) and the named estimates for results.json."""
+
+    temperature: float | None
+    tracer: Diffusion
+    volume: float | None
+    estimates: dict[str, Estimate]
+
+    @property
+    def suffix(self) -> str:
+        return f"_{self.temperature:g}K" if self.temperature else ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.temperature:g} K" if self.temperature else self.tracer.species
+
+
+def _measure(
+    temperature: float | None, trajectory: Trajectory, symbol: str, charge: float, settings: DiffusionSettings
+) -> _Point:
+    tracer = diffusivity(trajectory, species=symbol, settings=settings)
+    estimates = {"diffusivity": tracer.tracer}
+    volumes = np.abs(np.linalg.det(trajectory.cell.double().cpu().numpy()))
+    volume = mean_volume(trajectory) if volumes.min() > 1e-3 else None
+    if temperature and volume:
+        estimates["conductivity"] = conductivity(tracer, charge=charge, temperature_K=temperature, volume=volume)
+    return _Point(temperature=temperature, tracer=tracer, volume=volume, estimates=estimates)
+
+
+def _charge(symbol: str, charge: float) -> tuple[float, list[str]]:
+    stated = charge or USUAL_CHARGES.get(symbol, 0)
+    if not stated:
+        raise BadInput("charge", f"unknown for {symbol}", allowed="a charge in e", fix="give it: --charge 1")
+    return stated, [
+        f"σ: Nernst–Einstein with charge {stated:+g} e per {symbol}: ions taken to move independently (Haven ratio 1)"
+    ]
+
+
+def _named(temperature: float | None, note: str) -> str:
+    return f"{temperature:g} K, {note}" if temperature else note
+
+
+def _transport_table(symbol: str, points: Sequence[_Point]) -> Table:
+    rows: list[list[Cell]] = []
+    for p in points:
+        row: list[Cell] = [f"{p.temperature:g}" if p.temperature else "–", p.tracer.tracer]
+        row += [_interval(p.tracer.tracer), p.estimates.get("conductivity"), p.tracer.slope, str(p.tracer.hops)]
+        rows.append([*row, f"{p.tracer.fit_from / PS:.3g}", f"{p.tracer.duration / PS:.4g}"])
+    return Table(
+        name="transport",
+        title=f"Transport of {symbol}",
+        section="transport",
+        columns=[
+            "T (K)",
+            f"D({symbol}) (cm²/s)",
+            "95 % interval of D",
+            "σ Nernst–Einstein (mS/cm)",
+            "d ln MSD / d ln τ",
+            "hops",
+            "fit from (ps)",
+            "run (ps)",
+        ],
+        rows=rows,
+        caption="D: tracer diffusivity relative to the host. d ln MSD / d ln τ at the longest lags: 1 diffusive, near 0 caged.",
+    )
+
+
+def _interval(estimate: Estimate) -> Cell:
+    if estimate.interval is None:
+        return "–" if estimate.upper_limit is None else replace(estimate, unit="")
+    low, high = estimate.interval
+    power = math.floor(math.log10(max(abs(low), abs(high)) or 1.0))
+    return f"({low / 10.0**power:.2f} to {high / 10.0**power:.2f}) × 10{str(power).translate(_SUPERSCRIPTS)}"
+
+
+def _msd_figures(symbol: str, points: Sequence[_Point]) -> list[Figure]:
+    curves, fits = [], []
+    for p in points:
+        msd = p.tracer.msd
+        x = (msd.x / PS).tolist()
+        curves.append(Series(label=p.label, x=x, y=msd.y.tolist(), error=msd.error.tolist()))
+        value, offset = p.tracer.tracer.value, p.tracer.intercept.value
+        if value is not None and offset is not None:
+            lags = msd.x[msd.x >= p.tracer.fit_from]
+            line = offset + 6.0 * value / DIFFUSIVITY_CM2_S * lags
+            fits.append(Series(label=f"{p.label} fit", x=(lags / PS).tolist(), y=line.tolist(), style="dashed"))
+    return [
+        Figure(
+            name="msd",
+            title=f"Mean square displacement of {symbol}",
+            series=curves + fits,
+            section="transport",
+            x_label="τ (ps)",
+            y_label=f"MSD of {symbol} (Å²)",
+            caption="Bands: one standard error. Dashed: the line D is read from, over the lags it is fitted to.",
+        ),
+        Figure(
+            name="msd-loglog",
+            title=f"Mean square displacement of {symbol}, logarithmic",
+            series=curves,
+            kind="loglog",
+            section="transport",
+            x_label="τ (ps)",
+            y_label=f"MSD of {symbol} (Å²)",
+            caption="Slope 1: diffusion; a plateau: ions rattle in cages.",
+        ),
+    ]
+
+
+def _arrhenius_results(symbol: str, points: Sequence[_Point], charge: float) -> Results:
+    measured = [(float(p.temperature or 0), p.tracer.tracer) for p in points]
+    if len({t for t, e in measured if e.value}) < 2:
+        note = "Arrhenius fit: fewer than two temperatures with a measured diffusivity"
+        figure = _arrhenius_figure(f"D({symbol})", "diffusivity", measured, [])
+        return Results(command="transport", figures=[figure], notes=[note])
+    fit = arrhenius(measured)
+    room = fit.at(ROOM_K)
+    line = [(t, fit.at(t)) for t in _fit_temperatures(fit)]
+    values = {"activation_energy": fit.energy, "prefactor": fit.prefactor, f"extrapolated_diffusivity_{ROOM_K:g}K": room}
+    row: list[Cell] = [fit.energy, fit.prefactor, ", ".join(f"{t:g}" for t in fit.temperatures), fit.chi_squared, room]
+    columns = ["Eₐ (eV)", "D₀ (cm²/s)", "temperatures (K)", "χ² per degree of freedom", f"D({ROOM_K:g} K) (cm²/s)"]
+    figures = [_arrhenius_figure(f"D({symbol})", "diffusivity", measured, line)]
+    if all(p.volume for p in points):
+        ohmic = [(t, _conductivity_at(points[0], t, e, charge)) for t, e in [(ROOM_K, room), *line]]
+        values[f"extrapolated_conductivity_{ROOM_K:g}K"] = ohmic[0][1]
+        row, columns = [*row, ohmic[0][1]], [*columns, f"σ({ROOM_K:g} K) (mS/cm)"]
+        conductivities = [(float(p.temperature or 0), p.estimates["conductivity"]) for p in points]
+        figures.append(_arrhenius_figure("σ", "conductivity", conductivities, ohmic[1:]))
+    span = f"{fit.temperatures[0]:g}–{fit.temperatures[-1]:g} K"
+    note = f"D and σ at {ROOM_K:g} K are extrapolated from {span}"
+    outside = fit.is_extrapolation(ROOM_K)
+    table = Table(
+        name="arrhenius",
+        title=f"Arrhenius fit, {span}",
+        section="transport",
+        columns=columns,
+        rows=[row],
+        caption="ln D = ln D₀ − Eₐ/(k_B T), weighted by the errors of D" + (f". {note}." if outside else "."),
+    )
+    return Results(command="transport", values=values, tables=[table], figures=figures, notes=[note] if outside else [])
+
+
+def _conductivity_at(point: _Point, temperature_K: float, diffusion: Estimate, charge: float) -> Estimate:
+    return conductivity(
+        replace(point.tracer, tracer=diffusion), charge=charge, temperature_K=temperature_K, volume=point.volume or 0.0
+    )
+
+
+def _fit_temperatures(fit: Arrhenius) -> list[float]:
+    """From the hottest run to room temperature, evenly in 1/T."""
+    ends = 1.0 / max(fit.temperatures[-1], ROOM_K), 1.0 / min(fit.temperatures[0], ROOM_K)
+    return [float(t) for t in 1.0 / np.linspace(*ends, 40)]
+
+
+def _arrhenius_figure(
+    quantity: str, name: str, points: Sequence[tuple[float, Estimate]], line: Sequence[tuple[float, Estimate]]
+) -> Figure:
+    unit = points[0][1].unit
+    seen = [(t, e) for t, e in points if e.value is not None]
+    below = [(t, e.upper_limit) for t, e in points if e.value is None and e.upper_limit is not None]
+    series = []
+    if line:
+        x, y, spread = [1000.0 / t for t, _ in line], [float(e.value or 0.0) for _, e in line], [e.error or 0.0 for _, e in line]
+        series.append(Series(label=f"{quantity} fit", x=x, y=y, error=spread, style="dashed"))
+    if seen:
+        errors = [float(e.error or 0.0) for _, e in seen]
+        x, y = [1000.0 / t for t, _ in seen], [float(e.value or 0.0) for _, e in seen]
+        series.append(Series(label=quantity, x=x, y=y, error=errors, style="points"))
+    if below:
+        x, y = [1000.0 / t for t, _ in below], [float(v) for _, v in below]
+        series.append(Series(label=f"{quantity} upper limit", x=x, y=y, style="points"))
+    return Figure(
+        name=f"arrhenius-{name}",
+        title=f"Arrhenius plot of {quantity}",
+        section="transport",
+        x_label="1000/T (1/K)",
+        y_label=f"{quantity} ({unit})",
+        series=series,
+        kind="arrhenius",
+        caption="Dashed: weighted fit; band: one standard error." if line else "",
+    )

@@ -1,0 +1,124 @@
+"""What one simulation measured, as results: averages, and the course of energy and temperature."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mdistill.errors import BadInput
+from mdistill.graph import make_system
+from mdistill.io.import_trajectory import read_trajectory
+from mdistill.io.structures import read_system, to_atoms
+from mdistill.nets.model_files import read_metadata
+from mdistill.runs.results import Figure, Results, Series
+from mdistill.simulation.log import read_log
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import SimulationResult
+from mdistill.teachers.models import find_student
+from mdistill.training.posterior import POSTERIOR, load_posterior
+from mdistill.types import Estimate, Potential, System
+
+_POINTS = 600
+_EXTRAPOLATES = 3.0
+_METHODS = {"langevin": "baoab", "bussi": "bussi"}
+
+
+def starting_structure(path: Path, repeat: tuple[int, int, int]) -> System:
+    """One ordered structure, repeated along its lattice vectors.
+
+    Raises:
+        BadInput: A disordered structure, or a repeat below 1.
+    """
+    if min(repeat) < 1:
+        raise BadInput("repeat", f"{repeat}", allowed="three numbers of at least 1", fix="--repeat 2 2 2")
+    system = read_system(path)
+    if tuple(repeat) == (1, 1, 1):
+        return system
+    atoms = to_atoms(system).repeat(repeat)
+    return make_system(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc)
+
+
+def dynamics_results(done: SimulationResult, potential: Potential, settings: SimulateSettings) -> Results:
+    """Averages after equilibration, and figures of temperature and energy against time."""
+    log = read_log(done.log)
+    time_ps = log["time_fs"] / 1000.0
+    atoms = done.state.system.n_atoms
+    keep = np.unique(np.linspace(0, len(time_ps) - 1, min(_POINTS, len(time_ps))).astype(int))
+
+    def course(label: str, values: np.ndarray) -> Series:
+        return Series(label=label, x=time_ps[keep].tolist(), y=values[keep].tolist())
+
+    total = log["total_eV"] / atoms
+    figures = [
+        Figure(
+            name="temperature",
+            title="Temperature",
+            section="dynamics",
+            x_label="time (ps)",
+            y_label="T (K)",
+            series=[course("T", log["temperature_K"])],
+        ),
+        Figure(
+            name="energy",
+            title="Total energy, change from the start",
+            section="dynamics",
+            x_label="time (ps)",
+            y_label="ΔE (meV/atom)",
+            series=[course("E", 1e3 * (total - total[0]))],
+        ),
+    ]
+    used = [_METHODS[settings.thermostat]] if settings.ensemble != "nve" else []
+    return Results(
+        command="simulate",
+        values=done.values,
+        figures=figures,
+        provenance={"potential": potential.name},
+        citations=["mdistill", "ase", "vesin", *used, *(["cell-rescaling"] if settings.ensemble == "npt" else [])],
+        notes=["An interrupted run was continued."] if done.resumed else [],
+    )
+
+
+def uncertainty_results(potential: Potential, model: Path, done: SimulationResult, *, frames: int = 12) -> Results:
+    """How sure a closed-form student is along its own dynamics, with a warning where it leaves what it was taught.
+
+    Empty where no posterior lies beside the student. On frames spread over the run the standard error of the forces that the
+    weights give is compared with that on the training data; beyond three times that the run extrapolates.
+
+    Raises:
+        BadInput: A posterior that is damaged or of another student.
+    """
+    student = find_student(model) if model.is_dir() else model
+    path = student.parent / POSTERIOR
+    if not path.is_file():
+        return Results(command="simulate")
+    posterior = load_posterior(path, model=read_metadata(student)["sha256"])
+    run = read_trajectory(done.trajectory).trajectory
+    chosen = np.unique(np.linspace(0, len(run.times) - 1, frames).astype(int))
+    found = []
+    for k in chosen:
+        system = replace(done.state.system, positions=run.positions[k], cell=run.cell[k : k + 1])
+        found.append(float(posterior.weight_errors(system).square().mean()) ** 0.5)
+    times = [float(run.times[k]) / 1000.0 for k in chosen]
+    series = [
+        Series(label="along the run", x=times, y=found),
+        Series(label="on the training data", x=times, y=[posterior.usual] * len(times), style="dashed"),
+    ]
+    figure = Figure(
+        name="force_uncertainty",
+        title="Uncertainty of the forces from that of the weights",
+        section="dynamics",
+        x_label="time (ps)",
+        y_label="standard error (eV/Å)",
+        series=series,
+    )
+    worst = max(found)
+    more, when = worst / posterior.usual, times[found.index(worst)]
+    warning = (
+        f"{potential.name} leaves what it was taught: at {when:.3g} ps the uncertainty of its forces is {more:.2g} times that on "
+        f"its training data. Label frames of this run and fit again."
+    )
+    values = {"force_uncertainty": Estimate(value=float(np.mean(found)), error=None, unit="eV/Å", samples=len(found))}
+    notes = [warning] if worst > _EXTRAPOLATES * posterior.usual else []
+    return Results(command="simulate", values=values, figures=[figure], notes=notes)

@@ -1,0 +1,126 @@
+"""Run folders: stages run once, rerun when touched, never lose what was there; locks; settings differences."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdistill.errors import BadInput
+from mdistill.runs import folder as run
+
+
+def chain(folder: Path, first: dict, second: dict, log: list[str]) -> None:
+    """Two stages: `one` writes a number, `two` reads it."""
+
+    def one() -> None:
+        log.append("one")
+        (folder / "one" / "value.txt").write_text(str(first["value"] // 10))
+
+    def two() -> None:
+        log.append("two")
+        (folder / "two" / "sum.txt").write_text(str(int((folder / "one" / "value.txt").read_text()) + second["add"]))
+
+    run.run_stage(folder / "one", first, [], ["value.txt"], one)
+    run.run_stage(folder / "two", second, [folder / "one" / "value.txt"], ["sum.txt"], two)
+
+
+def test_rerun_with_nothing_changed_does_nothing(tmp_path, trust):
+    log: list[str] = []
+    chain(tmp_path, {"value": 10}, {"add": 1}, log)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    chain(tmp_path, {"value": 10}, {"add": 1}, log)
+    assert log == ["one", "two"]
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    trust("T20", "stages run again when nothing changed", 0, "0")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [({"value": 10}, {"add": 2}, ["two"]), ({"value": 20}, {"add": 1}, ["one", "two"]), ({"value": 11}, {"add": 1}, ["one"])],
+)
+def test_a_changed_setting_reruns_only_what_follows(tmp_path, trust, first, second, expected):
+    chain(tmp_path, {"value": 10}, {"add": 1}, [])
+    log: list[str] = []
+    chain(tmp_path, first, second, log)
+    assert log == expected
+    trust("T20", f"stages rerun after {first}, {second}", ",".join(log), ",".join(expected))
+
+
+def test_superseded_stage_is_kept(tmp_path):
+    chain(tmp_path, {"value": 10}, {"add": 1}, [])
+    chain(tmp_path, {"value": 10}, {"add": 5}, [])
+    assert (tmp_path / "two.superseded-1" / "sum.txt").read_text() == "2"
+
+
+def test_altered_output_is_noticed(tmp_path):
+    chain(tmp_path, {"value": 10}, {"add": 1}, [])
+    (tmp_path / "one" / "value.txt").write_text("999")
+    log: list[str] = []
+    chain(tmp_path, {"value": 10}, {"add": 1}, log)
+    assert log == ["one"]
+    assert (tmp_path / "two" / "sum.txt").read_text() == "2"
+
+
+def test_interrupted_stage_finds_its_files(tmp_path):
+    def stop() -> None:
+        (tmp_path / "one" / "partial.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.run_stage(tmp_path / "one", {"a": 1}, [], ["done.txt"], stop)
+
+    def resume() -> None:
+        assert (tmp_path / "one" / "partial.txt").read_text() == "half"
+        (tmp_path / "one" / "done.txt").write_text("whole")
+
+    assert run.run_stage(tmp_path / "one", {"a": 1}, [], ["done.txt"], resume)
+
+
+def test_what_a_stage_does_last_is_done_again_in_its_folder(tmp_path):
+    learned: list[str] = []
+
+    def work() -> None:
+        if not (tmp_path / "one" / "learned.txt").exists():
+            learned.append("once more")
+            (tmp_path / "one" / "learned.txt").write_text("much")
+        (tmp_path / "one" / "judged.txt").write_text("so")
+
+    def again(settings: dict, judge: dict) -> bool:
+        return run.run_stage(tmp_path / "one", settings, [], ["learned.txt", "judged.txt"], work, last=judge)
+
+    assert again({"a": 1}, {"time": 1}) and not again({"a": 1}, {"time": 1})
+    assert again({"a": 1}, {"time": 2}) and not again({"a": 1}, {"time": 2})
+    assert len(learned) == 1
+    assert again({"a": 2}, {"time": 2}) and len(learned) == 2
+    assert (tmp_path / "one.superseded-1").exists() and not (tmp_path / "one.superseded-2").exists()
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path):
+    run.keep_settings(tmp_path, "distill", {"temperature_K": 300, "deep": {"seed": 1}})
+    run.keep_settings(tmp_path, "distill", {"temperature_K": 300, "deep": {"seed": 1}})
+    with pytest.raises(BadInput, match="deep.seed: 1 → 2"):
+        run.keep_settings(tmp_path, "distill", {"temperature_K": 300, "deep": {"seed": 2}})
+    run.keep_settings(tmp_path, "distill", {"temperature_K": 300, "deep": {"seed": 2}}, update=True)
+    run.keep_settings(tmp_path, "distill", {"temperature_K": 300, "deep": {"seed": 2}})
+
+
+def test_a_second_process_is_refused_and_a_stale_lock_recovered(tmp_path, trust):
+    code = "import sys,time; from pathlib import Path; from mdistill.runs.folder import locked\nwith locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None and child.stdout.readline() == "in\n"
+        with pytest.raises(BadInput, match=f"process {child.pid} is working"), run.locked(tmp_path):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+    assert json.loads((tmp_path / ".lock").read_text())["process"] == child.pid
+    with run.locked(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_text())["process"] == os.getpid()
+    assert not (tmp_path / ".lock").exists()
+    trust("T38", "second process refused, stale lock recovered", "yes", "both")
