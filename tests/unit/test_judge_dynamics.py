@@ -13,6 +13,7 @@ from torch import Generator
 from mdistill.derivatives import Conservative
 from mdistill.graph import make_system
 from mdistill.interrupt import NEVER
+from mdistill.judge import dynamics, stride
 from mdistill.judge.dynamics import Longer, judged, mean_temperatures
 from mdistill.judge.settings import JudgeSettings
 from mdistill.simulation.evaluate import Evaluator
@@ -20,7 +21,6 @@ from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import internal_momenta, temperature
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Estimate, Propagator, State
-from mdistill.judge import dynamics, stride
 from springs import NearestSprings
 
 KELVIN, STEP_FS = 300.0, 4.0
