@@ -5,12 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mdistill.errors import BadInput, MdistillError
+
+PARTIAL = ".partial"
+"""How the names of unfinished files end; before it stand the process and the host that write them."""
+
+
+def this_host() -> str:
+    """The name of this machine, without dots."""
+    return platform.node().replace(".", "-")
 
 
 @contextmanager
@@ -22,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         MdistillError: The disk is full or the folder cannot be written (names path and cause).
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}@{this_host()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

@@ -1,0 +1,119 @@
+"""One process in a folder, always; a lock is free as soon as its holder is dead; leftovers of dead processes go."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mdistill.errors import BadInput, MdistillError
+from mdistill.io.files import PARTIAL, this_host
+from mdistill.runs.lock import locked, remove_leftovers
+
+CONTEST = """
+import sys, time
+from pathlib import Path
+from mdistill.errors import BadInput
+from mdistill.runs.lock import locked
+for line in sys.stdin:
+    folder, _, moment = line.strip().rpartition(" ")
+    while time.time() < float(moment):
+        pass
+    try:
+        with locked(Path(folder)):
+            print("in", flush=True)
+            assert sys.stdin.readline() == "out\\n"
+        print("left", flush=True)
+    except BadInput as error:
+        assert "one process per run folder" in str(error)
+        print("refused", flush=True)
+        sys.stdin.readline()
+        print("left", flush=True)
+"""
+HOLD = """
+import sys, time
+from pathlib import Path
+from mdistill.runs.lock import locked
+with locked(Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def say(child: subprocess.Popen[str], text: str) -> None:
+    assert child.stdin is not None
+    child.stdin.write(text)
+    child.stdin.flush()
+
+
+def hear(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def test_of_two_processes_started_together_one_enters_two_hundred_times(tmp_path, trust):
+    children = [start(CONTEST), start(CONTEST)]
+    entered = []
+    try:
+        for k in range(200):
+            moment = time.time() + 0.005
+            for child in children:
+                say(child, f"{tmp_path / str(k % 7)} {moment}\n")
+            entered.append(sorted(hear(child) for child in children))
+            for child in children:
+                say(child, "out\n")
+            assert [hear(child) for child in children] == ["left", "left"]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    assert entered == [["in", "refused"]] * 200
+    trust("T38", "of two processes started together, 200 times, one enters", f"{len(entered)} of 200", "always")
+
+
+def test_a_killed_holder_frees_the_lock(tmp_path, trust):
+    child = start(HOLD, str(tmp_path))
+    try:
+        assert hear(child) == "in"
+        with pytest.raises(BadInput, match=f"process {child.pid} on {this_host()} .since 20") as caught, locked(tmp_path):
+            pass
+        assert "--out" in str(caught.value)
+    finally:
+        child.kill()
+        child.wait()
+    with locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+    trust("T38", "second process refused, lock of a killed one free", "yes", "both")
+
+
+def test_leftovers_of_dead_processes_are_removed_and_others_stay(tmp_path):
+    dead = next(n for n in range(400_000, 500_000) if not psutil.pid_exists(n))
+    parent, old = os.getppid(), time.time() - 2 * 86_400
+    gone = [f".a.json.{dead}@{this_host()}", f"deep/.b.npz.{dead}", ".c.9@elsewhere"]
+    stay = [f".d.{parent}@{this_host()}", ".e.9@elsewhere", ".notes"]
+    for name in (*gone, *stay):
+        path = tmp_path / f"{name}{PARTIAL}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    os.utime(tmp_path / f".c.9@elsewhere{PARTIAL}", (old, old))
+    with locked(tmp_path):
+        assert {p.name for p in tmp_path.rglob(f".*{PARTIAL}")} == {f"{name}{PARTIAL}" for name in stay}
+    assert not remove_leftovers(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(MdistillError, match="could not be written"), locked(tmp_path / "run"):
+        pass
