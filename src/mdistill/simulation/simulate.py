@@ -307,7 +307,7 @@ def _identity(system: System, provenance: dict[str, str]) -> dict[str, str]:
 
 
 def _holds(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether the folder holds this run already.
+    """Whether the folder holds this run already. Models with weights are told apart by these, not by their names.
 
     Raises:
         BadInput: The folder holds another run.
@@ -322,8 +322,10 @@ def _holds(folder: Path, record: dict[str, Any]) -> bool:
             )
         return False
     old, new = _flat(read_json(path)), _flat(record)
+    named = [name for name in ("model", "stride") if new.get(f"{name}_sha256")]
+    ignored = (*_MAY_CHANGE, *named)
     differ = [
-        k for k in sorted(old | new) if old.get(k) != new.get(k) and k.removeprefix("settings.").split(".")[0] not in _MAY_CHANGE
+        k for k in sorted(old | new) if old.get(k) != new.get(k) and k.removeprefix("settings.").split(".")[0] not in ignored
     ]
     if differ:
         listed = "; ".join(f"{k.removeprefix('settings.')}: {old.get(k)} there, {new.get(k)} now" for k in differ)
