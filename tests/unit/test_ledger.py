@@ -6,11 +6,11 @@ import shutil
 from dataclasses import dataclass, replace
 
 import pytest
+from mdistill.runs.ledger import LEDGER, Ledger, Work, contents
 
 from mdistill.errors import BadInput
 from mdistill.io.files import read_json, write_json
 from mdistill.runs import ledger
-from mdistill.runs.ledger import LEDGER, Ledger, Work, contents
 
 
 @dataclass(frozen=True)
