@@ -20,7 +20,7 @@ taught per training structure:
     nodes         … and node features tied to the teacher's                   (no more teacher calls)
     embedding     … and the embedding of elements a projection of its own     (PaiNN students alone)
 
-    MDISTILL_DATA=… python benchmarks/curvature.py --system ethanol --student spline [--seeds 3] [--steps 3000] [--frames 50]
+    MDISTILL_DATA=… python benchmarks/curvature.py --system ethanol --student moment [--seeds 3] [--steps 3000] [--frames 50]
 
 Everything done is kept in runs/curvature and not done again; the record holds all systems found there.
 """
@@ -43,13 +43,13 @@ from curvature_systems import CRYSTALS, MOLECULES, RATTLE, ROOT, RUNS, TEACHER, 
 from record import write_record
 
 from mdistill.io.files import write_json
-from mdistill.training.matching import EmbeddingMatching, Matching, NodeMatching
 from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import FitSettings, PainnSize, TrainSettings
 from mdistill.types import LabelledFrame
+from research.matching import EmbeddingMatching, NodeMatching, train_tied
 
 STUDENTS = {
-    "spline": TrainSettings(size="small", held_out=0.05),
+    "moment": TrainSettings(size="small", held_out=0.05),
     "painn": TrainSettings(net="painn", cutoff=5.0, painn=PainnSize(width=24, layers=2), held_out=0.05),
 }
 MOLECULE_ARMS = (
@@ -178,19 +178,14 @@ def one(case: Case, student: str, arm: str, seed: int, given: argparse.Namespace
 
 def trained(case: Case, folder: Path, arm: str, settings: TrainSettings) -> dict[str, float]:
     """Train one student; its size and what a step cost."""
-    matching: Matching | None = None
     control, _, weight = arm.partition("@")
+    begun = time.process_time()
     if control in ("nodes", *PAINN_ARMS):
         net = case.teacher.net  # type: ignore[attr-defined]
         matching = NodeMatching(net, weight=float(weight or 10.0)) if control == "nodes" else EmbeddingMatching(net)
-    begun = time.process_time()
-    result = train_potential(
-        taught(case, arm),
-        settings,
-        folder,
-        redraw=case.teacher if arm == "redrawn" else None,
-        matching=matching,
-    )
+        result = train_tied(taught(case, arm), settings, folder, matching)
+    else:
+        result = train_potential(taught(case, arm), settings, folder, redraw=case.teacher if arm == "redrawn" else None)
     spent = time.process_time() - begun
     return {"parameters": result.parameters, "CPU ms a step": 1e3 * spent / settings.fit.steps}
 
@@ -276,7 +271,7 @@ def everything(given: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--system", choices=CRYSTALS + MOLECULES, default=CRYSTALS[0])
-    parser.add_argument("--student", choices=list(STUDENTS), default="spline")
+    parser.add_argument("--student", choices=list(STUDENTS), default="moment")
     parser.add_argument("--arms", nargs="+", default=None)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000)

@@ -23,7 +23,7 @@ from mdistill.training.potential import evaluate
 from mdistill.types import LabelledFrame, Prediction
 
 NOTHING = Prediction(energy=torch.zeros(1, dtype=torch.float64), forces=torch.zeros((0, 3), dtype=torch.float64))
-TIMES_PS = {"spline": (50.0, 20.0), "painn": (5.0, 5.0)}
+TIMES_PS = {"moment": (50.0, 20.0), "painn": (5.0, 5.0)}
 """Dynamics at 1000 K and in NVE, ps."""
 
 
@@ -63,7 +63,7 @@ def cost(case: Case, students: dict[str, Path], rounds: int = 5) -> list[dict[st
     """Whole MD steps of the teacher and of students at its minimum, timed in turn on one thread; medians over rounds."""
     runners = {"teacher": (Stepper(case.teacher, case.minimum, 1), 2)}
     for name, path in students.items():
-        runners[name] = (Stepper(load(path, precision="float32"), case.minimum, 1), 2000 if name == "spline" else 20)
+        runners[name] = (Stepper(load(path, precision="float32"), case.minimum, 1), 2000 if name == "moment" else 20)
     times: dict[str, list[float]] = {name: [] for name in runners}
     for k in range(rounds + 1):
         for name, (stepper, steps) in runners.items():

@@ -1,7 +1,7 @@
 """A direct-force teacher gains or loses energy; the conservative student it teaches must not.
 
 Ethanol of revised MD17: a PaiNN with a direct head and one whose forces are a gradient are taught on DFT; the first teaches
-two spline students (with its force Jacobian and without), the second two PaiNN students with direct heads (with its Hessian
+two moment students (with its force Jacobian and without), the second two PaiNN students with direct heads (with its Hessian
 and without). All run NVE at 300 K from the same start.
 
     MDISTILL_DATA=… python benchmarks/direct_teacher.py [--steps 6000] [--time-ps 20]
@@ -73,7 +73,7 @@ def main() -> None:
     reverse = kept(RUNS / "ethanol" / "probes", lambda: curved(train, load_model(gradient), "random", 1))
     direct = replace(STUDENTS["painn"], fit=replace(fit, steps=given.steps // 2))
     direct = replace(direct, painn=replace(direct.painn, direct=True))
-    student = replace(STUDENTS["spline"], fit=replace(fit, steps=given.steps // 2))
+    student = replace(STUDENTS["moment"], fit=replace(fit, steps=given.steps // 2))
     models = {
         "teacher, direct forces": teacher,
         "student, forces": trained("student", soft, replace(student, curvature="none")),

@@ -29,10 +29,10 @@ from mdistill.simulation.simulate import simulate
 from mdistill.teachers import load_teacher
 from mdistill.teachers.models import load
 from mdistill.training.closed_form import fit_closed_form
-from mdistill.training.posterior import most_uncertain
 from mdistill.training.potential import MODEL, evaluate, train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.types import LabelledFrame, System
+from research.variance import most_uncertain
 
 ROOT = Path(__file__).parent.parent
 KELVIN = 1000.0

@@ -43,9 +43,9 @@ from mdistill.nets.settings import OneStepAttentionSettings
 from mdistill.runs.results import read_results, write_results
 from mdistill.teachers.models import load
 from mdistill.training import stride as training
-from mdistill.training.action import train_action
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.workflows.stride import judge_map
+from research.train_action import train_action
 
 ARMS: dict[str, dict[str, Any]] = {
     "composition": {},

@@ -98,7 +98,7 @@ def costs(material: Material, folder: Path, rounds: int) -> dict[str, Any]:
     searches = max(1, after["searches"] - before["searches"])
     per_stride, calls_each = net.settings.stride_fs / material.time_step_fs, net.settings.kicks
     gains = [np.array(found["time step"]) * per_stride / found[f"stride, energy right at one of {n}"] for n in (10, 20)]
-    sizes = {"student": load_net(material.student).settings, "kick": net.settings.spline}
+    sizes = {"student": load_net(material.student).settings, "kick": net.settings.potential}
     neighbours = after["edges"] / atoms
     return {
         "material": material.name,

@@ -89,8 +89,8 @@ def students(runs: Path, *, with_painn: bool = False) -> dict[str, tuple[Path, d
     painn = TrainSettings(net="painn", held_out=HELD_OUT, fit=FitSettings(steps=2800, batch_size=4))
     wanted = {"painn": (runs / "painn", painn)} if with_painn else {}
     for size in SIZES:
-        spline = TrainSettings(size=size, held_out=HELD_OUT, fit=FitSettings(max_minutes=9.0))  # type: ignore[arg-type]
-        wanted[size] = (runs / "sizes" / size, spline)
+        moment = TrainSettings(size=size, held_out=HELD_OUT, fit=FitSettings(max_minutes=9.0))  # type: ignore[arg-type]
+        wanted[size] = (runs / "sizes" / size, moment)
     for size, (folder, settings) in wanted.items():
         path = folder / "student.mdistill"
         if not path.is_file():

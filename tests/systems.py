@@ -73,7 +73,7 @@ SYSTEMS: dict[str, Callable[[], System]] = {
 
 
 def tiny_net(seed: int = 0, **size: int) -> MomentNet:
-    """A small spline network with every weight and buffer random, strong enough that bugs show."""
+    """A small moment network with every weight and buffer random, strong enough that bugs show."""
     settings = MomentSettings(elements=LIPSCL, **({"channels": 4, "radial": 5, "hidden": 8} | size))
     net = MomentNet(settings, seed=seed)
     generator = torch.Generator().manual_seed(seed)

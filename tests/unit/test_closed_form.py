@@ -16,7 +16,7 @@ from mdistill.graph import build_graph, edge_vectors
 from mdistill.nets.moment import MomentNet
 from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.design_matrix import Products, design, make_products, sum_of_cubes, to_student
-from mdistill.training.posterior import POSTERIOR, load_posterior, most_uncertain
+from mdistill.training.posterior import POSTERIOR, load_posterior
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 from mdistill.types import System
 from mdistill.units import VOIGT
@@ -102,28 +102,6 @@ def test_error_bars_grow_away_from_the_data(tmp_path):
     far = replace(near, positions=0.93 * near.positions, cell=0.93 * near.cell)
     assert float(posterior.force_errors(far).mean()) > 1.2 * float(posterior.force_errors(near).mean())
     assert posterior.energy_error(far) > posterior.energy_error(near)
-
-
-def test_the_most_uncertain_structures_are_those_of_the_explicit_posterior(tmp_path):
-    frames = morse_frames(40)
-    _, posterior, _ = fit_closed_form(frames, SETTINGS, tmp_path, how=SMALL)
-    pool = [f.system for f in frames[:6]]
-    pool += [
-        replace(s, positions=x * s.positions, cell=x * s.cell)
-        for s, x in zip(pool, (0.9, 0.92, 0.94, 1.06, 1.1, 1.2), strict=True)
-    ]
-    pool.insert(3, pool[6])
-    rows = [design(posterior.products, build_graph(s, posterior.products.net.cutoff)).forces for s in pool]
-    covariance, expected = posterior.factor @ posterior.factor.T, []
-    while len(expected) < 4:
-        scores = [-1.0 if k in expected else float((x @ covariance @ x.T).diagonal().mean()) for k, x in enumerate(rows)]
-        expected.append(int(np.argmax(scores)))
-        x = rows[expected[-1]]
-        noise = posterior.noise["forces"] ** 2 * torch.eye(len(x), dtype=x.dtype)
-        covariance = covariance - covariance @ x.T @ torch.linalg.solve(x @ covariance @ x.T + noise, x @ covariance)
-    assert most_uncertain(posterior, pool, 4) == expected
-    assert not {3, 7} <= set(expected), "a structure and its copy were both chosen"
-    assert most_uncertain(posterior, pool[:2], 5) in ([0, 1], [1, 0]) and most_uncertain(posterior, [], 5) == []
 
 
 def test_the_posterior_comes_back_and_damage_is_noticed(tmp_path):

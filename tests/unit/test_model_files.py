@@ -216,7 +216,7 @@ def test_bad_model_files_are_refused_at_once(model, damage):
 
 
 BAD_PAINN = {
-    "a spline's kind": other_metadata(kind="moment"),
+    "a moment's kind": other_metadata(kind="moment"),
     "flipped bit": raw_bytes(flip),
     "unknown setting": other_settings(channels=8),
     "setting out of range": other_settings(layers=0),
@@ -330,9 +330,9 @@ def test_golden_files_give_their_stored_energies_and_forces(path, trust):
 
 @pytest.mark.planted
 def test_golden_files_catch_a_changed_constant(trust, monkeypatch):
-    from mdistill.nets import moment as spline
+    from mdistill.nets import moment
 
-    monkeypatch.setattr(spline, "FREEZE", 0.151)
+    monkeypatch.setattr(moment, "FREEZE", 0.151)
     close = replace(random_box(1), positions=random_box(1).positions * 0.8)
     before, after = evaluate(tiny_net(), close), None
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""The spline network: settings, elements, float types, and invariants with known answers."""
+"""The moment network: settings, elements, float types, and invariants with known answers."""
 
 from __future__ import annotations
 
@@ -102,4 +102,4 @@ def test_same_seed_same_network_other_seed_another():
     settings = MomentSettings(elements=LIPSCL)
     assert torch.equal(MomentNet(settings, seed=3).mixing, MomentNet(settings, seed=3).mixing)
     assert not torch.equal(MomentNet(settings, seed=3).mixing, MomentNet(settings, seed=4).mixing)
-    assert MomentNet(settings).name == "spline-Li-P-S-Cl"
+    assert MomentNet(settings).name == "moment-Li-P-S-Cl"

@@ -15,11 +15,7 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.nets.model_files import load_net
-from mdistill.nets.moment import MomentNet
-from mdistill.nets.painn import PainnNet
-from mdistill.nets.settings import PainnSettings
-from mdistill.training.labels import curvature_labels, items_of, join, with_probes
-from mdistill.training.matching import EmbeddingMatching, NodeMatching
+from mdistill.training.labels import curvature_labels, items_of, with_probes
 from mdistill.training.objective import PotentialObjective, loss_terms
 from mdistill.training.potential import curvature_error, train_potential
 from mdistill.training.settings import FitSettings, PainnSize, TrainSettings
@@ -144,36 +140,3 @@ def test_energies_of_atoms_are_stored_and_learned(frames, tmp_path):
     told = train_potential(labelled, replace(settings, atomic_weight=5.0), tmp_path / "told").path
     untold = train_potential(labelled, settings, tmp_path / "untold").path
     assert error(told) < 0.5 * error(untold)
-
-
-@pytest.mark.parametrize("settings", [SMALL, PAINN], ids=["moment", "painn"])
-def test_features_are_tied_to_the_teachers(settings, frames, tmp_path):
-    elements = (3, 15, 16, 17)
-    teacher = tiny_net(4) if settings is SMALL else PainnNet(PainnSettings(elements=elements, width=6), seed=4)
-    matching = NodeMatching(teacher, weight=1.0)
-    items = items_of(frames[:4], settings.cutoff, torch.float64)
-    net = settings.student(elements)
-    net = MomentNet(net, seed=0) if settings is SMALL else PainnNet(net, seed=0)
-    matching.attach(net, seed=0)
-    loss = matching.loss(net, join([i.graph for i in items]), [i.frame for i in items])
-    gradients = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
-    assert float(loss.detach()) > 0.0 and any(g is not None and float(g.abs().max()) > 0 for g in gradients)
-    matching.detach(net)
-    assert not hasattr(net, "matched")
-    done = train_potential(frames, settings, tmp_path / "tied", matching=NodeMatching(teacher))
-    plain = train_potential(frames, settings, tmp_path / "plain")
-    assert done.sha256 != plain.sha256 and done.parameters == plain.parameters
-    assert set(load_net(done.path).state_dict()) == set(load_net(plain.path).state_dict())
-
-
-def test_the_embedding_is_a_projection_of_the_teachers(frames, tmp_path):
-    elements = (3, 15, 16, 17)
-    teacher = PainnNet(PainnSettings(elements=elements, width=3), seed=4)
-    done = train_potential(frames, PAINN, tmp_path / "a2a", matching=EmbeddingMatching(teacher))
-    embedding = load_net(done.path).embedding.detach()
-    inside = teacher.embedding @ torch.linalg.pinv(teacher.embedding) @ embedding
-    assert float((inside - embedding).norm() / embedding.norm()) < 1e-5, "it lies in the span of the teacher's three channels"
-    free = load_net(train_potential(frames, PAINN, tmp_path / "free").path).embedding.detach()
-    assert float((teacher.embedding @ torch.linalg.pinv(teacher.embedding) @ free - free).norm() / free.norm()) > 0.1
-    with pytest.raises(BadInput, match="PaiNN"):
-        train_potential(frames, SMALL, tmp_path / "no", matching=EmbeddingMatching(teacher))

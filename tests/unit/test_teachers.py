@@ -20,11 +20,8 @@ from ase.calculators.emt import EMT
 from mdistill.derivatives import Conservative, curvature_by_differences, hessian
 from mdistill.errors import BadInput, MdistillError, MissingPackage
 from mdistill.graph import build_graph, concatenate, edge_vectors, make_system, turned
-from mdistill.nets.painn import PainnNet
-from mdistill.nets.settings import PainnSettings
 from mdistill.teachers import GOLDEN_LIMITS, TEACHERS, check_teacher, find_teacher, golden, golden_system, load_teacher
 from mdistill.teachers.ase import TeacherFailure, from_calculator
-from mdistill.training.matching import EmbeddingMatching
 from mdistill.types import CurvedPotential, Potential, Prediction, System
 from mdistill.units import GPA
 
@@ -360,8 +357,3 @@ def test_sevennet_shows_what_it_makes_of_atoms() -> None:
     torch.testing.assert_close(first, second, rtol=0, atol=1e-4 * float(first.abs().max()))
     begun, elements = net.element_features(graphs[0]), tuple(system.numbers.unique().tolist())
     assert len(begun.unique(dim=0)) == len(elements)
-    student = PainnNet(PainnSettings(elements=elements, width=6), seed=0)
-    EmbeddingMatching(net).attach(student, seed=0)
-    span = torch.stack([begun[system.numbers == z][0] for z in elements])
-    embedding = student.embedding.detach().to(span)
-    torch.testing.assert_close(span @ torch.linalg.pinv(span) @ embedding, embedding, rtol=0, atol=1e-6)

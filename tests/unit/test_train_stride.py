@@ -141,7 +141,7 @@ def test_light_kicks_begin_as_a_lighter_potential_that_the_student_taught(flow, 
     result = train_stride(flow, student, settings(150, kick_size="light"), tmp_path / "map")
     own, light, kick = load_net(student), load_map(result.path), load_net(tmp_path / "map" / "kick" / POTENTIAL)
     size = replace(lighter(own.settings), elements=kick.settings.elements)
-    assert light.settings.spline == size == kick.settings and size.degree == 2 < own.settings.degree
+    assert light.settings.potential == size == kick.settings and size.degree == 2 < own.settings.degree
     assert size.cutoff == own.settings.cutoff and size.elements == tuple(sorted(set(flow[0].system.numbers.tolist())))
     frames = labelled(flow[-1:], Conservative(own))
     true = torch.cat([frame.target.forces for frame in frames])
@@ -150,7 +150,8 @@ def test_light_kicks_begin_as_a_lighter_potential_that_the_student_taught(flow, 
     assert load_map(result.path).largest_force.shape[1] == len(size.elements) and result.errors["momentum"] < 1.0
     train_stride(flow, student, settings(2), tmp_path / "as large")
     assert (
-        load_map(tmp_path / "as large" / MODEL).settings.spline == own.settings and not (tmp_path / "as large" / "kick").exists()
+        load_map(tmp_path / "as large" / MODEL).settings.potential == own.settings
+        and not (tmp_path / "as large" / "kick").exists()
     )
 
 
@@ -216,7 +217,7 @@ def test_what_cannot_be_is_refused(flow, student, tmp_path):
         train_stride(flow, student, settings(stride_fs=18.0), tmp_path / "map")
     message_passing = tmp_path / "painn.mdistill"
     save_model(message_passing, tiny_painn())
-    with pytest.raises(BadInput, match="spline student"):
+    with pytest.raises(BadInput, match="moment student"):
         train_stride(flow, message_passing, settings(), tmp_path / "map")
     with pytest.raises(BadInput, match="splitting"):
         load_map(student)

@@ -43,7 +43,7 @@ class TrainArguments:
 
 
 HELP = """\
-Fit a student to a teacher's energies, forces, stress and curvature products: the one-hop spline student, or with --net painn
+Fit a student to a teacher's energies, forces, stress and curvature products: the one-hop moment student, or with --net painn
 a message-passing one. Whole time blocks are held out for validation. Training resumes from its checkpoint with the same command.
 
 examples:

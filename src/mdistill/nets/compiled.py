@@ -1,4 +1,4 @@
-"""A spline student on its compiled kernel: the same potential, ten to thirty times faster on a CPU; torch stays the oracle."""
+"""A moment student on its compiled kernel: the same potential, ten to thirty times faster on a CPU; torch stays the oracle."""
 
 from __future__ import annotations
 

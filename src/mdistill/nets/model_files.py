@@ -22,13 +22,11 @@ import torch
 from mdistill.derivatives import Conservative, Direct, potential_of
 from mdistill.errors import BadInput
 from mdistill.io.files import write_bytes
-from mdistill.nets.action import ActionNet
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.one_step import OneStepNet
 from mdistill.nets.one_step_attention import OneStepAttentionNet
 from mdistill.nets.painn import PainnNet
 from mdistill.nets.settings import (
-    ActionSettings,
     MomentSettings,
     OneStepAttentionSettings,
     OneStepSettings,
@@ -59,7 +57,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_form
 Header = dict[str, Any]
 Student = MomentNet | PainnNet
 StudentSettings = MomentSettings | PainnSettings
-StrideNet = SplittingMap | ActionNet | OneStepNet | OneStepAttentionNet
+StrideNet = SplittingMap | OneStepNet | OneStepAttentionNet
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     MomentNet.kind: (MomentSettings, MomentNet),
     PainnNet.kind: (PainnSettings, PainnNet),
@@ -67,7 +65,6 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
 """Kinds of potential that model files hold: their settings, their class."""
 MAPS: dict[str, tuple[type[Any], type[Any]]] = {
     SplittingMap.kind: (SplittingMapSettings, SplittingMap),
-    ActionNet.kind: (ActionSettings, ActionNet),
     OneStepNet.kind: (OneStepSettings, OneStepNet),
     OneStepAttentionNet.kind: (OneStepAttentionSettings, OneStepAttentionNet),
 }

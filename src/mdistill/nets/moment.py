@@ -1,4 +1,4 @@
-r"""The spline student: a one-hop energy network of radial functions per species pair and spherical-harmonic moments.
+r"""The moment student: a one-hop energy network of radial functions per species pair and spherical-harmonic moments.
 
 Symbols: i, j atoms; Z species; r, r̂ length and direction of the edge i→j; c channel; k radial function; lm degree, order.
 

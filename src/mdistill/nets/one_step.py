@@ -99,7 +99,7 @@ class OneStepNet(torch.nn.Module):
         self.settings = settings
         random = torch.Generator().manual_seed(seed)
         n, width, seen = len(settings.elements), settings.width, settings.waves + INVARIANTS
-        self.potential = MomentNet(settings.spline, seed=seed)
+        self.potential = MomentNet(settings.potential, seed=seed)
         self.embedding = torch.nn.Parameter(torch.randn((n, width), generator=random, dtype=torch.float64))
         self.isotope = torch.nn.Parameter(0.1 * torch.randn((n, width), generator=random, dtype=torch.float64))
         self.pace = Mlp(2, width, width, random)
@@ -138,8 +138,10 @@ class OneStepNet(torch.nn.Module):
         Raises:
             BadInput: It has another size or other elements.
         """
-        if net.settings != self.settings.spline:
-            raise BadInput("potential", f"{net.settings}", allowed=f"{self.settings.spline}", fix="use a potential of that size")
+        if net.settings != self.settings.potential:
+            raise BadInput(
+                "potential", f"{net.settings}", allowed=f"{self.settings.potential}", fix="use a potential of that size"
+            )
         self.potential.load_state_dict(net.folded().state_dict())
         self.potential.requires_grad_(False)
 

@@ -22,7 +22,7 @@ INVARIANTS = 5
 """Invariants of relative flights and accelerations that a `OneStepNet` sees on every edge."""
 MAX_DEGREE = 3
 """Highest degree of the spherical harmonics that are written out."""
-_SPLINE = ("elements", "cutoff", "channels", "radial", "degree", "hidden")
+_POTENTIAL = ("elements", "cutoff", "channels", "radial", "degree", "hidden")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ class SplittingMapSettings:
         elements: Atomic numbers it knows, ascending.
         stride_fs: Time that one application of the map advances, fs.
         kicks: Force evaluations per stride.
-        cutoff, channels, radial, degree, hidden: Of the spline potential of each kick.
+        cutoff, channels, radial, degree, hidden: Of the moment potential of each kick.
     """
 
     elements: tuple[int, ...]
@@ -122,7 +122,7 @@ class SplittingMapSettings:
         _check_stride(self.stride_fs)
         if not 1 <= self.kicks <= 64:
             raise BadInput("kicks", f"{self.kicks}", allowed="1 to 64", fix="one for about every 8 fs, two at least")
-        self.spline.shapes()
+        self.potential.shapes()
 
     @property
     def stages(self) -> int:
@@ -130,57 +130,15 @@ class SplittingMapSettings:
         return self.kicks // 2 + 1
 
     @property
-    def spline(self) -> MomentSettings:
+    def potential(self) -> MomentSettings:
         """Size of each potential."""
-        return MomentSettings(**{name: getattr(self, name) for name in _SPLINE})
+        return MomentSettings(**{name: getattr(self, name) for name in _POTENTIAL})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
         last = self.stages - 1
-        shapes = {f"stages.{last}.{name}": shape for name, shape in self.spline.shapes().items()}
+        shapes = {f"stages.{last}.{name}": shape for name, shape in self.potential.shapes().items()}
         return shapes | {"largest_force": (self.stages, len(self.elements))}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionSettings:
-    """Stride and size of an `ActionNet`.
-
-    Attributes:
-        elements: Atomic numbers it knows, ascending.
-        stride_fs: Time that one application of the map advances, fs.
-        cutoff, channels, radial, degree, hidden: Of its spline potential; the cutoff is that of the motion's energy too.
-        motion_channels, motion_radial, motion_hidden: Radial channels, basis functions and hidden units of that energy.
-    """
-
-    elements: tuple[int, ...]
-    stride_fs: float = 16.0
-    cutoff: float = 4.9
-    channels: int = 12
-    radial: int = 10
-    degree: int = 3
-    hidden: int = 64
-    motion_channels: int = 8
-    motion_radial: int = 6
-    motion_hidden: int = 32
-
-    def __post_init__(self) -> None:
-        _check_stride(self.stride_fs)
-        self.spline.shapes()
-        _check_sizes(self, {"motion_channels": (1, 64), "motion_radial": (2, 64), "motion_hidden": (1, 1024)})
-
-    @property
-    def spline(self) -> MomentSettings:
-        """Size of its potential."""
-        return MomentSettings(**{name: getattr(self, name) for name in _SPLINE})
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of tensors that tell its size."""
-        n = len(self.elements)
-        shapes = {f"potential.{name}": shape for name, shape in self.spline.shapes().items()}
-        return shapes | {
-            "motion.mixing": (n * n * self.motion_radial, self.motion_channels),
-            "motion.last.weight": (n, self.motion_hidden, 15 * self.motion_channels),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +153,7 @@ class OneStepSettings:
         rounds: Messages before the impulses.
         waves: Radial basis functions.
         learned: Learned vectors of every atom whose differences push pairs.
-        cutoff, channels, radial, degree, hidden: Of the spline potential whose forces it starts from.
+        cutoff, channels, radial, degree, hidden: Of the moment potential whose forces it starts from.
     """
 
     elements: tuple[int, ...]
@@ -216,7 +174,7 @@ class OneStepSettings:
         _check_strides(self.strides_fs)
         _check_reach(self.elements, self.reach)
         _check_sizes(self, {"width": (2, 1024), "rounds": (1, 12), "waves": (2, 64), "learned": (1, 64)})
-        self.spline.shapes()
+        self.potential.shapes()
 
     @property
     def stride_fs(self) -> float:
@@ -224,13 +182,13 @@ class OneStepSettings:
         return max(self.strides_fs)
 
     @property
-    def spline(self) -> MomentSettings:
+    def potential(self) -> MomentSettings:
         """Size of the potential."""
-        return MomentSettings(**{name: getattr(self, name) for name in _SPLINE})
+        return MomentSettings(**{name: getattr(self, name) for name in _POTENTIAL})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
-        shapes = {f"potential.{name}": shape for name, shape in self.spline.shapes().items()}
+        shapes = {f"potential.{name}": shape for name, shape in self.potential.shapes().items()}
         return shapes | {
             "embedding": (len(self.elements), self.width),
             f"rounds.{self.rounds - 1}.see.weight": (self.waves + INVARIANTS, self.width),

@@ -5,7 +5,7 @@ A stride t is K drifts of h = t/K between K + 1 kicks, as in velocity Verlet, bu
     p ← p + (h/2) F_0(q)
     k = 1 … K:   q ← q + h p/m,   p ← p + w_k h F_{min(k, K−k)}(q)        w_k = 1, w_K = 1/2,   F_s = −∂V_s/∂q
 
-q, p, m: positions, momenta, masses   V_s: a spline potential (`nets/moment.py`), s = 0 … K/2   h: length of a drift
+q, p, m: positions, momenta, masses   V_s: a moment potential (`nets/moment.py`), s = 0 … K/2   h: length of a drift
 
 Whatever the V_s, the map is symplectic (each factor is), time-reversible (the sequence is a palindrome), conserves total
 momentum and angular momentum (V_s is translation and rotation invariant), and costs K force evaluations a stride, since
@@ -60,7 +60,7 @@ class SplittingMap(torch.nn.Module):
     def __init__(self, settings: SplittingMapSettings, *, seed: int = 0) -> None:
         super().__init__()
         self.settings = settings
-        self.stages = torch.nn.ModuleList(MomentNet(settings.spline, seed=seed + k) for k in range(settings.stages))
+        self.stages = torch.nn.ModuleList(MomentNet(settings.potential, seed=seed + k) for k in range(settings.stages))
         limits = torch.full((settings.stages, len(settings.elements)), UNLIMITED, dtype=torch.float64)
         self.register_buffer("largest_force", limits)
         for name in ("looked_at", "largest_change"):
@@ -89,32 +89,34 @@ class SplittingMap(torch.nn.Module):
         Raises:
             BadInput: It has another size or other elements.
         """
-        if net.settings != self.settings.spline:
-            raise BadInput("potential", f"{net.settings}", allowed=f"{self.settings.spline}", fix="use a potential of that size")
+        if net.settings != self.settings.potential:
+            raise BadInput(
+                "potential", f"{net.settings}", allowed=f"{self.settings.potential}", fix="use a potential of that size"
+            )
         for stage in self.stages:
             stage.load_state_dict(net.state_dict())
 
     def folded(self) -> SplittingMap:
         """A float64 copy without whitening of its stages; the same map."""
         net = SplittingMap(self.settings)
-        net.stages = torch.nn.ModuleList(stage.folded() for stage in self._splines())
+        net.stages = torch.nn.ModuleList(stage.folded() for stage in self._stages())
         net.largest_force = self.largest_force.detach().clone()
         net.looked_at, net.largest_change = self.looked_at.detach().clone(), self.largest_change.detach().clone()
         return net
 
     def scale_kicks(self, factor: float) -> None:
         """Make all that its kicks have learned so many times as strong, in place."""
-        for stage in self._splines():
+        for stage in self._stages():
             stage.scale.mul_(factor)
         self.largest_force.mul_(factor)
 
     def in_type(self, dtype: torch.dtype) -> SplittingMap:
         """Compute forces in this float type; positions and momenta stay float64."""
-        for stage in self._splines():
+        for stage in self._stages():
             stage.in_type(dtype)
         return self
 
-    def _splines(self) -> list[MomentNet]:
+    def _stages(self) -> list[MomentNet]:
         return list(self.stages)  # type: ignore[arg-type]
 
     def forward(
@@ -126,7 +128,7 @@ class SplittingMap(torch.nn.Module):
         def forces_of(stage: MomentNet) -> Forces:
             return lambda now: forces_through(stage, build_graph_at(now, stage.cutoff), create_graph=keep)
 
-        return compose([forces_of(s) for s in self._splines()], self.settings, system, momenta, masses)
+        return compose([forces_of(s) for s in self._stages()], self.settings, system, momenta, masses)
 
     def check(self, stride_fs: float) -> None:
         """Refuse a stride it was not taught.

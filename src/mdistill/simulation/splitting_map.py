@@ -143,9 +143,9 @@ def composed(
         small_step: Longest step of velocity Verlet where it falls back, fs.
         guard: Whose closest distances compiled strides watch.
     """
-    splines: list[MomentNet] = list(net.stages)  # type: ignore[arg-type]
-    double = splines[0].mixing.dtype == torch.float64
-    potentials = [compiled(Conservative(spline), double=double) for spline in splines]
+    nets: list[MomentNet] = list(net.stages)  # type: ignore[arg-type]
+    double = nets[0].mixing.dtype == torch.float64
+    potentials = [compiled(Conservative(moment), double=double) for moment in nets]
     stages = [make_evaluator(one, system, skin=skin, guard=None if k else guard) for k, one in enumerate(potentials)]
     engines = [one.engine for one in (evaluate, *stages) if isinstance(one, EngineEvaluator)]
     for k, engine in enumerate(engines):
@@ -155,7 +155,7 @@ def composed(
         evaluate=evaluate,
         time=net.settings.stride_fs,
         kicks=net.settings.kicks,
-        largest_force=net.largest_force.to(torch.float64).index_select(1, splines[0].species(system.numbers)),
+        largest_force=net.largest_force.to(torch.float64).index_select(1, nets[0].species(system.numbers)),
         small_step=min(small_step, net.settings.stride_fs),
         looked_at=float(net.looked_at) * system.n_atoms**0.5,
         largest_change=float(net.largest_change) * system.n_atoms**0.5,

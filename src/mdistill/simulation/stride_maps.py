@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from mdistill.nets.action import ActionNet
 from mdistill.nets.one_step import OneStepNet
 from mdistill.nets.one_step_attention import OneStepAttentionNet
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.simulation.guard import Guard
-from mdistill.simulation.implicit import Implicit, implicit
 from mdistill.simulation.one_step_map import OneStepStrides
 from mdistill.simulation.splitting_map import SplittingStrides, composed
 from mdistill.simulation.verlet import Evaluate
 from mdistill.types import Estimate, System
 
-StrideNet = SplittingMap | ActionNet | OneStepNet | OneStepAttentionNet
-LongStrides = SplittingStrides | Implicit | OneStepStrides
+StrideNet = SplittingMap | OneStepNet | OneStepAttentionNet
+LongStrides = SplittingStrides | OneStepStrides
 
 
 def long_strides(
@@ -37,8 +35,6 @@ def long_strides(
     small_step = min(small_step, time)
     if isinstance(net, SplittingMap):
         return composed(net, system, evaluate, skin=skin, small_step=small_step, guard=guard)
-    if isinstance(net, ActionNet):
-        return implicit(net, system, evaluate, skin=skin, small_step=small_step)
     turning = isinstance(net, OneStepAttentionNet)
     return OneStepStrides(net=net, evaluate=evaluate, time=time, small_step=small_step, random_frame=turning, skin=skin)
 

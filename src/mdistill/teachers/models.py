@@ -66,13 +66,12 @@ def load_stride(path: Path, *, student: Path | None = None, precision: Precision
     Args:
         path: The model file or its folder.
         student: Where given, the student (or its run folder) that the map must have been taught by.
-        precision: float32 or float64; a generating function stays in float64, which its tolerance needs.
+        precision: float32 or float64.
     Raises:
         BadInput: No such file, one that holds no map, or a map taught by another student.
     """
     import torch
 
-    from mdistill.nets.action import ActionNet
     from mdistill.nets.model_files import load_map, read_metadata
 
     file = path / STRIDE if path.is_dir() else path
@@ -85,5 +84,4 @@ def load_stride(path: Path, *, student: Path | None = None, precision: Precision
             raise BadInput(file, problem, allowed="a map and the student that taught it", fix="mdistill train stride --from RUN")
     elif student is not None:
         raise BadInput(file, f"with {student}", allowed="the student that taught the map", fix="name its file or run folder")
-    kind = "float64" if net.kind == ActionNet.kind else precision
-    return net.in_type(getattr(torch, kind)).requires_grad_(False)
+    return net.in_type(getattr(torch, precision)).requires_grad_(False)

@@ -16,7 +16,7 @@ from mdistill.training.labels import Item, join
 from mdistill.training.losses import root_mean_square
 
 BEYOND = 0.3
-"""How much nearer than the closest label of a pair the functions of a spline student begin, Å.
+"""How much nearer than the closest label of a pair the functions of a moment student begin, Å.
 
 Its radial basis is even there and has no slope. At the closest labels themselves that cost a quarter and more of the accuracy
 of forces, and pairs a little nearer, which new structures have, were given a curvature far off. PaiNN's basis has a slope.
@@ -30,7 +30,7 @@ def calibrate(net: Student, items: Sequence[Item], *, fresh: bool) -> None:
     """Set the buffers of a float64 network from the training items.
 
     Where learned functions end is always set, reference energies and scale only where `fresh` (a refit keeps the function
-    it starts from); so, of a spline network, the whitening always and the normalisation of features where fresh.
+    it starts from); so, of a moment network, the whitening always and the normalisation of features where fresh.
     """
     with torch.no_grad():
         closest = beginnings(net, items)

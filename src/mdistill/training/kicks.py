@@ -33,7 +33,7 @@ def first_kick(
         settings: Of the map.
         folder, stop: Where; asked between steps.
     Raises:
-        BadInput: The file holds no spline potential, or there are fewer than two segments at every temperature.
+        BadInput: The file holds no moment potential, or there are fewer than two segments at every temperature.
         MdistillError: Training diverged, or the disk is full.
         Interrupted: Stopped on request, after saving.
     """
@@ -66,13 +66,13 @@ def learning_minutes(settings: StrideSettings) -> float:
 
 
 def load_moment(path: Path) -> MomentNet:
-    """The spline potential of a model file.
+    """The moment potential of a model file.
 
     Raises:
         BadInput: It holds another kind.
     """
     net = load_net(path)
     if not isinstance(net, MomentNet):
-        fix = "distil a spline student (the default)"
-        raise BadInput(path, f"a model of kind {net.kind!r}", allowed="a spline student", fix=fix)
+        fix = "distil a moment student (the default)"
+        raise BadInput(path, f"a model of kind {net.kind!r}", allowed="a moment student", fix=fix)
     return net

@@ -16,7 +16,6 @@ from mdistill.derivatives import energy_forces, predict
 from mdistill.training.contact_dimers import EVERY, attraction
 from mdistill.training.labels import Item, curvature_labels, join, target_of
 from mdistill.training.losses import Target, Term, root_mean_square, total_loss
-from mdistill.training.matching import Matching
 from mdistill.training.settings import TrainSettings
 from mdistill.types import Graph, LabelledFrame, Potential
 
@@ -39,7 +38,6 @@ class PotentialObjective:
         teacher: Where given, probes are drawn anew at every such step and it is asked for their products.
         teacher_error: Its force error against these labels, eV/Å: the curvature's weight is halved, once, when a validation
             error comes within 5 % of it.
-        matching: A control that ties the student's features to a teacher's.
     """
 
     terms: Sequence[Term]
@@ -49,7 +47,6 @@ class PotentialObjective:
     dimers: Graph | None = None
     teacher: Potential | None = None
     teacher_error: float | None = None
-    matching: Matching | None = None
     halved: bool = field(default=False, init=False)
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[Item], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -62,8 +59,6 @@ class PotentialObjective:
         atoms = torch.bincount(graph.system.owner, minlength=len(batch)).to(torch.float64)
         gradient = self._energy_gradient(module, graph, step)
         loss, errors = total_loss(self._terms(), prediction, found, target, atoms, gradient=gradient)
-        if self.matching is not None:
-            loss = loss + self.matching.loss(module, graph, frames)
         if self.dimers is not None and step >= 0 and step % EVERY == 1:
             loss = loss + EVERY * attraction(module, self.dimers)  # type: ignore[arg-type]
         return loss, errors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,14 @@ from mdistill.nets.model_files import (
     read_metadata,
     save_model,
 )
-from mdistill.nets.moment import MomentNet
 from mdistill.training.calibrate import calibrate
 from mdistill.training.contact_dimers import contact_dimers
-from mdistill.training.fit import FitResult, fit
-from mdistill.training.labels import check_labels, frames_hash, items_of, with_probes
+from mdistill.training.fit import Objective, fit
+from mdistill.training.labels import Item, check_labels, frames_hash, items_of, with_probes
 from mdistill.training.losses import root_mean_square
-from mdistill.training.matching import Matching
 from mdistill.training.objective import PotentialObjective, loss_terms
 from mdistill.training.settings import TrainSettings
 from mdistill.training.split import split_blocks
-from mdistill.training.warm_start import begin_from_linear, is_linear_start
 from mdistill.types import LabelledFrame, Potential, Prediction
 
 MODEL = "student.mdistill"
@@ -70,6 +67,29 @@ class TrainingResult:
     held_out_frames: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A fit that is ready to begin.
+
+    Attributes:
+        net: The calibrated network, in the float type it is trained in.
+        objective: What training makes small.
+        items, held_items: Frames with their graphs: trained on, held out.
+        train, held_out: The frames themselves.
+        settings: How to fit.
+        identity: Tells a fit from another in the same folder.
+    """
+
+    net: Student
+    objective: Objective[Item]
+    items: list[Item]
+    held_items: list[Item]
+    train: Sequence[LabelledFrame]
+    held_out: Sequence[LabelledFrame]
+    settings: TrainSettings
+    identity: str
+
+
 def train_potential(
     frames: Sequence[LabelledFrame],
     settings: TrainSettings,
@@ -78,7 +98,6 @@ def train_potential(
     stop: StopRequest = NEVER,
     start_from: Path | None = None,
     redraw: Potential | None = None,
-    matching: Matching | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> TrainingResult:
     """Train a potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder, or resumes.
@@ -88,82 +107,89 @@ def train_potential(
     Args:
         frames, settings: Labelled structures; how.
         folder, stop: Where; asked between steps.
-        start_from: A model file of the same elements and size to start from (refit), or a closed-form student with the same
-            invariants (`training.warm_start`); None to start afresh.
+        start_from: A model file of the same elements and size to start from (refit); None to start afresh.
         redraw: A teacher to ask for the products of new random probes at every curvature step, instead of the stored ones.
-        matching: A control that ties the student's features to a teacher's (`training.matching`).
         provenance: Kept in the model file: teacher, commit, …
     Raises:
         BadInput: Frames that are not finite, nothing to hold out, a start_from of another size or other elements.
         MdistillError: Training diverged, or the disk is full.
         Interrupted: Stopped on request, after saving.
     """
+    return run_fit(prepare_fit(frames, settings, start_from=start_from, redraw=redraw), folder, stop=stop, provenance=provenance)
+
+
+def prepare_fit(
+    frames: Sequence[LabelledFrame], settings: TrainSettings, *, start_from: Path | None = None, redraw: Potential | None = None
+) -> Prepared:
+    """Split the frames, make and calibrate the network, set up the objective. Arguments and errors as `train_potential`."""
     check_labels(frames)
     train, held_out = split_blocks(frames, held_out=settings.held_out)
     train = with_probes(train, "none" if redraw is not None else settings.curvature)
     dtype = torch.float64 if settings.float64 else torch.float32
-    elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
-    net, linear = _start(settings.student(elements), settings.fit.seed, start_from)
+    size = settings.student(tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()})))
+    net = network_of(size, seed=settings.fit.seed) if start_from is None else _net_of(start_from, size)
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
-    calibrate(net, items, fresh=start_from is None or linear is not None)
-    if linear is not None and start_from is not None and isinstance(net, MomentNet):
-        begin_from_linear(net, linear, items, path=start_from)
-    objective = _objective(net, train, settings, dtype, redraw=redraw, matching=matching)
+    calibrate(net, items, fresh=start_from is None)
     begun = "" if start_from is None else read_metadata(start_from)["sha256"]
-    identity = f"{settings} {frames_hash(train)} {frames_hash(held_out)} {begun} {redraw and redraw.name}"
-    how, net = settings.fit.suited(settings.net), net.in_type(dtype)
-    if matching is not None:
-        matching.attach(net, seed=settings.fit.seed)
-    result = fit(net, objective, items, held_items, how, folder=folder, stop=stop, identity=identity, title="train")
-    if matching is not None:
-        matching.detach(result.module)
-    made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings)}
-    return _saved(Path(folder) / MODEL, result, train, held_out, made_from)
-
-
-def _objective(
-    net: Student,
-    frames: Sequence[LabelledFrame],
-    settings: TrainSettings,
-    dtype: torch.dtype,
-    *,
-    redraw: Potential | None,
-    matching: Matching | None,
-) -> PotentialObjective:
-    return PotentialObjective(
-        terms=loss_terms(frames, settings, redrawn=_product_size(frames, redraw, settings.fit.seed)),
+    objective = PotentialObjective(
+        terms=loss_terms(train, settings, redrawn=_product_size(train, redraw, settings.fit.seed)),
         every=settings.curvature_every,
         probes=settings.curvature_probes,
         seed=settings.fit.seed,
         dimers=contact_dimers(net, dtype),
         teacher=redraw,
         teacher_error=None if settings.teacher_error is None else 1e-3 * settings.teacher_error,
-        matching=matching,
+    )
+    return Prepared(
+        net=net.in_type(dtype),
+        objective=objective,
+        items=items,
+        held_items=held_items,
+        train=train,
+        held_out=held_out,
+        settings=settings,
+        identity=f"{settings} {frames_hash(train)} {frames_hash(held_out)} {begun} {redraw and redraw.name}",
     )
 
 
-def _saved(
-    path: Path,
-    fitted: FitResult[Student],
-    train: Sequence[LabelledFrame],
-    held_out: Sequence[LabelledFrame],
-    made_from: dict[str, Any],
+def run_fit(
+    ready: Prepared,
+    folder: Path,
+    *,
+    stop: StopRequest = NEVER,
+    finish: Callable[[Student], None] = lambda _: None,
+    provenance: dict[str, Any] | None = None,
 ) -> TrainingResult:
-    """Write the model file and judge what it holds."""
-    made_from = made_from | {"train_frames": len(train), "held_out_frames": len(held_out)}
+    """Fit, write the model file, judge what it holds. `finish` is given the fitted network before it is written."""
+    how = ready.settings.fit.suited(ready.settings.net)
+    fitted = fit(
+        ready.net,
+        ready.objective,
+        ready.items,
+        ready.held_items,
+        how,
+        folder=folder,
+        stop=stop,
+        identity=ready.identity,
+        title="train",
+    )
+    finish(fitted.module)
+    made_from = (provenance or {}) | {"steps": fitted.steps, "settings": asdict(ready.settings)}
+    made_from |= {"train_frames": len(ready.train), "held_out_frames": len(ready.held_out)}
+    path = Path(folder) / MODEL
     digest = save_model(path, fitted.module.folded(), made_from)
     potential = load_model(path)
-    predictions = evaluate(potential, held_out)
+    predictions = evaluate(potential, ready.held_out)
     return TrainingResult(
         path=path,
         sha256=digest,
-        accuracy=accuracy(held_out, predictions),
-        curvature_error=curvature_error(potential.net, held_out),
-        parity=parity(held_out, predictions),
+        accuracy=accuracy(ready.held_out, predictions),
+        curvature_error=curvature_error(potential.net, ready.held_out),
+        parity=parity(ready.held_out, predictions),
         history=fitted.history,
         parameters=sum(p.numel() for p in fitted.module.parameters()),
-        train_frames=len(train),
-        held_out_frames=len(held_out),
+        train_frames=len(ready.train),
+        held_out_frames=len(ready.held_out),
     )
 
 
@@ -209,18 +235,10 @@ def _thinned(rows: Tensor) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in rows[::stride].tolist()]
 
 
-def _start(size: StudentSettings, seed: int, start_from: Path | None) -> tuple[Student, MomentNet | None]:
-    """The network to train, and the linear student it begins as, if it does."""
-    if start_from is None:
-        return network_of(size, seed=seed), None
-    net = load_net(start_from)
-    if is_linear_start(net.settings, size) and isinstance(net, MomentNet):
-        return network_of(size, seed=seed), net
+def _net_of(path: Path, size: StudentSettings) -> Student:
+    """The network of a model file, which must be of this size."""
+    net = load_net(path)
     if net.settings != size:
-        raise BadInput(
-            start_from,
-            f"was trained with {net.settings}",
-            allowed=f"{size}",
-            fix="train afresh, or with its settings and elements",
-        )
-    return net, None
+        allowed, fix = f"{size}", "train afresh, or with its settings and elements"
+        raise BadInput(path, f"was trained with {net.settings}", allowed=allowed, fix=fix)
+    return net

@@ -19,7 +19,6 @@ RATES: dict[str, tuple[float, float]] = {
     "moment": (5e-3, 0.3),
     "painn": (2e-3, 0.01),
     "splitting": (1e-3, 0.0),
-    "action": (1e-3, 0.0),
     "one_step": (3e-3, 0.01),
     "one_step_attention": (1e-3, 0.01),
 }
@@ -105,9 +104,9 @@ class TrainSettings:
     """How to train a potential.
 
     Attributes:
-        net: spline: one hop, compiled, fastest. painn: message passing, slower, sees further and more of the angles.
-        painn: Size of a message-passing student (the next five are the spline's).
-        size: How large the spline student is: tiny is fastest, large most accurate; the next five change one part of it.
+        net: moment: one hop, compiled, fastest. painn: message passing, slower, sees further and more of the angles.
+        painn: Size of a message-passing student (the next five are the moment's).
+        size: How large the moment student is: tiny is fastest, large most accurate; the next five change one part of it.
         cutoff: Å; of a message-passing student 5 by default.
         channels: Radial channels per degree.
         radial: Radial basis functions per species pair.
@@ -180,7 +179,7 @@ class TrainSettings:
             raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.15")
 
     def network(self) -> dict[str, Any]:
-        """The part that fixes a spline network: cutoff, channels, radial, degree, hidden."""
+        """The part that fixes a moment network: cutoff, channels, radial, degree, hidden."""
         return {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in SIZES[self.size].items()}
 
     def student(self, elements: tuple[int, ...]) -> MomentSettings | PainnSettings:

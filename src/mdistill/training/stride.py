@@ -78,7 +78,7 @@ def train_stride(
         settle: What to do to the trained map in place, its limits set, before it is saved; gives facts to be kept with it.
         provenance: Kept in the model file.
     Raises:
-        BadInput: Too short segments, nothing to hold out, or a model file that holds no spline potential.
+        BadInput: Too short segments, nothing to hold out, or a model file that holds no moment potential.
         MdistillError: Training diverged, or the disk is full.
         Interrupted: Stopped on request, after saving.
     """

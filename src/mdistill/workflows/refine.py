@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import copyfile
 
 from mdistill.analysis.accuracy import accuracy
-from mdistill.data.select_frames import select, usable
+from mdistill.data.select_frames import select
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
 from mdistill.graph import make_system
@@ -22,23 +22,17 @@ from mdistill.io.files import replacing
 from mdistill.io.trajectories import read_hdf5
 from mdistill.labelling.label import label_structures
 from mdistill.labelling.settings import LabelSettings
-from mdistill.nets.model_files import read_metadata
-from mdistill.runs.folder import run_stage
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load
-from mdistill.training.closed_form import fit_closed_form
-from mdistill.training.labels import frames_hash
-from mdistill.training.posterior import POSTERIOR, Posterior, load_posterior, most_uncertain
-from mdistill.training.potential import MODEL, TrainingResult, evaluate, train_potential
-from mdistill.training.settings import ClosedFormSettings, TrainSettings
+from mdistill.training.potential import TrainingResult, evaluate, train_potential
+from mdistill.training.settings import TrainSettings
 from mdistill.types import Estimate, LabelledFrame, Potential, System
 from mdistill.workflows.settings import RefineSettings
 from mdistill.workflows.tables import scaled
 
 _BLOCKS_PER_ROUND = 1_000_000
-_SCREENED_BY = ClosedFormSettings(second=8, third=5, curvature_frames=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +108,7 @@ def _label_own_frames(
     rounds: Rounds, number: int, known: Sequence[LabelledFrame], student: Potential, home: Path, *, stop: StopRequest
 ) -> tuple[list[LabelledFrame], str]:
     """The student's MD from each structure at each temperature, screened and labelled; what broke, in words."""
-    store, notes, posterior = LabelStore(home / "labels"), [], _posterior(rounds, known, home / "screen", stop=stop)
+    store, notes = LabelStore(home / "labels"), list[str]()
     for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
         where = home / f"md-{index}-{temperature:g}K"
         try:
@@ -123,7 +117,7 @@ def _label_own_frames(
             notes.append(f"{temperature:g} K: {blown.reason} at step {blown.step}")
         candidates = _frames(where / "trajectory.h5", system)
         like = [f.system for f in known if f.temperature_K == temperature and f.system.n_atoms == system.n_atoms]
-        chosen = _choose(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames, posterior, stop=stop)
+        chosen = select(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames)
         label_structures(
             [candidates[k] for k in sorted(chosen)],
             rounds.teacher,
@@ -134,27 +128,6 @@ def _label_own_frames(
             stop=stop,
         )
     return [replace(frame, block=frame.block + number * _BLOCKS_PER_ROUND) for frame in store.read()], "; ".join(notes)
-
-
-def _posterior(rounds: Rounds, known: Sequence[LabelledFrame], folder: Path, *, stop: StopRequest) -> Posterior | None:
-    """What a closed-form fit to the labels knows of its weights; fitted once per round. None where frames are chosen without."""
-    if rounds.settings.screen != "variance":
-        return None
-
-    def work() -> None:
-        fit_closed_form(known, rounds.train, folder, how=_SCREENED_BY, stop=stop)
-
-    run_stage(folder, [rounds.train, frames_hash(known)], [], [POSTERIOR, MODEL], work)
-    return load_posterior(folder / POSTERIOR, model=read_metadata(folder / MODEL)["sha256"])
-
-
-def _choose(
-    candidates: list[System], reference: list[System], count: int, posterior: Posterior | None, *, stop: StopRequest
-) -> list[int]:
-    if posterior is None:
-        return select(candidates, reference, count)
-    kept = usable(candidates, reference)
-    return [kept[k] for k in most_uncertain(posterior, [candidates[k] for k in kept], count, stop=stop)]
 
 
 def _dynamics(settings: RefineSettings, number: int, temperature: float) -> SimulateSettings:

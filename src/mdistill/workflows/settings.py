@@ -22,8 +22,6 @@ class RefineSettings:
         time_ps: Length of the student's MD at each temperature, ps.
         every_fs: Time between candidate frames, fs.
         frames: Frames sent to the teacher per temperature, structure and round.
-        screen: How these are chosen: novelty, farthest from all known in a descriptor of distances; variance, those whose
-            forces a closed-form fit to the labels knows least (takes a fit per round, about half a minute).
         refit_share: Time of a refit as a share of the first fit's.
         refit_rate: Its learning rate as a share of the first fit's (it starts from a fitted student).
         seed: Of the student's MD.
@@ -33,7 +31,6 @@ class RefineSettings:
     time_ps: float = 5.0
     every_fs: float = 50.0
     frames: int = 12
-    screen: Literal["novelty", "variance"] = "novelty"
     refit_share: float = 0.5
     refit_rate: float = 0.3
     seed: int = 100
@@ -43,7 +40,6 @@ class RefineSettings:
         _require("refine.time_ps", self.time_ps, 0 < self.time_ps <= 1e6, "above 0")
         _require("refine.every_fs", self.every_fs, 0 < self.every_fs <= 1000 * self.time_ps, "above 0, at most the MD's length")
         _require("refine.frames", self.frames, self.frames >= 1, "at least 1")
-        _require("refine.screen", self.screen, self.screen in ("novelty", "variance"), "novelty or variance")
         _require("refine.refit_share", self.refit_share, 0 < self.refit_share <= 10, "above 0, at most 10")
         _require("refine.refit_rate", self.refit_rate, 0 < self.refit_rate <= 1, "above 0, at most 1")
         _require("refine.seed", self.seed, self.seed >= 0, "0 or more")

@@ -34,7 +34,7 @@ def stride_rung(
     """Train a map on the student's own flow and judge it.
 
     Args:
-        student: Model file of a spline student.
+        student: Model file of a moment student.
         systems: Structures whose dynamics is learned; the first is where the map is judged.
         settings: Segments, training, judging.
         folder: Gets segments/, stride.mdistill, its training and strength.json; what is there is not done again.

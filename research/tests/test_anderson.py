@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mdistill.nets.anderson import fixed_point
+from research.anderson import fixed_point
 
 DOUBLE = torch.float64
 

@@ -21,7 +21,7 @@ from mdistill.training.labels import items_of
 from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.training.split import split_blocks
-from mdistill.training.warm_start import begin_from_linear, is_linear_start
+from research.warm_start import begin_from_linear, is_linear_start, train_from_linear
 from systems import morse_frames, tiny_net
 
 SMALL = ClosedFormSettings(second=5, third=3, curvature_frames=0, rounds=3)
@@ -69,7 +69,7 @@ def test_training_starts_there(tmp_path):
     frames = morse_frames(40)
     fit_closed_form(frames, SETTINGS, tmp_path / "linear", how=SMALL)
     cold = train_potential(frames, SETTINGS, tmp_path / "cold")
-    warm = train_potential(frames, SETTINGS, tmp_path / "warm", start_from=tmp_path / "linear" / MODEL)
+    warm = train_from_linear(frames, SETTINGS, tmp_path / "warm", linear=tmp_path / "linear" / MODEL)
     assert warm.accuracy.force["all"].mean_absolute.value < 0.5 * cold.accuracy.force["all"].mean_absolute.value
 
 
@@ -84,4 +84,4 @@ def test_what_is_not_a_closed_form_student_is_refused(tmp_path):
     linear.spread.fill_(2.0)
     save_model(tmp_path / "strange.mdistill", linear)
     with pytest.raises(BadInput, match="closed-form student"):
-        train_potential(frames, SETTINGS, tmp_path / "out", start_from=tmp_path / "strange.mdistill")
+        train_from_linear(frames, SETTINGS, tmp_path / "out", linear=tmp_path / "strange.mdistill")

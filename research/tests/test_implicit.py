@@ -8,20 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from actions import EXACT, phase_point, tiny_action
 from torch import Generator, Tensor
 
-from actions import EXACT, phase_point, tiny_action
 from laws import assert_close
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
-from mdistill.nets.action import SolverSettings
 from mdistill.simulation.evaluate import Evaluator
-from mdistill.simulation.implicit import Implicit, implicit
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.types import Prediction, State, System
 from mdistill.units import ACCELERATION
+from research.action_net import SolverSettings
+from research.implicit import Implicit, implicit
 from systems import random_box
 
 STIFFNESS = 2.0

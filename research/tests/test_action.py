@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from actions import EXACT, increments_of, phase_point, symplectic_defect, tiny_action
 from torch import Tensor
 
-from actions import EXACT, increments_of, phase_point, symplectic_defect, tiny_action
 from laws import assert_close
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, concatenate, make_system
-from mdistill.nets.action import Increments, solve
 from mdistill.nets.model_files import load_map, load_net, save_model
-from mdistill.nets.settings import ActionSettings
 from mdistill.types import System
 from mdistill.units import ACCELERATION
+from research.action_net import Increments, solve
+from research.action_settings import ActionSettings
 from systems import SYSTEMS, random_box
 
 STRIDE = 4.0

@@ -24,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mdistill.nets.layers import FREEZE, SpeciesLinear, cutoff_envelope, frozen_below, rows, species_index, species_table
-from mdistill.nets.settings import ActionSettings
 from mdistill.types import Graph
+from research.action_settings import ActionSettings
 
 _TINY = 1e-18
 _PARTS = (1, 3, 6) * 4 + (3, 6, 3, 3)

@@ -1,8 +1,8 @@
-r"""Long strides: NVE dynamics by a generating function of midpoints (`nets/action.py`), each step solved for.
+r"""Long strides: NVE dynamics by a generating function of midpoints (`research/action_net.py`), each step solved for.
 
     q' = q + ∂S/∂p̄,   p' = p − ∂S/∂q̄    at q̄ = (q + q')/2, p̄ = (p + p')/2
 
-Fixed-point iteration with Anderson mixing (`nets/anderson.py`) from a guess of the ends: by the forces at the start of the
+Fixed-point iteration with Anderson mixing (`research/anderson.py`) from a guess of the ends: by the forces at the start of the
 stride, or by another map. The guess changes what a stride costs, not where it ends (to the tolerance). A stride that does not
 converge, ends in numbers that are not finite, or changes the energy by more than a limit is taken anew in small steps of
 velocity Verlet with the potential that the map was taught, and counted.
@@ -20,7 +20,6 @@ from torch import Generator, Tensor
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import SkinList
-from mdistill.nets.action import ActionNet, Ends, SolverSettings, solve
 from mdistill.nets.compiled import compiled
 from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.guard import total_energy
@@ -29,6 +28,7 @@ from mdistill.simulation.ranges import within
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.types import Propagator, State, System
 from mdistill.units import ACCELERATION
+from research.action_net import ActionNet, Ends, SolverSettings, solve
 
 
 @dataclass(slots=True)

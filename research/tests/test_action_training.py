@@ -20,12 +20,12 @@ from mdistill.nets.moment import MomentNet
 from mdistill.simulation.evaluate import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.verlet import VelocityVerlet
-from mdistill.training.action import action_of, calibrate_motion, train_action
-from mdistill.training.action_objective import ActionObjective, middle_of
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import one_stride_errors
 from mdistill.training.windows import join_windows, reversed_in_time, windows_of
 from mdistill.types import System
+from research.action_objective import ActionObjective, middle_of
+from research.train_action import action_of, calibrate_motion, train_action
 from systems import tiny_net, tiny_painn
 
 SPACING, PER_FRAME, KELVIN = 10.0, 16, 400.0

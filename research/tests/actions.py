@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from mdistill.graph import build_graph, concatenate
-from mdistill.nets.action import ActionNet, Increments, SolverSettings, solve
-from mdistill.nets.settings import ActionSettings
 from mdistill.types import System
+from research.action_net import ActionNet, Increments, SolverSettings, solve
+from research.action_settings import ActionSettings
 from systems import LIPSCL, tiny_net
 
 EXACT = SolverSettings(tolerance=1e-13, most_evaluations=200)

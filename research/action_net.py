@@ -3,8 +3,8 @@ r"""A long-stride map from a generating function of midpoints: symplectic and re
     q' − q = ∂S/∂p̄,   p' − p = −∂S/∂q̄,   q̄ = (q + q')/2,   p̄ = (p + p')/2
     S(q̄, p̄) = t [ Σ_i p̄_i²/(2 m_i) + V(q̄) + W(q̄, t p̄/m) ]
 
-q, p, m: positions, momenta, masses   t: the stride   V: a spline potential (`nets/moment.py`), which begins as the one whose
-flow is learned   W: an energy of the motion (`nets/motion.py`), even in p̄, zero for p̄ = 0, which begins as zero
+q, p, m: positions, momenta, masses   t: the stride   V: a moment potential (`nets/moment.py`), which begins as the one whose
+flow is learned   W: an energy of the motion (`research/motion.py`), even in p̄, zero for p̄ = 0, which begins as zero
 
 Any smooth S gives a symplectic map (Poincaré). S even in p̄ makes it reversible: (q', −p') goes to (q, −p). S here depends on
 differences of positions and of velocities alone and is invariant under rotation, so momentum and (in open systems) angular
@@ -13,7 +13,7 @@ mode of frequency ω is met exactly by S = (2/ω) tan(ωt/2) H(q̄, p̄): V stif
 midpoints no longer tell where the ends are. In general the kinetic part of that factor is a matrix that depends on the structure,
 to lowest order (t²/24) p̄/m · ∂²V · p̄/m, which is why W looks at structure and motion together.
 
-A step means solving for q', p'; training does not, since both ends are in the data (`training/action_objective.py`).
+A step means solving for q', p'; training does not, since both ends are in the data (`research/action_objective.py`).
 
 References:
     K. Feng, M. Qin, Symplectic Geometric Algorithms for Hamiltonian Systems (2010), doi 10.1007/978-3-642-01777-3, chapter 5.
@@ -33,13 +33,14 @@ from torch import Tensor
 
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
-from mdistill.nets.anderson import DEPTH, fixed_point
 from mdistill.nets.layers import rows
+from mdistill.nets.model_files import MAPS
 from mdistill.nets.moment import MomentNet
-from mdistill.nets.motion import MotionNet
-from mdistill.nets.settings import ActionSettings
 from mdistill.types import Graph, System
 from mdistill.units import ACCELERATION
+from research.action_settings import ActionSettings
+from research.anderson import DEPTH, fixed_point
+from research.motion import MotionNet
 
 TOLERANCE = 1e-8
 """Å; positions are solved for to this, momenta to what moves an atom by this in a stride."""
@@ -59,7 +60,7 @@ class ActionNet(torch.nn.Module):
     def __init__(self, settings: ActionSettings, *, seed: int = 0) -> None:
         super().__init__()
         self.settings = settings
-        self.potential = MomentNet(settings.spline, seed=seed)
+        self.potential = MomentNet(settings.potential, seed=seed)
         self.motion = MotionNet(settings, seed=seed + 1)
 
     @property
@@ -85,8 +86,10 @@ class ActionNet(torch.nn.Module):
         Raises:
             BadInput: It has another size or other elements.
         """
-        if net.settings != self.settings.spline:
-            raise BadInput("potential", f"{net.settings}", allowed=f"{self.settings.spline}", fix="use a potential of that size")
+        if net.settings != self.settings.potential:
+            raise BadInput(
+                "potential", f"{net.settings}", allowed=f"{self.settings.potential}", fix="use a potential of that size"
+            )
         self.potential.load_state_dict(net.state_dict())
         self.motion.closest.copy_(net.closest)
 
@@ -235,3 +238,6 @@ def solve(
     found = fixed_point(update, begin, allowed, most_evaluations=settings.most_evaluations, depth=settings.depth)
     moved, kicked = last[0]
     return Solved(system.positions + moved, momenta + kicked, found.converged, found.evaluations)
+
+
+MAPS[ActionNet.kind] = (ActionSettings, ActionNet)

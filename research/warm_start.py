@@ -16,11 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mdistill.errors import BadInput
-from mdistill.nets.model_files import StudentSettings
+from mdistill.nets.model_files import StudentSettings, load_net
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import MomentSettings
 from mdistill.training.calibrate import moments_of, normalise_features, spread_over
 from mdistill.training.labels import Item
+from mdistill.training.potential import TrainingResult, prepare_fit, run_fit
+from mdistill.training.settings import TrainSettings
+from mdistill.types import LabelledFrame
 
 
 def is_linear_start(linear: StudentSettings, size: StudentSettings) -> bool:
@@ -97,3 +100,23 @@ def _pass_on(net: MomentNet, weights: Float[Tensor, "species feature"]) -> None:
             layer.bias[..., :2] = 0.0
     net.last.weight.zero_()
     net.last.weight[:, :2, 0] = signs
+
+
+def train_from_linear(frames: Sequence[LabelledFrame], settings: TrainSettings, folder: Path, *, linear: Path) -> TrainingResult:
+    """`training.potential.train_potential` of a network that begins as the leading part of a closed-form student.
+
+    Raises:
+        BadInput: The file holds no closed-form student with the same invariants.
+    """
+    ready, start = prepare_fit(frames, settings), load_net(linear)
+    if (
+        not isinstance(ready.net, MomentNet)
+        or not isinstance(start, MomentNet)
+        or not is_linear_start(start.settings, ready.net.settings)
+    ):
+        raise BadInput(
+            linear, "cannot start this network", allowed="a closed-form student of the same invariants", fix="leave it out"
+        )
+    dtype = next(ready.net.parameters()).dtype
+    begin_from_linear(ready.net.in_type(torch.float64), start, ready.items, path=linear)
+    return run_fit(replace(ready, net=ready.net.in_type(dtype)), folder)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from mdistill.graph import build_graph
-from mdistill.nets.action import ActionNet
 from mdistill.training.stride_objective import errors
 from mdistill.training.windows import Batch, Window, join_windows
 from mdistill.types import Graph
+from research.action_net import ActionNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class ActionObjective:
     """Errors of the increments on windows of one stride. A window run backwards has the same error: S is even in p̄."""
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[Window], step: int) -> tuple[Tensor, dict[str, float]]:
-        assert isinstance(module, ActionNet)  # noqa: S101
+        assert isinstance(module, ActionNet)
         joined = join_windows(batch)
         graph, momenta = middle_of(joined, module.cutoff)
         with torch.set_grad_enabled(step >= 0):

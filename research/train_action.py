@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,17 @@ from mdistill.data.segments import Segment
 from mdistill.errors import BadInput
 from mdistill.graph import edge_vectors
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.nets.action import ActionNet
 from mdistill.nets.model_files import read_metadata, save_model
 from mdistill.nets.moment import MomentNet
-from mdistill.nets.settings import ActionSettings
-from mdistill.training.action_objective import ActionObjective, middle_of
 from mdistill.training.fit import fit
 from mdistill.training.kicks import load_moment
 from mdistill.training.settings import StrideSettings
 from mdistill.training.split import split_segments
 from mdistill.training.stride import MODEL, StrideResult, one_stride_errors
 from mdistill.training.windows import Window, join_windows, windows_hash, windows_of
+from research.action_net import ActionNet
+from research.action_objective import ActionObjective, middle_of
+from research.action_settings import ActionSettings
 
 _CALIBRATED = 64
 
@@ -41,12 +41,12 @@ def train_action(
 
     Args:
         segments: Of the exact flow of `potential`.
-        potential: Model file of the spline potential that the segments were made with; the map begins as its midpoint rule.
+        potential: Model file of the moment potential that the segments were made with; the map begins as its midpoint rule.
         settings: How; `kicks` has no meaning here.
         folder, stop: Where; asked between steps.
         provenance: Kept in the model file.
     Raises:
-        BadInput: Too short segments, nothing to hold out, several strides or an energy term, or no spline potential.
+        BadInput: Too short segments, nothing to hold out, several strides or an energy term, or no moment potential.
         MdistillError: Training diverged, or the disk is full.
         Interrupted: Stopped on request, after saving.
     """
@@ -66,7 +66,7 @@ def train_action(
     identity = f"{settings} {windows_hash(windows)} {windows_hash(held_out)} {begun}"
     if not settings.float64:
         net = net.in_type(torch.float32)
-    how = settings.fit.suited(net.kind)
+    how = replace(settings.fit, learning_rate=settings.fit.learning_rate or 1e-3, weight_decay=settings.fit.weight_decay or 0.0)
     result = fit(
         net, ActionObjective(), windows, held_out, how, folder=Path(folder), stop=stop, identity=identity, title="train action"
     )

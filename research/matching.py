@@ -1,4 +1,4 @@
-r"""Controls of curvature training that tie the student's inside to its teacher's: a PaiNN or spline network of ours, or SevenNet.
+r"""Controls of curvature training that tie the student's inside to its teacher's: a PaiNN or moment network of ours, or SevenNet.
 
 nodes ("n2n"):      loss + w ⟨|P h_i − h_i^T|²⟩ / ⟨|h^T|²⟩      h_i: last node features, P: a learned linear map
 embedding ("a2a"):  the student's element embedding is P e_Z^T   e_Z^T: the teacher's frozen one
@@ -10,7 +10,8 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,6 +25,10 @@ from mdistill.graph import build_graph, cast, edge_vectors, make_system
 from mdistill.nets.layers import Linear
 from mdistill.nets.model_files import Student
 from mdistill.nets.painn import PainnNet
+from mdistill.training.fit import Objective
+from mdistill.training.labels import Item, join
+from mdistill.training.potential import TrainingResult, prepare_fit, run_fit
+from mdistill.training.settings import TrainSettings
 from mdistill.types import Graph, LabelledFrame
 
 _NAME = "matched"
@@ -148,3 +153,31 @@ class _Projected(torch.nn.Module):
 
     def right_inverse(self, embedding: Tensor) -> Tensor:
         return torch.linalg.pinv(self.frozen) @ embedding
+
+
+@dataclass(slots=True)
+class Tied:
+    """An objective with the loss of a tie added."""
+
+    inner: Objective[Item]
+    matching: Matching
+
+    def __call__(self, module: torch.nn.Module, batch: Sequence[Item], step: int) -> tuple[Tensor, dict[str, float]]:
+        loss, errors = self.inner(module, batch, step)
+        graph, frames = join([item.graph for item in batch]), [item.frame for item in batch]
+        return loss + self.matching.loss(module, graph, frames), errors
+
+    def observe(self, history: Sequence[dict[str, Any]]) -> None:
+        self.inner.observe(history)
+
+    def describe(self, measures: dict[str, float]) -> str:
+        return self.inner.describe(measures)
+
+
+def train_tied(
+    frames: Sequence[LabelledFrame], settings: TrainSettings, folder: Path, matching: Matching, **options: Any
+) -> TrainingResult:
+    """`training.potential.train_potential` with a tie to the teacher that is gone from the model file."""
+    ready = prepare_fit(frames, settings, **options)
+    matching.attach(ready.net, seed=settings.fit.seed)
+    return run_fit(replace(ready, objective=Tied(ready.objective, matching)), folder, finish=matching.detach)
