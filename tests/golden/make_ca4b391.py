@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from actions import tiny_action
 from mdistill.simulation.strides import long_strides
 from mdistill.training.checkpoint import save_model, tensor_hash
 from mdistill.workflows.models import load, load_stride
 
-from actions import tiny_action
 from laws import evaluate
 from maps import at_rest, tiny_attention, tiny_direct
 from mdistill import cli
