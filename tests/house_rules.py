@@ -1,4 +1,4 @@
-"""The house rules no linter knows: file and function lengths, forbidden names, no folder inside a room. Run by `make lint`."""
+"""The house rules no linter knows: lengths, forbidden names, no folder inside a room, no circle of imports. Run by `make lint`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,46 @@ def complaints(path: Path) -> list[str]:
     return found
 
 
+def imports() -> dict[str, set[str]]:
+    """Every module with the modules of this package that it names in an import, those for the type checker included."""
+    files = {_module(path): path for path in SOURCE.rglob("*.py")}
+    found = {}
+    for name, path in files.items():
+        named: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                parts = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= (parts & files.keys()) or {str(node.module)}
+        found[name] = (named & files.keys()) - {name}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, whatever the way round."""
+    reached = {name: _reachable(graph, name) for name in graph}
+    groups = {
+        tuple(sorted(other for other in reached[name] if name in reached[other])) for name in graph if name in reached[name]
+    }
+    return [list(group) for group in sorted(groups)]
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    ahead = [start]
+    while ahead:
+        for name in graph[ahead.pop()] - seen:
+            seen.add(name)
+            ahead.append(name)
+    return seen
+
+
+def _module(path: Path) -> str:
+    parts = ("mdistill", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def _dotted(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return f"{_dotted(node.value)}.{node.attr}"
@@ -48,6 +88,7 @@ def main() -> int:
         found += [f"{path}: {length} lines, at most {MAX_FILE}"] if length > MAX_FILE else []
     nested = [p for p in SOURCE.glob("*/*/") if p.is_dir() and p.name != "__pycache__"]
     found += [f"{p}: a folder inside a room" for p in nested]
+    found += [f"{' ↔ '.join(group)}: a circle of imports" for group in circles(imports())]
     print("\n".join(found) or "house rules hold")
     return bool(found)
 

@@ -20,7 +20,8 @@ from mdistill.data.prepare import supercell_for
 from mdistill.data.settings import DisorderSettings
 from mdistill.errors import BadInput
 from mdistill.io.checks import neighbour_pairs
-from mdistill.io.structures import Crystal, Site, numbers_of, read_structure, to_atoms
+from mdistill.io.crystal import Crystal, Site
+from mdistill.io.structures import numbers_of, read_structure, to_atoms
 from mdistill.units import COULOMB
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "li6ps5cl.cif"

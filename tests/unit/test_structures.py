@@ -17,17 +17,8 @@ from mdistill.errors import BadInput
 from mdistill.io import cif as cif_module
 from mdistill.io.charges import formal_charges
 from mdistill.io.checks import neighbour_pairs
-from mdistill.io.structures import (
-    Crystal,
-    Site,
-    crystal_from_system,
-    formula,
-    from_atoms,
-    numbers_of,
-    read_structure,
-    to_atoms,
-    to_system,
-)
+from mdistill.io.crystal import Crystal, Site, formula
+from mdistill.io.structures import crystal_from_system, from_atoms, numbers_of, read_structure, to_atoms, to_system
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "li6ps5cl.cif"
 DATA = os.environ.get("MDISTILL_DATA")

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, islice, product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mdistill.data.ewald import ewald_matrix
+from mdistill.data.settings import DisorderSettings
 from mdistill.errors import BadInput
 from mdistill.io.checks import neighbour_pairs
-
-if TYPE_CHECKING:
-    from mdistill.data.disorder import SiteClass
-    from mdistill.data.settings import DisorderSettings
-    from mdistill.io.structures import Crystal
+from mdistill.io.crystal import Crystal
 
 _SAME_ENERGY = 1e-3
 """eV; arrangements whose element-pair energies all agree within this are symmetry-equivalent."""
@@ -26,6 +22,28 @@ _NEAREST, _LOCAL = 3, 0.6
 _TEMPERATURES = (1.0, 0.005)
 """Start and end of annealing, in units of the spread of random arrangements per site."""
 _Lists = dict[int, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteClass:
+    """Sites that share their occupancies, and the whole atoms they get.
+
+    Attributes:
+        label: The crystallographic site.
+        sites: Indices into the supercell's sites.
+        wanted: Atomic number -> atoms by occupancy in the supercell (not whole); VACANCY for empty sites.
+        counts: Atomic number -> whole atoms chosen.
+    """
+
+    label: str
+    sites: tuple[int, ...]
+    wanted: dict[int, float]
+    counts: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def mixed(self) -> bool:
+        """More than one thing to place, so that there is a choice."""
+        return sum(count > 0 for count in self.counts.values()) > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

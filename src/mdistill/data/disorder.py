@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mdistill.data.arrangement import Arrangements, find_arrangements
+from mdistill.data.arrangement import Arrangements, SiteClass, find_arrangements
 from mdistill.data.settings import DisorderSettings
 from mdistill.errors import BadInput
 from mdistill.io.charges import NEUTRAL, formal_charges, net_charge, positive_charge
-from mdistill.io.structures import Crystal, Site, formula
+from mdistill.io.crystal import Crystal, Site, formula
 
 VACANCY = 0
 """The atomic number that stands for an empty site."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteClass:
-    """Sites that share their occupancies, and the whole atoms they get.
-
-    Attributes:
-        label: The crystallographic site.
-        sites: Indices into the supercell's sites.
-        wanted: Atomic number -> atoms by occupancy in the supercell (not whole); VACANCY for empty sites.
-        counts: Atomic number -> whole atoms chosen.
-    """
-
-    label: str
-    sites: tuple[int, ...]
-    wanted: dict[int, float]
-    counts: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def mixed(self) -> bool:
-        """More than one thing to place, so that there is a choice."""
-        return sum(count > 0 for count in self.counts.values()) > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

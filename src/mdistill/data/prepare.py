@@ -16,7 +16,8 @@ from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.charges import formal_charges
 from mdistill.io.checks import check_bulk, check_elements, perpendicular_heights
-from mdistill.io.structures import Crystal, formula, to_system
+from mdistill.io.crystal import Crystal, formula
+from mdistill.io.structures import to_system
 from mdistill.progress import progress
 from mdistill.runs.results import Cell, Table
 from mdistill.types import Potential, System

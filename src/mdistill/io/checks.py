@@ -11,15 +11,12 @@ import lzma
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mdistill.errors import BadInput
+from mdistill.io.crystal import Crystal
 from mdistill.units import BOHR
-
-if TYPE_CHECKING:
-    from mdistill.io.structures import Crystal
 
 LARGEST_FILE = 200_000_000
 """Bytes; also the limit of what a compressed CIF may unpack to."""

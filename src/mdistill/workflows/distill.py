@@ -15,8 +15,9 @@ from shutil import copyfile
 from mdistill.data.prepare import plan
 from mdistill.data.store import LabelStore
 from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.crystal import Crystal, reduced_formula
 from mdistill.io.files import replacing, sha256
-from mdistill.io.structures import STRUCTURES, Crystal, read_structure, read_systems, reduced_formula
+from mdistill.io.structures import STRUCTURES, read_structure, read_systems
 from mdistill.judge.potential import validate
 from mdistill.labelling.label import label_run
 from mdistill.runs.folder import keep_settings, locked, run_stage

@@ -17,7 +17,7 @@ from mdistill.training.settings import FitSettings, StrideSettings, TrainSetting
 from mdistill.workflows.settings import ProductionSettings, RefineSettings, duration_fs
 
 if TYPE_CHECKING:
-    from mdistill.io.structures import Crystal
+    from mdistill.io.crystal import Crystal
 
 MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "F", "Mg", "Zn", "Ca")
 """Tried in this order when no mobile ion is named."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from mdistill.data.prepare import plan, prepare
 from mdistill.data.settings import PrepareSettings
 from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.crystal import Crystal
 from mdistill.io.files import replacing
-from mdistill.io.structures import STRUCTURES, Crystal, read_systems, to_atoms
+from mdistill.io.structures import STRUCTURES, read_systems, to_atoms
 from mdistill.runs.folder import run_stage
 from mdistill.runs.results import Results, read_results, write_results
 from mdistill.types import Estimate, Potential, System

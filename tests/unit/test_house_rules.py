@@ -1,0 +1,22 @@
+"""The house rules see what they are to see."""
+
+from __future__ import annotations
+
+import house_rules
+
+
+def test_a_circle_is_found_whatever_its_length() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": set()}
+    assert house_rules.circles(graph) == [["a", "b", "c"]]
+    assert house_rules.circles(graph | {"c": set()}) == []
+
+
+def test_imports_for_the_type_checker_count(tmp_path, monkeypatch) -> None:
+    room = tmp_path / "room"
+    room.mkdir()
+    (tmp_path / "__init__.py").write_text("")
+    (room / "__init__.py").write_text("")
+    (room / "one.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mdistill.room.two import Two\n")
+    (room / "two.py").write_text("def late():\n    from mdistill.room import one\n")
+    monkeypatch.setattr(house_rules, "SOURCE", tmp_path)
+    assert house_rules.circles(house_rules.imports()) == [["mdistill.room.one", "mdistill.room.two"]]
