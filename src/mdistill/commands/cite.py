@@ -35,10 +35,10 @@ examples:
 def main(arguments: list[str]) -> int:
     """Print the references."""
     settings = parse(CiteArguments, arguments, program="mdistill cite", description=HELP)
-    from mdistill.report.citations import CITATIONS, cite
+    from mdistill.report.citations import bibliography, cite
     from mdistill.runs.results import Results, read_results
 
-    keys = list(CITATIONS) if settings.run is None else read_results(settings.run).citations
+    keys = list(bibliography()) if settings.run is None else read_results(settings.run).citations
     print(cite(keys, style=settings.style))
     if settings.out is not None:
         finish(stamped(Results(command="cite", citations=keys), settings), settings.out)

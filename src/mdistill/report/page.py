@@ -224,5 +224,7 @@ def _citations(results: Results) -> list[dict[str, str]]:
         except BadInput:
             listed[key] = {"text": key, "doi": "", "why": ""}
             continue
-        listed |= {k: {"text": reference(c).partition(", doi:")[0], "doi": c.doi, "why": c.why} for k, c in found.items()}
+        listed |= {
+            k: {"text": reference(c).partition(", doi:")[0], "doi": c.get("doi", ""), "why": c["why"]} for k, c in found.items()
+        }
     return list(listed.values())
