@@ -8,8 +8,10 @@ Runs the physics tests (harmonic and Lennard-Jones crystals, ideal gas) and writ
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from record import write_record
@@ -20,12 +22,11 @@ TESTS = [f"tests/physics/test_{name}.py" for name in ("propagators", "thermostat
 
 def main() -> None:
     """Run, collect, write."""
-    record = ROOT / ".trust" / "measured.jsonl"
-    start = record.stat().st_size if record.exists() else 0
-    subprocess.run([sys.executable, "-m", "pytest", *TESTS], cwd=ROOT, check=True)
-    with open(record, encoding="utf-8") as handle:
-        handle.seek(start)
-        found = [json.loads(line) for line in handle]
+    with tempfile.TemporaryDirectory() as folder:
+        measured = Path(folder) / "measured.jsonl"
+        environment = os.environ | {"MDISTILL_MEASURED": str(measured)}
+        subprocess.run([sys.executable, "-m", "pytest", *TESTS], cwd=ROOT, check=True, env=environment)
+        found = [json.loads(line) for line in measured.read_text(encoding="utf-8").splitlines()]
     rows = [{name: row[name] for name in ("test", "quantity", "measured", "required")} for row in found if not row["planted"]]
     caught = sum(row["planted"] for row in found)
     write_record("propagators", {"tests": TESTS, "planted_bugs_caught": caught}, rows)

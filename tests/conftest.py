@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MDISTILL_QUIET", "1")
-RECORD = Path(__file__).parent.parent / ".trust" / "measured.jsonl"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    RECORD.parent.mkdir(exist_ok=True)
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / f"mdistill-hypothesis-{os.getuid()}"))
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +39,9 @@ def trust(request: pytest.FixtureRequest) -> Callable[..., None]:
     """trust("T13", "ratio of energy fluctuation at h and h/2", measured, "4 ± 10 %"): a row of docs/trust.md.
 
     Call it after the assertions, with what was measured. planted=True marks the row of a planted bug that was caught.
+    Rows go to the file that MDISTILL_MEASURED names; without it they are dropped. Several processes may write at once.
     """
+    path = os.environ.get("MDISTILL_MEASURED")
 
     def record(test: str, quantity: str, measured: float | int | str, required: str, *, planted: bool = False) -> None:
         row = {
@@ -53,7 +52,8 @@ def trust(request: pytest.FixtureRequest) -> Callable[..., None]:
             "planted": planted,
             "node": request.node.nodeid,
         }
-        with open(RECORD, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row) + "\n")
+        if path:
+            with open(path, "ab", buffering=0) as handle:
+                handle.write((json.dumps(row) + "\n").encode())
 
     return record

