@@ -39,7 +39,7 @@ from mdistill.labelling.settings import SegmentSettings
 from mdistill.runs.results import Results, read_results, write_results
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.energy_correction import CorrectEnergy
-from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate

@@ -112,7 +112,7 @@ def begin_and_reference(words: argparse.Namespace, folder: Path, stride: float) 
 
     from mdistill.io.structures import read_system
     from mdistill.simulation.compiled import compile_propagator
-    from mdistill.simulation.engines import make_evaluator
+    from mdistill.simulation.evaluator import make_evaluator
     from mdistill.simulation.initial_state import initial_state, without_drift
     from mdistill.simulation.kinetics import temperatures as measured
     from mdistill.simulation.langevin import Baoab

@@ -27,7 +27,7 @@ from mdistill.nets.settings import MomentSettings
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.energy_correction import CorrectEnergy
-from mdistill.simulation.engines import EngineEvaluator, make_evaluator
+from mdistill.simulation.evaluator import EngineEvaluator, make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.stride_maps import LongStrides, long_strides
@@ -125,7 +125,7 @@ def timed(material: Material, evaluate: Evaluate, inner: LongStrides, kick: Eval
     for n in (10, 20):
         kept = CorrectEnergy(inner=inner, evaluate=evaluate, every=n)
         moving[f"stride, energy right at one of {n}"] = compile_propagator(kept, evaluate)
-    calls = {name: motion(way, state, round(1000.0 * PS / way.stride)) for name, way in moving.items()}
+    calls = {name: motion(way, state, round(1000.0 * PS / way.stride_fs)) for name, way in moving.items()}
     for name, still in (("student", evaluate), ("kick", kick)):
         barely = compile_propagator(VelocityVerlet(evaluate=still, time_step=STILL), still)
         calls[name] = motion(barely, evaluated(replace(state, prediction=None), still), CALLS)

@@ -34,7 +34,7 @@ from mdistill.kernels.spline import neighbours
 from mdistill.nets.settings import SIZES
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.compiled import compile_propagator
-from mdistill.simulation.engines import EngineEvaluator, make_evaluator
+from mdistill.simulation.evaluator import EngineEvaluator, make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.verlet import VelocityVerlet
@@ -48,12 +48,12 @@ from mdistill.types import Potential, System
 ROOT = Path(__file__).parent.parent
 KELVIN, STEP_FS, HELD_OUT, CUTOFF = 600.0, 2.0, 0.1, 4.9
 FIRST_STEP = (
-    "import sys,time; t=time.time(); from mdistill.teachers.models import load; import mdistill.simulation.engines as c;"
+    "import sys,time; t=time.time(); from mdistill.teachers.models import load; import mdistill.simulation.evaluator as c;"
     "from mdistill.io.structures import read_system; p=load(sys.argv[1],precision='float32'); s=read_system(sys.argv[2]);"
     "c.make_evaluator(p,s)(s); print(time.time()-t)"
 )
 MEMORY = (
-    "import sys,resource; from mdistill.teachers.models import load; import mdistill.simulation.engines as c;"
+    "import sys,resource; from mdistill.teachers.models import load; import mdistill.simulation.evaluator as c;"
     "from mdistill.graph import make_system; from mdistill.io.structures import read_system,to_atoms;"
     "p=load(sys.argv[1],precision='float32'); a=to_atoms(read_system(sys.argv[2])).repeat(int(sys.argv[3]));"
     "s=make_system(a.positions,a.numbers,a.cell.array,a.pbc); before=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"

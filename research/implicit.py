@@ -21,7 +21,7 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import SkinList
 from mdistill.nets.compiled import compiled
-from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.kinetics import prediction_of
 from mdistill.simulation.ranges import within
@@ -72,12 +72,12 @@ class Implicit:
         within("depth", self.solver.depth, 0, 50, open_low=False)
         if not self.largest_change > 0.0:
             raise BadInput("largest_change", f"{self.largest_change} eV", allowed="above 0", fix="leave it out")
-        if self.guess is not None and abs(self.guess.stride - self.time) > 1e-9 * self.time:
-            stride = f"{self.guess.stride:g} fs"
+        if self.guess is not None and abs(self.guess.stride_fs - self.time) > 1e-9 * self.time:
+            stride = f"{self.guess.stride_fs:g} fs"
             raise BadInput("guess", f"a map over {stride}", allowed=f"{self.time:g} fs", fix="use a map of the same stride")
 
     @property
-    def stride(self) -> float:
+    def stride_fs(self) -> float:
         return self.time
 
     def step(self, state: State, generator: Generator) -> State:

@@ -14,7 +14,7 @@ from mdistill.nets.moment import MomentNet
 from mdistill.nets.one_step import OneStepNet
 from mdistill.nets.one_step_attention import OneStepAttentionNet
 from mdistill.nets.settings import OneStepAttentionSettings, OneStepSettings
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state, standard_masses
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout

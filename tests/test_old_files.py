@@ -20,7 +20,7 @@ from mdistill.graph import build_graph
 from mdistill.io.structures import read_system
 from mdistill.nets.model_files import load_model, tensor_hash
 from mdistill.runs.results import read_results
-from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.restart import load_restart
 from mdistill.simulation.settings import SimulateSettings

@@ -17,7 +17,7 @@ from mdistill.errors import BadInput
 from mdistill.graph import concatenate, edge_vectors, make_system, split
 from mdistill.nets.model_files import load_map, save_model
 from mdistill.nets.moment import MomentNet
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.training.settings import FitSettings, StrideSettings

@@ -15,7 +15,7 @@ from laws import assert_close
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.types import Prediction, State, System

@@ -194,10 +194,10 @@ class CurvedPotential(Potential, Protocol):
 
 @runtime_checkable
 class Propagator(Protocol):
-    """One step of dynamics. `stride` is the time (fs) a step advances."""
+    """One step of dynamics. `stride_fs` is the time a step advances."""
 
     @property
-    def stride(self) -> float: ...
+    def stride_fs(self) -> float: ...
     def step(self, state: State, generator: Generator) -> State: ...
 
 

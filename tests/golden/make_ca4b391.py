@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from actions import tiny_action
+from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.strides import long_strides
 from mdistill.training.checkpoint import save_model, tensor_hash
 from mdistill.workflows.models import load, load_stride
@@ -32,7 +33,6 @@ from mdistill.errors import Interrupted
 from mdistill.interrupt import StopRequest
 from mdistill.io.files import write_json
 from mdistill.io.structures import read_system, to_atoms
-from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.restart import load_restart
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate

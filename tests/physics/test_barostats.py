@@ -18,7 +18,7 @@ from mdistill.errors import BadInput
 from mdistill.graph import volumes
 from mdistill.simulation import barostat
 from mdistill.simulation.barostat import ANISOTROPIC, ISOTROPIC, StochasticCellRescaling
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import pressure_tensor
 from mdistill.simulation.langevin import Baoab

@@ -15,7 +15,7 @@ from mdistill.io.trajectories import read_series
 from mdistill.kernels import library
 from mdistill.nets.compiled import CompiledMoment, compiled
 from mdistill.simulation.compiled import CompiledDynamics, compile_propagator
-from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.log import read_log
 from mdistill.simulation.rollout import rollout

@@ -15,7 +15,7 @@ from mdistill.kernels import library
 from mdistill.nets.compiled import compiled
 from mdistill.simulation import simulate as running
 from mdistill.simulation.compiled import compile_propagator
-from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import temperature

@@ -16,7 +16,7 @@ from mdistill.nets.compiled import compiled
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.compiled import LeapingCorrectEnergy, compile_propagator
 from mdistill.simulation.energy_correction import CorrectEnergy, unheated
-from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.initial_state import initial_state, standard_masses
 from mdistill.simulation.kinetics import temperature
@@ -102,11 +102,11 @@ class Heating:
     """A spring for every coordinate, moved exactly, then heated by a thousandth."""
 
     periods_fs: tuple[float, float] = (60.0, 140.0)
-    stride: float = 10.0
+    stride_fs: float = 10.0
 
     def step(self, state: State, generator: Generator) -> State:
         rates = frequencies(state.system, self.periods_fs)
-        angle, scale = self.stride * rates, state.masses.unsqueeze(1) * rates
+        angle, scale = self.stride_fs * rates, state.masses.unsqueeze(1) * rates
         place, momenta = state.system.positions, state.momenta
         moved = angle.cos() * place + angle.sin() * momenta / scale
         momenta = 1.001 * (angle.cos() * momenta - angle.sin() * scale * place)

@@ -16,7 +16,7 @@ from torch import Generator
 from mdistill.graph import build_graph, concatenate, make_system
 from mdistill.simulation.barostat import ANISOTROPIC, StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab
@@ -50,7 +50,7 @@ class FirstOrder:
     time_step: float
 
     @property
-    def stride(self) -> float:
+    def stride_fs(self) -> float:
         return self.time_step
 
     def step(self, state: State, generator: Generator) -> State:
@@ -64,7 +64,7 @@ def energies(state: State, propagator: Propagator, span: float) -> np.ndarray:
     rollout(
         replace(state, middle_momenta=None),
         propagator,
-        steps=round(span / propagator.stride),
+        steps=round(span / propagator.stride_fs),
         generator=seeded(),
         observers=[Calling(lambda _, s: found.append(total_energy(s).numpy()))],
     )
@@ -127,7 +127,7 @@ def check_no_drift(slope: float, error: float) -> None:
 
 def measured_drift(propagator: Propagator) -> tuple[float, float]:
     found = energies(warm_solid(), propagator, 20000.0)
-    fit = drift(propagator.stride * np.arange(len(found)) / 1000.0, found.mean(1) / 32)
+    fit = drift(propagator.stride_fs * np.arange(len(found)) / 1000.0, found.mean(1) / 32)
     assert fit.value is not None and fit.error is not None
     return fit.value, fit.error
 
@@ -145,7 +145,7 @@ def test_drift_check_sees_a_trace_of_heating(trust: Callable[..., None]) -> None
         """Momenta grow by one part in 10⁵ per step."""
 
         inner: VelocityVerlet
-        stride: float = 8.0
+        stride_fs: float = 8.0
 
         def step(self, state: State, generator: Generator) -> State:
             state = self.inner.step(state, generator)

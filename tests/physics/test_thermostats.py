@@ -16,7 +16,7 @@ from torch import Generator
 
 from mdistill.simulation import bussi, langevin
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import atom_counts, kinetic_energy, per_struct, prediction_of, temperature
 from mdistill.simulation.langevin import Baoab
@@ -105,7 +105,7 @@ def springs_under_langevin(*, full_step: bool = False, copies: int = COPIES) -> 
 
         @dataclass(frozen=True)
         class WithoutMiddle:
-            stride: float = STEP
+            stride_fs: float = STEP
 
             def step(self, state: State, generator: Generator) -> State:
                 return replace(inner.step(state, generator), middle_momenta=None)
@@ -240,7 +240,7 @@ def solid_samples(name: str, kelvin: float) -> Samples:
         "langevin": replace(warm, friction_per_ps=4.0),
         "bussi": Bussi(inner=VelocityVerlet(evaluate=Evaluator(SOLID), time_step=4.0), temperature_K=kelvin, relaxation_fs=100.0),
     }
-    stride = thermostats[name].stride
+    stride = thermostats[name].stride_fs
     return sample(state, thermostats[name], before=0, every=round(400.0 / stride), count=16, seed=round(kelvin))
 
 

@@ -16,7 +16,7 @@ from mdistill.interrupt import NEVER
 from mdistill.judge import dynamics, stride
 from mdistill.judge.dynamics import Longer, judged, mean_temperatures
 from mdistill.judge.settings import JudgeSettings
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import internal_momenta, temperature
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
@@ -90,8 +90,8 @@ class Heating:
     growth: float = 1e-3
 
     @property
-    def stride(self) -> float:
-        return self.inner.stride
+    def stride_fs(self) -> float:
+        return self.inner.stride_fs
 
     def step(self, state: State, generator: Generator) -> State:
         state = self.inner.step(state, generator)

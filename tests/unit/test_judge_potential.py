@@ -22,7 +22,7 @@ from mdistill.judge.settings import ValidateSettings
 from mdistill.judge.timing import closest_distances, compare_speed, pair_name, scan_pairs
 from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.results import Results, read_results, write_results
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout

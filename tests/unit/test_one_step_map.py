@@ -17,7 +17,7 @@ from mdistill.graph import concatenate
 from mdistill.nets.one_step import Arrival
 from mdistill.nets.uncertainty import LastLayerUncertainty
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.kinetics import internal_momenta, temperature
 from mdistill.simulation.langevin import Obabo

@@ -17,7 +17,7 @@ from mdistill.errors import BadInput
 from mdistill.io.structures import to_atoms
 from mdistill.labelling.segments import recorded_segments
 from mdistill.labelling.settings import SegmentSettings
-from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state, standard_masses
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout

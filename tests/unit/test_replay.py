@@ -18,7 +18,7 @@ from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
 from mdistill.judge.replay import replay
 from mdistill.labelling.settings import LabelSettings
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout

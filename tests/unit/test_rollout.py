@@ -18,13 +18,13 @@ from mdistill.types import State
 
 @dataclass(frozen=True)
 class Clock:
-    stride: float = 2.0
+    stride_fs: float = 2.0
     refuse_at: float = 1e9
 
     def step(self, state: State, generator: Generator) -> State:
         if state.time >= self.refuse_at:
             raise BadInput("cell", "0 Å", allowed="more", fix="none")
-        return replace(state, time=state.time + self.stride)
+        return replace(state, time=state.time + self.stride_fs)
 
 
 def still() -> State:

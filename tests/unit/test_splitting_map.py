@@ -13,8 +13,7 @@ from mdistill.errors import BadInput
 from mdistill.kernels import library
 from mdistill.nets.compiled import compiled
 from mdistill.simulation.compiled import CompiledDynamics, compile_propagator
-from mdistill.simulation.engines import EngineEvaluator, make_evaluator
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import kinetic_energy, prediction_of

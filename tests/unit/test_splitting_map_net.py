@@ -13,7 +13,7 @@ from laws import assert_close, orthogonal
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.nets.splitting_map import SplittingMap
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.types import State, System

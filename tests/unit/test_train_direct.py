@@ -102,7 +102,7 @@ def test_turned_and_reversed_windows_are_windows_of_the_same_flow():
 
 def verlet(window):
     from mdistill.derivatives import Conservative
-    from mdistill.simulation.evaluate import Evaluator
+    from mdistill.simulation.evaluator import Evaluator
     from mdistill.types import State
 
     state = State(system=window.system, momenta=window.momenta, masses=window.masses)

@@ -17,7 +17,7 @@ from mdistill.nets.model_files import load_map, load_net, read_metadata, save_mo
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import lighter
 from mdistill.nets.splitting_map import SplittingMap
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
-from mdistill.simulation.engines import EngineEvaluator, make_evaluator
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
 from mdistill.types import Potential
 
 

@@ -103,8 +103,8 @@ def judged(
     guard = Guard(temperature_K=settings.temperature_K or 0.0)
     plain = thermostatted(nve, ensemble, settings)
     moving = with_running_sums(compile_propagator(plain, evaluate, guard))  # type: ignore[arg-type]
-    every = max(1, round(settings.every_fs / nve.stride))
-    per_block = max(every, round(settings.time_ps * PS / nve.stride / BLOCKS) // every * every)
+    every = max(1, round(settings.every_fs / nve.stride_fs))
+    per_block = max(every, round(settings.time_ps * PS / nve.stride_fs / BLOCKS) // every * every)
     frames, generator = Collect(every=every), Generator().manual_seed(settings.seed + 1)
     state = replace(evaluated(without_drift(start), evaluate), time=0.0, running_sums=no_steps(start.system))
     rows: list[dict[str, float]] = []
@@ -151,8 +151,8 @@ def _replaced(step: Propagator) -> float:
     if isinstance(step, CorrectEnergy):
         return _replaced(step.inner)
     if isinstance(step, Obabo):
-        return 2.0 * (1.0 - math.exp(-step.friction_per_ps * step.stride / PS))
-    return 1.0 - math.exp(-step.stride / step.relaxation_fs) if isinstance(step, Bussi) else 0.0
+        return 2.0 * (1.0 - math.exp(-step.friction_per_ps * step.stride_fs / PS))
+    return 1.0 - math.exp(-step.stride_fs / step.relaxation_fs) if isinstance(step, Bussi) else 0.0
 
 
 def heat_between(before: State, after: State) -> float:
@@ -260,7 +260,7 @@ def speeds(
             states[name] = rollout(states[name], propagator, steps=steps[name], generator=generator, leap=steps[name])
             times[name][k] = (time.perf_counter() - began) / steps[name]
             steps[name] = int(np.clip(_TIMED_S / times[name][k], 4, 4000))
-    per_day = {name: _NS_PER_DAY * propagators[name].stride / column[2:] for name, column in times.items()}
+    per_day = {name: _NS_PER_DAY * propagators[name].stride_fs / column[2:] for name, column in times.items()}
     slowest = next(iter(per_day.values()))
     return (
         {name: _median(values, "ns/day") for name, values in per_day.items()},
@@ -284,7 +284,7 @@ def equilibrated_start(small: VelocityVerlet, system: System, how: JudgeSettings
     kelvin, generator = how.temperature_K or 0.0, Generator().manual_seed(how.seed)
     state = evaluated(initial_state(system, temperature_K=kelvin, generator=generator), small.evaluate)
     warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
-    steps = max(1, round(how.equilibration_ps * PS / warm.stride))
+    steps = max(1, round(how.equilibration_ps * PS / warm.stride_fs))
     moving = compile_propagator(warm, small.evaluate, Guard())
     state = rollout(state, moving, steps=steps, generator=Generator().manual_seed(how.seed), leap=steps)
     return replace(state, time=0.0, running_sums=None)

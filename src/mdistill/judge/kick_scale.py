@@ -29,8 +29,7 @@ from mdistill.nets.splitting_map import SplittingMap
 from mdistill.progress import progress
 from mdistill.runs.folder import plain
 from mdistill.simulation.energy_correction import CorrectEnergy
-from mdistill.simulation.engines import make_evaluator
-from mdistill.simulation.evaluate import weights_sha256
+from mdistill.simulation.evaluator import make_evaluator, weights_sha256
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.stride_maps import StrideNet, long_strides
 from mdistill.types import Estimate, Potential, System

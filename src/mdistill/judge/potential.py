@@ -36,7 +36,7 @@ from mdistill.judge.timing import Speed, closest_distances, compare_speed, scan_
 from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.folder import hardware, plain
 from mdistill.runs.results import Results, estimate_from
-from mdistill.simulation.evaluate import weights_sha256
+from mdistill.simulation.evaluator import weights_sha256
 from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate

@@ -17,7 +17,7 @@ from mdistill.labelling.plan import steps
 from mdistill.labelling.settings import LabelSettings
 from mdistill.progress import progress
 from mdistill.simulation.compiled import compile_propagator
-from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab

@@ -25,7 +25,7 @@ from mdistill.runs.folder import hardware, plain
 from mdistill.runs.results import Results
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.energy_correction import CorrectEnergy
-from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.one_step_map import OneStepStrides
 from mdistill.simulation.simulate import default_time_step

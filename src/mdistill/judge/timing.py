@@ -14,7 +14,7 @@ from ase.data import chemical_symbols, covalent_radii
 from mdistill.analysis.gates import PairScan
 from mdistill.graph import build_graph, concatenate, edge_vectors, make_system
 from mdistill.simulation.compiled import compile_propagator
-from mdistill.simulation.engines import make_evaluator
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.verlet import VelocityVerlet

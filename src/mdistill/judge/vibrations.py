@@ -28,7 +28,7 @@ from mdistill.judge.vibration_tables import PREFIX, SECTION, Compared, figures, 
 from mdistill.progress import progress
 from mdistill.runs.folder import hardware, plain
 from mdistill.runs.results import Results, merge, read_results, write_results
-from mdistill.simulation.evaluate import weights_sha256
+from mdistill.simulation.evaluator import weights_sha256
 from mdistill.types import LabelledFrame, Potential, Prediction, System
 
 _BLOCK = 24

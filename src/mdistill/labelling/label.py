@@ -34,7 +34,7 @@ from mdistill.labelling.settings import LabelSettings
 from mdistill.progress import Advance, progress, silent
 from mdistill.runs.folder import differences, plain
 from mdistill.runs.results import Results, Table
-from mdistill.simulation.evaluate import Evaluator
+from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab

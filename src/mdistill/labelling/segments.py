@@ -20,8 +20,7 @@ from mdistill.io.import_trajectory import read_trajectory
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.progress import Advance, progress
 from mdistill.simulation.compiled import compile_propagator
-from mdistill.simulation.engines import make_evaluator
-from mdistill.simulation.evaluate import weights_sha256
+from mdistill.simulation.evaluator import make_evaluator, weights_sha256
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import initial_state, standard_masses, without_drift
 from mdistill.simulation.langevin import Baoab

@@ -87,13 +87,13 @@ class StochasticCellRescaling:
         within("every", self.every, 0, 1_000_000, unit="steps")
 
     @property
-    def stride(self) -> float:
-        return self.inner.stride
+    def stride_fs(self) -> float:
+        return self.inner.stride_fs
 
     def step(self, state: State, generator: Generator) -> State:
         self.check(state)
         state = self.inner.step(state, generator)
-        return state if round(state.time / self.stride) % self.every else self.strained(state, generator)
+        return state if round(state.time / self.stride_fs) % self.every else self.strained(state, generator)
 
     def check(self, state: State) -> None:
         """Refuse what has no volume.
@@ -135,7 +135,7 @@ class StochasticCellRescaling:
         thermal = BOLTZMANN * self.temperature_K
         excess = atom_counts(system) * thermal / volume - self.pressure_GPa * GPA
         push = excess.reshape(-1, 1, 1) * torch.eye(3).to(volume) - _stress(prediction)
-        rate = self.compressibility_per_GPa / GPA * self.every * self.stride / (3.0 * self.relaxation_ps * PS)
+        rate = self.compressibility_per_GPa / GPA * self.every * self.stride_fs / (3.0 * self.relaxation_ps * PS)
         mean = rate * torch.einsum("sab,kab->sk", push, self.strains.to(push))
         return mean, (2.0 * rate * thermal / volume).sqrt().unsqueeze(1)
 

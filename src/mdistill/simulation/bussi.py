@@ -48,8 +48,8 @@ class Bussi:
         within("relaxation_fs", self.relaxation_fs, 0.0, 1e6, unit="fs")
 
     @property
-    def stride(self) -> float:
-        return self.inner.stride
+    def stride_fs(self) -> float:
+        return self.inner.stride_fs
 
     def step(self, state: State, generator: Generator) -> State:
         state = self.inner.step(state, generator)
@@ -62,7 +62,7 @@ class Bussi:
         freedom = degrees_of_freedom(state).cpu().numpy()
         kinetic = 0.5 * KINETIC * per_struct(state.system, internal.square().sum(1) / state.masses).cpu().numpy()
         ratio = 0.5 * BOLTZMANN * self.temperature_K / np.maximum(kinetic, 1e-300)
-        keep = math.exp(-self.stride / self.relaxation_fs)
+        keep = math.exp(-self.stride_fs / self.relaxation_fs)
         normal, others = rescaling_noise(keys(generator, 1), np.arange(len(kinetic)), freedom)
         square = keep + (1.0 - keep) * ratio * (normal**2 + others) + 2.0 * normal * np.sqrt(keep * (1.0 - keep) * ratio)
         sign = np.where(normal + np.sqrt(keep / ((1.0 - keep) * ratio)) >= 0.0, 1.0, -1.0)

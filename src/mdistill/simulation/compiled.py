@@ -21,7 +21,7 @@ from mdistill.kernels.strides import Strides
 from mdistill.simulation.barostat import StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi, rescaling_noise
 from mdistill.simulation.energy_correction import CorrectEnergy, unheated
-from mdistill.simulation.engines import EngineEvaluator
+from mdistill.simulation.evaluator import EngineEvaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.kinetics import degrees_of_freedom
 from mdistill.simulation.langevin import Baoab, Obabo
@@ -56,11 +56,11 @@ class CompiledDynamics:
     _box: tuple[torch.Tensor, np.ndarray] | None = field(default=None, init=False)
 
     @property
-    def stride(self) -> float:
-        return self.plain.stride
+    def stride_fs(self) -> float:
+        return self.plain.stride_fs
 
     def step(self, state: State, generator: Generator) -> State:
-        return self.leap(state, generator, round(state.time / self.stride), 1)[0]
+        return self.leap(state, generator, round(state.time / self.stride_fs), 1)[0]
 
     def leap(self, state: State, generator: Generator, step: int, steps: int, **kept: float) -> tuple[State, int, bool]:
         """The state after at most so many steps; `kept`: what a `Motion` needs to know of the energy that strides keep."""
@@ -91,7 +91,7 @@ class CompiledDynamics:
 
     def _motion(self, state: State, generator: Generator, step: int, steps: int) -> Motion:
         plain = self.plain
-        motion = Motion(ensemble="nve", steps=steps, first_step=step, time_step=plain.stride)
+        motion = Motion(ensemble="nve", steps=steps, first_step=step, time_step=plain.stride_fs)
         if self.guard is not None:
             motion = replace(motion, **self.guard.limits(state))
         if isinstance(plain, VelocityVerlet | SplittingStrides):
@@ -101,16 +101,16 @@ class CompiledDynamics:
             keep = math.exp(-plain.friction_per_ps * plain.time_step / PS)
             return replace(motion, ensemble="baoab", keep=keep, keys=keys(generator, steps))
         if isinstance(plain, Obabo):
-            keep = math.exp(-0.5 * plain.friction_per_ps * plain.stride / PS)
+            keep = math.exp(-0.5 * plain.friction_per_ps * plain.stride_fs / PS)
             return replace(motion, ensemble="obabo", keep=keep, keys=keys(generator, 2 * steps))
         normal, others = rescaling_noise(keys(generator, steps), np.zeros(steps), degrees_of_freedom(state).numpy())
-        keep = math.exp(-plain.stride / plain.relaxation_fs)
+        keep = math.exp(-plain.stride_fs / plain.relaxation_fs)
         return replace(motion, ensemble="bussi", keep=keep, normal=normal, others=others)
 
     def _state(self, before: State, point: Point, taken: int, *, evaluated: int) -> State:
         now = before.time
         for _ in range(taken):
-            now += self.plain.stride
+            now += self.plain.stride_fs
         system = replace(before.system, positions=torch.from_numpy(point.positions))
         return replace(
             before,
@@ -162,18 +162,18 @@ class LeapingCorrectEnergy:
     inner: CompiledDynamics
 
     @property
-    def stride(self) -> float:
-        return self.inner.stride
+    def stride_fs(self) -> float:
+        return self.inner.stride_fs
 
     def step(self, state: State, generator: Generator) -> State:
-        return self.leap(state, generator, round(state.time / self.stride), 1)[0]
+        return self.leap(state, generator, round(state.time / self.stride_fs), 1)[0]
 
     def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
         state, plain, taken, suspect = unheated(evaluated(state, self.plain.evaluate)), self.plain, 0, False
         target = plain.target(state)
         kept = {"kept_every": plain.every, "kept_energy": float(target[0]), "kept_clip": plain.clip}
         while taken < steps and not suspect:
-            number = round(state.time / self.stride)
+            number = round(state.time / self.stride_fs)
             state, more, suspect = self.inner.leap(state, generator, step + taken, steps - taken, kept_from=number, **kept)
             taken += more
         return plain.owing(state, target), taken, suspect
@@ -187,18 +187,18 @@ class LeapingBarostat:
     inner: CompiledDynamics | LeapingCorrectEnergy
 
     @property
-    def stride(self) -> float:
-        return self.inner.stride
+    def stride_fs(self) -> float:
+        return self.inner.stride_fs
 
     def step(self, state: State, generator: Generator) -> State:
-        return self.leap(state, generator, round(state.time / self.stride), 1)[0]
+        return self.leap(state, generator, round(state.time / self.stride_fs), 1)[0]
 
     def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
         self.plain.check(state)
         every = self.plain.every
-        wanted = min(steps, every - round(state.time / self.stride) % every)
+        wanted = min(steps, every - round(state.time / self.stride_fs) % every)
         state, taken, suspect = self.inner.leap(state, generator, step, wanted)
-        strained = round(state.time / self.stride) % every == 0
+        strained = round(state.time / self.stride_fs) % every == 0
         return (self.plain.strained(state, generator) if strained else state), taken, suspect or strained
 
 

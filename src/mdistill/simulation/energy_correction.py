@@ -47,8 +47,8 @@ class CorrectEnergy:
         within("clip", self.clip, 0.0, 0.5)
 
     @property
-    def stride(self) -> float:
-        return self.inner.stride
+    def stride_fs(self) -> float:
+        return self.inner.stride_fs
 
     def step(self, state: State, generator: Generator) -> State:
         target = self.target(state)
@@ -73,7 +73,7 @@ class CorrectEnergy:
         """The state after a step, its energy put right where it is due."""
         state = self.owing(state, target)
         missing = state.energy_debt
-        if missing is None or not self.due(round(state.time / self.stride)):
+        if missing is None or not self.due(round(state.time / self.stride_fs)):
             return state
         internal = internal_momenta(state, state.momenta)
         kinetic = kinetic_energy(replace(state, momenta=internal, middle_momenta=None))

@@ -49,7 +49,7 @@ class Baoab:
         within("friction_per_ps", self.friction_per_ps, 0.0, 1000.0, unit="1/ps", open_low=False)
 
     @property
-    def stride(self) -> float:
+    def stride_fs(self) -> float:
         return self.time_step
 
     def step(self, state: State, generator: Generator) -> State:
@@ -85,14 +85,14 @@ class Obabo:
         within("friction_per_ps", self.friction_per_ps, 0.0, 1000.0, unit="1/ps", open_low=False)
 
     @property
-    def stride(self) -> float:
-        return self.inner.stride
+    def stride_fs(self) -> float:
+        return self.inner.stride_fs
 
     def step(self, state: State, generator: Generator) -> State:
         return self._thermalised(self.inner.step(self._thermalised(state, generator), generator), generator)
 
     def _thermalised(self, state: State, generator: Generator) -> State:
-        keep = math.exp(-0.5 * self.friction_per_ps * self.stride / PS)
+        keep = math.exp(-0.5 * self.friction_per_ps * self.stride_fs / PS)
         momenta = thermalised(state, keep, self.temperature_K, generator)
         return heated(state, replace(state, momenta=momenta, middle_momenta=None))
 

@@ -103,7 +103,7 @@ class OneStepStrides:
         object.__setattr__(self, "_pairs", SkinList(cutoff=self.net.cutoff, skin=self.skin))
 
     @property
-    def stride(self) -> float:
+    def stride_fs(self) -> float:
         return self.time
 
     def step(self, state: State, generator: Generator) -> State:

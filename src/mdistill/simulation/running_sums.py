@@ -35,8 +35,8 @@ class WithRunningSums:
     plain: Propagator
 
     @property
-    def stride(self) -> float:
-        return self.plain.stride
+    def stride_fs(self) -> float:
+        return self.plain.stride_fs
 
     def step(self, state: State, generator: Generator) -> State:
         before = state.running_sums or no_steps(state.system)

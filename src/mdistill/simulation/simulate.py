@@ -19,9 +19,8 @@ from mdistill.io.files import read_json, write_json, write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
 from mdistill.progress import Advance, progress
 from mdistill.simulation.compiled import compile_propagator
-from mdistill.simulation.engines import make_evaluator
 from mdistill.simulation.ensembles import make_propagator
-from mdistill.simulation.evaluate import weights_sha256
+from mdistill.simulation.evaluator import make_evaluator, weights_sha256
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import initial_state, without_drift
 from mdistill.simulation.kinetics import temperature

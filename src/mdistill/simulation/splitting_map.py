@@ -21,7 +21,7 @@ from mdistill.errors import BadInput
 from mdistill.nets.compiled import compiled
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.splitting_map import SplittingMap
-from mdistill.simulation.engines import EngineEvaluator, make_evaluator
+from mdistill.simulation.evaluator import EngineEvaluator, make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.kinetics import kinetic_energy
 from mdistill.simulation.ranges import within
@@ -69,7 +69,7 @@ class SplittingStrides:
             raise BadInput("stages", f"{len(self.stages)}", allowed=f"{self.kicks // 2 + 1} for {self.kicks} kicks", fix="check")
 
     @property
-    def stride(self) -> float:
+    def stride_fs(self) -> float:
         return self.time
 
     @property

@@ -39,7 +39,7 @@ class VelocityVerlet:
         within("time_step", self.time_step, 0.0, LONGEST_STEP, unit="fs")
 
     @property
-    def stride(self) -> float:
+    def stride_fs(self) -> float:
         return self.time_step
 
     def step(self, state: State, generator: Generator) -> State:

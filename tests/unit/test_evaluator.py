@@ -9,7 +9,7 @@ import torch
 
 from mdistill.derivatives import Conservative
 from mdistill.graph import build_graph, edge_vectors, make_system
-from mdistill.simulation.evaluate import Evaluator, weights_sha256
+from mdistill.simulation.evaluator import Evaluator, weights_sha256
 from mdistill.types import Graph, Prediction, System
 
 

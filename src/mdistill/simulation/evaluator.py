@@ -1,14 +1,18 @@
-"""From structures to predictions along a trajectory: a potential with a neighbour list that is reused between steps."""
+"""Evaluation along a trajectory: a potential with a neighbour list that is reused between steps, compiled where it can be."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mdistill.graph import SkinList, cast
+from mdistill.graph import SkinList, cast, checked_box
+from mdistill.kernels.spline import Engine, threads_for
+from mdistill.simulation.guard import Guard
 from mdistill.types import Potential, Prediction, System
 
 
@@ -39,8 +43,7 @@ class Evaluator:
 
     def __call__(self, system: System) -> Prediction:
         if not bool(torch.isfinite(system.positions).all() & torch.isfinite(system.cell).all()):
-            nothing = torch.full_like(system.cell, torch.nan)
-            return Prediction(energy=nothing[:, 0, 0], forces=torch.full_like(system.positions, torch.nan), stress=nothing)
+            return _nothing(system)
         found = self.potential(self._pairs.graph(system if self.device is None else cast(system, device=self.device)))
         like = system.positions
         return Prediction(
@@ -48,6 +51,42 @@ class Evaluator:
             forces=found.forces.detach().to(like),
             stress=None if found.stress is None else found.stress.detach().to(like),
         )
+
+
+@runtime_checkable
+class CompiledPotential(Potential, Protocol):
+    """A potential with compiled dynamics of one structure."""
+
+    def engine(self, system: System, *, threads: int, skin: float) -> Engine: ...
+    def answer(self, system: System, energy: float, forces: np.ndarray, virial: np.ndarray) -> Prediction: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvaluator:
+    """evaluate(system) -> Prediction by an engine that keeps its neighbour list; as `Evaluator` otherwise."""
+
+    potential: CompiledPotential
+    engine: Engine
+
+    def __call__(self, system: System) -> Prediction:
+        positions, cell = system.positions.numpy(), system.cell[0].numpy()
+        if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
+            return _nothing(system)
+        box = checked_box(system, self.potential.cutoff)
+        return self.potential.answer(system, *self.engine.evaluate(positions, box, system.pbc[0].numpy()))
+
+
+def make_evaluator(
+    potential: Potential, system: System, *, skin: float = 1.2, guard: Guard | None = None
+) -> Evaluator | EngineEvaluator:
+    """What evaluates the atoms of a system along a trajectory: an engine, watching the guard's closest distances, where the
+    potential brings one and the system is one struct; else an `Evaluator`."""
+    if not isinstance(potential, CompiledPotential) or system.n_structs != 1:
+        return Evaluator(potential, skin)
+    engine = potential.engine(system, threads=threads_for(system.n_atoms, torch.get_num_threads()), skin=skin)
+    if guard is not None:
+        engine.set_limits(guard.closest_allowed(sorted(potential.elements)))
+    return EngineEvaluator(potential, engine)
 
 
 def weights_sha256(potential: Potential | torch.nn.Module) -> str:
@@ -59,6 +98,11 @@ def weights_sha256(potential: Potential | torch.nn.Module) -> str:
         digest.update(f"{name} {weights[name].dtype} {tuple(weights[name].shape)}\n".encode())
         digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest() if weights else ""
+
+
+def _nothing(system: System) -> Prediction:
+    nothing = torch.full_like(system.cell, torch.nan)
+    return Prediction(energy=nothing[:, 0, 0], forces=torch.full_like(system.positions, torch.nan), stress=nothing)
 
 
 def _weights(potential: Potential | torch.nn.Module) -> dict[str, Tensor]:
