@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mdistill.io.files import write_json
-from mdistill.runs.folder import code_version, hardware, plain
+from mdistill.runs.hardware import code_version, hardware
+from mdistill.runs.ledger import plain
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from mdistill.runs.hardware import code_version, hardware, instructions
 
 import mdistill
+from mdistill.runs.hardware import code_version, hardware, instructions
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_it_finds_the_strength_that_small_steps_have(student, rest, factor):
 
 
 def test_what_was_found_is_not_looked_for_again(student, rest, tmp_path, monkeypatch):
-    how, kept, asked = settings(1.0), tmp_path / "strength.json", []
+    how, kept, asked = settings(1.0), tmp_path, []
 
     def runs(*_args, **_how):
         asked.append(1)

@@ -6,11 +6,12 @@ import shutil
 from dataclasses import dataclass, replace
 
 import pytest
-from mdistill.runs.ledger import LEDGER, Ledger, Work, contents
 
 from mdistill.errors import BadInput
 from mdistill.io.files import read_json, write_json
 from mdistill.runs import ledger
+from mdistill.runs.identity import contents
+from mdistill.runs.ledger import LEDGER, Ledger, Work
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,14 @@ def test_last_settings_undo_only_done(tmp_path):
     assert Ledger(tmp_path).differences(again) == []
 
 
-def test_small_values_are_measured_once(tmp_path):
-    calls = []
-
-    def measure() -> dict[str, float]:
-        calls.append(1)
-        return {"scale": 1.005}
-
-    assert [Ledger(tmp_path).remembered(WORK, measure) for _ in range(2)] == [{"scale": 1.005}] * 2 and len(calls) == 1
-    Ledger(tmp_path).remembered(replace(WORK, inputs={"structure": "ef"}), measure)
-    assert len(calls) == 2
-    assert Ledger(tmp_path).entries()["simulation"]["state"] == "kept"
+def test_small_values_are_kept_for_the_same_work_only(tmp_path):
+    book = Ledger(tmp_path)
+    assert book.kept(WORK) is None
+    book.keep(WORK, {"scale": 1.005, "strains": (0.0, 0.1)})
+    assert book.kept(WORK) == {"scale": 1.005, "strains": [0.0, 0.1]}
+    assert book.kept(replace(WORK, inputs={"structure": "ef"})) is None
+    book.begin(WORK)
+    assert book.kept(WORK) is None
 
 
 def test_entries_of_several_works_stand_side_by_side_and_equal_ones_write_nothing(tmp_path):

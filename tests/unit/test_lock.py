@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from mdistill.runs.lock import locked, remove_leftovers
 
 from mdistill.errors import BadInput, MdistillError
 from mdistill.io.files import PARTIAL, this_host
+from mdistill.runs.lock import locked, remove_leftovers
 
 CONTEST = """
 import sys, time

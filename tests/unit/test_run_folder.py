@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mdistill.errors import BadInput
 from mdistill.runs import folder as run
+from mdistill.runs.identity import contents
+from mdistill.runs.ledger import Work
+
+ONE = Work(key="one", settings={"a": 1})
+OLD = Path(__file__).parent.parent / "golden" / "ca4b391" / "run"
 
 
 def chain(folder: Path, first: dict, second: dict, log: list[str]) -> None:
@@ -25,8 +27,9 @@ def chain(folder: Path, first: dict, second: dict, log: list[str]) -> None:
         log.append("two")
         (folder / "two" / "sum.txt").write_text(str(int((folder / "one" / "value.txt").read_text()) + second["add"]))
 
-    run.run_stage(folder / "one", first, [], ["value.txt"], one)
-    run.run_stage(folder / "two", second, [folder / "one" / "value.txt"], ["sum.txt"], two)
+    run.run_stage(folder / "one", Work(key="one", settings=first), ["value.txt"], one)
+    inputs = contents(folder / "one" / "value.txt")
+    run.run_stage(folder / "two", Work(key="two", settings=second, inputs=inputs), ["sum.txt"], two)
 
 
 def test_rerun_with_nothing_changed_does_nothing(tmp_path, trust):
@@ -72,13 +75,13 @@ def test_interrupted_stage_finds_its_files(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.run_stage(tmp_path / "one", {"a": 1}, [], ["done.txt"], stop)
+        run.run_stage(tmp_path / "one", ONE, ["done.txt"], stop)
 
     def resume() -> None:
         assert (tmp_path / "one" / "partial.txt").read_text() == "half"
         (tmp_path / "one" / "done.txt").write_text("whole")
 
-    assert run.run_stage(tmp_path / "one", {"a": 1}, [], ["done.txt"], resume)
+    assert run.run_stage(tmp_path / "one", ONE, ["done.txt"], resume)
 
 
 def test_what_a_stage_does_last_is_done_again_in_its_folder(tmp_path):
@@ -91,7 +94,8 @@ def test_what_a_stage_does_last_is_done_again_in_its_folder(tmp_path):
         (tmp_path / "one" / "judged.txt").write_text("so")
 
     def again(settings: dict, judge: dict) -> bool:
-        return run.run_stage(tmp_path / "one", settings, [], ["learned.txt", "judged.txt"], work, last=judge)
+        one = Work(key="one", settings=settings, last=judge)
+        return run.run_stage(tmp_path / "one", one, ["learned.txt", "judged.txt"], work)
 
     assert again({"a": 1}, {"time": 1}) and not again({"a": 1}, {"time": 1})
     assert again({"a": 1}, {"time": 2}) and not again({"a": 1}, {"time": 2})
@@ -109,18 +113,33 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     run.keep_settings(tmp_path, "distill", {"temperature_K": 300, "deep": {"seed": 2}})
 
 
-def test_a_second_process_is_refused_and_a_stale_lock_recovered(tmp_path, trust):
-    code = "import sys,time; from pathlib import Path; from mdistill.runs.folder import locked\nwith locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert child.stdout is not None and child.stdout.readline() == "in\n"
-        with pytest.raises(BadInput, match=f"process {child.pid} is working"), run.locked(tmp_path):
-            pass
-    finally:
-        child.kill()
-        child.wait()
-    assert json.loads((tmp_path / ".lock").read_text())["process"] == child.pid
-    with run.locked(tmp_path):
-        assert json.loads((tmp_path / ".lock").read_text())["process"] == os.getpid()
-    assert not (tmp_path / ".lock").exists()
-    trust("T38", "second process refused, stale lock recovered", "yes", "both")
+def test_a_moved_run_goes_on_and_the_path_of_an_input_does_not_count(tmp_path, trust):
+    def settings(structure: str) -> dict:
+        return {"structure": structure, "seed": 1}
+
+    first, second = tmp_path / "here" / "run", tmp_path / "elsewhere"
+    run.keep_settings(first, "distill", settings("/a/crystal.cif"), inputs={"structure": "ab"}, paths=("structure",))
+    chain(first, {"value": 10}, {"add": 1}, [])
+    first.rename(second)
+    log: list[str] = []
+    run.keep_settings(second, "distill", settings("b.cif"), inputs={"structure": "ab"}, paths=("structure",))
+    chain(second, {"value": 10}, {"add": 1}, log)
+    assert log == []
+    with pytest.raises(BadInput, match="inputs.structure: ab → cd"):
+        run.keep_settings(second, "distill", settings("b.cif"), inputs={"structure": "cd"}, paths=("structure",))
+    assert run.run_settings(second) == {"command": "distill", "structure": "b.cif", "seed": 1}
+    assert {name: entry["state"] for name, entry in run.stages(second).items()} == {"one": "done", "two": "done"}
+    trust("T20", "stages run again in a moved run folder", len(log), "0")
+
+
+def test_a_run_of_an_earlier_version_is_refused_and_update_redoes_it(tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(OLD, folder)
+    with pytest.raises(BadInput, match="earlier version of mdistill") as caught:
+        run.keep_settings(folder, "distill", {"seed": 0}, update=False)
+    assert "--update" in str(caught.value) and "--out" in str(caught.value)
+    assert run.run_settings(folder)["command"] == "distill" and run.run_settings(folder)["label"]["temperatures_K"]
+    assert {entry["state"] for entry in run.stages(folder).values()} == {"done"} and len(run.stages(folder)) == 7
+    run.keep_settings(folder, "distill", {"seed": 0}, update=True)
+    assert run.run_stage(folder / "train", Work(key="train"), [], lambda: None)
+    assert (folder / "train.superseded-1" / "student.mdistill").is_file() and "train.superseded-1" not in run.stages(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
@@ -23,6 +22,7 @@ from mdistill.errors import BadInput, BlowUp, Interrupted, MdistillError
 from mdistill.graph import concatenate, make_system
 from mdistill.interrupt import StopRequest, stop_on_signals
 from mdistill.io.trajectories import read_hdf5, read_series
+from mdistill.runs.ledger import Ledger
 from mdistill.simulation import log as record
 from mdistill.simulation.log import read_log
 from mdistill.simulation.restart import load_restart
@@ -133,7 +133,7 @@ def test_the_comparison_sees_a_forgotten_generator(tmp_path: Path, monkeypatch: 
 
 def test_results_and_files(tmp_path: Path) -> None:
     result = run(tmp_path / "a é", time_ps=0.4, ensemble="nve", equilibration_ps=0.2, temperature_K=30.0)
-    assert sorted(p.name for p in (tmp_path / "a é").iterdir()) == ["log.csv", "restart.npz", "run.json", "trajectory.h5"]
+    assert sorted(p.name for p in (tmp_path / "a é").iterdir()) == ["ledger.json", "log.csv", "restart.npz", "trajectory.h5"]
     values = result.values
     assert {"temperature", "T_Ar", "pressure", "volume", "potential_energy", "energy_drift", "ns_per_day"} <= set(values)
     assert abs(values["energy_drift"].value) < 1e-5 and 10.0 < values["temperature"].value < 60.0
@@ -143,7 +143,8 @@ def test_results_and_files(tmp_path: Path) -> None:
     trajectory = read_hdf5(result.trajectory)
     assert trajectory.times[0] == 0.0 and len(trajectory.times) == 41
     assert float(trajectory.momenta.sum(1).abs().max()) < 1e-9
-    assert json.loads((tmp_path / "a é" / "run.json").read_text())["model"] == "calls"
+    entry = Ledger(tmp_path / "a é").entries()["simulation"]
+    assert entry["models"] == {"potential": "calls"} and entry["state"] == "done" and entry["settings"]["temperature_K"] == 30.0
 
 
 def test_extxyz_resumes_too(tmp_path: Path) -> None:
@@ -171,20 +172,20 @@ def test_a_finished_run_is_only_read_and_a_longer_one_goes_on(tmp_path: Path) ->
 
 def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     run(tmp_path / "a")
-    before = (tmp_path / "a" / "run.json").read_bytes()
-    with pytest.raises(BadInput, match=r"temperature_K: 40.0 there, 50.0 now"):
+    before = (tmp_path / "a" / "ledger.json").read_bytes()
+    with pytest.raises(BadInput, match=r"temperature_K: 40.0 → 50.0"):
         run(tmp_path / "a", temperature_K=50.0)
-    with pytest.raises(BadInput, match="model: calls there, other now"):
+    with pytest.raises(BadInput, match="models.potential: calls → other"):
         run(tmp_path / "a", potential=Calls(name="other"))
-    with pytest.raises(BadInput, match="structure_sha256"):
+    with pytest.raises(BadInput, match="inputs.structure"):
         simulate(fcc(2, 5.5), Calls(), SimulateSettings(**FAST), tmp_path / "a")
-    assert (tmp_path / "a" / "run.json").read_bytes() == before
-    (tmp_path / "a" / "run.json").unlink()
-    with pytest.raises(BadInput, match="unknown run"):
+    assert (tmp_path / "a" / "ledger.json").read_bytes() == before
+    (tmp_path / "a" / "ledger.json").unlink()
+    with pytest.raises(BadInput, match="no ledger.json says how"):
         run(tmp_path / "a")
 
 
-@pytest.mark.parametrize("name", ["restart.npz", "trajectory.h5", "log.csv", "run.json"])
+@pytest.mark.parametrize("name", ["restart.npz", "trajectory.h5", "log.csv", "ledger.json"])
 def test_damaged_files_are_named_before_a_run_goes_on(name: str, tmp_path: Path, trust: Callable[..., None]) -> None:
     run(tmp_path)
     path = tmp_path / name

@@ -88,7 +88,8 @@ def stamped(results: Any, settings: Any, *, repeat: str = "") -> Any:
     import dataclasses
     from datetime import UTC, datetime
 
-    from mdistill.runs.folder import code_version, hardware, plain
+    from mdistill.runs.hardware import code_version, hardware
+    from mdistill.runs.ledger import plain
 
     code = code_version()
     return dataclasses.replace(

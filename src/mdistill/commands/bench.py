@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     from mdistill.interrupt import stop_on_signals
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
-    from mdistill.runs.folder import locked
+    from mdistill.runs.lock import locked
     from mdistill.runs.results import read_results
     from mdistill.teachers.models import load
     from mdistill.workflows.bench import add_to_run, bench

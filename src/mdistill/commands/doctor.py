@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     """Print the check-up; 0 also when an optional teacher is missing."""
     settings = parse(DoctorArguments, arguments, program="mdistill doctor", description=HELP)
     from mdistill.kernels.library import cache_folder, compiler
-    from mdistill.runs.folder import hardware
+    from mdistill.runs.hardware import hardware
     from mdistill.runs.results import Cell, Results, Table
     from mdistill.teachers import TEACHERS
 

@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> int:
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import read_structure
     from mdistill.labelling.label import label_run
-    from mdistill.runs.folder import keep_settings, locked
+    from mdistill.runs.folder import keep_settings
+    from mdistill.runs.lock import locked
     from mdistill.teachers.models import load
     from mdistill.workflows.prepare import prepared_systems
 

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     """Simulate; prints averages and speed."""
     given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP)
     from mdistill.interrupt import stop_on_signals
-    from mdistill.runs.folder import locked
+    from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
     from mdistill.simulation.simulate import simulate
     from mdistill.teachers.models import load, load_stride

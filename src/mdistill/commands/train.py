@@ -72,8 +72,11 @@ def main(arguments: list[str]) -> int:
         return train_stride(arguments[1:])
     given = parse(TrainArguments, arguments[1:], program="mdistill train potential", description=HELP)
     from mdistill.interrupt import stop_on_signals
-    from mdistill.runs.folder import keep_settings, locked
+    from mdistill.io.files import sha256
+    from mdistill.runs.folder import keep_settings
+    from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
+    from mdistill.training.labels import frames_hash
     from mdistill.workflows.tables import accuracy_results, closed_form_results, read_labels, training_results
 
     if given.method == "closed-form":
@@ -86,10 +89,11 @@ def main(arguments: list[str]) -> int:
         teacher = load(given.redraw, device=given.device)
     folder = output_folder(given.out)
     command = "mdistill train " + shlex.join(arguments)
-    kept = {"settings": given.settings, "labels": given.labels, "start_from": given.start_from, "redraw": given.redraw}
-    kept |= {"closed_form": given.closed_form} if given.method == "closed-form" else {}
+    names = ("settings", "labels", "start_from", "redraw", *(["closed_form"] if given.method == "closed-form" else []))
+    kept = {name: getattr(given, name) for name in names}
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        keep_settings(folder, "train potential", kept)
+        inputs = {"labels": frames_hash(frames)} | ({"start_from": sha256(given.start_from)} if given.start_from else {})
+        keep_settings(folder, "train potential", kept, inputs=inputs, paths=("labels", "start_from"))
         if given.method == "closed-form":
             from mdistill.training.closed_form import fit_closed_form
 

@@ -56,12 +56,12 @@ def main(arguments: list[str]) -> int:
     given = parse(TrainStrideArguments, arguments, program="mdistill train stride", description=HELP)
     from mdistill.data.segments import Segment
     from mdistill.interrupt import stop_on_signals
-    from mdistill.io.files import read_json
     from mdistill.io.structures import STRUCTURES, read_systems
     from mdistill.labelling.segments import recorded_segments
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
-    from mdistill.runs.folder import SETTINGS_FILE, keep_settings, locked
+    from mdistill.runs.folder import keep_settings, run_settings
+    from mdistill.runs.lock import locked
     from mdistill.teachers.models import find_student, load
     from mdistill.workflows.dynamics_results import starting_structure
     from mdistill.workflows.stride import add_to_run, stride_rung
@@ -78,8 +78,7 @@ def main(arguments: list[str]) -> int:
         systems = [starting_structure(given.structure, (1, 1, 1))]
     else:
         systems = read_systems((run or given.source) / "prepare" / STRUCTURES)
-    kept = read_json(run / SETTINGS_FILE).get("settings", {}) if run and (run / SETTINGS_FILE).is_file() else {}
-    kelvins = tuple(kept.get("label", {}).get("temperatures_K", ()))
+    kelvins = tuple(run_settings(run).get("label", {}).get("temperatures_K", ())) if run else ()
     flow, wanted = list[Segment](), given.settings
     if given.nve:
         flow = recorded_segments(given.nve, systems[0], load(student), wanted.segments, frame_time_fs=given.frame_time_fs)

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     from mdistill.judge.vibrations import add_to_run, teachers_minimum, vibrations
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
-    from mdistill.runs.folder import locked
+    from mdistill.runs.lock import locked
     from mdistill.runs.results import read_results
     from mdistill.teachers.models import find_student, load
 

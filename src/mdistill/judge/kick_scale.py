@@ -22,14 +22,14 @@ from pathlib import Path
 import torch
 
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.files import read_json, write_json
 from mdistill.judge.dynamics import BLOCKS, Judged, equilibrated_start, judged, small_steps
 from mdistill.judge.settings import StrideRungSettings
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.progress import progress
-from mdistill.runs.folder import plain
+from mdistill.runs.identity import model_id, structure_sha256
+from mdistill.runs.ledger import Ledger, Work
 from mdistill.simulation.energy_correction import CorrectEnergy
-from mdistill.simulation.evaluator import make_evaluator, weights_sha256
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.stride_maps import StrideNet, long_strides
 from mdistill.types import Estimate, Potential, System
@@ -43,7 +43,7 @@ def set_kick_scale(
     potential: Potential,
     system: System,
     settings: StrideRungSettings,
-    kept: Path | None = None,
+    folder: Path | None = None,
     *,
     stop: StopRequest = NEVER,
 ) -> dict[str, float]:
@@ -54,21 +54,22 @@ def set_kick_scale(
         potential: The student that it was taught, in the float type to run in.
         system: Where; at the temperature, and for as long as, the settings judge.
         settings, stop: Of the rung; asked between blocks.
-        kept: File for what is found; where it holds that of the same map, student and settings, nothing is run.
+        folder: Its ledger keeps what is found; where it holds that of the same map, student and settings, nothing is run.
     Returns:
         "strength": the factor, "temperature off before (K)" and "its error (K)"; nothing where there is nothing to set, or a run
         broke, or nothing is known of its errors.
     """
     if not isinstance(net, SplittingMap):
         return {}
-    identity = {"map": weights_sha256(net), "student": weights_sha256(potential), "judge": plain(settings.judge)}
-    known = read_json(kept) if kept is not None and kept.is_file() else {}
-    if known.get("identity") == identity:
-        net.scale_kicks(known["found"].get("strength", 1.0))
-        return dict(known["found"])
+    models = {"map": model_id(net), "student": model_id(potential)}
+    work = Work(key="kick scale", settings=settings.judge, inputs={"structure": structure_sha256(system)}, models=models)
+    known = None if folder is None else Ledger(folder).kept(work)
+    if known is not None:
+        net.scale_kicks(known.get("strength", 1.0))
+        return known
     found = _search(net, potential, system, settings, stop=stop)
-    if kept is not None:
-        write_json(kept, {"identity": identity, "found": found})
+    if folder is not None:
+        Ledger(folder).keep(work, found)
     return found
 
 

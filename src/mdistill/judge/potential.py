@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,15 @@ from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
 from mdistill.analysis.settings import GateLimits
 from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.files import read_json, write_json
 from mdistill.judge.potential_tables import Measured, figures, tables
 from mdistill.judge.replay import replay
 from mdistill.judge.settings import ValidateSettings
 from mdistill.judge.timing import Speed, closest_distances, compare_speed, scan_pairs
 from mdistill.labelling.settings import LabelSettings
-from mdistill.runs.folder import hardware, plain
+from mdistill.runs.hardware import hardware
+from mdistill.runs.identity import model_id, structure_sha256
+from mdistill.runs.ledger import Ledger, Work, plain
 from mdistill.runs.results import Results, estimate_from
-from mdistill.simulation.evaluator import weights_sha256
 from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
@@ -67,7 +67,7 @@ def validate(  # noqa: PLR0917
         student, teacher: The fast potential and the one it replaces (only timed here; its answers are the labels).
         held_out: Labelled frames that the student was not trained on.
         start: Structure from which the student's dynamics start, and on which both are timed.
-        settings, folder: How thoroughly; holds the student's dynamics (nve-…, hot-…) and speed.json.
+        settings, folder: How thoroughly; holds the student's dynamics (nve-…, hot-…) and the speed in its ledger.
         taught: How the teacher's dynamics was run, which the student repeats for its RDFs.
         teacher_frames: Frames of the teacher's dynamics of this structure, for its RDFs; the held-out ones by default.
         labels: Everything the student was taught and judged by: pair scans end at the closest distances in it; by default
@@ -200,16 +200,15 @@ def _trajectory(frames: Sequence[LabelledFrame]) -> Trajectory:
 
 def _speed(teacher: Potential, student: Potential, start: System, settings: ValidateSettings, folder: Path) -> Speed:
     """Measured once per folder, so that a resumed validation reports what it reported before."""
-    path = folder / "speed.json"
-    identity = {
-        "teacher": teacher.name,
-        "student": weights_sha256(student) or student.name,
-        "rounds": settings.speed_rounds,
-    }
-    if path.exists() and (kept := read_json(path)).get("identity") == identity:
-        return Speed(**{name: estimate_from(kept[name]) for name in ("teacher", "student", "ratio")})
+    models = {"teacher": model_id(teacher), "student": model_id(student)}
+    work = Work(
+        key="speed", settings={"rounds": settings.speed_rounds}, inputs={"structure": structure_sha256(start)}, models=models
+    )
+    known = Ledger(folder).kept(work)
+    if known is not None:
+        return Speed(**{name: estimate_from(value) for name, value in known.items()})
     speed = compare_speed(teacher, student, start, rounds=settings.speed_rounds, seed=settings.seed)
-    write_json(path, {"identity": identity} | asdict(speed))
+    Ledger(folder).keep(work, speed)
     return speed
 
 

@@ -21,7 +21,8 @@ from mdistill.judge.settings import JudgeSettings, StrideRungSettings
 from mdistill.judge.stride_tables import Compared, gates, tables, target_of, values
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.progress import progress
-from mdistill.runs.folder import hardware, plain
+from mdistill.runs.hardware import hardware
+from mdistill.runs.ledger import plain
 from mdistill.runs.results import Results
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.energy_correction import CorrectEnergy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -26,11 +25,13 @@ from mdistill.io.structures import STRUCTURES, read_systems
 from mdistill.judge.settings import VibrationSettings
 from mdistill.judge.vibration_tables import PREFIX, SECTION, Compared, figures, tables, values
 from mdistill.progress import progress
-from mdistill.runs.folder import hardware, plain
+from mdistill.runs.hardware import hardware
+from mdistill.runs.identity import model_id, structure_sha256, tensors_sha256
+from mdistill.runs.ledger import Ledger, Work, plain
 from mdistill.runs.results import Results, merge, read_results, write_results
-from mdistill.simulation.evaluator import weights_sha256
 from mdistill.types import LabelledFrame, Potential, Prediction, System
 
+CURVATURE = "teacher_curvature.npz"
 _BLOCK = 24
 """Curvature products between two looks at the clock; also what bounds the memory."""
 _STEP_A = 0.01
@@ -69,8 +70,7 @@ def vibrations(
     generator = torch.Generator().manual_seed(settings.seed)
     directions = unit_directions(system, range(3 * system.n_atoms))
     probes = directions if whole else draw_probes(system, settings.probes, generator)
-    path = None if folder is None else folder / "teacher_curvature.npz"
-    target = _kept_products(path, teacher, system, probes, stop)
+    target = _kept_products(folder, teacher, system, probes, stop)
     ours = _products(student, system, directions, stop)
     found = ours if whole else torch.einsum("ria,pr->pia", ours, probes.reshape(len(probes), -1).to(ours))
     theirs = normal_modes(system, target) if whole else None
@@ -140,15 +140,22 @@ def _products(
 
 
 def _kept_products(
-    path: Path | None,
+    folder: Path | None,
     potential: Potential,
     system: System,
     directions: Float[Tensor, "probe atom 3"],
     stop: StopRequest,
 ) -> Float[Tensor, "probe atom 3"]:
-    """Curvature products, kept in a file after each block and taken from there where it holds them."""
-    mark = _mark(potential, system, directions)
-    done = _read_products(path, mark)
+    """Curvature products, kept in a file after each block and taken from there where the ledger says that it holds them."""
+    inputs = {"structure": structure_sha256(system), "directions": tensors_sha256(directions)}
+    work = Work(key="teacher curvature", inputs=inputs, models={"teacher": model_id(potential)})
+    ledger = None if folder is None else Ledger(folder)
+    done = torch.zeros(0, dtype=torch.float64)
+    if ledger is not None and ledger.differences(work, may_change=("version",)) == []:
+        done = _read_products(ledger.folder / CURVATURE)
+    elif ledger is not None:
+        (ledger.folder / CURVATURE).unlink(missing_ok=True)
+        ledger.begin(work)
     step = _STEP_A * float(directions[0].square().sum(-1).mean().sqrt())
     with progress(f"curvature, {potential.name}", len(directions), unit="product", done=len(done)) as advance:
         while len(done) < len(directions):
@@ -160,29 +167,22 @@ def _kept_products(
                     potential.name, "its curvature is not finite", allowed="finite curvature", fix="check the structure"
                 )
             done = torch.cat([done.reshape(-1, *new.shape[1:]), new])
-            if path is not None:
-                with replacing(path) as partial, open(partial, "wb") as handle:
-                    np.savez(handle, mark=np.array(mark), products=done.numpy())
+            if ledger is not None:
+                with replacing(ledger.folder / CURVATURE) as partial, open(partial, "wb") as handle:
+                    np.savez(handle, products=done.numpy())
             advance(len(new))
+    if ledger is not None:
+        ledger.finish(work, [CURVATURE])
     return done
 
 
-def _read_products(path: Path | None, mark: str) -> Tensor:
-    """What a file holds of these products; nothing where it is absent, damaged or of something else."""
-    nothing = torch.zeros(0, dtype=torch.float64)
-    if path is None or not path.is_file():
-        return nothing
+def _read_products(path: Path) -> Tensor:
+    """The products that a file holds; nothing where it is absent or damaged."""
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return torch.from_numpy(kept["products"]) if str(kept["mark"]) == mark else nothing
+            return torch.from_numpy(kept["products"])
     except (OSError, ValueError, KeyError, BadZipFile):
-        return nothing
-
-
-def _mark(potential: Potential, system: System, directions: Tensor) -> str:
-    parts = (system.positions, system.numbers, system.cell, system.pbc, directions)
-    content = b"".join(part.detach().cpu().numpy().tobytes() for part in parts)
-    return hashlib.sha256((potential.name + weights_sha256(potential)).encode() + content).hexdigest()
+        return torch.zeros(0, dtype=torch.float64)
 
 
 def _teachers_way(teacher: Potential, start: System, settings: VibrationSettings, stop: StopRequest) -> tuple[System, Relaxation]:

@@ -32,7 +32,7 @@ from mdistill.io.files import append_line, read_json, replacing, write_json
 from mdistill.labelling.plan import Task, plan, steps, task_calls, task_frames
 from mdistill.labelling.settings import LabelSettings
 from mdistill.progress import Advance, progress, silent
-from mdistill.runs.folder import differences, plain
+from mdistill.runs.ledger import differences, plain
 from mdistill.runs.results import Results, Table
 from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.guard import Guard

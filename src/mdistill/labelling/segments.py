@@ -19,8 +19,9 @@ from mdistill.io.files import read_json, write_json
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.progress import Advance, progress
+from mdistill.runs.identity import weights_sha256
 from mdistill.simulation.compiled import compile_propagator
-from mdistill.simulation.evaluator import make_evaluator, weights_sha256
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import initial_state, standard_masses, without_drift
 from mdistill.simulation.langevin import Baoab

@@ -1,203 +1,101 @@
-"""Run folders: who works in them, with which settings, on which machine, and which stages are done.
+"""Run folders: which settings they belong to, and stages, each a subfolder, that are done once.
 
-A stage is a subfolder. Its fingerprint covers its settings and the contents of its declared inputs; a finished stage
-holds `stage.json` with the fingerprint and the sha256 of its outputs. Equal fingerprint and intact outputs: the stage
-is skipped. A stage that ran under another fingerprint is set aside (`<stage>.superseded-<n>`), never deleted.
+A stage's ledger tells what it was made with. The same work with intact outputs is skipped; work that was begun resumes in its
+folder; a stage of other work is set aside (`<stage>.superseded-<n>`), never deleted.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import os
-import platform
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mdistill.errors import BadInput
-from mdistill.io.files import read_json, sha256, write_json
+from mdistill.runs.earlier import SETTINGS
+from mdistill.runs.ledger import LEDGER, Ledger, Work, plain
 
-STAGE_FILE, STARTED_FILE, SETTINGS_FILE, LOCK_FILE = "stage.json", "started.json", "settings.json", ".lock"
-
-
-def plain(value: Any) -> Any:
-    """Settings as JSON: dataclasses become objects, tuples lists, paths text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+COMMAND = "command"
+"""Key of the entry that holds a run's command and settings."""
 
 
-def hardware() -> dict[str, Any]:
-    """What a timing was measured on."""
-    import psutil
-    import torch
+def keep_settings(
+    folder: Path,
+    command: str,
+    settings: Any,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    paths: Collection[str] = (),
+    update: bool | None = None,
+) -> None:
+    """Enter a run's settings in its ledger, or check that the run there has the same.
 
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {
-        "processor": _processor(),
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_GiB": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpu": gpu,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
-
-
-def code_version() -> dict[str, str]:
-    """Package version, and the commit where the package runs from a git checkout."""
-    from mdistill import __version__
-
-    try:
-        done = subprocess.run(  # noqa: S603
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return {"version": __version__, "commit": done.stdout.strip()}
-    except (OSError, subprocess.SubprocessError):
-        return {"version": __version__, "commit": "unknown"}
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a run folder; a lock left by a crash is recovered.
-
+    Args:
+        folder: The run folder.
+        command: What is run, without "mdistill".
+        settings: All its settings.
+        inputs: sha256 of what it reads, by name.
+        paths: Names of settings that are paths of inputs; they may change.
+        update: Whether other settings are allowed; None where the command has no --update.
     Raises:
-        BadInput: Another live process on this machine works in the folder.
-        MdistillError: The folder cannot be written.
+        BadInput: The folder holds a run with other settings (the message shows the difference), or one of an earlier version.
     """
-    lock = folder / LOCK_FILE
-    holder = _holder(lock)
-    if holder is not None:
+    instead = "choose another --out" + (
+        "" if update is None else ", or add --update to rerun the stages that these settings touch"
+    )
+    if not update and not (folder / LEDGER).exists() and (folder / SETTINGS).exists():
         raise BadInput(
             folder,
-            f"process {holder} is working in this run folder",
-            allowed="one process per run folder",
-            fix="wait for it, stop it, or choose another folder with --out",
+            "holds a run of an earlier version of mdistill, whose stages cannot be resumed",
+            allowed=f"a run folder with a {LEDGER}",
+            fix=instead.replace("the stages that these settings touch", "all stages (the old ones are set aside)"),
         )
-    write_json(lock, {"process": os.getpid(), "host": platform.node()})
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
+    ledger, work = Ledger(folder), Work(key=COMMAND, settings={COMMAND: command} | plain(settings), inputs=inputs or {})
+    changed = None if update else ledger.differences(work, may_change=paths)
+    if changed:
+        raise BadInput(
+            folder,
+            "holds a run with other settings:\n    " + "\n    ".join(changed),
+            allowed="the same settings (the run resumes)",
+            fix=instead,
+        )
+    ledger.begin(work)
 
 
-def _holder(lock: Path) -> int | None:
-    import psutil
-
-    try:
-        held = json.loads(lock.read_text(encoding="utf-8"))
-        process, host = int(held["process"]), held["host"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if host != platform.node():
-        return process
-    return process if process != os.getpid() and psutil.pid_exists(process) else None
+def run_settings(folder: Path) -> dict[str, Any]:
+    """Command and settings that a folder was made with; nothing where it holds no work."""
+    entries = Ledger(folder).entries()
+    return dict(next(iter([e for e in (entries.get(COMMAND), *entries.values()) if e]), {"settings": {}})["settings"])
 
 
-def keep_settings(folder: Path, command: str, settings: Any, *, update: bool = False) -> None:
-    """Write `settings.json` beside a run, or check that the run there has the same settings.
-
-    Raises:
-        BadInput: The folder holds a run with other settings and `update` is not set; the message shows the difference.
-    """
-    path = folder / SETTINGS_FILE
-    new = plain(settings)
-    if path.exists() and not update:
-        old = read_json(path)
-        changed = differences(old.get("settings", {}), new)
-        if old.get("command") != command:
-            changed.insert(0, f"command: {old.get('command')} → {command}")
-        if changed:
-            raise BadInput(
-                folder,
-                "holds a run with other settings:\n    " + "\n    ".join(changed),
-                allowed="the same settings (the run resumes)",
-                fix="choose another --out, or add --update to rerun the stages that these settings touch",
-            )
-        return
-    write_json(path, {"command": command, "settings": new} | code_version())
+def stages(folder: Path) -> dict[str, dict[str, Any]]:
+    """Ledger entries of a run's stages by name; those set aside are left out."""
+    folders = sorted(path for path in folder.glob("*") if path.is_dir() and ".superseded-" not in path.name)
+    entries = {path.name: Ledger(path).entries().get(path.name) for path in folders}
+    return {name: entry for name, entry in entries.items() if entry is not None}
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Changed entries as `name: old → new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
-        ]
-    return [] if old == new else [f"{prefix}: {old} → {new}"]
-
-
-def fingerprint(settings: Any, inputs: list[Path]) -> str:
-    """Hash of a stage's settings and of the contents of its input files."""
-    content = {"settings": plain(settings), "inputs": {p.name: sha256(p) for p in inputs}}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def run_stage(
-    folder: Path, settings: Any, inputs: list[Path], outputs: list[str], work: Callable[[], None], *, last: Any = None
-) -> bool:
-    """Run `work` unless the stage is already done with these settings and inputs.
+def run_stage(folder: Path, work: Work, outputs: Collection[str], act: Callable[[], object]) -> bool:
+    """Do the work of a stage unless it is done.
 
     Args:
         folder: The stage's folder; an interrupted stage finds what it left there.
-        settings: All settings the stage depends on; with other ones it begins in a new folder.
-        inputs: Files the stage reads.
-        outputs: Names of the files in `folder` that `work` must have written.
-        work: Does the stage; resumes by itself from what is in the folder.
-        last: Settings of nothing but what the stage does last: with other ones it goes on in its folder, and does that again.
+        work: Which work: its settings, inputs and models. With other ones it begins in a new folder.
+        outputs: Names of the files in `folder` that `act` must have written.
+        act: Does the work; resumes by itself from what is in the folder.
     Returns:
         Whether work was done (False: skipped).
     """
-    begun = fingerprint(settings, inputs)
-    mark = begun if last is None else fingerprint([settings, last], inputs)
-    if _finished(folder, mark):
+    ledger = Ledger(folder)
+    if ledger.is_done(work):
         return False
-    started = folder / STARTED_FILE
-    if folder.exists() and (not started.exists() or read_json(started).get("fingerprint") != begun):
+    if folder.exists() and ledger.differences(work) != []:
         _set_aside(folder)
-    (folder / STAGE_FILE).unlink(missing_ok=True)
-    write_json(started, {"fingerprint": begun, "settings": plain(settings)})
+    ledger.begin(work)
     begin = time.monotonic()
-    work()
-    hashes = {name: sha256(folder / name) for name in outputs}
-    write_json(folder / STAGE_FILE, {"fingerprint": mark, "outputs": hashes, "seconds": round(time.monotonic() - begin, 2)})
+    act()
+    ledger.finish(work, outputs, seconds=time.monotonic() - begin)
     return True
-
-
-def _finished(folder: Path, mark: str) -> bool:
-    stamp = folder / STAGE_FILE
-    if not stamp.exists():
-        return False
-    try:
-        done = read_json(stamp)
-        intact = all((folder / n).exists() and sha256(folder / n) == h for n, h in done["outputs"].items())
-        return bool(done["fingerprint"] == mark and intact)
-    except (BadInput, KeyError, AttributeError):
-        return False
 
 
 def _set_aside(folder: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mdistill.graph import SkinList, cast, checked_box
 from mdistill.kernels.spline import Engine, threads_for
+from mdistill.runs.identity import weights_of
 from mdistill.simulation.guard import Guard
 from mdistill.types import Potential, Prediction, System
 
@@ -36,7 +35,7 @@ class Evaluator:
     _pairs: SkinList = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        weights = _weights(self.potential)
+        weights = weights_of(self.potential)
         if self.device is None and weights:
             object.__setattr__(self, "device", next(iter(weights.values())).device)
         object.__setattr__(self, "_pairs", SkinList(cutoff=self.potential.cutoff, skin=self.skin))
@@ -89,23 +88,6 @@ def make_evaluator(
     return EngineEvaluator(potential, engine)
 
 
-def weights_sha256(potential: Potential | torch.nn.Module) -> str:
-    """What tells a model from another of the same name: its own `sha256`, else that of its weights, else ""."""
-    if getattr(potential, "sha256", ""):
-        return str(potential.sha256)  # type: ignore[union-attr]
-    digest, weights = hashlib.sha256(), _weights(potential)
-    for name in sorted(weights):
-        digest.update(f"{name} {weights[name].dtype} {tuple(weights[name].shape)}\n".encode())
-        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest() if weights else ""
-
-
 def _nothing(system: System) -> Prediction:
     nothing = torch.full_like(system.cell, torch.nan)
     return Prediction(energy=nothing[:, 0, 0], forces=torch.full_like(system.positions, torch.nan), stress=nothing)
-
-
-def _weights(potential: Potential | torch.nn.Module) -> dict[str, Tensor]:
-    """Tensors of a potential that is a torch module or wraps one as `net`."""
-    module = potential if isinstance(potential, torch.nn.Module) else getattr(potential, "net", None)
-    return dict(module.state_dict()) if isinstance(module, torch.nn.Module) else {}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Generator
@@ -15,12 +12,14 @@ from torch import Generator
 from mdistill.errors import BadInput, BlowUp
 from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.files import read_json, write_json, write_text
+from mdistill.io.files import write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
 from mdistill.progress import Advance, progress
+from mdistill.runs.identity import model_id, structure_sha256, weights_sha256
+from mdistill.runs.ledger import Ledger, Work
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.ensembles import make_propagator
-from mdistill.simulation.evaluator import make_evaluator, weights_sha256
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import initial_state, without_drift
 from mdistill.simulation.kinetics import temperature
@@ -35,7 +34,7 @@ from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Estimate, Potential, State, System
 from mdistill.units import PS
 
-_MAY_CHANGE = ("time_ps", "restart_seconds", "guard")
+_MAY_CHANGE, _FILES = ("time_ps", "restart_seconds", "guard", "version"), ("trajectory.*", "log.csv", "restart.*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +77,7 @@ def simulate(
 ) -> SimulationResult:
     """Run molecular dynamics in a folder, or continue the run that the folder holds.
 
-    Writes trajectory.h5 (or .extxyz), log.csv, restart.npz and run.json. A continued run is bit for bit the one that was
+    Writes trajectory.h5 (or .extxyz), log.csv, restart.npz and ledger.json. A continued run is bit for bit the one that was
     never interrupted. The same call on a finished run only reads its results.
 
     Args:
@@ -116,8 +115,11 @@ class _Run:
         if stride is not None:
             self.provenance |= {"stride": stride.name, "stride_sha256": weights_sha256(stride)}
         self.restart = folder / "restart.npz"
-        self.record = {"format": 1, "settings": dataclasses.asdict(settings)} | _identity(system, self.provenance)
-        self.resumed = _holds(folder, self.record) and self.restart.exists()
+        models = {"potential": model_id(potential)} | ({} if stride is None else {"stride": model_id(stride)})
+        self.work = Work(key="simulation", settings=settings, inputs={"structure": structure_sha256(system)}, models=models)
+        self.ledger = Ledger(folder)
+        begun = self.ledger.begun(self.work, holds="a simulation", may_change=_MAY_CHANGE, files=_FILES)
+        self.resumed = begun and self.restart.exists()
         point = load_restart(self.restart) if self.resumed else self._start(system)
         self.point = point
         self.state, self.step, self.generator = point.state, point.step, point.generator()
@@ -149,6 +151,7 @@ class _Run:
             done = self.step - self.first
             with progress("simulate", self.steps - self.first, done=done) as advance:
                 self._go(stop, advance)
+            self.ledger.finish(self.work, seconds=self.seconds)
         values = summarise(
             self.recorder.log.path,
             atoms=self.state.system.n_atoms,
@@ -171,7 +174,7 @@ class _Run:
 
     def _claim(self) -> None:
         """Make the folder this run's, with trajectory and log as they were at the restart point (or none)."""
-        write_json(self.folder / "run.json", self.record)
+        self.ledger.begin(self.work)
         if self.resumed:
             self.recorder.resume(self.point)
         else:
@@ -296,45 +299,3 @@ def _check(system: System, potential: Potential, stride: StrideNet | None) -> No
                 allowed=", ".join(known),
                 fix="use a model for these elements",
             )
-
-
-def _identity(system: System, provenance: dict[str, str]) -> dict[str, str]:
-    digest = hashlib.sha256()
-    for tensor in (system.positions, system.numbers, system.cell, system.pbc):
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return provenance | {"structure_sha256": digest.hexdigest()}
-
-
-def _holds(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether the folder holds this run already. Models with weights are told apart by these, not by their names.
-
-    Raises:
-        BadInput: The folder holds another run.
-    """
-    path = folder / "run.json"
-    if not path.exists():
-        strange = [file.name for file in folder.glob("*") if file.name.startswith(("trajectory.", "log.csv", "restart."))]
-        if strange:
-            listed = ", ".join(sorted(strange))
-            raise BadInput(
-                folder, f"holds {listed} of an unknown run", allowed="the same run, or none", fix="choose another --out"
-            )
-        return False
-    old, new = _flat(read_json(path)), _flat(record)
-    named = [name for name in ("model", "stride") if new.get(f"{name}_sha256")]
-    ignored = (*_MAY_CHANGE, *named)
-    differ = [
-        k for k in sorted(old | new) if old.get(k) != new.get(k) and k.removeprefix("settings.").split(".")[0] not in ignored
-    ]
-    if differ:
-        listed = "; ".join(f"{k.removeprefix('settings.')}: {old.get(k)} there, {new.get(k)} now" for k in differ)
-        raise BadInput(
-            folder, f"holds another run ({listed})", allowed="the same run, or an empty folder", fix="choose another --out"
-        )
-    return True
-
-
-def _flat(record: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(record, dict):
-        return {prefix: record}
-    return {name: value for key, inner in record.items() for name, value in _flat(inner, f"{prefix}.{key}".lstrip(".")).items()}

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdistill.derivatives import Conservative
+from mdistill.runs.identity import weights_sha256
 from mdistill.teachers.ase import refuse_unknown
 from mdistill.types import Graph
 
@@ -32,7 +33,9 @@ def load_chgnet(name: str, *, device: str = "cpu") -> Conservative:
 
     model = CHGNet.load(model_name="0.3.0", use_device=device, verbose=False).eval().requires_grad_(False)
     reference = model.composition_model.fc.weight[0]
-    return Conservative(CHGNetEnergy(name=name, model=model, batch=BatchedGraph, reference=reference))
+    return Conservative(
+        CHGNetEnergy(name=name, model=model, batch=BatchedGraph, reference=reference, sha256=weights_sha256(model))
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -48,6 +51,7 @@ class CHGNetEnergy:
     model: Any
     batch: Any
     reference: Float[Tensor, " number"]
+    sha256: str
     elements: frozenset[int] = frozenset(range(1, 95)) - frozenset(range(84, 89))
 
     @property

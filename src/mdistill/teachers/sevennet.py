@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdistill.derivatives import Conservative
+from mdistill.runs.identity import weights_sha256
 from mdistill.teachers.ase import refuse_unknown
 from mdistill.types import Graph
 
@@ -63,6 +64,7 @@ def load_sevennet(name: str, *, device: str = "cpu") -> Conservative:
             modality=None if modality is None else model.modal_map[modality],
             cutoff=float(model.cutoff),
             elements=frozenset(int(number) for number in model.type_map),
+            sha256=weights_sha256(model, mode=modality or ""),
         )
     )
 
@@ -142,6 +144,7 @@ class SevenNetEnergy:
     modality: int | None
     cutoff: float
     elements: frozenset[int]
+    sha256: str
 
     def __call__(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
         return self._after(len(self.layers), graph, vectors)[self.keys.ATOMIC_ENERGY].reshape(-1).to(vectors)

@@ -12,6 +12,7 @@ from mdistill.io.structures import STRUCTURES, read_systems
 from mdistill.judge.timing import Speed, compare_speed
 from mdistill.nets.model_files import load_net, read_metadata
 from mdistill.runs.folder import run_stage
+from mdistill.runs.ledger import Work
 from mdistill.runs.results import Cell, Figure, Results, Series, Table, merge, read_results, write_results
 from mdistill.teachers.models import find_student, load
 from mdistill.training.labels import frames_hash
@@ -76,10 +77,8 @@ def add_to_run(run: Path, found: Results) -> Results:
 
 
 def _student(folder: Path, train: TrainSettings, frames: list[LabelledFrame], stop: StopRequest) -> Path:
-    def work() -> None:
-        train_potential(frames, train, folder, stop=stop)
-
-    run_stage(folder, [train, frames_hash(frames)], [], ["student.mdistill"], work)
+    work = Work(key=folder.name, settings=train, inputs={"labels": frames_hash(frames)})
+    run_stage(folder, work, ["student.mdistill"], lambda: train_potential(frames, train, folder, stop=stop))
     return folder / "student.mdistill"
 
 

@@ -1,14 +1,14 @@
 """The main job: from a crystal structure and a teacher to a validated fast student, production MD, transport, a report.
 
 Stages, each a subfolder of the run and resumable: prepare → label → train → refine → gates (→ stride) → production; the run
-folder itself holds settings.json, student.mdistill, results.json, report.html. A stage whose settings and inputs did not change
-is skipped (`run.run_stage`).
+folder itself holds ledger.json, student.mdistill, results.json, report.html. A stage whose settings and inputs did not change
+is skipped (`folder.run_stage`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from shutil import copyfile
 
@@ -20,7 +20,10 @@ from mdistill.io.files import replacing, sha256
 from mdistill.io.structures import STRUCTURES, read_structure, read_systems
 from mdistill.judge.potential import validate
 from mdistill.labelling.label import label_run
-from mdistill.runs.folder import keep_settings, locked, run_stage
+from mdistill.runs.folder import keep_settings, run_stage
+from mdistill.runs.identity import contents, model_id
+from mdistill.runs.ledger import Work
+from mdistill.runs.lock import locked
 from mdistill.runs.results import Results, merge, read_results, write_results
 from mdistill.simulation.stride_maps import StrideNet
 from mdistill.teachers import check_teacher
@@ -60,7 +63,8 @@ def distill(settings: DistillSettings, folder: Path, *, update: bool = False, st
     teacher = load(settings.teacher, device=settings.device)
     plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
     with locked(folder):
-        keep_settings(folder, "distill", settings, update=update)
+        inputs = {"structure": crystal.sha256}
+        keep_settings(folder, "distill", settings, inputs=inputs, paths=("structure",), update=update)
         results = _Job(settings, folder, crystal, teacher, stop).all()
         write_results(folder, results)
     return results
@@ -84,17 +88,18 @@ class _Job:
         first, final = home / "train" / STUDENT, home / "refine" / STUDENT
         everything = home / "refine" / "labels.txt"
         prepared_systems(self.crystal, self.teacher, settings.prepare, home / "prepare", seed=settings.seed, stop=self.stop)
-        self._stage("label", [settings.label, settings.teacher], [start], ["labels.jsonl"], self._label)
-        self._stage("train", settings.train, [labels], [STUDENT], self._train)
-        self._stage("refine", [settings.refine, settings.train], [labels, first, start], [STUDENT, "labels.txt"], self._refine)
-        self._stage("gates", settings.validate, [final, everything, start], [], self._validate)
+        self._stage("label", {"label": settings.label}, [start], ["labels.jsonl"], self._label, asks=True)
+        self._stage("train", {"train": settings.train}, [labels], [STUDENT], self._train)
+        refined = {"refine": settings.refine, "train": settings.train, "label": settings.label}
+        self._stage("refine", refined, [labels, first, start], [STUDENT, "labels.txt"], self._refine, asks=True)
+        self._stage("gates", {"validate": settings.validate}, [final, everything, start], [], self._validate, asks=True)
         produced_from = [final, start]
         if settings.stride:
             rung = settings.rung()
-            learned = [rung.segments, rung.train, rung.skin_A]
+            learned = {"segments": rung.segments, "train": rung.train, "skin_A": rung.skin_A}
             self._stage("stride", learned, [final, start], [STRIDE], self._stride, last=rung.judge)
             produced_from.append(home / "stride" / STRIDE)
-        asked = [settings.production, settings.temperatures, settings.mobile]
+        asked = {"production": settings.production, "temperatures": settings.temperatures, "mobile": settings.mobile}
         self._stage("production", asked, produced_from, [], self._produce)
         with replacing(home / STUDENT) as partial:
             copyfile(final, partial)
@@ -106,15 +111,16 @@ class _Job:
         return dataclasses.replace(results, provenance=results.provenance | {"model_sha256": sha256(final)})
 
     def _stage(
-        self, name: str, settings: object, inputs: list[Path], outputs: list[str], work: Callable[[Path], Results], *,
-        last: object = None,
+        self, name: str, settings: Mapping[str, object], inputs: list[Path], outputs: list[str],
+        act: Callable[[Path], Results], *, last: object = None, asks: bool = False,
     ) -> None:  # fmt: skip
+        """One stage; `asks`: it asks the teacher."""
         folder = self.folder / name
-
-        def write() -> None:
-            write_results(folder, work(folder))
-
-        run_stage(folder, settings, inputs, ["results.json", *outputs], write, last=last)
+        if asks:
+            settings = {**settings, "teacher": self.settings.teacher}
+        models = {"teacher": model_id(self.teacher)} if asks else {}
+        work = Work(key=name, settings=settings, inputs=contents(*inputs), models=models, last=last)
+        run_stage(folder, work, ["results.json", *outputs], lambda: write_results(folder, act(folder)))
 
     def _label(self, folder: Path) -> Results:
         systems = self._systems()

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdistill.errors import BadInput
-from mdistill.io.files import read_json
-from mdistill.runs.folder import SETTINGS_FILE, STAGE_FILE, STARTED_FILE
+from mdistill.runs.folder import run_settings, stages
 from mdistill.runs.results import Cell, Results, Table
 
 STUDENT_SUFFIX = ".mdistill"
@@ -54,23 +53,18 @@ def _symbol(number: int) -> str:
 
 
 def _run(folder: Path) -> Results:
-    if not (folder / SETTINGS_FILE).is_file() and not (folder / "run.json").is_file():
+    settings = run_settings(folder)
+    if not settings:
         raise BadInput(
             folder,
             "no run of mdistill",
             allowed="a folder made by mdistill distill, label, train or simulate",
             fix="check the path",
         )
-    source = folder / SETTINGS_FILE if (folder / SETTINGS_FILE).is_file() else folder / "run.json"
-    results = _table("settings", f"Settings of {folder.name}", _flat(read_json(source)))
-    rows: list[list[Cell]] = []
-    for stage in sorted(p.parent for p in folder.glob(f"*/{STARTED_FILE}")):
-        if ".superseded-" in stage.name:
-            continue
-        done = read_json(stage / STAGE_FILE) if (stage / STAGE_FILE).is_file() else {}
-        rows.append([stage.name, "done" if done else "begun", done.get("seconds")])
-    stages = Table(name="stages", title="Stages", section="settings", columns=["stage", "state", "time (s)"], rows=rows)
-    return Results(command="info", tables=[*([stages] if rows else []), *results.tables])
+    results = _table("settings", f"Settings of {folder.name}", _flat(settings))
+    rows: list[list[Cell]] = [[name, entry["state"], entry.get("seconds")] for name, entry in stages(folder).items()]
+    table = Table(name="stages", title="Stages", section="settings", columns=["stage", "state", "time (s)"], rows=rows)
+    return Results(command="info", tables=[*([table] if rows else []), *results.tables])
 
 
 def _table(name: str, title: str, values: Mapping[str, Any]) -> Results:

@@ -11,6 +11,8 @@ from mdistill.io.crystal import Crystal
 from mdistill.io.files import replacing
 from mdistill.io.structures import STRUCTURES, read_systems, to_atoms
 from mdistill.runs.folder import run_stage
+from mdistill.runs.identity import model_id
+from mdistill.runs.ledger import Work
 from mdistill.runs.results import Results, read_results, write_results
 from mdistill.types import Estimate, Potential, System
 from mdistill.workflows.tables import relaxation_table
@@ -20,13 +22,14 @@ def prepared_systems(
     crystal: Crystal, teacher: Potential, settings: PrepareSettings, folder: Path, *, seed: int, stop: StopRequest = NEVER
 ) -> tuple[list[System], Results]:
     """Order, repeat and relax in a stage folder (skipped when done); gives the structures as the file holds them."""
-    run_stage(
-        folder,
-        [settings, seed, teacher.name, crystal.sha256],
-        [],
-        [STRUCTURES, "results.json"],
-        lambda: _prepare(crystal, teacher, settings, folder, seed=seed, stop=stop),
+    work = Work(
+        key="prepare",
+        settings={"prepare": settings, "seed": seed, "teacher": teacher.name},
+        inputs={"structure": crystal.sha256},
+        models={"teacher": model_id(teacher)},
     )
+    outputs = [STRUCTURES, "results.json"]
+    run_stage(folder, work, outputs, lambda: _prepare(crystal, teacher, settings, folder, seed=seed, stop=stop))
     return read_systems(folder / STRUCTURES), read_results(folder)
 
 

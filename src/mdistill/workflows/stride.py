@@ -19,7 +19,7 @@ from mdistill.teachers.models import load
 from mdistill.training.stride import train_stride
 from mdistill.types import System
 
-SEGMENTS, STRENGTH = "segments", "strength.json"
+SEGMENTS = "segments"
 
 
 def stride_rung(
@@ -37,7 +37,7 @@ def stride_rung(
         student: Model file of a moment student.
         systems: Structures whose dynamics is learned; the first is where the map is judged.
         settings: Segments, training, judging.
-        folder: Gets segments/, stride.mdistill, its training and strength.json; what is there is not done again.
+        folder: Gets segments/, stride.mdistill, its training and a ledger; what is there is not done again.
         recorded: Segments to learn from in place of new ones.
     Returns:
         Tables, gates and values of the section "strides", and the row of the ladder.
@@ -48,8 +48,7 @@ def stride_rung(
     """
     segments = recorded or make_segments(systems, load(student), settings.segments, folder / SEGMENTS, stop=stop)
     potential = load(student, precision="float32")
-    known = folder / STRENGTH
-    settle = partial(set_kick_scale, potential=potential, system=systems[0], settings=settings, kept=known, stop=stop)
+    settle = partial(set_kick_scale, potential=potential, system=systems[0], settings=settings, folder=folder, stop=stop)
     result = train_stride(segments, student, settings.train, folder, settle=settle, stop=stop)
     return judge_map(result, potential, systems[0], settings, stop=stop)
 

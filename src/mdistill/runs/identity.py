@@ -1,0 +1,60 @@
+"""What tells two files, structures or models apart: sha256 of their content."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mdistill.io.files import sha256
+from mdistill.types import Potential, System
+
+
+def contents(*paths: Path) -> dict[str, str]:
+    """sha256 of files by their names."""
+    return {path.name: sha256(path) for path in paths}
+
+
+def structure_sha256(*systems: System) -> str:
+    """sha256 of positions, elements, cells and periodicity."""
+    return tensors_sha256(*(part for s in systems for part in (s.positions, s.numbers, s.cell, s.pbc)))
+
+
+def tensors_sha256(*tensors: Tensor) -> str:
+    """sha256 of the bytes of tensors, one after the other."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def model_id(model: Potential | torch.nn.Module) -> str:
+    """sha256 of a model's weights, or its name where it has none."""
+    return weights_sha256(model) or str(getattr(model, "name", type(model).__name__))
+
+
+def weights_sha256(model: Potential | torch.nn.Module, *, mode: str = "") -> str:
+    """What tells a model from another of the same name: its own `sha256` or its `net`'s, else that of its weights, else "".
+
+    A model whose weights can be used in several ways also has a mode.
+    """
+    for known in (model, getattr(model, "net", None)):
+        if getattr(known, "sha256", ""):
+            return str(known.sha256)  # type: ignore[union-attr]
+    digest, weights = hashlib.sha256(mode.encode()), weights_of(model)
+    for name in sorted(weights):
+        digest.update(f"{name} {weights[name].dtype} {tuple(weights[name].shape)}\n".encode())
+        digest.update(_bytes(weights[name]))
+    return digest.hexdigest() if weights else ""
+
+
+def weights_of(model: Potential | torch.nn.Module) -> dict[str, Tensor]:
+    """Tensors of a model that is a torch module or wraps one as `net`; none of any other."""
+    module = model if isinstance(model, torch.nn.Module) else getattr(model, "net", None)
+    return dict(module.state_dict()) if isinstance(module, torch.nn.Module) else {}
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()

@@ -1,0 +1,176 @@
+"""`ledger.json`, one in every work folder: which work was done there, with what, and what came of it.
+
+Schema (format 1): {format, work: {key: entry}}. An entry is one piece of work, such as a stage, a simulation, a training.
+
+    settings   everything that decides what it does     last      settings of nothing but what it does last
+    inputs     name → sha256 of what it reads           models    part → sha256 of the weights of the potentials it asks
+    version    of the package                           state     "begun", "done" or "kept" (in its values)
+    outputs    name → sha256 of its files               seconds, values: what it took, and small results
+
+Work with the same settings, inputs, models and version is the same work: it resumes, or it is skipped where it is done. Content
+identifies everything and paths nothing, so a folder can be moved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mdistill import __version__
+from mdistill.errors import BadInput
+from mdistill.io.files import read_json, sha256, write_json
+from mdistill.runs.earlier import earlier_entries
+
+LEDGER, FORMAT = "ledger.json", 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One piece of work, as known before it is done.
+
+    Attributes:
+        key: Its name in its folder.
+        settings: Everything that decides what it does: a settings class, or a mapping of them by name.
+        inputs: sha256 of what it reads, by name (`identity.contents` for files).
+        models: What the potentials are that it asks, by their part in it (`identity.model_id`).
+        last: Settings of nothing but what it does last; where only they differ, it resumes and does that part again.
+    """
+
+    key: str
+    settings: Any = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+    last: Any = None
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this work, as JSON."""
+        own = {"settings": self.settings or {}, "inputs": self.inputs, "models": self.models}
+        return plain(own) | {"version": __version__}
+
+    def fingerprint(self) -> str:
+        """sha256 of its identity."""
+        return hashlib.sha256(json.dumps([self.key, self.identity()], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The ledger of one folder."""
+
+    folder: Path
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """All entries by key, also of folders made before there was a ledger; none where there is nothing.
+
+        Raises:
+            BadInput: A ledger that cannot be read.
+        """
+        path = self.folder / LEDGER
+        if not path.exists():
+            return earlier_entries(self.folder)
+        raw = read_json(path)
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT or not isinstance(raw.get("work"), dict):
+            raise BadInput(path, "is no ledger of this version", allowed=f"format {FORMAT}", fix="choose another --out")
+        return dict(raw["work"])
+
+    def differences(self, work: Work, *, may_change: Collection[str] = ()) -> list[str] | None:
+        """How the work entered under this key differs, as `name: there → now`; None where nothing is entered.
+
+        Args:
+            work: The work to do now.
+            may_change: Names of settings that do not count; "version" for that of the package.
+        """
+        entry = self.entries().get(work.key)
+        if entry is None:
+            return None
+        now = work.identity()
+        there = {name: entry.get(name) for name in now}
+        for part in (there, now):
+            part["settings"] = {k: v for k, v in part["settings"].items() if k not in may_change}
+            part["version"] = "" if "version" in may_change else part["version"]
+        return [line.removeprefix("settings.") for line in differences(there, now)]
+
+    def begun(self, work: Work, *, holds: str, may_change: Collection[str] = (), files: Collection[str] = ()) -> bool:
+        """Whether this work was begun here and can resume.
+
+        Args:
+            work: The work to do now.
+            holds: What the folder may hold, for the message ("labels", "a simulation").
+            may_change: As for `differences`.
+            files: Patterns of the files that the work writes; without an entry none of them may be here.
+        Raises:
+            BadInput: The folder holds other work of this key (the message lists the differences), or files nobody entered.
+        """
+        changed = self.differences(work, may_change=may_change)
+        if changed:
+            raise BadInput(
+                self.folder,
+                f"holds {holds} with other settings or inputs:\n    " + "\n    ".join(changed),
+                allowed="the same ones (the work resumes)",
+                fix="choose another --out",
+            )
+        strange = sorted(path.name for pattern in files for path in self.folder.glob(pattern)) if changed is None else []
+        if strange:
+            raise BadInput(
+                self.folder,
+                f"holds {', '.join(strange)}, but no {LEDGER} says how they were made",
+                allowed=f"{holds} of this version of mdistill, or an empty folder",
+                fix="choose another --out",
+            )
+        return changed is not None
+
+    def begin(self, work: Work) -> None:
+        """Enter work as begun; what the ledger said of it before is forgotten."""
+        self._enter(work, {"state": "begun"})
+
+    def finish(self, work: Work, outputs: Collection[str] = (), *, seconds: float = 0.0) -> None:
+        """Enter work as done, with the sha256 of its output files (names in the folder)."""
+        hashes = {name: sha256(self.folder / name) for name in outputs}
+        self._enter(work, {"state": "done", "outputs": hashes, "seconds": round(seconds, 2)})
+
+    def is_done(self, work: Work) -> bool:
+        """Whether this very work is done and its outputs are as it left them."""
+        entry = self.entries().get(work.key)
+        if entry is None or entry.get("state") != "done" or self.differences(work) or entry.get("last") != plain(work.last):
+            return False
+        return all((self.folder / n).is_file() and sha256(self.folder / n) == h for n, h in entry["outputs"].items())
+
+    def kept(self, work: Work) -> dict[str, Any] | None:
+        """Small results of this very work, as JSON; None where the ledger lacks them."""
+        entry = self.entries().get(work.key)
+        return dict(entry["values"]) if entry is not None and entry["state"] == "kept" and not self.differences(work) else None
+
+    def keep(self, work: Work, values: Any) -> None:
+        """Enter small results of work."""
+        self._enter(work, {"state": "kept", "values": plain(values)})
+
+    def _enter(self, work: Work, state: dict[str, Any]) -> None:
+        entries, entry = self.entries(), work.identity() | {"last": plain(work.last)} | state
+        if entries.get(work.key) != entry:
+            write_json(self.folder / LEDGER, {"format": FORMAT, "work": entries | {work.key: entry}})
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Changed entries as `name: old → new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(old.get(key), new.get(key), f"{prefix}.{key}".strip("."))
+        ]
+    return [] if old == new else [f"{prefix}: {old} → {new}"]
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON: dataclasses become objects, tuples lists, paths text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
