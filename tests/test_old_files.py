@@ -16,6 +16,7 @@ from mdistill import cli
 from mdistill.data.segments import read_segments
 from mdistill.data.store import LabelStore
 from mdistill.derivatives import Direct
+from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.io.structures import read_system
 from mdistill.nets.model_files import load_model, tensor_hash
@@ -88,11 +89,17 @@ def strides_of(name: str, change: float = 0.0) -> float:
     return apart(state, stored(f"map_{name}")["end"])
 
 
-@pytest.mark.parametrize("name", ["composition", "direct", "attention", "action"])
+@pytest.mark.parametrize("name", ["composition", "direct", "attention"])
 def test_maps(name: str, trust) -> None:
     worst = strides_of(name)
     assert worst < EXACT
     trust("T21", f"{name} map of ca4b391: ends of two strides (Å, u·Å/fs)", worst, f"{EXACT:g}")
+
+
+def test_a_map_that_moved_to_research_is_refused_by_name() -> None:
+    """Its numbers are checked in `research/tests/test_implicit.py`."""
+    with pytest.raises(BadInput, match="kind 'action'"):
+        load_stride(OLD / "map_action.mdistill")
 
 
 @pytest.mark.planted

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +18,17 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
 from mdistill.simulation.evaluator import Evaluator
+from mdistill.simulation.initial_state import standard_masses
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.teachers.models import load, load_stride
 from mdistill.types import Prediction, State, System
 from mdistill.units import ACCELERATION
 from research.action_net import SolverSettings
 from research.implicit import Implicit, implicit
 from systems import random_box
 
+GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "ca4b391"
 STIFFNESS = 2.0
 """eV/Å², of springs to the origin."""
 TIME = 6.0
@@ -174,3 +179,21 @@ def test_settings_are_checked() -> None:
     ):
         with pytest.raises(BadInput):
             harmonic(**wrong)
+
+
+def test_a_map_of_commit_ca4b391_ends_where_it_ended_there() -> None:
+    """Golden files of `tests/golden/make_ca4b391.py`: two strides of 4 fs."""
+    expected = json.loads((GOLDEN / "map_action.json").read_text(encoding="utf-8"))
+    evaluate = Evaluator(load(GOLDEN / "taught_maps.mdistill"), skin=0.5)
+    begin, end = (
+        {name: torch.tensor(values, dtype=torch.float64) for name, values in expected[when].items()} for when in ("start", "end")
+    )
+    system = replace(random_box(1), positions=begin["positions"])
+    state = State(system=system, momenta=begin["momenta"], masses=standard_masses(system))
+    net = load_stride(GOLDEN / "map_action.mdistill", student=GOLDEN / "taught_maps.mdistill", precision="float64")
+    long = implicit(net, system, evaluate, skin=0.5, small_step=1.0)
+    for _ in range(2):
+        state = long.step(state, Generator())
+    assert long.counts.fallbacks == 0
+    assert_close(state.system.positions, end["positions"], absolute=1e-10)
+    assert_close(state.momenta, end["momenta"], absolute=1e-10)
