@@ -31,9 +31,10 @@ from mdistill.graph import make_system
 from mdistill.io.files import write_json
 from mdistill.io.structures import to_atoms
 from mdistill.io.trajectories import read_hdf5
-from mdistill.judge.dynamics import ENSEMBLES, equilibrated_start, judged, speeds
+from mdistill.judge.dynamics import ENSEMBLES, equilibrated_start, judged
 from mdistill.judge.kick_scale import set_kick_scale
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
+from mdistill.judge.timing import speeds
 from mdistill.labelling.segments import make_segments
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.runs.results import Results, read_results, write_results
@@ -167,7 +168,7 @@ def over_student(material: Material, folder: Path) -> dict[str, Any]:
     """How many times the student's Verlet a map is, its energy kept, timed in turn on one thread, in the cell and in 8 of it."""
     rows = {}
     for cell in cells(material):
-        per_day, faster = speeds(*both(material, folder, cell), rounds=9)
+        per_day, faster = speeds(*both(material, folder, cell), repeats=9)
         rows[f"{cell.n_atoms} atoms"] = [faster["strides"].value, faster["strides"].error, per_day["strides"].value]
     return {"times the student": rows}
 
@@ -178,7 +179,7 @@ def over_teacher(material: Material, folder: Path, teacher: str) -> dict[str, An
     for cell in cells(material):
         timed, start = both(material, folder, cell)
         asked = VelocityVerlet(evaluate=make_evaluator(load(teacher), cell), time_step=default_time_step(cell))
-        per_day, faster = speeds({teacher: asked} | timed, start, rounds=5)
+        per_day, faster = speeds({teacher: asked} | timed, start, repeats=5)
         rows |= {
             f"{name}, {cell.n_atoms} atoms": [per_day[name].value, faster[name].value, faster[name].error] for name in per_day
         }

@@ -287,6 +287,6 @@ def test_closest_distances_and_names(held_out: list[LabelledFrame]) -> None:
 
 
 def test_speed_ratio_of_known_sleeps() -> None:
-    speed = compare_speed(SlowTeacher(), Student(), rock_salt(), rounds=5)
+    speed = compare_speed(SlowTeacher(), Student(), rock_salt(), repeats=5)
     assert speed.teacher.value * 64 > 20_000.0 and speed.ratio.value > 2.0
     assert speed.ratio.error is not None and speed.ratio.samples == 5

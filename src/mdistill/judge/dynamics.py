@@ -14,8 +14,6 @@ that is what the error is made of. An element is measured against all atoms.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,14 +29,14 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.settings import JudgeSettings
 from mdistill.progress import Advance, silent
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.energy_correction import CorrectEnergy, unheated
 from mdistill.simulation.guard import Guard, total_energy
-from mdistill.simulation.initial_state import initial_state, without_drift
+from mdistill.simulation.initial_state import without_drift
 from mdistill.simulation.kinetics import degrees_of_freedom
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.rollout import Collect, rollout
-from mdistill.simulation.running_sums import means, no_steps, with_running_sums
+from mdistill.simulation.running_sums import means, no_steps
+from mdistill.simulation.sample import at_temperature, dynamics, sample
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.types import Estimate, Propagator, State, System, Trajectory
@@ -52,9 +50,7 @@ _RDF_FRAMES = 500
 _KNOWN = 0.4
 """Share of a limit below which the error of a mean is small enough: of a dozen means of a map that is right one seldom passes."""
 _SHELL_A, _FARTHEST_A = 0.05, 8.0
-_NS_PER_DAY = 0.0864
 _EQUILIBRATION_FRICTION = 10.0
-_TIMED_S = 0.25
 _ALL, _BY_WORK, _CHANGE = "mean_temperature_K", "temperature_by_work_K", "energy_change_K"
 """Of a block: its mean temperature; T and W, T and ΔH of the head of this file as temperatures."""
 
@@ -102,7 +98,7 @@ def judged(
     """
     guard = Guard(temperature_K=settings.temperature_K or 0.0)
     plain = thermostatted(nve, ensemble, settings)
-    moving = with_running_sums(compile_propagator(plain, evaluate, guard))  # type: ignore[arg-type]
+    moving = dynamics(plain, evaluate, guard, sums=True)
     every = max(1, round(settings.every_fs / nve.stride_fs))
     per_block = max(every, round(settings.time_ps * PS / nve.stride_fs / BLOCKS) // every * every)
     frames, generator = Collect(every=every), Generator().manual_seed(settings.seed + 1)
@@ -115,7 +111,7 @@ def judged(
         stop.raise_if_pending()
         before = state = unheated(state)
         try:
-            state = rollout(state, moving, steps=per_block, generator=generator, guard=guard, leap=every,
+            state = rollout(state, moving.propagator, steps=per_block, generator=generator, guard=guard, leap=every,
                             observers=[frames] if block < BLOCKS else [], first_step=block * per_block)  # fmt: skip
         except BlowUp as error:
             return Judged(temperatures=mean_temperatures(rows), broken=f"step {error.step}: {error.reason}", steps=error.step)
@@ -245,35 +241,6 @@ def _thinned(run: Trajectory) -> Trajectory:
     return replace(run, positions=run.positions[::every], cell=run.cell[::every], times=run.times[::every], momenta=momenta)
 
 
-def speeds(
-    propagators: Mapping[str, Propagator], start: State, *, rounds: int
-) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """Nanoseconds a day of several propagators, timed in turn, and how much faster each is than the first.
-
-    Errors are those of a median: 1.253 × standard deviation/√rounds, the deviation from the median absolute deviation.
-    """
-    generator, states = Generator().manual_seed(0), dict.fromkeys(propagators, start)
-    steps, times = dict.fromkeys(propagators, 4), {name: np.zeros(rounds + 2) for name in propagators}
-    for k in range(rounds + 2):
-        for name, propagator in propagators.items():
-            began = time.perf_counter()
-            states[name] = rollout(states[name], propagator, steps=steps[name], generator=generator, leap=steps[name])
-            times[name][k] = (time.perf_counter() - began) / steps[name]
-            steps[name] = int(np.clip(_TIMED_S / times[name][k], 4, 4000))
-    per_day = {name: _NS_PER_DAY * propagators[name].stride_fs / column[2:] for name, column in times.items()}
-    slowest = next(iter(per_day.values()))
-    return (
-        {name: _median(values, "ns/day") for name, values in per_day.items()},
-        {name: _median(values / slowest, "×") for name, values in per_day.items()},
-    )
-
-
-def _median(values: np.ndarray, unit: str) -> Estimate:
-    middle = float(np.median(values))
-    error = 1.253 * 1.4826 * float(np.median(np.abs(values - middle))) / len(values) ** 0.5
-    return Estimate(value=middle, error=error, unit=unit, samples=len(values))
-
-
 def small_steps(evaluate: Evaluate, system: System, how: JudgeSettings) -> VelocityVerlet:
     """What a map is judged against."""
     return VelocityVerlet(evaluate=evaluate, time_step=how.time_step_fs or 0.5 * default_time_step(system))
@@ -282,9 +249,9 @@ def small_steps(evaluate: Evaluate, system: System, how: JudgeSettings) -> Veloc
 def equilibrated_start(small: VelocityVerlet, system: System, how: JudgeSettings) -> State:
     """A state at the temperature of the judgement, after Langevin dynamics in small steps."""
     kelvin, generator = how.temperature_K or 0.0, Generator().manual_seed(how.seed)
-    state = evaluated(initial_state(system, temperature_K=kelvin, generator=generator), small.evaluate)
+    state = at_temperature(system, small.evaluate, temperature_K=kelvin, generator=generator)
     warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
     steps = max(1, round(how.equilibration_ps * PS / warm.stride_fs))
-    moving = compile_propagator(warm, small.evaluate, Guard())
-    state = rollout(state, moving, steps=steps, generator=Generator().manual_seed(how.seed), leap=steps)
+    again = Generator().manual_seed(how.seed)
+    state, _ = sample(state, dynamics(warm, small.evaluate), generator=again, equilibration=steps)
     return replace(state, time=0.0, running_sums=None)

@@ -207,7 +207,7 @@ def _speed(teacher: Potential, student: Potential, start: System, settings: Vali
     known = Ledger(folder).kept(work)
     if known is not None:
         return Speed(**{name: estimate_from(value) for name, value in known.items()})
-    speed = compare_speed(teacher, student, start, rounds=settings.speed_rounds, seed=settings.seed)
+    speed = compare_speed(teacher, student, start, repeats=settings.speed_rounds, seed=settings.seed)
     Ledger(folder).keep(work, speed)
     return speed
 

@@ -8,7 +8,6 @@ two are compared alike: same start, temperatures, friction and times, other rand
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
@@ -16,12 +15,10 @@ from mdistill.labelling.label import seeded
 from mdistill.labelling.plan import steps
 from mdistill.labelling.settings import LabelSettings
 from mdistill.progress import progress
-from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard
-from mdistill.simulation.initial_state import initial_state
-from mdistill.simulation.langevin import Baoab
-from mdistill.simulation.rollout import Collect, rollout
+from mdistill.simulation.rollout import Collect
+from mdistill.simulation.sample import at_temperature, langevin, sample
 from mdistill.simulation.settings import GuardSettings
 from mdistill.types import Potential, System, Trajectory
 
@@ -61,17 +58,12 @@ def replay(
             for kelvin in ladder:
                 generator = seeded(seed, f"replay {run}, {kelvin:g} K")
                 guard = Guard(settings=GuardSettings(largest_force=taught.force_cap), temperature_K=kelvin)
-                plain = Baoab(
-                    evaluate=evaluate, time_step=taught.time_step_fs, temperature_K=kelvin, friction_per_ps=taught.friction_per_ps
-                )
-                moving = compile_propagator(plain, evaluate, guard)
-                go = partial(rollout, propagator=moving, generator=generator, guard=guard, stop=stop)
-                kept = Collect(every=spacing)
-                state = initial_state(system, temperature_K=kelvin, generator=generator)
+                moving = langevin(evaluate, guard, temperature_K=kelvin, time_step_fs=taught.time_step_fs,
+                                  friction_per_ps=taught.friction_per_ps)  # fmt: skip
+                start = at_temperature(system, evaluate, temperature_K=kelvin, generator=generator)
                 try:
-                    state = go(state, steps=equilibration, leap=max(1, equilibration))
-                    last = spacing * frames.get(kelvin, taught.frames)
-                    state = go(state, steps=last, leap=spacing, observers=[kept])
+                    state, kept = sample(start, moving, generator=generator, equilibration=equilibration,
+                                         frames=frames.get(kelvin, taught.frames), every=spacing, stop=stop)  # fmt: skip
                 except BlowUp as broken:
                     raise BlowUp(broken.step, f"{broken.reason} ({kelvin:g} K, run {run + 1} of {times})") from broken
                 stop.raise_if_pending()

@@ -15,20 +15,19 @@ from mdistill.judge.dynamics import (
     likeness,
     reversal_error,
     small_steps,
-    speeds,
 )
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
 from mdistill.judge.stride_tables import Compared, gates, tables, target_of, values
+from mdistill.judge.timing import speeds
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.progress import progress
 from mdistill.runs.hardware import hardware
 from mdistill.runs.ledger import plain
 from mdistill.runs.results import Results
-from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
-from mdistill.simulation.guard import Guard
 from mdistill.simulation.one_step_map import OneStepStrides
+from mdistill.simulation.sample import dynamics
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.stride_maps import long_strides
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet
@@ -65,8 +64,7 @@ def judge_map(
     reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
     timed = {f"Verlet, {usual:g} fs": ordinary, f"strides, {stride:g} fs": kept}
-    moving = {name: compile_propagator(step, evaluate, Guard()) for name, step in timed.items()}
-    per_day, faster = speeds(moving, start, rounds=how.rounds)
+    per_day, faster = speeds({n: dynamics(step, evaluate).propagator for n, step in timed.items()}, start, repeats=how.rounds)
     compared = Compared(
         stride_fs=stride,
         kicks=kicks,

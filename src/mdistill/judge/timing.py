@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
-import torch
 from ase.data import chemical_symbols, covalent_radii
+from jaxtyping import Float
+from torch import Generator
 
 from mdistill.analysis.gates import PairScan
 from mdistill.graph import build_graph, concatenate, edge_vectors, make_system
-from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.rollout import rollout
+from mdistill.simulation.sample import dynamics
 from mdistill.simulation.verlet import VelocityVerlet
-from mdistill.types import Estimate, LabelledFrame, Potential, Propagator, System
+from mdistill.types import Estimate, LabelledFrame, Potential, Propagator, State, System
+
+_NS_PER_DAY, _SHARE, _TIMED_S = 0.0864, 0.3, 0.25
 
 
 def pair_name(first: int, second: int) -> str:
@@ -71,39 +74,26 @@ def scan_pairs(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Time per step, µs/atom, medians over the rounds, and the median of the rounds' ratios."""
+    """Time per step, µs/atom, medians over the repeats, and the median of the repeats' ratios."""
 
     teacher: Estimate
     student: Estimate
     ratio: Estimate
 
 
-def compare_speed(
-    teacher: Potential, student: Potential, system: System, *, rounds: int = 9, share: float = 0.3, seed: int = 0
-) -> Speed:
-    """Time steps of NVE dynamics (neighbour list and integrator included), teacher and student alternately.
-
-    Each round takes one step with the teacher and as many with the student as fit into `share` of the teacher's time (5 to
-    500), so that whatever else the machine does meets both. Errors are those of a median: 1.253 × standard deviation /
-    √rounds, the deviation from the median absolute deviation.
+def compare_speed(teacher: Potential, student: Potential, system: System, *, repeats: int = 9, seed: int = 0) -> Speed:
+    """Time steps of NVE dynamics (neighbour list and integrator included), teacher and student in turn.
 
     Args:
         system: One structure, Å.
-        rounds: Rounds counted; two more before them are not.
+        repeats: How often each is timed; every one costs a teacher call.
     """
-    generator = torch.Generator().manual_seed(seed)
-    start = initial_state(system, temperature_K=300.0, generator=generator)
-    states, propagators, steps = [start, start], [_steps_of(teacher, system), _steps_of(student, system)], [1, 5]
-    times = np.zeros((rounds + 2, 2))
-    for k in range(rounds + 2):
-        for column, propagator in enumerate(propagators):
-            began = time.perf_counter()
-            states[column] = rollout(
-                states[column], propagator, steps=steps[column], generator=generator, leap=steps[column], first_step=0
-            )
-            times[k, column] = (time.perf_counter() - began) / steps[column]
-        steps[1] = int(np.clip(share * times[k, 0] / times[k, 1], 5, 500))
-    per_atom = 1e6 * times[2:] / system.n_atoms
+    start = initial_state(system, temperature_K=300.0, generator=Generator().manual_seed(seed))
+    both = []
+    for potential in (teacher, student):
+        evaluate = make_evaluator(potential, system)
+        both.append(dynamics(VelocityVerlet(evaluate=evaluate, time_step=1.0), evaluate).propagator)
+    per_atom = 1e6 * seconds_per_step(both, start, repeats=repeats) / system.n_atoms
     return Speed(
         teacher=_median(per_atom[:, 0], "µs/atom/step"),
         student=_median(per_atom[:, 1], "µs/atom/step"),
@@ -111,12 +101,44 @@ def compare_speed(
     )
 
 
-def _steps_of(potential: Potential, system: System) -> Propagator:
-    evaluate = make_evaluator(potential, system)
-    return compile_propagator(VelocityVerlet(evaluate=evaluate, time_step=1.0), evaluate)
+def speeds(
+    propagators: Mapping[str, Propagator], start: State, *, repeats: int
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Nanoseconds a day of several propagators, timed in turn, and how much faster each is than the first."""
+    times = seconds_per_step(list(propagators.values()), start, repeats=repeats, seconds=_TIMED_S)
+    per_day = {name: _NS_PER_DAY * step.stride_fs / times[:, k] for k, (name, step) in enumerate(propagators.items())}
+    slowest = next(iter(per_day.values()))
+    return (
+        {name: _median(values, "ns/day") for name, values in per_day.items()},
+        {name: _median(values / slowest, "×") for name, values in per_day.items()},
+    )
+
+
+def seconds_per_step(
+    propagators: Sequence[Propagator], start: State, *, repeats: int, seconds: float | None = None
+) -> Float[np.ndarray, "repeat propagator"]:
+    """Time of a step of several propagators, each timed in turn, so that whatever else the machine does meets all.
+
+    Args:
+        start: Where each begins.
+        repeats: How often each is timed; two more times before are not counted.
+        seconds: Each takes as many steps as fit into this time, 4 to 4000. Left out, the first takes one step and each other
+            as many as fit into 0.3 of its time.
+    """
+    generator, states = Generator().manual_seed(0), [start] * len(propagators)
+    steps, times = [1 if seconds is None else 4] + [4] * (len(propagators) - 1), np.zeros((repeats + 2, len(propagators)))
+    for k in range(repeats + 2):
+        for which, propagator in enumerate(propagators):
+            count, began = steps[which], time.perf_counter()
+            states[which] = rollout(states[which], propagator, steps=count, generator=generator, leap=count)
+            times[k, which] = (time.perf_counter() - began) / count
+            if which > 0 or seconds is not None:
+                steps[which] = int(np.clip((seconds or _SHARE * times[k, 0]) / times[k, which], 4, 4000))
+    return times[2:]
 
 
 def _median(values: np.ndarray, unit: str) -> Estimate:
+    """Its error is 1.253 × standard deviation / √repeats, the deviation from the median absolute deviation."""
     middle = float(np.median(values))
     deviation = 1.4826 * float(np.median(np.abs(values - middle)))
     return Estimate(value=middle, error=1.253 * deviation / float(np.sqrt(len(values))), unit=unit, samples=len(values))

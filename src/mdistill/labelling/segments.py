@@ -20,15 +20,13 @@ from mdistill.io.import_trajectory import read_trajectory
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.progress import Advance, progress
 from mdistill.runs.identity import weights_sha256
-from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard, total_energy
-from mdistill.simulation.initial_state import initial_state, standard_masses, without_drift
-from mdistill.simulation.langevin import Baoab
-from mdistill.simulation.rollout import Collect, rollout
+from mdistill.simulation.initial_state import standard_masses, without_drift
+from mdistill.simulation.sample import Dynamics, at_temperature, dynamics, langevin, sample
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
-from mdistill.types import Potential, Propagator, State, System, Trajectory
+from mdistill.types import Potential, State, System, Trajectory
 from mdistill.units import BOLTZMANN, KINETIC, PS
 
 _VANISHED, _LONGEST_FS = 0.1, 400.0
@@ -147,22 +145,19 @@ def _at(system: System, potential: Potential, settings: SegmentSettings, kelvin:
     evaluate = make_evaluator(potential, system, guard=guard)
     small = settings.time_step_fs or 0.25 * default_time_step(system)
     usual = default_time_step(system)
-    thermostat = Baoab(evaluate=evaluate, time_step=usual, temperature_K=kelvin, friction_per_ps=settings.friction_per_ps)
-    langevin = compile_propagator(thermostat, evaluate, guard)
-    nve = compile_propagator(VelocityVerlet(evaluate=evaluate, time_step=small), evaluate, guard)
+    warm = langevin(evaluate, guard, temperature_K=kelvin, time_step_fs=usual, friction_per_ps=settings.friction_per_ps)
+    nve = dynamics(VelocityVerlet(evaluate=evaluate, time_step=small), evaluate, guard)
     generator = Generator().manual_seed(settings.seed + 1000 * task.number)
-    state = evaluated(initial_state(system, temperature_K=kelvin, generator=generator), evaluate)
-    state = _run(state, langevin, round(settings.equilibration_ps * PS / usual), generator, guard)
+    state = at_temperature(system, evaluate, temperature_K=kelvin, generator=generator)
+    state, _ = sample(state, warm, generator=generator, equilibration=round(settings.equilibration_ps * PS / usual))
     per_frame = max(1, round(settings.spacing_fs / small))
     apart = settings.apart_fs or _correlation_time(state, nve, per_frame, settings.spacing_fs, generator)
     found: list[Segment] = []
     for k in range(settings.segments):
         task.stop.raise_if_pending()
-        state = _run(state, langevin, max(1, round(apart / usual)), generator, guard)
-        start, frames = without_drift(state), Collect(every=per_frame)
-        frames(0, start)
-        steps = per_frame * settings.frames
-        rollout(start, nve, steps=steps, generator=generator, observers=[frames], guard=guard, leap=per_frame)
+        state, _ = sample(replace(state, time=0.0), warm, generator=generator, equilibration=max(1, round(apart / usual)))
+        start = without_drift(state)
+        _, frames = sample(start, nve, generator=generator, frames=settings.frames, every=per_frame, with_start=True)
         run = frames.trajectory()
         assert run.momenta is not None  # noqa: S101
         found.append(
@@ -173,17 +168,10 @@ def _at(system: System, potential: Potential, settings: SegmentSettings, kelvin:
     return found
 
 
-def _run(state: State, propagator: Propagator, steps: int, generator: Generator, guard: Guard) -> State:
-    return rollout(replace(state, time=0.0), propagator, steps=steps, generator=generator, guard=guard, leap=steps)
-
-
-def _correlation_time(state: State, nve: Propagator, per_frame: int, spacing_fs: float, generator: Generator) -> float:
+def _correlation_time(state: State, nve: Dynamics, per_frame: int, spacing_fs: float, generator: Generator) -> float:
     """First time (fs) from which the velocity autocorrelation of one NVE run stays below a tenth of its start."""
-    frames = Collect(every=per_frame)
-    frames(0, state)
-    rollout(
-        state, nve, steps=per_frame * round(_LONGEST_FS / spacing_fs), generator=generator, observers=[frames], leap=per_frame
-    )
+    count = round(_LONGEST_FS / spacing_fs)
+    _, frames = sample(state, nve, generator=generator, frames=count, every=per_frame, with_start=True)
     run = frames.trajectory()
     assert run.momenta is not None  # noqa: S101
     scaled = run.momenta / state.masses.sqrt().unsqueeze(1)

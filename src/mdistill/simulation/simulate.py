@@ -17,7 +17,6 @@ from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
 from mdistill.progress import Advance, progress
 from mdistill.runs.identity import model_id, structure_sha256, weights_sha256
 from mdistill.runs.ledger import Ledger, Work
-from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard, total_energy
@@ -26,7 +25,7 @@ from mdistill.simulation.kinetics import temperature
 from mdistill.simulation.log import Log, Recorder
 from mdistill.simulation.restart import RestartPoint, load_restart
 from mdistill.simulation.rollout import Calling, rollout
-from mdistill.simulation.running_sums import with_running_sums
+from mdistill.simulation.sample import dynamics
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.stride_maps import LongStrides, StrideNet, fallback_share, long_strides
 from mdistill.simulation.summary import summarise
@@ -208,7 +207,7 @@ class _Run:
     def _roll(self, steps: int, stop: StopRequest, advance: Advance, *, equilibrate: bool = False) -> None:
         self.began = time.monotonic()
         plain = make_propagator(self.settings, self.nve, self.evaluate, equilibrate=equilibrate)
-        propagator = with_running_sums(compile_propagator(plain, self.evaluate, self.guard))
+        moving = dynamics(plain, self.evaluate, self.guard, sums=True)
 
         def after(step: int, state: State) -> None:
             taken = step - self.step
@@ -219,7 +218,7 @@ class _Run:
             advance(taken, note)
 
         try:
-            self.state = rollout(self.state, propagator, steps=steps, generator=self.generator, observers=[Calling(after)],
+            self.state = rollout(self.state, moving.propagator, steps=steps, generator=self.generator, observers=[Calling(after)],
                                  guard=self._watch, stop=stop, first_step=self.step, leap=self.recorder.every)  # fmt: skip
         except BlowUp as error:
             self.recorder.flush()

@@ -98,7 +98,7 @@ class _Judge:
             sum(weight.numel() for weight in load_net(path).parameters()),
             scaled(found.force["all"].mean_absolute, 1e3, "meV/Å"),
             scaled(found.energy["all"].mean_absolute, 1e3, "meV/atom"),
-            compare_speed(self.teacher, load(path, precision="float32"), self.system, rounds=self.rounds),
+            compare_speed(self.teacher, load(path, precision="float32"), self.system, repeats=self.rounds),
         )
 
 

@@ -1,0 +1,122 @@
+"""Equilibrate, then sample: the one place where a potential and a step become the dynamics of a structure.
+
+`dynamics` joins a propagator, in compiled code where the potential has some, with what watches it. `sampled` runs it and hands
+out states: after equilibration, then at every frame. It goes on from any step, so a caller that saves what it is handed resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Generator
+
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.guard import Guard
+from mdistill.simulation.initial_state import initial_state
+from mdistill.simulation.langevin import Baoab
+from mdistill.simulation.rollout import Calling, Collect, Observer, rollout
+from mdistill.simulation.running_sums import with_running_sums
+from mdistill.simulation.verlet import Evaluate, evaluated
+from mdistill.types import Propagator, State, System
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dynamics:
+    """What moves a structure, and what watches it.
+
+    Attributes:
+        propagator: Makes the steps.
+        watch: Raises where a state is unphysical; None watches nothing.
+    """
+
+    propagator: Propagator
+    watch: Callable[[int, State], None] | None = None
+
+
+class Sample(NamedTuple):
+    """A state that dynamics came to: after `step` steps, as frame number `frame` (from 1; 0 where it is no frame)."""
+
+    step: int
+    frame: int
+    state: State
+
+
+def dynamics(plain: Propagator, evaluate: Evaluate, guard: Guard | None = None, *, sums: bool = False) -> Dynamics:
+    """A propagator at work.
+
+    Args:
+        plain: The propagator.
+        evaluate: Its potential; one with an engine has the steps made in compiled code.
+        guard: Watches the states.
+        sums: Keep `State.running_sums`.
+    """
+    moving = compile_propagator(plain, evaluate, guard)
+    return Dynamics(propagator=with_running_sums(moving) if sums else moving, watch=guard)
+
+
+def langevin(evaluate: Evaluate, guard: Guard, *, temperature_K: float, time_step_fs: float, friction_per_ps: float) -> Dynamics:
+    """Guarded Langevin dynamics in small steps."""
+    plain = Baoab(evaluate=evaluate, time_step=time_step_fs, temperature_K=temperature_K, friction_per_ps=friction_per_ps)
+    return dynamics(plain, evaluate, guard)
+
+
+def at_temperature(system: System, evaluate: Evaluate, *, temperature_K: float, generator: Generator) -> State:
+    """A structure with Maxwell–Boltzmann momenta and its prediction."""
+    return evaluated(initial_state(system, temperature_K=temperature_K, generator=generator), evaluate)
+
+
+def sampled(
+    state: State, moving: Dynamics, *, generator: Generator, equilibration: int = 0, frames: int = 0, every: int = 1,
+    step: int = 0, observers: Sequence[Observer] = (), stop: StopRequest = NEVER,
+) -> Iterator[Sample]:  # fmt: skip
+    """Run dynamics, and hand out the state after equilibration and at each frame.
+
+    Args:
+        state: Where to go on from.
+        moving: The dynamics.
+        generator: Source of randomness.
+        equilibration: Steps before the first frame's interval.
+        frames, every: How many frames, how many steps apart.
+        step: Number of steps that led to `state`.
+        observers: Of every step.
+        stop: Asked after every step; where a stop was asked for, the state reached is handed out as the last.
+    Raises:
+        BlowUp: From the guard.
+    """
+    last = equilibration + frames * every
+    while step < last:
+        until = equilibration if step < equilibration else step + every - (step - equilibration) % every
+        reached = [step]
+        count = Calling(lambda number, _, to=reached: to.append(number))
+        state = rollout(state, moving.propagator, steps=until - step, generator=generator, observers=[*observers, count],
+                        guard=moving.watch, stop=stop, first_step=step, leap=until)  # fmt: skip
+        step = reached[-1]
+        frame, rest = divmod(step - equilibration, every)
+        yield Sample(step, frame if rest == 0 and frame > 0 else 0, state)
+        if stop.pending():
+            return
+
+
+def sample(
+    state: State, moving: Dynamics, *, generator: Generator, equilibration: int = 0, frames: int = 0, every: int = 1,
+    with_start: bool = False, stop: StopRequest = NEVER,
+) -> tuple[State, Collect]:  # fmt: skip
+    """Run dynamics and keep its frames in memory; arguments as of `sampled`.
+
+    Args:
+        with_start: Keep the state handed in too, as the first frame.
+    Returns:
+        The last state and the frames.
+    """
+    last, kept = state, Collect()
+    if with_start:
+        kept(0, state)
+    for step, frame, last in sampled(
+        state, moving, generator=generator, equilibration=equilibration, frames=frames, every=every, stop=stop
+    ):
+        if frame:
+            kept(step, last)
+    return last, kept
