@@ -9,11 +9,11 @@ import difflib
 import os
 import sys
 import traceback
-import warnings
 from importlib import import_module
 
 from mdistill import __version__
 from mdistill.errors import MdistillError
+from mdistill.notices import listening
 
 COMMANDS = {
     "distill": "crystal → validated fast student, production MD, conductivity, report",
@@ -72,9 +72,9 @@ def run(arguments: list[str]) -> int:
         hint = f"did you mean: mdistill {close[0]}" if close else "see mdistill --help"
         print(f"mdistill: unknown command {name!r}\n  allowed: {', '.join(COMMANDS)}\n  fix: {hint}", file=sys.stderr)
         return 2
-    warnings.simplefilter("ignore")
     try:
-        return int(import_module(f"mdistill.commands.{name}").main(rest) or 0)
+        with listening():
+            return int(import_module(f"mdistill.commands.{name}").main(rest) or 0)
     except MdistillError as error:
         print(f"mdistill {name}: {error}", file=sys.stderr)
         return error.exit_status

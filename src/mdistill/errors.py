@@ -65,3 +65,7 @@ class Interrupted(MdistillError):
     def __init__(self, message: str, *, signal_number: int = 2) -> None:
         self.exit_status = 128 + signal_number
         super().__init__(message)
+
+
+class MdistillNotice(UserWarning):
+    """Something the user should know although nothing failed, such as a slower way that is taken (`mdistill.notices`)."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,14 +55,17 @@ def use_threads(threads: int | None) -> None:
 def finish(results: Any, out: Path | None, *, report: bool = False, sections: tuple[str, ...] = ()) -> None:
     """Print a command's tables (of these sections; all by default), its values where it has no tables, its gates and notes.
 
-    With an output folder results.json is written there, and with `report` the page and its figures.
+    With an output folder results.json is written there, notices of the command included, and with `report` the page and its
+    figures. Notices were printed when they were issued.
     """
     import dataclasses
 
+    from mdistill.notices import heard
     from mdistill.report.terminal import print_summary, print_table
     from mdistill.runs.results import write_results
 
-    page = None
+    page, spoken = None, results.notes
+    results = dataclasses.replace(results, notes=[*spoken, *(text for text in heard() if text not in spoken)])
     if out is not None:
         write_results(out, results)
     if out is not None and report:
@@ -76,7 +77,7 @@ def finish(results: Any, out: Path | None, *, report: bool = False, sections: tu
     tables = [table for table in results.tables if not sections or table.section in sections]
     for table in tables:
         print_table(table)
-    for note in () if sections else results.notes:
+    for note in () if sections else spoken:
         print(f"note: {note}")
     print_summary(dataclasses.replace(results, values={} if tables else results.values), report=page)
     if out is not None:
@@ -100,16 +101,3 @@ def stamped(results: Any, settings: Any, *, repeat: str = "") -> Any:
         hardware=hardware(),
         provenance=results.provenance | {"commit": code["commit"]} | ({"command_line": repeat} if repeat else {}),
     )
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep the warnings of libraries out of the terminal."""
-    import logging
-    import warnings
-
-    logging.captureWarnings(True)
-    logging.getLogger("py.warnings").addHandler(logging.NullHandler())
-    logging.getLogger("py.warnings").propagate = False
-    with warnings.catch_warnings():
-        yield
