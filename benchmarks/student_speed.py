@@ -30,7 +30,7 @@ from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
 from mdistill.io.files import write_bytes, write_text
 from mdistill.io.structures import read_system, to_atoms
-from mdistill.kernels.spline import neighbours
+from mdistill.kernels.moment import neighbours
 from mdistill.nets.settings import SIZES
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.compiled import compile_propagator

@@ -12,7 +12,7 @@ import torch
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, BlowUp, Interrupted
 from mdistill.io.trajectories import read_series
-from mdistill.kernels import library
+from mdistill.kernels import build
 from mdistill.nets.compiled import CompiledMoment, compiled
 from mdistill.simulation.compiled import CompiledDynamics, compile_propagator
 from mdistill.simulation.evaluator import make_evaluator
@@ -24,7 +24,7 @@ from mdistill.simulation.simulate import simulate
 from mdistill.simulation.verlet import VelocityVerlet
 from systems import random_box, tiny_net
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C++ compiler here")
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler here")
 
 ENSEMBLES = {
     "nve": SimulateSettings(ensemble="nve", temperature_K=300.0),

@@ -11,7 +11,7 @@ import torch
 from mdistill.derivatives import Conservative
 from mdistill.errors import BlowUp, Interrupted
 from mdistill.io.trajectories import read_series
-from mdistill.kernels import library
+from mdistill.kernels import build
 from mdistill.nets.compiled import compiled
 from mdistill.simulation import simulate as running
 from mdistill.simulation.compiled import compile_propagator
@@ -25,7 +25,7 @@ from mdistill.simulation.simulate import simulate
 from mdistill.simulation.splitting_map import composed
 from systems import random_box, tiny_map, tiny_net
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C++ compiler here")
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler here")
 
 ENSEMBLES = {
     "nve": SimulateSettings(ensemble="nve", temperature_K=300.0),

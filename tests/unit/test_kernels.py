@@ -1,11 +1,9 @@
-"""The compiled kernel against its torch oracle (T7), its neighbour search against counting (T5, T6), and how it is built."""
+"""The compiled kernel against its torch oracle (T7), its neighbour search against counting (T5, T6)."""
 
 from __future__ import annotations
 
 import itertools
-import stat
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,14 +15,13 @@ from laws import assert_close
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, checked_box, edge_vectors, make_system
-from mdistill.kernels import library as building
-from mdistill.kernels.spline import SplineKernel, neighbours
+from mdistill.kernels.build import compiler
+from mdistill.kernels.moment import MomentKernel, neighbours
 from mdistill.nets.compiled import CompiledMoment, compiled, kernel_weights
 from mdistill.types import Prediction, System
 from systems import SYSTEMS, dimer, random_box, tiny_net
 
-needs_compiler = pytest.mark.skipif(building.compiler() is None, reason="no C++ compiler here")
-pytestmark = needs_compiler
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler here")
 SIZES = {
     "as trained by default": {"channels": 12, "radial": 10, "hidden": 64, "degree": 3},
     "small": {"channels": 4, "radial": 5, "hidden": 8, "degree": 3},
@@ -99,7 +96,7 @@ def test_a_kernel_with_one_weight_off_is_noticed(trust):
     plain = Conservative(net_of("small"))
     weights = kernel_weights(plain.net, double=True)
     weights.mixing[0, 2, 1, 0] *= 1.0 + 1e-5
-    fast = CompiledMoment(plain, SplineKernel(weights))
+    fast = CompiledMoment(plain, MomentKernel(weights))
     system = random_box(8, atoms=37, length=9.0)
     with pytest.raises(AssertionError):
         assert_close(with_search(fast, system).forces, plain(build_graph(system, plain.cutoff)).forces, absolute=1e-9)
@@ -134,13 +131,13 @@ def vectors_by_receiver(first, vectors) -> list[np.ndarray]:
     return [part[np.lexsort(np.round(part, 7).T)] for part in lists]
 
 
-def assert_same_neighbours(kernel: SplineKernel, system: System, reach: float) -> None:
-    graph = build_graph(system, reach)
+def assert_same_neighbours(kernel: MomentKernel, system: System, cutoff: float) -> None:
+    graph = build_graph(system, cutoff)
     expected = np.searchsorted(graph.receiver.numpy(), np.arange(system.n_atoms + 1))
     r = system.positions.numpy()
-    box, pbc = checked_box(system, reach), system.pbc[0].numpy()
-    first, sender, offset = neighbours(kernel, r, box, pbc, reach)
-    for mine, binned in zip((first, sender, offset), neighbours(kernel, r, box, pbc, reach, few=0), strict=True):
+    box, pbc = checked_box(system, cutoff), system.pbc[0].numpy()
+    first, sender, offset = neighbours(kernel, r, box, pbc, cutoff)
+    for mine, binned in zip((first, sender, offset), neighbours(kernel, r, box, pbc, cutoff, few=0), strict=True):
         assert np.array_equal(mine, binned), "few atoms and bins must give the same list in the same order"
     found = r[sender] + offset - np.repeat(r, np.diff(first), axis=0)
     assert np.array_equal(first, expected)
@@ -195,59 +192,3 @@ def test_the_order_of_calls_does_not_matter():
     first = ask(one)
     ask(other)
     assert np.array_equal(ask(one), first)
-
-
-# ---- how it is built -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fresh_build(monkeypatch, tmp_path):
-    monkeypatch.setenv("MDISTILL_CACHE", str(tmp_path / "cache"))
-    for function in (building.library, building.compiler):
-        function.cache_clear()
-    yield tmp_path / "cache"
-    for function in (building.library, building.compiler):
-        function.cache_clear()
-
-
-TINY = building.Size(radial=2, degree=1, channels=1, hidden=1, double=True)
-
-
-def test_a_library_is_built_once(fresh_build):
-    assert building.library(TINY) is not None
-    (built,) = list((fresh_build / "kernels").iterdir())
-    building.library.cache_clear()
-    before = built.stat().st_mtime_ns
-    assert building.library(TINY) is not None
-    assert built.stat().st_mtime_ns == before
-
-
-def test_without_a_compiler_students_run_in_torch(fresh_build, monkeypatch):
-    monkeypatch.setenv("MDISTILL_COMPILED", "0")
-    plain = Conservative(tiny_net())
-    assert compiled(plain, double=True) is plain
-    assert not fresh_build.exists()
-
-
-def test_a_compiler_that_fails_is_reported(fresh_build, monkeypatch, tmp_path):
-    broken = tmp_path / "broken compiler"
-    broken.write_text("#!/bin/sh\necho 'internal error' >&2\nexit 1\n")
-    broken.chmod(stat.S_IRWXU)
-    monkeypatch.setenv("CXX", str(broken))
-    plain = Conservative(tiny_net())
-    with pytest.warns(UserWarning, match="internal error"):
-        assert compiled(plain, double=True) is plain
-    assert not list((fresh_build / "kernels").iterdir())
-
-
-def test_a_cache_that_cannot_be_written_is_worked_around(fresh_build, monkeypatch, tmp_path):
-    fresh_build.write_text("a file where the folder should be")
-    monkeypatch.setattr(building.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
-    with pytest.warns(UserWarning, match="MDISTILL_CACHE"):
-        assert building.library(TINY) is not None
-    assert fresh_build.read_text().startswith("a file")
-
-
-def test_sources_are_part_of_the_package():
-    for name in building.SOURCES:
-        assert (Path(building.__file__).parent / name).is_file()

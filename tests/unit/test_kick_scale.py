@@ -12,7 +12,7 @@ from mdistill.judge import kick_scale as strength
 from mdistill.judge.dynamics import Judged
 from mdistill.judge.kick_scale import kick_factor, set_kick_scale
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
-from mdistill.kernels import library
+from mdistill.kernels import build
 from mdistill.nets.compiled import compiled
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.one_step import OneStepNet
@@ -51,7 +51,7 @@ def spoilt(student: MomentNet, factor: float) -> SplittingMap:
     return net
 
 
-@pytest.mark.skipif(library.compiler() is None, reason="no C++ compiler here, and 100,000 steps in plain Python")
+@pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler here, and 100,000 steps in plain Python")
 @pytest.mark.parametrize("factor", [0.85, 1.0, 1.1])
 def test_it_finds_the_strength_that_small_steps_have(student, rest, factor):
     net = spoilt(student, factor)

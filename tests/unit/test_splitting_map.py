@@ -10,7 +10,7 @@ import torch
 from laws import assert_close
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
-from mdistill.kernels import library
+from mdistill.kernels import build
 from mdistill.nets.compiled import compiled
 from mdistill.simulation.compiled import CompiledDynamics, compile_propagator
 from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
@@ -25,7 +25,7 @@ from mdistill.types import Propagator, State, System
 from mdistill.units import ACCELERATION
 from systems import random_box, tiny_map, tiny_net
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C++ compiler here")
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler here")
 KINDS = ["plain", "compiled"]
 
 

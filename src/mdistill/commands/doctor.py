@@ -34,7 +34,8 @@ class DoctorArguments:
 
 
 HELP = """\
-Versions, hardware, threads, teachers that can be used now, and the pip line of what is missing.
+Versions, hardware, threads, teachers that can be used now, and the pip line of what is missing. Builds a tiny kernel to tell
+whether students run in compiled code.
 
 examples:
   mdistill doctor
@@ -45,7 +46,7 @@ examples:
 def main(arguments: list[str]) -> int:
     """Print the check-up; 0 also when an optional teacher is missing."""
     settings = parse(DoctorArguments, arguments, program="mdistill doctor", description=HELP)
-    from mdistill.kernels.library import cache_folder, compiler
+    from mdistill.kernels.build import cache_folder, compiler
     from mdistill.runs.hardware import hardware
     from mdistill.runs.results import Cell, Results, Table
     from mdistill.teachers import TEACHERS
@@ -71,12 +72,20 @@ def main(arguments: list[str]) -> int:
         columns=["what", "found"],
         rows=[[k, "none" if v is None else str(v)] for k, v in hardware().items()],
     )
-    found = compiler()
-    state = f"{found}: students run in compiled code" if found else "none: students run in torch, 10 to 30 times slower"
-    machine.rows.append(["C++ compiler", state])
+    machine.rows.append(["C++ compiler", compiler() or "none"])
+    machine.rows.append(["students run", students_run()])
     machine.rows.append(["built kernels", str(cache_folder())])
     finish(stamped(Results(command="doctor", tables=[packages, teachers, machine]), settings), settings.out)
     return 0
+
+
+def students_run() -> str:
+    """How students are evaluated on this machine; builds a tiny kernel to know."""
+    from mdistill.kernels.build import enabled
+    from mdistill.kernels.moment import SLOW, build_failure
+
+    reason = build_failure() if enabled() else "MDISTILL_COMPILED=0 turns compiled code off"
+    return "in compiled code" if reason is None else f"{SLOW}: {reason}"
 
 
 def version(package: str) -> str | None:

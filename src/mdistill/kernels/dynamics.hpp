@@ -3,7 +3,7 @@
 
 #include "motion.hpp"
 #include "skin_list.hpp"
-#include "spline.hpp"
+#include "moment.hpp"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -17,7 +17,7 @@ class Engine {
   using real = typename Net::real_type;
 
   Engine(const Net &net, int64_t atoms, const int32_t *of, int threads, double skin)
-      : net(net), atoms(atoms), species(of, of + atoms), threads(std::max(1, threads)), alone(species, net.cutoff, skin, this->threads) {
+      : net(net), atoms(atoms), species(of, of + atoms), threads(std::max(1, threads)), own_list(species, net.cutoff, skin, this->threads) {
     for (int s = 0; s < net.species; ++s) {
       std::vector<int32_t> mine;
       for (int64_t i = 0; i < atoms; ++i)
@@ -33,7 +33,7 @@ class Engine {
 
   int64_t edges = 0;
   double closest = 1e30;  // smallest of distance over allowed distance at the last evaluation
-  SkinList *pairs = &alone;   // its own, or that of another engine of the same atoms and cutoff
+  SkinList *pairs = &own_list;   // its own, or that of another engine of the same atoms and cutoff
 
   // Closest distance of each pair of species at which `run` stops.
   void set_limits(const double *distances) {
@@ -91,26 +91,28 @@ class Engine {
   }
 
   // Time steps; gives how many were taken, negative where the last of them passed a limit or is not finite.
-  // `forces`, `energy`, `virial` belong to `r` on entry (if `known`) and on return; `middle`: momenta after BAOAB's O.
   // To `sums` are added, of every step: energy, pressure, heat, twice the internal kinetic energy of each species.
-  int64_t run(const Plan &plan, const double *cell, const int32_t *pbc, const double *masses, bool known, double *r, double *p,
-              double *middle, double *forces, double *energy, double *virial, double *sums) {
+  int64_t run(const Plan &plan, Point &at) {
+    const double *cell = at.cell, *masses = at.masses;
+    const int32_t *pbc = at.pbc;
+    double *r = at.positions, *p = at.momenta, *middle = at.middle, *forces = at.forces, *energy = &at.energy;
+    double *virial = at.virial, *sums = at.sums;
     const Atoms mine{atoms, species.data(), masses, threads};
-    const double h = plan.time_step, flight = plan.ensemble == 1 ? 0.5 * h : h;
+    const double h = plan.time_step, drift_time = plan.ensemble == 1 ? 0.5 * h : h;
     const double *measured = plan.ensemble == 1 ? middle : p;
-    if (!known) {
+    if (!at.known) {
       follow(r, cell, pbc);
       *energy = evaluate(r, forces, virial, nullptr);
     }
     for (int64_t step = 0; step < plan.steps; ++step) {
       kick(mine, 0.5 * h, forces, p);
-      drift(mine, flight, p, r);
+      drift(mine, drift_time, p, r);
       if (plan.ensemble == 1) {
         sums[2] += heat_of(mine, p, [&] { thermalise(mine, plan, plan.keys[step], p); });
         std::copy(p, p + 3 * atoms, middle);
-        drift(mine, flight, p, r);
+        drift(mine, drift_time, p, r);
       }
-      if (!within_reach(mine, r)) {
+      if (!in_range(mine, r)) {
         set_unknown(mine, energy, forces);
         return -(step + 1);
       }
@@ -145,7 +147,7 @@ class Engine {
   const int threads;
   std::vector<Block> blocks;
   std::vector<std::unique_ptr<Part>> parts;
-  SkinList alone;
+  SkinList own_list;
   int used = 1;
 
 #ifdef _OPENMP
@@ -160,7 +162,7 @@ class Engine {
     const Candidates &list = pairs->list;
     const int64_t from = list.first[i], to = list.first[i + 1];
     e.reserve(static_cast<int>(to - from), net.species);
-    const double x = r[3 * i], y = r[3 * i + 1], z = r[3 * i + 2], reach = net.cutoff * net.cutoff;
+    const double x = r[3 * i], y = r[3 * i + 1], z = r[3 * i + 2], square_cutoff = net.cutoff * net.cutoff;
     int count = 0, now = 0;
     for (int64_t m = from; m < to; ++m) {
       const int32_t j = list.sender[m];
@@ -168,7 +170,7 @@ class Engine {
       const double *lattice = list.offset[m].data();
       const double dx = r[3 * j] - x + lattice[0], dy = r[3 * j + 1] - y + lattice[1], dz = r[3 * j + 2] - z + lattice[2];
       e.x[count] = real(dx), e.y[count] = real(dy), e.z[count] = real(dz), e.sender[count] = j;
-      count += dx * dx + dy * dy + dz * dz < reach;
+      count += dx * dx + dy * dy + dz * dz < square_cutoff;
     }
     for (; now < net.species; ++now) e.ends[now] = count;
     e.count = count;
@@ -180,13 +182,13 @@ class Engine {
     for (int b = 0; b < block.count; ++b) {
       const auto &e = part.work.edges[b];
       const int32_t i = block.atoms[b];
-      real own[3] = {0, 0, 0};
+      real force[3] = {0, 0, 0};
       for (int m = 0; m < e.count; ++m) {
         real *other = &part.force[3 * size_t(e.sender[m])];
         const real g[3] = {e.gx[m], e.gy[m], e.gz[m]};
-        for (int c = 0; c < 3; ++c) own[c] += g[c], other[c] -= g[c];
+        for (int c = 0; c < 3; ++c) force[c] += g[c], other[c] -= g[c];
       }
-      for (int c = 0; c < 3; ++c) part.force[3 * size_t(i) + c] += own[c];
+      for (int c = 0; c < 3; ++c) part.force[3 * size_t(i) + c] += force[c];
       if (strained) add_virial(e, part.virial);
       part.energy += part.work.energy[b], part.edges += e.count, part.closest = std::min(part.closest, e.closest);
       if (atomic) atomic[i] = part.work.energy[b];

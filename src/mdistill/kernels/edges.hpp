@@ -35,9 +35,9 @@ struct Edges {
   bool any_near = false;                           // whether one is within the core or a limit
   double closest = 0, core = 0;                    // smallest of length / allowed length; energy of the core
 
-  void reserve(int wanted, int n_species) {
-    if (wanted < capacity) return;
-    capacity = padded(wanted + wanted / 4 + LANES);
+  void reserve(int edges, int n_species) {
+    if (edges < capacity) return;
+    capacity = padded(edges + edges / 4 + LANES);
     ends.assign(n_species, 0);
     sender.assign(capacity, 0);
     for (auto *a : {&x, &y, &z, &inverse, &r0, &range, &met, &near, &gx, &gy, &gz}) a->resize(capacity);

@@ -8,17 +8,30 @@
 
 namespace mdistill {
 
-// What one call of `run` does. Plain data, the same as `Plan` in kernels/library.py.
+// What one call of `run` does; the same as `Motion` in kernels/motion.py.
 struct Plan {
-  int64_t steps, first_step, watch_every;
-  int32_t ensemble;  // 0 energy-conserving, 1 Langevin (BAOAB; half of it before and after a stride), 2 Bussi
-  int32_t whole;     // whether strides add up energy and pressure at the last step
-  int64_t kept_every, kept_from;  // one stride of so many (0: none), by its number, counted from the second, ends with the
-  double kept_energy, kept_clip;  // total energy put right: to this plus the heat since, by a factor within 1 ± clip
+  int64_t steps, first_step;
+  int64_t ensemble;  // 0 energy-conserving, 1 Langevin (BAOAB; half of it before and after a stride), 2 Bussi
   double time_step, keep, temperature;  // keep: share of momentum (Langevin) or of kinetic energy (Bussi) kept at a time
+  const uint64_t *keys;                 // one per step (BAOAB), two per stride (Langevin)
+  const double *normal, *chi_square;    // one per step (Bussi)
+  int64_t whole;                        // whether strides add up energy and pressure at the last step
+  int64_t correct_every, correct_from;  // one stride of so many (0: none), by its number, counted from the second, corrects
+  double total_energy, largest_correction;  // the total energy: to this plus the heat since, by a factor within 1 ± largest
+  int64_t watch_every;
   double largest_force, highest_temperature, reference_energy, energy_change;  // limits; not finite: none
-  const uint64_t *keys;                // one per step (BAOAB), two per stride (Langevin)
-  const double *normal, *others;       // one per step (Bussi)
+};
+
+// A phase-space point that `run` changes; the same as `Point` in kernels/motion.py.
+struct Point {
+  double *positions, *momenta;
+  const double *cell;
+  const int32_t *pbc;
+  const double *masses;
+  double *middle;  // momenta after BAOAB's O
+  double *forces, energy, *virial;
+  int64_t known;  // whether forces, energy and virial are those of the positions
+  double *sums;
 };
 
 // The atoms of one structure: how many, index of each one's species, u.
@@ -39,8 +52,8 @@ inline uint64_t mixed_bits(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// Whether a step of this number is the one of `every` whose energy is put right, as simulation/kept.py draws it. Numbers are
-// negative while a run settles.
+// Whether a step of this number is the one of `every` whose energy is corrected, as simulation/energy_correction.py draws it. Numbers are
+// negative during equilibration.
 inline bool due(int64_t number, int64_t every) {
   const int64_t place = (number % every + every) % every, block = (number - place) / every;
   return place == int64_t(mixed_bits(uint64_t(block) * 0x9E3779B97F4A7C15ull) % uint64_t(every));
@@ -61,7 +74,7 @@ inline bool finite(const Atoms &atoms, const double *values) {
 }
 
 // Whether all positions are numbers a cell can be found for.
-inline bool within_reach(const Atoms &atoms, const double *r) {
+inline bool in_range(const Atoms &atoms, const double *r) {
   bool good = true;
   for (int64_t c = 0; c < 3 * atoms.count; ++c) good &= std::abs(r[c]) < 1e7;
   return good;
@@ -124,8 +137,8 @@ inline double internal(const Atoms &atoms, const double *p, double *velocity) {
   for (int c = 0; c < 3; ++c) velocity[c] = atoms.count > 1 ? velocity[c] / mass : 0.0;
   for (int64_t i = 0; i < atoms.count; ++i)
     for (int c = 0; c < 3; ++c) {
-      const double own = p[3 * i + c] - atoms.masses[i] * velocity[c];
-      twice += own * own / atoms.masses[i];
+      const double relative = p[3 * i + c] - atoms.masses[i] * velocity[c];
+      twice += relative * relative / atoms.masses[i];
     }
   return twice / ACCELERATION;
 }
@@ -135,20 +148,20 @@ inline void rescale(const Atoms &atoms, const Plan &plan, int64_t step, double *
   const double kinetic = 0.5 * internal(atoms, p, velocity), keep = plan.keep, R = plan.normal[step];
   if (!(kinetic > 0.0)) return;
   const double ratio = 0.5 * BOLTZMANN * plan.temperature / kinetic;
-  const double square = keep + (1.0 - keep) * ratio * (R * R + plan.others[step]) + 2.0 * R * std::sqrt(keep * (1.0 - keep) * ratio);
+  const double square = keep + (1.0 - keep) * ratio * (R * R + plan.chi_square[step]) + 2.0 * R * std::sqrt(keep * (1.0 - keep) * ratio);
   const double sign = R + std::sqrt(keep / ((1.0 - keep) * ratio)) >= 0.0 ? 1.0 : -1.0;
   const double change = sign * std::sqrt(std::max(square, 0.0)) - 1.0;
   for (int64_t i = 0; i < atoms.count; ++i)
     for (int c = 0; c < 3; ++c) p[3 * i + c] += change * (p[3 * i + c] - atoms.masses[i] * velocity[c]);
 }
 
-// Change the internal momenta so that the kinetic energy grows by `missing` (eV), as far as the clip allows.
-inline void put_right(const Atoms &atoms, double missing, double clip, double *p) {
+// Change the internal momenta so that the kinetic energy grows by `missing` (eV), by a relative change of momenta of at most `largest`.
+inline void correct_energy(const Atoms &atoms, double missing, double largest, double *p) {
   double velocity[3];
   const double kinetic = 0.5 * internal(atoms, p, velocity);
   if (!(kinetic > 0.0)) return;
-  const double wanted = std::sqrt(std::max(0.0, 1.0 + missing / kinetic));
-  const double change = std::min(std::max(wanted, 1.0 - clip), 1.0 + clip) - 1.0;
+  const double ratio = std::sqrt(std::max(0.0, 1.0 + missing / kinetic));
+  const double change = std::min(std::max(ratio, 1.0 - largest), 1.0 + largest) - 1.0;
   for (int64_t i = 0; i < atoms.count; ++i)
     for (int c = 0; c < 3; ++c) p[3 * i + c] += change * (p[3 * i + c] - atoms.masses[i] * velocity[c]);
 }
@@ -158,12 +171,12 @@ inline double add_kinetic(const Atoms &atoms, const double *p, double *sums) {
   double velocity[3];
   const double twice = internal(atoms, p, velocity);
   for (int64_t i = 0; i < atoms.count; ++i) {
-    double own = 0;
+    double square = 0;
     for (int x = 0; x < 3; ++x) {
       const double internal_momentum = p[3 * i + x] - atoms.masses[i] * velocity[x];
-      own += internal_momentum * internal_momentum;
+      square += internal_momentum * internal_momentum;
     }
-    sums[atoms.species[i]] += own / (atoms.masses[i] * ACCELERATION);
+    sums[atoms.species[i]] += square / (atoms.masses[i] * ACCELERATION);
   }
   return twice;
 }

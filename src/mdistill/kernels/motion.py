@@ -2,52 +2,59 @@
 
 from __future__ import annotations
 
-import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from mdistill.kernels.library import Plan, address
+from mdistill.kernels.build import c_struct
 
 Array = np.ndarray
-_ENSEMBLES = {"nve": 0, "baoab": 1, "obabo": 1, "bussi": 2}
+
+
+class Ensemble(IntEnum):
+    """LANGEVIN is BAOAB in time steps, half-steps before and after a stride (OBABO)."""
+
+    NVE = 0
+    LANGEVIN = 1
+    BUSSI = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Motion:
-    """A stretch of dynamics, and the limits at which it stops early.
+    """A stretch of dynamics, and the limits at which it stops early; the same as `Plan` in motion.hpp.
 
     Attributes:
-        ensemble: "nve", "baoab" (steps of an `Engine`), "obabo" (strides) or "bussi".
         steps, first_step: How many steps; number of the step before.
+        ensemble: Energy-conserving, or the thermostat.
         time_step: Time of a step, fs.
-        keep: exp(−γh) of BAOAB, exp(−γh/2) of OBABO or exp(−h/τ) of Bussi.
+        keep: exp(−γh) of BAOAB, exp(−γh/2) of OBABO, exp(−h/τ) of Bussi.
         temperature_K: Of the thermostat.
         keys: One key of random numbers per step (BAOAB), or two (OBABO).
-        normal, others: [step] standard normal and χ² number per step (Bussi).
+        normal, chi_square: [step] random numbers of Bussi's thermostat.
         whole: Whether strides add up energy and pressure at the last of the steps (time steps do at each).
-        kept_every, kept_from, kept_energy, kept_clip: One stride of so many (0: none), by its number, counted from the second,
-            ends with the total energy put right: to that energy (eV) and the heat since, within the clip.
+        correct_every, correct_from: One stride of so many (0: none), counted from the second, corrects the total energy.
+        total_energy, largest_correction: eV, to which the thermostat's heat is added; relative change of momenta.
         watch_every: Limits are checked at steps that are multiples of it; 0: never.
         largest_force, highest_temperature, reference_energy, energy_change: eV/Å, K, eV, eV/atom; inf or nan: no limit.
     """
 
-    ensemble: str
     steps: int
     first_step: int
+    ensemble: Ensemble
     time_step: float
     keep: float = 1.0
     temperature_K: float = 0.0
     keys: Int[Array, " key"] | None = None
     normal: Float[Array, " step"] | None = None
-    others: Float[Array, " step"] | None = None
+    chi_square: Float[Array, " step"] | None = None
     whole: bool = True
-    kept_every: int = 0
-    kept_from: int = 0
-    kept_energy: float = 0.0
-    kept_clip: float = 0.0
+    correct_every: int = 0
+    correct_from: int = 0
+    total_energy: float = 0.0
+    largest_correction: float = 0.0
     watch_every: int = 0
     largest_force: float = np.inf
     highest_temperature: float = np.inf
@@ -57,7 +64,7 @@ class Motion:
 
 @dataclass(slots=True)
 class Point:
-    """A phase-space point in float64 arrays, changed in place by `run`.
+    """A phase-space point in float64 arrays, changed in place by `run`; the same as `Point` in motion.hpp.
 
     Attributes:
         positions, momenta: [atom, 3] Å, u·Å/fs.
@@ -81,33 +88,14 @@ class Point:
     known: bool
     sums: Array
 
+    def __post_init__(self) -> None:
+        self.pbc = np.ascontiguousarray(self.pbc, dtype=np.int32)
+
 
 def run(function: Any, pointer: int, motion: Motion, point: Point) -> tuple[int, bool]:
     """Call a library's `run`: steps taken, and whether the last of them passed a limit or is not finite."""
-    held = {name: getattr(motion, name) for name in ("keys", "normal", "others")}
-    plan = Plan(
-        steps=motion.steps,
-        first_step=motion.first_step,
-        watch_every=motion.watch_every,
-        ensemble=_ENSEMBLES[motion.ensemble],
-        whole=motion.whole,
-        kept_every=motion.kept_every,
-        kept_from=motion.kept_from,
-        kept_energy=motion.kept_energy,
-        kept_clip=motion.kept_clip,
-        time_step=motion.time_step,
-        keep=motion.keep,
-        temperature=motion.temperature_K,
-        largest_force=motion.largest_force,
-        highest_temperature=motion.highest_temperature,
-        reference_energy=motion.reference_energy,
-        energy_change=motion.energy_change,
-        **{name: address(array) for name, array in held.items()},
-    )
-    energy, pbc = ctypes.c_double(point.energy), np.ascontiguousarray(point.pbc, dtype=np.int32)
-    before = [address(a) for a in (point.cell, pbc, point.masses)]
-    changed = [address(a) for a in (point.positions, point.momenta, point.middle, point.forces)]
-    after = [address(a) for a in (point.virial, point.sums)]
-    taken = function(pointer, ctypes.byref(plan), *before, int(point.known), *changed, ctypes.byref(energy), *after)
-    point.energy, point.known = energy.value, True
+    plan = {f.name: float(getattr(motion, f.name)) if f.type == "float" else getattr(motion, f.name) for f in fields(motion)}
+    place = c_struct(**{f.name: getattr(point, f.name) for f in fields(point)})
+    taken = function(pointer, c_struct(**plan), place)
+    point.energy, point.known = place.energy, True
     return abs(int(taken)), taken < 0

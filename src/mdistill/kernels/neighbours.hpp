@@ -1,5 +1,5 @@
-// Neighbour pairs within a reach, by bins or, of few atoms, by going through all of them: any cell, mixed periodicity, cells
-// smaller than the reach.
+// Neighbour pairs within a cutoff, by bins or, of few atoms, by going through all of them: any cell, mixed periodicity, cells
+// smaller than the cutoff.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ struct Candidates {
   std::vector<std::array<double, 3>> offset;
 
   struct Room {  // of a search, kept for the next one, which need not ask the system for memory
-    std::vector<std::vector<Pair>> found;      // by thread
+    std::vector<std::vector<Pair>> pairs;      // by thread
     std::vector<std::vector<int64_t>> slot;    // by thread and receiver
     std::vector<std::array<int32_t, 3>> image;
   } room;
@@ -63,7 +63,7 @@ class Search {
  public:
   static constexpr int64_t FEW = 100;  // atoms up to which going through all pairs of them is faster than bins
 
-  Search(const Box &box, double reach, int64_t atoms, const double *positions) : box(box), reach(reach), atoms(atoms) {
+  Search(const Box &box, double cutoff, int64_t atoms, const double *positions) : box(box), cutoff(cutoff), atoms(atoms) {
     place(positions);
   }
 
@@ -73,23 +73,23 @@ class Search {
     const int parts = std::max(1, threads);
     const std::vector<int32_t> order = by_species(species);
     if (atoms <= few) return among_few(positions, order, out);
-    auto &found = out.room.found;
+    auto &pairs = out.room.pairs;
     auto &slot = out.room.slot;
     auto &image = out.room.image;
-    found.resize(parts), slot.resize(parts);
+    pairs.resize(parts), slot.resize(parts);
 #pragma omp parallel for schedule(static, 1) num_threads(parts)
     for (int part = 0; part < parts; ++part) {
       Near near;
-      found[part].clear();
+      pairs[part].clear();
       slot[part].assign(atoms, 0);
-      for (int64_t k = atoms * part / parts; k < atoms * (part + 1) / parts; ++k) around(order[k], positions, near, found[part]);
-      for (const Pair &pair : found[part]) ++slot[part][pair.receiver];
+      for (int64_t k = atoms * part / parts; k < atoms * (part + 1) / parts; ++k) around(order[k], positions, near, pairs[part]);
+      for (const Pair &pair : pairs[part]) ++slot[part][pair.receiver];
     }
     out.first.resize(atoms + 1);
     int64_t total = 0;
     for (int64_t i = 0; i < atoms; ++i) {
       out.first[i] = total;
-      for (auto &own : slot) std::swap(own[i], total), total += own[i];
+      for (auto &count : slot) std::swap(count[i], total), total += count[i];
     }
     out.first[atoms] = total;
     out.sender.resize(total), out.offset.resize(total);
@@ -97,7 +97,7 @@ class Search {
 #pragma omp parallel for schedule(static, 1) num_threads(parts)
     for (int part = 0; part < parts; ++part) {
       std::vector<int32_t> filled(atoms, 0);
-      for (const Pair &pair : found[part]) {
+      for (const Pair &pair : pairs[part]) {
         const int64_t begin = slot[part][pair.receiver];
         int64_t m = begin + filled[pair.receiver]++;
         out.sender[m] = pair.sender;
@@ -120,7 +120,7 @@ class Search {
   };
 
   const Box box;
-  const double reach;
+  const double cutoff;
   const int64_t atoms;
   int bins[3], range[3];
   double origin[3], width[3];                    // of the bins, in fractions of the cell
@@ -147,10 +147,10 @@ class Search {
       }
       const double extent = box.periodic[a] ? 1.0 : std::max(high - low, 1e-9);
       const double most = std::cbrt(8.0 * static_cast<double>(atoms)) + 1.0;
-      bins[a] = static_cast<int>(std::max(1.0, std::min(std::floor(2.0 * extent * box.height[a] / reach), most)));
+      bins[a] = static_cast<int>(std::max(1.0, std::min(std::floor(2.0 * extent * box.height[a] / cutoff), most)));
       origin[a] = box.periodic[a] ? 0.0 : low;
       width[a] = extent / bins[a];
-      const double crossed = std::ceil(reach * (1.0 + 1e-12) / (width[a] * box.height[a]));
+      const double crossed = std::ceil(cutoff * (1.0 + 1e-12) / (width[a] * box.height[a]));
       range[a] = static_cast<int>(box.periodic[a] ? crossed : std::min(crossed, bins[a] - 1.0));
     }
     at.resize(atoms);
@@ -185,16 +185,16 @@ class Search {
     }
   }
 
-  // The pairs of receiver i and sender j: a plane of the lattice further off than the reach holds none.
+  // The pairs of receiver i and sender j: a plane of the lattice further off than the cutoff holds none.
   void images_of(int32_t i, int32_t j, const double *positions, Candidates &out) const {
     int low[3], high[3], turn[3];
-    double apart[3], lattice[3];
+    double vector[3], lattice[3];
     for (int a = 0; a < 3; ++a) {
-      const double between = fraction[j][a] - fraction[i][a], most = reach * (1.0 + 1e-9) / box.height[a];
+      const double between = fraction[j][a] - fraction[i][a], most = cutoff * (1.0 + 1e-9) / box.height[a];
       low[a] = box.periodic[a] ? static_cast<int>(std::ceil(-most - between)) : 0;
       high[a] = box.periodic[a] ? static_cast<int>(std::floor(most - between)) : 0;
       turn[a] = turns[i][a] - turns[j][a];
-      apart[a] = positions[3 * j + a] - positions[3 * i + a];
+      vector[a] = positions[3 * j + a] - positions[3 * i + a];
     }
     for (int x = turn[0] + low[0]; x <= turn[0] + high[0]; ++x)
       for (int y = turn[1] + low[1]; y <= turn[1] + high[1]; ++y)
@@ -202,9 +202,9 @@ class Search {
           double square = 0;
           for (int c = 0; c < 3; ++c) {
             lattice[c] = x * box.rows[0][c] + y * box.rows[1][c] + z * box.rows[2][c];
-            square += (apart[c] + lattice[c]) * (apart[c] + lattice[c]);
+            square += (vector[c] + lattice[c]) * (vector[c] + lattice[c]);
           }
-          if (square >= reach * reach || (i == j && !x && !y && !z)) continue;
+          if (square >= cutoff * cutoff || (i == j && !x && !y && !z)) continue;
           out.sender.push_back(j), out.offset.push_back({lattice[0], lattice[1], lattice[2]});
         }
   }
@@ -245,21 +245,21 @@ class Search {
 
   // Atoms of `run` + 1 bins from bin b on, in one image of the cell, that are near atom j.
   void one_run(int32_t j, size_t b, int run, const int *image, const double *positions, Near &near, std::vector<Pair> &out) const {
-    const int32_t begin = first[b], count = first[b + run + 1] - begin, own = place_of[j];
+    const int32_t begin = first[b], count = first[b + run + 1] - begin, here = place_of[j];
     if (static_cast<size_t>(count) > near.square.size()) near.square.resize(count), near.atom.resize(count);
     double from[3];
     for (int c = 0; c < 3; ++c)
-      from[c] = image[0] * box.rows[0][c] + image[1] * box.rows[1][c] + image[2] * box.rows[2][c] - inside[c][own];
+      from[c] = image[0] * box.rows[0][c] + image[1] * box.rows[1][c] + image[2] * box.rows[2][c] - inside[c][here];
     const double *x = &inside[0][begin], *y = &inside[1][begin], *z = &inside[2][begin];
-    const double most = reach * reach * (1.0 + MARGIN), sure = reach * reach * (1.0 - MARGIN);
-    int32_t found = 0, *atom = near.atom.data();
+    const double most = cutoff * cutoff * (1.0 + MARGIN), sure = cutoff * cutoff * (1.0 - MARGIN);
+    int32_t near_count = 0, *atom = near.atom.data();
     double *square = near.square.data();
     for (int32_t m = 0; m < count; ++m) {
       const double dx = x[m] + from[0], dy = y[m] + from[1], dz = z[m] + from[2];
-      atom[found] = m, square[found] = dx * dx + dy * dy + dz * dz;
-      found += square[found] < most;
+      atom[near_count] = m, square[near_count] = dx * dx + dy * dy + dz * dz;
+      near_count += square[near_count] < most;
     }
-    for (int32_t k = 0; k < found; ++k) {
+    for (int32_t k = 0; k < near_count; ++k) {
       const int32_t i = members[begin + atom[k]];
       Pair pair{i, j, {}};
       for (int a = 0; a < 3; ++a) pair.image[a] = turns[i][a] - turns[j][a] - image[a];
@@ -267,7 +267,7 @@ class Search {
     }
   }
 
-  // Whether a pair is closer than the reach, judged from the positions as they were given: the answer depends on the structure
+  // Whether a pair is closer than the cutoff, judged from the positions as they were given: the answer depends on the structure
   // alone. An atom is not its own neighbour.
   bool close(const Pair &pair, const double *positions) const {
     const int32_t i = pair.receiver, j = pair.sender;
@@ -277,7 +277,7 @@ class Search {
       const double d = positions[3 * j + c] - positions[3 * i + c] + s[0] * box.rows[0][c] + s[1] * box.rows[1][c] + s[2] * box.rows[2][c];
       square += d * d;
     }
-    return square < reach * reach && (j != i || s[0] || s[1] || s[2]);
+    return square < cutoff * cutoff && (j != i || s[0] || s[1] || s[2]);
   }
 };
 

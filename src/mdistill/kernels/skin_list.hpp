@@ -9,16 +9,16 @@ namespace mdistill {
 
 struct SkinList {
   const std::vector<int32_t> species;
-  const double reach, skin;
+  const double cutoff, skin;
   const int threads;
   Candidates list;
   int64_t searches = 0;
   double seconds = 0;
 
-  SkinList(std::vector<int32_t> species, double reach, double skin, int threads)
-      : species(std::move(species)), reach(reach), skin(skin), threads(threads) {}
+  SkinList(std::vector<int32_t> species, double cutoff, double skin, int threads)
+      : species(std::move(species)), cutoff(cutoff), skin(skin), threads(threads) {}
 
-  // Make sure that every pair closer than the reach is listed: search again if two atoms can have come nearer by the skin.
+  // Make sure that every pair closer than the cutoff is listed: search again if two atoms can have come nearer by the skin.
   void follow(const double *r, const double *cell, const int32_t *pbc) {
     const int64_t atoms = static_cast<int64_t>(species.size());
     bool same = old_positions.size() == size_t(3 * atoms) && std::equal(cell, cell + 9, old_cell) && std::equal(pbc, pbc + 3, old_pbc);
@@ -33,7 +33,7 @@ struct SkinList {
     }
     if (same) return;
     const auto begin = std::chrono::steady_clock::now();
-    Search(Box(cell, pbc), reach + skin, atoms, r).find(r, species.data(), threads, list);
+    Search(Box(cell, pbc), cutoff + skin, atoms, r).find(r, species.data(), threads, list);
     old_positions.assign(r, r + 3 * atoms);
     std::copy(cell, cell + 9, old_cell), std::copy(pbc, pbc + 3, old_pbc);
     ++searches;

@@ -1,4 +1,4 @@
-"""A moment student on its compiled kernel: the same potential, ten to thirty times faster on a CPU; torch stays the oracle."""
+"""A moment network on its compiled kernel: the same potential, ten to thirty times faster on a CPU; torch stays the oracle."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from mdistill.derivatives import Conservative
 from mdistill.graph import volumes
-from mdistill.kernels.library import Size
-from mdistill.kernels.spline import Engine, SplineKernel, Weights, threads_for
+from mdistill.kernels.build import NoKernel, enabled
+from mdistill.kernels.moment import SLOW, Engine, MomentKernel, Weights, threads_for
 from mdistill.nets.layers import FREEZE
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.repulsion import CHARGES
+from mdistill.notices import notify
 from mdistill.types import Graph, Potential, Prediction, System
 
 
@@ -30,7 +31,7 @@ class CompiledMoment:
     """
 
     plain: Conservative
-    kernel: SplineKernel
+    kernel: MomentKernel
 
     @property
     def cutoff(self) -> float:
@@ -79,20 +80,24 @@ class CompiledMoment:
 
 
 def compiled(potential: Potential, *, double: bool) -> Potential:
-    """The same potential on its kernel; as it is where it has none, or where none can be built (no C++ compiler)."""
+    """The same potential on its kernel; as it is where it has none, where kernels are turned off, or, with a notice, where none
+    can be built."""
     net = getattr(potential, "net", None)
     if not isinstance(potential, Conservative) or not isinstance(net, MomentNet) or net.mixing.device.type != "cpu":
         return potential
+    if not enabled():
+        return potential
     try:
-        return CompiledMoment(potential, SplineKernel(kernel_weights(net, double=double)))
-    except RuntimeError:
+        return CompiledMoment(potential, MomentKernel(kernel_weights(net, double=double)))
+    except NoKernel as error:
+        notify(f"students run {SLOW}: {error}")
         return potential
 
 
 def kernel_weights(net: MomentNet, *, double: bool) -> Weights:
     """A student's weights as the kernel takes them, computed in float64."""
     settings, net = net.settings, net.folded()
-    n, channels = len(settings.elements), settings.channels
+    n = len(settings.elements)
 
     def array(tensor: Tensor) -> np.ndarray:
         return tensor.detach().cpu().double().numpy()
@@ -101,10 +106,10 @@ def kernel_weights(net: MomentNet, *, double: bool) -> Weights:
     points = array(net.on_grid)
     half = [k for k in range(len(points)) if _leads(points[k])]
     sphere = np.concatenate([array(net.grid_weights).reshape(-1, 1)[half], points[half]], axis=1)
-    size = Size(radial=settings.radial, degree=settings.degree, channels=channels, hidden=settings.hidden, double=double)
+    sizes = {name: getattr(settings, name) for name in ("radial", "degree", "channels", "hidden")}
     decay = array(net.core.decay).reshape(n * n, 4)
     return Weights(
-        size=size,
+        sizes=sizes | {"real": "double" if double else "float"},
         head=np.array([settings.cutoff, FREEZE, float(net.scale)]),
         reference=array(net.reference),
         rest=resting.reshape(n),

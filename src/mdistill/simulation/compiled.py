@@ -15,9 +15,9 @@ import torch
 from torch import Generator
 
 from mdistill.graph import checked_box
-from mdistill.kernels.motion import Motion, Point
-from mdistill.kernels.spline import Engine
-from mdistill.kernels.strides import Strides
+from mdistill.kernels.moment import Engine
+from mdistill.kernels.motion import Ensemble, Motion, Point
+from mdistill.kernels.splitting_map import Strides
 from mdistill.simulation.barostat import StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi, rescaling_noise
 from mdistill.simulation.energy_correction import CorrectEnergy, unheated
@@ -91,7 +91,7 @@ class CompiledDynamics:
 
     def _motion(self, state: State, generator: Generator, step: int, steps: int) -> Motion:
         plain = self.plain
-        motion = Motion(ensemble="nve", steps=steps, first_step=step, time_step=plain.stride_fs)
+        motion = Motion(ensemble=Ensemble.NVE, steps=steps, first_step=step, time_step=plain.stride_fs)
         if self.guard is not None:
             motion = replace(motion, **self.guard.limits(state))
         if isinstance(plain, VelocityVerlet | SplittingStrides):
@@ -99,13 +99,13 @@ class CompiledDynamics:
         motion = replace(motion, temperature_K=plain.temperature_K)
         if isinstance(plain, Baoab):
             keep = math.exp(-plain.friction_per_ps * plain.time_step / PS)
-            return replace(motion, ensemble="baoab", keep=keep, keys=keys(generator, steps))
+            return replace(motion, ensemble=Ensemble.LANGEVIN, keep=keep, keys=keys(generator, steps))
         if isinstance(plain, Obabo):
             keep = math.exp(-0.5 * plain.friction_per_ps * plain.stride_fs / PS)
-            return replace(motion, ensemble="obabo", keep=keep, keys=keys(generator, 2 * steps))
-        normal, others = rescaling_noise(keys(generator, steps), np.zeros(steps), degrees_of_freedom(state).numpy())
+            return replace(motion, ensemble=Ensemble.LANGEVIN, keep=keep, keys=keys(generator, 2 * steps))
+        normal, chi_square = rescaling_noise(keys(generator, steps), np.zeros(steps), degrees_of_freedom(state).numpy())
         keep = math.exp(-plain.stride_fs / plain.relaxation_fs)
-        return replace(motion, ensemble="bussi", keep=keep, normal=normal, others=others)
+        return replace(motion, ensemble=Ensemble.BUSSI, keep=keep, normal=normal, chi_square=chi_square)
 
     def _state(self, before: State, point: Point, taken: int, *, evaluated: int) -> State:
         now = before.time
@@ -171,10 +171,10 @@ class LeapingCorrectEnergy:
     def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
         state, plain, taken, suspect = unheated(evaluated(state, self.plain.evaluate)), self.plain, 0, False
         target = plain.target(state)
-        kept = {"kept_every": plain.every, "kept_energy": float(target[0]), "kept_clip": plain.clip}
+        kept = {"correct_every": plain.every, "total_energy": float(target[0]), "largest_correction": plain.clip}
         while taken < steps and not suspect:
             number = round(state.time / self.stride_fs)
-            state, more, suspect = self.inner.leap(state, generator, step + taken, steps - taken, kept_from=number, **kept)
+            state, more, suspect = self.inner.leap(state, generator, step + taken, steps - taken, correct_from=number, **kept)
             taken += more
         return plain.owing(state, target), taken, suspect
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mdistill.graph import SkinList, cast, checked_box
-from mdistill.kernels.spline import Engine, threads_for
+from mdistill.kernels.moment import Engine, threads_for
 from mdistill.runs.identity import weights_of
 from mdistill.simulation.guard import Guard
 from mdistill.types import Potential, Prediction, System

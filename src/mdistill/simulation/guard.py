@@ -46,7 +46,7 @@ class Guard:
             self._check_energy(step, state)
 
     def limits(self, state: State) -> dict[str, Any]:
-        """The limits that compiled dynamics watches by itself, by their names in `kernels.spline.Motion`."""
+        """The limits that compiled dynamics watches by itself, by their names in `kernels.motion.Motion`."""
         if not self.settings.on:
             return {}
         known, reference = self.temperature_K is not None, self.reference_energy

@@ -1,4 +1,4 @@
-// The spline student (nets/spline.py holds its equations): energy and its derivatives in the edge vectors, for a few atoms of
+// The moment network (nets/moment.py holds its equations): energy and its derivatives in the edge vectors, for a few atoms of
 // one species at a time. Knows nothing of cells, engines or threads.
 //
 // Vectors run over the harmonics lm of one edge where sums over neighbours are taken, over channels where these are mixed
@@ -15,7 +15,7 @@ namespace mdistill {
 constexpr int BLOCK = 4;  // atoms worked on together
 
 template <class real, int RADIAL, int DEGREE, int CHANNELS, int HIDDEN>
-struct Spline {
+struct MomentNet {
   using real_type = real;
   using V = Lanes<real>;
   static constexpr int LM = (DEGREE + 1) * (DEGREE + 1);
@@ -34,8 +34,8 @@ struct Spline {
   Array<real> first, first_back, second, second_back, last, bias1, bias2;
   Array<real> sphere, sphere_weight;
 
-  // Read from one list of float64 in the order that kernels/spline.py writes.
-  explicit Spline(int n_species, const double *w) : species(n_species) {
+  // Read from one list of float64 in the order that kernels/moment.py writes.
+  explicit MomentNet(int n_species, const double *w) : species(n_species) {
     const int n = species, basis = n * RADIAL;
     auto take = [&w] { return *w++; };
     auto take_list = [&w](std::vector<double> &to, int count) { to.assign(w, w + count), w += count; };
@@ -94,11 +94,11 @@ struct Spline {
     alignas(128) V mixed[BLOCK][CP];
     std::vector<double> limit;  // closest distance per pair that is still allowed; 0: none
     Array<real> near;           // edges shorter than this are looked at one by one
-    explicit Workspace(const Spline &net)
+    explicit Workspace(const MomentNet &net)
         : sums(BLOCK * net.species * RADIAL * LANES), pull(sums.size()), limit(net.pairs.outer.size(), 0.0), near(limit.size()) {
       set_limits(net, limit.data());
     }
-    void set_limits(const Spline &net, const double *distances) {
+    void set_limits(const MomentNet &net, const double *distances) {
       for (size_t p = 0; p < limit.size(); ++p) {
         limit[p] = distances[p];
         near[p] = real(std::max(net.pairs.outer[p], limit[p]));

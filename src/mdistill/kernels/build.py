@@ -1,0 +1,216 @@
+"""Builds C++ sources for given sizes and loads them; built libraries stay in a cache folder.
+
+A library is built once per source, sizes, flags, compiler and processor (a few seconds), then loaded in a millisecond. Its
+sha256 stands beside it: a damaged file is built again. The folder belongs to the user alone (mode 0700), because whoever writes
+a library there runs code as the user.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from mdistill.errors import MdistillError
+from mdistill.notices import notify
+
+_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
+_TRIES = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
+_TIMEOUT_S = 300.0
+_SCALARS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "double": ctypes.c_double, "void": None}
+_ARRAYS = {"int32_t": np.int32, "int64_t": np.int64, "double": np.float64}
+_FUNCTION = re.compile(r"^([\w:]+) (\*?)(mdistill_\w+)\(([^)]*)\) \{", re.MULTILINE)
+_ARGUMENT = re.compile(r"(const )?([\w:]+) ?(\*?)[^,]*,?")
+
+
+class NoKernel(MdistillError):
+    """A kernel cannot be built here; the message tells why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file to compile (whose functions `extern "C" mdistill_*` Python calls), then those that it includes; more flags."""
+
+    files: tuple[Path, ...]
+    flags: tuple[str, ...] = ()
+
+    def library(self, **macros: str | int) -> ctypes.CDLL:
+        """The functions, compiled with macros of these names (in capitals after MDISTILL_).
+
+        Arguments `const double *` and `const int32_t *` take any array, other pointers to numbers take contiguous arrays of
+        their type, pointers to anything else take addresses and structs; None is null.
+
+        Raises:
+            NoKernel: No compiler, or one that fails; a second call does not try again.
+        """
+        found = _library(self, tuple(macros.items()))
+        if isinstance(found, NoKernel):
+            raise found
+        return found
+
+
+def enabled() -> bool:
+    """Whether kernels are used: MDISTILL_COMPILED=0 turns them off."""
+    return os.environ.get("MDISTILL_COMPILED") != "0"
+
+
+@cache
+def compiler() -> str | None:
+    """The C++ compiler: $CXX, else g++, clang++ or c++ on the path; None where there is none or kernels are turned off."""
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++") if enabled() else ()
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def cache_folder() -> Path:
+    """Where built kernels are kept: $MDISTILL_CACHE, else mdistill in the user's cache folder."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mdistill"
+    return Path(os.environ.get("MDISTILL_CACHE") or base) / "kernels"
+
+
+@cache
+def _library(source: Source, macros: tuple[tuple[str, str | int], ...]) -> ctypes.CDLL | NoKernel:
+    other = Path(tempfile.gettempdir()) / f"mdistill-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    try:
+        return build(source, dict(macros), [cache_folder(), other])
+    except NoKernel as error:
+        return error
+
+
+def build(source: Source, macros: dict[str, str | int], folders: Sequence[Path]) -> ctypes.CDLL:
+    """The library from the first of the folders that can keep it, built where it is absent or damaged.
+
+    Raises:
+        NoKernel: No compiler, one that fails, or no folder that can keep the library.
+    """
+    if (program := compiler()) is None:
+        raise NoKernel("no C++ compiler was found\n  fix: install g++, or name a compiler with the variable CXX")
+    command = [program, *_FLAGS, *source.flags, *(f"-DMDISTILL_{name.upper()}={value}" for name, value in macros.items())]
+    version = [_run([program, "--version"]).stdout, _processor(), repr(_TRIES), *command]
+    content = b"\0".join(["\0".join(version).encode(), *(path.read_bytes() for path in source.files)])
+    name = f"{source.files[0].stem}-{hashlib.sha256(content).hexdigest()[:24]}.so"
+    for folder in folders:
+        try:
+            _secure(folder)
+            with FileLock(folder / f"{name}.lock", timeout=_TIMEOUT_S):
+                if not _intact(folder / name):
+                    _compile([*command, str(source.files[0])], folder / name)
+                return _declared(ctypes.CDLL(str(folder / name)), source.files[0])
+        except (OSError, NotImplementedError) as error:
+            notify(f"compiled kernels cannot be kept in {folder} ({error}); MDISTILL_CACHE names another folder")
+    raise NoKernel("no folder can keep it\n  fix: set MDISTILL_CACHE to a folder of your own that can be written")
+
+
+def _secure(folder: Path) -> None:
+    """Make the folder, for its user alone. Files that others could have put there are removed.
+
+    Raises:
+        PermissionError: It is a link or belongs to another user.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.lstat()
+    if hasattr(os, "getuid") and (folder.is_symlink() or status.st_uid != os.getuid()):
+        raise PermissionError("it is a link, or it belongs to another user")
+    if status.st_mode & 0o077:
+        folder.chmod(0o700)
+    for path in folder.iterdir() if status.st_mode & 0o022 else ():
+        path.unlink()
+
+
+def _intact(path: Path) -> bool:
+    """Whether the library has the sha256 that stands beside it."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == path.with_suffix(".sha256").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+
+
+def _compile(command: list[str], path: Path) -> None:
+    errors = []
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        built, sha256 = Path(scratch) / path.name, Path(scratch) / "sha256"
+        for tried in _TRIES:
+            run = _run([*command, *tried, "-o", str(built)])
+            if run.returncode == 0 and built.is_file():
+                sha256.write_text(hashlib.sha256(built.read_bytes()).hexdigest(), encoding="utf-8")
+                for partial, final in ((built, path), (sha256, path.with_suffix(".sha256"))):
+                    with open(partial, "rb") as handle:
+                        os.fsync(handle.fileno())
+                    partial.replace(final)
+                return
+            lines = [line for line in run.stderr.splitlines() if line.strip()]
+            silent = [f"no library and no message, exit status {run.returncode}"]
+            errors += [line for line in lines if "error" in line.lower()][:1] or lines[:1] or silent
+    fix = "install g++, or name a compiler that works with the variable CXX; `mdistill doctor` tells whether it does"
+    raise NoKernel(f"the C++ compiler {command[0]} failed: {errors[0].strip()}\n  fix: {fix}")
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False)  # noqa: S603
+    except (OSError, subprocess.SubprocessError) as error:
+        return subprocess.CompletedProcess(command, 1, "", f"error: {error}")
+
+
+def _processor() -> str:
+    """What machine code for this processor depends on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    listed = (line for line in lines if line.startswith(("flags", "Features")))
+    return next(listed, platform.processor() + platform.node()) + platform.machine()
+
+
+def _declared(library: ctypes.CDLL, source: Path) -> ctypes.CDLL:
+    """The library with the types of its functions, as its source declares them."""
+    for result, pointer, name, arguments in _FUNCTION.findall(source.read_text(encoding="utf-8")):
+        function = getattr(library, name)
+        function.restype = ctypes.c_void_p if pointer else _SCALARS[result]
+        function.argtypes = [_argument(*groups) for groups in _ARGUMENT.findall(arguments)]
+    return library
+
+
+def _argument(const: str, kind: str, pointer: str) -> Any:
+    pointer_type = _Numbers(np.dtype(_ARRAYS[kind]), converted=bool(const)) if kind in _ARRAYS else _Address
+    return pointer_type if pointer else _SCALARS[kind]
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """A pointer to numbers as ctypes asks for it; what the function only reads is converted."""
+
+    dtype: np.dtype[Any]
+    converted: bool
+
+    def from_param(self, array: np.ndarray | None) -> Any:
+        if array is not None and self.converted:
+            array = np.ascontiguousarray(array, dtype=self.dtype)
+        if array is not None and (array.dtype != self.dtype or not array.flags.c_contiguous):
+            raise TypeError(f"an array of {array.dtype}, where contiguous {self.dtype} is needed")
+        return None if array is None else array.ctypes
+
+
+class _Address:
+    @staticmethod
+    def from_param(value: int | ctypes.Structure | None) -> Any:
+        return ctypes.byref(value) if isinstance(value, ctypes.Structure) else ctypes.c_void_p(value)
+
+
+def c_struct(**values: Any) -> Any:
+    """A C struct: double for floats, addresses for arrays (kept alive by the caller), int64_t for other numbers, None as null."""
+    if not all(value.flags.c_contiguous for value in values.values() if isinstance(value, np.ndarray)):
+        raise ValueError("the arrays must be C-contiguous")
+    types = [(name, ctypes.c_double if isinstance(value, float) else ctypes.c_int64) for name, value in values.items()]
+    numbers = [value.ctypes.data if isinstance(value, np.ndarray) else value or 0 for value in values.values()]
+    return type("Struct", (ctypes.Structure,), {"_fields_": types})(*numbers)
