@@ -13,7 +13,7 @@ from mdistill.errors import BlowUp, Interrupted
 from mdistill.io.trajectories import read_series
 from mdistill.kernels import build
 from mdistill.nets.compiled import compiled
-from mdistill.simulation import simulate as running
+from mdistill.simulation import sample as running
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard

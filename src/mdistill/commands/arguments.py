@@ -55,8 +55,8 @@ def use_threads(threads: int | None) -> None:
 def finish(results: Any, out: Path | None, *, report: bool = False, sections: tuple[str, ...] = ()) -> None:
     """Print a command's tables (of these sections; all by default), its values where it has no tables, its gates and notes.
 
-    With an output folder results.json is written there, notices of the command included, and with `report` the page and its
-    figures. Notices were printed when they were issued.
+    With an output folder results.json is written there, and with `report` the page and its figures. Notices were printed when
+    they were issued.
     """
     import dataclasses
 
@@ -64,8 +64,7 @@ def finish(results: Any, out: Path | None, *, report: bool = False, sections: tu
     from mdistill.report.terminal import print_summary, print_table
     from mdistill.runs.results import write_results
 
-    page, spoken = None, results.notes
-    results = dataclasses.replace(results, notes=[*spoken, *(text for text in heard() if text not in spoken)])
+    page = None
     if out is not None:
         write_results(out, results)
     if out is not None and report:
@@ -77,8 +76,9 @@ def finish(results: Any, out: Path | None, *, report: bool = False, sections: tu
     tables = [table for table in results.tables if not sections or table.section in sections]
     for table in tables:
         print_table(table)
-    for note in () if sections else spoken:
-        print(f"note: {note}")
+    for note in () if sections else results.notes:
+        if note not in heard():
+            print(f"note: {note}")
     print_summary(dataclasses.replace(results, values={} if tables else results.values), report=page)
     if out is not None:
         print(f"results: {out / 'results.json'}")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from mdistill.errors import BadInput
 from mdistill.io.files import read_json, write_json
+from mdistill.notices import heard
 from mdistill.types import Estimate, Gate
 
 FORMAT = 1
@@ -94,9 +95,10 @@ def merge(first: Results, second: Results) -> Results:
 
 
 def write_results(folder: Path, results: Results) -> Path:
-    """Write `results.json` into the folder and give its path. Non-finite numbers become null with a note."""
+    """Write `results.json` into the folder and give its path. Non-finite numbers become null; notices are added to the notes."""
     path = folder / "results.json"
-    write_json(path, {"format": FORMAT} | _plain(results))
+    notes = [*results.notes, *(text for text in heard() if text not in results.notes)]
+    write_json(path, {"format": FORMAT} | _plain(dataclasses.replace(results, notes=notes)))
     return path
 
 
