@@ -7,6 +7,7 @@ verbatim on the toy run, which stands at the same path.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,6 +22,12 @@ from mdistill import cli
 from mdistill.runs.results import read_results
 
 ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {
+    "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}",
+    "MDISTILL_QUIET": "1",
+    "OMP_NUM_THREADS": "1",
+    "PATH": os.environ["PATH"],
+}
 TINY = shlex.split(
     "--teacher toy_teacher:salt --temperatures 300 400 --prepare.relax-steps 200 --label.frames 20 --label.spacing-fs 20 "
     "--label.probe-every 20 --train.fit.steps 250 --train.channels 6 --train.radial 8 --train.hidden 24 --refine.time-ps 0.3 "
@@ -103,10 +110,9 @@ def test_sigkill_anywhere_then_resume(workspace, tmp_path, trust):
     """T34: killed at moments over the whole job, resumed by the same command: same labels and same student as uninterrupted."""
     run = tmp_path / "run"
     command = [sys.executable, "-m", "mdistill.cli", "distill", str(workspace / "examples" / "li6ps5cl.cif"), "--quick", *TINY]
-    environment = {"PYTHONPATH": str(ROOT / "tests"), "MDISTILL_QUIET": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     kills = 0
     for delay in (4.0, 6.0, 9.0, 9.0, 12.0):
-        child = subprocess.Popen([*command, "--threads", "1", "--out", str(run)], env=environment, stdout=subprocess.DEVNULL)
+        child = subprocess.Popen([*command, "--threads", "1", "--out", str(run)], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
         try:
             child.wait(timeout=delay)
         except subprocess.TimeoutExpired:
@@ -114,7 +120,7 @@ def test_sigkill_anywhere_then_resume(workspace, tmp_path, trust):
             child.wait()
             kills += 1
     done = subprocess.run(
-        [*command, "--threads", "1", "--out", str(run)], env=environment, capture_output=True, text=True, check=False
+        [*command, "--threads", "1", "--out", str(run)], env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert done.returncode in (0, 4), done.stderr
     whole = workspace / "runs" / "li6ps5cl"
@@ -132,9 +138,8 @@ def test_interrupt_says_how_to_resume(workspace, tmp_path, trust):
 
     run = tmp_path / "run"
     command = [sys.executable, "-m", "mdistill.cli", "distill", str(workspace / "examples" / "li6ps5cl.cif"), "--quick", *TINY]
-    environment = {"PYTHONPATH": str(ROOT / "tests"), "MDISTILL_QUIET": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     child = subprocess.Popen(
-        [*command, "--out", str(run)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*command, "--out", str(run)], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     for _ in range(600):
         if (run / "label" / "labels.jsonl").exists():
@@ -171,8 +176,7 @@ def test_readme_python(workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    environment = {"MDISTILL_QUIET": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
     assert "Estimate" in done.stdout
 

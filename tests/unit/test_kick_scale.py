@@ -65,6 +65,7 @@ def test_it_finds_the_strength_that_small_steps_have(student, rest, factor):
 
 def test_what_was_found_is_not_looked_for_again(student, rest, tmp_path, monkeypatch):
     how, kept, asked = settings(1.0), tmp_path, []
+    potential = compiled(Conservative(student), double=True)
 
     def runs(*_args, **_how):
         asked.append(1)
@@ -73,11 +74,11 @@ def test_what_was_found_is_not_looked_for_again(student, rest, tmp_path, monkeyp
 
     monkeypatch.setattr(strength, "judged", runs)
     first, again, longer = (spoilt(student, 1.0) for _ in range(3))
-    found = set_kick_scale(first, Conservative(student), rest, how, kept)
+    found = set_kick_scale(first, potential, rest, how, kept)
     assert found["strength"] == pytest.approx(0.98, abs=1e-3) and len(asked) == 3
-    assert set_kick_scale(again, Conservative(student), rest, how, kept) == found and len(asked) == 3
+    assert set_kick_scale(again, potential, rest, how, kept) == found and len(asked) == 3
     assert again.stages[0].scale.equal(first.stages[0].scale) and again.largest_force.equal(first.largest_force)
-    assert set_kick_scale(longer, Conservative(student), rest, settings(2.0), kept)["strength"] == 1.0 and len(asked) > 3
+    assert set_kick_scale(longer, potential, rest, settings(2.0), kept)["strength"] == 1.0 and len(asked) > 3
 
 
 def test_a_map_without_kicks_is_left_alone(student, rest):

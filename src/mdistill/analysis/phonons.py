@@ -111,7 +111,7 @@ def phonon_bands(
     for place, label in zip(places.tolist(), map(_spoken, labels), strict=True):
         named[place] = f"{named[place]}|{label}" if place in named else label
     ticks = [(label, place) for place, label in named.items()]
-    return Bands(distance=distance, frequencies=np.asarray(phonon.get_qpoints_dict()["frequencies"]), ticks=ticks)
+    return Bands(distance=distance, frequencies=np.asarray(phonon.qpoints.frequencies), ticks=ticks)
 
 
 def supercell_repeats(system: System, shortest_A: float) -> tuple[int, int, int]:
