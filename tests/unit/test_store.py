@@ -175,19 +175,19 @@ def test_pickled_shard_is_refused(tmp_path: Path) -> None:
 
 
 def test_readable_after_kill_at_any_moment(tmp_path: Path, trust: Any) -> None:
-    store = LabelStore(tmp_path)
-    for moment in np.random.default_rng(5).uniform(0.0, 0.12, 25):
+    store, random, kills = LabelStore(tmp_path), np.random.default_rng(5), 0
+    while kills < 25 or len(store) < 8:
         child = os.fork()
         if child == 0:
             while True:
                 store.append([frame(len(store), probes=1, block=len(store))])
-        time.sleep(moment)
+        time.sleep(random.uniform(0.0, 0.12))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        kills += 1
         frames = store.read()
         assert flat(frames) == flat([frame(k, probes=1, block=k) for k in range(len(frames))])
-    assert len(store) >= 8
-    trust("T34", "label store readable after SIGKILL at random moments of writing", 25, "25 of 25")
+    trust("T34", "label store readable after SIGKILL at random moments of writing", f"{kills} of {kills}", "all")
 
 
 def test_full_disk_leaves_the_store_intact(tmp_path: Path, trust: Any) -> None:
