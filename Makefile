@@ -9,12 +9,12 @@ PYTEST := OMP_NUM_THREADS=1 MDISTILL_QUIET=1 $(BIN)/python -m pytest -n 2 --dist
 BENCHMARKS := neighbours propagators analyse_argyrodite student_accuracy student_drift teacher_trajectory student_dynamics closed_form mlearn student_speed long_run vibrations screening curvature direct_teacher long_stride stride_ablations
 LENIENT := arg-type assignment operator var-annotated no-redef
 
-.PHONY: demo test test-rest test-all lint bench docs clean
+.PHONY: demo test test-rest test-all lint bench docs trust clean
 
 $(BIN)/mdistill-installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[sevennet,chgnet,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[sevennet,chgnet,dev,docs]"
 	touch $@
 
 demo: $(BIN)/mdistill-installed
@@ -41,11 +41,13 @@ bench: $(BIN)/mdistill-installed
 	$(BIN)/python benchmarks/tables.py
 
 docs: $(BIN)/mdistill-installed
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+
+trust: $(BIN)/mdistill-installed
 	: > $(MEASURED)
 	@echo "measured values go to $(MEASURED)"
 	MDISTILL_MEASURED=$(MEASURED) $(MAKE) test-all
 	$(BIN)/python tests/trust_page.py $(MEASURED)
-	$(BIN)/python docs/make_pictures.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info docs/_build

@@ -1,6 +1,6 @@
 """Writes docs/trust.md from what the tests measured: `python tests/trust_page.py MEASURED`.
 
-The tests append rows to the file that MDISTILL_MEASURED names (fixture `trust`); `make docs` names one and says which. The newest row per test number, quantity and test stands;
+The tests append rows to the file that MDISTILL_MEASURED names (fixture `trust`); `make trust` names one and says which. The newest row per test number, quantity and test stands;
 rows of tests that no longer exist are left out.
 """
 
@@ -75,7 +75,7 @@ RUNGS = {
 }
 INTRODUCTION = """# Trust
 
-What is tested, what is required, and what was measured. The tests write this page (`make docs`); nobody edits it.
+What is tested, what is required, and what was measured. The tests write this page (`make trust`); nobody edits it.
 Each physics test is also run on a bug planted on purpose, and must fail there: these are listed as ✓ caught.
 """
 

@@ -1,0 +1,70 @@
+"""The documentation: tutorials run as printed, links lead somewhere, the site builds without warnings."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdistill import cli
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TUTORIALS = {path.stem: path for path in sorted((DOCS / "tutorials").glob("*.md"))}
+SLOW = {"first_student"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TUTORIALS])
+def test_tutorial(name, tmp_path, monkeypatch, capsys, trust):
+    """Python blocks share one namespace, commands run in one folder, in the order of the page."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    blocks = BLOCK.findall(TUTORIALS[name].read_text(encoding="utf-8"))
+    assert len(blocks) >= 2
+    for language, text in blocks:
+        if language == "python":
+            exec(compile(text, str(TUTORIALS[name]), "exec"), names)
+            continue
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line)
+            assert words[0] == "mdistill"
+            assert cli.run(words[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
+    trust("T44", f"tutorial {name}: blocks that work verbatim", len(blocks), "all")
+
+
+def test_links_of_markdown_files_lead_to_files():
+    broken = []
+    for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
+        if "_build" in page.parts:
+            continue
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text):
+            if not target.startswith(("http", "mailto")) and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+def test_lengths_that_a_reader_is_promised():
+    def lines(name: str) -> list[str]:
+        return (ROOT / name).read_text(encoding="utf-8").splitlines()
+
+    assert len(lines("README.md")) <= 150
+    assert len(lines("CHANGELOG.md")) <= 20
+    assert len(lines("docs/architecture.md")) <= 100 and max(map(len, lines("docs/architecture.md"))) <= 110
+    for page in (DOCS / "developer").glob("add_*.md"):
+        assert len(page.read_text(encoding="utf-8").splitlines()) <= 40, page.name
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("sphinx")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(DOCS), str(tmp_path / "html")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "html" / "reference" / "commands.html").read_text(encoding="utf-8")
+    assert all(f"mdistill {name}" in page for name in cli.COMMANDS)
