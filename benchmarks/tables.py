@@ -63,8 +63,8 @@ COLUMNS = ("momenta (%)", "training (CPU min)", *ENSEMBLES, "stronger (%)", "spe
 HEAD = """# Measured: curvature and long strides
 
 Written by `benchmarks/tables.py` from `benchmarks/results/*.json`, where settings, hardware and commit are. Errors are standard
-errors: over seeds for students, of the mean over correlated steps for temperatures. What follows from them is in the
-[README](../README.md#measured).
+errors: over seeds for students, of the mean over correlated steps for temperatures. What follows from them is on the
+how-to pages on [long strides](howto/long_strides.md) and [curvature](howto/curvature.md).
 """
 CURVED = """## When curvature helps (`curvature.py`)
 

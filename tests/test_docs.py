@@ -28,7 +28,7 @@ def test_tutorial(name, tmp_path, monkeypatch, capsys, trust):
     assert len(blocks) >= 2
     for language, text in blocks:
         if language == "python":
-            exec(compile(text, str(TUTORIALS[name]), "exec"), names)
+            exec(compile(text, str(TUTORIALS[name]), "exec"), names)  # noqa: S102
             continue
         for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(line)
