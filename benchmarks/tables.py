@@ -57,7 +57,7 @@ CURVATURE = {
     "hot holds (ps)": "1000 K holds (ps)",
     "CPU ms a step": "CPU ms a step",
 }
-KINDS = {"moment": "moment students", "painn": "small PaiNN students"}
+KINDS = {"spline": "moment students", "moment": "moment students", "painn": "small PaiNN students"}
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
 COLUMNS = ("momenta (%)", "training (CPU min)", *ENSEMBLES, "stronger (%)", "speed-up", "in small steps", "gates failed")
 HEAD = """# Measured: curvature and long strides
