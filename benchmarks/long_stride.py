@@ -27,6 +27,7 @@ from stride_plots import kick_size, plot, stride_and_calls
 from stride_systems import NAMES, Material, system
 
 from mdistill.errors import BlowUp
+from mdistill.estimates import Estimate
 from mdistill.graph import make_system
 from mdistill.io.files import write_json
 from mdistill.io.structures import to_atoms
@@ -49,7 +50,7 @@ from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.teachers.models import load, load_stride
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import train_stride
-from mdistill.types import Estimate, Propagator, State, System
+from mdistill.types import Propagator, State, System
 from mdistill.workflows.analyse import transport_results
 from mdistill.workflows.stride import STRENGTH, judge_map
 

@@ -148,7 +148,7 @@ def begin_and_reference(words: argparse.Namespace, folder: Path, stride: float) 
 
 def run_row(series: list[list[float]], names: list[str], target: float | None) -> dict[str, Any]:
     """Mean temperatures of a run with errors, and their deviation from a target."""
-    from mdistill.analysis.statistics import mean_of
+    from mdistill.estimates import mean_of
 
     values = np.array(series)[int(DISCARDED * len(series)) :]
     row: dict[str, Any] = {"strides": len(series)}

@@ -12,8 +12,8 @@ from typing import Any
 from record import recorded
 from stride_plots import kick_size
 
+from mdistill.estimates import Estimate
 from mdistill.report.tables import format_estimate
-from mdistill.types import Estimate
 
 HOME = Path(__file__).parent
 PAGE = HOME.parent / "docs" / "measured.md"

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from mdistill.estimates import Estimate, Gate
 from mdistill.runs.results import Figure, Results, Series, Table
-from mdistill.types import Estimate, Gate
 
 HOSTILE = "<script>alert('x')</script>_\"onload=\"_Li6PS5Cl_neutron_refinement_with_a_very_long_file_name_copy_(2)_final.cif"
 TEMPERATURES = (500, 700, 900)

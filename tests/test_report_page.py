@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from mdistill.errors import BadInput, MdistillError
+from mdistill.estimates import Estimate, Gate
 from mdistill.report import page, tables
 from mdistill.report.ladder import ladder_svg
 from mdistill.report.page import render, write_report
 from mdistill.runs.results import Figure, Results, Series, Table, read_results, write_results
-from mdistill.types import Estimate, Gate
 from report_sample import HOSTILE, sample
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

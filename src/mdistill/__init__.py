@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "System": "mdistill.types",
-    "Estimate": "mdistill.types",
+    "Estimate": "mdistill.estimates",
     "Trajectory": "mdistill.types",
     "BadInput": "mdistill.errors",
     "BlowUp": "mdistill.errors",

@@ -6,8 +6,8 @@ Nothing here is mutated: `dataclasses.replace` makes changed copies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
@@ -124,27 +124,6 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A reported number.
-
-    Attributes:
-        value: The number; None where it lies below what the data can detect (then `upper_limit` is set).
-        error: One standard error, same unit; None where no error can be stated (a count, a setting).
-        unit: Unit of value and error, "" for a pure number.
-        samples: How many (effectively independent) samples it rests on.
-        interval: 95 % interval where it is not value ± 1.96 error.
-        upper_limit: 95 % upper limit where value is None.
-    """
-
-    value: float | None
-    error: float | None
-    unit: str
-    samples: int = 1
-    interval: tuple[float, float] | None = None
-    upper_limit: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledFrame:
     """One structure with the teacher's answer (System of one struct).
 
@@ -209,16 +188,3 @@ class LeapingPropagator(Propagator, Protocol):
     """
 
     def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """One validation check: what was measured is to be `sense` the limit (in measured.unit); `detail` says the rest."""
-
-    name: str
-    measured: Estimate
-    limit: float
-    passed: bool
-    detail: str = ""
-    parts: dict[str, Estimate] = field(default_factory=dict)
-    sense: Literal["at most", "at least"] = "at most"

@@ -9,7 +9,7 @@ import pytest
 
 from mdistill.analysis.arrhenius import arrhenius
 from mdistill.errors import BadInput
-from mdistill.types import Estimate
+from mdistill.estimates import Estimate
 from mdistill.units import BOLTZMANN
 
 TEMPERATURES = np.array([600.0, 700.0, 800.0, 1000.0])

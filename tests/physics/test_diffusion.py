@@ -20,7 +20,8 @@ from mdistill.analysis.diffusion import Diffusion, count_hops, diffusivity
 from mdistill.analysis.regression import straight_line
 from mdistill.analysis.settings import DiffusionSettings
 from mdistill.analysis.statistics import Curve
-from mdistill.types import Estimate, Trajectory
+from mdistill.estimates import Estimate
+from mdistill.types import Trajectory
 from mdistill.units import DIFFUSIVITY_CM2_S
 from walks import crystal, gaussian_walkers, hoppers, write_extxyz
 

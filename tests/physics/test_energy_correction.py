@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from mdistill.analysis.statistics import mean_of
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
+from mdistill.estimates import Estimate, mean_of
 from mdistill.nets.compiled import compiled
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.compiled import LeapingCorrectEnergy, compile_propagator
@@ -24,7 +24,7 @@ from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.splitting_map import SplittingStrides, composed
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.types import Estimate, Prediction, Propagator, State, System
+from mdistill.types import Prediction, Propagator, State, System
 from mdistill.units import ACCELERATION
 from systems import random_box, tiny_map, tiny_net
 

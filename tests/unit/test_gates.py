@@ -30,8 +30,9 @@ from mdistill.analysis.gates import (
 from mdistill.analysis.settings import GateLimits
 from mdistill.analysis.statistics import Curve
 from mdistill.errors import BadInput
+from mdistill.estimates import Estimate, Gate
 from mdistill.graph import make_system
-from mdistill.types import Estimate, Gate, LabelledFrame, Prediction
+from mdistill.types import LabelledFrame, Prediction
 from mdistill.units import GPA
 
 LIMITS = GateLimits()

@@ -11,6 +11,7 @@ from ase.build import bulk
 from torch import Generator
 
 from mdistill.derivatives import Conservative
+from mdistill.estimates import Estimate
 from mdistill.graph import make_system
 from mdistill.interrupt import NEVER
 from mdistill.judge import dynamics, stride
@@ -20,7 +21,7 @@ from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import internal_momenta, temperature
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.types import Estimate, Propagator, State
+from mdistill.types import Propagator, State
 from springs import NearestSprings
 
 KELVIN, STEP_FS = 300.0, 4.0

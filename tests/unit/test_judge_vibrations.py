@@ -15,13 +15,14 @@ from torch import Tensor
 from mdistill.data.relax import relax
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
+from mdistill.estimates import Estimate
 from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
 from mdistill.judge import vibrations as module
 from mdistill.judge.settings import VibrationSettings
 from mdistill.judge.vibrations import add_to_run, distance_between, teachers_minimum, vibrations
 from mdistill.runs.results import Figure, Results, Table, read_results, write_results
-from mdistill.types import Estimate, Graph, Prediction, System
+from mdistill.types import Graph, Prediction, System
 from toy_teacher import Born
 
 SHARE = 0.19

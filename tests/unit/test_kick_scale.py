@@ -8,6 +8,7 @@ import pytest
 
 from mdistill.data.relax import relax
 from mdistill.derivatives import Conservative
+from mdistill.estimates import Estimate
 from mdistill.judge import kick_scale as strength
 from mdistill.judge.dynamics import Judged
 from mdistill.judge.kick_scale import kick_factor, set_kick_scale
@@ -20,7 +21,7 @@ from mdistill.nets.settings import OneStepSettings
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.training.settings import StrideSettings
 from mdistill.training.stride import splitting_map_of
-from mdistill.types import Estimate, System
+from mdistill.types import System
 from systems import random_box, tiny_net
 
 KELVIN, STRIDE_FS = 10.0, 2.0

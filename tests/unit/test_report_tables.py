@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdistill.estimates import Estimate, Gate
 from mdistill.report import tables
 from mdistill.report.tables import flatten, format_estimate, format_number, limit_text, show, shown_rows
 from mdistill.runs.results import Table
-from mdistill.types import Estimate, Gate
 
 _POWERS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from mdistill.errors import BadInput
+from mdistill.estimates import Estimate
 from mdistill.judge.dynamics import Judged
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
 from mdistill.judge.stride_tables import REMEDY, Compared, deviations, gates, tables, values
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.runs.results import Results, Table
-from mdistill.types import Estimate
 from mdistill.workflows.settings import duration_fs
 from mdistill.workflows.stride import with_rung
 

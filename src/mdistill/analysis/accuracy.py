@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from ase.data import chemical_symbols
 
-from mdistill.analysis.statistics import mean_of
 from mdistill.errors import BadInput
-from mdistill.types import Estimate, LabelledFrame, Prediction
+from mdistill.estimates import Estimate, mean_of
+from mdistill.types import LabelledFrame, Prediction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

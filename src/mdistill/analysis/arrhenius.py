@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdistill.errors import BadInput
-from mdistill.types import Estimate
+from mdistill.estimates import Estimate
 from mdistill.units import BOLTZMANN
 
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from mdistill.analysis.diffusion import Diffusion
 from mdistill.errors import BadInput
-from mdistill.types import Estimate, Trajectory
+from mdistill.estimates import Estimate
+from mdistill.types import Trajectory
 from mdistill.units import BOLTZMANN, CONDUCTIVITY_MS_CM, DIFFUSIVITY_CM2_S
 
 
@@ -50,21 +51,4 @@ def conductivity(diffusion: Diffusion, *, charge: float, temperature_K: float, v
         if not good:
             raise BadInput(name, f"{value!r}", allowed=allowed, fix="give a value in that range")
     factor = diffusion.ions * charge**2 * CONDUCTIVITY_MS_CM / (DIFFUSIVITY_CM2_S * volume * BOLTZMANN * temperature_K)
-    return scaled(diffusion.tracer, factor, unit="mS/cm")
-
-
-def scaled(estimate: Estimate, factor: float, *, unit: str) -> Estimate:
-    """The estimate times a positive exact factor, in another unit."""
-
-    def times(number: float | None) -> float | None:
-        return None if number is None else factor * number
-
-    interval = None if estimate.interval is None else (factor * estimate.interval[0], factor * estimate.interval[1])
-    return Estimate(
-        value=times(estimate.value),
-        error=times(estimate.error),
-        unit=unit,
-        samples=estimate.samples,
-        interval=interval,
-        upper_limit=times(estimate.upper_limit),
-    )
+    return diffusion.tracer.scaled(factor, "mS/cm")

@@ -28,7 +28,8 @@ from mdistill.analysis.regression import (
 from mdistill.analysis.settings import DiffusionSettings
 from mdistill.analysis.statistics import Curve
 from mdistill.errors import BadInput, MissingPackage
-from mdistill.types import Estimate, Trajectory
+from mdistill.estimates import Estimate
+from mdistill.types import Trajectory
 from mdistill.units import DIFFUSIVITY_CM2_S, PS
 
 DIMENSIONS = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,9 +11,8 @@ from jaxtyping import Float
 from mdistill.analysis.accuracy import Deviation
 from mdistill.analysis.rdf import jensen_shannon, sampling_divergence, segment_scatter, wasserstein
 from mdistill.analysis.settings import GateLimits
-from mdistill.analysis.statistics import Curve, autocorrelation_time
-from mdistill.errors import BadInput
-from mdistill.types import Estimate, Gate
+from mdistill.analysis.statistics import Curve
+from mdistill.estimates import Estimate, Gate, exactly, gate, slope_of, unknown, worst_gate
 from mdistill.units import GPA, PS
 
 _HARDLY_ANY = 0.01
@@ -40,14 +38,14 @@ def force_gates(force: Mapping[str, Deviation], limits: GateLimits) -> list[Gate
 
     what = "mean absolute force error"
     return [
-        _worst("force error", judged(temperatures, 1.0), what),
-        _worst("force error per element", judged(elements, limits.element_factor), what),
+        worst_gate("force error", judged(temperatures, 1.0), what),
+        worst_gate("force error per element", judged(elements, limits.element_factor), what),
     ]
 
 
 def energy_gate(energy: Mapping[str, Deviation], limits: GateLimits) -> Gate:
     """Mean absolute energy error per atom at every temperature."""
-    return _worst(
+    return worst_gate(
         "energy error", {n: (d.mean_absolute, limits.energy_eV_atom) for n, d in energy.items()}, "mean absolute energy error"
     )
 
@@ -55,7 +53,7 @@ def energy_gate(energy: Mapping[str, Deviation], limits: GateLimits) -> Gate:
 def stress_gate(stress: Mapping[str, Deviation], limits: GateLimits) -> Gate:
     """Mean absolute stress error at every temperature (eV/Å³)."""
     allowed = {n: max(limits.stress_GPa * GPA, limits.stress_relative * d.scale) for n, d in stress.items()}
-    return _worst("stress error", {n: (d.mean_absolute, allowed[n]) for n, d in stress.items()}, "mean absolute stress error")
+    return worst_gate("stress error", {n: (d.mean_absolute, allowed[n]) for n, d in stress.items()}, "mean absolute stress error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,21 +110,20 @@ def rdf_gate(overlaps: Mapping[str, Overlap], limits: GateLimits, *, broken: Map
     `broken` names dynamics that were stopped, with the reason; then the gate fails.
     """
     if broken:
-        return _not_measured(
-            "RDF overlap", limits.rdf_divergence, "", "; ".join(f"stopped at {n}: {why}" for n, why in broken.items())
-        )
+        why = "; ".join(f"stopped at {name}: {reason}" for name, reason in broken.items())
+        return gate("RDF overlap", unknown(), limits.rdf_divergence, why)
     judged = {
         name: (Estimate(value=max(0.0, o.divergence - o.noise), error=_scatter(o), unit=""), limits.rdf_divergence)
         for name, o in overlaps.items()
     }
-    gate = _worst("RDF overlap", judged, "Jensen–Shannon divergence")
-    shifts = {f"{name}, Wasserstein-1": Estimate(value=o.shift, error=None, unit="Å") for name, o in overlaps.items()}
+    verdict = worst_gate("RDF overlap", judged, "Jensen–Shannon divergence")
+    shifts = {f"{name}, Wasserstein-1": exactly(o.shift, "Å") for name, o in overlaps.items()}
     moved = [name for name, o in overlaps.items() if o.shift > max(limits.rdf_shift_A, o.shift_noise)]
     blurred = [name for name, o in overlaps.items() if _scatter(o) > limits.rdf_divergence]
     beside = f"; largest Wasserstein-1 distance {max((o.shift for o in overlaps.values()), default=0.0):.3f} Å"
     beside += f" (beyond {limits.rdf_shift_A} Å and sampling: {', '.join(moved)})" if moved else ""
     beside += f"; too few samples to see a difference of the size of the limit: {', '.join(blurred)}" if blurred else ""
-    return replace(gate, detail=gate.detail + beside, parts=gate.parts | shifts)
+    return replace(verdict, detail=verdict.detail + beside, parts=verdict.parts | shifts)
 
 
 def _scatter(alike: Overlap) -> float:
@@ -142,9 +139,7 @@ class Drift:
 
 
 def energy_drift(times: Float[np.ndarray, " frame"], energies: Float[np.ndarray, " frame"], n_atoms: int) -> Drift:
-    r"""Straight line through the total energy of an NVE run.
-
-    E(t)/N = a + b t;   error of b = s √τ / √Σ(t − t̄)²     s: residual standard deviation   τ: its autocorrelation time (samples)
+    """Straight line through the total energy of an NVE run (`estimates.slope_of`).
 
     Args:
         times: fs.
@@ -153,20 +148,9 @@ def energy_drift(times: Float[np.ndarray, " frame"], energies: Float[np.ndarray,
     Raises:
         BadInput: Fewer than 10 frames, or values that are not finite.
     """
-    x, y = np.asarray(times, dtype=float) / PS, np.asarray(energies, dtype=float) / n_atoms
-    if len(x) < 10 or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise BadInput("NVE energies", f"{len(x)} frames, or not finite", allowed="at least 10 finite energies", fix="run longer")
-    x, y = x - x.mean(), y - y.mean()
-    slope = float(x @ y / (x @ x))
-    residuals = y - slope * x
-    scatter = float(np.sqrt(residuals @ residuals / (len(x) - 2)))
-    independent = autocorrelation_time(residuals)
-    error = scatter * math.sqrt(independent) / math.sqrt(float(x @ x))
-    samples = max(1, int(len(x) / independent))
-    return Drift(
-        slope=Estimate(value=slope, error=error, unit="eV/atom/ps", samples=samples),
-        fluctuation=Estimate(value=scatter, error=scatter / math.sqrt(2.0 * samples), unit="eV/atom", samples=samples),
-    )
+    times_ps, per_atom = np.asarray(times, dtype=float) / PS, np.asarray(energies, dtype=float) / n_atoms
+    slope, fluctuation = slope_of(times_ps, per_atom, "eV/atom/ps", fluctuation_unit="eV/atom", name="NVE energies")
+    return Drift(slope=slope, fluctuation=fluctuation)
 
 
 def drift_gate(runs: Mapping[str, Drift | str], limits: GateLimits) -> Gate:
@@ -178,32 +162,26 @@ def drift_gate(runs: Mapping[str, Drift | str], limits: GateLimits) -> Gate:
     limit, unit = limits.drift_eV_atom_ps, "eV/atom/ps"
     stopped = [f"{name}: {run}" for name, run in runs.items() if isinstance(run, str)]
     if stopped:
-        return _not_measured("NVE drift", limit, unit, "; ".join(stopped))
+        return gate("NVE drift", unknown(unit), limit, "; ".join(stopped))
     done = {name: run for name, run in runs.items() if not isinstance(run, str)}
-    judged = {n: (replace(d.slope, value=abs(d.slope.value or 0.0)), limit) for n, d in done.items()}
-    gate = _worst("NVE drift", judged, "|drift| of the total energy")
+    judged = {n: (abs(d.slope), limit) for n, d in done.items()}
+    verdict = worst_gate("NVE drift", judged, "|drift| of the total energy")
     beyond = [n for n, (e, _) in judged.items() if (e.value or 0.0) - 2.0 * (e.error or 0.0) > limit]
     unclear = [n for n, (e, _) in judged.items() if (e.error or 0.0) > 0.5 * limit]
     beside = "; fluctuation about it " + ", ".join(
         f"{1e3 * (d.fluctuation.value or 0.0):.2g} meV/atom ({n})" for n, d in done.items()
     )
     beside += f"; too short a run to tell (error above half the limit): {', '.join(unclear)}" if unclear else ""
-    parts = gate.parts | {f"{name}, fluctuation": d.fluctuation for name, d in done.items()}
-    return replace(gate, passed=bool(done) and not beyond and not unclear, detail=gate.detail + beside, parts=parts)
+    parts = verdict.parts | {f"{name}, fluctuation": d.fluctuation for name, d in done.items()}
+    return replace(verdict, passed=bool(done) and not beyond and not unclear, detail=verdict.detail + beside, parts=parts)
 
 
 def stability_gate(completed_ps: float, asked_ps: float, *, temperature_K: float, reason: str = "") -> Gate:
     """Whether MD at `temperature_K` (1.2 × the highest) ran to its end; `reason` tells why the guard stopped it."""
     passed = not reason and completed_ps >= asked_ps * (1.0 - 1e-9)
     ending = "without blow-up" if passed else f"and was stopped: {reason or 'it is not complete'}"
-    return Gate(
-        name="stability",
-        measured=Estimate(value=completed_ps, error=None, unit="ps"),
-        limit=asked_ps,
-        passed=passed,
-        detail=f"MD at {temperature_K:g} K ran {completed_ps:.3g} of {asked_ps:.3g} ps {ending}",
-        sense="at least",
-    )
+    detail = f"MD at {temperature_K:g} K ran {completed_ps:.3g} of {asked_ps:.3g} ps {ending}"
+    return replace(gate("stability", exactly(completed_ps, "ps"), asked_ps, detail, sense="at least"), passed=passed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,47 +221,14 @@ def repulsion_gate(scans: Mapping[str, PairScan], limits: GateLimits) -> Gate:
     counts = {name: max(force_flips(s), energy_minima(s)) for name, s in scans.items()}
     broken = [n for n, s in scans.items() if not (np.isfinite(s.energy).all() and np.isfinite(s.force).all())]
     if broken:
-        return _not_measured(
-            "short-range repulsion", limits.force_flips, "flips", f"energy or force not finite for {', '.join(broken)}"
-        )
-    judged = {n: (Estimate(value=float(c), error=None, unit="flips"), float(limits.force_flips)) for n, c in counts.items()}
+        why = f"energy or force not finite for {', '.join(broken)}"
+        return gate("short-range repulsion", unknown("flips"), limits.force_flips, why)
+    judged = {n: (exactly(c, "flips"), float(limits.force_flips)) for n, c in counts.items()}
     nearest = min((float(s.distance[0]) for s in scans.values()), default=0.0)
-    return _worst("short-range repulsion", judged, f"sign changes of the pair force from {nearest:.2g} Å outwards")
+    return worst_gate("short-range repulsion", judged, f"sign changes of the pair force from {nearest:.2g} Å outwards")
 
 
 def speed_gate(speed_up: Estimate, limits: GateLimits) -> Gate:
     """Teacher's over student's time per force call, measured alternately in one run: at least `speed_up`."""
-    passed = speed_up.value is not None and speed_up.value >= limits.speed_up
-    return Gate(
-        name="speed-up",
-        measured=speed_up,
-        limit=limits.speed_up,
-        passed=passed,
-        detail=f"teacher's time over student's; at least {limits.speed_up:g} is asked",
-        sense="at least",
-    )
-
-
-def _worst(name: str, judged: Mapping[str, tuple[Estimate, float]], what: str) -> Gate:
-    """The gate of the group with the largest measured/limit; fails where nothing was measured or a value is not finite."""
-    if not judged:
-        return _not_measured(name, 0.0, "", "nothing to compare: no such held-out data")
-    ratios = {
-        n: e.value / limit if e.value is not None and math.isfinite(e.value) else math.inf for n, (e, limit) in judged.items()
-    }
-    worst = max(ratios, key=lambda n: ratios[n])
-    estimate, limit = judged[worst]
-    if math.isinf(ratios[worst]):
-        return _not_measured(name, limit, estimate.unit, f"{what} is not finite ({worst})")
-    return Gate(
-        name=name,
-        measured=estimate,
-        limit=limit,
-        passed=ratios[worst] <= 1.0,
-        parts={n: e for n, (e, _) in judged.items()},
-        detail=f"{what}, worst of {len(judged)}: {worst}, {100.0 * ratios[worst]:.3g} % of the limit",
-    )
-
-
-def _not_measured(name: str, limit: float, unit: str, why: str) -> Gate:
-    return Gate(name=name, measured=Estimate(value=None, error=None, unit=unit, samples=0), limit=limit, passed=False, detail=why)
+    detail = f"teacher's time over student's; at least {limits.speed_up:g} is asked"
+    return gate("speed-up", speed_up, limits.speed_up, detail, sense="at least")

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 
 from mdistill.analysis.statistics import Curve
 from mdistill.errors import BadInput
-from mdistill.types import Estimate
+from mdistill.estimates import Estimate
 from mdistill.units import PS
 
 RATTLING_TIME = 1.0 * PS

@@ -26,7 +26,8 @@ from torch import Generator, Tensor
 
 from mdistill.analysis.statistics import Curve
 from mdistill.errors import BadInput
-from mdistill.types import Estimate, System
+from mdistill.estimates import Estimate, exactly
+from mdistill.types import System
 from mdistill.units import ACCELERATION, BOLTZMANN, THZ
 
 _FLAT = 1e-6
@@ -187,7 +188,7 @@ def hessian_error(found: Float[Tensor, "probe atom 3"], target: Float[Tensor, "p
     size = target.double().square().sum((1, 2)).cpu().numpy()
     value, count = math.sqrt(wrong.sum() / size.sum()), len(wrong)
     if whole or count < 2:
-        return Estimate(value=value, error=None, unit="", samples=count)
+        return exactly(value, samples=count)
     without = np.sqrt((wrong.sum() - wrong) / (size.sum() - size))
     error = math.sqrt((count - 1) / count * float(((without - without.mean()) ** 2).sum()))
     return Estimate(value=value, error=error, unit="", samples=count)

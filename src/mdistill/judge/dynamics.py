@@ -23,8 +23,8 @@ from torch import Generator
 
 from mdistill.analysis.gates import Drift, Overlap, energy_drift, overlap
 from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
-from mdistill.analysis.statistics import mean_of
 from mdistill.errors import BlowUp
+from mdistill.estimates import Estimate, mean_of
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.settings import JudgeSettings
 from mdistill.progress import Advance, silent
@@ -39,7 +39,7 @@ from mdistill.simulation.running_sums import means, no_steps
 from mdistill.simulation.sample import at_temperature, dynamics, sample
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
-from mdistill.types import Estimate, Propagator, State, System, Trajectory
+from mdistill.types import Propagator, State, System, Trajectory
 from mdistill.units import BOLTZMANN, PS
 
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
@@ -182,29 +182,18 @@ def mean_temperatures(rows: list[dict[str, float]]) -> dict[str, Estimate]:
     sharp = _by_heat(column[_BY_WORK], column[_CHANGE]) if _BY_WORK in column else None
     for name, series in column.items():
         if name == _ALL:
-            found["all"] = sharp or _mean(series)
+            found["all"] = sharp or mean_of(series, unit="K")
         elif name.startswith("mean_T_"):
-            own = _mean(series if sharp is None else series - column[_ALL])
-            found[name.removeprefix("mean_T_").removesuffix("_K")] = own if sharp is None else _sum(own, sharp)
+            mean = mean_of(series if sharp is None else series - column[_ALL], unit="K")
+            found[name.removeprefix("mean_T_").removesuffix("_K")] = mean if sharp is None else mean + sharp
     return found
 
 
 def _by_heat(by_work: np.ndarray, change: np.ndarray) -> Estimate:
     """The mean temperature that the heat of a thermostat tells."""
-    work, blocks = _mean(by_work), len(change)
+    blocks = len(change)
     left = 2.0**0.5 * float(change.cumsum().std(ddof=1)) / blocks if blocks > 1 else None
-    return _sum(work, Estimate(value=-float(change.sum()) / blocks, error=left, unit="K"))
-
-
-def _mean(series: np.ndarray) -> Estimate:
-    if len(series) > 1:
-        return mean_of(series, unit="K")
-    return Estimate(value=float(series.mean()), error=None, unit="K", samples=len(series))
-
-
-def _sum(first: Estimate, second: Estimate) -> Estimate:
-    error = None if first.error is None or second.error is None else math.hypot(first.error, second.error)
-    return replace(first, value=(first.value or 0.0) + (second.value or 0.0), error=error)
+    return mean_of(by_work, unit="K") + Estimate(value=-float(change.sum()) / blocks, error=left, unit="K", samples=blocks)
 
 
 def _drift(states: list[State]) -> Drift:

@@ -15,12 +15,12 @@ again. A factor of 1.005 moves the temperature by 1.5 K at 600 K; the error of a
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from mdistill.estimates import Estimate
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.dynamics import BLOCKS, Judged, equilibrated_start, judged, small_steps
 from mdistill.judge.settings import StrideRungSettings
@@ -32,7 +32,7 @@ from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.stride_maps import StrideNet, long_strides
-from mdistill.types import Estimate, Potential, System
+from mdistill.types import Potential, System
 
 _TIMES, _SHARPER, _OTHER_SEED = 3, 0.6, 7919
 """Most runs of a map; its mean temperature is known this much better than for its gate, from another start than there."""
@@ -116,6 +116,5 @@ def _between(own: Judged, exact: Judged) -> Estimate | None:
     a, b = own.temperatures.get("all"), exact.temperatures.get("all")
     if own.broken or exact.broken or a is None or b is None:
         return None
-    if a.value is None or b.value is None or a.error is None or b.error is None:
-        return None
-    return Estimate(value=a.value - b.value, error=math.hypot(a.error, b.error), unit="K")
+    off = a - b
+    return None if off.value is None or off.error is None else off

@@ -27,6 +27,7 @@ from mdistill.analysis.gates import (
 from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
 from mdistill.analysis.settings import GateLimits
 from mdistill.errors import BlowUp
+from mdistill.estimates import Estimate, Gate
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.potential_tables import Measured, figures, tables
 from mdistill.judge.replay import replay
@@ -41,7 +42,7 @@ from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
 from mdistill.training.potential import evaluate
-from mdistill.types import Estimate, Gate, LabelledFrame, Potential, System, Trajectory
+from mdistill.types import LabelledFrame, Potential, System, Trajectory
 from mdistill.units import PS
 
 _SHELL_A, _FARTHEST_A = 0.05, 8.0

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mdistill.analysis.accuracy import Accuracy, Deviation
 from mdistill.analysis.gates import Drift, Overlap, PairScan
 from mdistill.analysis.statistics import Curve
+from mdistill.estimates import Estimate
 from mdistill.judge.timing import Speed
 from mdistill.runs.results import Cell, Figure, Series, Table
 from mdistill.training.potential import parity
-from mdistill.types import Estimate, LabelledFrame, Prediction
+from mdistill.types import LabelledFrame, Prediction
 from mdistill.units import GPA
 
 
@@ -65,7 +66,7 @@ def _ladder(measured: Measured, teacher: str, student: str) -> Table:
     found, speed = measured.accuracy, measured.speed
     drifts = [d.slope for d in measured.drifts.values() if isinstance(d, Drift)]
     worst = max(drifts, key=lambda slope: abs(slope.value or 0.0), default=None)
-    milli = [scaled(found.force["all"].mean_absolute, 1e3, "meV/Å"), scaled(found.energy["all"].mean_absolute, 1e3, "meV/atom")]
+    milli = [found.force["all"].mean_absolute.scaled(1e3, "meV/Å"), found.energy["all"].mean_absolute.scaled(1e3, "meV/atom")]
     return Table(
         name="ladder",
         title="From teacher to student",
@@ -79,7 +80,7 @@ def _ladder(measured: Measured, teacher: str, student: str) -> Table:
 
 def _error_table(found: Accuracy) -> Table:
     def cell(deviations: dict[str, Deviation], group: str, factor: float, unit: str) -> Estimate | None:
-        return scaled(deviations[group].mean_absolute, factor, unit) if group in deviations else None
+        return deviations[group].mean_absolute.scaled(factor, unit) if group in deviations else None
 
     rows: list[list[Cell]] = [
         [
@@ -200,9 +201,3 @@ def _scan_figure(scans: dict[str, PairScan]) -> Figure:
         kind="logy",
         caption="Two atoms alone, the student's energy, from the closest distance in the labels inwards.",
     )
-
-
-def scaled(estimate: Estimate, factor: float, unit: str) -> Estimate:
-    """The same estimate in another unit."""
-    value = None if estimate.value is None else factor * estimate.value
-    return replace(estimate, value=value, error=None if estimate.error is None else factor * estimate.error, unit=unit)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mdistill.analysis.gates import Overlap
+from mdistill.estimates import Estimate, Gate, exactly, gate, unknown
 from mdistill.judge.dynamics import Judged
 from mdistill.judge.settings import JudgeSettings
 from mdistill.runs.results import Cell, Results, Table
-from mdistill.types import Estimate, Gate
 
 SECTION, PREFIX, LADDER = "strides", "stride", "ladder"
 _NEAR, _FAR = 2.0, 3.0
@@ -62,8 +62,7 @@ def deviations(compared: Compared, kind: str, ensemble: str, kelvin: float) -> d
     for name, value in compared.runs[kind][ensemble].temperatures.items():
         if target is None or target.value is None or value.value is None:
             continue
-        error = ((value.error or 0.0) ** 2 + (target.error or 0.0) ** 2) ** 0.5
-        apart[name] = replace(value, value=value.value - target.value, error=error)
+        apart[name] = value - target
     return apart
 
 
@@ -88,60 +87,48 @@ def gates(compared: Compared, how: JudgeSettings) -> list[Gate]:
         _temperature_gate("stride: temperature of each element", elements, how.element_limit_K, broken),
     ]
     found = [
-        gate if gate.passed else replace(gate, detail=gate.detail + _remedy(gate, compared.light, how.longest_ps))
-        for gate in found
+        one if one.passed else replace(one, detail=one.detail + _remedy(one, compared.light, how.longest_ps)) for one in found
     ]
     if compared.overlaps:
         pair, worst = max(compared.overlaps.items(), key=lambda item: item[1].divergence)
         found.append(
-            Gate(
-                name="stride: structure",
-                measured=Estimate(value=worst.divergence, error=worst.noise, unit=""),
-                limit=how.rdf_divergence,
+            replace(
+                gate(
+                    "stride: structure",
+                    Estimate(value=worst.divergence, error=worst.noise, unit=""),
+                    how.rdf_divergence,
+                    f"{pair}, Jensen–Shannon divergence of the RDF from that of small steps, {kelvin:g} K",
+                ),
                 passed=worst.divergence <= max(how.rdf_divergence, worst.noise),
-                detail=f"{pair}, Jensen–Shannon divergence of the RDF from that of small steps, {kelvin:g} K",
             )
         )
     momentum = max((run.momentum for run in compared.runs["long strides"].values()), default=0.0)
-    found.append(
-        Gate(
-            name="stride: momentum",
-            measured=Estimate(value=momentum, error=None, unit="u·Å/fs per atom"),
-            limit=_MOMENTUM,
-            passed=momentum <= _MOMENTUM,
-            detail="largest total momentum in an NVE run that began with none",
-        )
-    )
-    return found
+    detail = "largest total momentum in an NVE run that began with none"
+    return [*found, gate("stride: momentum", exactly(momentum, "u·Å/fs per atom"), _MOMENTUM, detail)]
 
 
 def _temperature_gate(name: str, apart: Mapping[str, Estimate], limit: float, broken: list[str]) -> Gate:
     if broken or not apart:
-        why = "; ".join(broken) or "not measured"
-        return Gate(name=name, measured=Estimate(value=None, error=None, unit="K"), limit=limit, passed=False, detail=why)
+        return gate(name, unknown("K"), limit, "; ".join(broken) or "not measured")
 
     def good(value: Estimate) -> bool:
         size, error = abs(value.value or 0.0), value.error or 0.0
         return error <= limit and size <= max(limit, _NEAR * error)
 
     where, worst = max(apart.items(), key=lambda item: (not good(item[1]), abs(item[1].value or 0.0)))
-    return Gate(
-        name=name,
-        measured=replace(worst, value=abs(worst.value or 0.0)),
-        limit=limit,
-        passed=good(worst),
-        detail=f"{where}: distance of the mean temperature from what it should be (at most the limit, or twice its error, which "
-        "itself may not exceed the limit)",
-        parts=dict(apart),
+    detail = (
+        f"{where}: distance of the mean temperature from what it should be (at most the limit, or twice its error, which "
+        "itself may not exceed the limit)"
     )
+    return replace(gate(name, abs(worst), limit, detail, parts=apart), passed=good(worst))
 
 
-def _remedy(gate: Gate, light: bool, longest_ps: float) -> str:
+def _remedy(failed: Gate, light: bool, longest_ps: float) -> str:
     """What to do about a failed gate: longer runs where three errors could explain it (elements that exchange energy slowly are
     known worse than blocks tell), else what comes nearer."""
-    size, error = gate.measured.value, gate.measured.error or 0.0
-    if gate.parts and size is not None and size <= gate.limit + _FAR * error:
-        longer = 100 * math.ceil(max(longest_ps, 1.0) / 100 * 2.0 * max(1.0, error / gate.limit) ** 2)
+    size, error = failed.measured.value, failed.measured.error or 0.0
+    if failed.parts and size is not None and size <= failed.limit + _FAR * error:
+        longer = 100 * math.ceil(max(longest_ps, 1.0) / 100 * 2.0 * max(1.0, error / failed.limit) ** 2)
         return f". It is not known well enough: run for longer, distill … --strides.judge.longest-ps {longer} --update"
     return f". {REMEDY}" if light else ""
 
@@ -214,14 +201,14 @@ def _label(compared: Compared, kind: str) -> str:
 
 def values(compared: Compared) -> dict[str, Estimate]:
     """What the headlines and the ladder take."""
-    error = Estimate(value=100.0 * compared.errors["momentum, median"], error=None, unit="%")
+    error = exactly(100.0 * compared.errors["momentum, median"], "%")
     return {
         "stride_speed_up": compared.speed_up,
         "stride_ns_per_day": compared.per_day[1],
         "stride_error": error,
-        "stride_time": Estimate(value=compared.stride_fs, error=None, unit="fs"),
-        "stride_usual_step": Estimate(value=compared.usual_fs, error=None, unit="fs"),
-        "stride_fallbacks": Estimate(value=float(compared.fallbacks), error=None, unit="", samples=compared.strides),
+        "stride_time": exactly(compared.stride_fs, "fs"),
+        "stride_usual_step": exactly(compared.usual_fs, "fs"),
+        "stride_fallbacks": exactly(compared.fallbacks, samples=compared.strides),
     }
 
 
@@ -233,9 +220,8 @@ def ladder_row(table: Table, found: Results) -> Table:
     student = models[-1]
     gain, above = found.values["stride_speed_up"], student[cost]
     own: Cell = None
-    if isinstance(above, Estimate) and above.value is not None and gain.value:
-        relative = ((above.error or 0.0) / above.value) ** 2 + ((gain.error or 0.0) / gain.value) ** 2
-        own = replace(above, value=above.value / gain.value, error=above.value / gain.value * relative**0.5)
+    if isinstance(above, Estimate):
+        own = above.over(gain, above.unit)
     row: list[Cell] = [f"strides of {found.values['stride_time'].value:g} fs", *([None] * (len(columns) - 1))]
     row[cost], row[columns.index("speed-up")] = own, gain
     caption = table.caption.partition(" The cost of strides")[0]

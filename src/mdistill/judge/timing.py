@@ -13,13 +13,14 @@ from jaxtyping import Float
 from torch import Generator
 
 from mdistill.analysis.gates import PairScan
+from mdistill.estimates import Estimate, median_of
 from mdistill.graph import build_graph, concatenate, edge_vectors, make_system
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.sample import dynamics
 from mdistill.simulation.verlet import VelocityVerlet
-from mdistill.types import Estimate, LabelledFrame, Potential, Propagator, State, System
+from mdistill.types import LabelledFrame, Potential, Propagator, State, System
 
 _NS_PER_DAY, _SHARE, _TIMED_S = 0.0864, 0.3, 0.25
 
@@ -95,9 +96,9 @@ def compare_speed(teacher: Potential, student: Potential, system: System, *, rep
         both.append(dynamics(VelocityVerlet(evaluate=evaluate, time_step=1.0), evaluate).propagator)
     per_atom = 1e6 * seconds_per_step(both, start, repeats=repeats) / system.n_atoms
     return Speed(
-        teacher=_median(per_atom[:, 0], "µs/atom/step"),
-        student=_median(per_atom[:, 1], "µs/atom/step"),
-        ratio=_median(per_atom[:, 0] / per_atom[:, 1], "×"),
+        teacher=median_of(per_atom[:, 0], "µs/atom/step"),
+        student=median_of(per_atom[:, 1], "µs/atom/step"),
+        ratio=median_of(per_atom[:, 0] / per_atom[:, 1], "×"),
     )
 
 
@@ -109,8 +110,8 @@ def speeds(
     per_day = {name: _NS_PER_DAY * step.stride_fs / times[:, k] for k, (name, step) in enumerate(propagators.items())}
     slowest = next(iter(per_day.values()))
     return (
-        {name: _median(values, "ns/day") for name, values in per_day.items()},
-        {name: _median(values / slowest, "×") for name, values in per_day.items()},
+        {name: median_of(values, "ns/day") for name, values in per_day.items()},
+        {name: median_of(values / slowest, "×") for name, values in per_day.items()},
     )
 
 
@@ -135,10 +136,3 @@ def seconds_per_step(
             if which > 0 or seconds is not None:
                 steps[which] = int(np.clip((seconds or _SHARE * times[k, 0]) / times[k, which], 4, 4000))
     return times[2:]
-
-
-def _median(values: np.ndarray, unit: str) -> Estimate:
-    """Its error is 1.253 × standard deviation / √repeats, the deviation from the median absolute deviation."""
-    middle = float(np.median(values))
-    deviation = 1.4826 * float(np.median(np.abs(values - middle)))
-    return Estimate(value=middle, error=1.253 * deviation / float(np.sqrt(len(values))), unit=unit, samples=len(values))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from mdistill.analysis.accuracy import Accuracy
 from mdistill.analysis.phonons import Bands
-from mdistill.analysis.statistics import scaled
 from mdistill.analysis.vibrations import Modes, density_of_states, frequencies_between, harmonic
 from mdistill.data.relax import Relaxation
+from mdistill.estimates import Estimate, exactly
 from mdistill.judge.settings import VibrationSettings
 from mdistill.runs.results import Cell, Figure, Series, Table
-from mdistill.types import Estimate, System
+from mdistill.types import System
 
 SECTION = "vibrations"
 PREFIX = "vibrations "
@@ -59,13 +59,13 @@ class Compared:
 def frequency_error(found: Modes, target: Modes) -> Estimate:
     """Mean |Δf| (THz) of frequencies in ascending order, imaginary ones negative."""
     apart = (found.frequencies - target.frequencies).abs()
-    return Estimate(value=float(apart.mean()), error=None, unit="THz", samples=len(apart))
+    return exactly(apart.mean(), "THz", samples=len(apart))
 
 
 def bands_error(found: Bands, target: Bands) -> Estimate:
     """Mean |Δf| (THz) of the bands in ascending order at each point of the path."""
     apart = abs(found.frequencies - target.frequencies)
-    return Estimate(value=float(apart.mean()), error=None, unit="THz", samples=apart.size)
+    return exactly(apart.mean(), "THz", samples=apart.size)
 
 
 def values(compared: Compared) -> dict[str, Estimate]:
@@ -73,7 +73,7 @@ def values(compared: Compared) -> dict[str, Estimate]:
     force = compared.displaced.force["all"]
     named = {
         "hessian_error": compared.hessian,
-        "displaced_force_mae": scaled(force.mean_absolute, 1e3, "meV/Å"),
+        "displaced_force_mae": force.mean_absolute.scaled(1e3, "meV/Å"),
         "displaced_force_mean": _plain(1e3 * force.scale, "meV/Å"),
         "relaxed_rmsd": _plain(compared.moved, "Å"),
         "relaxed_energy": _plain(1e3 * compared.climb, "meV/atom"),
@@ -102,7 +102,7 @@ def figures(compared: Compared, settings: VibrationSettings) -> list[Figure]:
 
 
 def _plain(value: float, unit: str = "") -> Estimate:
-    return Estimate(value=value, error=None, unit=unit)
+    return exactly(value, unit)
 
 
 def _gain(compared: Compared) -> float:
@@ -117,7 +117,7 @@ def _curvature_table(compared: Compared) -> Table:
         return [name, *cells]
 
     rows = [
-        row("Hessian error ‖ΔH‖/‖H‖", [None, scaled(compared.hessian, 100.0, "%"), None]),
+        row("Hessian error ‖ΔH‖/‖H‖", [None, compared.hessian.scaled(100.0, "%"), None]),
         row("largest force (eV/Å)", list(compared.largest_forces)),
         row("imaginary frequencies", [None if m is None else m.imaginary for m in columns]),
         row("lowest frequency (THz)", [None if m is None else float(m.frequencies[0]) for m in columns]),
@@ -165,7 +165,7 @@ def _minimum_table(compared: Compared) -> Table:
 
 def _displaced_table(compared: Compared, settings: VibrationSettings) -> Table:
     rows: list[list[Cell]] = [
-        [group, scaled(one.mean_absolute, 1e3, "meV/Å"), 1e3 * one.root_mean_square, 1e3 * one.scale]
+        [group, one.mean_absolute.scaled(1e3, "meV/Å"), 1e3 * one.root_mean_square, 1e3 * one.scale]
         for group, one in compared.displaced.force.items()
     ]
     whose, modes = ("student's", compared.student) if compared.teacher is None else ("teacher's", compared.teacher)

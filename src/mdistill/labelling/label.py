@@ -27,6 +27,7 @@ from mdistill.data.explore import rattled, short_contacts, strained
 from mdistill.data.label import BrokenLabel, TimedPotential, label
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput, BlowUp, MdistillError
+from mdistill.estimates import exactly
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import append_line, read_json, replacing, write_json
 from mdistill.labelling.plan import Task, plan, steps, task_calls, task_frames
@@ -41,7 +42,7 @@ from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
 from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.settings import GuardSettings
-from mdistill.types import Estimate, LabelledFrame, Potential, State, System
+from mdistill.types import LabelledFrame, Potential, State, System
 
 LARGEST_SHARE = 0.05
 """Share of structures the teacher may fail on before the run stops."""
@@ -368,9 +369,9 @@ def _results(run: _Run, tasks: Sequence[Task], seconds: float) -> Results:
         settings=plain(run.settings),
         provenance={"teacher": run.potential.name},
         values={
-            "frames": Estimate(value=float(len(frames)), error=None, unit=""),
-            "planned_frames": Estimate(value=float(sum(task_frames(task, run.settings) for task in tasks)), error=None, unit=""),
-            "label_seconds": Estimate(value=seconds, error=None, unit="s"),
+            "frames": exactly(len(frames)),
+            "planned_frames": exactly(sum(task_frames(task, run.settings) for task in tasks)),
+            "label_seconds": exactly(seconds, "s"),
         },
         tables=[table],
         notes=[entry["text"] for entry in _notes(run.store.folder)],

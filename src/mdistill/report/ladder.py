@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import escape
 
+from mdistill.estimates import Estimate
 from mdistill.report.tables import show
 from mdistill.runs.results import Cell, Results, Table
-from mdistill.types import Estimate
 
 _WIDTH, _RUNG, _GAP, _LEFT = 600, 52, 84, 250
 _LONGEST, _LETTER = 32, 0.6

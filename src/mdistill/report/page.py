@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mdistill.errors import BadInput
+from mdistill.estimates import Estimate, Gate
 from mdistill.io.files import write_text
 from mdistill.report.citations import reference, works
 from mdistill.report.figures import figure_svg
 from mdistill.report.ladder import ladder_svg
 from mdistill.report.tables import BELOW_DETECTION, Shown, flatten, limit_text, show, shown_rows
 from mdistill.runs.results import Figure, Results, Table, read_results
-from mdistill.types import Estimate, Gate
 
 SECTIONS = {
     "ladder": "The ladder",

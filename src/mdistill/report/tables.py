@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
+from mdistill.estimates import Estimate, Gate, exactly
 from mdistill.runs.results import Cell, Table
-from mdistill.types import Estimate, Gate
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 BELOW_DETECTION = "below detection"
@@ -104,7 +104,7 @@ def show(cell: Cell, heading: str = "") -> Shown:
     if isinstance(cell, bool):
         return Shown(text="yes" if cell else "no")
     if isinstance(cell, (int, float)):
-        plain = Estimate(value=cell, error=None, unit="")
+        plain = exactly(cell)
         return Shown(text=format_number(cell), estimate=plain, numeric=True)
     return Shown(text="–" if cell is None else cell, numeric=cell is None)
 
@@ -142,7 +142,7 @@ def _with_digits(shown: Shown, cell: Cell, digits: int) -> Shown:
 def limit_text(gate: Gate, *, unit: bool = True) -> str:
     """The limit with the sign that passing means: "≤ 30 meV/Å"."""
     sign = {"at most": "≤ ", "at least": "≥ "}[gate.sense]
-    return sign + format_estimate(Estimate(value=gate.limit, error=None, unit=gate.measured.unit), unit=unit)
+    return sign + format_estimate(exactly(gate.limit, gate.measured.unit), unit=unit)
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdistill.estimates import Estimate
 from mdistill.report.figures import write_svg_files
 from mdistill.report.tables import BELOW_DETECTION, format_estimate, limit_text, shown_rows
 from mdistill.runs.results import Results, Table
-from mdistill.types import Estimate
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mdistill.errors import BadInput
+from mdistill.estimates import Estimate, Gate
 from mdistill.io.files import read_json, write_json
 from mdistill.notices import heard
-from mdistill.types import Estimate, Gate
 
 FORMAT = 1
 Cell = str | int | float | Estimate | None

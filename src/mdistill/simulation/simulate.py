@@ -10,6 +10,7 @@ import torch
 from torch import Generator
 
 from mdistill.errors import BadInput, BlowUp
+from mdistill.estimates import Estimate
 from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_text
@@ -30,7 +31,7 @@ from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.stride_maps import LongStrides, StrideNet, fallback_share, long_strides
 from mdistill.simulation.summary import summarise
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.types import Estimate, Potential, State, System
+from mdistill.types import Potential, State, System
 from mdistill.units import PS
 
 _MAY_CHANGE, _FILES = ("time_ps", "restart_seconds", "guard", "version"), ("trajectory.*", "log.csv", "restart.*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mdistill.estimates import Estimate, exactly
 from mdistill.nets.one_step import OneStepNet
 from mdistill.nets.one_step_attention import OneStepAttentionNet
 from mdistill.nets.splitting_map import SplittingMap
@@ -9,7 +10,7 @@ from mdistill.simulation.guard import Guard
 from mdistill.simulation.one_step_map import OneStepStrides
 from mdistill.simulation.splitting_map import SplittingStrides, composed
 from mdistill.simulation.verlet import Evaluate
-from mdistill.types import Estimate, System
+from mdistill.types import System
 
 StrideNet = SplittingMap | OneStepNet | OneStepAttentionNet
 LongStrides = SplittingStrides | OneStepStrides
@@ -43,4 +44,4 @@ def fallback_share(strides: LongStrides) -> Estimate:
     """Of strides that were taken in small steps; unknown before the first."""
     counts = strides.counts
     value = counts.fallbacks / counts.strides if counts.strides else None
-    return Estimate(value=value, error=None, unit="", samples=counts.strides)
+    return exactly(value, samples=counts.strides)

@@ -13,9 +13,10 @@ from mdistill.analysis.diffusion import count_hops
 from mdistill.analysis.msd import displacements, frame_spacing, msd_of
 from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
 from mdistill.errors import BadInput
+from mdistill.estimates import Estimate
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.runs.results import Cell, Figure, Results, Series, Table, merge
-from mdistill.types import Estimate, Trajectory
+from mdistill.types import Trajectory
 from mdistill.units import PS
 from mdistill.workflows.diffusion_results import transport_results
 from mdistill.workflows.settings import AnalyseSettings

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mdistill.analysis.accuracy import accuracy
 from mdistill.errors import BadInput
+from mdistill.estimates import Estimate
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.structures import STRUCTURES, read_systems
 from mdistill.judge.timing import Speed, compare_speed
@@ -19,9 +20,9 @@ from mdistill.training.labels import frames_hash
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.training.split import split_blocks
-from mdistill.types import Estimate, LabelledFrame, Potential, System
+from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows.settings import BenchSettings
-from mdistill.workflows.tables import read_labels, scaled
+from mdistill.workflows.tables import read_labels
 
 FRONT = "front"
 """Name of the table and of the figure."""
@@ -96,8 +97,8 @@ class _Judge:
         return _Point(
             name,
             sum(weight.numel() for weight in load_net(path).parameters()),
-            scaled(found.force["all"].mean_absolute, 1e3, "meV/Å"),
-            scaled(found.energy["all"].mean_absolute, 1e3, "meV/atom"),
+            found.force["all"].mean_absolute.scaled(1e3, "meV/Å"),
+            found.energy["all"].mean_absolute.scaled(1e3, "meV/atom"),
             compare_speed(self.teacher, load(path, precision="float32"), self.system, repeats=self.rounds),
         )
 

@@ -14,8 +14,9 @@ from mdistill.analysis.conductivity import conductivity, mean_volume
 from mdistill.analysis.diffusion import Diffusion, diffusivity
 from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
+from mdistill.estimates import Estimate
 from mdistill.runs.results import Cell, Figure, Results, Series, Table, merge
-from mdistill.types import Estimate, Trajectory
+from mdistill.types import Trajectory
 from mdistill.units import DIFFUSIVITY_CM2_S, PS
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mdistill.errors import BadInput
+from mdistill.estimates import exactly
 from mdistill.graph import make_system
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.io.structures import read_system, to_atoms
@@ -18,7 +19,7 @@ from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult
 from mdistill.teachers.models import find_student
 from mdistill.training.posterior import POSTERIOR, load_posterior
-from mdistill.types import Estimate, Potential, System
+from mdistill.types import Potential, System
 
 _POINTS = 600
 _EXTRAPOLATES = 3.0
@@ -119,6 +120,6 @@ def uncertainty_results(potential: Potential, model: Path, done: SimulationResul
         f"{potential.name} leaves what it was taught: at {when:.3g} ps the uncertainty of its forces is {more:.2g} times that on "
         f"its training data. Label frames of this run and fit again."
     )
-    values = {"force_uncertainty": Estimate(value=float(np.mean(found)), error=None, unit="eV/Å", samples=len(found))}
+    values = {"force_uncertainty": exactly(np.mean(found), "eV/Å", samples=len(found))}
     notes = [warning] if worst > _EXTRAPOLATES * posterior.usual else []
     return Results(command="simulate", values=values, figures=[figure], notes=notes)

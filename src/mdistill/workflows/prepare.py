@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mdistill.data.prepare import plan, prepare
 from mdistill.data.settings import PrepareSettings
+from mdistill.estimates import exactly
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.crystal import Crystal
 from mdistill.io.files import replacing
@@ -14,7 +15,7 @@ from mdistill.runs.folder import run_stage
 from mdistill.runs.identity import model_id
 from mdistill.runs.ledger import Work
 from mdistill.runs.results import Results, read_results, write_results
-from mdistill.types import Estimate, Potential, System
+from mdistill.types import Potential, System
 from mdistill.workflows.tables import relaxation_table
 
 
@@ -42,6 +43,6 @@ def _prepare(
     done = prepare(crystal, teacher, settings, seed=seed, stop=stop)
     with replacing(folder / STRUCTURES) as partial:
         write(partial, [to_atoms(system) for system in done.systems], format="extxyz")
-    values = {"atoms": Estimate(value=float(done.systems[0].n_atoms), error=None, unit="")}
+    values = {"atoms": exactly(done.systems[0].n_atoms)}
     tables = [planned.sites, relaxation_table(done)]
     write_results(folder, Results(command="prepare", values=values, tables=tables, notes=[done.rule, *done.notes]))

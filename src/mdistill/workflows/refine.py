@@ -16,6 +16,7 @@ from mdistill.analysis.accuracy import accuracy
 from mdistill.data.select_frames import select
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
+from mdistill.estimates import Estimate, unknown
 from mdistill.graph import make_system
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
@@ -28,9 +29,8 @@ from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load
 from mdistill.training.potential import TrainingResult, evaluate, train_potential
 from mdistill.training.settings import TrainSettings
-from mdistill.types import Estimate, LabelledFrame, Potential, System
+from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows.settings import RefineSettings
-from mdistill.workflows.tables import scaled
 
 _BLOCKS_PER_ROUND = 1_000_000
 
@@ -155,5 +155,5 @@ def _frames(trajectory: Path, system: System) -> list[System]:
 
 def _force_error(student: Path, frames: Sequence[LabelledFrame]) -> Estimate:
     if not frames:
-        return Estimate(value=None, error=None, unit="meV/Å", samples=0)
-    return scaled(accuracy(frames, evaluate(load(student), frames)).force["all"].mean_absolute, 1e3, "meV/Å")
+        return unknown("meV/Å")
+    return accuracy(frames, evaluate(load(student), frames)).force["all"].mean_absolute.scaled(1e3, "meV/Å")

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mdistill.analysis.accuracy import Deviation
-from mdistill.analysis.statistics import scaled
 from mdistill.data.prepare import Preparation
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
+from mdistill.estimates import exactly
 from mdistill.runs.results import Cell, Figure, Results, Series, Table
 from mdistill.training.posterior import Posterior
 from mdistill.training.potential import TrainingResult
-from mdistill.types import Estimate, LabelledFrame
+from mdistill.types import LabelledFrame
 from mdistill.units import GPA
 
 
@@ -75,12 +75,12 @@ def training_results(result: TrainingResult, title: str) -> Results:
         series=series,
     )
     values = {
-        "parameters": Estimate(value=float(result.parameters), error=None, unit=""),
-        "train_frames": Estimate(value=float(result.train_frames), error=None, unit=""),
-        "held_out_frames": Estimate(value=float(result.held_out_frames), error=None, unit=""),
+        "parameters": exactly(result.parameters),
+        "train_frames": exactly(result.train_frames),
+        "held_out_frames": exactly(result.held_out_frames),
     }
     if result.curvature_error is not None:
-        values["curvature_error"] = Estimate(value=result.curvature_error, error=None, unit="", samples=result.held_out_frames)
+        values["curvature_error"] = exactly(result.curvature_error, samples=result.held_out_frames)
     return Results(command="train", values=values, figures=[figure] if rows else [], provenance={"model_sha256": result.sha256})
 
 
@@ -100,8 +100,8 @@ def closed_form_results(result: TrainingResult, posterior: Posterior, within: Ma
         caption="A good error bar holds 68 % of the errors within 1σ and 95 % within 2σ.",
     )
     counted = {"train_frames": result.train_frames, "held_out_frames": result.held_out_frames, "parameters": result.parameters}
-    values = {name: Estimate(value=float(count), error=None, unit="") for name, count in counted.items()}
-    values |= {f"force_errors_{k.replace(' ', '_')}": Estimate(value=v, error=None, unit="") for k, v in within.items()}
+    values = {name: exactly(count) for name, count in counted.items()}
+    values |= {f"force_errors_{k.replace(' ', '_')}": exactly(v) for k, v in within.items()}
     return Results(command="train", values=values, tables=[table], provenance={"model_sha256": result.sha256})
 
 
@@ -145,7 +145,7 @@ def accuracy_results(result: TrainingResult) -> Results:
 
 def _errors(name: str, title: str, unit: str, scale: float, groups: Mapping[str, Deviation]) -> Table:
     rows: list[list[Cell]] = [
-        [group, scaled(one.mean_absolute, scale, unit), scale * one.root_mean_square, scale * one.scale]
+        [group, one.mean_absolute.scaled(scale, unit), scale * one.root_mean_square, scale * one.scale]
         for group, one in groups.items()
     ]
     columns = ["group", f"MAE ({unit})", f"RMSE ({unit})", f"size of the quantity ({unit})"]
