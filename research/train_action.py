@@ -15,7 +15,7 @@ from mdistill.graph import edge_vectors
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.model_files import read_metadata, save_model
 from mdistill.nets.moment import MomentNet
-from mdistill.training.fit import fit
+from mdistill.training.fit import TRAINING, fit
 from mdistill.training.kicks import load_moment
 from mdistill.training.settings import StrideSettings
 from mdistill.training.split import split_segments
@@ -63,13 +63,12 @@ def train_action(
     net = action_of(load_moment(potential), settings.stride_fs)
     calibrate_motion(net, windows)
     begun = read_metadata(potential)["sha256"]
-    identity = f"{settings} {windows_hash(windows)} {windows_hash(held_out)} {begun}"
+    inputs = {"train": windows_hash(windows), "held_out": windows_hash(held_out), "potential": begun}
+    work = replace(TRAINING, settings=settings, inputs=inputs)
     if not settings.float64:
         net = net.in_type(torch.float32)
     how = replace(settings.fit, learning_rate=settings.fit.learning_rate or 1e-3, weight_decay=settings.fit.weight_decay or 0.0)
-    result = fit(
-        net, ActionObjective(), windows, held_out, how, folder=Path(folder), stop=stop, identity=identity, title="train action"
-    )
+    result = fit(net, ActionObjective(), windows, held_out, how, folder=Path(folder), stop=stop, work=work, title="train action")
     final = result.module.folded()
     made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings), "potential": begun}
     digest = save_model(Path(folder) / MODEL, final, made_from)

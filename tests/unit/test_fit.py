@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.interrupt import NEVER, StopRequest, stop_on_signals
 from mdistill.training import fit as module
-from mdistill.training.fit import CHECKPOINT, HISTORY, fit, learning_rate, order_of
+from mdistill.training.fit import CHECKPOINT, HISTORY, TRAINING, fit, learning_rate, order_of
 from mdistill.training.settings import FitSettings
 
 
@@ -78,7 +79,16 @@ class StopAt(StopRequest):
 
 def train(folder: Path, *, stop=NEVER, settings=SETTINGS, objective=None):
     items = data()
-    return fit(network(), objective or Line(), items[:18], items[18:], settings, folder=folder, stop=stop, identity="line")
+    return fit(
+        network(),
+        objective or Line(),
+        items[:18],
+        items[18:],
+        settings,
+        folder=folder,
+        stop=stop,
+        work=replace(TRAINING, inputs={"items": "line"}),
+    )
 
 
 def bits(result) -> bytes:

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -27,11 +27,13 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_bytes, write_json
 from mdistill.nets.model_files import read_header, tensor_hash
 from mdistill.progress import Advance, progress, silent
+from mdistill.runs.ledger import Ledger, Work
 from mdistill.training.settings import FitSettings
 
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
 Module = TypeVar("Module", bound=torch.nn.Module)
+TRAINING = Work(key="training")
 CHECKPOINT, HISTORY = "training.ckpt", "history.json"
 _TIMED_FROM, _TIMED_TO = 5, 25
 _RECORDS = 25
@@ -80,9 +82,8 @@ class _Progress:
 class _Run(Generic[Module, Item]):
     """One training: module, average, the optimiser's two moments, and position."""
 
-    def __init__(self, module: Module, objective: Objective[Item], settings: FitSettings, folder: Path, identity: str) -> None:
+    def __init__(self, module: Module, objective: Objective[Item], settings: FitSettings, folder: Path) -> None:
         self.module, self.objective, self.settings, self.folder = module, objective, settings, folder
-        self.identity = identity
         self.average: Module = copy.deepcopy(module)
         self.average.requires_grad_(False)
         self.parameters: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
@@ -151,7 +152,7 @@ class _Run(Generic[Module, Item]):
         for name, values in (("first", self.first), ("second", self.second)):
             tensors |= {f"{name}/{k}": value for k, value in enumerate(values)}
         arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
-        header = {"identity": self.identity, "progress": asdict(self.at), "sha256": tensor_hash(arrays)}
+        header = {"progress": asdict(self.at), "sha256": tensor_hash(arrays)}
         write_bytes(self.folder / CHECKPOINT, safetensors.numpy.save(arrays, metadata={"training": json.dumps(header)}))
         write_json(self.folder / HISTORY, self.at.history)
 
@@ -164,13 +165,6 @@ class _Run(Generic[Module, Item]):
             arrays = safetensors.numpy.load(path.read_bytes())
             if tensor_hash(arrays) != header["sha256"]:
                 raise ValueError("sha256 of its tensors differs from its header")
-            if header["identity"] != self.identity:
-                raise BadInput(
-                    path,
-                    "belongs to other settings or other frames",
-                    allowed="the settings and frames it was begun with",
-                    fix=f"choose another folder, or {fix}",
-                )
             tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
             for part, module in (("module", self.module), ("average", self.average)):
                 module.load_state_dict(
@@ -195,7 +189,7 @@ def fit(
     *,
     folder: Path,
     stop: StopRequest = NEVER,
-    identity: str = "",
+    work: Work = TRAINING,
     title: str = "train",
 ) -> FitResult[Module]:
     """Train a module; its weights change in place, the averaged copy is returned.
@@ -208,7 +202,7 @@ def fit(
         settings: How.
         folder: Gets `training.ckpt` every epoch and `history.json`; a checkpoint found there is resumed.
         stop: Asked between steps; training then saves and raises Interrupted.
-        identity: Names settings and data; a checkpoint of another identity is refused.
+        work: Settings and data behind module, objective and items; a checkpoint of other work or other `settings` is refused.
         title: Text of the progress bar.
     Raises:
         BadInput: No items, or a checkpoint that is damaged or of another training.
@@ -218,9 +212,11 @@ def fit(
     if not train:
         raise BadInput("training frames", "none", allowed="at least one", fix="label more structures")
     settings = settings.suited("moment")
-    run: _Run[Module, Item] = _Run(
-        module, objective, settings, Path(folder), f"{asdict(settings)} {len(train)} {len(validation)} {identity}"
-    )
+    counts = {"training_items": len(train), "held_out_items": len(validation)}
+    work = replace(work, settings={"fit": settings, "of": work.settings} | counts)
+    ledger, run = Ledger(Path(folder)), _Run(module, objective, settings, Path(folder))
+    if not ledger.begun(work, holds="a training", files=(CHECKPOINT,)):
+        ledger.begin(work)
     if (run.folder / CHECKPOINT).exists():
         run.load()
     if not run.at.total:
@@ -234,6 +230,8 @@ def fit(
         run.save()
     with progress(title, run.at.total, unit="step", done=run.at.step) as advance:
         _advance(run, train, validation, until=run.at.total, stop=stop, advance=advance)
+    if not ledger.is_done(work):
+        ledger.finish(work, [CHECKPOINT, HISTORY], seconds=60.0 * run.at.minutes)
     return FitResult(module=run.average, history=run.at.history, steps=run.at.step)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from mdistill.nets.model_files import (
     read_metadata,
     save_model,
 )
+from mdistill.runs.identity import model_id
+from mdistill.runs.ledger import Work
 from mdistill.training.calibrate import calibrate
 from mdistill.training.contact_dimers import contact_dimers
-from mdistill.training.fit import Objective, fit
+from mdistill.training.fit import TRAINING, Objective, fit
 from mdistill.training.labels import Item, check_labels, frames_hash, items_of, with_probes
 from mdistill.training.losses import root_mean_square
 from mdistill.training.objective import PotentialObjective, loss_terms
@@ -77,7 +79,7 @@ class Prepared:
         items, held_items: Frames with their graphs: trained on, held out.
         train, held_out: The frames themselves.
         settings: How to fit.
-        identity: Tells a fit from another in the same folder.
+        work: The fit, for the ledger of its folder.
     """
 
     net: Student
@@ -87,7 +89,7 @@ class Prepared:
     train: Sequence[LabelledFrame]
     held_out: Sequence[LabelledFrame]
     settings: TrainSettings
-    identity: str
+    work: Work
 
 
 def train_potential(
@@ -130,7 +132,9 @@ def prepare_fit(
     net = network_of(size, seed=settings.fit.seed) if start_from is None else _net_of(start_from, size)
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
     calibrate(net, items, fresh=start_from is None)
-    begun = "" if start_from is None else read_metadata(start_from)["sha256"]
+    inputs = {"train": frames_hash(train), "held_out": frames_hash(held_out)}
+    inputs |= {} if start_from is None else {"start": read_metadata(start_from)["sha256"]}
+    models = {} if redraw is None else {"teacher": model_id(redraw)}
     objective = PotentialObjective(
         terms=loss_terms(train, settings, redrawn=_product_size(train, redraw, settings.fit.seed)),
         every=settings.curvature_every,
@@ -148,7 +152,7 @@ def prepare_fit(
         train=train,
         held_out=held_out,
         settings=settings,
-        identity=f"{settings} {frames_hash(train)} {frames_hash(held_out)} {begun} {redraw and redraw.name}",
+        work=replace(TRAINING, settings=settings, inputs=inputs, models=models),
     )
 
 
@@ -170,7 +174,7 @@ def run_fit(
         how,
         folder=folder,
         stop=stop,
-        identity=ready.identity,
+        work=ready.work,
         title="train",
     )
     finish(fitted.module)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mdistill.nets.one_step import OneStepNet
 from mdistill.nets.one_step_attention import OneStepAttentionNet
 from mdistill.nets.settings import OneStepAttentionSettings, OneStepSettings, SplittingMapSettings
 from mdistill.nets.splitting_map import SplittingMap
-from mdistill.training.fit import fit
+from mdistill.training.fit import TRAINING, fit
 from mdistill.training.kicks import first_kick, load_moment
 from mdistill.training.limits import set_limits
 from mdistill.training.settings import StrideSettings
@@ -92,11 +92,12 @@ def train_stride(
     objective = StrideObjective(reversal=settings.reversal, turning=turning, seed=settings.fit.seed, energy=energy,
                                 energy_weight=settings.energy_weight)  # fmt: skip
     begun = [read_metadata(path)["sha256"] for path in (begin, potential)]
-    identity = f"{settings} {windows_hash(windows)} {windows_hash(held_out)} {begun}"
+    inputs = {"train": windows_hash(windows), "held_out": windows_hash(held_out), "start": begun[0], "potential": begun[1]}
+    work = replace(TRAINING, settings=settings, inputs=inputs)
     if not settings.float64:
         net = net.in_type(torch.float32)
     how = settings.fit.suited(net.kind)
-    result = fit(net, objective, windows, held_out, how, folder=Path(folder), stop=stop, identity=identity, title="train stride")
+    result = fit(net, objective, windows, held_out, how, folder=Path(folder), stop=stop, work=work, title="train stride")
     final = result.module.folded()
     caught = set_trust(final, load_moment(potential), windows, held_out)
     if settled := settle(final) if settle is not None else {}:
