@@ -1,6 +1,6 @@
 """D and σ of Li in Li6PS5Cl from published AIMD (0 % and 50 % Cl/S disorder, 500 K), beside kinisi called directly.
 
-python benchmarks/analyse_argyrodite.py [DATA]      DATA: folder with argyrodite_aimd/, default $MDISTILL_DATA
+python -m benchmarks.analyse_argyrodite [DATA]      DATA: folder with argyrodite_aimd/, default $MDISTILL_DATA
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def kinisi_directly(paths: Sequence[Path], *, fit_from: float, lags: int = 40, l
 
 def main() -> None:
     """Print the rows and write results/analyse_argyrodite.json."""
-    from record import write_record
+    from benchmarks.record import write_record
 
     data = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ["MDISTILL_DATA"])
     settings = AnalyseSettings(species="Li", temperature_K=TEMPERATURE_K, frame_time_fs=FRAME_TIME_FS)

@@ -4,9 +4,9 @@ Each material (`stride_systems.py`) and stride: a map of learned kicks is traine
 beside small steps and beside plain Verlet with as many force calls a picosecond (`workflows/stride.py`); `--npt`, `--million`
 and `--conductivity` add density at constant pressure, 10⁶ strides, and σ(T) by strides beside σ(T) by time steps.
 
-    MDISTILL_DATA=… python benchmarks/long_stride.py --material li6ps5cl --strides 8 16 24 [--steps 1800] [--time-ps 500]
-    python benchmarks/long_stride.py --material li6ps5cl --strides 16 --npt --million --conductivity 500 600 700 800
-    python benchmarks/long_stride.py --record-only
+    MDISTILL_DATA=… python -m benchmarks.long_stride --material li6ps5cl --strides 8 16 24 [--steps 1800] [--time-ps 500]
+    python -m benchmarks.long_stride --material li6ps5cl --strides 16 --npt --million --conductivity 500 600 700 800
+    python -m benchmarks.long_stride --record-only
 
 Everything done is kept in runs/stride and not done again; the record holds all that is found there, and maps of before.
 """
@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import recorded, write_record
-from stride_plots import kick_size, plot, stride_and_calls
-from stride_systems import NAMES, Material, system
 
+from benchmarks.record import HOME, ROOT, recorded, write_record
+from benchmarks.stride_plots import kick_size, plot, stride_and_calls
+from benchmarks.stride_systems import NAMES, Material, system
 from mdistill.errors import BlowUp
 from mdistill.estimates import Estimate
 from mdistill.graph import make_system
@@ -35,6 +35,7 @@ from mdistill.io.trajectories import read_hdf5
 from mdistill.judge.dynamics import ENSEMBLES, equilibrated_start, judged
 from mdistill.judge.kick_scale import set_kick_scale
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
+from mdistill.judge.stride import judge_map
 from mdistill.judge.timing import speeds
 from mdistill.labelling.segments import make_segments
 from mdistill.labelling.settings import SegmentSettings
@@ -52,9 +53,7 @@ from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import train_stride
 from mdistill.types import Propagator, State, System
 from mdistill.workflows.analyse import transport_results
-from mdistill.workflows.stride import STRENGTH, judge_map
 
-ROOT = Path(__file__).parent.parent
 MATERIALS = NAMES
 SEGMENTS, FRAMES = 200, 16
 MOBILE = {"li6ps5cl": 3, "li3ps4": 3}
@@ -94,7 +93,7 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
 
     def settle(net: StrideNet) -> dict[str, float]:
         seconds.append(time.process_time() - begun)
-        return set_kick_scale(net, potential, material.start, settings, folder / STRENGTH)
+        return set_kick_scale(net, potential, material.start, settings, folder)
 
     result = train_stride(segments, material.student, settings.train, folder, settle=settle)
     minutes = seconds[0] / 60.0
@@ -313,7 +312,7 @@ def main() -> None:
                 row |= part
             write_json(folder / FOUND, row)
     rows = summary(given.runs)
-    plot(rows, given.runs / "stride" / "li6ps5cl", Path(__file__).parent / "results" / "long_stride.svg")
+    plot(rows, given.runs / "stride" / "li6ps5cl", HOME / "results" / "long_stride.svg")
     fixed = replace(StrideRungSettings(), segments=SegmentSettings(segments=SEGMENTS, frames=FRAMES))
     write_record("long_stride", fixed, rows)
 

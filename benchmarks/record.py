@@ -12,7 +12,9 @@ from mdistill.io.files import write_json
 from mdistill.runs.hardware import code_version, hardware
 from mdistill.runs.ledger import plain
 
-RESULTS = Path(__file__).parent / "results"
+HOME = Path(__file__).parent
+ROOT, RESULTS, STRUCTURE = HOME.parent, HOME / "results", HOME / "li6ps5cl_relaxed.extxyz"
+"""The repository, the records, and the crystal of most of them."""
 
 
 def write_record(name: str, settings: Any, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -8,7 +8,7 @@
 Run by itself it checks each: errors on the held-out frames, 50 ps in NVT (temperature, molecules, first peak of an RDF) and
 20 ps in NVE (drift), with the compiled student.
 
-    MDISTILL_DATA=… python benchmarks/stride_systems.py [--names water …] [--runs FOLDER]
+    MDISTILL_DATA=… python -m benchmarks.stride_systems [--names water …] [--runs FOLDER]
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ase.io import read, write
 from ase.optimize import FIRE
 from torch import Tensor
 
+from benchmarks.record import ROOT
 from mdistill.analysis.rdf import rdf
 from mdistill.data.relax import relax
 from mdistill.data.store import LabelStore
@@ -48,7 +49,6 @@ from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.types import LabelledFrame, Prediction, System
 
-ROOT = Path(__file__).parent.parent
 NAMES = ("li6ps5cl", "li3ps4", "aluminium", "water")
 LATTICE_A = 4.05
 """Lattice constant of aluminium, Å: that of the crystal at room temperature, and near zero pressure for EMT at 500 K."""

@@ -4,7 +4,7 @@ Labels (about half an hour of teacher time on two cores) and training are kept i
 Held out: the last time blocks of the teacher's dynamics at 600 and 1000 K. Targets: force MAE ≤ 30 meV/Å at 600 K and
 ≤ 45 at 1000 K, energy ≤ 1 meV/atom.
 
-    python benchmarks/student_accuracy.py [--runs FOLDER] [--minutes 10] [--threads 2]
+    python -m benchmarks.student_accuracy [--runs FOLDER] [--minutes 10] [--threads 2]
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import torch
-from record import write_record
 
+from benchmarks.record import ROOT, write_record
 from mdistill.data.settings import PrepareSettings
 from mdistill.data.store import LabelStore
 from mdistill.io.structures import read_structure
@@ -26,7 +26,6 @@ from mdistill.training.potential import train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.workflows.prepare import prepared_systems
 
-ROOT = Path(__file__).parent.parent
 PREPARE = PrepareSettings(cutoff=4.9, relax_steps=100)
 LABEL = LabelSettings(
     temperatures_K=(600.0, 1000.0),

@@ -2,7 +2,7 @@
 
 Needs the student of student_accuracy.py. Dynamics are kept beside it and resumed.
 
-    python benchmarks/student_drift.py [--runs FOLDER] [--time-ps 20]
+    python -m benchmarks.student_drift [--runs FOLDER] [--time-ps 20]
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from ase.build import make_supercell
-from record import write_record
 
+from benchmarks.record import ROOT, STRUCTURE, write_record
 from mdistill.analysis.gates import energy_drift
 from mdistill.io.structures import from_atoms, read_system, to_atoms, to_system
 from mdistill.simulation.log import read_log
@@ -23,8 +23,6 @@ from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load
 from mdistill.types import Potential, System
 from mdistill.units import PS
-
-ROOT = Path(__file__).parent.parent
 
 
 def measure(system: System, potential: Potential, temperature_K: float, time_ps: float, folder: Path) -> dict[str, Any]:
@@ -52,7 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     student = load(given.runs / "train" / "student.mdistill", precision="float32")
-    cell = to_atoms(read_system(Path(__file__).parent / "li6ps5cl_relaxed.extxyz"))
+    cell = to_atoms(read_system(STRUCTURE))
     system = to_system(from_atoms(make_supercell(cell, [[2, 0, 0], [0, 2, 0], [0, 0, 2]])))
     rows = [measure(system, student, kelvin, given.time_ps, given.runs / f"drift-{kelvin:g}K") for kelvin in (600.0, 1000.0)]
     write_record("student_drift", {"time_step_fs": 1.0, "time_ps": given.time_ps, "student": student.name}, rows)

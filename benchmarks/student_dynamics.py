@@ -3,7 +3,7 @@
 Needs student_accuracy.py (the student) and teacher_trajectory.py (the judge, run with ASE alone). The student starts from
 the same structure with other random numbers, in several runs of the teacher's length.
 
-    python benchmarks/student_dynamics.py [--runs FOLDER] [--teacher FOLDER] [--replicas 8]
+    python -m benchmarks.student_dynamics [--runs FOLDER] [--teacher FOLDER] [--replicas 8]
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import write_record
 
+from benchmarks.record import ROOT, STRUCTURE, write_record
 from mdistill.analysis.diffusion import Diffusion, diffusivity
 from mdistill.analysis.gates import overlap
 from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
@@ -28,7 +28,6 @@ from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load
 from mdistill.types import Trajectory
 
-ROOT = Path(__file__).parent.parent
 EQUILIBRATION_PS = 1.0
 
 
@@ -56,7 +55,7 @@ def main() -> None:
     teacher = teacher_trajectory(given.teacher)
     length_ps = float(teacher.times[-1]) / 1000.0
     student = load(given.runs / "train" / "student.mdistill", precision="float32")
-    system = to_system(read_structure(Path(__file__).parent / "li6ps5cl_relaxed.extxyz"))
+    system = to_system(read_structure(STRUCTURE))
     runs = []
     for seed in range(given.replicas):
         settings = SimulateSettings(

@@ -5,7 +5,7 @@ does just that), at 52 to 26,624 atoms on 1 and 2 threads: µs per atom and per 
 median of several rounds counts; everything in a round is timed once. Peers: the teacher and CHGNet through their own
 neighbour lists, the student in torch, a PaiNN student; on request NEP and DeePMD-kit's potentials, each by a Python of its own.
 
-    python benchmarks/student_speed.py [--runs FOLDER] [--train-only] [--rounds 5] [--nep-python PYTHON] [--deepmd-python PYTHON]
+    python -m benchmarks.student_speed [--runs FOLDER] [--train-only] [--rounds 5] [--nep-python PYTHON] [--deepmd-python PYTHON]
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from record import write_record
 from vesin import NeighborList
 
+from benchmarks.record import HOME, ROOT, STRUCTURE, write_record
 from mdistill.analysis.accuracy import accuracy
 from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
@@ -45,7 +45,6 @@ from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.training.split import split_blocks
 from mdistill.types import Potential, System
 
-ROOT = Path(__file__).parent.parent
 KELVIN, STEP_FS, HELD_OUT, CUTOFF = 600.0, 2.0, 0.1, 4.9
 FIRST_STEP = (
     "import sys,time; t=time.time(); from mdistill.teachers.models import load; import mdistill.simulation.evaluator as c;"
@@ -115,7 +114,7 @@ def timed(steppers: dict[Any, tuple[Stepper, int]], rounds: int) -> dict[Any, li
 
 
 def student_rows(runs: Path, rounds: int) -> list[dict[str, Any]]:
-    cell, rows = to_atoms(read_system(Path(__file__).parent / "li6ps5cl_relaxed.extxyz")), []
+    cell, rows = to_atoms(read_system(STRUCTURE)), []
     trained = students(runs, with_painn=True)
     painn = trained.pop("painn")
     teacher, chgnet = load_teacher("sevennet-0"), load_teacher("chgnet")
@@ -158,7 +157,7 @@ def student_rows(runs: Path, rounds: int) -> list[dict[str, Any]]:
 def other_rows(runs: Path) -> list[dict[str, Any]]:
     """Neighbour search beside vesin's, and the time from a cold process to the first forces."""
     rows: list[dict[str, Any]] = []
-    cell = to_atoms(read_system(Path(__file__).parent / "li6ps5cl_relaxed.extxyz"))
+    cell = to_atoms(read_system(STRUCTURE))
     path = students(runs)["medium"][0]
     kernel = load(path, precision="float32").kernel  # type: ignore[attr-defined]
     for repeat in (2, 4):
@@ -177,7 +176,7 @@ def other_rows(runs: Path) -> list[dict[str, Any]]:
             rows.append(
                 {"model": name, "atoms": len(atoms), "threads": 1, "us_per_atom": 1e6 * float(np.median(found)) / len(atoms)}
             )
-    structure = str(Path(__file__).parent / "li6ps5cl_relaxed.extxyz")
+    structure = str(STRUCTURE)
     cold = [
         float(
             subprocess.run(
@@ -203,7 +202,7 @@ def other_rows(runs: Path) -> list[dict[str, Any]]:
 
 def nep_rows(python: Path) -> list[dict[str, Any]]:
     """A NEP4 potential of usual size through calorine, by another Python that has it (see peer_nep.py)."""
-    script, structure = (Path(__file__).parent / name for name in ("peer_nep.py", "li6ps5cl_relaxed.extxyz"))
+    script, structure = HOME / "studies" / "peer_nep.py", STRUCTURE
     done = subprocess.run([str(python), str(script), str(structure)], capture_output=True, text=True, check=True)
     return [{"model": "NEP4, calorine CPUNEP, force call", "threads": 1} | row for row in json.loads(done.stdout)]
 
@@ -238,7 +237,7 @@ def export_deepmd(runs: Path) -> Path:
 
 def deepmd_rows(python: Path, runs: Path, *more: str) -> list[dict[str, Any]]:
     """DeePMD-kit's potentials trained on the same frames, by another Python that has it (see peer_deepmd.py)."""
-    script, structure = (Path(__file__).parent / name for name in ("peer_deepmd.py", "li6ps5cl_relaxed.extxyz"))
+    script, structure = HOME / "studies" / "peer_deepmd.py", STRUCTURE
     command = [str(python), str(script), str(export_deepmd(runs)), str(structure), *more]
     return list(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]))
 

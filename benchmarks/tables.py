@@ -1,22 +1,19 @@
 """Writes docs/measured.md: the records of curvature and of long strides as tables. Run after these benchmarks.
 
-python benchmarks/tables.py
+python -m benchmarks.tables
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from record import recorded
-from stride_plots import kick_size
-
+from benchmarks.record import ROOT, recorded
+from benchmarks.stride_plots import kick_size
 from mdistill.estimates import Estimate
 from mdistill.report.tables import format_estimate
 
-HOME = Path(__file__).parent
-PAGE = HOME.parent / "docs" / "measured.md"
+PAGE = ROOT / "docs" / "measured.md"
 Row = Mapping[str, Any]
 
 NAMES = {
@@ -58,6 +55,7 @@ CURVATURE = {
     "CPU ms a step": "CPU ms a step",
 }
 KINDS = {"spline": "moment students", "moment": "moment students", "painn": "small PaiNN students"}
+"""Records made before the net was called moment say spline."""
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
 COLUMNS = ("momenta (%)", "training (CPU min)", *ENSEMBLES, "stronger (%)", "speed-up", "in small steps", "gates failed")
 HEAD = """# Measured: curvature and long strides
@@ -66,7 +64,7 @@ Written by `benchmarks/tables.py` from `benchmarks/results/*.json`, where settin
 errors: over seeds for students, of the mean over correlated steps for temperatures. What follows from them is on the
 how-to pages on [long strides](howto/long_strides.md) and [curvature](howto/curvature.md).
 """
-CURVED = """## When curvature helps (`curvature.py`)
+CURVED = """## When curvature helps (`studies/curvature.py`)
 
 Errors against the teacher: forces on held-out structures, on hotter ones (never taught), on structures displaced along normal
 modes; products of the Hessian with a random direction, median over held-out structures; the Hessian at the minimum; how far the
@@ -226,7 +224,7 @@ def over_student(found: Row, of_map: str) -> list[str]:
 
 def costs(rows: list[Row]) -> list[str]:
     """What strides take, a column for each map."""
-    lines = ["## What a long stride costs (`stride_costs.py`, one thread; µs an atom)", ""]
+    lines = ["## What a long stride costs (`studies/stride_costs.py`, one thread; µs an atom)", ""]
     names = [f"{NAMES[row['material']]}, {row['map'].replace('fs-', ' fs / ')}" for row in rows]
     kinds = [key for key in rows[0] if key not in ("material", "map")]
     return [*lines, *table(["", *names], [[kind, *(shown(row[kind]) for row in rows)] for kind in kinds])]
@@ -246,7 +244,7 @@ FURTHER: dict[str, Callable[[Any, str], list[str]]] = {
 
 def ablations(rows: list[Row]) -> list[str]:
     """Maps without one part or another."""
-    lines = ["## What the parts of a map are worth (`stride_ablations.py`, Li6PS5Cl, 16 fs, short judgement)", ""]
+    lines = ["## What the parts of a map are worth (`studies/stride_ablations.py`, Li6PS5Cl, 16 fs, short judgement)", ""]
     cells = [[row["arm"], str(row["steps"]), f"{row['judged for (ps)']:g}", *summary(row)] for row in rows]
     return [*lines, *table(["map", "steps", "judged for (ps)", *COLUMNS], cells)]
 
@@ -254,7 +252,7 @@ def ablations(rows: list[Row]) -> list[str]:
 def peer(rows: list[Row]) -> list[str]:
     """FlashMD's network taught the same pairs, driven by its own integrators."""
     spent = next(r for r in rows if r["what"] == "training")
-    lines = ["## FlashMD's network on the same pairs (`peer_flashmd.py`, Li6PS5Cl, 16 fs)", ""]
+    lines = ["## FlashMD's network on the same pairs (`studies/peer_flashmd.py`, Li6PS5Cl, 16 fs)", ""]
     how_long = f"{spent['processor minutes']:.1f} CPU minutes of training by metatrain"
     taught = f"{spent['parameters']:,} parameters, {spent['pairs']} pairs, {how_long}"
     lines += [f"{taught}. Errors of momenta after one stride over their thermal size (%):", ""]

@@ -4,7 +4,7 @@ ASE's own Bussi thermostat moves the atoms on purpose: nothing of mdistill's sim
 the teacher (the teacher's numbers, in less than half the time). The run (about an hour on one core) is kept in
 runs/teacher-900K and goes on where it was; student_dynamics.py writes what it says as a small result.
 
-    python benchmarks/teacher_trajectory.py [--runs FOLDER] [--temperature 900] [--picoseconds 41]
+    python -m benchmarks.teacher_trajectory [--runs FOLDER] [--temperature 900] [--picoseconds 41]
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ase.io import read
 from ase.md.bussi import Bussi
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
+from benchmarks.record import ROOT, STRUCTURE
 from mdistill.export.ase import calculator
 from mdistill.io.files import replacing
 from mdistill.progress import progress
 from mdistill.teachers import load_teacher
 
-ROOT = Path(__file__).parent.parent
 STEP_FS, SAVE_EVERY, FLUSH_EVERY, SEED = 2.0, 5, 500, 11
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--picoseconds", type=float, default=41.0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    atoms = read(Path(__file__).parent / "li6ps5cl_relaxed.extxyz")
+    atoms = read(STRUCTURE)
     atoms.calc = calculator(load_teacher("sevennet-0"))
     generator = np.random.RandomState(SEED)
     path = given.runs / "trajectory.npz"

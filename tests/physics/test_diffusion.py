@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -215,28 +213,15 @@ def test_count_hops() -> None:
     assert count_hops(moved, 100.0, distance=1.5) == 5
 
 
-def _benchmark(name: str):  # type: ignore[no-untyped-def]
-    folder = Path(__file__).parents[2] / "benchmarks"
-    sys.path.insert(0, str(folder))
-    try:
-        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-        return loaded
-    finally:
-        sys.path.remove(str(folder))
-
-
 needs_data = pytest.mark.skipif("MDISTILL_DATA" not in os.environ, reason="needs the argyrodite AIMD")
 
 
 @functools.cache
 def argyrodite(disorder: str) -> tuple[Trajectory, Diffusion, float, float]:
     """The joined AIMD, our estimate, and kinisi's D and error (cm²/s)."""
+    from benchmarks import analyse_argyrodite as benchmark
     from mdistill.io.import_trajectory import read_trajectory
 
-    benchmark = _benchmark("analyse_argyrodite")
     paths = benchmark.runs_of(Path(os.environ["MDISTILL_DATA"]), disorder)
     trajectory = read_trajectory(paths, time_step_fs=benchmark.FRAME_TIME_FS).trajectory
     assert trajectory.positions.shape == (700, 416, 3)

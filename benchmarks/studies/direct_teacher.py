@@ -4,7 +4,7 @@ Ethanol of revised MD17: a PaiNN with a direct head and one whose forces are a g
 two moment students (with its force Jacobian and without), the second two PaiNN students with direct heads (with its Hessian
 and without). All run NVE at 300 K from the same start.
 
-    MDISTILL_DATA=… python benchmarks/direct_teacher.py [--steps 6000] [--time-ps 20]
+    MDISTILL_DATA=… python -m benchmarks.studies.direct_teacher [--steps 6000] [--time-ps 20]
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from curvature import STUDENTS
-from curvature_systems import RUNS, TEACHER, curved, kept, molecule
-from record import write_record
 
+from benchmarks.record import write_record
+from benchmarks.studies.curvature import STUDENTS
+from benchmarks.studies.curvature_systems import RUNS, TEACHER, curved, kept, molecule
 from mdistill.analysis.accuracy import accuracy
 from mdistill.data.relax import relax
 from mdistill.errors import BlowUp

@@ -15,7 +15,7 @@ Maps of one kind are taught for equally many steps, of different kinds for one t
 judged as `mdistill train stride` does (temperatures in NVE,
 Langevin and Bussi dynamics with the energy put right and without, RDFs, reversibility, speed), in shorter runs.
 
-    MDISTILL_DATA=… python benchmarks/stride_ablations.py [--arms direct …] [--time-ps 30] [--record-only]
+    MDISTILL_DATA=… python -m benchmarks.studies.stride_ablations [--arms direct …] [--time-ps 30] [--record-only]
 
 Everything done is kept in runs/stride/li6ps5cl/ablations and not done again.
 """
@@ -33,18 +33,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from long_stride import FOUND, ROOT, rows_of, settings_of
-from record import write_record
-from stride_systems import Material, system
 
+from benchmarks.long_stride import FOUND, rows_of, settings_of
+from benchmarks.record import ROOT, write_record
+from benchmarks.stride_systems import Material, system
 from mdistill.io.files import write_json
+from mdistill.judge.stride import judge_map
 from mdistill.labelling.segments import make_segments
 from mdistill.nets.settings import OneStepAttentionSettings
 from mdistill.runs.results import read_results, write_results
 from mdistill.teachers.models import load
 from mdistill.training import stride as training
 from mdistill.training.settings import FitSettings, StrideSettings
-from mdistill.workflows.stride import judge_map
 from research.train_action import train_action
 
 ARMS: dict[str, dict[str, Any]] = {

@@ -2,7 +2,7 @@
 
 Runs the physics tests (harmonic and Lennard-Jones crystals, ideal gas) and writes what they measured.
 
-    python benchmarks/propagators.py
+    python -m benchmarks.studies.propagators
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from record import write_record
+from benchmarks.record import ROOT, write_record
 
-ROOT = Path(__file__).parent.parent
 TESTS = [f"tests/physics/test_{name}.py" for name in ("propagators", "thermostats", "barostats")]
 
 

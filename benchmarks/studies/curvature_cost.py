@@ -1,6 +1,6 @@
 """What curvature in the loss costs: a training step of ethanol with no, one, four and all 27 rows of the Hessian.
 
-    MDISTILL_DATA=… python benchmarks/curvature_cost.py [--rounds 5]
+    MDISTILL_DATA=… python -m benchmarks.studies.curvature_cost [--rounds 5]
 
 Products are zeros: only the time is looked at. Kinds of student and numbers of rows are timed in turn; CPU time of one thread.
 """
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from curvature import STUDENTS
-from curvature_systems import molecule
-from record import write_record
 
+from benchmarks.record import write_record
+from benchmarks.studies.curvature import STUDENTS
+from benchmarks.studies.curvature_systems import molecule
 from mdistill.derivatives import unit_directions
 from mdistill.nets.model_files import network_of
 from mdistill.training.calibrate import calibrate

@@ -3,7 +3,7 @@ whether gradient descent gains by starting from it.
 
 Needs the labels and the student of student_accuracy.py.
 
-    python benchmarks/closed_form.py [--runs FOLDER] [--threads 1]
+    python -m benchmarks.studies.closed_form [--runs FOLDER] [--threads 1]
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import RESULTS, write_record
 
+from benchmarks.record import RESULTS, ROOT, write_record
 from mdistill.analysis.accuracy import Accuracy
 from mdistill.data.store import LabelStore
 from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 
-ROOT = Path(__file__).parent.parent
 WARM_STEPS = (300, 1000, 3000)
 SIZES = {"small": ClosedFormSettings(second=8, third=5), "default": ClosedFormSettings()}
 

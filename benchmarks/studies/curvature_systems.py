@@ -18,6 +18,7 @@ import torch
 from ase.io import read
 from torch import Generator
 
+from benchmarks.record import ROOT
 from mdistill.analysis.vibrations import displaced, normal_modes
 from mdistill.data.label import BrokenLabel, label
 from mdistill.data.relax import relax
@@ -36,7 +37,6 @@ from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import FitSettings, PainnSize, TrainSettings
 from mdistill.types import LabelledFrame, Potential, Prediction, System
 
-ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs" / "curvature"
 CRYSTALS = ("li6ps5cl", "li3ps4", "li7p3s11")
 MOLECULES = ("ethanol", "aspirin", "salicylic", "toluene")

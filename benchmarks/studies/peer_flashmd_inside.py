@@ -1,7 +1,7 @@
 """FlashMD in its own environment: training by metatrain, errors of one stride, runs and times; see peer_flashmd.py, which calls
 this with the Python of that environment, in the folder of one size, and reads the answer as JSON.
 
-    PYTHON_WITH_FLASHMD benchmarks/peer_flashmd_inside.py WHAT --size SIZE --answer FILE --pairs FILE ...
+    PYTHON_WITH_FLASHMD benchmarks/studies/peer_flashmd_inside.py WHAT --size SIZE --answer FILE --pairs FILE ...
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The potential has the usual size (4 + 4 radial channels, 8 + 8 basis functions, l ≤ 4, 30 neurons, cutoffs 4.9 Å) and random
 weights: its time per call says something, its energies nothing.
 
-    PYTHON_WITH_CALORINE benchmarks/peer_nep.py STRUCTURE [--repeats 1 2 4]
+    PYTHON_WITH_CALORINE benchmarks/studies/peer_nep.py STRUCTURE [--repeats 1 2 4]
 """
 
 from __future__ import annotations

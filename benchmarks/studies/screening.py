@@ -4,7 +4,7 @@ A student taught at 600 K and below moves by itself at 1000 K; of its frames som
 choices start from the same student and the same frames; errors are on the teacher's own dynamics at 1000 K, which no one
 was taught. Needs the labels of student_accuracy.py and SevenNet-0.
 
-    python benchmarks/screening.py [--runs FOLDER] [--seeds 3] [--counts 6 12 24]
+    python -m benchmarks.studies.screening [--runs FOLDER] [--seeds 3] [--counts 6 12 24]
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import write_record
 
+from benchmarks.record import ROOT, write_record
 from mdistill.analysis.accuracy import accuracy
 from mdistill.data.label import label
 from mdistill.data.select_frames import select, usable
@@ -34,7 +34,6 @@ from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSet
 from mdistill.types import LabelledFrame, System
 from research.variance import most_uncertain
 
-ROOT = Path(__file__).parent.parent
 KELVIN = 1000.0
 FIRST = TrainSettings(cutoff=4.9, held_out=0.1, fit=FitSettings(steps=1500))
 REFIT = replace(FIRST, fit=FitSettings(steps=800, learning_rate=1.5e-3))

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from curvature_systems import CRYSTALS, Case
-from student_speed import Stepper
 
+from benchmarks.student_speed import Stepper
+from benchmarks.studies.curvature_systems import CRYSTALS, Case
 from mdistill.analysis.vibrations import normal_modes
 from mdistill.data.relax import relax
 from mdistill.derivatives import hessian

@@ -1,6 +1,6 @@
 """Neighbour search: counting every pair, `build_graph`, and `SkinList` along dynamics, by number of atoms.
 
-    python benchmarks/neighbours.py
+    python -m benchmarks.studies.neighbours
 
 Random atoms at the density of Li6PS5Cl in skewed periodic cells. Times are medians; ratios within one run.
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import write_record
 
+from benchmarks.record import write_record
 from mdistill.graph import SkinList, build_graph, make_system
 from mdistill.types import System
 

@@ -23,7 +23,7 @@ The peer's environment needs this package too, for the energies:
     pip install torch==2.13.0 flashmd==0.3.0 safetensors jaxtyping h5py tyro rich psutil jinja2 pymatgen kinisi
     (metatrain 2026.3.1, metatomic-torch 0.1.19, metatensor-torch 0.10.8 and ase 3.29.0 come with it)
 
-    python benchmarks/peer_flashmd.py --python PYTHON --segments FOLDER --start FILE.extxyz --student FILE.mdistill
+    python -m benchmarks.studies.peer_flashmd --python PYTHON --segments FOLDER --start FILE.extxyz --student FILE.mdistill
         --folder FOLDER [--stride 16]
         [--minutes 10] [--sizes small default] [--batch 4] [--temperature 600] [--strides 2000] [--step 1.0]
         [--record NAME] [--train-only]
@@ -41,11 +41,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peer_flashmd_inside import SIZES, parts
 
+from benchmarks.record import ROOT, write_record
+from benchmarks.studies.peer_flashmd_inside import SIZES, parts
 from mdistill.io.files import sha256, write_json
 
-SOURCE, INSIDE = Path(__file__).resolve().parent.parent / "src", Path(__file__).resolve().parent / "peer_flashmd_inside.py"
+SOURCE, INSIDE = ROOT.resolve() / "src", Path(__file__).resolve().parent / "peer_flashmd_inside.py"
 DISCARDED = 0.2
 
 
@@ -163,7 +164,6 @@ def run_row(series: list[list[float]], names: list[str], target: float | None) -
 
 
 def measure(words: argparse.Namespace) -> None:
-    from record import write_record
 
     folder = words.folder.resolve()
     words.pairs = write_pairs(words.segments, words.stride, folder / f"pairs-{words.most}.npz", words.most)

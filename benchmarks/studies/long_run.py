@@ -2,7 +2,7 @@
 
 Needs the student of student_accuracy.py. Dynamics are kept beside it and resumed.
 
-    python benchmarks/long_run.py [--runs FOLDER] [--steps 10000000] [--nve-ps 1000]
+    python -m benchmarks.studies.long_run [--runs FOLDER] [--steps 10000000] [--nve-ps 1000]
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 import torch
-from record import write_record
 
+from benchmarks.record import ROOT, STRUCTURE, write_record
 from mdistill.analysis.gates import energy_drift
 from mdistill.io.structures import read_system
 from mdistill.simulation.log import read_log
@@ -22,8 +22,6 @@ from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load
 from mdistill.units import PS
-
-ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
@@ -33,7 +31,7 @@ def main() -> None:
     parser.add_argument("--nve-ps", type=float, default=1000.0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    system = read_system(Path(__file__).parent / "li6ps5cl_relaxed.extxyz")
+    system = read_system(STRUCTURE)
     rows: list[dict[str, Any]] = []
     for precision in ("float32", "float64"):
         student = load(given.runs / "train" / "student.mdistill", precision=precision)  # type: ignore[arg-type]

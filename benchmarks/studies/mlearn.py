@@ -4,7 +4,7 @@ The closed-form and the nonlinear student learn the training structures (energie
 consecutive structures, chooses nothing here but is held out as in every training. Errors are those on the official test set.
 Ni and Cu have test structures only in the data at hand and are left out.
 
-    python benchmarks/mlearn.py [--data FOLDER] [--minutes 5]
+    python -m benchmarks.studies.mlearn [--data FOLDER] [--minutes 5]
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import atomic_numbers
-from record import write_record
 
+from benchmarks.record import ROOT, write_record
 from mdistill.analysis.accuracy import accuracy
 from mdistill.graph import make_system
 from mdistill.teachers.models import load
@@ -29,7 +29,6 @@ from mdistill.training.potential import TrainingResult, evaluate, train_potentia
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.types import LabelledFrame, Prediction
 
-ROOT = Path(__file__).parent.parent
 PUBLISHED = {"Li": {"GAP": (0.49, 0.01), "MTP": (0.49, 0.01)}, "Ge": {"GAP": (2.06, 0.05), "MTP": (1.79, 0.05)}}
 """Test errors, meV/atom and eV/Å, of Zuo et al., J. Phys. Chem. A 124, 731 (2020), doi 10.1021/acs.jpca.9b08723."""
 BLOCK = 5

@@ -2,7 +2,7 @@
 
 Needs the student of student_accuracy.py. The teacher's Hessian (about a minute) is kept beside it and reused.
 
-    python benchmarks/vibrations.py [--runs FOLDER] [--threads 1]
+    python -m benchmarks.studies.vibrations [--runs FOLDER] [--threads 1]
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from record import write_record
 
+from benchmarks.record import ROOT, write_record
 from mdistill.io.structures import read_system
 from mdistill.judge.settings import VibrationSettings
 from mdistill.judge.vibrations import vibrations
 from mdistill.teachers.models import load
-
-ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ and kept in FOLDER; what could not be made is said in FOLDER/<model>/deployed.js
 torch 2.11; with another torch DeePMD-kit must be built from its source (DP_ENABLE_TENSORFLOW=0 pip install --no-binary
 deepmd-kit --no-build-isolation deepmd-kit==3.2.0). Also needed: ase, vesin-torch, mpich, e3nn.
 
-    PYTHON_WITH_DEEPMD benchmarks/peer_deepmd.py FOLDER STRUCTURE [--steps 3000] [--repeats 1 2 4] [--train-only]
+    PYTHON_WITH_DEEPMD benchmarks/studies/peer_deepmd.py FOLDER STRUCTURE [--steps 3000] [--repeats 1 2 4] [--train-only]
 """
 
 from __future__ import annotations

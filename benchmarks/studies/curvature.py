@@ -20,7 +20,8 @@ taught per training structure:
     nodes         … and node features tied to the teacher's                   (no more teacher calls)
     embedding     … and the embedding of elements a projection of its own     (PaiNN students alone)
 
-    MDISTILL_DATA=… python benchmarks/curvature.py --system ethanol --student moment [--seeds 3] [--steps 3000] [--frames 50]
+    MDISTILL_DATA=… python -m benchmarks.studies.curvature --system ethanol --student moment [--seeds 3] [--steps 3000]
+        [--frames 50]
 
 Everything done is kept in runs/curvature and not done again; the record holds all systems found there.
 """
@@ -38,10 +39,22 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from curvature_judge import cost, curvature, dynamics, judged, relaxed, vibrations
-from curvature_systems import CRYSTALS, MOLECULES, RATTLE, ROOT, RUNS, TEACHER, Case, crystal_case, curved, kept, molecule_case
-from record import write_record
 
+from benchmarks.record import RESULTS, write_record
+from benchmarks.studies.curvature_judge import cost, curvature, dynamics, judged, relaxed, vibrations
+from benchmarks.studies.curvature_systems import (
+    CRYSTALS,
+    MOLECULES,
+    RATTLE,
+    ROOT,
+    RUNS,
+    TEACHER,
+    Case,
+    crystal_case,
+    curved,
+    kept,
+    molecule_case,
+)
 from mdistill.io.files import write_json
 from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import FitSettings, PainnSize, TrainSettings
@@ -240,7 +253,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
     axes[-1].set_xticks(range(len(groups)), names, fontsize=8)
     figure.supylabel("error over that of a student taught energies and forces alone", fontsize=9)
     figure.tight_layout(rect=(0.0, 0.0, 1.0, 0.95))
-    figure.savefig(Path(__file__).parent / "results" / "curvature.svg")
+    figure.savefig(RESULTS / "curvature.svg")
 
 
 def ratio(rows: list[dict[str, Any]], group: tuple[str, str, str], arm: str, key: str) -> tuple[float, float] | None:

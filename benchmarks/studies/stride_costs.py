@@ -5,7 +5,7 @@ the neighbours are known, of one neighbour search, and of whole strides with the
 at one of twenty; strides from one search to the next; and multiply-adds an atom, as the equations have them and with what the
 registers' 16 numbers are filled up with. Times are medians over rounds in which everything is timed once.
 
-    MDISTILL_DATA=… python benchmarks/stride_costs.py [--maps li6ps5cl/16fs-2 …] [--runs FOLDER] [--rounds 9]
+    MDISTILL_DATA=… python -m benchmarks.studies.stride_costs [--maps li6ps5cl/16fs-2 …] [--runs FOLDER] [--rounds 9]
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import write_record
-from stride_systems import Material, system
 
+from benchmarks.record import ROOT, write_record
+from benchmarks.stride_systems import Material, system
 from mdistill.nets.model_files import load_net
 from mdistill.nets.settings import MomentSettings
 from mdistill.nets.splitting_map import SplittingMap
@@ -35,7 +35,6 @@ from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.teachers.models import load, load_stride
 from mdistill.types import Propagator, State
 
-ROOT = Path(__file__).parent.parent
 MAPS = ["li6ps5cl/16fs-2", "li3ps4/16fs-2", "aluminium/32fs-2"]
 LANES = 16
 """Numbers of a register in which the kernels compute."""
