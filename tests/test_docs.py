@@ -68,3 +68,13 @@ def test_the_site_builds_without_warnings(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "html" / "reference" / "commands.html").read_text(encoding="utf-8")
     assert all(f"mdistill {name}" in page for name in cli.COMMANDS)
+
+
+def test_the_page_of_common_errors_quotes_messages_of_the_code():
+    """Words in backticks in the first column of its "message contains" tables stand in the source."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    page = (DOCS / "howto" / "errors.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| message contains .*\n\|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    quotes = [words for row in "".join(tables).splitlines() for words in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    missing = [part for quote in quotes for part in quote.split(" … ") if part not in source]
+    assert len(quotes) > 8 and not missing

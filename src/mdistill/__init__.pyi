@@ -1,0 +1,19 @@
+"""Public names for type checkers; at run time `__init__.py` imports each on first use."""
+
+from mdistill.errors import BadInput as BadInput
+from mdistill.errors import BlowUp as BlowUp
+from mdistill.errors import MdistillError as MdistillError
+from mdistill.estimates import Estimate as Estimate
+from mdistill.export.ase import calculator as calculator
+from mdistill.io.import_trajectory import read_trajectory as read_trajectory
+from mdistill.io.structures import read_structure as read_structure
+from mdistill.io.structures import read_system as read_system
+from mdistill.simulation.settings import SimulateSettings as SimulateSettings
+from mdistill.simulation.simulate import simulate as simulate
+from mdistill.teachers.models import load as load
+from mdistill.types import System as System
+from mdistill.types import Trajectory as Trajectory
+from mdistill.workflows.distill import distill as distill
+from mdistill.workflows.distill_settings import DistillSettings as DistillSettings
+
+__version__: str
