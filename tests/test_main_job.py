@@ -109,6 +109,7 @@ def test_rerun_does_nothing_and_one_changed_setting_reruns_what_follows(workspac
     )
 
 
+@pytest.mark.slow
 def test_sigkill_anywhere_then_resume(workspace, tmp_path, trust):
     """T34: killed at moments over the whole job, resumed by the same command: same labels and same student as uninterrupted."""
     run = tmp_path / "run"
@@ -188,6 +189,7 @@ def test_results_schema(workspace):
     assert raw["provenance"]["model_sha256"] and raw["provenance"]["structure_sha256"]
 
 
+@pytest.mark.slow
 def test_bench_adds_accuracy_against_speed_to_the_run(workspace, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(workspace / "runs" / "li6ps5cl", run)
@@ -205,6 +207,7 @@ def test_bench_adds_accuracy_against_speed_to_the_run(workspace, tmp_path, capsy
     assert cli.run(["bench", str(tmp_path)]) == 2 and cli.run([*command, "--sizes", "huge"]) == 2
 
 
+@pytest.mark.slow
 def test_vibrations_adds_a_section_to_the_run(workspace, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(workspace / "runs" / "li6ps5cl", run)
@@ -270,6 +273,7 @@ def test_train_closed_form(workspace, tmp_path, capsys):
     assert cli.run(["train", "potential", run, "--fit", "closed-form", *refused]) == 2
 
 
+@pytest.mark.slow
 def test_train_with_probes_drawn_anew_and_from_a_closed_form_start(workspace, tmp_path, capsys):
     run = str(workspace / "runs" / "li6ps5cl")
     small = ["--cutoff", "4.5", "--radial", "6", "--channels", "4", "--hidden", "8", "--fit.steps", "6"]
@@ -290,6 +294,7 @@ def test_train_with_probes_drawn_anew_and_from_a_closed_form_start(workspace, tm
     assert "--probe-kind rows" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(workspace / "runs" / "li6ps5cl", run)

@@ -292,6 +292,7 @@ def check_scheme(pixels: np.ndarray, *, dark: bool) -> None:
     assert (np.abs(pixels - series).max(axis=2) < 12).sum() > 300
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_chromium_shows_it_in_light_and_dark_and_asks_nobody(folder: Path, tmp_path: Path, trust: Callable[..., None]) -> None:
     asked = []
@@ -307,6 +308,7 @@ def test_chromium_shows_it_in_light_and_dark_and_asks_nobody(folder: Path, tmp_p
     trust("T29", "requests the page makes in Chromium", len(asked), "0")
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_chromium_prints_it_on_white_even_from_a_dark_desktop(folder: Path, tmp_path: Path, trust: Callable[..., None]) -> None:
     printed = tmp_path / "page.pdf"
@@ -332,6 +334,7 @@ def outside_requests(page_path: Path, profile: Path, *flags: str) -> list[str]:
     return [url for url in asked if any(f"//{host}" in url for host in hosts)]
 
 
+@pytest.mark.browser
 @needs_chromium
 @pytest.mark.planted
 def test_chromium_asking_somebody_is_noticed(folder: Path, tmp_path: Path, trust: Callable[..., None]) -> None:
@@ -344,6 +347,7 @@ def test_chromium_asking_somebody_is_noticed(folder: Path, tmp_path: Path, trust
     trust("T29", "requests the page makes in Chromium", "caught", "caught", planted=True)
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_nothing_is_wider_than_a_narrow_window(folder: Path, tmp_path: Path) -> None:
     text = (folder / "report.html").read_text(encoding="utf-8")
@@ -367,6 +371,7 @@ def test_nothing_is_wider_than_a_narrow_window(folder: Path, tmp_path: Path) -> 
     assert found and int(found.group(1)) <= int(found.group(2)) <= 420
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(FIREFOX is None, reason="no Firefox here")
 @pytest.mark.parametrize("dark", [False, True])
 def test_firefox_shows_it(folder: Path, tmp_path: Path, dark: bool, trust: Callable[..., None]) -> None:

@@ -152,12 +152,14 @@ def check_two_pressures(low: SolidRun, high: SolidRun) -> float:
     return off
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(STRAINS))
 def test_two_pressures_differ_as_they_must(name: str, trust: Callable[..., None]) -> None:
     off = check_two_pressures(solid(name, LOW), solid(name, HIGH))
     trust("T15", f"{name}: Lennard-Jones solid, slope of ln p(V, 250 MPa)/p(V, 200 MPa): off (σ)", off, "< 3")
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_two_pressure_check_sees_narrow_volumes(trust: Callable[..., None]) -> None:
     runs = [replace(run, volume=run.volume.mean() + 0.7 * (run.volume - run.volume.mean()))
@@ -262,12 +264,14 @@ def check_density(run: SolidRun, pressure_GPa: float) -> float:
     return float(off)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(STRAINS))
 def test_the_density_is_that_of_ase(name: str, trust: Callable[..., None]) -> None:
     off = check_density(solid(name, LOW), LOW)
     trust("T15", f"{name}: Lennard-Jones solid, density against ASE's LangevinBAOAB: off (σ)", off, "< 3")
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_the_density_check_sees_another_pressure(trust: Callable[..., None]) -> None:
     with pytest.raises(AssertionError):

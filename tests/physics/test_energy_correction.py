@@ -141,7 +141,7 @@ def langevin(heating: Heating) -> Obabo:
     return Obabo(inner=heating, temperature_K=300.0, friction_per_ps=1.0)
 
 
-@pytest.mark.parametrize("periods_fs", [(60.0, 140.0), (100.0, 100.0)])
+@pytest.mark.parametrize("periods_fs", [(60.0, 140.0), pytest.param((100.0, 100.0), marks=pytest.mark.slow)])
 def test_a_map_that_heats_samples_the_right_temperature(trust, periods_fs):
     """Even where all vibrate with the period that is between two corrections."""
     heating = Heating(periods_fs=periods_fs)
@@ -159,6 +159,7 @@ class AtEqualIntervals(CorrectEnergy):
         return number % self.every == 0
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_left_alone_it_is_too_hot_and_at_equal_intervals_too_cold(trust):
     heating = Heating(periods_fs=(100.0, 100.0))

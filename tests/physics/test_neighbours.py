@@ -240,6 +240,7 @@ def check_skin_along_steps(lists: SkinList, *, steps: int, breathing: float = 0.
     return largest
 
 
+@pytest.mark.slow
 def test_skin_list_along_ten_thousand_hot_steps(trust) -> None:
     lists = SkinList(cutoff=4.0, skin=1.0)
     largest = check_skin_along_steps(lists, steps=10_000)

@@ -280,12 +280,14 @@ def check_two_temperatures(cold: Samples, warm: Samples) -> float:
     return off
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["langevin", "bussi"])
 def test_two_temperatures_differ_as_boltzmann_says(name: str, solids: dict, trust: Callable[..., None]) -> None:
     off = check_two_temperatures(solids[name, COLD], solids[name, WARM])
     trust("T14", f"{name}: slope of ln p(E, 50 K)/p(E, 40 K) of a Lennard-Jones solid: off (σ)", off, "< 3")
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_two_temperature_check_sees_narrow_energies(solids: dict, trust: Callable[..., None]) -> None:
     narrow = []
@@ -299,6 +301,7 @@ def test_two_temperature_check_sees_narrow_energies(solids: dict, trust: Callabl
     trust("T14", "planted energies with 0.7 of their width", "noticed", "noticed", planted=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["langevin", "bussi"])
 def test_a_solid_is_equipartitioned(name: str, solids: dict, trust: Callable[..., None]) -> None:
     samples = solids[name, WARM]
@@ -310,6 +313,7 @@ def test_a_solid_is_equipartitioned(name: str, solids: dict, trust: Callable[...
         trust("T14", f"{name}, Lennard-Jones solid: temperature of {symbol} off (σ)", off, "< 3")
 
 
+@pytest.mark.slow
 def test_kinetic_energy_by_physical_validation(solids: dict, trust: Callable[..., None]) -> None:
     """The community's own check (Merz, Shirts, PLOS ONE 13, e0202764 (2018)) on the same samples."""
     import physical_validation

@@ -112,7 +112,7 @@ def off_by(springs, ensemble: str) -> tuple[float, float, float]:
     return found.value - KELVIN, found.error, exact - KELVIN
 
 
-@pytest.mark.parametrize("ensemble", ["Langevin", "Bussi"])
+@pytest.mark.parametrize("ensemble", [pytest.param("Langevin", marks=pytest.mark.slow), "Bussi"])
 def test_the_heat_of_the_thermostat_tells_the_temperature(springs, ensemble, trust):
     """Nine degrees of freedom for 20 ps: by itself the mean temperature has an error of some 30 K (of 11 K after 200 ps)."""
     found, error, exact = off_by(springs, ensemble)
@@ -122,6 +122,7 @@ def test_the_heat_of_the_thermostat_tells_the_temperature(springs, ensemble, tru
     )
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_a_wrong_share_of_heat_is_noticed(springs, monkeypatch, trust):
     share = dynamics._replaced

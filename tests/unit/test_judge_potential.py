@@ -164,6 +164,7 @@ def test_results_hold_what_the_report_needs(good: tuple[Results, Path], tmp_path
     assert any(name.startswith("rdf-") for name in (f.name for f in results.figures))
 
 
+@pytest.mark.slow
 def test_second_call_repeats_nothing_and_says_the_same(good: tuple[Results, Path], held_out: list[LabelledFrame]) -> None:
     results, folder = good
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("trajectory.h5")}
@@ -185,8 +186,14 @@ FAULTS: dict[str, tuple[Student, str, dict[str, object]]] = {
 }
 
 
+LONG = ("other structure", "slow")
+
+
+LONG = ("other structure", "slow")
+
+
 @pytest.mark.planted
-@pytest.mark.parametrize("fault", list(FAULTS))
+@pytest.mark.parametrize("fault", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in FAULTS])
 def test_bad_student_fails_its_gate(fault: str, held_out: list[LabelledFrame], tmp_path: Path, trust) -> None:
     student, gate, more = FAULTS[fault]
     frames = [f for f in held_out if f.temperature_K == 600.0][:: 1 if gate == "RDF overlap" else 4]

@@ -53,7 +53,7 @@ def spoilt(student: MomentNet, factor: float) -> SplittingMap:
 
 
 @pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler here, and 100,000 steps in plain Python")
-@pytest.mark.parametrize("factor", [0.85, 1.0, 1.1])
+@pytest.mark.parametrize("factor", [pytest.param(0.85, marks=pytest.mark.slow), 1.0, pytest.param(1.1, marks=pytest.mark.slow)])
 def test_it_finds_the_strength_that_small_steps_have(student, rest, factor):
     net = spoilt(student, factor)
     found = set_kick_scale(net, compiled(Conservative(student), double=True), rest, settings())

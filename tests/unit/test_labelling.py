@@ -135,6 +135,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     )
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_gone_on_with(uninterrupted: tuple[list[Any], int], tmp_path: Path, trust: Any) -> None:
     def slow(_n: int, answer: Prediction, _s: System) -> Prediction:
         time.sleep(0.001)

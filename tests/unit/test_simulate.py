@@ -258,6 +258,7 @@ def child(action: Callable[[], None]) -> multiprocessing.Process:
     return process
 
 
+@pytest.mark.slow
 def test_sigkill_at_25_moments_changes_nothing(
     tmp_path: Path, trust: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,7 @@ def test_pickled_shard_is_refused(tmp_path: Path) -> None:
         store.read()
 
 
+@pytest.mark.slow
 def test_readable_after_kill_at_any_moment(tmp_path: Path, trust: Any) -> None:
     store, random, kills = LabelStore(tmp_path), np.random.default_rng(5), 0
     while kills < 25 or len(store) < 8:
@@ -190,6 +191,7 @@ def test_readable_after_kill_at_any_moment(tmp_path: Path, trust: Any) -> None:
     trust("T34", "label store readable after SIGKILL at random moments of writing", f"{kills} of {kills}", "all")
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_the_store_intact(tmp_path: Path, trust: Any) -> None:
     store = LabelStore(tmp_path)
     for k in range(40):

@@ -25,6 +25,11 @@ from mdistill.teachers.ase import TeacherFailure, from_calculator
 from mdistill.types import CurvedPotential, Potential, Prediction, System
 from mdistill.units import GPA
 
+pytestmark = pytest.mark.teacher
+QUICK = ("sevennet-0", "chgnet")
+"""Teachers that `make test` loads; the others are for `make test-all`."""
+QUICK = ("sevennet-0", "chgnet")
+"""Teachers that `make test` loads; the others are for `make test-all`."""
 NAMES = [name for name, card in TEACHERS.items() if importlib.util.find_spec(card.package)]
 _LOADED: dict[str, Potential] = {}
 
@@ -79,7 +84,7 @@ class Altered:
         return self.change(self.inner(graph))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
 def test_golden_answers(name: str, trust: Any) -> None:
     worst = check_teacher(teacher(name), name)
     for key, limit in GOLDEN_LIMITS.items():
@@ -165,6 +170,7 @@ def test_curvature_by_autodiff_and_by_differences_agree(name: str, trust: Any) -
     )
 
 
+@pytest.mark.slow
 def test_hessian_of_a_teacher_is_symmetric_and_that_of_differences(trust: Any) -> None:
     """All rows by vector–Jacobian products; some again from SevenNet's forces alone, extrapolated."""
     potential = teacher("sevennet-0")
@@ -248,6 +254,7 @@ def test_noise_goes_to_the_log(capfd: pytest.CaptureFixture[str], caplog: pytest
     assert "initialized with" in caplog.text
 
 
+@pytest.mark.slow
 def test_loading_in_a_fresh_process_is_silent_and_changes_no_global_state() -> None:
     if "sevennet-0" not in NAMES:
         pytest.skip("sevenn is not installed")

@@ -30,6 +30,7 @@ def student(tmp_path: Path) -> Path:
     return tmp_path / "student.mdistill"
 
 
+@pytest.mark.slow
 def test_a_direct_map_learns_what_free_flight_and_force_miss(student: Path, tmp_path: Path):
     flow = exact_flow()
     result = train_stride(flow, student, settings("one_step", 150, shorter_fs=(8.0,)), tmp_path / "map")
