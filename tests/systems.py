@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from mdistill.derivatives import Conservative, EnergyNet
 from mdistill.graph import build_graph, make_system
+from mdistill.labelling.engine import as_engine
+from mdistill.labelling.tasks import Question, frame_of
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.painn import PainnNet
 from mdistill.nets.settings import MomentSettings, PainnSettings, SplittingMapSettings
@@ -154,3 +158,11 @@ def morse_frames(count: int, *, seed: int = 0, atoms: int = 8, blocks: int = 4, 
             )
         )
     return frames
+
+
+def labelled(system: System, potential: Potential, *, probes: Tensor | None = None, **kept: Any) -> LabelledFrame:
+    """A structure with what a potential says of it."""
+    asked = Question(name="", index=0, system=system, probes=probes, **kept)
+    frame = frame_of(asked, as_engine(potential).label(system, Path(), probes=probes), largest_force=50.0)
+    assert isinstance(frame, LabelledFrame), frame
+    return frame

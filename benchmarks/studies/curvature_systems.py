@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +21,17 @@ from torch import Generator
 
 from benchmarks.record import ROOT
 from mdistill.analysis.vibrations import displaced, normal_modes
-from mdistill.data.label import BrokenLabel, label
+from mdistill.data.probes import draw_probes
 from mdistill.data.relax import relax
 from mdistill.data.store import LabelStore
 from mdistill.derivatives import hessian
-from mdistill.errors import BlowUp
+from mdistill.errors import BlowUp, MdistillError
 from mdistill.graph import make_system
 from mdistill.io.files import write_bytes
 from mdistill.io.structures import read_system
 from mdistill.io.trajectories import read_hdf5
+from mdistill.labelling.engine import Failure, as_engine
+from mdistill.labelling.tasks import Question, frame_of
 from mdistill.nets.model_files import load_model
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
@@ -90,11 +93,28 @@ def kept(path: Path, make: Callable[[], list[LabelledFrame]]) -> list[LabelledFr
     return store.read()
 
 
+def answered(
+    system: System, teacher: Potential, *, probes: torch.Tensor | None = None, largest_force: float = 50.0, **kept: Any
+) -> LabelledFrame:
+    """A structure with the teacher's answer; raises where that cannot be learned from."""
+    question = Question(name="", index=0, system=system, probes=probes, **kept)
+    frame = frame_of(question, as_engine(teacher).label(system, Path(), probes=probes), largest_force=largest_force)
+    if isinstance(frame, Failure):
+        raise MdistillError(frame.reason)
+    return frame
+
+
 def curved(frames: Sequence[LabelledFrame], teacher: Potential, kind: str, count: int) -> list[LabelledFrame]:
     """The teacher's answers on frames, with curvature along `count` probes or rows each."""
     generator = Generator().manual_seed(7)
     return [
-        label(f.system, teacher, probes=count, kind=kind, generator=generator, temperature_K=f.temperature_K, block=f.block)  # type: ignore[arg-type]
+        answered(
+            f.system,
+            teacher,
+            probes=draw_probes(f.system, count, generator, kind=kind),
+            temperature_K=f.temperature_K,
+            block=f.block,
+        )  # type: ignore[arg-type]
         for f in frames
     ]
 
@@ -107,8 +127,8 @@ def moved_by(frames: Sequence[LabelledFrame], teacher: Potential, kind: str, see
         while len(made) < wanted:
             shift = RATTLE[kind] * torch.randn(frame.system.positions.shape, generator=generator, dtype=torch.float64)
             moved = replace(frame.system, positions=frame.system.positions + shift)
-            with suppress(BrokenLabel):
-                made.append(label(moved, teacher, temperature_K=frame.temperature_K, block=frame.block))
+            with suppress(MdistillError):
+                made.append(answered(moved, teacher, temperature_K=frame.temperature_K, block=frame.block))
     return made
 
 
@@ -126,7 +146,7 @@ def along_modes(minimum: System, teacher: Potential, rows: torch.Tensor) -> list
     """The teacher's answers on 40 structures displaced along its normal modes, 300 K."""
     modes = normal_modes(minimum, rows)
     moved = displaced(minimum, modes, 300.0, Generator().manual_seed(9), count=40)
-    return [label(s, teacher, force_cap=200.0) for s in moved]
+    return [answered(s, teacher, largest_force=200.0) for s in moved]
 
 
 def hotter(start: System, teacher: Potential, folder: Path) -> list[LabelledFrame]:
@@ -141,7 +161,7 @@ def hotter(start: System, teacher: Potential, folder: Path) -> list[LabelledFram
     run = read_hdf5(folder / "trajectory.h5")
     whole = run.positions[1:] if last else run.positions[1:-5]
     systems = [make_system(r.numpy(), run.numbers.numpy(), np.zeros((3, 3)), [False] * 3) for r in whole]
-    return [label(s, teacher, temperature_K=1000.0, force_cap=200.0) for s in systems]
+    return [answered(s, teacher, largest_force=200.0, temperature_K=1000.0) for s in systems]
 
 
 def molecule_case(name: str) -> Case:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks.record import ROOT, write_record
+from benchmarks.studies.curvature_systems import answered
 from mdistill.analysis.accuracy import accuracy
-from mdistill.data.label import label
 from mdistill.data.select_frames import select, usable
 from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
@@ -97,7 +97,7 @@ def main() -> None:
                 if not path.is_file():
                     for k in chosen:
                         if k not in labels:
-                            labels[k] = label(pool[k], teacher, source="on-policy", temperature_K=KELVIN, block=10**6 + k // 8)
+                            labels[k] = answered(pool[k], teacher, source="on-policy", temperature_K=KELVIN, block=10**6 + k // 8)
                     train_potential([*taught, *(labels[k] for k in chosen)], REFIT, where, start_from=first)
                 rows.append({"chosen by": name, "frames": count, "seed": seed, "force MAE (meV/Å)": error(path)})
                 print(rows[-1], flush=True)

@@ -1,10 +1,10 @@
-"""One label: what is kept, what is refused, and calls that hang."""
+"""One label: what is kept, and what is refused."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,14 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from mdistill.data.label import BrokenLabel, TimedPotential, curvature, draw_probes, label
+from mdistill.data.probes import draw_probes
+from mdistill.derivatives import curvature_products
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
-from mdistill.types import CurvedPotential, Graph, Prediction
+from mdistill.labelling.engine import Failure, as_engine
+from mdistill.labelling.executor import Serial
+from mdistill.labelling.tasks import Question, frame_of
+from mdistill.types import Graph, LabelledFrame, Prediction
 
 SYSTEM = make_system(np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), np.array([3, 3, 17]), np.eye(3) * 5, [True] * 3)
 ENTRIES = torch.from_numpy(np.random.default_rng(0).normal(size=(9, 9)))
@@ -51,8 +55,16 @@ def seed(number: int) -> Generator:
     return Generator().manual_seed(number)
 
 
+def label(potential: Any, *, largest_force: float = 50.0, **asked: Any) -> LabelledFrame | Failure:
+    """One structure labelled as `label_run` does it."""
+    question = Question(**({"name": "x", "index": 0, "system": SYSTEM} | asked))
+    (answer,) = Serial(as_engine(potential), 30.0, Path()).answers([question])
+    return frame_of(question, answer, largest_force=largest_force)
+
+
 def test_label_holds_the_answer() -> None:
-    frame = label(SYSTEM, Quadratic(), source="strain", temperature_K=300.0, block=7)
+    frame = label(Quadratic(), source="strain", temperature_K=300.0, block=7)
+    assert isinstance(frame, LabelledFrame)
     r = SYSTEM.positions.reshape(-1)
     torch.testing.assert_close(frame.target.forces, -(HESSIAN @ r).reshape(3, 3))
     assert (frame.source, frame.temperature_K, frame.block) == ("strain", 300.0, 7)
@@ -61,25 +73,20 @@ def test_label_holds_the_answer() -> None:
 
 @pytest.mark.parametrize("potential", [Quadratic(), Curved()])
 def test_curvature_products(potential: Any) -> None:
-    frame = label(SYSTEM, potential, probes=4, generator=seed(1))
-    assert frame.probes is not None and frame.products is not None
-    expected = (frame.probes.reshape(4, 9) @ HESSIAN).reshape(4, 3, 3)
+    probes = draw_probes(SYSTEM, 4, seed(1))
+    frame = label(potential, probes=probes)
+    assert isinstance(frame, LabelledFrame) and frame.probes is probes and frame.products is not None
+    expected = (probes.reshape(4, 9) @ HESSIAN).reshape(4, 3, 3)
     torch.testing.assert_close(frame.products, expected, rtol=0, atol=1e-9)
-    assert set(frame.probes.unique().tolist()) == {-1.0, 1.0}
-    again = label(SYSTEM, potential, probes=4, generator=seed(1))
-    assert again.probes is not None and torch.equal(again.probes, frame.probes)
+    assert set(probes.unique().tolist()) == {-1.0, 1.0}
+    assert torch.equal(draw_probes(SYSTEM, 4, seed(1)), probes)
 
 
 def test_probes_estimate_the_trace_without_bias() -> None:
     probes = draw_probes(SYSTEM, 4000, seed(2)).reshape(4000, 9)
-    products = curvature(Curved(), SYSTEM, probes.reshape(-1, 3, 3)).reshape(4000, 9)
+    products = curvature_products(Curved(), SYSTEM, probes.reshape(-1, 3, 3)).reshape(4000, 9)
     samples = (probes * products).sum(1)
     assert abs(float(samples.mean() - HESSIAN.trace())) < 4 * float(samples.std()) / 4000**0.5
-
-
-def test_probes_need_a_generator() -> None:
-    with pytest.raises(BadInput, match="generator"):
-        label(SYSTEM, Quadratic(), probes=1)
 
 
 @pytest.mark.parametrize(
@@ -97,18 +104,28 @@ def test_probes_need_a_generator() -> None:
     ],
 )
 def test_broken_answers(fault: Any, message: str, trust: Any) -> None:
-    with pytest.raises(BrokenLabel, match=message) as error:
-        label(SYSTEM, Quadratic(fault))
-    assert error.value.system is SYSTEM
-    assert error.value.beyond_cap == (message == "above the cap")
+    failure = label(Quadratic(fault))
+    assert isinstance(failure, Failure) and message in failure.reason
+    assert failure.engine_failed == (message != "above the cap")
     trust("T37", f"label: teacher's answer is broken ({message})", "refused with its structure", "skipped", planted=True)
+
+
+def test_curvature_that_is_not_finite_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Broken(Curved):
+        def curvature(self, graph: Graph, probes: Tensor) -> Tensor:
+            return probes * torch.nan
+
+    failure = label(Broken(), probes=draw_probes(SYSTEM, 2, seed(1)))
+    assert isinstance(failure, Failure) and "curvature" in failure.reason
 
 
 def test_a_known_answer_is_not_asked_for_again() -> None:
     def never(prediction: Prediction) -> Prediction:
         raise AssertionError("asked")
 
-    assert label(SYSTEM, Quadratic(never), target=STILL).target is STILL
+    frame = label(Quadratic(never), known=STILL)
+    assert isinstance(frame, LabelledFrame) and frame.target is STILL
 
 
 def test_unknown_elements_are_no_broken_label() -> None:
@@ -116,32 +133,4 @@ def test_unknown_elements_are_no_broken_label() -> None:
         raise BadInput("structure", "Cl", allowed="Li", fix="another teacher")
 
     with pytest.raises(BadInput):
-        label(SYSTEM, Quadratic(unknown))
-
-
-def test_a_call_that_hangs_is_given_up_and_the_next_one_is_served(trust: Any) -> None:
-    naps = iter([0.0, 30.0, 0.0])
-
-    def nap(prediction: Prediction) -> Prediction:
-        time.sleep(next(naps))
-        return prediction
-
-    timed = TimedPotential(Quadratic(nap), 1.0)
-    label(SYSTEM, timed)
-    begin = time.monotonic()
-    with pytest.raises(BrokenLabel, match=r"no answer within 1 s"):
-        label(SYSTEM, timed)
-    waited = time.monotonic() - begin
-    assert 0.9 < waited < 10.0
-    label(SYSTEM, timed)
-    trust("T37", "a teacher that hangs is given up after (s; limit 1)", waited, "frame skipped, next call served", planted=True)
-
-
-def test_timed_potential_changes_nothing() -> None:
-    for inner in (Quadratic(), Curved()):
-        timed = TimedPotential(inner, 5.0)
-        assert isinstance(timed, CurvedPotential)
-        plain, same = (label(SYSTEM, p, probes=2, generator=seed(3)) for p in (inner, timed))
-        assert plain.products is not None and same.products is not None
-        assert torch.equal(plain.target.forces, same.target.forces) and torch.equal(plain.products, same.products)
-        assert (timed.cutoff, timed.elements, timed.name) == (inner.cutoff, inner.elements, inner.name)
+        label(Quadratic(unknown))

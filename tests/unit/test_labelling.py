@@ -82,7 +82,7 @@ def test_the_plan_is_carried_out(uninterrupted: tuple[list[Any], int]) -> None:
     frames, calls = uninterrupted
     tasks = plan([crystal()] * 2, SETTINGS)
     assert len(frames) == sum(task_frames(task, SETTINGS) for task in tasks) == 2 * (3 + 3 + 2 + 16 + 16)
-    assert estimate_cost([crystal()] * 2, SETTINGS, 6.0, potential=Springs()) == (calls, calls / 10)
+    assert estimate_cost([crystal()] * 2, SETTINGS, 6.0, teacher=Springs()) == (calls, calls / 10)
     md = [f for f in frames if f[0] == "md"]
     assert sorted({f[2] for f in frames}) == list(range(2 * (3 + 8)))
     assert all(len({f[1] for f in md if f[2] == block}) == 1 for block in {f[2] for f in md})
@@ -170,7 +170,7 @@ def test_a_finished_run_asks_nothing_more(tmp_path: Path, trust: Any) -> None:
 
 def test_another_plan_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     label_run([crystal()], Springs(), SETTINGS, tmp_path)
-    with pytest.raises(BadInput, match=r"settings\.frames: 8 → 12"):
+    with pytest.raises(BadInput, match=r"\n    frames: 8 → 12"):
         label_run([crystal()], Springs(), replace(SETTINGS, frames=12), tmp_path)
     other = replace(crystal(), positions=crystal().positions + 0.01)
     with pytest.raises(BadInput, match="structures"):

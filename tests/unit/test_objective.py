@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Generator
 
-from mdistill.data.label import draw_probes, label, probe_kind
+from mdistill.data.probes import draw_probes, probe_kind
 from mdistill.data.store import LabelStore
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
@@ -19,7 +19,7 @@ from mdistill.training.labels import curvature_labels, items_of, with_probes
 from mdistill.training.objective import PotentialObjective, loss_terms
 from mdistill.training.potential import curvature_error, train_potential
 from mdistill.training.settings import FitSettings, PainnSize, TrainSettings
-from systems import MorseNet, morse_frames, tiny_net
+from systems import MorseNet, labelled, morse_frames, tiny_net
 
 FIT = FitSettings(steps=30, batch_size=6, warmup=10, learning_rate=0.02)
 SMALL = TrainSettings(cutoff=5.0, channels=6, radial=6, hidden=16, held_out=0.25, fit=FIT)
@@ -34,10 +34,12 @@ def frames():
 @pytest.fixture(scope="module")
 def both_kinds(frames):
     teacher, generator = Conservative(MorseNet()), Generator().manual_seed(3)
-    labelled = [label(f.system, teacher, probes=12, kind="rows", generator=generator, block=f.block) for f in frames]
+    probed = [
+        labelled(f.system, teacher, probes=draw_probes(f.system, 12, generator, kind="rows"), block=f.block) for f in frames
+    ]
     return [
         replace(f, probes=torch.cat([f.probes, r.probes]), products=torch.cat([f.products, r.products]))
-        for f, r in zip(frames, labelled, strict=True)
+        for f, r in zip(frames, probed, strict=True)
     ]
 
 
@@ -123,20 +125,20 @@ def test_curvature_weighs_half_once_the_student_is_as_good_as_its_teacher(both_k
 
 def test_energies_of_atoms_are_stored_and_learned(frames, tmp_path):
     teacher = Conservative(MorseNet())
-    labelled = [label(f.system, teacher, block=f.block) for f in frames]
-    assert labelled[0].target.atomic is not None
-    assert float(labelled[0].target.atomic.sum() - labelled[0].target.energy[0]) == pytest.approx(0.0, abs=1e-9)
+    answers = [labelled(f.system, teacher, block=f.block) for f in frames]
+    assert answers[0].target.atomic is not None
+    assert float(answers[0].target.atomic.sum() - answers[0].target.energy[0]) == pytest.approx(0.0, abs=1e-9)
     store = LabelStore(tmp_path / "store")
-    store.append([*labelled, replace(labelled[0], target=replace(labelled[0].target, atomic=None))])
+    store.append([*answers, replace(answers[0], target=replace(answers[0].target, atomic=None))])
     back = store.read()
-    assert torch.equal(back[0].target.atomic, labelled[0].target.atomic) and back[-1].target.atomic is None
+    assert torch.equal(back[0].target.atomic, answers[0].target.atomic) and back[-1].target.atomic is None
 
     def error(path):
         net = Conservative(load_net(path))
-        found = [net(build_graph(f.system, net.cutoff)).atomic - f.target.atomic for f in labelled]
+        found = [net(build_graph(f.system, net.cutoff)).atomic - f.target.atomic for f in answers]
         return float(torch.cat(found).abs().mean())
 
     settings = replace(SMALL, fit=replace(SMALL.fit, steps=150))
-    told = train_potential(labelled, replace(settings, atomic_weight=5.0), tmp_path / "told").path
-    untold = train_potential(labelled, settings, tmp_path / "untold").path
+    told = train_potential(answers, replace(settings, atomic_weight=5.0), tmp_path / "told").path
+    untold = train_potential(answers, settings, tmp_path / "untold").path
     assert error(told) < 0.5 * error(untold)

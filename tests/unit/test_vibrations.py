@@ -16,7 +16,7 @@ from ase.vibrations import Vibrations
 from laws import assert_close
 from mdistill.analysis import vibrations
 from mdistill.analysis.vibrations import Modes, density_of_states, displaced, harmonic, hessian_error, normal_modes
-from mdistill.data.label import draw_probes
+from mdistill.data.probes import draw_probes
 from mdistill.derivatives import Conservative, hessian
 from mdistill.errors import BadInput
 from mdistill.graph import make_system

@@ -28,6 +28,8 @@ class DistillArguments:
     """Allow other settings than the run folder's: redo the stages they touch, keep the rest."""
     threads: int | None = None
     """Threads (default: all cores)."""
+    workers: int = 0
+    """Processes of one thread each that ask the teacher; 0: this process does."""
     max_hours: float | None = None
     """Save and stop after so many hours (exit status 130); the same command resumes."""
 
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
     command = "mdistill distill " + shlex.join(arguments)
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        results = distill(given.settings, folder, update=given.update, stop=stop)
+        results = distill(given.settings, folder, update=given.update, workers=given.workers, stop=stop)
     finish(stamped(results, given.settings, repeat=command), folder, report=True, sections=("ladder", "transport"))
     print(f"repeat:  {command}\ncite:    mdistill cite {shlex.quote(str(folder))}")
     return 0 if all(gate.passed for gate in results.gates) else 4

@@ -28,6 +28,8 @@ class LabelArguments:
     """cpu or cuda."""
     threads: int | None = None
     """Threads (default: all cores)."""
+    workers: int = 0
+    """Processes of one thread each that ask the teacher; 0: this process does."""
     max_hours: float | None = None
     """Save and stop after so many hours; the same command resumes."""
     settings: Annotated[LabelSettings, tyro.conf.arg(name="")] = field(default_factory=LabelSettings)
@@ -67,6 +69,6 @@ def main(arguments: list[str]) -> int:
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         keep_settings(folder, "label", {"label": given.settings, "prepare": given.prepare, "teacher": given.teacher})
         systems, _ = prepared_systems(crystal, teacher, given.prepare, folder / "prepare", seed=given.settings.seed, stop=stop)
-        results = label_run(systems, teacher, given.settings, folder, stop=stop)
+        results = label_run(systems, teacher, given.settings, folder, workers=given.workers, stop=stop)
     finish(stamped(results, given.settings, repeat=command), folder)
     return 0

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.labelling.label import seeded
 from mdistill.labelling.plan import steps
 from mdistill.labelling.settings import LabelSettings
+from mdistill.labelling.tasks import seeded
 from mdistill.progress import progress
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard

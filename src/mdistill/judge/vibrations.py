@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from mdistill.analysis.accuracy import Accuracy, accuracy
 from mdistill.analysis.phonons import Bands, phonon_bands, primitive_cell
 from mdistill.analysis.vibrations import Modes, displaced, hessian_error, normal_modes
-from mdistill.data.label import draw_probes
+from mdistill.data.probes import draw_probes
 from mdistill.data.relax import Relaxation, relax
 from mdistill.derivatives import curvature_products, unit_directions
 from mdistill.errors import BadInput, MissingPackage

@@ -5,42 +5,39 @@ starting where the one before ended. Frames of dynamics are the teacher's own pr
 the store names its task and how far it came, and `restart.npz` holds the phase-space point of the running dynamics, so a
 run that was stopped or killed goes on with the very numbers an uninterrupted one gives, and adds no frame twice.
 
-Files in the folder: labels.jsonl and labels-*.npz (`data.store`), plan.json, restart.npz, notes.jsonl, broken/*.extxyz.
+Files in the folder: labels.jsonl and labels-*.npz (`data.store`), ledger.json, restart.npz, notes.jsonl, broken/*.extxyz.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Generator
-
-from mdistill.data.explore import rattled, short_contacts, strained
-from mdistill.data.label import BrokenLabel, TimedPotential, label
 from mdistill.data.store import LabelStore
-from mdistill.errors import BadInput, BlowUp, MdistillError
-from mdistill.estimates import exactly
+from mdistill.errors import BlowUp, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.files import append_line, read_json, replacing, write_json
-from mdistill.labelling.plan import Task, plan, steps, task_calls, task_frames
+from mdistill.io.files import append_line, replacing
+from mdistill.labelling.engine import Answer, Engine, Failure, as_engine
+from mdistill.labelling.executor import AskedPotential, Executor, NoAnswer, executor
+from mdistill.labelling.plan import Task, plan, steps, task_calls
 from mdistill.labelling.settings import LabelSettings
+from mdistill.labelling.tables import label_results
+from mdistill.labelling.tasks import Question, frame_of, frame_questions, questions, seeded, still_questions
 from mdistill.progress import Advance, progress, silent
-from mdistill.runs.ledger import differences, plain
-from mdistill.runs.results import Results, Table
+from mdistill.runs.identity import model_id, structure_sha256
+from mdistill.runs.ledger import Ledger, Work
+from mdistill.runs.results import Results
 from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.initial_state import initial_state
-from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
-from mdistill.simulation.rollout import Calling, rollout
+from mdistill.simulation.rollout import Calling
+from mdistill.simulation.sample import langevin, sampled
 from mdistill.simulation.settings import GuardSettings
 from mdistill.types import LabelledFrame, Potential, State, System
 
@@ -54,7 +51,7 @@ _GROUP = 8
 class _Run:
     """What one run carries along: frames wait in `pending` until they are written."""
 
-    potential: Potential
+    executor: Executor
     settings: LabelSettings
     store: LabelStore
     stop: StopRequest
@@ -70,26 +67,16 @@ class _Run:
             self.store.append(self.pending, key=f"{name}@{position}")
             self.pending = []
 
-    def add(self, name: str, index: int, system: System, *, probe: bool = True, **keep: Any) -> None:
-        """Label one structure and keep it; set a broken one aside, and stop the run when too many are broken."""
-        probed = self.settings.probes if probe and index % self.settings.probe_every == 0 else 0
-        generator = seeded(self.settings.seed, f"{name} probe {index}")
-        try:
-            self.pending.append(
-                label(
-                    system,
-                    self.potential,
-                    probes=probed,
-                    kind=self.settings.probe_kind,
-                    generator=generator,
-                    force_cap=self.settings.force_cap,
-                    **keep,
-                )
-            )
-        except BrokenLabel as broken:
-            where = _set_aside(self.store.folder, f"{name}-{index}", broken.system)
-            _note(self.store.folder, f"{name}, frame {index} left out: {broken.reason} ({where})", failure=not broken.beyond_cap)
+    def keep(self, question: Question, answer: Answer | Failure) -> None:
+        """Keep the frame; set a broken one aside, and stop the run when too many are broken."""
+        frame = frame_of(question, answer, largest_force=self.settings.force_cap)
+        if isinstance(frame, Failure):
+            where = _set_aside(self.store.folder, f"{question.name}-{question.index}", question.system)
+            text = f"{question.name}, frame {question.index} left out: {frame.reason} ({where})"
+            _note(self.store.folder, text, failure=frame.engine_failed)
             self.check(at_least=2.0 / LARGEST_SHARE)
+        else:
+            self.pending.append(frame)
 
     def check(self, *, at_least: float) -> None:
         """Raise when the teacher failed on more than 5 % of the structures (of `at_least` many)."""
@@ -97,22 +84,24 @@ class _Run:
         asked = len(self.store) + len(self.pending) + failed
         if failed > LARGEST_SHARE * max(asked, at_least):
             raise MdistillError(
-                f"{self.potential.name} failed on {failed} of {asked} structures (limit {LARGEST_SHARE:.0%}); they are in "
+                f"{self.executor.engine.name} failed on {failed} of {asked} structures (limit {LARGEST_SHARE:.0%}); they are in "
                 f"{self.store.folder / 'broken'}, the reasons in {self.store.folder / 'notes.jsonl'}.\n"
                 "  fix: look at the reasons, e.g. lower the highest temperature or raise --timeout-s; what was labelled is kept"
             )
 
 
 def label_run(
-    systems: Sequence[System], potential: Potential, settings: LabelSettings, folder: Path, *, stop: StopRequest = NEVER
-) -> Results:
+    systems: Sequence[System], teacher: Potential | Engine, settings: LabelSettings, folder: Path, *, workers: int = 0,
+    stop: StopRequest = NEVER,
+) -> Results:  # fmt: skip
     """Carry out the plan; a folder in which it was begun is gone on with.
 
     Args:
         systems: Prepared (relaxed) structures, one struct each.
-        potential: The teacher.
+        teacher: Whom to ask.
         settings: What to ask it.
         folder: Holds the label store.
+        workers: Processes that ask the teacher; 0: this one. What is stored is the same.
         stop: Asked between steps and structures.
     Returns:
         Table of frames per structure, source and temperature, and notes on what was left out.
@@ -123,202 +112,148 @@ def label_run(
         BadInput: The folder holds a run of another plan; or the teacher does not know an element.
     """
     tasks = plan(systems, settings)
-    _keep_plan(folder, systems, potential, settings)
+    inputs, models = {"structures": structure_sha256(*systems)}, {"teacher": model_id(teacher)}
+    work = Work(key="labels", settings=settings, inputs=inputs, models=models)
+    Ledger(folder).begun(work, holds="labels", may_change=("timeout_s", "version"), files=("labels.jsonl",))
+    Ledger(folder).begin(work)
     begin = time.monotonic()
-    run = _Run(potential=TimedPotential(potential, settings.timeout_s), settings=settings, store=LabelStore(folder), stop=stop)
-    done = sum(run.position(task.name) for task in tasks)
-    with progress("labels", sum(task_calls(task, settings) for task in tasks), unit="call", done=done) as run.advance:
-        for number, task in enumerate(tasks):
-            if task.kind == "md":
-                _dynamics(run, number, task, systems[task.structure])
-            else:
-                _label_each(
-                    run, task.name, _structures(task, systems[task.structure], settings), [task.first_block] * task.frames
-                )
-    run.check(at_least=0.0)
-    return _results(run, tasks, time.monotonic() - begin)
+    with _asking(teacher, settings, LabelStore(folder), workers, stop) as run:
+        done = sum(run.position(task.name) for task in tasks)
+        with progress("labels", sum(task_calls(task, settings) for task in tasks), unit="call", done=done) as run.advance:
+            for number, task in enumerate(tasks):
+                if task.kind == "md":
+                    _dynamics(run, number, task, systems[task.structure])
+                else:
+                    _label_each(run, still_questions(task, systems[task.structure], settings))
+        run.check(at_least=0.0)
+        notes = [entry["text"] for entry in _notes(folder)]
+        name, seconds = run.executor.engine.name, time.monotonic() - begin
+        return label_results(run.store.read(), tasks, settings, teacher=name, seconds=seconds, notes=notes)
 
 
 def label_structures(
     systems: Sequence[System],
-    potential: Potential,
+    teacher: Potential | Engine,
     store: LabelStore,
     *,
     name: str,
     settings: LabelSettings,
     source: str = "on-policy",
     temperature_K: float = 0.0,
+    workers: int = 0,
     stop: StopRequest = NEVER,
 ) -> int:
     """Label structures found elsewhere (the student's own dynamics) and add them to a store; resumes like `label_run`.
 
     Args:
         systems: One struct each.
-        potential: The teacher.
+        teacher: Whom to ask.
         store: Where the frames go, in blocks of 8.
         name: Names this set ("round-1"); a set of this name that is already there is completed, not repeated.
         settings: Its probes, probe_every, force_cap, timeout_s and seed are used.
         source, temperature_K: Kept with the frames.
-        stop: Asked between structures.
+        workers, stop: As for `label_run`.
     Returns:
         How many frames of this set the store holds.
     Raises:
         Interrupted, MdistillError, BadInput: As `label_run`.
     """
-    run = _Run(potential=TimedPotential(potential, settings.timeout_s), settings=settings, store=store, stop=stop)
     others = [block for entry in store.index() if not entry["key"].startswith(f"{name}@") for block in entry["blocks"]]
     first = max(others, default=-1) + 1
-    with progress(f"labels {name}", len(systems), unit="call", done=run.position(name)) as run.advance:
-        blocks = [first + k // _GROUP for k in range(len(systems))]
-        _label_each(run, name, [(source, system) for system in systems], blocks, temperature_K=temperature_K)
+    blocks = [first + k // _GROUP for k in range(len(systems))]
+    asked = questions(name, systems, settings, sources=[source] * len(systems), blocks=blocks, temperature_K=temperature_K)
+    with (
+        _asking(teacher, settings, store, workers, stop) as run,
+        progress(f"labels {name}", len(systems), unit="call", done=run.position(name)) as run.advance,
+    ):
+        _label_each(run, asked)
     return sum(entry["frames"] for entry in store.index() if entry["key"].startswith(f"{name}@"))
 
 
-def seeded(seed: int, name: str) -> Generator:
-    """A generator of its own for each named purpose of a run."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+@contextmanager
+def _asking(
+    teacher: Potential | Engine, settings: LabelSettings, store: LabelStore, workers: int, stop: StopRequest
+) -> Iterator[_Run]:
+    with executor(as_engine(teacher), workers=workers, seconds=settings.timeout_s, folder=store.folder / "engine") as asked:
+        yield _Run(executor=asked, settings=settings, store=store, stop=stop)
 
 
-def _structures(task: Task, system: System, settings: LabelSettings) -> list[tuple[str, System]]:
-    """The single structures of a task, each with its source."""
-    generator = seeded(settings.seed, task.name)
-    if task.kind == "strain":
-        made = strained(system, isotropic=settings.strains, shears=settings.shears, rattle=0.03, generator=generator)
-    elif task.kind == "rattle":
-        return [("relaxed", system), *(("rattle", s) for s in rattled(system, amplitudes=settings.rattles, generator=generator))]
-    else:
-        made = short_contacts(system, count=settings.contacts, generator=generator)
-    return [(task.kind, s) for s in made]
-
-
-def _label_each(
-    run: _Run, name: str, structures: Sequence[tuple[str, System]], blocks: Sequence[int], *, temperature_K: float = 0.0
-) -> None:
-    for index in range(run.position(name), len(structures)):
-        source, system = structures[index]
-        run.add(name, index, system, source=source, temperature_K=temperature_K, block=blocks[index])
+def _label_each(run: _Run, asked: Sequence[Question]) -> None:
+    """Single structures of one set; goes on after those that the store holds."""
+    left = asked[run.position(asked[0].name) :] if asked else []
+    for question, answer in zip(left, run.executor.answers(left, stop=run.stop), strict=False):
+        run.keep(question, answer)
         run.advance()
-        if (index + 1) % _GROUP == 0 or index + 1 == len(structures) or run.stop.pending():
-            run.flush(name, index + 1)
-        run.stop.raise_if_pending()
+        if (question.index + 1) % _GROUP == 0 or question is left[-1] or run.stop.pending():
+            run.flush(question.name, question.index + 1)
+    run.stop.raise_if_pending()
 
 
 def _dynamics(run: _Run, number: int, task: Task, relaxed: System) -> None:
     """Dynamics at one temperature, from the restart point if there is one for this task."""
     settings, path = run.settings, run.store.folder / "restart.npz"
-    before = load_restart(path) if path.exists() else None
-    if before is not None and (before.extras["task"] > number or (before.extras["task"] == number and before.extras["over"])):
+    point = _begin(path, number, task, relaxed, settings)
+    if point is None:
         return
-    if before is not None and before.extras["task"] == number:
-        state, generator, step = before.state, before.generator(), before.step
-    else:
-        usable = before is not None and before.extras["structure"] == task.structure and not before.extras["blown"]
-        generator, step = seeded(settings.seed, task.name), 0
-        system = before.state.system if before is not None and usable else relaxed
-        state = initial_state(system, temperature_K=task.temperature_K, generator=generator)
+    state, step, generator = point.state, point.step, point.generator()
 
     def save(*, over: bool, blown: bool = False) -> None:
         run.flush(task.name, step)
         extras = {"task": float(number), "structure": float(task.structure), "over": float(over), "blown": float(blown)}
-        save_restart(path, RestartPoint(step=step, state=state, generator_state=generator.get_state(), extras=extras))
+        save_restart(path, RestartPoint(step=step, state=state, generator_state=generator_state, extras=extras))
 
     guard = Guard(settings=GuardSettings(largest_force=settings.force_cap), temperature_K=task.temperature_K)
-    propagator = Baoab(
-        evaluate=Evaluator(run.potential), time_step=settings.time_step_fs, temperature_K=task.temperature_K,
-        friction_per_ps=settings.friction_per_ps,
+    moving = langevin(Evaluator(AskedPotential(run.executor)), guard, temperature_K=task.temperature_K,
+                      time_step_fs=settings.time_step_fs, friction_per_ps=settings.friction_per_ps)  # fmt: skip
+    (equilibration, every), stored, generator_state = steps(settings), run.position(task.name), generator.get_state()
+    reached = sampled(
+        state, moving, generator=generator, equilibration=equilibration, frames=task.frames, every=every, step=step,
+        observers=[Calling(lambda *_: run.advance(1, f"{task.temperature_K:g} K"))], stop=run.stop,
     )  # fmt: skip
-    (equilibration, spacing), stored = steps(settings), run.position(task.name)
-    last = equilibration + task.frames * spacing
-    while step < last:
-        until = equilibration if step < equilibration else step + spacing - (step - equilibration) % spacing
-        try:
-            state, step = _advance(
-                run,
-                task,
-                partial(rollout, propagator=propagator, guard=guard),
-                state,
-                generator=generator,
-                step=step,
-                until=until,
-            )
-        except BlowUp as blown:
-            _note(
-                run.store.folder,
-                f"{task.name}: {blown.reason} at step {blown.step}; the frames before it are kept",
-                failure=False,
-            )
-            save(over=True, blown=True)
-            return
-        except MdistillError:
-            save(over=False)
-            raise
-        frames, rest = divmod(step - equilibration, spacing)
-        if frames > 0 and rest == 0 and step > stored:
-            block = task.first_block + (frames - 1) // task.per_block
-            run.add(task.name, frames - 1, state.system, target=state.prediction, temperature_K=task.temperature_K, block=block)
-            _displaced_copies(run, task, frames - 1, state.system, block)
-        if run.stop.pending() or step == last or (frames > 0 and rest == 0 and frames % task.per_block == 0):
-            save(over=step == last)
-            run.stop.raise_if_pending()
+    try:
+        for step, frame, state in reached:
+            generator_state = generator.get_state()
+            if frame and step > stored:
+                _keep_frame(run, task, frame - 1, state)
+            last = frame == task.frames
+            if run.stop.pending() or last or (frame and frame % task.per_block == 0):
+                save(over=last)
+                run.stop.raise_if_pending()
+    except BlowUp as blown:
+        text = f"{task.name}: {blown.reason} at step {blown.step}; the frames before it are kept"
+        _note(run.store.folder, text, failure=False)
+        save(over=True, blown=True)
+    except NoAnswer as error:
+        where = _set_aside(run.store.folder, f"{task.name}-step-{step}", state.system)
+        save(over=False)
+        raise MdistillError(
+            f"{run.executor.engine.name} failed twice after step {step} of the dynamics at {task.temperature_K:g} K: {error}\n"
+            f"  saved: the structure in {where}, all labels so far in {run.store.folder}\n"
+            "  fix: run the teacher on that structure to see what is wrong, then run the same command again: it resumes"
+        ) from error
 
 
-def _displaced_copies(run: _Run, task: Task, index: int, system: System, block: int) -> None:
-    """Copies of a frame with all atoms displaced, labelled and kept in its block; they belong to no temperature."""
-    settings = run.settings
-    generator = seeded(settings.seed, f"{task.name} displaced {index}")
-    for moved in rattled(system, amplitudes=(settings.displacement_A,) * settings.displaced, generator=generator):
-        run.add(f"{task.name}-displaced", index, moved, probe=False, source="displaced", block=block)
-        run.advance(1, f"{task.temperature_K:g} K")
+def _begin(path: Path, number: int, task: Task, relaxed: System, settings: LabelSettings) -> RestartPoint | None:
+    """Where a dynamics goes on, or begins: where the one before ended, if that did not blow up. None: it is over."""
+    before = load_restart(path) if path.exists() else None
+    if before is not None and (before.extras["task"] > number or (before.extras["task"] == number and before.extras["over"])):
+        return None
+    if before is not None and before.extras["task"] == number:
+        return before
+    usable = before is not None and before.extras["structure"] == task.structure and not before.extras["blown"]
+    generator = seeded(settings.seed, task.name)
+    system = before.state.system if before is not None and usable else relaxed
+    state = initial_state(system, temperature_K=task.temperature_K, generator=generator)
+    return RestartPoint(step=0, state=state, generator_state=generator.get_state())
 
 
-def _advance(
-    run: _Run, task: Task, move: Callable[..., State], state: State, *, generator: Generator, step: int, until: int
-) -> tuple[State, int]:
-    """Dynamics to step `until`, or less far when a stop was asked for. A call that fails is repeated once."""
-    start, reached = generator.get_state(), step
-
-    def count(number: int, _: State) -> None:
-        nonlocal reached
-        reached = number
-        run.advance(1, f"{task.temperature_K:g} K")
-
-    for attempt in (1, 2):
-        generator.set_state(start)
-        try:
-            moved = move(
-                state, steps=until - step, generator=generator, observers=(Calling(count),), stop=run.stop, first_step=step
-            )
-            return moved, reached
-        except (BlowUp, BadInput):
-            raise
-        except Exception as error:
-            if attempt == 2:
-                generator.set_state(start)
-                where = _set_aside(run.store.folder, f"{task.name}-step-{step}", state.system)
-                raise MdistillError(
-                    f"{run.potential.name} failed twice after step {step} of the dynamics at {task.temperature_K:g} K: {error}\n"
-                    f"  saved: the structure in {where}, all labels so far in {run.store.folder}\n"
-                    "  fix: run the teacher on that structure to see what is wrong, then run the same command again: it resumes"
-                ) from error
-    raise AssertionError("unreachable")
-
-
-def _keep_plan(folder: Path, systems: Sequence[System], potential: Potential, settings: LabelSettings) -> None:
-    digest = hashlib.sha256()
-    for system in systems:
-        for tensor in (system.positions, system.numbers, system.cell, system.pbc):
-            digest.update(tensor.cpu().numpy().tobytes())
-    new = {"teacher": potential.name, "structures": digest.hexdigest(), "settings": plain(replace(settings, timeout_s=1.0))}
-    path = folder / "plan.json"
-    changed = differences(read_json(path), new) if path.exists() else []
-    if changed:
-        raise BadInput(
-            folder, "holds labels of another plan:\n    " + "\n    ".join(changed), allowed="the same plan (the run resumes)",
-            fix="choose another --out",
-        )  # fmt: skip
-    if not path.exists():
-        write_json(path, new)
+def _keep_frame(run: _Run, task: Task, number: int, state: State) -> None:
+    """A frame of dynamics and its displaced copies."""
+    asked = frame_questions(task, number, state.system, state.prediction, run.settings)
+    for question, answer in zip(asked, run.executor.answers(asked), strict=True):
+        run.keep(question, answer)
+        if question is not asked[0]:
+            run.advance(1, f"{task.temperature_K:g} K")
 
 
 def _note(folder: Path, text: str, *, failure: bool) -> None:
@@ -348,31 +283,3 @@ def _set_aside(folder: Path, name: str, system: System) -> Path:
     with replacing(path) as partial_path:
         write(partial_path, atoms, format="extxyz")
     return path
-
-
-def _results(run: _Run, tasks: Sequence[Task], seconds: float) -> Results:
-    frames = run.store.read()
-    rows: list[list[Any]] = []
-    for key in sorted({(f.source, f.temperature_K) for f in frames}):
-        mine = [f for f in frames if (f.source, f.temperature_K) == key]
-        energies = torch.stack([f.target.energy[0] / f.system.n_atoms for f in mine])
-        force = torch.cat([f.target.forces for f in mine]).square().sum(1).sqrt()
-        spread = float(energies.std(correction=0)) * 1000.0
-        rows.append([key[0], key[1] or None, len(mine), len({f.block for f in mine}), sum(f.probes is not None for f in mine),
-                     float(force.mean()), float(force.max()), spread])  # fmt: skip
-    table = Table(
-        name="labels", title="Teacher labels", section="training", rows=rows,
-        columns=["source", "T (K)", "frames", "blocks", "with curvature", "mean |F| (eV/Å)", "max |F| (eV/Å)", "σ(E) (meV/atom)"],
-    )  # fmt: skip
-    return Results(
-        command="label",
-        settings=plain(run.settings),
-        provenance={"teacher": run.potential.name},
-        values={
-            "frames": exactly(len(frames)),
-            "planned_frames": exactly(sum(task_frames(task, run.settings) for task in tasks)),
-            "label_seconds": exactly(seconds, "s"),
-        },
-        tables=[table],
-        notes=[entry["text"] for entry in _notes(run.store.folder)],
-    )

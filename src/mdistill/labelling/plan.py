@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mdistill.data.label import curvature_calls
 from mdistill.errors import BadInput
+from mdistill.labelling.engine import Engine, curvature_calls
 from mdistill.labelling.settings import LabelSettings
 from mdistill.types import Potential, System
 
@@ -71,7 +71,7 @@ def plan(systems: Sequence[System], settings: LabelSettings) -> list[Task]:
 
 
 def estimate_cost(
-    systems: Sequence[System], settings: LabelSettings, seconds_per_call: float, *, potential: Potential | None = None
+    systems: Sequence[System], settings: LabelSettings, seconds_per_call: float, *, teacher: Potential | Engine | None = None
 ) -> tuple[int, float]:
     """Teacher calls and minutes that `label_run` will take; probes are counted in calls they cost."""
     calls = 0
@@ -79,7 +79,7 @@ def estimate_cost(
         calls += task_calls(task, settings) + (task.kind == "md")
         if settings.probes:
             probed = -(-task.frames // settings.probe_every)
-            calls += probed * (2 * settings.probes if potential is None else curvature_calls(potential, settings.probes))
+            calls += probed * curvature_calls(teacher, settings.probes)
     return calls, calls * seconds_per_call / 60.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,11 +15,11 @@ from mdistill.data.segments import Segment, cut, read_segments, write_segments
 from mdistill.errors import BadInput
 from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.files import read_json, write_json
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.progress import Advance, progress
-from mdistill.runs.identity import weights_sha256
+from mdistill.runs.identity import model_id, structure_sha256
+from mdistill.runs.ledger import Ledger, Work
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import standard_masses, without_drift
@@ -31,7 +31,6 @@ from mdistill.units import BOLTZMANN, KINETIC, PS
 
 _VANISHED, _LONGEST_FS = 0.1, 400.0
 _WANDERING, _LOOKED_AT = 0.2, 20
-PLAN = "segments.json"
 
 
 def make_segments(
@@ -52,16 +51,10 @@ def make_segments(
         BlowUp: The potential's own dynamics left the physical range.
         Interrupted: A stop was requested; finished files are kept.
     """
-    plan = {
-        "settings": asdict(settings),
-        "potential": potential.name,
-        "sha256": weights_sha256(potential),
-        "structures": len(systems),
-    }
-    folder = Path(folder)
-    if (folder / PLAN).is_file() and read_json(folder / PLAN) != _plain(plan):
-        raise BadInput(folder, "holds other segments", allowed="the same settings and potential", fix="choose another folder")
-    write_json(folder / PLAN, plan)
+    inputs, models = {"structures": structure_sha256(*systems)}, {"potential": model_id(potential)}
+    work, ledger = Work(key="segments", settings=settings, inputs=inputs, models=models), Ledger(folder)
+    ledger.begun(work, holds="segments", may_change=("version",), files=("segments-*.npz",))
+    ledger.begin(work)
     tasks = [
         (k, kelvin, strain) for k in range(len(systems)) for kelvin in settings.temperatures_K for strain in settings.strains
     ]
@@ -185,10 +178,3 @@ def _correlation_time(state: State, nve: Dynamics, per_frame: int, spacing_fs: f
 
 def _strained(system: System, strain: float) -> System:
     return replace(system, positions=(1.0 + strain) * system.positions, cell=(1.0 + strain) * system.cell)
-
-
-def _plain(value: object) -> object:
-    """As JSON gives it back: tuples are lists."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

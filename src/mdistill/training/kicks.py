@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mdistill.data.label import label
 from mdistill.data.segments import Segment
 from mdistill.errors import BadInput
+from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.model_files import load_model, load_net
 from mdistill.nets.moment import MomentNet
@@ -55,7 +55,8 @@ def labelled(segments: Sequence[Segment], potential: Potential) -> list[Labelled
     for block, segment in enumerate(segments[:: max(1, len(segments) // _FRAMES)]):
         for positions in segment.positions[:: max(1, segment.frames // each)][:each]:
             system = replace(segment.system, positions=positions)
-            frames.append(label(system, potential, temperature_K=segment.temperature_K, block=block))
+            target = potential(build_graph(system, potential.cutoff))
+            frames.append(LabelledFrame(system=system, target=target, temperature_K=segment.temperature_K, block=block))
     return frames
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mdistill.data.label import probe_kind
+from mdistill.data.probes import probe_kind
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, cast, concatenate
 from mdistill.training.losses import Target

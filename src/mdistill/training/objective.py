@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mdistill.data.label import curvature, draw_probes
-from mdistill.derivatives import energy_forces, predict
+from mdistill.data.probes import draw_probes
+from mdistill.derivatives import curvature_products, energy_forces, predict
 from mdistill.training.contact_dimers import EVERY, attraction
 from mdistill.training.labels import Item, curvature_labels, join, target_of
 from mdistill.training.losses import Target, Term, root_mean_square, total_loss
@@ -94,7 +94,7 @@ class PotentialObjective:
         generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, 1]).integers(2**62)))
         drawn = [draw_probes(frame.system, self.probes, generator) for frame in frames]
         return [
-            replace(frame, probes=probes, products=curvature(teacher, frame.system, probes))
+            replace(frame, probes=probes, products=curvature_products(teacher, frame.system, probes))
             for frame, probes in zip(frames, drawn, strict=True)
         ]
 

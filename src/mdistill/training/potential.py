@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mdistill.analysis.accuracy import Accuracy, accuracy
-from mdistill.data.label import curvature, draw_probes
-from mdistill.derivatives import EnergyNet, predict
+from mdistill.data.probes import draw_probes
+from mdistill.derivatives import EnergyNet, curvature_products, predict
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
@@ -203,7 +203,7 @@ def _product_size(frames: Sequence[LabelledFrame], redraw: Potential | None, see
         return 0.0
     generator = torch.Generator().manual_seed(seed)
     sample = [frame.system for frame in frames[:: max(len(frames) // _SIZED_BY, 1)]]
-    return root_mean_square(torch.cat([curvature(redraw, s, draw_probes(s, 1, generator))[0] for s in sample]))
+    return root_mean_square(torch.cat([curvature_products(redraw, s, draw_probes(s, 1, generator))[0] for s in sample]))
 
 
 def evaluate(potential: Potential, frames: Sequence[LabelledFrame]) -> list[Prediction]:

@@ -42,13 +42,16 @@ STAGES = ("prepare", "label", "train", "refine", "gates", "production")
 STUDENT = "student.mdistill"
 
 
-def distill(settings: DistillSettings, folder: Path, *, update: bool = False, stop: StopRequest = NEVER) -> Results:
+def distill(
+    settings: DistillSettings, folder: Path, *, update: bool = False, workers: int = 0, stop: StopRequest = NEVER
+) -> Results:
     """Do the main job in a run folder, or what is left of it.
 
     Args:
         settings: All settings.
         folder: The run folder; made if absent.
         update: Allow other settings than the folder's; only the stages they touch are done again.
+        workers: Processes that ask the teacher for labels; 0: this one.
         stop: Asked within every long loop.
     Returns:
         Everything measured, as written to `results.json`.
@@ -65,7 +68,7 @@ def distill(settings: DistillSettings, folder: Path, *, update: bool = False, st
     with locked(folder):
         inputs = {"structure": crystal.sha256}
         keep_settings(folder, "distill", settings, inputs=inputs, paths=("structure",), update=update)
-        results = _Job(settings, folder, crystal, teacher, stop).all()
+        results = _Job(settings, folder, crystal, teacher, workers, stop).all()
         write_results(folder, results)
     return results
 
@@ -78,6 +81,7 @@ class _Job:
     folder: Path
     crystal: Crystal
     teacher: Potential
+    workers: int
     stop: StopRequest
 
     def all(self) -> Results:
@@ -125,7 +129,7 @@ class _Job:
     def _label(self, folder: Path) -> Results:
         systems = self._systems()
         check_teacher(self.teacher, self.settings.teacher, system=systems[0])
-        return label_run(systems, self.teacher, self.settings.label, folder, stop=self.stop)
+        return label_run(systems, self.teacher, self.settings.label, folder, workers=self.workers, stop=self.stop)
 
     def _train(self, folder: Path) -> Results:
         result = train_potential(self._labels(), self.settings.train, folder, stop=self.stop, provenance=self._provenance())
@@ -140,6 +144,7 @@ class _Job:
             settings=settings.refine,
             label=settings.label,
             train=settings.train,
+            workers=self.workers,
         )
         result, table = refine(rounds, self._labels(), self.folder / "train" / STUDENT, folder, stop=self.stop)
         shards = sorted(folder.glob("round-*/labels/*.npz"))

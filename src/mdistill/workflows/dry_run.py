@@ -72,7 +72,7 @@ def seconds_per_call(potential: Potential, system: System, *, calls: int = 3) ->
 
 def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Potential | None, seconds: float | None) -> Table:
     per_call = seconds or 0.0
-    label_calls = estimate_cost([system] * settings.prepare.orderings, settings.label, per_call, potential=teacher)[0]
+    label_calls = estimate_cost([system] * settings.prepare.orderings, settings.label, per_call, teacher=teacher)[0]
     refine_calls = (
         settings.refine.rounds * settings.refine.frames * len(settings.label.temperatures_K) * settings.prepare.orderings
     )

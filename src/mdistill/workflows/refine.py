@@ -46,6 +46,7 @@ class Rounds:
         settings: How many rounds, how long, how many frames.
         label: Probes and caps for the new labels.
         train: Size and weights of the student; each refit takes `settings.refit_share` of its time.
+        workers: Processes that ask the teacher; 0: this one.
     """
 
     systems: Sequence[System]
@@ -54,6 +55,7 @@ class Rounds:
     settings: RefineSettings
     label: LabelSettings
     train: TrainSettings
+    workers: int = 0
 
 
 def refine(
@@ -125,6 +127,7 @@ def _label_own_frames(
             name=f"{index}/{temperature:g}",
             settings=rounds.label,
             temperature_K=temperature,
+            workers=rounds.workers,
             stop=stop,
         )
     return [replace(frame, block=frame.block + number * _BLOCKS_PER_ROUND) for frame in store.read()], "; ".join(notes)

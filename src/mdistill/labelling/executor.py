@@ -1,0 +1,298 @@
+"""Who asks an engine, and what happens where it hangs or dies. Answers come in the order of the questions, whoever gives them.
+
+`Serial` asks in this process, `Processes` in workers of one thread each. A call that takes too long is ended: in a worker by
+killing it with all that it started, in this process by an alarm, which reaches what waits or runs Python but no native code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+
+from mdistill.errors import BadInput, MdistillError
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.labelling.engine import Answer, Engine, Failure
+from mdistill.labelling.tasks import Question
+from mdistill.types import Graph, Prediction
+
+_LOOK_S = 0.2
+"""Between two looks at the stop request."""
+_CLOCK_S = 1.1
+"""How well the system knows when a process began: it counts from a boot time in whole seconds."""
+
+
+class NoAnswer(MdistillError):
+    """An engine failed within dynamics, twice on one structure."""
+
+
+class Executor(Protocol):
+    """Has questions answered."""
+
+    @property
+    def engine(self) -> Engine: ...
+    def answers(
+        self, questions: Sequence[Question], *, attempts: int = 1, stop: StopRequest = NEVER
+    ) -> Iterator[Answer | Failure]:
+        """Answers in the order of the questions.
+
+        Args:
+            questions: What to ask.
+            attempts: How often a question is asked that failed and may be answered at another try.
+            stop: Asked before every question; where a stop was asked for, the answers end after those under way.
+        Raises:
+            BadInput: The engine does not know an element.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+def executor(engine: Engine, *, workers: int, seconds: float, folder: Path) -> Executor:
+    """The executor for so many worker processes; 0: this process.
+
+    Args:
+        engine: Whom to ask.
+        workers: How many.
+        seconds: Longest time of one answer.
+        folder: Holds a folder for each question that an engine keeps files of.
+    """
+    if workers < 0:
+        raise BadInput("workers", f"{workers}", allowed="0 or more", fix="--workers 0 asks in this process")
+    return Processes(engine, workers, seconds, folder) if workers else Serial(engine, seconds, folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Serial:
+    """Asks in this process."""
+
+    engine: Engine
+    seconds: float
+    folder: Path
+
+    def answers(
+        self, questions: Sequence[Question], *, attempts: int = 1, stop: StopRequest = NEVER
+    ) -> Iterator[Answer | Failure]:
+        for question in questions:
+            if stop.pending():
+                return
+            answer = self._ask(question)
+            for _ in range(attempts - 1):
+                if isinstance(answer, Failure) and answer.retry:
+                    answer = self._ask(question)
+            yield answer
+
+    def _ask(self, question: Question) -> Answer | Failure:
+        try:
+            with _alarm(self.seconds):
+                return _ask(self.engine, question, self.folder)
+        except TimeoutError as error:
+            return Failure(reason=f"{error}", retry=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _ask(engine: Engine, question: Question, folder: Path) -> Answer | Failure:
+    own = folder / f"{question.name}-{question.index}".replace("/", "-")
+    return engine.label(question.system, own, probes=question.probes, known=question.known)
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` in the block after so many seconds, and end what it started; nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    began = time.time()
+
+    def ring(*_: object) -> None:
+        import psutil
+
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if child.create_time() >= began - _CLOCK_S:
+                    child.kill()
+        raise TimeoutError(_too_long(seconds))
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _too_long(seconds: float) -> str:
+    return f"no answer within {seconds:g} s"
+
+
+class Processes:
+    """Asks in worker processes, which start with the first question and end with the block."""
+
+    def __init__(self, engine: Engine, workers: int, seconds: float, folder: Path) -> None:
+        self.engine, self.seconds, self.folder = engine, seconds, folder
+        self._count, self._idle = workers, list[_Worker]()
+        self._busy: dict[_Worker, int] = {}
+
+    def answers(
+        self, questions: Sequence[Question], *, attempts: int = 1, stop: StopRequest = NEVER
+    ) -> Iterator[Answer | Failure]:
+        waiting, tries, ready = deque(range(len(questions))), Counter[int](), dict[int, Answer | Failure]()
+        try:
+            for following in range(len(questions)):
+                while following not in ready:
+                    while waiting and not stop.pending() and len(self._busy) < self._count:
+                        self._hand_out(questions, waiting.popleft())
+                    if not self._busy:
+                        return
+                    for number, answer in self._returned():
+                        tries[number] += 1
+                        if isinstance(answer, Failure) and answer.retry and tries[number] < attempts:
+                            waiting.appendleft(number)
+                        else:
+                            ready[number] = answer
+                yield ready.pop(following)
+        finally:
+            for worker in self._busy:
+                worker.kill()
+            self._busy.clear()
+
+    def _hand_out(self, questions: Sequence[Question], number: int) -> None:
+        worker = self._idle.pop() if self._idle else _Worker(self.engine, self.folder)
+        worker.ask(questions[number], self.seconds)
+        self._busy[worker] = number
+
+    def _returned(self) -> Iterator[tuple[int, Answer | Failure]]:
+        """Wait a little; the answers that came, with the numbers of their questions. A worker that died or hangs is gone."""
+        nearest = min(worker.until for worker in self._busy) - time.monotonic()
+        told = wait([worker.pipe for worker in self._busy], timeout=min(max(nearest, 0.0), _LOOK_S))
+        for worker in [w for w in self._busy if w.pipe in told or time.monotonic() >= w.until]:
+            number = self._busy.pop(worker)
+            answer = worker.answer() if worker.pipe in told else None
+            if answer is None:
+                status = worker.kill()
+                reason = f"the worker process died (exit status {status})" if worker.pipe in told else _too_long(self.seconds)
+                yield number, Failure(reason=reason, retry=True)
+                continue
+            self._idle.append(worker)
+            if isinstance(answer, BadInput):
+                raise answer
+            yield number, answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in [*self._idle, *self._busy]:
+            worker.kill()
+        self._idle.clear()
+        self._busy.clear()
+
+
+class _Worker:
+    """A process with an engine in it, in a process group of its own, so that it dies with all that it started."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        forks = sys.platform == "linux" and not torch.cuda.is_available()
+        context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, engine, folder), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.until = 0.0
+
+    def ask(self, question: Question, seconds: float) -> None:
+        self.until = time.monotonic() + seconds
+        with suppress(OSError):
+            self.pipe.send_bytes(pickle.dumps(question))
+
+    def answer(self) -> Answer | Failure | BadInput | None:
+        """What it says, or the bad input it was given; None where it died."""
+        try:
+            answer = pickle.loads(self.pipe.recv_bytes())  # noqa: S301  (written by our own process)
+        except (EOFError, OSError):
+            return None
+        return BadInput(**answer) if isinstance(answer, dict) else answer
+
+    def kill(self) -> int | None:
+        """End it and what it started; its exit status, where it had ended by itself."""
+        self.process.join(_LOOK_S if not self.process.is_alive() else 0.0)
+        status = self.process.exitcode
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+        return status if status is not None else self.process.exitcode
+
+
+def _serve(pipe: Connection, engine: Engine, folder: Path) -> None:
+    """A worker's life: one question after the other, with one thread, until nobody asks any more."""
+    os.setsid()
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGUSR1"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    while True:
+        try:
+            question = pickle.loads(pipe.recv_bytes())  # noqa: S301  (written by our own process)
+        except EOFError:
+            return
+        try:
+            answer: Any = _ask(engine, question, folder)
+        except BadInput as error:
+            answer = {name: getattr(error, name) for name in ("subject", "problem", "allowed", "fix")}
+        except Exception as error:
+            answer = Failure(reason=f"{type(error).__name__}: {error}", retry=True)
+        pipe.send_bytes(pickle.dumps(answer))
+
+
+def _die_with_parent() -> None:
+    """Have the system kill this process when its parent dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPotential:
+    """An executor's engine as a potential, for dynamics; a call that fails is repeated once."""
+
+    executor: Executor
+    cutoff: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.executor.engine.name
+
+    @property
+    def elements(self) -> frozenset[int]:
+        return self.executor.engine.elements
+
+    def __call__(self, graph: Graph) -> Prediction:
+        (answer,) = self.executor.answers([Question(name="step", index=0, system=graph.system)], attempts=2)
+        if isinstance(answer, Failure):
+            raise NoAnswer(answer.reason)
+        return answer.prediction

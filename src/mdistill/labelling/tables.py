@@ -1,0 +1,45 @@
+"""What labelling gave, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mdistill.estimates import exactly
+from mdistill.labelling.plan import Task, task_frames
+from mdistill.labelling.settings import LabelSettings
+from mdistill.runs.ledger import plain
+from mdistill.runs.results import Cell, Results, Table
+from mdistill.types import LabelledFrame
+
+
+def label_results(
+    frames: Sequence[LabelledFrame], tasks: Sequence[Task], settings: LabelSettings, *, teacher: str,
+    seconds: float, notes: list[str],
+) -> Results:  # fmt: skip
+    """Frames by source and temperature, and what was planned."""
+    rows: list[list[Cell]] = []
+    for key in sorted({(f.source, f.temperature_K) for f in frames}):
+        mine = [f for f in frames if (f.source, f.temperature_K) == key]
+        energies = torch.stack([f.target.energy[0] / f.system.n_atoms for f in mine])
+        force = torch.cat([f.target.forces for f in mine]).square().sum(1).sqrt()
+        spread = float(energies.std(correction=0)) * 1000.0
+        rows.append([key[0], key[1] or None, len(mine), len({f.block for f in mine}), sum(f.probes is not None for f in mine),
+                     float(force.mean()), float(force.max()), spread])  # fmt: skip
+    table = Table(
+        name="labels", title="Teacher labels", section="training", rows=rows,
+        columns=["source", "T (K)", "frames", "blocks", "with curvature", "mean |F| (eV/Å)", "max |F| (eV/Å)", "σ(E) (meV/atom)"],
+    )  # fmt: skip
+    return Results(
+        command="label",
+        settings=plain(settings),
+        provenance={"teacher": teacher},
+        values={
+            "frames": exactly(len(frames)),
+            "planned_frames": exactly(sum(task_frames(task, settings) for task in tasks)),
+            "label_seconds": exactly(seconds, "s"),
+        },
+        tables=[table],
+        notes=notes,
+    )

@@ -1,0 +1,120 @@
+"""Questions: the single structures of a plan, as plain data that any process can answer, and the frames their answers make."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from mdistill.data.explore import rattled, short_contacts, strained
+from mdistill.data.probes import draw_probes
+from mdistill.labelling.engine import Answer, Failure
+from mdistill.labelling.plan import Task
+from mdistill.labelling.settings import LabelSettings
+from mdistill.types import LabelledFrame, Prediction, System
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One structure to ask an engine about.
+
+    Attributes:
+        name, index: The set it belongs to, and its number there.
+        system: One struct.
+        probes: Directions of the curvature products asked for.
+        known: The prediction where it is known already (dynamics run by the engine).
+        source, temperature_K, block: As in `LabelledFrame`.
+    """
+
+    name: str
+    index: int
+    system: System
+    probes: Float[Tensor, "probe atom 3"] | None = None
+    known: Prediction | None = None
+    source: str = "md"
+    temperature_K: float = 0.0
+    block: int = 0
+
+
+def seeded(seed: int, name: str) -> Generator:
+    """A generator of its own for each named purpose of a run."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def still_questions(task: Task, system: System, settings: LabelSettings) -> list[Question]:
+    """The single structures of a task that is no dynamics."""
+    generator, sources = seeded(settings.seed, task.name), [str(task.kind)] * task.frames
+    if task.kind == "strain":
+        made = strained(system, isotropic=settings.strains, shears=settings.shears, rattle=0.03, generator=generator)
+    elif task.kind == "rattle":
+        made = [system, *rattled(system, amplitudes=settings.rattles, generator=generator)]
+        sources[0] = "relaxed"
+    else:
+        made = short_contacts(system, count=settings.contacts, generator=generator)
+    return questions(task.name, made, settings, sources=sources, blocks=[task.first_block] * task.frames)
+
+
+def frame_questions(
+    task: Task, number: int, system: System, prediction: Prediction | None, settings: LabelSettings
+) -> list[Question]:
+    """Those of one frame of dynamics: the frame, and copies of it with all atoms displaced, which belong to no temperature."""
+    block, generator = task.first_block + number // task.per_block, seeded(settings.seed, f"{task.name} displaced {number}")
+    copies = rattled(system, amplitudes=(settings.displacement_A,) * settings.displaced, generator=generator)
+    own = Question(name=task.name, index=number, system=system, probes=_probes(task.name, number, system, settings),
+                   known=prediction, temperature_K=task.temperature_K, block=block)  # fmt: skip
+    name = f"{task.name}-displaced"
+    return [own, *(Question(name=name, index=number, system=copy, source="displaced", block=block) for copy in copies)]
+
+
+def questions(
+    name: str, systems: Sequence[System], settings: LabelSettings, *, sources: Sequence[str], blocks: Sequence[int],
+    temperature_K: float = 0.0,
+) -> list[Question]:  # fmt: skip
+    """Structures as questions, every n-th with curvature."""
+    return [
+        Question(name=name, index=k, system=system, probes=_probes(name, k, system, settings), source=source,
+                 temperature_K=temperature_K, block=block)
+        for k, (system, source, block) in enumerate(zip(systems, sources, blocks, strict=True))
+    ]  # fmt: skip
+
+
+def _probes(name: str, index: int, system: System, settings: LabelSettings) -> Float[Tensor, "probe atom 3"] | None:
+    if not settings.probes or index % settings.probe_every:
+        return None
+    generator = seeded(settings.seed, f"{name} probe {index}")
+    return draw_probes(system, settings.probes, generator, kind=settings.probe_kind)
+
+
+def frame_of(question: Question, answer: Answer | Failure, *, largest_force: float) -> LabelledFrame | Failure:
+    """The frame to keep, or why there is none: no answer, or one not finite, of a wrong shape or beyond `largest_force`."""
+    if isinstance(answer, Failure):
+        return answer
+    problem = _problem(question, answer, largest_force)
+    return problem or LabelledFrame(
+        system=question.system, target=answer.prediction, probes=question.probes, products=answer.products,
+        source=question.source, temperature_K=question.temperature_K, block=question.block,
+    )  # fmt: skip
+
+
+def _problem(question: Question, answer: Answer, largest_force: float) -> Failure | None:
+    prediction, system = answer.prediction, question.system
+    shapes = (tuple(prediction.energy.shape), tuple(prediction.forces.shape))
+    if shapes != ((1,), (system.n_atoms, 3)):
+        return Failure(reason=f"energy and forces have shapes {shapes[0]} and {shapes[1]}")
+    parts = [prediction.energy, prediction.forces] + ([] if prediction.stress is None else [prediction.stress])
+    if any(part.dtype in (torch.float16, torch.bfloat16) for part in parts):
+        return Failure(reason="half-precision answer: too coarse to learn from")
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
+        return Failure(reason="energy, forces or stress are not finite")
+    largest = float(prediction.forces.square().sum(-1).max().sqrt())
+    if largest > largest_force:
+        reason = f"largest force {largest:.4g} eV/Å is above the cap of {largest_force:g} eV/Å"
+        return Failure(reason=reason, engine_failed=False)
+    if answer.products is not None and not bool(torch.isfinite(answer.products).all()):
+        return Failure(reason="curvature products are not finite")
+    return None
