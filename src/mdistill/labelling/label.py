@@ -112,7 +112,7 @@ def label_run(
         BadInput: The folder holds a run of another plan; or the teacher does not know an element.
     """
     tasks = plan(systems, settings)
-    inputs, models = {"structures": structure_sha256(*systems)}, {"teacher": model_id(teacher)}
+    inputs, models = {"structures": structure_sha256(*systems)}, {"teacher": model_id(teacher)}  # type: ignore[arg-type]
     work = Work(key="labels", settings=settings, inputs=inputs, models=models)
     Ledger(folder).begun(work, holds="labels", may_change=("timeout_s", "version"), files=("labels.jsonl",))
     Ledger(folder).begin(work)

@@ -6,6 +6,7 @@ out states: after equilibration, then at every frame. It goes on from any step, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -86,11 +87,10 @@ def sampled(
     Raises:
         BlowUp: From the guard.
     """
-    last = equilibration + frames * every
+    last, reached = equilibration + frames * every, deque([step], maxlen=1)
+    count = Calling(lambda number, _: reached.append(number))
     while step < last:
         until = equilibration if step < equilibration else step + every - (step - equilibration) % every
-        reached = [step]
-        count = Calling(lambda number, _, to=reached: to.append(number))
         state = rollout(state, moving.propagator, steps=until - step, generator=generator, observers=[*observers, count],
                         guard=moving.watch, stop=stop, first_step=step, leap=until)  # fmt: skip
         step = reached[-1]
