@@ -37,6 +37,7 @@ from mdistill.judge.kick_scale import set_kick_scale
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
 from mdistill.judge.stride import judge_map
 from mdistill.judge.timing import speeds
+from mdistill.judge.trajectories import transport_results
 from mdistill.labelling.segments import make_segments
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.runs.results import Results, read_results, write_results
@@ -52,7 +53,6 @@ from mdistill.teachers.models import load, load_stride
 from mdistill.training.settings import FitSettings, StrideSettings
 from mdistill.training.stride import train_stride
 from mdistill.types import Propagator, State, System
-from mdistill.workflows.analyse import transport_results
 
 MATERIALS = NAMES
 SEGMENTS, FRAMES = 200, 16

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mdistill.errors import BadInput
+from mdistill.judge.trajectories import structure_results, transport_results
 from mdistill.report.page import write_report
 from mdistill.runs.results import read_results, write_results
 from mdistill.units import BOLTZMANN
-from mdistill.workflows.analyse import analyse, structure_results
-from mdistill.workflows.diffusion_results import transport_results
+from mdistill.workflows.analyse import analyse
 from mdistill.workflows.settings import AnalyseSettings
 from walks import crystal, hoppers, write_extxyz
 

@@ -56,14 +56,15 @@ def main(arguments: list[str]) -> int:
     """Simulate; prints averages and speed."""
     given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP)
     from mdistill.interrupt import stop_on_signals
+    from mdistill.io.structures import read_system
+    from mdistill.judge.simulation import dynamics_results, uncertainty_results
     from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
     from mdistill.simulation.simulate import simulate
     from mdistill.teachers.models import load, load_stride
-    from mdistill.workflows.dynamics_results import dynamics_results, starting_structure, uncertainty_results
 
     use_threads(given.threads)
-    system = starting_structure(given.structure, given.repeat)
+    system = read_system(given.structure, repeat=given.repeat)
     potential = load(given.potential, device=given.device, precision=given.precision)
     stride = None if given.stride is None else load_stride(given.stride, student=Path(given.potential), precision=given.precision)
     folder = output_folder(given.out)

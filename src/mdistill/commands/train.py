@@ -73,11 +73,12 @@ def main(arguments: list[str]) -> int:
     given = parse(TrainArguments, arguments[1:], program="mdistill train potential", description=HELP)
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.files import sha256
+    from mdistill.judge.fit_tables import accuracy_results, closed_form_results, training_results
     from mdistill.runs.folder import keep_settings
     from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
     from mdistill.training.labels import frames_hash
-    from mdistill.workflows.tables import accuracy_results, closed_form_results, read_labels, training_results
+    from mdistill.workflows.refine import read_labels
 
     if given.method == "closed-form":
         _check_closed_form(given)

@@ -56,14 +56,13 @@ def main(arguments: list[str]) -> int:
     given = parse(TrainStrideArguments, arguments, program="mdistill train stride", description=HELP)
     from mdistill.data.segments import Segment
     from mdistill.interrupt import stop_on_signals
-    from mdistill.io.structures import STRUCTURES, read_systems
+    from mdistill.io.structures import STRUCTURES, read_system, read_systems
     from mdistill.labelling.segments import recorded_segments
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
     from mdistill.runs.folder import keep_settings, run_settings
     from mdistill.runs.lock import locked
     from mdistill.teachers.models import find_student, load
-    from mdistill.workflows.dynamics_results import starting_structure
     from mdistill.workflows.stride import add_to_run, stride_rung
 
     use_threads(given.threads)
@@ -75,7 +74,7 @@ def main(arguments: list[str]) -> int:
                        fix=f"add {missing}")  # fmt: skip
     student = find_student(given.source) if given.source.is_dir() else given.source
     if given.structure is not None:
-        systems = [starting_structure(given.structure, (1, 1, 1))]
+        systems = [read_system(given.structure)]
     else:
         systems = read_systems((run or given.source) / "prepare" / STRUCTURES)
     kelvins = tuple(run_settings(run).get("label", {}).get("temperatures_K", ())) if run else ()

@@ -224,3 +224,36 @@ def _relaxation_notes(k: int, system: System, result: Relaxation, settings: Prep
     height = float(perpendicular_heights(system.cell[0].numpy()).min())
     if height <= 2.0 * settings.cutoff:
         yield f"Ordering {k + 1}: after relaxation the smallest height is {height:.2f} Å, below twice the cutoff."
+
+
+def relaxation_table(done: Preparation) -> Table:
+    """How each kept ordering relaxed with the teacher."""
+    rows = [
+        [
+            f"{k}",
+            system.n_atoms,
+            one.energy / system.n_atoms,
+            one.max_force,
+            one.pressure,
+            100.0 * one.strain,
+            one.steps,
+            "yes" if one.converged else "no",
+        ]
+        for k, (system, one) in enumerate(zip(done.systems, done.relaxations, strict=True), start=1)
+    ]
+    return Table(
+        name="relaxation",
+        title="Orderings relaxed by the teacher",
+        section="structure",
+        rows=list(map(list, rows)),
+        columns=[
+            "ordering",
+            "atoms",
+            "energy (eV/atom)",
+            "max |F| (eV/Å)",
+            "pressure (GPa)",
+            "volume change (%)",
+            "calls",
+            "converged",
+        ],
+    )

@@ -6,6 +6,7 @@ A site that is half occupied stays half occupied here; `data/disorder.py` turns 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,13 +128,21 @@ def to_system(crystal: Crystal) -> System:
     )
 
 
-def read_system(path: str | Path, *, index: int = -1) -> System:
-    """One ordered structure of a file: `to_system(read_structure(path))`.
+def read_system(path: str | Path, *, index: int = -1, repeat: tuple[int, int, int] = (1, 1, 1)) -> System:
+    """One ordered structure of a file, repeated along its lattice vectors.
 
     Raises:
-        BadInput: Not readable, not sound, or disordered.
+        BadInput: Not readable, not sound, or disordered; or a repeat below 1.
     """
-    return to_system(read_structure(path, index=index))
+    if min(repeat) < 1:
+        raise BadInput("repeat", f"{repeat}", allowed="three numbers of at least 1", fix="--repeat 2 2 2")
+    system = to_system(read_structure(path, index=index))
+    if tuple(repeat) == (1, 1, 1):
+        return system
+    atoms = to_atoms(system).repeat(repeat)
+    parts = {"positions": atoms.positions, "numbers": atoms.numbers, "cell": atoms.cell.array[None]}
+    parts["owner"] = np.zeros(len(atoms), dtype=np.int64)
+    return replace(system, **{name: torch.from_numpy(part) for name, part in parts.items()})
 
 
 def numbers_of(crystal: Crystal) -> Int[np.ndarray, " site"]:

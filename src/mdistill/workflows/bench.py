@@ -21,8 +21,8 @@ from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
+from mdistill.workflows.refine import read_labels
 from mdistill.workflows.settings import BenchSettings
-from mdistill.workflows.tables import read_labels
 
 FRONT = "front"
 """Name of the table and of the figure."""

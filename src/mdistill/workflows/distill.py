@@ -18,6 +18,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.crystal import Crystal, reduced_formula
 from mdistill.io.files import replacing, sha256
 from mdistill.io.structures import STRUCTURES, read_structure, read_systems
+from mdistill.judge.fit_tables import training_results
 from mdistill.judge.potential import validate
 from mdistill.labelling.label import label_run
 from mdistill.runs.folder import keep_settings, run_stage
@@ -34,9 +35,8 @@ from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
 from mdistill.workflows.prepare import prepared_systems
 from mdistill.workflows.production import produce
-from mdistill.workflows.refine import Rounds, refine
+from mdistill.workflows.refine import Rounds, read_labels, refine
 from mdistill.workflows.stride import stride_rung, with_rung
-from mdistill.workflows.tables import read_labels, training_results
 
 STAGES = ("prepare", "label", "train", "refine", "gates", "production")
 STUDENT = "student.mdistill"

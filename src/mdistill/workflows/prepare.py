@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdistill.data.prepare import plan, prepare
+from mdistill.data.prepare import plan, prepare, relaxation_table
 from mdistill.data.settings import PrepareSettings
 from mdistill.estimates import exactly
 from mdistill.interrupt import NEVER, StopRequest
@@ -16,7 +16,6 @@ from mdistill.runs.identity import model_id
 from mdistill.runs.ledger import Work
 from mdistill.runs.results import Results, read_results, write_results
 from mdistill.types import Potential, System
-from mdistill.workflows.tables import relaxation_table
 
 
 def prepared_systems(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.trajectories import read_hdf5
+from mdistill.judge.trajectories import transport_results
 from mdistill.runs.results import Cell, Results, Table, merge
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
 from mdistill.simulation.stride_maps import StrideNet
 from mdistill.types import Potential, System, Trajectory
-from mdistill.workflows.analyse import transport_results
 from mdistill.workflows.settings import ProductionSettings
 
 

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mdistill.errors import BadInput
 from mdistill.estimates import exactly
-from mdistill.graph import make_system
 from mdistill.io.import_trajectory import read_trajectory
-from mdistill.io.structures import read_system, to_atoms
 from mdistill.nets.model_files import read_metadata
 from mdistill.runs.results import Figure, Results, Series
 from mdistill.simulation.log import read_log
@@ -19,26 +16,11 @@ from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult
 from mdistill.teachers.models import find_student
 from mdistill.training.posterior import POSTERIOR, load_posterior
-from mdistill.types import Potential, System
+from mdistill.types import Potential
 
 _POINTS = 600
 _EXTRAPOLATES = 3.0
 _METHODS = {"langevin": "baoab", "bussi": "bussi"}
-
-
-def starting_structure(path: Path, repeat: tuple[int, int, int]) -> System:
-    """One ordered structure, repeated along its lattice vectors.
-
-    Raises:
-        BadInput: A disordered structure, or a repeat below 1.
-    """
-    if min(repeat) < 1:
-        raise BadInput("repeat", f"{repeat}", allowed="three numbers of at least 1", fix="--repeat 2 2 2")
-    system = read_system(path)
-    if tuple(repeat) == (1, 1, 1):
-        return system
-    atoms = to_atoms(system).repeat(repeat)
-    return make_system(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc)
 
 
 def dynamics_results(done: SimulationResult, potential: Potential, settings: SimulateSettings) -> Results:

@@ -1,54 +1,15 @@
-"""Tables and figures of the stages that have no analysis of their own: relaxation and training."""
+"""What a fit gave, as tables and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 
 from mdistill.analysis.accuracy import Deviation
-from mdistill.data.prepare import Preparation
-from mdistill.data.store import LabelStore
-from mdistill.errors import BadInput
 from mdistill.estimates import exactly
 from mdistill.runs.results import Cell, Figure, Results, Series, Table
 from mdistill.training.posterior import Posterior
 from mdistill.training.potential import TrainingResult
-from mdistill.types import LabelledFrame
 from mdistill.units import GPA
-
-
-def relaxation_table(done: Preparation) -> Table:
-    """How each kept ordering relaxed with the teacher."""
-    rows = [
-        [
-            f"{k}",
-            system.n_atoms,
-            one.energy / system.n_atoms,
-            one.max_force,
-            one.pressure,
-            100.0 * one.strain,
-            one.steps,
-            "yes" if one.converged else "no",
-        ]
-        for k, (system, one) in enumerate(zip(done.systems, done.relaxations, strict=True), start=1)
-    ]
-    return Table(
-        name="relaxation",
-        title="Orderings relaxed by the teacher",
-        section="structure",
-        rows=list(map(list, rows)),
-        columns=[
-            "ordering",
-            "atoms",
-            "energy (eV/atom)",
-            "max |F| (eV/Å)",
-            "pressure (GPa)",
-            "volume change (%)",
-            "calls",
-            "converged",
-        ],
-    )
 
 
 def training_results(result: TrainingResult, title: str) -> Results:
@@ -103,21 +64,6 @@ def closed_form_results(result: TrainingResult, posterior: Posterior, within: Ma
     values = {name: exactly(count) for name, count in counted.items()}
     values |= {f"force_errors_{k.replace(' ', '_')}": exactly(v) for k, v in within.items()}
     return Results(command="train", values=values, tables=[table], provenance={"model_sha256": result.sha256})
-
-
-def read_labels(path: Path) -> list[LabelledFrame]:
-    """All labels of a label folder, or of a run folder: its `label` stage and its on-policy rounds.
-
-    Raises:
-        BadInput: No labels there.
-    """
-    folders = [path, path / "label", *sorted(path.glob("refine/round-*/labels"))]
-    frames: list[LabelledFrame] = []
-    for number, folder in enumerate(f for f in folders if (f / "labels.jsonl").is_file()):
-        frames += [replace(frame, block=frame.block + 1_000_000 * number) for frame in LabelStore(folder).read()]
-    if not frames:
-        raise BadInput(path, "no labels", allowed="a folder made by `mdistill label` or `mdistill distill`", fix="label first")
-    return frames
 
 
 def accuracy_results(result: TrainingResult) -> Results:

@@ -1,4 +1,4 @@
-"""MSD, diffusivity, conductivity and Arrhenius fit of runs at one or several temperatures, ready for the report."""
+"""What trajectories say: MSD, diffusivity, conductivity and Arrhenius fit at one or several temperatures; RDFs and the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from ase.data import chemical_symbols
 
 from mdistill.analysis.arrhenius import Arrhenius, arrhenius
 from mdistill.analysis.conductivity import conductivity, mean_volume
-from mdistill.analysis.diffusion import Diffusion, diffusivity
+from mdistill.analysis.diffusion import Diffusion, count_hops, diffusivity
+from mdistill.analysis.msd import displacements, frame_spacing, msd_of
+from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
 from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
@@ -45,6 +47,7 @@ USUAL_CHARGES = {
 }
 """Charges (e) of ions that conduct in solids."""
 ROOM_K = 300.0
+LARGEST_RDF = 8.0
 
 
 def transport_results(
@@ -266,3 +269,56 @@ def _arrhenius_figure(
         kind="arrhenius",
         caption="Dashed: weighted fit; band: one standard error." if line else "",
     )
+
+
+def structure_results(trajectory: Trajectory, *, species: str) -> Results:
+    """RDFs of every pair and whether the host stays in place; an open cell has the latter only."""
+    table, notes = _host_table(trajectory, species)
+    results = Results(command="structure", tables=[table] if table.rows else [], notes=notes)
+    if np.abs(np.linalg.det(trajectory.cell.double().cpu().numpy())).min() < 1e-3:
+        return results
+    reach = min(LARGEST_RDF, largest_radius(trajectory))
+    counts = {z: trajectory.numbers.tolist().count(z) for z in trajectory.numbers.tolist()}
+    single = {chemical_symbols[z] for z, n in counts.items() if n == 1}
+    pairs = [pair for pair in species_pairs(trajectory) if not (pair[0] == pair[1] and pair[0] in single)]
+    figures = []
+    for name, chosen in (("mobile", [p for p in pairs if species in p]), ("host", [p for p in pairs if species not in p])):
+        curves = [rdf(trajectory, pair=pair, r_max=reach) for pair in chosen]
+        whose = species if name == "mobile" else "the host"
+        if curves:
+            figures.append(
+                Figure(
+                    name=f"rdf-{name}",
+                    title=f"Radial distribution functions of {whose}",
+                    section="dynamics",
+                    x_label="r (Å)",
+                    y_label="g(r)",
+                    caption="Bands: one standard error from ten time blocks.",
+                    series=[Series(label=c.label, x=c.x.tolist(), y=c.y.tolist(), error=c.error.tolist()) for c in curves],
+                )
+            )
+    return replace(results, figures=figures)
+
+
+def _host_table(trajectory: Trajectory, species: str) -> tuple[Table, list[str]]:
+    rows: list[list[Cell]] = []
+    notes = []
+    spacing = frame_spacing(trajectory)
+    others = sorted({chemical_symbols[z] for z in trajectory.numbers.tolist()} - {species})
+    for symbol in others:
+        moved = displacements(trajectory, species=symbol, mobile=species)
+        msd = msd_of(moved, spacing, label=symbol)
+        last = Estimate(value=float(msd.y[-1]), error=float(msd.error[-1]), unit="Å²")
+        hops = count_hops(moved, spacing, distance=1.5)
+        rows.append([symbol, str(moved.shape[1]), last, str(hops)])
+        if hops:
+            notes.append(f"host: {symbol} atoms left their sites {hops} times; the host may be melting, rotating or diffusing")
+    table = Table(
+        name="host",
+        title="Host lattice",
+        section="dynamics",
+        columns=["element", "atoms", "MSD at the longest lag (Å²)", "hops"],
+        rows=rows,
+        caption="A solid host rattles about its sites: no hops, MSD below about 1 Å².",
+    )
+    return table, notes
