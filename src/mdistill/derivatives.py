@@ -7,7 +7,7 @@ With d_e the edge vectors and g_e = ∂E/∂d_e:
     H·v  = −dF/dε at r + εv, by differentiating Σ_e g_e·(v[sender] − v[receiver]) once more.
 
 A network with a head for forces (`DirectNet`) has no stress, and −vᵀJ, J = ∂F/∂r, in place of H·v: with
-h_e = ∂(Σ_i v_i·F_i)/∂d_e,  −(vᵀJ)_i = Σ_{e: receiver=i} h_e − Σ_{e: sender=i} h_e.  Where F is a gradient the two are one.
+h_e = ∂(Σ_i v_i·F_i)/∂d_e,  −(vᵀJ)_i = Σ_{e: receiver=i} h_e − Σ_{e: sender=i} h_e.  Where F is a gradient, −vᵀJ equals H·v.
 Rows of the Hessian are products with unit directions.
 """
 
@@ -39,7 +39,7 @@ class EnergyNet(Protocol):
 
 
 class DirectNet(EnergyNet, Protocol):
-    """An energy network with a further head for forces; it says so by `direct`."""
+    """An energy network that also has a head for forces; `direct` says whether it is used."""
 
     @property
     def direct(self) -> bool: ...
@@ -78,8 +78,8 @@ class Conservative:
 
 @dataclass(frozen=True, slots=True)
 class Direct:
-    """A network with a head for forces as a `CurvedPotential`: its forces are no gradient of its energy, its curvature
-    products are −vᵀJ, it gives no stress."""
+    """A network with a force head as a `CurvedPotential`. Its forces are not the gradient of an energy; curvature products are
+    −vᵀJ, and stress is None."""
 
     net: DirectNet
 
@@ -105,7 +105,7 @@ class Direct:
 
 
 def potential_of(net: EnergyNet) -> Conservative | Direct:
-    """The network as a potential: by its direct head where it has one, else by the gradient of its energy."""
+    """The network as a potential: `Direct` if it has a force head, else `Conservative`."""
     return Direct(cast(DirectNet, net)) if _is_direct(net) else Conservative(net)
 
 
@@ -119,7 +119,7 @@ def predict(
     """Energy, forces, stress and curvature products of a batch.
 
     Args:
-        net: The energy network, or one with a direct head, which then gives the forces.
+        net: The network; a force head, where it has one, gives the forces.
         graph: Edges within net.cutoff.
         probes: Directions v for the products H·v; None for no products (an empty tensor comes back).
         create_graph: Keep the result differentiable in the network's weights (training).
@@ -132,13 +132,13 @@ def predict(
 
 
 def energy_forces(net: EnergyNet, graph: Graph, *, create_graph: bool = False) -> Float[Tensor, "atom 3"]:
-    """Minus the gradient of the energy (eV/Å), whether or not the network has another head for forces."""
+    """Minus the gradient of the energy (eV/Å), also of a network with a force head."""
     return _conservative(net, graph, create_graph=create_graph)[0].forces
 
 
 def forces_through(net: EnergyNet, graph: Graph, *, create_graph: bool = False) -> Float[Tensor, "atom 3"]:
-    """Forces (eV/Å) by the gradient of the energy; with `create_graph` differentiable in the weights and in the positions too,
-    so that what is computed from places these forces led to can be differentiated."""
+    """Forces (eV/Å) by the gradient of the energy. With `create_graph` they are differentiable in weights and positions, also
+    through positions that depend on earlier forces."""
     with torch.enable_grad():
         vectors = edge_vectors(graph)
         if not create_graph:
@@ -272,7 +272,7 @@ def hessian(
 
 
 def unit_directions(system: System, rows: Sequence[int]) -> Float[Tensor, "row atom 3"]:
-    """Directions that are 1 at the coordinate 3 · atom + axis and 0 elsewhere, one for each row asked for."""
+    """Unit directions, 1 at coordinate 3 · atom + axis, one for each row."""
     directions = system.positions.new_zeros((len(rows), 3 * system.n_atoms))
     directions[torch.arange(len(rows)), torch.tensor(list(rows), dtype=torch.int64)] = 1.0
     return directions.reshape(-1, system.n_atoms, 3)

@@ -16,10 +16,10 @@ class BadInput(MdistillError, ValueError):
     """A file or a setting that cannot be used (exit status 2).
 
     Args:
-        subject: What is wrong: a file path or the name of a setting.
-        problem: What was found there, with the offending value.
-        allowed: What would have been accepted.
-        fix: What the user can do about it.
+        subject: The file or setting that is wrong.
+        problem: What is wrong with it, with the value.
+        allowed: What is accepted.
+        fix: What to type or change next.
     """
 
     exit_status = 2
@@ -68,4 +68,4 @@ class Interrupted(MdistillError):
 
 
 class MdistillNotice(UserWarning):
-    """Something the user should know although nothing failed, such as a slower way that is taken (`mdistill.notices`)."""
+    """A fact that the user should know although nothing failed, such as a slower code path (`mdistill.notices`)."""

@@ -31,7 +31,7 @@ class Estimate:
         value: The number; None where it lies below what the data can detect (then `upper_limit` is set) or is not known.
         error: One standard error, same unit; None where no error can be stated (a count, a setting).
         unit: Unit of value and error, "" for a pure number.
-        samples: How many (effectively independent) samples it rests on.
+        samples: Number of (effectively independent) samples.
         interval: 95 % interval where it is not value ± 1.96 error.
         upper_limit: 95 % upper limit where value is None.
     """
@@ -107,7 +107,7 @@ def autocorrelation_time(series: Float[np.ndarray, " sample"], *, window: float 
 
     Args:
         series: Evenly spaced samples.
-        window: How many τ the sum runs over (Sokal's c).
+        window: Length of the sum in units of τ (Sokal's c).
     Returns:
         τ ≥ 1 (samples); 1 for a constant or a series shorter than 4.
     Reference:
@@ -183,7 +183,7 @@ def slope_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """One validation check: what was measured is to be `sense` the limit (in measured.unit); `detail` says the rest."""
+    """One validation check: the measured value must be `sense` the limit (in measured.unit). `detail` holds further text."""
 
     name: str
     measured: Estimate
@@ -206,7 +206,7 @@ def gate(
 ) -> Gate:
     """A gate that passes where the value is on the right side of the limit, or `errors` standard errors from it.
 
-    What is not known or not finite never passes.
+    A value that is unknown or not finite fails.
     """
     value, slack = measured.value, errors * (measured.error or 0.0)
     passed = value is not None and math.isfinite(value) and math.isfinite(slack)

@@ -77,7 +77,7 @@ def cast(system: System, *, dtype: torch.dtype | None = None, device: torch.devi
 
 
 def turned(system: System, turn: Float[Tensor, "3 3"]) -> System:
-    """The system rotated or reflected: r → r Q, lattice vectors alike; neighbours and shifts stay what they are."""
+    """The system rotated or reflected, positions and lattice vectors: r → r Q. Neighbours and shifts do not change."""
     return replace(system, positions=system.positions @ turn, cell=system.cell @ turn)
 
 
@@ -115,7 +115,7 @@ def build_graph(system: System, cutoff: float) -> Graph:
 
     Raises:
         BadInput: Non-finite positions or cell, a periodic direction whose lattice vector is missing or lies in the plane
-            (line) of the others, or so many pairs that memory would not do.
+            (line) of the others, or more pairs than memory allows.
     """
     if cutoff <= 0.0:
         return empty_graph(system)
@@ -191,7 +191,7 @@ def _pairs(system: System, reach: float) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def checked_box(system: System, reach: float) -> Float[np.ndarray, "3 3"]:
-    """The cell of one struct with vectors of length 1 along open directions, for searches that are not done here.
+    """The cell of one struct with vectors of length 1 along open directions, for other neighbour searches.
 
     Raises:
         BadInput: As `build_graph`.
@@ -223,7 +223,7 @@ def _box(cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"]) -> Float[n
 
 
 def _excess(coordinates: Float[np.ndarray, " atom"], widest: float) -> Float[np.ndarray, " atom"]:
-    """How far to pull each atom down so that no gap along an open axis is wider than `widest` (no pair comes within it)."""
+    """Shift of each atom that closes gaps along an open axis wider than `widest`; no pair comes within it."""
     order = np.argsort(coordinates)
     gaps = np.diff(coordinates[order], prepend=coordinates[order[:1]])
     excess = np.empty_like(coordinates)
@@ -232,7 +232,7 @@ def _excess(coordinates: Float[np.ndarray, " atom"], widest: float) -> Float[np.
 
 
 def _check_size(extent: float, density: float, reach: float) -> None:
-    """Refuse what would exhaust memory, or the cell grid of the search (which then ends the whole process).
+    """Reject structures that would exhaust memory or the cell grid of the search, which would end the process.
 
     Args:
         extent: Largest height of the cell, or spread of the atoms along an open direction, Å.
@@ -257,7 +257,7 @@ def _check_size(extent: float, density: float, reach: float) -> None:
 
 @dataclass(slots=True)
 class SkinList:
-    """A neighbour list whose search is repeated only when a pair it left out could have come closer than the cutoff.
+    """A neighbour list that is rebuilt only when a pair outside it can have come closer than the cutoff.
 
     `graph(system)` gives exactly the edges of `build_graph(system, cutoff)`, in the same order. Atoms may move, and the
     cells of fully periodic structures may change (barostats); any other change repeats the search.
@@ -293,7 +293,7 @@ class SkinList:
         return _closer_than(self.cutoff, self._candidates, self._lattice_parts, system)
 
     def _covers(self, old: System, new: System) -> bool:
-        """Whether every pair now closer than the cutoff is among the candidates found for the old system."""
+        """Whether the candidates of the old system include every pair that is now closer than the cutoff."""
         if old.positions.dtype != new.positions.dtype or old.positions.device != new.positions.device:
             return False
         if not (torch.equal(old.owner, new.owner) and torch.equal(old.pbc, new.pbc)):

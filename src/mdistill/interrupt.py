@@ -1,4 +1,4 @@
-"""Turning signals and time limits into a polite stop: long loops ask, save, and end with the line that resumes them."""
+"""Signals and time limits: long loops check for a stop request, save, and print the command that resumes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") i
 
 @dataclass(slots=True)
 class StopRequest:
-    """Whether a stop was asked for. Loops call `pending()` between steps; after saving they call `raise_if_pending()`."""
+    """A stop request. Loops call `pending()` between steps and `raise_if_pending()` after saving."""
 
     deadline: float | None = None
     signal_number: int = 0
@@ -44,7 +44,7 @@ def stop_on_signals(
 ) -> Iterator[StopRequest]:
     """Within the block SIGINT, SIGTERM and SIGUSR1 set the request instead of ending the process.
 
-    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread signals are left alone.
+    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread signals are not caught.
     """
     request = StopRequest(deadline=None if max_hours is None else time.monotonic() + 3600.0 * max_hours, resume=resume)
 

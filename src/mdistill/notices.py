@@ -1,4 +1,4 @@
-"""Notices: what a user should know although nothing failed. The command line tells each once and writes it into `results.json`.
+"""Notices: facts the user should know although nothing failed. The command line prints each once and writes it to `results.json`.
 
 In Python a notice is a warning of the class `MdistillNotice`.
 """

@@ -16,7 +16,7 @@ def silent(_n: float = 1, _note: str = "") -> None:
 
 @contextmanager
 def progress(description: str, total: float, *, unit: str = "step", done: float = 0) -> Iterator[Advance]:
-    """Show a bar while the block runs; hands out its advance function. Silent with MDISTILL_QUIET=1.
+    """Show a bar while the block runs and yield its advance function. Silent with MDISTILL_QUIET=1.
 
     Where standard error is no terminal (a batch job's log), one line is printed about every 30 seconds instead.
     """

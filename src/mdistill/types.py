@@ -56,14 +56,14 @@ class Graph:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What a potential says of a batch; a training target has the same type.
+    """Energy, forces and stress of a batch; a training target has the same type.
 
     Attributes:
         energy: [struct] eV.
         forces: [atom, 3] eV/Å.
         stress: [struct, 3, 3] eV/Å³, symmetric, tension positive (σ = (1/V) ∂E/∂strain); None where any struct is not
             periodic in three directions or the label is missing.
-        atomic: [atom] the energies it is the sum of, eV; None where the potential has none.
+        atomic: [atom] atomic energies, eV, whose sum is `energy`; None where the potential has none.
     """
 
     energy: Float[Tensor, " struct"]
@@ -77,8 +77,8 @@ class RunningSums:
     """Sums over the steps of a run of one struct so far (`simulation/running_sums.py`).
 
     Attributes:
-        steps: How many.
-        evaluated: Over how many of them potential and pressure are added up; long strides know these at the ends of leaps alone.
+        steps: Number of steps.
+        evaluated: Number of steps with potential energy and pressure; long strides know these only where a leap ends.
         potential: Potential energy, eV.
         pressure: eV/Å³; meaningless where a direction is open.
         kinetic: [element] twice the kinetic energy relative to the centre of mass, eV, elements ascending.
@@ -95,10 +95,10 @@ class RunningSums:
 class State:
     """A phase-space point of a batch. momenta u·Å/fs, masses u, time fs; prediction belongs to system.
 
-    `middle_momenta` are those of the middle of the last step, where an integrator offers them: kinetic quantities are
-    measured there (`simulation/kinetics.py`), dynamics goes on from `momenta`. `running_sums`: sums over the steps, if asked.
-    `energy_debt`: [struct] eV that long strides have lost so far and are still to give back (`simulation/energy_correction.py`).
-    `heat`: [struct] eV that thermostats have put in since it was 0; None where nobody asks.
+    `middle_momenta`: momenta in the middle of the last step, for kinetic quantities (`simulation/kinetics.py`); None where the
+    integrator has none. Dynamics continues from `momenta`. `running_sums`: sums over the steps, if recorded.
+    `energy_debt`: [struct] energy (eV) that long strides lost and have not restored (`simulation/energy_correction.py`).
+    `heat`: [struct] energy (eV) from thermostats since the start; None where it is not recorded.
     """
 
     system: System
@@ -132,7 +132,7 @@ class LabelledFrame:
         target: Teacher's energy, forces, stress.
         probes: [probe, atom, 3] probe directions v (pure numbers), or None.
         products: [probe, atom, 3] teacher's curvature products H·v, eV/Å², H = ∂²E/∂r∂r (minus the force Jacobian).
-        source: How the frame came about: "md", "strain", "rattle", "relaxed", "displaced", "on-policy".
+        source: Origin of the frame: "md", "strain", "rattle", "relaxed", "displaced", "on-policy".
         temperature_K: Temperature of the MD it came from; 0 where none.
         block: Number of the contiguous time block it belongs to (unique within a label store); held-out sets are
             whole blocks.
@@ -151,7 +151,7 @@ class LabelledFrame:
 class Potential(Protocol):
     """Anything that maps a graph to energy, forces and stress: student, teacher, DFT code.
 
-    A potential that does its own neighbour search has cutoff 0 and is handed a graph without edges. `elements` is
+    A potential that does its own neighbour search has cutoff 0 and receives a graph without edges. `elements` is
     empty where any element is accepted.
     """
 
@@ -182,9 +182,10 @@ class Propagator(Protocol):
 
 @runtime_checkable
 class LeapingPropagator(Propagator, Protocol):
-    """A propagator that takes many steps in one call: `leap` takes at most `steps` steps after step number `step` and gives
-    how many it took and whether the guard should look at the state. It watches the guard's limits inside, and ends early where
-    one was passed (or for any other reason).
+    """A propagator that takes many steps in one call.
+
+    `leap` takes at most `steps` steps after step number `step`. It returns the state, the number of steps taken, and whether the
+    guard should check the state. It watches the guard's limits inside and ends early where one is exceeded.
     """
 
     def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]: ...

@@ -1,4 +1,4 @@
-"""How far predictions lie from the teacher's labels: mean absolute errors per temperature and per element, with errors."""
+"""Mean absolute errors against the teacher's labels, by temperature and element, with errors."""
 
 from __future__ import annotations
 

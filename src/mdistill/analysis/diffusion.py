@@ -43,7 +43,7 @@ COUNTED_HOPS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diffusion:
-    """What a trajectory says about the motion of one species.
+    """Motion of one species in a trajectory.
 
     Attributes:
         species: Element symbol.
@@ -56,7 +56,7 @@ class Diffusion:
         hops: Hops of all ions together in the run.
         ions: Number of ions.
         duration: Length of the run (fs).
-        notes: What the reader must know about this number.
+        notes: Caveats of this number.
     """
 
     species: str

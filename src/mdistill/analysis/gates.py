@@ -58,10 +58,10 @@ def stress_gate(stress: Mapping[str, Deviation], limits: GateLimits) -> Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """How alike the RDFs of one pair are.
+    """Difference between the RDFs of one pair.
 
     Attributes:
-        divergence: Jensen–Shannon divergence (base 2) as found.
+        divergence: Jensen–Shannon divergence (base 2).
         noise: The part of it that finite sampling alone would give.
         shift: Wasserstein-1 distance, Å.
         scatter: Standard deviation of that part from sample to sample; the noise itself where None.
@@ -177,7 +177,7 @@ def drift_gate(runs: Mapping[str, Drift | str], limits: GateLimits) -> Gate:
 
 
 def stability_gate(completed_ps: float, asked_ps: float, *, temperature_K: float, reason: str = "") -> Gate:
-    """Whether MD at `temperature_K` (1.2 × the highest) ran to its end; `reason` tells why the guard stopped it."""
+    """Whether MD at `temperature_K` (1.2 × the highest) ran to its end; `reason`: why the guard stopped it."""
     passed = not reason and completed_ps >= asked_ps * (1.0 - 1e-9)
     ending = "without blow-up" if passed else f"and was stopped: {reason or 'it is not complete'}"
     detail = f"MD at {temperature_K:g} K ran {completed_ps:.3g} of {asked_ps:.3g} ps {ending}"
@@ -202,7 +202,7 @@ class PairScan:
 def force_flips(scan: PairScan) -> int:
     """Sign changes of the pair force along the scan, two more where it starts attractive (the atoms would fall together).
 
-    Forces below `NO_FORCE` count as none: where nothing acts, rounding alone would change signs.
+    Forces below `NO_FORCE` count as zero, so that rounding does not change signs.
     """
     signs = np.sign(scan.force[np.abs(scan.force) > NO_FORCE])
     return int((np.diff(signs) != 0.0).sum()) + 2 * int(len(signs) > 0 and signs[0] < 0)
@@ -230,5 +230,5 @@ def repulsion_gate(scans: Mapping[str, PairScan], limits: GateLimits) -> Gate:
 
 def speed_gate(speed_up: Estimate, limits: GateLimits) -> Gate:
     """Teacher's over student's time per force call, measured alternately in one run: at least `speed_up`."""
-    detail = f"teacher's time over student's; at least {limits.speed_up:g} is asked"
+    detail = f"teacher's time over student's; at least {limits.speed_up:g} is required"
     return gate("speed-up", speed_up, limits.speed_up, detail, sense="at least")

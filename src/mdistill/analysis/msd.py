@@ -54,7 +54,7 @@ def mean_cell_positions(trajectory: Trajectory) -> Float[np.ndarray, "frame atom
 
     x_i(t) = r_i(t) · h(t)⁻¹ · ⟨h⟩      r: unwrapped positions (Å)   h: cell, rows are lattice vectors
 
-    An ideal crystal under pressure control then stands still wherever its atoms are, however large the volume fluctuates.
+    Atoms of an ideal crystal under pressure control then do not move, however large the volume fluctuations.
     Constant and open cells are left as they are.
 
     Raises:
@@ -139,7 +139,7 @@ def msd_of(
 
 
 def independent_windows(lag: Int[np.ndarray, ""] | int, frames: int, ions: int) -> float:
-    """How many windows of `lag` frames fit without overlap into the run, times the ions; at least 1."""
+    """Number of windows of `lag` frames that fit into the run without overlap, times the ions; at least 1."""
     return max(1.0, ions * (frames - 1) / float(lag))
 
 

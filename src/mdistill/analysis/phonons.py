@@ -82,7 +82,7 @@ def phonon_bands(
         system: The primitive cell (`primitive_cell`), one struct, periodic in three directions.
         supercell_A: Shortest distance between lattice planes of the supercell; twice the potential's reach leaves nothing out.
         points: Points along the path.
-        stop, advance: Asked before every force call; told after it.
+        stop, advance: Called before and after every force call.
     Raises:
         BadInput: Not a crystal.
         MissingPackage: phonopy is not installed.
@@ -115,7 +115,7 @@ def phonon_bands(
 
 
 def supercell_repeats(system: System, shortest_A: float) -> tuple[int, int, int]:
-    """How often to repeat each lattice vector for planes at least so far (Å) apart."""
+    """Repeats of each lattice vector for lattice planes at least this far apart (Å)."""
     planes = 1.0 / np.linalg.norm(np.linalg.inv(system.cell[0].detach().cpu().double().numpy()), axis=0)
     first, second, third = (max(1, math.ceil(shortest_A / float(plane) - 1e-9)) for plane in planes)
     return first, second, third

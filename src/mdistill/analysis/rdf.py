@@ -1,4 +1,4 @@
-"""Partial radial distribution functions with errors, and how far apart two of them are."""
+"""Partial radial distribution functions with errors, and distances between two of them."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def jensen_shannon(first: Curve, second: Curve) -> float:
 
 
 def wasserstein(first: Curve, second: Curve) -> float:
-    """Wasserstein-1 distance (Å) of two RDFs as distributions of r (g normalised): how far weight must be carried on average.
+    """Wasserstein-1 distance (Å) of two RDFs as distributions of r (g normalised): mean distance that weight must be moved.
 
     Raises:
         BadInput: The shells differ, or an RDF is empty.

@@ -56,7 +56,7 @@ class DiffusionSettings:
     """How D is read from a trajectory.
 
     Attributes:
-        lags: How many lags (geometric from one frame on); more than 50 makes the covariance singular.
+        lags: Number of lags, geometric from one frame on; more than 50 makes the covariance singular.
         longest: Longest lag as a fraction of the run.
         fit_from_ps: Shortest lag of the fit (ps); None: chosen by `choose_start`.
         hop_distance: An ion has hopped once its position, averaged over 1 ps, stays farther than this (Å) from where it was.

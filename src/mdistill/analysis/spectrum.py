@@ -29,9 +29,9 @@ _LEAST_FRAMES = 8
 
 
 def spectrum(trajectory: Trajectory, temperature_K: float, *, element: str = "", resolution: float = 0.5) -> Curve:
-    """Vibrational density of states, 1/THz, of all atoms or of one element; its value at f = 0 tells of diffusion.
+    """Vibrational density of states, 1/THz, of all atoms or of one element; its value at f = 0 measures diffusion.
 
-    The run is cut into pieces (overlapping by half, under a Hann window) as long as the resolution asks; the error is the
+    The run is cut into pieces (overlapping by half, under a Hann window) as long as the resolution requires; the error is the
     scatter between them, for half as many independent ones. Frequencies above half the frame rate cannot be seen and are
     folded back: frames must be near enough for the fastest vibration (10 fs serve up to 50 THz).
 
@@ -53,7 +53,7 @@ def spectrum(trajectory: Trajectory, temperature_K: float, *, element: str = "",
         raise BadInput("element", f"{element!r} is not in the trajectory", allowed="one of its elements", fix="check the symbol")
     length = round(1.5 / (resolution * THZ * spacing))
     if not _LEAST_FRAMES <= length <= len(velocities):
-        found = f"{resolution:g} THz asks for {length} frames of {spacing:g} fs at a time, the run has {len(velocities)}"
+        found = f"{resolution:g} THz needs {length} frames of {spacing:g} fs at a time, the run has {len(velocities)}"
         raise BadInput(
             "resolution", found, allowed=f"pieces of {_LEAST_FRAMES} frames up to the whole run", fix="use another one"
         )
@@ -86,7 +86,7 @@ def _spacing(trajectory: Trajectory) -> float:
 def _velocities(
     trajectory: Trajectory, spacing: float
 ) -> tuple[Float[np.ndarray, "frame atom 3"], Callable[[np.ndarray], np.ndarray]]:
-    """[frame, atom, 3] velocities (Å/fs) relative to the centre of mass, and how much of their power is seen at f (1/fs).
+    """[frame, atom, 3] velocities (Å/fs) relative to the centre of mass, and the share of their power at f (1/fs).
 
     A difference of positions over Δ damps a vibration: |sin(π f Δ)/(π f Δ)|² of its power is left, which is divided out.
     """

@@ -48,12 +48,12 @@ class Modes:
 
     @property
     def imaginary(self) -> int:
-        """How many frequencies are imaginary."""
+        """Number of imaginary frequencies."""
         return int((self.frequencies < 0.0).sum())
 
 
 def normal_modes(system: System, hessian: Float[Tensor, "row atom 3"]) -> Modes:
-    """Frequencies and modes; what is not symmetric in the Hessian is averaged away.
+    """Frequencies and modes of the symmetrised Hessian.
 
     Args:
         system: One struct.
@@ -86,7 +86,7 @@ def density_of_states(
     Args:
         modes: The vibrations; imaginary ones lie at negative f.
         width: w, standard deviation of the broadening, THz.
-        frequencies: Where to give it, THz; by default from 4 w below the lowest mode to 4 w above the highest.
+        frequencies: Grid, THz; by default from 4 w below the lowest mode to 4 w above the highest.
         label: Of the curve.
     Raises:
         BadInput: The width is not positive.
@@ -120,10 +120,10 @@ def displaced(
 
     Args:
         system: The struct whose modes these are.
-        modes: Its vibrations; those that are not `harmonic` are left alone.
+        modes: Its vibrations; only those that are `harmonic` are displaced.
         temperature_K: T.
         generator: Draws the Q_k.
-        count: How many structures.
+        count: Number of structures.
         farthest: See `harmonic`, Å.
     Raises:
         BadInput: T below 0, or modes of another structure.

@@ -1,6 +1,6 @@
-"""What is checked before a structure is believed: the file first, then the crystal, then what a task needs of it.
+"""Checks of a structure: the file, then the crystal, then the requirements of a task.
 
-Every refusal is a `BadInput` that names the file, the value, what is allowed and how to mend it.
+Each failed check raises `BadInput` with the file, the value, what is allowed and a fix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mdistill.units import BOHR
 LARGEST_FILE = 200_000_000
 """Bytes; also the limit of what a compressed CIF may unpack to."""
 MOST_ATOMS = 100_000
-"""A structure with more sites is refused before it is parsed."""
+"""Largest number of sites; larger structures are rejected before they are parsed."""
 CLOSEST = 0.5
 """Å; two whole atoms nearer than this cannot be meant."""
 VACUUM = 7.0
@@ -102,7 +102,7 @@ def _head(path: Path) -> bytes:
 
 
 def _refuse_huge(path: Path, kind: str, head: bytes) -> None:
-    """Formats that announce their number of atoms are refused before they are parsed; so are duplicate extxyz keys."""
+    """Reject too many atoms, where the format states the number, and duplicate extxyz keys, before the file is parsed."""
     lines = head.decode("latin-1").splitlines()
     count = 0
     if kind in ("xyz", "extxyz"):
@@ -147,7 +147,7 @@ def text_of(path: Path) -> str:
 
 
 def check_crystal(crystal: Crystal) -> None:
-    """Refuse what no simulation can start from; called for every structure that is read.
+    """Reject structures that no simulation can start from; called for every structure read.
 
     Raises:
         BadInput: No atoms, too many, non-finite numbers, unknown elements, a flat, left-handed or very skewed cell,
@@ -280,7 +280,7 @@ def _wrong_unit(crystal: Crystal, ratio: float, unit: str, fix: str) -> BadInput
 
 
 def check_elements(crystal: Crystal, elements: Collection[int], subject: str) -> None:
-    """Refuse elements a potential does not know; an empty collection allows any.
+    """Reject elements that the potential does not know; an empty collection allows any.
 
     Args:
         crystal: The structure.
@@ -301,7 +301,7 @@ def check_elements(crystal: Crystal, elements: Collection[int], subject: str) ->
 
 
 def check_mobile(crystal: Crystal, number: int) -> None:
-    """Refuse when the mobile ion (atomic number) is not in the structure."""
+    """Reject a structure without the mobile ion (atomic number)."""
     from ase.data import chemical_symbols
 
     if crystal.composition.get(number, 0.0) <= 0.0:
@@ -313,7 +313,7 @@ def check_mobile(crystal: Crystal, number: int) -> None:
 
 
 def check_bulk(crystal: Crystal) -> None:
-    """Refuse molecules, wires and slabs where a bulk crystal is needed.
+    """Reject molecules, wires and slabs where a bulk crystal is needed.
 
     Raises:
         BadInput: Not periodic in three directions, or more than VACUUM Å of empty space between layers of atoms.

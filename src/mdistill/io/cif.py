@@ -1,4 +1,4 @@
-"""CIF to sites: symmetry expanded, rows at one position joined into one mixed site, nothing rounded up.
+"""CIF to sites: symmetry is expanded and rows at one position become one mixed site. Occupancies are not rounded.
 
 pymatgen tokenises the file and gives the symmetry operations; the expansion is done here, so that each site keeps the
 label of its row, and is checked against pymatgen's own composition.
@@ -247,7 +247,7 @@ def _join(
 
 
 def _cross_check(parsed: ParsedCif, rows: int, text: str, source: str) -> None:
-    """Refuse where pymatgen's own expansion holds other amounts of an element (skipped for long P1 lists)."""
+    """Reject the file if pymatgen's expansion has other amounts of an element (not checked for long P1 lists)."""
     if rows > _CROSS_CHECKED_ROWS:
         return
     from pymatgen.io.cif import CifParser

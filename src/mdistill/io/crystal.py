@@ -20,7 +20,7 @@ class Site:
 
     Attributes:
         fractional: Coordinates along the lattice vectors (Å along Cartesian axes where a lattice vector is missing).
-        occupancies: Atomic number -> occupancy (0 to 1); what is left to one is vacancy.
+        occupancies: Atomic number -> occupancy (0 to 1); the rest up to 1 is vacancy.
         label: Which crystallographic site it is an image of; equal labels are symmetry-equivalent.
     """
 
@@ -42,10 +42,10 @@ class Crystal:
         cell: [3, 3] Å, rows are lattice vectors; zeros where there is none.
         pbc: Periodic along each lattice vector.
         sites: Positions with their occupancies.
-        source: The file (or other origin) it came from; names the culprit in messages.
+        source: The file or other origin, for messages.
         sha256: Hex digest of the file, "" where there is none.
         oxidation: Atomic number -> charge (e) where the file states oxidation numbers.
-        notes: What was decided while reading, one sentence each, to be shown to the user.
+        notes: Decisions made while reading, one sentence each, shown to the user.
     """
 
     cell: Float[np.ndarray, "3 3"]

@@ -14,7 +14,7 @@ from typing import Any
 from mdistill.errors import BadInput, MdistillError
 
 PARTIAL = ".partial"
-"""How the names of unfinished files end; before it stand the process and the host that write them."""
+"""Suffix of unfinished files; the process and host that write them precede it."""
 
 
 def this_host() -> str:
@@ -24,9 +24,9 @@ def this_host() -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Hand out a temporary path beside `path`; on success it is flushed to disk and renamed onto `path`.
+    """Yield a temporary path beside `path`. On success it is flushed to disk and renamed to `path`.
 
-    On any failure the temporary file is removed and the old file stands as it was.
+    On failure the temporary file is removed and the old file is intact.
 
     Raises:
         MdistillError: The disk is full or the folder cannot be written (names path and cause).
@@ -72,7 +72,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, all or nothing. NaN and infinity are refused: a report never holds one unnoticed."""
+    """Write JSON, all or nothing. NaN and infinity are rejected."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -99,7 +99,7 @@ def sha256(path: Path) -> str:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and flush it to disk; where that fails the file keeps its old length.
+    """Append one line and flush it to disk. If that fails the file keeps its old length.
 
     A crash can still leave a torn last line: readers tolerate one.
 

@@ -1,4 +1,4 @@
-"""Trajectories of other programs (and our own) as one checked, unwrapped `Trajectory`, with notes on what was done to them."""
+"""Trajectories of other programs (and our own) as a checked, unwrapped `Trajectory`, with notes on how it was read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOT_TRAJECTORIES = {"bundletrajectory", "mysql", "postgresql", "sqlite3", "db",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """A trajectory and what the reader of its analysis must know about how it was read."""
+    """A trajectory, and notes on how it was read."""
 
     trajectory: Trajectory
     notes: list[str]
@@ -35,7 +35,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """The content of one file, as it stands there. steps and times (fs) where the file tells them."""
+    """The content of one file; steps and times (fs) are None where the file has none."""
 
     path: Path
     numbers: Int[np.ndarray, " atom"]
@@ -56,7 +56,7 @@ def read_trajectory(
 
     Args:
         paths: One file or several in time order.
-        time_step_fs: Time between stored frames (fs); needed where the files do not tell.
+        time_step_fs: Time between stored frames (fs); needed where the files have no times.
         elements: Element symbols of LAMMPS types 1, 2, … or of VASP 4 counts, where the file names none.
         stride: Keep every stride-th frame (after unwrapping).
     Raises:
@@ -186,7 +186,7 @@ def _check_same(path: Path, frames: Sequence[Any], atoms: Any) -> None:
 
 
 def _check_run(run: _Run) -> None:
-    """Finite numbers, a structure that can be (nm, Bohr, overlaps …), even steps and times."""
+    """Check finite numbers, plausible distances (nm, Bohr, overlaps …), even steps and times."""
     from ase import Atoms
 
     from mdistill.io.checks import check_crystal
@@ -224,9 +224,9 @@ def _spacing(runs: Sequence[_Run], given: float | None) -> tuple[float, list[str
     if not told and given is None:
         raise BadInput(
             runs[0].path,
-            "the file does not tell the time between its frames",
+            "the file has no time between its frames",
             allowed="a time in fs",
-            fix="give it: --frame-time-fs 100",
+            fix="add it, for example --frame-time-fs 100",
         )
     if told and max(told) - min(told) > 1e-3 * min(told):
         raise BadInput(
@@ -243,7 +243,7 @@ def _spacing(runs: Sequence[_Run], given: float | None) -> tuple[float, list[str
 
 
 def _join(runs: Sequence[_Run]) -> tuple[_Run, list[str]]:
-    """All runs end to end; a frame stored at the end of one run and again at the start of the next is kept once."""
+    """All runs end to end. A frame stored at the end of one run and at the start of the next is used once."""
     first, notes = runs[0], []
     parts = [first]
     for before, run in itertools.pairwise(runs):
@@ -282,7 +282,7 @@ def _join(runs: Sequence[_Run]) -> tuple[_Run, list[str]]:
 
 
 def _check_counter(before: _Run, run: _Run, *, doubled: bool) -> None:
-    """Where steps or times count on from one run to the next, no frame may be missing between them."""
+    """Where steps or times continue from one run to the next, no frame may be missing between them."""
     for last, now, what in ((before.steps, run.steps, "step"), (before.times, run.times, "time")):
         if last is None or now is None or len(last) < 2 or now[0] <= last[0]:
             continue

@@ -1,6 +1,6 @@
-"""Crystals with their occupancies as the file states them: read, checked, never filled up silently.
+"""Crystals with the occupancies of the file: read, checked, never filled.
 
-A site that is half occupied stays half occupied here; `data/disorder.py` turns it into whole atoms by a stated rule.
+A half-occupied site stays half occupied; `data/disorder.py` replaces it by whole atoms by a stated rule.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STRUCTURES = "structures.extxyz"
 def read_structure(path: str | Path, *, index: int = -1) -> Crystal:
     """Read one structure and check it.
 
-    Partial occupancies, mixed sites and vacancies are kept as the file states them. Deuterium and tritium are read as
+    Partial occupancies, mixed sites and vacancies are those of the file. Deuterium and tritium are read as
     hydrogen, with a note. Oxidation numbers of a CIF are kept.
 
     Args:
@@ -83,9 +83,9 @@ def _read_with_ase(path: Path, kind: str, index: int) -> Atoms:
 
 
 def from_atoms(atoms: Atoms, *, source: str = "atoms", digest: str = "") -> Crystal:
-    """A crystal from ASE atoms; occupancies that ASE keeps in `atoms.info['occupancy']` are honoured.
+    """A crystal from ASE atoms; occupancies in `atoms.info['occupancy']` are used.
 
-    (ASE shows a partially occupied site as one whole atom and keeps the occupancies of its kind aside.)
+    (ASE represents a partially occupied site by one whole atom and stores occupancies in `info`.)
     """
     from ase.data import atomic_numbers
 

@@ -58,7 +58,7 @@ class TrajectoryWriter:
     _frames: list[tuple[int, State]] = field(default_factory=list)
 
     def add(self, step: int, state: State) -> None:
-        """Keep a frame for the next `flush`. The state is of one struct and has its prediction."""
+        """Collect a frame for the next `flush`. The state has one struct and its prediction."""
         if state.system.n_structs != 1 or state.prediction is None:
             raise ValueError("a trajectory holds states of one struct with their prediction")
         self._frames.append((step, state))
@@ -79,7 +79,7 @@ class TrajectoryWriter:
 
 @contextmanager
 def appending(path: Path) -> Iterator[Path]:
-    """Hand out a copy of the file to append to (empty path if there is none); on success it takes the file's place."""
+    """Yield a copy of the file to append to (an empty path if there is none). On success it replaces the file."""
     with replacing(path) as partial:
         if path.exists():
             shutil.copyfile(path, partial)
@@ -87,7 +87,7 @@ def appending(path: Path) -> Iterator[Path]:
 
 
 def truncate_after(path: Path, step: int) -> int:
-    """Remove frames with a step number above `step`; gives the number of frames left (0 for no file)."""
+    """Remove frames with a step number above `step`. Returns the number of frames left (0 for no file)."""
     if not path.exists():
         return 0
     if path.suffix in HDF5_SUFFIXES:
@@ -241,7 +241,7 @@ def _opened(path: Path, mode: str, named: Path) -> Iterator[Any]:
 
 
 def _array(file: Any, name: str, path: Path) -> np.ndarray:
-    """A dataset in memory; refuses one that claims more than the file can hold."""
+    """A dataset in memory; one larger than the file can hold is rejected."""
     if name not in file:
         raise _damaged(path, f"it has no {name}")
     dataset = file[name]

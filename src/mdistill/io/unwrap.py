@@ -1,4 +1,4 @@
-"""Unwrapping coordinates, and the checks that tell whether it can be done: jumps, atom order, joints of runs."""
+"""Unwrap coordinates, after checks of jumps, atom order and joints of runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from mdistill.errors import BadInput
 
 LARGEST_MOVE = 0.4
-"""Share of the cell beyond which a move between two frames is doubtful: half a cell cannot be told from the other way round."""
+"""Largest certain move between two frames, as a share of the cell; the direction of half a cell is undefined."""
 DOUBTFUL = 1e-3
-"""Share of all moves that may be doubtful."""
+"""Largest share of uncertain moves."""
 SUSPECT_MOVE = 1.5
 """Å between two frames from which a change of the atom order is looked for."""
 
@@ -25,11 +25,11 @@ def unwrap(
     *,
     path: Path,
 ) -> tuple[Float[np.ndarray, "frame atom 3"], list[str]]:
-    r"""Positions (Å) without jumps over the cell boundary, and notes on what was found.
+    r"""Positions (Å) without jumps over the cell boundary, and notes.
 
     s(t) = s(0) + Σ [Δs − round(Δs)],  r = s·h      s: scaled coordinates   h: cell of the frame   Δs: step between frames
 
-    Coordinates that are unwrapped already come back unchanged.
+    Unwrapped coordinates are returned unchanged.
 
     Raises:
         BadInput: The order of equal atoms changes, or more than 0.1 % of the moves exceed 0.4 of the cell.
@@ -53,7 +53,7 @@ def unwrap(
         )
     notes = []
     if count:
-        notes.append(f"{count} moves exceed {LARGEST_MOVE} of the cell between two frames: their direction is doubtful")
+        notes.append(f"{count} moves exceed {LARGEST_MOVE} of the cell between two frames: their direction is uncertain")
     if not whole.any():
         return positions, notes
     crossings = int((whole != 0).any(axis=-1).sum())
@@ -86,7 +86,7 @@ def joint_is_doubled(
     if np.median(joint) > 3.0 * usual + 0.05:
         raise BadInput(
             path,
-            f"does not go on from the run before it: atoms jump by {np.median(joint):.2f} Å, within the runs by {usual:.2f} Å",
+            f"does not continue the run before it: atoms jump by {np.median(joint):.2f} Å, within the runs by {usual:.2f} Å",
             allowed="runs that follow each other",
             fix="give the runs in time order, or analyse independent runs apart",
         )
@@ -117,7 +117,7 @@ def _check_order(
     numbers: Int[np.ndarray, " atom"],
     path: Path,
 ) -> None:
-    """Refuse frames in which atoms of one element have changed places: each far mover arrives where another one was."""
+    """Reject frames in which atoms of one element exchange places: each atom that moves far arrives where another was."""
     from scipy.optimize import linear_sum_assignment
 
     far = (moves**2).sum(axis=-1) > SUSPECT_MOVE**2
