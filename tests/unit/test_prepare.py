@@ -211,7 +211,7 @@ def test_prepare_orders_repeats_and_relaxes() -> None:
 def test_prepare_notes_what_the_reader_should_know() -> None:
     settings = PrepareSettings(cutoff=3.5, orderings=3, relax_steps=2)
     notes = prepare(from_atoms(bulk("Cu", cubic=True, a=4.4)), MORSE, settings).notes
-    assert any("3 orderings were asked for; 1" in note for note in notes)
+    assert any("3 orderings were requested; the search found 1" in note for note in notes)
     assert any("not fully relaxed after 3 teacher calls" in note for note in notes)
 
 

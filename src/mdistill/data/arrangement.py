@@ -18,7 +18,7 @@ from mdistill.io.crystal import Crystal
 _SAME_ENERGY = 1e-3
 """eV; arrangements whose element-pair energies all agree within this are symmetry-equivalent."""
 _NEAREST, _LOCAL = 3, 0.6
-"""This share of the Monte Carlo swaps is tried with one of that many nearest sites of the class (halves of a split site)."""
+"""Share of Monte Carlo swaps with one of the nearest sites of the class (halves of a split site), and their number."""
 _TEMPERATURES = (1.0, 0.005)
 """Start and end of annealing, in units of the spread of random arrangements per site."""
 _Lists = dict[int, tuple[np.ndarray, np.ndarray]]
@@ -106,7 +106,7 @@ def find_arrangements(
     """The best distinct arrangements without pairs below their limit.
 
     Raises:
-        BadInput: None was found.
+        BadInput: No arrangement without close pairs.
     """
     species = np.array(sorted(charges))
     board = _board(large, classes, species, charges, limits)
@@ -177,7 +177,7 @@ def _start(board: _Board, classes: list[SiteClass], n_sites: int) -> np.ndarray:
 
 
 def _placements(sites: tuple[int, ...], counts: list[tuple[int, int]]) -> Iterator[dict[int, int]]:
-    """All ways to put counts[k] = (species, how many) on the sites."""
+    """All ways to put counts[k] = (species, number) on the sites."""
     if not counts:
         yield {}
         return
@@ -232,7 +232,7 @@ def _distinct(board: _Board, states: list[np.ndarray], wanted: int) -> list[np.n
 def _anneal(board: _Board, classes: list[SiteClass], sweeps: int, generator: np.random.Generator) -> np.ndarray:
     """One annealing run: Metropolis swaps within classes while the temperature falls; the best state met.
 
-    It starts from a random arrangement that was freed of close pairs; swaps that would make one are refused. Where the
+    It starts from a random arrangement without close pairs; swaps that would create one are rejected. Where the
     start cannot be freed, it comes back as it is, for the message.
     """
     state = _start(board, classes, len(board.matrix))
@@ -268,7 +268,7 @@ def _anneal(board: _Board, classes: list[SiteClass], sweeps: int, generator: np.
 
 
 def _free_of_close_pairs(board: _Board, state: np.ndarray, partners: _Lists, generator: np.random.Generator) -> bool:
-    """Move atoms of close pairs to where they have fewest, now and then anywhere, until none is left (in place).
+    """Move atoms of close pairs to sites with the fewest close pairs, at times to any site, until none is left (in place).
 
     The min-conflicts heuristic: S. Minton et al., Artif. Intell. 58, 161 (1992), doi 10.1016/0004-3702(92)90007-K.
     """

@@ -1,4 +1,4 @@
-"""Partial occupancies to whole atoms by a stated rule: how many of each, where, and in which words to say so."""
+"""Partial occupancies to whole atoms by a stated rule: numbers, positions, and the sentences of the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mdistill.io.charges import NEUTRAL, formal_charges, net_charge, positive_ch
 from mdistill.io.crystal import Crystal, Site, formula
 
 VACANCY = 0
-"""The atomic number that stands for an empty site."""
+"""The atomic number of an empty site."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Ordering:
     Attributes:
         crystal: The ordered supercell.
         energy: Electrostatic energy of the formal charges, eV per cell; 0 for a crystal that was ordered already.
-        rule: How it was chosen, in words, for the report.
+        rule: The rule of this choice, for the report.
     """
 
     crystal: Crystal
@@ -33,7 +33,7 @@ class Ordering:
 
 
 def repeat(crystal: Crystal, supercell: tuple[int, int, int]) -> Crystal:
-    """The crystal repeated along its lattice vectors, occupancies and labels kept; cell by cell, sites in their order."""
+    """The crystal repeated along its lattice vectors, with occupancies and labels; cell by cell, sites in order."""
     shifts = np.stack(np.meshgrid(*(np.arange(n) for n in supercell), indexing="ij"), axis=-1).reshape(-1, 3)
     sites = tuple(
         replace(site, fractional=tuple(((np.array(site.fractional) + shift) / supercell).tolist()))  # type: ignore[arg-type]
@@ -120,7 +120,7 @@ def _whole_numbers(crystal: Crystal, classes: list[SiteClass], charges: dict[int
             crystal.source,
             f"no whole numbers of atoms on its sites make {crystal.formula} neutral",
             allowed="occupancies near a neutral composition",
-            fix="correct the occupancies, or ask for a larger cell (--prepare.min-length)",
+            fix="correct the occupancies, or choose a larger cell (--prepare.min-length)",
         )
     found = np.rint(result.x[:n]).astype(int)
     return [[int(k) for k, (c, _) in zip(found, pairs, strict=True) if c == index] for index in range(len(classes))]
@@ -138,7 +138,7 @@ def order(
     Args:
         crystal: With partial occupancies, mixed sites or vacancies; an ordered one comes back repeated.
         supercell: Repeats along the three lattice vectors.
-        settings: How many orderings, and how they are searched.
+        settings: Number of orderings, and the search.
         seed: Of the Monte Carlo search; same seed, same orderings.
     Raises:
         BadInput: Not neutral, too many sites, or no arrangement without pairs that are too close.
@@ -209,7 +209,7 @@ def closest_allowed(charges: dict[int, float], settings: DisorderSettings) -> di
 
 
 def arrangements_count(classes: list[SiteClass]) -> float:
-    """How many ways there are to place the whole atoms (∞ where beyond any number)."""
+    """Number of ways to place the whole atoms (∞ beyond floating point)."""
     logarithm = sum(
         math.lgamma(len(one.sites) + 1) - sum(math.lgamma(count + 1) for count in one.counts.values()) for one in classes
     )
@@ -225,7 +225,7 @@ def describe(
     settings: DisorderSettings,
     found: Arrangements | None = None,
 ) -> str:
-    """The rule in words, for the report and for --dry-run (then without what was found)."""
+    """The rule as sentences, for the report and for --dry-run (then without the energies)."""
     parts = []
     for one in classes:
         if len(one.wanted) > 1:
@@ -263,7 +263,7 @@ def describe(
         sentences.append(f"{', '.join(gone)} rounds to no atom in this cell: a larger cell would keep it.")
     if found is not None and len(found.energies) > 1:
         above = ", ".join(f"{energy - found.energies[0]:.3g}" for energy in found.energies)
-        sentences.append(f"{len(found.energies)} distinct orderings were kept, {above} eV per cell above the lowest.")
+        sentences.append(f"{len(found.energies)} distinct orderings were chosen, {above} eV per cell above the lowest.")
     return " ".join(sentences)
 
 

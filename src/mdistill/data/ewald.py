@@ -18,7 +18,7 @@ def ewald_matrix(positions: Float[np.ndarray, "site 3"], cell: Float[np.ndarray,
     A_ij = k Σ'_n erfc(α|r_ij+n|)/|r_ij+n| + (4πk/V) Σ_{g≠0} e^{−g²/4α²} cos(g·r_ij)/g² − δ_ij 2αk/√π − πk/(α²V)
 
     k: e²/4πε₀ (`units.COULOMB`)   n: lattice vectors (n ≠ 0 for i = j)   g: reciprocal vectors   α: any value gives the
-    same A; chosen so that both sums cost alike.
+    same A; chosen so that both sums cost the same.
 
     Args:
         positions: Å.
@@ -51,7 +51,7 @@ def ewald_matrix(positions: Float[np.ndarray, "site 3"], cell: Float[np.ndarray,
 
 
 def _reciprocal_vectors(cell: np.ndarray, longest: float) -> np.ndarray:
-    """Half of the reciprocal vectors [g, 3] (one of each ±g, without 0) up to a length, 1/Å."""
+    """Half of the reciprocal vectors [g, 3] (one of each pair ±g, without 0) up to a length, 1/Å."""
     reciprocal = 2.0 * np.pi * np.linalg.inv(cell).T
     bounds = np.floor(longest * np.linalg.norm(cell, axis=1) / (2.0 * np.pi)).astype(int)
     grid = np.stack(np.meshgrid(*(np.arange(-b, b + 1) for b in bounds), indexing="ij"), axis=-1).reshape(-1, 3)

@@ -31,7 +31,7 @@ def strained(
     Args:
         system: One struct, periodic in three directions.
         isotropic: Relative changes of length, negative for compression.
-        shears: How many random strains.
+        shears: Number of random strains.
         shear: Largest entry of a random strain.
         rattle: Standard deviation (Å) of random displacements on top, so that the forces are not all zero.
         generator: Draws strains and displacements.
@@ -67,7 +67,7 @@ def short_contacts(
 
     Args:
         system: One struct.
-        count: How many structures.
+        count: Number of structures.
         closest, farthest: Range of the fraction, drawn uniformly.
         generator: Draws pairs and fractions.
     Raises:

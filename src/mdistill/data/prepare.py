@@ -29,7 +29,7 @@ class Plan:
 
     Attributes:
         sites: Table of the crystallographic sites: multiplicity, occupancies, whole atoms in the supercell.
-        rule: The disorder rule in words.
+        rule: The disorder rule, as sentences.
         supercell: Repeats along the lattice vectors.
         atoms: Whole atoms in the supercell.
         composition: "Li24P4S20Cl4".
@@ -55,7 +55,7 @@ class Preparation:
     Attributes:
         systems: One System (float64) per ordering, lowest relaxed energy first.
         relaxations: How each relaxed.
-        rule: The disorder rule in words.
+        rule: The disorder rule, as sentences.
         supercell: Repeats along the lattice vectors.
         notes: Things the user should know, one sentence each.
     """
@@ -155,7 +155,7 @@ def _site_rows(crystal: Crystal) -> Iterator[tuple[str, int, str]]:
 
 
 def _shares(amounts: dict[int, float], sites: int) -> str:
-    """'S 0.615, Cl 0.385' (what is left to one is vacancy)."""
+    """'S 0.615, Cl 0.385' (the rest up to 1 is vacancy)."""
     from ase.data import chemical_symbols
 
     return ", ".join(f"{chemical_symbols[n]} {amount / sites:.4g}" for n, amount in amounts.items() if n)
@@ -176,7 +176,7 @@ def prepare(
         potential: The teacher.
         settings: Cutoff, orderings, relaxation.
         seed: Of the search for orderings.
-        stop: Asked between relaxation steps.
+        stop: Checked between relaxation steps.
     Raises:
         BadInput: See `plan`; or no arrangement without close pairs.
         BlowUp: The teacher returned a non-finite energy, force or stress.
@@ -187,7 +187,7 @@ def prepare(
     found = order(crystal, supercell=planned.supercell, settings=disorder, seed=seed)
     notes = list(planned.notes)
     if len(found) < settings.orderings:
-        notes.append(f"{settings.orderings} orderings were asked for; {len(found)} distinct one(s) exist or were found")
+        notes.append(f"{settings.orderings} orderings were requested; the search found {len(found)}")
     with progress("relax", (settings.relax_steps + 1) * len(found)) as advance:
         relaxed = [
             relax(

@@ -1,4 +1,4 @@
-r"""Directions v along which a teacher's curvature H·v is asked for, H = ∂²E/∂r∂r.
+r"""Directions v of curvature labels H·v, H = ∂²E/∂r∂r.
 
 Random directions have independent entries ±1 (Rademacher), for which E[v·Hv] = tr H has the least variance of all such
 directions. Unit vectors of single coordinates give rows of H.

@@ -81,15 +81,15 @@ def relax(
     r"""Minimise the energy over positions and cell.
 
     With r = x Fᵀ and cell = cell₀ Fᵀ the generalised forces are f F on x and −V σ F⁻ᵀ on F (scaled by the number of atoms
-    so that both move alike).    x: positions in the starting frame   F: deformation   σ: stress, tension positive
+    so that both move at the same scale).    x: positions in the starting frame   F: deformation   σ: stress, tension positive
 
     Args:
-        system: One struct. Its cell is kept where the potential gives no stress (not periodic in three directions).
+        system: One struct. Its cell is fixed where the potential gives no stress (not periodic in three directions).
         potential: The teacher.
-        max_steps: Most moves; 0 gives the structure back as it is, with its energy.
+        max_steps: Largest number of steps; with 0 the structure is returned unchanged, with its energy.
         fmax: eV/Å.
         stress_GPa: Largest stress component at which the cell counts as relaxed.
-        stop, advance: Asked before every call; told after it.
+        stop, advance: Called before and after every teacher call.
     Returns:
         The structure of lowest energy met, and how it got there.
     Raises:

@@ -1,4 +1,4 @@
-"""Short stretches of NVE dynamics on disk: what long-stride maps are taught with.
+"""Short NVE trajectories on disk: the training data of long-stride maps.
 
 A segment holds evenly spaced phase-space points of one structure, from states of a thermostatted run; any two of its
 frames a stride apart are a pair (q, p) → (q', p'), at every stride that is a multiple of the spacing.
@@ -54,7 +54,7 @@ class Segment:
 
 
 def frames_apart(segment: Segment, stride_fs: float) -> int:
-    """How many frames a stride spans.
+    """Number of frames in a stride.
 
     Raises:
         BadInput: The stride is no multiple of the spacing, or longer than the segment.
@@ -74,7 +74,7 @@ def cut(
 
     Args:
         trajectory: NVE dynamics; unwrapped, evenly spaced, in one cell.
-        system: A struct of the same atoms, which says what is periodic.
+        system: A struct of the same atoms; sets the periodic directions.
         masses: [atom] u.
         frames: Of a segment, at least 2.
         temperature_K: Of the run.
@@ -85,7 +85,7 @@ def cut(
     gaps = times[1:] - times[:-1]
     problem = (
         "no momenta" if momenta is None
-        else f"{len(times)} frames, segments of {frames} asked for" if len(times) < frames or frames < 2
+        else f"{len(times)} frames, segments of {frames} frames requested" if len(times) < frames or frames < 2
         else "frames unevenly spaced" if float((gaps - gaps[0]).abs().max()) > 1e-6 * float(gaps[0])
         else "a cell that changes" if not torch.equal(trajectory.cell, trajectory.cell[:1].expand_as(trajectory.cell))
         else ""

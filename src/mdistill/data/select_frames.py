@@ -93,7 +93,7 @@ def select(
     Args:
         candidates: Structures of one composition.
         reference: Structures already labelled; they also set the shortest distances allowed. May be empty.
-        count: How many are wanted.
+        count: Number of frames to choose.
         floor: A candidate with a pair closer than this fraction of the shortest such pair in `reference` is dropped.
         describe: Structure → vector.
     """

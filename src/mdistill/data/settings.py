@@ -13,7 +13,7 @@ class DisorderSettings:
     """How orderings of a disordered crystal are chosen.
 
     Attributes:
-        orderings: How many distinct orderings to keep, lowest electrostatic energy first.
+        orderings: Number of distinct orderings, lowest electrostatic energy first.
         enumerate_up_to: All arrangements are tried up to this number; above it swap Monte Carlo searches.
         anneals: Monte Carlo annealing runs from different random starts.
         sweeps: Swap attempts per disordered site in each run.

@@ -29,7 +29,7 @@ INDEX = "labels.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class LabelStore:
-    """A folder of labelled frames. Opening it costs nothing; every call reads the index anew.
+    """A folder of labelled frames. Every call reads the index from disk.
 
     Attributes:
         folder: Made by the first append.

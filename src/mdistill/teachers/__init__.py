@@ -39,7 +39,7 @@ class Teacher:
         aliases: Other accepted ids.
         package: The package that holds code and weights; also the name of mdistill's extra.
         functional: The level of theory it imitates.
-        data: What it was trained on.
+        data: Its training data.
         citation: Key of the reference (`mdistill cite`).
     """
 
@@ -86,7 +86,7 @@ def find_teacher(name: str) -> Teacher:
     """The card of a foundation potential, by name or alias in any case.
 
     Raises:
-        BadInput: No such teacher; names the nearest one.
+        BadInput: No such teacher; the message names the nearest one.
     """
     known = {alias: card for card in _CARDS for alias in (card.name, *card.aliases)}
     wanted = name.strip().lower().replace("_", "-")

@@ -58,7 +58,7 @@ def import_calculator(path: str) -> AseTeacher:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class AseTeacher:
-    """A `Potential` that asks an ASE calculator, one struct at a time. It needs no edges (cutoff 0)."""
+    """An ASE calculator as a `Potential`, evaluated one struct at a time. It needs no edges (cutoff 0)."""
 
     calculator: Any
     name: str
@@ -117,12 +117,12 @@ class AseTeacher:
         return array.astype(np.float64)
 
     def _check_order(self, atoms: Any) -> None:
-        """The structure the calculator says it computed must be the one it was asked for."""
+        """Check that the calculator computed the structure that it was given."""
         computed = getattr(self.calculator, "atoms", None)
         if computed is None:
             return
         if not np.array_equal(computed.numbers, atoms.numbers) or np.abs(computed.positions - atoms.positions).max() > 1e-6:
-            raise TeacherFailure(f"{self.name}: it computed another structure than the one asked for (atom order changed?)")
+            raise TeacherFailure(f"{self.name}: it computed another structure than it was given (atom order changed?)")
 
 
 def refuse_unknown(numbers: Int[Tensor, " atom"], elements: frozenset[int], name: str) -> None:

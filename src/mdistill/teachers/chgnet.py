@@ -88,7 +88,7 @@ class CHGNetEnergy:
 
 
 def _pairs(graph: Graph) -> tuple[Int[Tensor, " edge"], Int[Tensor, " pair"]]:
-    """Undirected pairs: the pair each edge belongs to, and for each pair one of its two edges."""
+    """Undirected pairs: the pair of each edge, and one edge of each pair."""
     receiver, sender = graph.receiver.cpu().numpy(), graph.sender.cpu().numpy()
     shift = np.rint(graph.shift.cpu().numpy()).astype(np.int64)
     there = np.lexsort((*shift.T[::-1], sender, receiver))

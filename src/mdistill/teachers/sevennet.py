@@ -28,7 +28,7 @@ _MODELS = {
     "sevennet-mf-0": ("7net-mf-0", "R2SCAN"),
     "sevennet-mf-0-pbe": ("7net-mf-0", "PBE"),
 }
-"""Our name -> (the package's name, modality). The multi-fidelity model speaks r2SCAN unless PBE is asked for."""
+"""Our name -> (the package's name, modality). The multi-fidelity model answers for r2SCAN unless the name says PBE."""
 
 
 def load_sevennet(name: str, *, device: str = "cpu") -> Conservative:
@@ -164,7 +164,7 @@ class SevenNetEnergy:
         return self._after(self.embed, graph, vectors)[self.keys.NODE_FEATURE].to(torch.float64)
 
     def _after(self, count: int, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> dict[str, Tensor]:
-        """The network's data after so many layers."""
+        """The network's data after this many layers."""
         refuse_unknown(graph.system.numbers, self.elements, self.name)
         device = self.index_of.device
         data = {
