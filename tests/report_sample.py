@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from mdistill.estimates import Estimate, Gate
-from mdistill.runs.results import Figure, Results, Series, Table
+from mdistill.runs.results import Figure, Headline, Results, Rung, Series, Table
 
 HOSTILE = "<script>alert('x')</script>_\"onload=\"_Li6PS5Cl_neutron_refinement_with_a_very_long_file_name_copy_(2)_final.cif"
 TEMPERATURES = (500, 700, 900)
@@ -33,7 +33,9 @@ def sample(*, points: int = 1500) -> Results:
             "command_line": f"mdistill distill '{HOSTILE}' --teacher sevennet-0 --temperatures 500 700 900",
         },
         values=_values(),
+        headlines=_headlines(),
         gates=_gates(),
+        rungs=_rungs(),
         tables=_tables(),
         figures=[*_parity(rng, points), *_dynamics(rng), *_transport(rng), *_training(rng)],
         notes=[
@@ -80,17 +82,28 @@ def _gates() -> list[Gate]:
     ]  # fmt: skip
 
 
+def _rungs() -> list[Rung]:
+    errors = {"force MAE": estimate(28.41, 0.63, "meV/Å"), "energy MAE": estimate(0.812, 0.094, "meV/atom")}
+    note = "One thread, 208 atoms, both timed in the same run. Errors on held-out time blocks at 600 K."
+    return [
+        Rung(kind="teacher", name="sevennet-0 (teacher)", cost=estimate(6021.0, 112.0, "µs/atom/step")),
+        Rung(
+            kind="potential", name="potential (student)", cost=estimate(19.27, 0.41, "µs/atom/step"),
+            speed_up=estimate(312.4, 8.7, "×"), errors=errors, note=note,
+        ),
+    ]  # fmt: skip
+
+
+def _headlines() -> list[Headline]:
+    measured = [*(("conductivity", float(kelvin)) for kelvin in TEMPERATURES), ("diffusivity", 900.0)]
+    return [
+        Headline(quantity="speed_up", value="speed_up"),
+        *(Headline(quantity=what, value=f"{what}_{kelvin:g}K", temperature_K=kelvin) for what, kelvin in measured),
+        Headline(quantity="activation_energy", value="activation_energy"),
+    ]
+
+
 def _tables() -> list[Table]:
-    ladder = Table(
-        name="ladder", title="Teacher and student", section="ladder",
-        columns=["model", "µs/atom/step", "speed-up", "force MAE (meV/Å)", "energy MAE (meV/atom)"],
-        rows=[
-            ["sevennet-0 (teacher)", estimate(6021.0, 112.0, "µs/atom/step"), None, None, None],
-            ["potential (student)", estimate(19.27, 0.41, "µs/atom/step"), estimate(312.4, 8.7, "×"),
-             estimate(28.41, 0.63, "meV/Å"), estimate(0.812, 0.094, "meV/atom")],
-        ],
-        caption="One thread, 208 atoms, both timed in the same run. Errors on held-out time blocks at 600 K.",
-    )  # fmt: skip
     structure = Table(
         name="orderings", title="Orderings kept", section="structure", columns=["ordering", "atoms", "Ewald energy (eV/atom)"],
         rows=[["1", 208, -29.3412], ["2", 208, -29.3398], ["3", 12480, -29.331]],
@@ -116,7 +129,7 @@ def _tables() -> list[Table]:
         ],
         caption="Errors are one standard error; limits are 95 % upper limits.",
     )  # fmt: skip
-    return [ladder, structure, errors, transport]
+    return [structure, errors, transport]
 
 
 def _parity(rng: np.random.Generator, points: int) -> list[Figure]:

@@ -150,7 +150,7 @@ def test_interrupt_says_how_to_resume(workspace, tmp_path, trust):
     _, said = child.communicate()
     assert child.returncode == 130
     assert "resume: mdistill distill" in said
-    assert not (run / ".lock").exists()
+    assert not (run / ".lock.json").exists()
     assert not (run / "results.json").exists()
     trust("T35", "Ctrl-C in the main job", "saved, exit 130, resume line", "saved, exit 130, resume line, before the job's end")
 
@@ -184,7 +184,7 @@ def test_readme_python(workspace, monkeypatch):
 
 def test_results_schema(workspace):
     raw = json.loads((workspace / "runs" / "li6ps5cl" / "results.json").read_text(encoding="utf-8"))
-    assert raw["format"] == 1
+    assert raw["format"] == 2
     assert all({"value", "error", "unit"} <= set(v) for v in raw["values"].values())
     assert raw["provenance"]["model_sha256"] and raw["provenance"]["structure_sha256"]
 
@@ -306,9 +306,8 @@ def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, 
     for _ in range(2):
         assert cli.run(["train", "stride", "--from", str(run), *tiny]) in (0, 4)
         results = read_results(run)
-        ladder = next(table for table in results.tables if table.name == "ladder")
-        assert [row[0] for row in ladder.rows].count("strides of 16 fs") == 1 and len(ladder.rows) == 3
-        assert all(len(row) == len(ladder.columns) for row in ladder.rows)
+        assert [rung.kind for rung in results.rungs] == ["teacher", "potential", "stride"]
+        assert results.rungs[2].name == "strides of 16 fs" and results.rungs[2].cost.value > 0.0
         assert len([gate for gate in results.gates if gate.name.startswith("stride")]) == 4
     temperatures = next(table for table in results.tables if table.name == "stride-temperatures")
     kinds = [str(row[0]) for row in temperatures.rows]

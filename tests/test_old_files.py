@@ -145,7 +145,8 @@ def test_results(run: Path) -> None:
     for name, value in found.values.items():
         assert (value.value, value.error, value.unit) == tuple(raw["values"][name][k] for k in ("value", "error", "unit"))
     assert [(g.name, g.passed) for g in found.gates] == [(g["name"], g["passed"]) for g in raw["gates"]]
-    assert [t.name for t in found.tables] == [t["name"] for t in raw["tables"]]
+    assert [t.name for t in found.tables] == [t["name"] for t in raw["tables"] if t["section"] != "ladder"]
+    assert [rung.name for rung in found.rungs] == [row[0] for t in raw["tables"] if t["section"] == "ladder" for row in t["rows"]]
     assert [f.name for f in found.figures] == [f["name"] for f in raw["figures"]]
 
 

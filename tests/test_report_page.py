@@ -65,7 +65,7 @@ class Reader(HTMLParser):
 
 def numbers_in(raw: Any) -> Iterator[tuple[float | None, float | None, str, float | None]]:
     """(value, error, unit, upper limit) of each estimate, and each bare number of a table, straight from the JSON."""
-    if isinstance(raw, dict) and raw.get("kind") == "estimate":
+    if isinstance(raw, dict) and "upper_limit" in raw:
         yield raw["value"], raw["error"], raw["unit"], raw["upper_limit"]
     elif isinstance(raw, (dict, list)):
         for part in raw.values() if isinstance(raw, dict) else raw:
@@ -81,7 +81,7 @@ def check_numbers(text: str, raw: dict[str, Any]) -> int:
         for a, _ in seen
     }  # fmt: skip
     bare = {(cell, None, "", None) for t in raw["tables"] for row in t["rows"] for cell in row if isinstance(cell, (int, float))}
-    assert shown == set(numbers_in([raw["values"], raw["gates"], raw["tables"]])) | bare
+    assert shown == set(numbers_in([raw[name] for name in ("values", "gates", "rungs", "tables")])) | bare
     for attributes, words in seen:
         check_text(attributes, words)
     return len(seen)

@@ -156,8 +156,8 @@ def test_good_student_passes_every_gate(good: tuple[Results, Path], trust) -> No
 def test_results_hold_what_the_report_needs(good: tuple[Results, Path], tmp_path: Path) -> None:
     results = good[0]
     assert read_results(write_results(tmp_path, results)).gates[0].name == "force error"
-    ladder = next(t for t in results.tables if t.section == "ladder")
-    assert [row[0] for row in ladder.rows] == ["teacher", "student "] and ladder.rows[1][2].value > 2.0
+    assert [(rung.kind, rung.name) for rung in results.rungs] == [("teacher", "teacher"), ("potential", "student ")]
+    assert results.rungs[1].speed_up.value > 2.0 and list(results.rungs[1].errors) == ["force MAE", "energy MAE", "NVE drift"]
     assert {f.kind for f in results.figures} >= {"parity", "line", "logy"}
     assert all(len(s.x) <= 1500 for f in results.figures if f.kind == "parity" for s in f.series)
     assert {"force_mae", "force_mae 600 K", "force_mae Na", "energy_mae 300 K", "stress_mae", "speed_up"} <= set(results.values)

@@ -20,8 +20,8 @@ from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
 from mdistill.judge import vibrations as module
 from mdistill.judge.settings import VibrationSettings
-from mdistill.judge.vibrations import add_to_run, distance_between, teachers_minimum, vibrations
-from mdistill.runs.results import Figure, Results, Table, read_results, write_results
+from mdistill.judge.vibrations import distance_between, teachers_minimum, vibrations
+from mdistill.runs.results import Figure, Results, Section, Table, add_to_run, read_results, write_results
 from mdistill.types import Graph, Prediction, System
 from toy_teacher import Born
 
@@ -216,7 +216,8 @@ def test_the_section_of_a_run_is_replaced_and_the_rest_stays(whole: Results, tmp
     table = Table(name="ladder", title="t", section="ladder", columns=["a"], rows=[["b"]])
     figure = Figure(name="f", title="t", section="accuracy", x_label="x", y_label="y", series=[])
     stale = {"vibrations stale": Estimate(value=1.0, error=None, unit=""), "speed_up": Estimate(value=9.0, error=None, unit="×")}
-    write_results(tmp_path, Results(command="distill", tables=[table], figures=[figure], values=stale))
+    old = Section(name="vibrations", values=["vibrations stale"])
+    write_results(tmp_path, Results(command="distill", tables=[table], figures=[figure], values=stale, sections=[old]))
     for _ in range(2):
         add_to_run(tmp_path, whole)
     results = read_results(tmp_path)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mdistill.estimates import Estimate, Gate
 from mdistill.report import tables
-from mdistill.report.tables import flatten, format_estimate, format_number, limit_text, show, shown_rows
+from mdistill.report.tables import flat_texts, format_estimate, format_number, limit_text, show, shown_rows
 from mdistill.runs.results import Table
 
 _POWERS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
@@ -123,6 +123,6 @@ def test_hints_and_flattened_settings() -> None:
         "95 % interval 0.8 to 1.3; 7 independent samples"
     )
     nested = {"student": {"cutoff": 5.0, "wide": True}, "temperatures": [500.0, 700.0], "resume": None, "none": []}
-    assert flatten(nested) == [
+    assert flat_texts(nested) == [
         ("student.cutoff", "5"), ("student.wide", "yes"), ("temperatures", "500, 700"), ("resume", "–"), ("none", "–"),
     ]  # fmt: skip

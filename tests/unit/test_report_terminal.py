@@ -37,7 +37,7 @@ def test_a_terminal_gets_colour() -> None:
 
 
 def test_markup_in_names_is_text() -> None:
-    table = sample(points=10).tables[0]
+    table = sample(points=10).tables[1]
     stream = io.StringIO()
     print_table(dataclasses.replace(table, title="[red]x[/red]"), Console(file=stream, force_terminal=False, width=40))
     assert stream.getvalue().splitlines()[0] == "[red]x[/red]"

@@ -10,11 +10,11 @@ from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
 from mdistill.judge.dynamics import Judged
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
-from mdistill.judge.stride_tables import REMEDY, Compared, deviations, gates, tables, values
+from mdistill.judge.stride_tables import REMEDY, Compared, deviations, gates, rung, tables, values
 from mdistill.labelling.settings import SegmentSettings
-from mdistill.runs.results import Results, Table
+from mdistill.report.ladder import ladder_table
+from mdistill.runs.results import Results, Rung, in_section, with_sections
 from mdistill.workflows.settings import duration_fs
-from mdistill.workflows.stride import with_rung
 
 HOW = JudgeSettings(temperature_K=600.0)
 
@@ -104,21 +104,26 @@ def test_the_facts_say_how_kicks_were_made_stronger():
 
 
 def test_the_ladder_gets_the_rung_once():
-    table = Table(
-        name="ladder", title="", section="ladder", columns=["model", "µs/atom/step", "speed-up", "force MAE (meV/Å)"],
-        rows=[["teacher", Estimate(value=3000.0, error=1.0, unit=""), None, None],
-              ["student", Estimate(value=2.0, error=0.1, unit=""), Estimate(value=1500.0, error=9.0, unit="×"), 30.0]],
-        caption="Timed alternately.",
+    teacher = Rung(kind="teacher", name="teacher", cost=Estimate(value=3000.0, error=1.0, unit="µs/atom/step"))
+    faster = Estimate(value=1500.0, error=9.0, unit="×")
+    student = Rung(
+        kind="potential", name="student", cost=Estimate(value=2.0, error=0.1, unit="µs/atom/step"), speed_up=faster,
+        errors={"force MAE": Estimate(value=30.0, error=1.0, unit="meV/Å")}, note="Timed alternately.",
     )  # fmt: skip
-    results, found = Results(command="distill", tables=[table]), Results(command="train stride", values=values(compared()))
+    results = Results(command="distill", rungs=[teacher, student])
+    found = in_section("strides", Results(command="train stride", values=values(compared()), rungs=[rung(compared(), "abc")]))
     for _ in range(2):
-        results = with_rung(results, found)
-        (ladder,) = [t for t in results.tables if t.name == "ladder"]
-        assert len(ladder.rows) == 3 and all(len(row) == len(ladder.columns) for row in ladder.rows)
+        results = with_sections(results, found)
+        assert [one.kind for one in results.rungs] == ["teacher", "potential", "stride"]
+        ladder = ladder_table(results.rungs)
         row = dict(zip(ladder.columns, ladder.rows[-1], strict=True))
         assert row["µs/atom/step"].value == pytest.approx(0.5) and row["speed-up"].value == 4.0
-        assert row["error of a stride (% of velocity)"].value == pytest.approx(0.4)
-        assert ladder.caption.count("The cost of strides") == 1
+        assert row["error of a stride (% of velocity)"].value == pytest.approx(0.4) and row["force MAE (meV/Å)"] is None
+        assert (
+            ladder.caption.startswith("Timed alternately. The cost of strides")
+            and ladder.caption.count("The cost of strides") == 1
+        )
+    assert list(results.values) == list(values(compared())) and len(results.sections) == 1
 
 
 def test_settings_of_the_rung():

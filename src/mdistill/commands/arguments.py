@@ -61,6 +61,7 @@ def finish(results: Any, out: Path | None, *, report: bool = False, sections: tu
     import dataclasses
 
     from mdistill.notices import heard
+    from mdistill.report.ladder import all_tables
     from mdistill.report.terminal import print_summary, print_table
     from mdistill.runs.results import write_results
 
@@ -73,7 +74,7 @@ def finish(results: Any, out: Path | None, *, report: bool = False, sections: tu
 
         write_svg_files(results, out)
         page = write_report(out)
-    tables = [table for table in results.tables if not sections or table.section in sections]
+    tables = [table for table in all_tables(results) if not sections or table.section in sections]
     for table in tables:
         print_table(table)
     for note in () if sections else results.notes:

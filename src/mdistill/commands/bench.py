@@ -48,9 +48,9 @@ def main(arguments: list[str]) -> int:
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
     from mdistill.runs.lock import locked
-    from mdistill.runs.results import read_results
+    from mdistill.runs.results import add_to_run, read_results
     from mdistill.teachers.models import load
-    from mdistill.workflows.bench import add_to_run, bench
+    from mdistill.workflows.bench import bench
 
     use_threads(given.threads)
     name = given.teacher or str(read_results(given.run).provenance.get("teacher", ""))

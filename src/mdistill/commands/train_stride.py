@@ -62,8 +62,9 @@ def main(arguments: list[str]) -> int:
     from mdistill.report.terminal import write_svg_files
     from mdistill.runs.folder import keep_settings, run_settings
     from mdistill.runs.lock import locked
+    from mdistill.runs.results import add_to_run
     from mdistill.teachers.models import find_student, load
-    from mdistill.workflows.stride import add_to_run, stride_rung
+    from mdistill.workflows.stride import stride_rung
 
     use_threads(given.threads)
     run = given.source if (given.source / "prepare" / STRUCTURES).is_file() else None

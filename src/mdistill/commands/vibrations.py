@@ -53,11 +53,11 @@ def main(arguments: list[str]) -> int:
     given = parse(VibrationArguments, arguments, program="mdistill vibrations", description=HELP)
     from mdistill.errors import BadInput
     from mdistill.interrupt import stop_on_signals
-    from mdistill.judge.vibrations import add_to_run, teachers_minimum, vibrations
+    from mdistill.judge.vibrations import teachers_minimum, vibrations
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
     from mdistill.runs.lock import locked
-    from mdistill.runs.results import read_results
+    from mdistill.runs.results import add_to_run, read_results
     from mdistill.teachers.models import find_student, load
 
     use_threads(given.threads)

@@ -29,7 +29,7 @@ from mdistill.analysis.settings import GateLimits
 from mdistill.errors import BlowUp
 from mdistill.estimates import Estimate, Gate
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.judge.potential_tables import Measured, figures, tables
+from mdistill.judge.potential_tables import Measured, figures, rungs, tables
 from mdistill.judge.replay import replay
 from mdistill.judge.settings import ValidateSettings
 from mdistill.judge.timing import Speed, closest_distances, compare_speed, scan_pairs
@@ -37,7 +37,7 @@ from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.hardware import hardware
 from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.runs.ledger import Ledger, Work, plain
-from mdistill.runs.results import Results, estimate_from
+from mdistill.runs.results import Headline, Results, estimate_from
 from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
@@ -75,7 +75,7 @@ def validate(  # noqa: PLR0917
             the held-out and the teacher's frames.
         stop: Asked between steps and measurements.
     Returns:
-        Gates, the ladder table, errors by group, figures.
+        Gates, two rungs of the ladder, errors by group, figures.
     Raises:
         BadInput: No held-out frames, or the folder holds the validation of another student.
         Interrupted: A stop was requested; everything so far is saved.
@@ -104,8 +104,10 @@ def validate(  # noqa: PLR0917
         hardware=hardware(),
         provenance={"teacher": teacher.name, "student": student.name, "held_out_frames": len(held_out)},
         values=_values(measured),
+        headlines=[Headline(quantity="speed_up", value="speed_up")],
         gates=gates,
-        tables=tables(measured, teacher.name, student.name),
+        rungs=rungs(measured, teacher, student),
+        tables=tables(measured),
         figures=figures(measured, held_out, predictions, settings.parity_points),
         notes=[verdict],
     )

@@ -12,9 +12,10 @@ from mdistill.analysis.gates import Drift, Overlap, PairScan
 from mdistill.analysis.statistics import Curve
 from mdistill.estimates import Estimate
 from mdistill.judge.timing import Speed
-from mdistill.runs.results import Cell, Figure, Series, Table
+from mdistill.runs.identity import model_id
+from mdistill.runs.results import Cell, Figure, Rung, Series, Table
 from mdistill.training.potential import parity
-from mdistill.types import LabelledFrame, Prediction
+from mdistill.types import LabelledFrame, Potential, Prediction
 from mdistill.units import GPA
 
 
@@ -45,9 +46,38 @@ class Measured:
     energies: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
-def tables(measured: Measured, teacher: str, student: str) -> list[Table]:
-    """The ladder, errors by group, likeness of RDFs."""
-    return [_ladder(measured, teacher, student), _error_table(measured.accuracy), *_rdf_tables(measured)]
+def rungs(measured: Measured, teacher: Potential, student: Potential) -> list[Rung]:
+    """Teacher and student: what a step costs, how far the student is from the teacher."""
+    found, speed = measured.accuracy, measured.speed
+    drifts = [d.slope for d in measured.drifts.values() if isinstance(d, Drift)]
+    errors = {
+        "force MAE": found.force["all"].mean_absolute.scaled(1e3, "meV/Å"),
+        "energy MAE": found.energy["all"].mean_absolute.scaled(1e3, "meV/atom"),
+    }
+    if drifts:
+        errors["NVE drift"] = max(drifts, key=lambda slope: abs(slope.value or 0.0))
+    note = (
+        "Timed alternately on the same structure in one process; errors on held-out time blocks of the teacher's labels; "
+        "drift of the total energy in NVE dynamics of the student, the larger of those measured."
+    )
+    return [
+        Rung(kind="teacher", name=teacher.name, cost=speed.teacher, command="validate", model=model_id(teacher)),
+        Rung(
+            kind="potential",
+            name=student.name,
+            cost=speed.student,
+            speed_up=speed.ratio,
+            errors=errors,
+            note=note,
+            command="validate",
+            model=model_id(student),
+        ),
+    ]
+
+
+def tables(measured: Measured) -> list[Table]:
+    """Errors by group, likeness of RDFs."""
+    return [_error_table(measured.accuracy), *_rdf_tables(measured)]
 
 
 def figures(
@@ -60,22 +90,6 @@ def figures(
         *_drift_figures(measured),
         _scan_figure(measured.scans),
     ]
-
-
-def _ladder(measured: Measured, teacher: str, student: str) -> Table:
-    found, speed = measured.accuracy, measured.speed
-    drifts = [d.slope for d in measured.drifts.values() if isinstance(d, Drift)]
-    worst = max(drifts, key=lambda slope: abs(slope.value or 0.0), default=None)
-    milli = [found.force["all"].mean_absolute.scaled(1e3, "meV/Å"), found.energy["all"].mean_absolute.scaled(1e3, "meV/atom")]
-    return Table(
-        name="ladder",
-        title="From teacher to student",
-        section="ladder",
-        columns=["model", "µs/atom/step", "speed-up", "force MAE (meV/Å)", "energy MAE (meV/atom)", "NVE drift (eV/atom/ps)"],
-        rows=[[teacher, speed.teacher, None, None, None, None], [student, speed.student, speed.ratio, *milli, worst]],
-        caption="Timed alternately on the same structure in one process; errors on held-out time blocks of the teacher's labels; "
-        "drift of the total energy in NVE dynamics of the student, the larger of those measured.",
-    )
 
 
 def _error_table(found: Accuracy) -> Table:

@@ -17,13 +17,13 @@ from mdistill.judge.dynamics import (
     small_steps,
 )
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
-from mdistill.judge.stride_tables import Compared, gates, tables, target_of, values
+from mdistill.judge.stride_tables import SECTION, Compared, gates, rung, tables, target_of, values
 from mdistill.judge.timing import speeds
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.progress import progress
 from mdistill.runs.hardware import hardware
 from mdistill.runs.ledger import plain
-from mdistill.runs.results import Results
+from mdistill.runs.results import Headline, Results, in_section
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.one_step_map import OneStepStrides
@@ -82,16 +82,19 @@ def judge_map(
         atoms=system.n_atoms,
         light=isinstance(net, SplittingMap) and settings.train.kick_size == "light",
     )
-    return Results(
+    results = Results(
         command="train stride",
         settings=plain(settings),
         hardware=hardware(),
         provenance={"stride": net.name, "potential": potential.name},
         values=values(compared),
+        headlines=[Headline(quantity="stride_speed_up", value="stride_speed_up")],
         gates=gates(compared, how),
+        rungs=[rung(compared, result.sha256)],
         tables=tables(compared, how),
         citations=["mdistill", "flashmd", "sympnets"],
     )
+    return in_section(SECTION, results)
 
 
 def _run_all(

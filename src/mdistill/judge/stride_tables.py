@@ -10,12 +10,11 @@ from mdistill.analysis.gates import Overlap
 from mdistill.estimates import Estimate, Gate, exactly, gate, unknown
 from mdistill.judge.dynamics import Judged
 from mdistill.judge.settings import JudgeSettings
-from mdistill.runs.results import Cell, Results, Table
+from mdistill.runs.results import Cell, Rung, Table
 
-SECTION, PREFIX, LADDER = "strides", "stride", "ladder"
+SECTION = "strides"
 _NEAR, _FAR = 2.0, 3.0
 _MOMENTUM = 1e-8
-_STRIDE_ERROR = "error of a stride (% of velocity)"
 REMEDY = (
     "Kicks as large as the student come nearer, at about twice the cost: distill … --strides.train.kick-size student --update"
 )
@@ -200,7 +199,7 @@ def _label(compared: Compared, kind: str) -> str:
 
 
 def values(compared: Compared) -> dict[str, Estimate]:
-    """What the headlines and the ladder take."""
+    """Speeds and the error of a stride."""
     error = exactly(100.0 * compared.errors["momentum, median"], "%")
     return {
         "stride_speed_up": compared.speed_up,
@@ -212,23 +211,15 @@ def values(compared: Compared) -> dict[str, Estimate]:
     }
 
 
-def ladder_row(table: Table, found: Results) -> Table:
-    """The ladder with the stride rung below the student: its cost is that of one usual time step's worth of time."""
-    models = [row for row in table.rows if not str(row[0]).startswith("strides of")]
-    columns = [c for c in table.columns if c != _STRIDE_ERROR]
-    cost = columns.index("µs/atom/step")
-    student = models[-1]
-    gain, above = found.values["stride_speed_up"], student[cost]
-    own: Cell = None
-    if isinstance(above, Estimate):
-        own = above.over(gain, above.unit)
-    row: list[Cell] = [f"strides of {found.values['stride_time'].value:g} fs", *([None] * (len(columns) - 1))]
-    row[cost], row[columns.index("speed-up")] = own, gain
-    caption = table.caption.partition(" The cost of strides")[0]
-    return replace(
-        table,
-        columns=[*columns, _STRIDE_ERROR],
-        rows=[*([*r[: len(columns)], None] for r in models), [*row, found.values["stride_error"]]],
-        caption=f"{caption} The cost of strides is that of one usual time step's worth of time; their error the median over "
-        "held-out structures of the error of momenta after one stride.",
+def rung(compared: Compared, model: str) -> Rung:
+    """The rung below the student."""
+    return Rung(
+        kind="stride",
+        name=f"strides of {compared.stride_fs:g} fs",
+        speed_up=compared.speed_up,
+        errors={"error of a stride": exactly(100.0 * compared.errors["momentum, median"], "% of velocity")},
+        note="The cost of strides is that of one usual time step's worth of time; their error the median over held-out "
+        "structures of the error of momenta after one stride.",
+        command="train stride",
+        model=model,
     )

@@ -17,7 +17,7 @@ from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
 from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
-from mdistill.runs.results import Cell, Figure, Results, Series, Table, merge
+from mdistill.runs.results import Cell, Figure, Headline, Quantity, Results, Series, Table, merge
 from mdistill.types import Trajectory
 from mdistill.units import DIFFUSIVITY_CM2_S, PS
 
@@ -78,6 +78,11 @@ def transport_results(
     results = Results(
         command="transport",
         values=values,
+        headlines=[
+            Headline(quantity=kind, value=f"{kind}{point.suffix}", temperature_K=point.temperature)
+            for point in points
+            for kind in point.estimates
+        ],
         tables=[_transport_table(symbol, points)],
         figures=_msd_figures(symbol, points),
         notes=named + notes,
@@ -94,7 +99,7 @@ class _Point:
     temperature: float | None
     tracer: Diffusion
     volume: float | None
-    estimates: dict[str, Estimate]
+    estimates: dict[Quantity, Estimate]
 
     @property
     def suffix(self) -> str:
@@ -109,7 +114,7 @@ def _measure(
     temperature: float | None, trajectory: Trajectory, symbol: str, charge: float, settings: DiffusionSettings
 ) -> _Point:
     tracer = diffusivity(trajectory, species=symbol, settings=settings)
-    estimates = {"diffusivity": tracer.tracer}
+    estimates: dict[Quantity, Estimate] = {"diffusivity": tracer.tracer}
     volumes = np.abs(np.linalg.det(trajectory.cell.double().cpu().numpy()))
     volume = mean_volume(trajectory) if volumes.min() > 1e-3 else None
     if temperature and volume:
@@ -227,7 +232,14 @@ def _arrhenius_results(symbol: str, points: Sequence[_Point], charge: float) -> 
         rows=[row],
         caption="ln D = ln D₀ − Eₐ/(k_B T), weighted by the errors of D" + (f". {note}." if outside else "."),
     )
-    return Results(command="transport", values=values, tables=[table], figures=figures, notes=[note] if outside else [])
+    return Results(
+        command="transport",
+        values=values,
+        headlines=[Headline(quantity="activation_energy", value="activation_energy")],
+        tables=[table],
+        figures=figures,
+        notes=[note] if outside else [],
+    )
 
 
 def _conductivity_at(point: _Point, temperature_K: float, diffusion: Estimate, charge: float) -> Estimate:

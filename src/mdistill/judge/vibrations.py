@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -23,12 +22,12 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
 from mdistill.io.structures import STRUCTURES, read_systems
 from mdistill.judge.settings import VibrationSettings
-from mdistill.judge.vibration_tables import PREFIX, SECTION, Compared, figures, tables, values
+from mdistill.judge.vibration_tables import SECTION, Compared, figures, tables, values
 from mdistill.progress import progress
 from mdistill.runs.hardware import hardware
 from mdistill.runs.identity import model_id, structure_sha256, tensors_sha256
 from mdistill.runs.ledger import Ledger, Work, plain
-from mdistill.runs.results import Results, merge, read_results, write_results
+from mdistill.runs.results import Results, in_section
 from mdistill.types import LabelledFrame, Potential, Prediction, System
 
 CURVATURE = "teacher_curvature.npz"
@@ -96,20 +95,6 @@ def vibrations(
         bands=bands,
     )
     return _results(compared, student, teacher, settings, note)
-
-
-def add_to_run(run: Path, found: Results) -> Results:
-    """The run's results with this section in place of an older one; written to its results.json."""
-    old = read_results(run)
-    kept = replace(
-        old,
-        tables=[table for table in old.tables if table.section != SECTION],
-        figures=[figure for figure in old.figures if figure.section != SECTION],
-        values={name: value for name, value in old.values.items() if not name.startswith(PREFIX)},
-    )
-    merged = merge(kept, replace(found, notes=[]))
-    write_results(run, merged)
-    return merged
 
 
 def teachers_minimum(run: Path) -> System:
@@ -257,7 +242,7 @@ def _results(compared: Compared, student: Potential, teacher: Potential, setting
         )
     if not compared.relaxation.converged:
         notes.append(f"the student is not quite relaxed: largest force {compared.relaxation.max_force:.3g} eV/Å")
-    return Results(
+    results = Results(
         command="vibrations",
         settings=plain(settings),
         hardware=hardware(),
@@ -268,3 +253,4 @@ def _results(compared: Compared, student: Potential, teacher: Potential, setting
         notes=notes,
         citations=["mdistill", "ase", *(["phonopy"] if compared.bands else [])],
     )
+    return in_section(SECTION, results)

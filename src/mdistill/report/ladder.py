@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from markupsafe import escape
 
-from mdistill.estimates import Estimate
-from mdistill.report.tables import show
-from mdistill.runs.results import Cell, Results, Table
+from mdistill.report.tables import format_estimate
+from mdistill.runs.results import Results, Rung, Table
 
 _WIDTH, _RUNG, _GAP, _LEFT = 600, 52, 84, 250
 _LONGEST, _LETTER = 32, 0.6
@@ -30,55 +28,36 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,san
 """.replace("\n", "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rung:
-    """One model of the ladder, as text: cost of a step, speed-up over the rung above, errors against it."""
+def ladder_table(rungs: Sequence[Rung]) -> Table:
+    """The rungs as a table, the dearest model first."""
+    errors = list(dict.fromkeys((name, error.unit) for rung in rungs for name, error in rung.errors.items()))
+    return Table(
+        name="ladder",
+        title="From teacher to student",
+        section="ladder",
+        columns=["model", "µs/atom/step", "speed-up", *(f"{name} ({unit})" if unit else name for name, unit in errors)],
+        rows=[[rung.name, rung.cost, rung.speed_up, *(rung.errors.get(name) for name, _ in errors)] for rung in rungs],
+        caption=" ".join(rung.note for rung in rungs if rung.note),
+    )
 
-    name: str
-    cost: str = ""
-    cost_value: float | None = None
-    speed_up: str = ""
-    errors: tuple[str, ...] = ()
 
-
-def rungs(table: Table) -> list[Rung]:
-    """The rungs that a ladder table holds, top first.
-
-    The first column names the model; the column with "/atom/step" in its heading is the cost, the one with "speed" the
-    gain over the rung above, and those with "MAE", "error" or "RMSE" the distance from it.
-    """
-    found = []
-    for row in table.rows:
-        by_heading = list(zip(table.columns, row, strict=True))
-        cost = next((pair for pair in by_heading[1:] if "/step" in pair[0].lower()), None)
-        gain = next((pair for pair in by_heading[1:] if "speed" in pair[0].lower()), None)
-        wrong = [p for p in by_heading[1:] if any(w in p[0].lower() for w in ("mae", "error", "rmse")) and _given(p[1])]
-        found.append(
-            Rung(
-                name=str(row[0]),
-                cost=_with_unit(*cost) if cost and _given(cost[1]) else "",
-                cost_value=_value(cost[1]) if cost else None,
-                speed_up=show(gain[1]).text.rstrip("×") if gain and _given(gain[1]) else "",
-                errors=tuple(f"{heading.partition('(')[0].strip()} {_with_unit(heading, cell)}" for heading, cell in wrong[:2]),
-            )
-        )
-    return found
+def all_tables(results: Results) -> list[Table]:
+    """The table of the rungs, where there are any, and all others."""
+    return [*([ladder_table(results.rungs)] if results.rungs else []), *results.tables]
 
 
 def ladder_svg(results: Results) -> str:
-    """The first table of section "ladder" as a drawing of its own (light and dark); "" where there is none."""
-    table = next((t for t in results.tables if t.section == "ladder" and t.rows), None)
-    return "" if table is None else draw_rungs(rungs(table))
+    """The rungs as a drawing of its own (light and dark); "" where there are none."""
+    return draw_rungs(results.rungs) if results.rungs else ""
 
 
-def draw_rungs(models: Sequence[Rung]) -> str:
+def draw_rungs(rungs: Sequence[Rung]) -> str:
     """The drawing: rungs from the dearest model down, a bar on a logarithmic scale for the cost of a step."""
-    height = len(models) * (_RUNG + _GAP) - _GAP + 24
+    height = len(rungs) * (_RUNG + _GAP) - _GAP + 24
     rails = "".join(f'<line class="rail" x1="{x}" x2="{x}" y1="6" y2="{height - 6}"/>' for x in (26, _LEFT - 26))
-    longest = max((m.cost_value for m in models if m.cost_value), default=1.0)
-    shortest = min((m.cost_value for m in models if m.cost_value), default=1.0)
-    body = "".join(_rung(m, 12 + i * (_RUNG + _GAP), i, longest, shortest) for i, m in enumerate(models))
-    label = "Ladder of models: " + ", then ".join(m.name for m in models)
+    costs = [cost for rung in rungs if (cost := _cost(rung)) > 0.0] or [1.0]
+    body = "".join(_rung(rung, 12 + i * (_RUNG + _GAP), i, max(costs), min(costs)) for i, rung in enumerate(rungs))
+    label = "Ladder of models: " + ", then ".join(rung.name for rung in rungs)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="ladder-art" viewBox="0 0 {_WIDTH} {height}" role="img" '
         f'aria-label="{escape(label)}"><style>{_CSS}</style>{rails}{body}</svg>'
@@ -94,40 +73,27 @@ def _rung(rung: Rung, top: int, index: int, longest: float, shortest: float) -> 
         f'<text class="name" x="{_LEFT / 2}" y="{middle + 6}" text-anchor="middle" style="font-size:{size:.1f}px">'
         f"{escape(name)}</text>",
     ]
-    if rung.cost:
-        parts.append(f'<text class="cost" x="{right}" y="{middle - 5}">{escape(rung.cost)}</text>')
-    if rung.cost_value:
-        length = _bar(rung.cost_value, longest, shortest)
+    if rung.cost is not None:
+        parts.append(f'<text class="cost" x="{right}" y="{middle - 5}">{escape(format_estimate(rung.cost))}</text>')
+    if _cost(rung) > 0.0:
+        length = _bar(_cost(rung), longest, shortest)
         parts.append(f'<rect class="bar" x="{right}" y="{middle + 5}" width="{length:.1f}" height="8" rx="2"/>')
     if index and (rung.speed_up or rung.errors):
         above, centre = top - _GAP, _LEFT / 2
         parts.append(f'<path class="arrow" d="M{centre} {above + 20}v34m-9 -11l9 11l9 -11"/>')
-        lines = [("gain", f"{rung.speed_up}× faster")] if rung.speed_up else []
-        lines += [("soft", text) for text in rung.errors]
+        lines = [("gain", f"{format_estimate(rung.speed_up, unit=False)}× faster")] if rung.speed_up else []
+        lines += [("soft", f"{name} {format_estimate(error)}") for name, error in list(rung.errors.items())[:2]]
         first = above + _GAP / 2 + 6 - 10 * (len(lines) - 1)
         for i, (kind, text) in enumerate(lines):
             parts.append(f'<text class="{kind}" x="{right}" y="{first + 20 * i}">{escape(text)}</text>')
     return "".join(parts)
 
 
+def _cost(rung: Rung) -> float:
+    return 0.0 if rung.cost is None else rung.cost.value or 0.0
+
+
 def _bar(value: float, longest: float, shortest: float) -> float:
     room = _WIDTH - _LEFT - 30
     decades = max(math.ceil(math.log10(longest / shortest)), 1)
     return room * max(1.0 + math.log10(value / longest) / (decades + 0.25), 0.02)
-
-
-def _given(cell: Cell) -> bool:
-    return cell not in (None, "", "–", "-", "—")
-
-
-def _value(cell: Cell) -> float | None:
-    number = cell.value if isinstance(cell, Estimate) else cell
-    return float(number) if isinstance(number, (int, float)) and number > 0 else None
-
-
-def _with_unit(heading: str, cell: Cell) -> str:
-    unit = heading.partition("(")[2].partition(")")[0]
-    if not unit and "/step" in heading:
-        unit = heading
-    text = show(cell, unit).text
-    return f"{text} {unit}".strip() if unit and unit not in text else text

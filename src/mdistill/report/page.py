@@ -12,9 +12,9 @@ from mdistill.estimates import Estimate, Gate
 from mdistill.io.files import write_text
 from mdistill.report.citations import reference, works
 from mdistill.report.figures import figure_svg
-from mdistill.report.ladder import ladder_svg
-from mdistill.report.tables import BELOW_DETECTION, Shown, flatten, limit_text, show, shown_rows
-from mdistill.runs.results import Figure, Results, Table, read_results
+from mdistill.report.ladder import all_tables, ladder_svg
+from mdistill.report.tables import BELOW_DETECTION, Shown, flat_texts, limit_text, show, shown_rows
+from mdistill.runs.results import Figure, Quantity, Results, Table, read_results
 
 SECTIONS = {
     "ladder": "The ladder",
@@ -32,19 +32,19 @@ SECTIONS = {
 
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*(?:\.\d+)?)+")
 _SUBSCRIPTS = str.maketrans("0123456789.", "₀₁₂₃₄₅₆₇₈₉.")
-_HEADLINES = (
-    (re.compile(r"^stride_speed_?up"), "speed-up by strides"),
-    (re.compile(r"^speed_?up|_speed_?up"), "speed-up"),
-    (re.compile(r"^(?:ionic_)?(?:conductivity|sigma)"), "σ"),
-    (re.compile(r"^(?:tracer_)?(?:diffusivity|diffusion)"), "D"),
-    (re.compile(r"^activation_energy"), "activation energy"),
-)
-_TEMPERATURE = re.compile(r"(\d+(?:\.\d+)?)_?K(?:_|$)")
+_SYMBOLS: dict[Quantity, str] = {
+    "stride_speed_up": "speed-up by strides",
+    "speed_up": "speed-up",
+    "conductivity": "σ",
+    "diffusivity": "D",
+    "activation_energy": "activation energy",
+}
+"""How headlines are called, in the order shown."""
 _MOST_HEADLINES = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
+class Number:
     """One of the few numbers at the top: a short label, the number as shown, its unit."""
 
     label: str
@@ -61,7 +61,7 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
+class Chapter:
     """What the page shows under one heading."""
 
     key: str
@@ -110,10 +110,10 @@ def render(results: Results) -> str:
         gauge=gauge,
         known=SECTIONS,
         ladder=ladder_svg(results),
-        sections=sections(results),
-        settings=flatten(results.settings),
-        hardware=flatten(results.hardware),
-        provenance=flatten({k: v for k, v in results.provenance.items() if k != "command_line"}),
+        sections=chapters(results),
+        settings=flat_texts(results.settings),
+        hardware=flat_texts(results.hardware),
+        provenance=flat_texts({k: v for k, v in results.provenance.items() if k != "command_line"}),
         repeat=str(results.provenance.get("command_line", "")),
         citations=_citations(results),
     )
@@ -149,20 +149,17 @@ def title(results: Results) -> str:
     return Path(str(structure)).name if structure else f"mdistill {results.command}"
 
 
-def headlines(results: Results) -> list[Headline]:
+def headlines(results: Results) -> list[Number]:
     """The few values that say it all: speed-up, σ (else D) at each temperature, activation energy; else the first few."""
-    picked: dict[str, list[Headline]] = {symbol: [] for _, symbol in _HEADLINES}
-    for name, estimate in results.values.items():
-        for pattern, symbol in _HEADLINES:
-            if pattern.search(name):
-                found = _TEMPERATURE.search(name)
-                label = f"{symbol} at {found.group(1)} K" if found else symbol
-                picked[symbol].append(Headline(label=label, **_apart(estimate)))
-                break
-    if picked["σ"]:
-        picked["D"] = []
-    chosen = [h for found in picked.values() for h in found]
-    rest = [Headline(label=spoken(n), **_apart(e)) for n, e in results.values.items()]
+    known = [h for h in results.headlines if h.value in results.values]
+    left_out = {"diffusivity"} if any(h.quantity == "conductivity" for h in known) else set()
+    chosen = [
+        Number(label=symbol + ("" if (at := h.temperature_K) is None else f" at {at:g} K"), **_apart(results.values[h.value]))
+        for quantity, symbol in _SYMBOLS.items()
+        for h in known
+        if h.quantity == quantity and quantity not in left_out
+    ]
+    rest = [Number(label=spoken(name), **_apart(estimate)) for name, estimate in results.values.items()]
     return (chosen or rest)[:_MOST_HEADLINES]
 
 
@@ -190,16 +187,17 @@ def numeric_columns(table: Table) -> set[int]:
     return {i for i, column in enumerate(columns) if i and all(c.numeric for c in column)}
 
 
-def sections(results: Results) -> list[Section]:
+def chapters(results: Results) -> list[Chapter]:
     """Sections that have content, in order; the gates' section also stands where there are gates only."""
-    named = [t.section for t in results.tables] + [f.section for f in results.figures]
+    tables = all_tables(results)
+    named = [t.section for t in tables] + [f.section for f in results.figures]
     keys = list(SECTIONS) + [k for k in dict.fromkeys(named) if k not in SECTIONS]
     drawings = [Drawing(figure=f, svg=figure_svg(f, number=i)) for i, f in enumerate(results.figures)]
     found = [
-        Section(
+        Chapter(
             key=key,
             title=SECTIONS.get(key, key.capitalize()),
-            tables=[t for t in results.tables if t.section == key],
+            tables=[t for t in tables if t.section == key],
             drawings=[d for d in drawings if d.figure.section == key],
         )
         for key in keys

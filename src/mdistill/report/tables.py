@@ -9,6 +9,7 @@ from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from mdistill.estimates import Estimate, Gate, exactly
+from mdistill.runs.ledger import flat
 from mdistill.runs.results import Cell, Table
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -145,16 +146,9 @@ def limit_text(gate: Gate, *, unit: bool = True) -> str:
     return sign + format_estimate(exactly(gate.limit, gate.measured.unit), unit=unit)
 
 
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat_texts(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Nested settings as (dotted name, text) in the order given."""
-    rows: list[tuple[str, str]] = []
-    for key, value in mapping.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            rows += flatten(value, f"{name}.")
-        else:
-            rows.append((name, _plain_text(value)))
-    return rows
+    return [(name, _plain_text(value)) for name, value in flat(mapping).items()]
 
 
 def _plain_text(value: Any) -> str:

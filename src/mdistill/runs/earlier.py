@@ -1,7 +1,10 @@
-"""What commit ca4b391 left in folders, as ledger entries. There each kind of work had a file of its own."""
+"""Folders and results of commit ca4b391, as they are written today: there each kind of work had a file of its own for its ledger
+entry, and rungs, headlines and sections had to be told by headings and names.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,16 @@ from mdistill.io.files import read_json
 SETTINGS = "settings.json"
 _VERSION = "0.1.0"
 _ROLES = {"potential": "model", "stride": "stride"}
+_QUANTITIES = {
+    "stride_speed_up": r"^stride_speed_?up",
+    "speed_up": r"^speed_?up|_speed_?up",
+    "conductivity": r"^(?:ionic_)?(?:conductivity|sigma)",
+    "diffusivity": r"^(?:tracer_)?(?:diffusivity|diffusion)",
+    "activation_energy": r"^activation_energy",
+}
+_TEMPERATURE = re.compile(r"(\d+(?:\.\d+)?)_?K(?:_|$)")
+_SECTIONS = {"strides": "stride", "vibrations": "vibrations "}
+"""What names of values and gates of a section began with."""
 
 
 def earlier_entries(folder: Path) -> dict[str, dict[str, Any]]:
@@ -31,3 +44,48 @@ def earlier_entries(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _entry(settings: dict[str, Any]) -> dict[str, Any]:
     return {"settings": settings, "inputs": {}, "models": {}, "version": _VERSION, "last": None, "state": "begun"}
+
+
+def upgraded_results(raw: dict[str, Any]) -> dict[str, Any]:
+    """`results.json` of format 1 as one of format 2, both as JSON."""
+    ladder = next((table for table in raw["tables"] if table["section"] == "ladder" and table["rows"]), None)
+    tables = [table for table in raw["tables"] if table is not ladder]
+    sections = []
+    for name, prefix in _SECTIONS.items():
+        parts = {part: [one["name"] for one in raw[part] if one["section"] == name] for part in ("tables", "figures")}
+        values = [value for value in raw["values"] if value.startswith(prefix)]
+        gates = [gate["name"] for gate in raw["gates"] if gate["name"].startswith(prefix)]
+        sections += [{"name": name, "values": values, "gates": gates} | parts] if any(parts.values()) else []
+    if any(table["name"] == "front" for table in tables):
+        values = [name for name in raw["values"] if name.startswith("front ")]
+        sections.append({"name": "front", "values": values, "gates": [], "tables": ["front"], "figures": ["front"]})
+    rungs = [] if ladder is None else _rungs(ladder)
+    return raw | {"tables": tables, "rungs": rungs, "sections": sections, "headlines": _headlines(raw["values"])}
+
+
+def _headlines(values: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for name in values:
+        quantity = next((q for q, pattern in _QUANTITIES.items() if re.search(pattern, name)), None)
+        if quantity is not None:
+            at = _TEMPERATURE.search(name)
+            found.append({"quantity": quantity, "value": name, "temperature_K": float(at.group(1)) if at else None})
+    return found
+
+
+def _rungs(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rungs of a ladder table, whose headings said which column is what."""
+    rungs = []
+    for number, row in enumerate(table["rows"]):
+        rung: dict[str, Any] = {"kind": ("teacher", "potential", "stride")[min(number, 2)], "name": str(row[0]), "errors": {}}
+        rung |= {"cost": None, "speed_up": None, "note": table["caption"] if number == 1 else "", "command": "", "model": ""}
+        for heading, cell in zip(table["columns"][1:], row[1:], strict=True):
+            part = "cost" if "/step" in heading else "speed_up" if "speed" in heading else ""
+            name, _, unit = heading.partition(" (")
+            number_alone = {"value": cell, "error": None, "unit": ""} if isinstance(cell, (int, float)) else cell
+            if part:
+                rung[part] = number_alone
+            elif number_alone is not None:
+                rung["errors"][name] = number_alone | {"unit": unit.removesuffix(")")}
+        rungs.append(rung)
+    return rungs

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,23 +155,27 @@ class Ledger:
             write_json(self.folder / LEDGER, {"format": FORMAT, "work": entries | {work.key: entry}})
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+def differences(old: Any, new: Any) -> list[str]:
     """Changed entries as `name: old → new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in differences(old.get(key), new.get(key), f"{prefix}.{key}".strip("."))
-        ]
-    return [] if old == new else [f"{prefix}: {old} → {new}"]
+    there, now = flat(old), flat(new)
+    return [f"{k}: {there.get(k)} → {now.get(k)}" for k in sorted(there | now) if there.get(k) != now.get(k)]
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    if not isinstance(values, Mapping):
+        return {prefix: values}
+    return {k: v for name, inner in values.items() for k, v in flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
 
 
 def plain(value: Any) -> Any:
-    """Settings as JSON: dataclasses become objects, tuples lists, paths text."""
+    """Settings and results as JSON: dataclasses become objects, tuples lists, paths text, numbers that are not finite null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
-    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int)) or value is None else str(value)

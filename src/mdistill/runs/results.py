@@ -1,13 +1,22 @@
 """`results.json`: what a command measured, with errors and units; the only file the report reads.
 
-Schema (format 1): {format, command, version, created, settings, hardware, provenance, values: {name: estimate},
-gates: [gate], tables: [table], figures: [figure], notes: [text], citations: [key]}.
+Schema (format 2); an estimate is {value, error, unit, samples, interval, upper_limit}:
+
+    command, version, created, settings, hardware, provenance, notes: [text], citations: [key]
+    values     {name: estimate}
+    headlines  [{quantity, value, temperature_K}]: which values say it all, by name
+    gates      [{name, measured: estimate, limit, sense, passed, detail, parts: {name: estimate}}]
+    rungs      [{kind, name, cost: estimate, speed_up: estimate, errors: {name: estimate}, note, command, model}]
+    tables     [{name, title, section, columns, rows: [[text, number, estimate or null]], caption}]
+    figures    [{name, title, section, x_label, y_label, series, kind, caption, x_ticks}]
+    sections   [{name, values, gates, tables, figures}]: names of what a command replaces as a whole when it is run again
+
+Files of format 1 are read too (`earlier.upgraded_results`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +25,13 @@ from mdistill.errors import BadInput
 from mdistill.estimates import Estimate, Gate
 from mdistill.io.files import read_json, write_json
 from mdistill.notices import heard
+from mdistill.runs.earlier import upgraded_results
+from mdistill.runs.ledger import plain
 
-FORMAT = 1
+FORMAT = 2
+KINDS = ("teacher", "potential", "stride")
+RungKind = Literal["teacher", "potential", "stride"]
+Quantity = Literal["stride_speed_up", "speed_up", "conductivity", "diffusivity", "activation_energy"]
 Cell = str | int | float | Estimate | None
 """A table cell; floats are shown with 4 significant digits, estimates as value ± error."""
 
@@ -63,16 +77,63 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One model of the ladder, beside the one above it.
+
+    Attributes:
+        kind: Its product; the order of `KINDS` is that of the ladder, and a run has one rung of each.
+        name: As shown.
+        cost: Time of a step, µs/atom/step; of a stride, per usual time step. None: that of the rung above over `speed_up`.
+        speed_up: How much faster than the rung above.
+        errors: Distance from the rung above, by name.
+        note: How cost and errors were measured, for the caption.
+        command, model: Which command measured it; sha256 or name of the model.
+    """
+
+    kind: RungKind
+    name: str
+    cost: Estimate | None = None
+    speed_up: Estimate | None = None
+    errors: dict[str, Estimate] = field(default_factory=dict)
+    note: str = ""
+    command: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """A value for the top of the page: what it is, its name among the values, and the temperature where it was measured."""
+
+    quantity: Quantity
+    value: str
+    temperature_K: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Names of everything that a command adds to a run, and replaces there when it is run again."""
+
+    name: str
+    values: list[str] = field(default_factory=list)
+    gates: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """Everything one command measured. Sections: "structure", "ladder", "gates", "accuracy", "vibrations", "strides", "dynamics",
-    "transport", "training", "settings"."""
+    """Everything one command measured. Tables and figures are shown in the sections "ladder", "structure", "gates", "accuracy",
+    "vibrations", "strides", "dynamics", "transport", "training", "settings", in this order, and in others after them."""
 
     command: str
     settings: dict[str, Any] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Estimate] = field(default_factory=dict)
+    headlines: list[Headline] = field(default_factory=list)
     gates: list[Gate] = field(default_factory=list)
+    rungs: list[Rung] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -82,11 +143,16 @@ class Results:
 
 
 def merge(first: Results, second: Results) -> Results:
-    """Both together; `second`'s values win where names coincide, `first`'s command, settings and provenance stand."""
+    """Both together; `second`'s values, headlines and rungs win where they coincide, `first`'s command and settings stand."""
+    told = {(h.quantity, h.temperature_K): h for h in first.headlines + second.headlines}
+    named = {section.name: section for section in first.sections + second.sections}
     return dataclasses.replace(
         first,
         values=first.values | second.values,
+        headlines=list(told.values()),
         gates=first.gates + second.gates,
+        rungs=_ladder(first.rungs + second.rungs),
+        sections=list(named.values()),
         tables=first.tables + second.tables,
         figures=first.figures + second.figures,
         notes=first.notes + [n for n in second.notes if n not in first.notes],
@@ -94,11 +160,54 @@ def merge(first: Results, second: Results) -> Results:
     )
 
 
+def _ladder(rungs: list[Rung]) -> list[Rung]:
+    """The last rung of each kind, from the top; one without a cost gets it from its speed-up."""
+    known, ladder = {rung.kind: rung for rung in rungs}, list[Rung]()
+    for rung in (known[kind] for kind in KINDS if kind in known):
+        above = ladder[-1].cost if ladder else None
+        if rung.cost is None and rung.speed_up is not None and above is not None:
+            rung = dataclasses.replace(rung, cost=above.over(rung.speed_up, above.unit))  # noqa: PLW2901
+        ladder.append(rung)
+    return ladder
+
+
+def in_section(name: str, results: Results) -> Results:
+    """Results with all that they hold as one section, for `add_to_run`."""
+    parts = {part: [one.name for one in getattr(results, part)] for part in ("gates", "tables", "figures")}
+    return dataclasses.replace(results, sections=[Section(name=name, values=list(results.values), **parts)])
+
+
+def with_sections(whole: Results, found: Results) -> Results:
+    """The results of a run with the sections of a command in place of its older ones of the same names, and its rungs.
+
+    Notes of the command are not taken over.
+    """
+    named = {section.name for section in found.sections}
+    old = [section for section in whole.sections if section.name in named]
+    values, gates, tables, figures = ({n for s in old for n in getattr(s, p)} for p in ("values", "gates", "tables", "figures"))
+    kept = dataclasses.replace(
+        whole,
+        values={name: value for name, value in whole.values.items() if name not in values},
+        headlines=[h for h in whole.headlines if h.value not in values],
+        gates=[gate for gate in whole.gates if gate.name not in gates],
+        tables=[table for table in whole.tables if table.name not in tables],
+        figures=[figure for figure in whole.figures if figure.name not in figures],
+    )
+    return merge(kept, dataclasses.replace(found, notes=[]))
+
+
+def add_to_run(run: Path, found: Results) -> Results:
+    """Write the sections and rungs of a command into the results of a run folder; gives the results."""
+    whole = with_sections(read_results(run), found)
+    write_results(run, whole)
+    return whole
+
+
 def write_results(folder: Path, results: Results) -> Path:
     """Write `results.json` into the folder and give its path. Non-finite numbers become null; notices are added to the notes."""
     path = folder / "results.json"
     notes = [*results.notes, *(text for text in heard() if text not in results.notes)]
-    write_json(path, {"format": FORMAT} | _plain(dataclasses.replace(results, notes=notes)))
+    write_json(path, {"format": FORMAT} | plain(dataclasses.replace(results, notes=notes)))
     return path
 
 
@@ -110,28 +219,13 @@ def read_results(path: Path) -> Results:
     """
     path = path if path.suffix == ".json" else path / "results.json"
     raw = read_json(path)
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+    if not isinstance(raw, dict) or raw.get("format") not in (1, FORMAT):
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
-        raise BadInput(path, f"format {found!r}", allowed=f"format {FORMAT}", fix="run the command again with this version")
+        raise BadInput(path, f"format {found!r}", allowed=f"format 1 or {FORMAT}", fix="run the command again with this version")
     try:
-        return _results(raw)
+        return _results(upgraded_results(raw) if raw["format"] == 1 else raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(path, f"not a results file ({error!r})", allowed="results.json", fix="run the command again") from error
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        tag = {"kind": "estimate"} if isinstance(value, Estimate) else {}
-        return tag | {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, (str, int, bool)) or value is None:
-        return value
-    return str(value)
 
 
 def estimate_from(raw: dict[str, Any]) -> Estimate:
@@ -147,15 +241,28 @@ def _cell(raw: Any) -> Cell:
 
 
 def _results(raw: dict[str, Any]) -> Results:
-    gates = [
-        Gate(**g | {"measured": estimate_from(g["measured"]), "parts": {k: estimate_from(v) for k, v in g["parts"].items()}})
-        for g in raw["gates"]
-    ]
+    gates = [Gate(**g | {"measured": estimate_from(g["measured"]), "parts": _estimates(g["parts"])}) for g in raw["gates"]]
     tables = [Table(**t | {"rows": [[_cell(c) for c in row] for row in t["rows"]]}) for t in raw["tables"]]
     figures = [
         Figure(**f | {"series": [Series(**s) for s in f["series"]], "x_ticks": [(name, x) for name, x in f.get("x_ticks", [])]})
         for f in raw["figures"]
     ]
-    rest = {k: v for k, v in raw.items() if k not in ("format", "values", "gates", "tables", "figures")}
-    values = {k: estimate_from(v) for k, v in raw["values"].items()}
-    return Results(values=values, gates=gates, tables=tables, figures=figures, **rest)
+    built = {
+        "values": _estimates(raw["values"]),
+        "headlines": [Headline(**h) for h in raw["headlines"]],
+        "gates": gates,
+        "rungs": [_rung(rung) for rung in raw["rungs"]],
+        "sections": [Section(**section) for section in raw["sections"]],
+        "tables": tables,
+        "figures": figures,
+    }
+    return Results(**{k: v for k, v in raw.items() if k != "format"} | built)
+
+
+def _rung(raw: dict[str, Any]) -> Rung:
+    measured = {name: _cell(raw[name]) for name in ("cost", "speed_up")}
+    return Rung(**raw | measured | {"errors": _estimates(raw["errors"])})
+
+
+def _estimates(raw: dict[str, Any]) -> dict[str, Estimate]:
+    return {name: estimate_from(value) for name, value in raw.items()}

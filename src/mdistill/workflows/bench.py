@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mdistill.analysis.accuracy import accuracy
@@ -14,7 +14,7 @@ from mdistill.judge.timing import Speed, compare_speed
 from mdistill.nets.model_files import load_net, read_metadata
 from mdistill.runs.folder import run_stage
 from mdistill.runs.ledger import Work
-from mdistill.runs.results import Cell, Figure, Results, Series, Table, merge, read_results, write_results
+from mdistill.runs.results import Cell, Figure, Results, Series, Table, in_section
 from mdistill.teachers.models import find_student, load
 from mdistill.training.labels import frames_hash
 from mdistill.training.potential import evaluate, train_potential
@@ -62,19 +62,6 @@ def bench(run: Path, teacher: Potential, settings: BenchSettings, *, stop: StopR
         path = _student(run / "bench" / size, train, frames, stop)
         points.append(judge.point(size, path))
     return _results(points, teacher.name)
-
-
-def add_to_run(run: Path, found: Results) -> Results:
-    """The run's results with this front in place of an older one; written to its results.json."""
-    whole = read_results(run)
-    kept = replace(
-        whole,
-        tables=[table for table in whole.tables if table.name != FRONT],
-        figures=[figure for figure in whole.figures if figure.name != FRONT],
-    )
-    merged = merge(kept, replace(found, notes=[]))
-    write_results(run, merged)
-    return merged
 
 
 def _student(folder: Path, train: TrainSettings, frames: list[LabelledFrame], stop: StopRequest) -> Path:
@@ -136,4 +123,4 @@ def _results(points: list[_Point], teacher: str) -> Results:
     )
     values = {f"front {p.name} us_per_atom_step": p.speed.student for p in points}
     values |= {f"front {p.name} force_mae": p.force for p in points}
-    return Results(command="bench", tables=[table], figures=[figure], values=values)
+    return in_section(FRONT, Results(command="bench", tables=[table], figures=[figure], values=values))

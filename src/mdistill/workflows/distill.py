@@ -25,7 +25,7 @@ from mdistill.runs.folder import keep_settings, run_stage
 from mdistill.runs.identity import contents, model_id
 from mdistill.runs.ledger import Work
 from mdistill.runs.lock import locked
-from mdistill.runs.results import Results, merge, read_results, write_results
+from mdistill.runs.results import Results, merge, read_results, with_sections, write_results
 from mdistill.simulation.stride_maps import StrideNet
 from mdistill.teachers import check_teacher
 from mdistill.teachers.models import STRIDE, load, load_stride
@@ -36,7 +36,7 @@ from mdistill.workflows.distill_settings import DistillSettings, mobile_element,
 from mdistill.workflows.prepare import prepared_systems
 from mdistill.workflows.production import produce
 from mdistill.workflows.refine import Rounds, read_labels, refine
-from mdistill.workflows.stride import stride_rung, with_rung
+from mdistill.workflows.stride import stride_rung
 
 STAGES = ("prepare", "label", "train", "refine", "gates", "production")
 STUDENT = "student.mdistill"
@@ -111,7 +111,7 @@ class _Job:
         for name in STAGES:
             results = merge(results, read_results(home / name))
         if settings.stride:
-            results = with_rung(results, read_results(home / "stride"))
+            results = with_sections(results, read_results(home / "stride"))
         return dataclasses.replace(results, provenance=results.provenance | {"model_sha256": sha256(final)})
 
     def _stage(

@@ -8,6 +8,7 @@ from typing import Any
 
 from mdistill.errors import BadInput
 from mdistill.runs.folder import run_settings, stages
+from mdistill.runs.ledger import flat
 from mdistill.runs.results import Cell, Results, Table
 
 STUDENT_SUFFIX = ".mdistill"
@@ -24,7 +25,7 @@ def card(path: Path) -> Results:
     if path.suffix == STUDENT_SUFFIX:
         from mdistill.nets.model_files import read_metadata
 
-        return _table("model", f"Model {path.name}", _flat(read_metadata(path)))
+        return _table("model", f"Model {path.name}", flat(read_metadata(path)))
     return _structure(path)
 
 
@@ -61,7 +62,7 @@ def _run(folder: Path) -> Results:
             allowed="a folder made by mdistill distill, label, train or simulate",
             fix="check the path",
         )
-    results = _table("settings", f"Settings of {folder.name}", _flat(settings))
+    results = _table("settings", f"Settings of {folder.name}", flat(settings))
     rows: list[list[Cell]] = [[name, entry["state"], entry.get("seconds")] for name, entry in stages(folder).items()]
     table = Table(name="stages", title="Stages", section="settings", columns=["stage", "state", "time (s)"], rows=rows)
     return Results(command="info", tables=[*([table] if rows else []), *results.tables])
@@ -74,13 +75,3 @@ def _table(name: str, title: str, values: Mapping[str, Any]) -> Results:
     return Results(
         command="info", tables=[Table(name=name, title=title, section="settings", columns=["what", "value"], rows=rows)]
     )
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        return {prefix: values}
-    return {
-        key: value
-        for name, inner in values.items()
-        for key, value in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
