@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,16 +94,16 @@ def alive(process: int) -> bool:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_answers_come_in_the_order_of_the_questions(workers: int, tmp_path: Path) -> None:
     numbers = [int(k) for k in np.random.default_rng(0).permutation(20)]
-    with odd(tmp_path, workers) as asked:
+    with closing(odd(tmp_path, workers)) as asked:
         assert said(asked, numbers) == numbers
     processes = {int(path.name.split("-")[1]) for path in tmp_path.glob("*-*")}
     assert len(processes) == max(workers, 1) and (os.getpid() in processes) == (workers == 0)
-    assert workers == 0 or not any(map(alive, processes)), "workers end with the block"
+    assert workers == 0 or not any(map(alive, processes)), "workers end with it"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_task_that_hangs_is_killed_with_what_it_started(workers: int, tmp_path: Path, trust: Any) -> None:
-    with odd(tmp_path, workers, seconds=1.0) as asked:
+    with closing(odd(tmp_path, workers, seconds=1.0)) as asked:
         assert said(asked, [1, HANG, 2]) == [1.0, "no answer within 1 s", 2.0]
         hung = [int(path.name.split("-")[1]) for path in tmp_path.glob(f"{HANG}-*")]
         program = int((tmp_path / "program").read_text())
@@ -112,14 +113,14 @@ def test_a_task_that_hangs_is_killed_with_what_it_started(workers: int, tmp_path
 
 
 def test_a_worker_that_crashes_is_a_failure(tmp_path: Path) -> None:
-    with odd(tmp_path, 2) as asked:
+    with closing(odd(tmp_path, 2)) as asked:
         found = said(asked, [1, CRASH, 2, RAISE, 3])
     assert found == [1.0, "the worker process died (exit status 7)", 2.0, "ZeroDivisionError: by hand", 3.0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_question_is_asked_again_as_often_as_allowed(workers: int, tmp_path: Path) -> None:
-    with odd(tmp_path, workers) as asked:
+    with closing(odd(tmp_path, workers)) as asked:
         assert said(asked, [ONCE]) == ["not yet"]
         (tmp_path / "again").unlink()
         for path in tmp_path.glob(f"{ONCE}-*"):
@@ -132,7 +133,7 @@ def test_a_question_is_asked_again_as_often_as_allowed(workers: int, tmp_path: P
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unknown_element_ends_it(workers: int, tmp_path: Path) -> None:
-    with odd(tmp_path, workers) as asked:
+    with closing(odd(tmp_path, workers)) as asked:
         with pytest.raises(BadInput, match="Cl"):
             said(asked, [1, UNKNOWN, 2])
         assert said(asked, [3]) == [3.0]
@@ -141,7 +142,7 @@ def test_an_unknown_element_ends_it(workers: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stop_ends_it_after_what_is_under_way(workers: int, tmp_path: Path) -> None:
     stop = StopRequest()
-    with odd(tmp_path, workers) as asked:
+    with closing(odd(tmp_path, workers)) as asked:
         answers = asked.answers([question(k) for k in range(50)], stop=stop)
         next(answers)
         stop.signal_number = signal.SIGINT

@@ -20,8 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 
@@ -60,8 +59,9 @@ class Executor(Protocol):
         """
         ...
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def close(self) -> None:
+        """End what it started."""
+        ...
 
 
 def executor(engine: Engine, *, workers: int, seconds: float, folder: Path) -> Executor:
@@ -105,10 +105,7 @@ class Serial:
         except TimeoutError as error:
             return Failure(reason=f"{error}", retry=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         pass
 
 
@@ -148,11 +145,11 @@ def _too_long(seconds: float) -> str:
 
 
 class Processes:
-    """Asks in worker processes, which start with the first question and end with the block."""
+    """Asks in worker processes, which end with `close`; one that hung or died is replaced."""
 
     def __init__(self, engine: Engine, workers: int, seconds: float, folder: Path) -> None:
-        self.engine, self.seconds, self.folder = engine, seconds, folder
-        self._count, self._idle = workers, list[_Worker]()
+        self.engine, self.workers, self.seconds, self.folder = engine, workers, seconds, folder
+        self._idle = [_Worker(engine, folder) for _ in range(workers)]
         self._busy: dict[_Worker, int] = {}
 
     def answers(
@@ -162,7 +159,7 @@ class Processes:
         try:
             for following in range(len(questions)):
                 while following not in ready:
-                    while waiting and not stop.pending() and len(self._busy) < self._count:
+                    while waiting and not stop.pending() and len(self._busy) < self.workers:
                         self._hand_out(questions, waiting.popleft())
                     if not self._busy:
                         return
@@ -179,7 +176,8 @@ class Processes:
             self._busy.clear()
 
     def _hand_out(self, questions: Sequence[Question], number: int) -> None:
-        worker = self._idle.pop() if self._idle else _Worker(self.engine, self.folder)
+        fit = self._idle and self._idle[-1].process.is_alive()
+        worker = self._idle.pop() if fit else _Worker(self.engine, self.folder)
         worker.ask(questions[number], self.seconds)
         self._busy[worker] = number
 
@@ -200,10 +198,7 @@ class Processes:
                 raise answer
             yield number, answer
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for worker in [*self._idle, *self._busy]:
             worker.kill()
         self._idle.clear()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import append_line, replacing
+from mdistill.io.structures import to_atoms
 from mdistill.labelling.engine import Answer, Engine, Failure, as_engine
 from mdistill.labelling.executor import AskedPotential, Executor, NoAnswer, executor
 from mdistill.labelling.plan import Task, plan, steps, task_calls
@@ -174,7 +175,8 @@ def label_structures(
 def _asking(
     teacher: Potential | Engine, settings: LabelSettings, store: LabelStore, workers: int, stop: StopRequest
 ) -> Iterator[_Run]:
-    with executor(as_engine(teacher), workers=workers, seconds=settings.timeout_s, folder=store.folder / "engine") as asked:
+    asked = executor(as_engine(teacher), workers=workers, seconds=settings.timeout_s, folder=store.folder / "engine")
+    with closing(asked):
         yield _Run(executor=asked, settings=settings, store=store, stop=stop)
 
 
@@ -272,14 +274,9 @@ def _notes(folder: Path) -> list[dict[str, Any]]:
 
 def _set_aside(folder: Path, name: str, system: System) -> Path:
     """Write a structure the teacher failed on, for the user to look at."""
-    from ase import Atoms
     from ase.io import write
 
     path = folder / "broken" / (name.replace("/", "-") + ".extxyz")
-    atoms = Atoms(
-        numbers=system.numbers.cpu().numpy(), positions=system.positions.cpu().numpy(), cell=system.cell[0].cpu().numpy(),
-        pbc=system.pbc[0].cpu().numpy(),
-    )  # fmt: skip
-    with replacing(path) as partial_path:
-        write(partial_path, atoms, format="extxyz")
+    with replacing(path) as partial:
+        write(partial, to_atoms(system), format="extxyz")
     return path
