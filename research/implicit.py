@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
+from mdistill.simulation.ranges import within
 from torch import Generator, Tensor
 
 from mdistill.derivatives import Conservative
@@ -24,7 +25,6 @@ from mdistill.nets.compiled import compiled
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.kinetics import prediction_of
-from mdistill.simulation.ranges import within
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.types import Propagator, State, System
 from mdistill.units import ACCELERATION

@@ -63,9 +63,16 @@ CASES = [
     (["train", "stride", "--from", "{labels}", "--out", "{out}", "--train.stride-fs", "64"], "stride_fs"),
     (["train", "stride", "--from", "{labels}", "--out", "{out}", "--train.net", "magic"], "splitting"),
     (["train", "stride", "--from", "{labels}", "--out", "{out}", "--segments.temperatures-K", "-300"], "temperatures_K"),
-    (["distill", "{cu}", "--mobile", "none", "--stride", "soon", "--out", "{out}"], "16fs"),
-    ([*MD, "--stride", "{out}/absent.mdistill"], "absent.mdistill"),
+    (["distill", "{cu}", "--mobile", "none", "--stride-fs", "soon", "--out", "{out}"], "--stride-fs"),
+    ([*MD, "--stride-map", "{out}/absent.mdistill"], "absent.mdistill"),
     (["distil", "{cu}"], "did you mean: mdistill distill"),
+    ([*DISTILL, "--production.time-step-fs", "-1", "--dry-run"], "--production.time-step-fs: -1"),
+    ([*DISTILL, "--production.charge", "nan", "--dry-run"], "--production.charge: nan"),
+    ([*DISTILL, "--label.frames", "0", "--dry-run"], "--label.frames: 0"),
+    ([*DISTILL, "--label.blocks", "100"], "1 to the number of frames, 80"),
+    ([*DISTILL, "--strides.train.fit.steps", "-4"], "--strides.train.fit.steps: -4"),
+    (["distill", "{out}.toml"], "no such file"),
+    ([*DISTILL, "--config", "{cu}"], "is no TOML"),
 ]
 
 

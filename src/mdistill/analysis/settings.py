@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+import tyro
 
-from mdistill.errors import BadInput
+from mdistill.settings import SEEDS, setting, settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class GateLimits:
     """What a student must keep to. The defaults separate students that reproduce a teacher's transport from those that do not.
 
@@ -30,28 +29,20 @@ class GateLimits:
         BadInput: A limit is not a positive finite number.
     """
 
-    force_eV_A: float = 0.050
-    force_relative: float = 0.12
-    element_factor: float = 1.5
-    energy_eV_atom: float = 0.003
-    stress_GPa: float = 0.3
-    stress_relative: float = 0.15
-    rdf_divergence: float = 0.02
-    rdf_shift_A: float = 0.02
-    drift_eV_atom_ps: float = 1.0e-5
-    force_flips: int = 1
-    speed_up: float = 2.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (math.isfinite(value) and value > 0):
-                raise BadInput(
-                    field.name, f"{value}", allowed="a positive number", fix=f"leave it out for the default, {field.default}"
-                )
+    force_eV_A: float = setting(0.050, above=0.0)
+    force_relative: float = setting(0.12, above=0.0)
+    element_factor: float = setting(1.5, above=0.0)
+    energy_eV_atom: float = setting(0.003, above=0.0)
+    stress_GPa: float = setting(0.3, above=0.0)
+    stress_relative: float = setting(0.15, above=0.0)
+    rdf_divergence: float = setting(0.02, above=0.0)
+    rdf_shift_A: float = setting(0.02, above=0.0)
+    drift_eV_atom_ps: float = setting(1.0e-5, above=0.0)
+    force_flips: int = setting(1, above=0.0)
+    speed_up: float = setting(2.0, above=0.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class DiffusionSettings:
     """How D is read from a trajectory.
 
@@ -64,22 +55,9 @@ class DiffusionSettings:
         seed: Seed of the Bayesian sampling.
     """
 
-    lags: int = 40
-    longest: float = 0.5
-    fit_from_ps: float | None = None
-    hop_distance: float = 1.5
-    hop_length: float = 3.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = [
-            ("lags", self.lags, 5 <= self.lags <= 50, "5 to 50"),
-            ("longest", self.longest, 0.1 <= self.longest <= 0.9, "0.1 to 0.9 of the run"),
-            ("fit_from_ps", self.fit_from_ps, self.fit_from_ps is None or self.fit_from_ps > 0, "a time > 0 ps"),
-            ("hop_distance", self.hop_distance, self.hop_distance > 0, "a distance > 0 Å"),
-            ("hop_length", self.hop_length, self.hop_length > 0, "a distance > 0 Å"),
-            ("seed", self.seed, 0 <= self.seed < 2**32, "0 to 2³² − 1"),
-        ]
-        for name, value, good, allowed in checks:
-            if not good:
-                raise BadInput(name, f"{value!r}", allowed=allowed, fix="choose a value in that range")
+    lags: int = setting(40, least=5, most=50)
+    longest: float = setting(0.5, least=0.1, most=0.9)
+    fit_from_ps: float | None = setting(None, above=0.0, unit="ps")
+    hop_distance: float = setting(1.5, above=0.0, unit="Å")
+    hop_length: float = setting(3.0, above=0.0, unit="Å")
+    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, write_config
 from mdistill.workflows.settings import AnalyseSettings
 
 
@@ -21,6 +21,8 @@ class AnalyseArguments:
     """Files of one trajectory in order (joined end to end): our .h5, a run folder, XDATCAR (also .gz), extxyz, .traj, …"""
     out: Path
     """Folder for results.json and report.html."""
+    seed: int = 0
+    """Seed of the Bayesian sampling."""
     settings: Annotated[AnalyseSettings, tyro.conf.arg(name="")]
 
 
@@ -33,16 +35,24 @@ examples:
   mdistill analyse runs/md700 --species Li --temperature-K 700 --out runs/analysis
   mdistill analyse run1/XDATCAR.gz run2/XDATCAR.gz --species Li --temperature-K 500 --frame-time-fs 100 --out runs/aimd
 """
+GROUPS = {
+    "what": ("species", "temperature_K", "charge", "frame_time_fs", "elements"),
+    "how": ("discard_ps", "every", "fit_from_ps", "hop_distance"),
+    "run": ("out", "seed"),
+}
 
 
 def main(arguments: list[str]) -> int:
     """Analyse; prints the transport table."""
-    given = parse(AnalyseArguments, arguments, program="mdistill analyse", description=HELP)
+    given = parse(AnalyseArguments, arguments, program="mdistill analyse", description=HELP, groups=GROUPS)
+    settings = replace(given.settings, seed=given.seed)
     from mdistill.workflows.analyse import analyse
 
-    results = analyse([_file(path) for path in given.trajectories], given.settings)
+    results = analyse([_file(path) for path in given.trajectories], settings)
     command = "mdistill analyse " + shlex.join(arguments)
-    finish(stamped(results, given.settings, repeat=command), output_folder(given.out), report=True)
+    folder = output_folder(given.out)
+    write_config(folder, "mdistill analyse", given)
+    finish(stamped(results, settings, repeat=command), folder, report=True)
     return 0
 
 

@@ -1,27 +1,274 @@
-"""From a settings dataclass to flags: help with examples, suggestions for misspelt flags, bad values as exit status 2."""
+"""From settings to flags and back: help that fits a screen, settings files, refusals that name the flag that was typed."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
 import os
+import sys
+import textwrap
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import tyro
+
+from mdistill import __version__
 from mdistill.errors import BadInput
+from mdistill.settings import BadSetting, changes, describe, from_json, hints, to_toml
 
 Arguments = TypeVar("Arguments")
+CONFIG = "run.toml"
+"""Name of the settings file that every run writes."""
+_WIDTH, _COLUMN = 80, 27
+_PLACE = ("out", "threads", "workers", "max_hours", "dry_run", "update")
+"""Flags that say where and how long to run, not what: no settings file holds them."""
+Groups = Mapping[str, tuple[str, ...]]
 
 
-def parse(kind: type[Arguments], arguments: list[str], *, program: str, description: str, default: Any = None) -> Arguments:
-    """Parse a command line with tyro; the dataclass's docstrings are the help.
+def parse(
+    kind: type[Arguments],
+    arguments: list[str],
+    *,
+    program: str,
+    description: str,
+    default: Any = None,
+    groups: Groups | None = None,
+) -> Arguments:
+    """Parse a command line; flags beat the settings file of --config, which beats the defaults.
+
+    Args:
+        kind: A dataclass; one field of it may hold settings whose flags have no prefix (`tyro.conf.arg(name="")`).
+        default: An instance to begin from; required fields of it are `tyro.MISSING`.
+        groups: Flags that --help shows, by group; all others are shown by --help-all. All are shown where None.
+    Raises:
+        SystemExit: After --help and --version (0), or on a bad flag (2).
+        BadInput: A value its settings class refuses (the message names the flag), or a settings file that cannot be used.
+    """
+    if "--version" in arguments:
+        print(__version__)
+        raise SystemExit(0)
+    if groups is not None and any(a in ("-h", "--help") for a in arguments):
+        print(short_help(kind, program, description, groups))
+        raise SystemExit(0)
+    rest, config = split_config(arguments)
+    if config is not None:
+        default = from_file(kind, config, default=default)
+    rest = ["--help" if argument == "--help-all" else argument for argument in rest]
+    extra = {} if default is None else {"default": default}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=rest, prog=program, description=description, **extra)
+    except SystemExit as end:
+        refusal = _refusal(end)
+        if refusal is None:
+            sys.stderr.write(said.getvalue())
+            raise
+        raise (refusal.called(_flag(kind, refusal, rest)) if isinstance(refusal, BadSetting) else refusal) from None
+
+
+def _refusal(end: BaseException) -> BadInput | None:
+    """The error of a settings class that made tyro stop."""
+    cause: BaseException | None = end
+    while cause is not None and not isinstance(cause, BadInput):
+        cause = cause.__context__
+    return cause
+
+
+def split_config(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """The arguments without --config, and its file. A first argument that ends in .toml is such a file too."""
+    rest = list(arguments)
+    if rest and rest[0].endswith(".toml"):
+        return rest[1:], Path(rest[0])
+    for k, argument in enumerate(rest):
+        if argument == "--config" and k + 1 < len(rest):
+            return rest[:k] + rest[k + 2 :], Path(rest[k + 1])
+        if argument.startswith("--config="):
+            return rest[:k] + rest[k + 1 :], Path(argument.partition("=")[2])
+    return rest, None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A settings file.
 
     Raises:
-        SystemExit: After --help (0) or on a bad flag (2).
-        BadInput: A value its settings class refuses.
+        BadInput: Absent, or no TOML.
     """
-    import tyro
+    if not path.is_file():
+        raise BadInput(path, "no such file", allowed=f"a settings file such as the {CONFIG} of a run", fix="check the path")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(
+            path, f"is no TOML ({error})", allowed="lines such as: temperatures = [500, 700]", fix="mend it"
+        ) from error
 
-    extra = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=arguments, prog=program, description=description, **extra)
+
+def from_file(kind: type[Arguments], path: Path, *, default: Any = None) -> Arguments:
+    """Arguments from a settings file; what it lacks is the default's, or `tyro.MISSING` where there is none."""
+    raw, inner = {key: value for key, value in read_toml(path).items() if key not in ("command", "preset")}, _unnamed(kind)
+    default = default if default is not None else with_missing(kind)
+    if inner is None:
+        return from_json(kind, raw, source=path, default=default)
+    own = {key: value for key, value in raw.items() if key in hints(kind) and key != inner}
+    rest = {key: value for key, value in raw.items() if key not in own}
+    made = from_json(kind, own, source=path, default=default)
+    settings = from_json(hints(kind)[inner], rest, source=path, default=getattr(default, inner))
+    return dataclasses.replace(made, **{inner: settings})  # type: ignore[type-var]
+
+
+def with_missing(kind: type[Arguments]) -> Arguments:
+    """An instance with `tyro.MISSING` for every field that has no default."""
+    required = {
+        field.name: tyro.MISSING
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    inner = _unnamed(kind)
+    if inner in required:
+        required[inner] = with_missing(hints(kind)[inner])
+    return kind(**required)
+
+
+def write_config(folder: Path, command: str, given: Any, *, default: Any = None, preset: str = "") -> Path:
+    """Write `run.toml`: everything that differs from the defaults, so that the command can be repeated from it alone.
+
+    Args:
+        folder: The run folder; paths are written relative to it.
+        command: What repeats it, without the file.
+        given: The parsed arguments.
+        default: What it is compared with; the defaults of its class where None.
+        preset: Name of the preset that `default` is.
+    """
+    from mdistill.io.files import write_text
+
+    kind, inner = type(given), _unnamed(type(given))
+    entries: dict[str, Any] = {"preset": preset} if preset else {}
+    for name, value in changes(given, default or with_missing(kind)):
+        plain = name.removeprefix(f"{inner}.") if inner else name
+        if plain not in _PLACE and plain != "quick":
+            entries[plain] = _relative(value, folder)
+    head = f"Repeats this run: {command} {CONFIG}\nWritten by mdistill {__version__}; what is not here has its default."
+    path = folder / CONFIG
+    write_text(path, to_toml(entries, lambda name: _text(kind, inner, name), head=head))
+    return path
+
+
+def short_help(kind: type, program: str, description: str, groups: Groups) -> str:
+    """The flags that people use, one line each, grouped; fits a screen of 80 columns."""
+    prose, colon, examples = description.rstrip().partition("examples:")
+    inner, lines = _unnamed(kind), [f"usage: {program} {_positionals(kind)}[flags]", "", textwrap.fill(prose, _WIDTH)]
+    lines += ["", colon + examples, ""]
+    for title, names in groups.items():
+        lines.append(f"{title}:")
+        for name in names:
+            flag = f"  --{_spelt(kind, inner, name)} {_metavar(kind, inner, name)}".rstrip()
+            text = textwrap.wrap(_text(kind, inner, name) + _usual(kind, inner, name), _WIDTH - _COLUMN)
+            if len(flag) >= _COLUMN:
+                lines.append(flag)
+                flag = ""
+            lines += [f"{flag:<{_COLUMN}}{text[0] if text else ''}", *(" " * _COLUMN + more for more in text[1:])]
+    lines += ["", "--config run.toml repeats a run; flags beside it count. All flags: --help-all"]
+    return "\n".join(lines)
+
+
+def _positionals(kind: type) -> str:
+    inner = _unnamed(kind)
+    kinds = [kind, *([hints(kind)[inner]] if inner else [])]
+    found = []
+    for one in kinds:
+        for name, annotation in typing.get_type_hints(one, include_extras=True).items():
+            if any("Positional" in repr(extra) for extra in getattr(annotation, "__metadata__", ())):
+                found.append(name.upper())
+    return "".join(f"{name} " for name in found)
+
+
+def _unnamed(kind: type) -> str | None:
+    """The field whose flags have no prefix."""
+    for name, annotation in typing.get_type_hints(kind, include_extras=True).items():
+        if any(getattr(extra, "name", None) == "" for extra in getattr(annotation, "__metadata__", ())):
+            return name
+    return None
+
+
+def _spelt(kind: type, inner: str | None, name: str) -> str:
+    """The flag of a field, which may have a name of its own."""
+    annotation = typing.get_type_hints(_home(kind, inner, name), include_extras=True).get(name)
+    named = (getattr(extra, "name", None) for extra in getattr(annotation, "__metadata__", ()))
+    return next((one for one in named if one), name).replace("_", "-")
+
+
+def _home(kind: type, inner: str | None, name: str) -> type:
+    return kind if inner is None or name.partition(".")[0] in hints(kind) else hints(kind)[inner]
+
+
+def _text(kind: type, inner: str | None, name: str) -> str:
+    home = _home(kind, inner, name)
+    return describe(home, name) or _field_docstring(home, name)
+
+
+def _field_docstring(kind: type, name: str) -> str:
+    """The string below a field, which tyro shows too."""
+    from tyro._docstrings import get_field_docstring
+
+    return (get_field_docstring(kind, name, ()) or "").split(". ")[0].rstrip(".")
+
+
+def _leaf(kind: type, inner: str | None, name: str) -> tuple[Any, dataclasses.Field[Any]]:
+    home = _home(kind, inner, name)
+    *outer, last = name.split(".")
+    for part in outer:
+        home = hints(home)[part]
+    return hints(home)[last], next(field for field in dataclasses.fields(home) if field.name == last)
+
+
+def _metavar(kind: type, inner: str | None, name: str) -> str:
+    annotation, field = _leaf(kind, inner, name)
+    text = str(annotation)
+    if "Literal" in text:
+        return "|".join(map(str, typing.get_args(annotation)))
+    if annotation is bool:
+        return ""
+    unit = field.metadata.get("range", {}).get("unit", "")
+    kinds = {"Path": "PATH", "float": "X", "int": "N", "str": "NAME"}
+    word = unit or next((shown for part, shown in kinds.items() if part in text), "VALUE")
+    return f"{word} …" if "tuple" in text else word
+
+
+def _usual(kind: type, inner: str | None, name: str) -> str:
+    _, field = _leaf(kind, inner, name)
+    if field.default in (dataclasses.MISSING, None, "", False):
+        return ""
+    value = field.default
+    return f" ({' '.join(f'{one:g}' for one in value) if isinstance(value, tuple) else value})"
+
+
+def _flag(kind: type, error: BadSetting, arguments: list[str]) -> str:
+    """The flag that set the refused field: the one that was typed, else the first that there is."""
+    flags = [flag for owner, flag in _flags(kind) if owner is error.owner and flag.rpartition(".")[2] == error.name]
+    flags = [f"--{flag.replace('_', '-')}" for flag in flags] or [f"{error.owner.__name__}.{error.name}"]
+    typed = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    return next((flag for flag in flags if flag in typed), flags[0])
+
+
+def _flags(kind: type, prefix: str = "") -> Iterator[tuple[type, str]]:
+    inner = _unnamed(kind)
+    for field in dataclasses.fields(kind):
+        nested = hints(kind)[field.name]
+        if dataclasses.is_dataclass(nested):
+            yield from _flags(nested, prefix if field.name == inner else f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        else:
+            yield kind, f"{prefix}{field.name}"
+
+
+def _relative(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return os.path.relpath(value, folder)
+    return [_relative(one, folder) for one in value] if isinstance(value, tuple) else value
 
 
 def output_folder(out: Path) -> Path:
@@ -30,15 +277,14 @@ def output_folder(out: Path) -> Path:
     Raises:
         BadInput: It cannot be made or written.
     """
+    allowed, fix = "a folder you may write to", "choose another --out"
     try:
         out.mkdir(parents=True, exist_ok=True)
         writable = os.access(out, os.W_OK)
     except OSError as error:
-        raise BadInput(
-            out, f"cannot be made ({error.strerror})", allowed="a folder you may write to", fix="choose another --out"
-        ) from error
+        raise BadInput(out, f"cannot be made ({error.strerror})", allowed=allowed, fix=fix) from error
     if not writable:
-        raise BadInput(out, "cannot be written", allowed="a folder you may write to", fix="choose another --out")
+        raise BadInput(out, "cannot be written", allowed=allowed, fix=fix)
     return out
 
 
@@ -48,7 +294,7 @@ def use_threads(threads: int | None) -> None:
 
     if threads is not None:
         if not 1 <= threads <= 1024:
-            raise BadInput("threads", f"{threads}", allowed="1 to 1024", fix="leave it out for all cores")
+            raise BadInput("--threads", f"{threads}", allowed="1 to 1024", fix="leave it out for all cores")
         torch.set_num_threads(threads)
 
 
@@ -58,8 +304,6 @@ def finish(results: Any, out: Path | None, *, report: bool = False, sections: tu
     With an output folder results.json is written there, and with `report` the page and its figures. Notices were printed when
     they were issued.
     """
-    import dataclasses
-
     from mdistill.notices import heard
     from mdistill.report.ladder import all_tables
     from mdistill.report.terminal import print_summary, print_table
@@ -87,18 +331,17 @@ def finish(results: Any, out: Path | None, *, report: bool = False, sections: tu
 
 def stamped(results: Any, settings: Any, *, repeat: str = "") -> Any:
     """The results with version, commit, hardware, settings and time of writing filled in."""
-    import dataclasses
     from datetime import UTC, datetime
 
     from mdistill.runs.hardware import code_version, hardware
-    from mdistill.runs.ledger import plain
+    from mdistill.settings import to_json
 
     code = code_version()
     return dataclasses.replace(
         results,
         version=code["version"],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=plain(settings),
+        settings=to_json(settings),
         hardware=hardware(),
         provenance=results.provenance | {"commit": code["commit"]} | ({"command_line": repeat} if repeat else {}),
     )

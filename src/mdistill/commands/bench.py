@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,8 @@ class BenchArguments:
     """Folder for results.json and a page of its own (default: RUN/bench)."""
     teacher: str = ""
     """Teacher to time beside them (default: the run's)."""
+    seed: int = 0
+    """Seed of everything random."""
     threads: int | None = None
     """Threads (default: all cores)."""
     max_hours: float | None = None
@@ -52,15 +54,16 @@ def main(arguments: list[str]) -> int:
     from mdistill.teachers.models import load
     from mdistill.workflows.bench import bench
 
+    settings = replace(given.settings, seed=given.seed)
     use_threads(given.threads)
     name = given.teacher or str(read_results(given.run).provenance.get("teacher", ""))
     if not name:
         raise BadInput(given.run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
     command = "mdistill bench " + shlex.join(arguments)
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        found = bench(given.run, load(name), given.settings, stop=stop)
+        found = bench(given.run, load(name), settings, stop=stop)
         write_svg_files(add_to_run(given.run, found), given.run)
         page = write_report(given.run)
-    finish(stamped(found, given.settings, repeat=command), given.out or given.run / "bench", report=True)
+    finish(stamped(found, settings, repeat=command), given.out or given.run / "bench", report=True)
     print(f"added to: {page}")
     return 0

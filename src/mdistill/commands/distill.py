@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
+from mdistill.commands.arguments import (
+    finish,
+    output_folder,
+    parse,
+    read_toml,
+    split_config,
+    stamped,
+    use_threads,
+    with_missing,
+    write_config,
+)
+from mdistill.errors import BadInput
 from mdistill.workflows.distill_settings import DistillSettings, quick_settings
+
+INPUT = "input"
+"""Folder in the run that holds a copy of the structure file, so that the run can be repeated from itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,44 +36,59 @@ class DistillArguments:
 
     settings: Annotated[DistillSettings, tyro.conf.arg(name="")]
     out: Path | None = None
-    """Run folder (default: runs/<name of the structure file>)."""
+    """Run folder (default: runs/NAME OF THE STRUCTURE FILE)."""
     quick: bool = False
-    """A first look in about a quarter of an hour on two cores; flags beside it still count."""
+    """Preset for a first look: a quarter of an hour on two cores."""
     dry_run: bool = False
-    """Print sites, disorder rule, supercell, teacher calls and minutes, and stop. Nothing is written."""
+    """Print sites, disorder rule, supercell, calls and minutes, and stop."""
     update: bool = False
-    """Allow other settings than the run folder's: redo the stages they touch, keep the rest."""
+    """Redo the stages that other settings touch, keep the rest."""
     threads: int | None = None
-    """Threads (default: all cores)."""
+    """Number of threads (default: all cores)."""
     workers: int = 0
-    """Processes of one thread each that ask the teacher; 0: this process does."""
+    """Worker processes that ask the teacher; 0: none, this process asks."""
     max_hours: float | None = None
-    """Save and stop after so many hours (exit status 130); the same command resumes."""
+    """Time limit, h: save and stop (exit status 130); the same command resumes."""
 
 
 HELP = """\
-From a crystal structure and a foundation potential to a validated fast student, production MD, diffusivity and ionic
-conductivity with error bars, and one report page. Interrupted runs resume with the same command.
+From a crystal structure and a foundation potential to a validated fast student,
+production MD, ionic conductivity with error bars, and one report page.
+Interrupted runs resume with the same command.
 
 examples:
   mdistill distill crystal.cif --quick --dry-run
-  mdistill distill crystal.cif --teacher sevennet-0 --temperatures 500 700 900
-  mdistill distill crystal.cif --teacher chgnet --mobile Na --production.time-ps 500 --out runs/na
-  mdistill distill crystal.cif --teacher ase.calculators.emt:EMT --mobile none --temperatures 300
+  mdistill distill crystal.cif --temperatures 500 700 900
+  mdistill distill crystal.cif --teacher chgnet --mobile Na --out runs/na
+  mdistill distill crystal.cif --quick --stride-fs 16
+  mdistill distill runs/na/run.toml --seed 1 --out runs/again
 """
+GROUPS = {
+    "what": ("teacher", "temperatures", "mobile", "seed", "quick", "stride_fs"),
+    "structure": ("cutoff", "prepare.orderings", "prepare.max_atoms"),
+    "labels and student": ("label.frames", "train.size", "train.fit.max_minutes", "refine.rounds"),
+    "production": ("production.time_ps", "production.time_step_fs", "production.charge"),
+    "run": ("out", "dry_run", "update", "device", "threads", "workers", "max_hours"),
+}
 
 
 def main(arguments: list[str]) -> int:
     """Run the main job; exit status 4 where a gate failed."""
-    default = DistillArguments(settings=quick_settings(tyro.MISSING)) if "--quick" in arguments else None
-    given = parse(DistillArguments, arguments, program="mdistill distill", description=HELP, default=default)
+    config = split_config(arguments)[1]
+    asked = "" if config is None else str(read_toml(config).get("preset", ""))
+    if asked not in ("", "quick"):
+        raise BadInput(f"preset in {config}", asked, allowed="quick, or none", fix="remove it")
+    preset = "quick" if asked or "--quick" in arguments else ""
+    default = with_missing(DistillArguments)
+    if preset:
+        default = dataclasses.replace(default, settings=quick_settings(tyro.MISSING))
+    given = parse(DistillArguments, arguments, program="mdistill distill", description=HELP, default=default, groups=GROUPS)
+    use_threads(given.threads)
     if given.dry_run:
         from mdistill.workflows.dry_run import dry_run
 
-        use_threads(given.threads)
         finish(dry_run(given.settings), None)
         return 0
-    use_threads(given.threads)
     folder = output_folder(given.out or Path("runs") / given.settings.structure.stem)
     from mdistill.interrupt import stop_on_signals
     from mdistill.workflows.distill import distill
@@ -64,6 +96,20 @@ def main(arguments: list[str]) -> int:
     command = "mdistill distill " + shlex.join(arguments)
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         results = distill(given.settings, folder, update=given.update, workers=given.workers, stop=stop)
+    own = dataclasses.replace(
+        given, settings=dataclasses.replace(given.settings, structure=_copied(given.settings.structure, folder))
+    )
+    write_config(folder, "mdistill distill", own, default=default, preset=preset)
     finish(stamped(results, given.settings, repeat=command), folder, report=True, sections=("ladder", "transport"))
-    print(f"repeat:  {command}\ncite:    mdistill cite {shlex.quote(str(folder))}")
+    print(f"repeat:  mdistill distill {shlex.quote(str(folder / 'run.toml'))} --out FOLDER")
+    print(f"cite:    mdistill cite {shlex.quote(str(folder))}")
     return 0 if all(gate.passed for gate in results.gates) else 4
+
+
+def _copied(structure: Path, folder: Path) -> Path:
+    """A copy of the structure file in the run folder."""
+    copy = folder / INPUT / structure.name
+    if not copy.exists() or not os.path.samefile(copy, structure):
+        copy.parent.mkdir(exist_ok=True)
+        copyfile(structure, copy)
+    return copy

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.data.settings import PrepareSettings
 from mdistill.labelling.settings import LabelSettings
+from mdistill.settings import child_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class LabelArguments:
     """Folder for the labels."""
     teacher: str = "sevennet-0"
     """Name of a foundation potential, or module:attribute of an ASE calculator."""
+    seed: int = 0
+    """Seed of everything random."""
     device: str = "cpu"
     """cpu or cuda."""
     threads: int | None = None
@@ -45,11 +48,28 @@ examples:
   mdistill label crystal.cif --teacher chgnet --temperatures-K 400 800 1200 --frames 100 --out runs/labels
   mdistill label molecule-box.extxyz --teacher ase.calculators.emt:EMT --prepare.relax-steps 0 --out runs/labels
 """
+GROUPS = {
+    "what": (
+        "teacher",
+        "temperatures_K",
+        "frames",
+        "equilibration_fs",
+        "time_step_fs",
+        "displaced",
+        "strains",
+        "rattles",
+        "contacts",
+    ),
+    "curvature": ("probes", "probe_kind", "probe_every"),
+    "structure": ("prepare.cutoff", "prepare.orderings", "prepare.max_atoms", "prepare.relax_steps"),
+    "run": ("out", "seed", "device", "threads", "workers", "max_hours"),
+}
 
 
 def main(arguments: list[str]) -> int:
     """Label; prints the table of frames."""
-    given = parse(LabelArguments, arguments, program="mdistill label", description=HELP)
+    given = parse(LabelArguments, arguments, program="mdistill label", description=HELP, groups=GROUPS)
+    settings = replace(given.settings, seed=child_seed(given.seed, "label"))
     from mdistill.data.prepare import plan
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import read_structure
@@ -67,8 +87,10 @@ def main(arguments: list[str]) -> int:
     folder = output_folder(given.out)
     command = "mdistill label " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        keep_settings(folder, "label", {"label": given.settings, "prepare": given.prepare, "teacher": given.teacher})
-        systems, _ = prepared_systems(crystal, teacher, given.prepare, folder / "prepare", seed=given.settings.seed, stop=stop)
-        results = label_run(systems, teacher, given.settings, folder, workers=given.workers, stop=stop)
-    finish(stamped(results, given.settings, repeat=command), folder)
+        keep_settings(folder, "label", {"label": settings, "prepare": given.prepare, "teacher": given.teacher})
+        seed = child_seed(given.seed, "prepare")
+        systems, _ = prepared_systems(crystal, teacher, given.prepare, folder / "prepare", seed=seed, stop=stop)
+        results = label_run(systems, teacher, settings, folder, workers=given.workers, stop=stop)
+    write_config(folder, "mdistill label", given)
+    finish(stamped(results, settings, repeat=command), folder)
     return 0

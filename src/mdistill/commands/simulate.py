@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.simulation.settings import SimulateSettings
 
 
@@ -21,7 +21,7 @@ class SimulateArguments:
     """Ordered structure: CIF, POSCAR, extxyz, or anything else ASE reads (the last frame)."""
     potential: str
     """student.mdistill, a run folder, a teacher's name, or module:attribute of an ASE calculator."""
-    stride: Path | None = None
+    stride_map: Path | None = None
     """Long-stride map (stride.mdistill or its folder) taught by this student, in place of time steps."""
     out: Path
     """Folder for trajectory, log.csv and results.json; an interrupted run in it is continued."""
@@ -29,6 +29,8 @@ class SimulateArguments:
     """Repeats of the cell."""
     device: str = "cpu"
     """cpu or cuda."""
+    seed: int = 0
+    """Seed of velocities and thermostat; the same seed gives the same run."""
     precision: Literal["float32", "float64"] = "float32"
     """What a student computes in (a teacher keeps its own)."""
     threads: int | None = None
@@ -40,7 +42,7 @@ class SimulateArguments:
 
 HELP = """\
 Molecular dynamics in NVE (velocity Verlet), NVT (Bussi velocity rescaling or BAOAB Langevin) and NpT (stochastic cell
-rescaling), in time steps or, with --stride, in learned long strides. A guard stops a broken run, says at which step and
+rescaling), in time steps or, with --stride-map, in learned long strides. A guard stops a broken run, says at which step and
 why, and keeps the frames before it (exit status 3).
 
 examples:
@@ -48,13 +50,21 @@ examples:
   mdistill simulate crystal.cif --potential sevennet-0 --ensemble nve --time-ps 1 --out runs/nve
   mdistill simulate crystal.cif --potential runs/mine/student.mdistill --ensemble npt --pressure-GPa 0.1 \\
       --barostat anisotropic --repeat 2 2 2 --format extxyz --out runs/npt
-  mdistill simulate crystal.cif --potential runs/mine --stride runs/mine/stride --temperature-K 700 --out runs/long
+  mdistill simulate crystal.cif --potential runs/mine --stride-map runs/mine/stride --temperature-K 700 --out runs/long
 """
+GROUPS = {
+    "what": ("potential", "stride_map", "ensemble", "thermostat", "barostat", "temperature_K", "pressure_GPa", "repeat", "seed"),
+    "how long": ("time_ps", "equilibration_ps", "time_step_fs"),
+    "coupling": ("friction_per_ps", "relaxation_fs", "barostat_ps", "compressibility_per_GPa"),
+    "output": ("save_every_fs", "format", "out"),
+    "run": ("precision", "device", "threads", "max_hours"),
+}
 
 
 def main(arguments: list[str]) -> int:
     """Simulate; prints averages and speed."""
-    given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP)
+    given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP, groups=GROUPS)
+    settings = replace(given.settings, seed=given.seed)
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import read_system
     from mdistill.judge.simulation import dynamics_results, uncertainty_results
@@ -66,14 +76,19 @@ def main(arguments: list[str]) -> int:
     use_threads(given.threads)
     system = read_system(given.structure, repeat=given.repeat)
     potential = load(given.potential, device=given.device, precision=given.precision)
-    stride = None if given.stride is None else load_stride(given.stride, student=Path(given.potential), precision=given.precision)
+    stride = (
+        None
+        if given.stride_map is None
+        else load_stride(given.stride_map, student=Path(given.potential), precision=given.precision)
+    )
     folder = output_folder(given.out)
     command = "mdistill simulate " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        done = simulate(system, potential, given.settings, folder, stride=stride, stop=stop)
-    results = dynamics_results(done, potential, given.settings)
+        done = simulate(system, potential, settings, folder, stride=stride, stop=stop)
+    results = dynamics_results(done, potential, settings)
     if Path(given.potential).exists():
         results = merge(results, uncertainty_results(potential, Path(given.potential), done))
-    finish(stamped(results, given.settings, repeat=command), folder, report=True)
+    write_config(folder, "mdistill simulate", given)
+    finish(stamped(results, settings, repeat=command), folder, report=True)
     print(f"trajectory: {done.trajectory}")
     return 0

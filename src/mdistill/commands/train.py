@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.errors import BadInput
+from mdistill.settings import child_seed
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 
 PRODUCTS = ("potential", "stride")
@@ -33,8 +34,10 @@ class TrainArguments:
     """A student of the same elements and size to go on from (refit)."""
     redraw: str | None = None
     """Teacher to ask for curvature along new random directions at every curvature step, instead of the stored ones."""
+    seed: int = 0
+    """Seed of weights and order of training."""
     device: str = "cpu"
-    """Of that teacher: cpu or cuda."""
+    """Device of that teacher: cpu or cuda."""
     threads: int | None = None
     """Threads (default: all cores)."""
     max_hours: float | None = None
@@ -55,6 +58,12 @@ examples:
   mdistill train potential runs/labels --fit closed-form --out runs/linear
   mdistill train potential runs/labels --start-from runs/student/student.mdistill --fit.max-minutes 3 --out runs/refit
 """
+GROUPS = {
+    "student": ("net", "size", "cutoff", "channels", "radial", "degree", "hidden"),
+    "fit": ("method", "fit.max_minutes", "fit.steps", "fit.batch_size", "fit.learning_rate", "held_out", "start_from"),
+    "loss": ("energy_weight", "force_weight", "stress_weight", "curvature", "curvature_weight", "redraw"),
+    "run": ("out", "seed", "device", "threads", "max_hours"),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -70,7 +79,10 @@ def main(arguments: list[str]) -> int:
         from mdistill.commands.train_stride import main as train_stride
 
         return train_stride(arguments[1:])
-    given = parse(TrainArguments, arguments[1:], program="mdistill train potential", description=HELP)
+    given = parse(TrainArguments, arguments[1:], program="mdistill train potential", description=HELP, groups=GROUPS)
+    given = replace(
+        given, settings=replace(given.settings, fit=replace(given.settings.fit, seed=child_seed(given.seed, "train")))
+    )
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.files import sha256
     from mdistill.judge.fit_tables import accuracy_results, closed_form_results, training_results
@@ -106,6 +118,7 @@ def main(arguments: list[str]) -> int:
             result = train_potential(frames, given.settings, folder, stop=stop, start_from=given.start_from, redraw=teacher)
             fitted = training_results(result, "fit")
     results = merge(fitted, accuracy_results(result))
+    write_config(folder, "mdistill train potential", given)
     finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"student: {result.path}")
     return 0

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.errors import BadInput
 from mdistill.judge.settings import StrideRungSettings
 
@@ -29,6 +29,8 @@ class TrainStrideArguments:
     """Time between frames of these, where a file does not tell, fs."""
     out: Path | None = None
     """Folder for stride.mdistill, its segments and results.json (default: RUN/stride)."""
+    seed: int = 0
+    """Seed of everything random."""
     threads: int | None = None
     """Threads (default: all cores)."""
     max_hours: float | None = None
@@ -47,13 +49,20 @@ examples:
   mdistill train stride --from runs/mine --train.stride-fs 24 --train.fit.max-minutes 20
   mdistill train stride --from student.mdistill --structure crystal.cif --out runs/stride
   mdistill train stride --from runs/mine --nve runs/nve/trajectory.h5 --out runs/stride
-  mdistill simulate crystal.cif --potential runs/mine --stride runs/mine/stride --temperature-K 700 --out runs/md
+  mdistill simulate crystal.cif --potential runs/mine --stride-map runs/mine/stride --temperature-K 700 --out runs/md
 """
+GROUPS = {
+    "what": ("source", "structure", "nve", "frame_time_fs"),
+    "map": ("train.stride_fs", "train.kicks", "train.kick_size", "train.fit.max_minutes", "train.held_out"),
+    "segments": ("segments.temperatures_K", "segments.segments", "segments.frames", "segments.strains"),
+    "judge": ("judge.temperature_K", "judge.time_ps", "judge.longest_ps"),
+    "run": ("out", "seed", "threads", "max_hours"),
+}
 
 
 def main(arguments: list[str]) -> int:
     """Train and judge; exit status 4 where a gate failed."""
-    given = parse(TrainStrideArguments, arguments, program="mdistill train stride", description=HELP)
+    given = parse(TrainStrideArguments, arguments, program="mdistill train stride", description=HELP, groups=GROUPS)
     from mdistill.data.segments import Segment
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import STRUCTURES, read_system, read_systems
@@ -79,7 +88,7 @@ def main(arguments: list[str]) -> int:
     else:
         systems = read_systems((run or given.source) / "prepare" / STRUCTURES)
     kelvins = tuple(run_settings(run).get("label", {}).get("temperatures_K", ())) if run else ()
-    flow, wanted = list[Segment](), given.settings
+    flow, wanted = list[Segment](), given.settings.seeded(given.seed)
     if given.nve:
         flow = recorded_segments(given.nve, systems[0], load(student), wanted.segments, frame_time_fs=given.frame_time_fs)
         kelvins = tuple(sorted({round(part.temperature_K, 1) for part in flow}))
@@ -95,6 +104,7 @@ def main(arguments: list[str]) -> int:
         with locked(run):
             write_svg_files(add_to_run(run, found), run)
             print(f"added to: {write_report(run)}")
+    write_config(folder, "mdistill train stride", given)
     finish(found, folder, report=True)
     print(f"map: {folder / 'stride.mdistill'}")
     return 0 if all(gate.passed for gate in found.gates) else 4

@@ -27,6 +27,8 @@ class VibrationArguments:
     """Teacher to compare with (default: the run's)."""
     device: str = "cpu"
     """Device of the teacher: cpu or cuda."""
+    seed: int = 0
+    """Seed of everything random."""
     threads: int | None = None
     """Threads (default: all cores)."""
     max_hours: float | None = None
@@ -64,7 +66,7 @@ def main(arguments: list[str]) -> int:
     name = given.teacher or str(read_results(given.run).provenance.get("teacher", ""))
     if not name:
         raise BadInput(given.run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
-    settings = replace(given.settings, whole_up_to=0) if given.quick else given.settings
+    settings = replace(given.settings, seed=given.seed, **({"whole_up_to": 0} if given.quick else {}))
     command = "mdistill vibrations " + shlex.join(arguments)
     out = given.out or given.run / "vibrations"
     student, system = load(find_student(given.run)), teachers_minimum(given.run)

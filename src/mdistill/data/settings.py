@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import field
 
-from mdistill.errors import BadInput
+from mdistill.settings import setting, settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class DisorderSettings:
     """How orderings of a disordered crystal are chosen.
 
@@ -24,28 +23,18 @@ class DisorderSettings:
         most_sites: Largest number of sites (occupied or not) in the supercell.
     """
 
-    orderings: int = 1
-    enumerate_up_to: int = 20_000
-    anneals: int = 4
-    sweeps: int = 300
-    like_factor: float = 0.8
-    least_like_factor: float = 0.7
-    unlike_factor: float = 0.65
-    anion_factor: float = 1.4
-    most_sites: int = 5000
-
-    def __post_init__(self) -> None:
-        for name in ("orderings", "anneals", "sweeps", "most_sites"):
-            if getattr(self, name) < 1:
-                raise BadInput(name, f"{getattr(self, name)}", allowed="at least 1", fix=f"choose a positive {name}")
-        if self.enumerate_up_to < 0:
-            raise BadInput("enumerate_up_to", f"{self.enumerate_up_to}", allowed="at least 0", fix="0 for Monte Carlo always")
-        for name in ("like_factor", "least_like_factor", "unlike_factor", "anion_factor"):
-            if not 0.0 <= getattr(self, name) <= 2.0:
-                raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 2", fix="leave it at its default")
+    orderings: int = setting(1, least=1)
+    enumerate_up_to: int = setting(20_000, least=0)
+    anneals: int = setting(4, least=1)
+    sweeps: int = setting(300, least=1)
+    like_factor: float = setting(0.8, least=0.0, most=2.0)
+    least_like_factor: float = setting(0.7, least=0.0, most=2.0)
+    unlike_factor: float = setting(0.65, least=0.0, most=2.0)
+    anion_factor: float = setting(1.4, least=0.0, most=2.0)
+    most_sites: int = setting(5000, least=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class PrepareSettings:
     """How a structure is made ready.
 
@@ -57,28 +46,14 @@ class PrepareSettings:
         fmax: eV/Å; relaxation ends when no force exceeds it and no stress component exceeds stress_gpa.
         stress_gpa: GPa.
         max_atoms: Largest number of atoms in the supercell.
-        disorder: How orderings are searched (its own `orderings` gives way to the one here).
+        disorder: How orderings are searched.
     """
 
-    cutoff: float = 4.9
-    min_length: float = 0.0
-    orderings: int = 1
-    relax_steps: int = 200
-    fmax: float = 0.05
-    stress_gpa: float = 0.1
-    max_atoms: int = 2000
+    cutoff: float = setting(4.9, least=0.5, most=20.0, unit="Å")
+    min_length: float = setting(0.0, least=0.0, most=200.0, unit="Å")
+    orderings: int = setting(1, least=1)
+    relax_steps: int = setting(200, least=0)
+    fmax: float = setting(0.05, least=1e-6, most=10.0, unit="eV/Å")
+    stress_gpa: float = setting(0.1, least=1e-6, most=100.0, unit="GPa")
+    max_atoms: int = setting(2000, least=1)
     disorder: DisorderSettings = field(default_factory=DisorderSettings)
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("cutoff", 0.5, 20.0),
-            ("min_length", 0.0, 200.0),
-            ("fmax", 1e-6, 10.0),
-            ("stress_gpa", 1e-6, 100.0),
-        ):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
-                raise BadInput(name, f"{value}", allowed=f"{low:g} to {high:g}", fix=f"choose {name} in that range")
-        for name, low in (("orderings", 1), ("relax_steps", 0), ("max_atoms", 1)):
-            if getattr(self, name) < low:
-                raise BadInput(name, f"{getattr(self, name)}", allowed=f"at least {low}", fix=f"choose a larger {name}")

@@ -28,13 +28,14 @@ from mdistill.nets.splitting_map import SplittingMap
 from mdistill.progress import progress
 from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.runs.ledger import Ledger, Work
+from mdistill.settings import child_seed
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.stride_maps import StrideNet, long_strides
 from mdistill.types import Potential, System
 
-_TIMES, _SHARPER, _OTHER_SEED = 3, 0.6, 7919
+_TIMES, _SHARPER = 3, 0.6
 """Most runs of a map; its mean temperature is known this much better than for its gate, from another start than there."""
 
 
@@ -76,7 +77,7 @@ def set_kick_scale(
 def _search(
     net: SplittingMap, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest
 ) -> dict[str, float]:
-    seed, limit = settings.judge.seed + _OTHER_SEED, _SHARPER * settings.judge.temperature_limit_K
+    seed, limit = child_seed(settings.judge.seed, "kick scale"), _SHARPER * settings.judge.temperature_limit_K
     how = replace(settings.judge, seed=seed, temperature_limit_K=limit)
     evaluate, usual, stride = make_evaluator(potential, system), default_time_step(system), net.settings.stride_fs
     small = small_steps(evaluate, system, how)

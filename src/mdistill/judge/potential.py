@@ -38,6 +38,7 @@ from mdistill.runs.hardware import hardware
 from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.runs.ledger import Ledger, Work, plain
 from mdistill.runs.results import Headline, Results, estimate_from
+from mdistill.settings import child_seed
 from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
@@ -129,7 +130,7 @@ class _Dynamics:
             temperature_K=kelvin,
             time_ps=time_ps,
             equilibration_ps=self.settings.equilibration_ps,
-            seed=self.settings.seed,
+            seed=child_seed(self.settings.seed, name, f"{kelvin:g} K"),
             **({"time_step_fs": self.settings.time_step_fs} | how),
         )
         self.stop.raise_if_pending()

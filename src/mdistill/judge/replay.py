@@ -13,8 +13,8 @@ from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.labelling.plan import steps
 from mdistill.labelling.settings import LabelSettings
-from mdistill.labelling.tasks import seeded
 from mdistill.progress import progress
+from mdistill.settings import stream
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.rollout import Collect
@@ -56,7 +56,7 @@ def replay(
         for run in range(times):
             system = relaxed
             for kelvin in ladder:
-                generator = seeded(seed, f"replay {run}, {kelvin:g} K")
+                generator = stream(seed, f"replay {run}, {kelvin:g} K")
                 guard = Guard(settings=GuardSettings(largest_force=taught.force_cap), temperature_K=kelvin)
                 moving = langevin(evaluate, guard, temperature_K=kelvin, time_step_fs=taught.time_step_fs,
                                   friction_per_ps=taught.friction_per_ps)  # fmt: skip

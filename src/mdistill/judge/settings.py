@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, replace
+
+import tyro
 
 from mdistill.analysis.settings import GateLimits
 from mdistill.errors import BadInput
 from mdistill.labelling.settings import SegmentSettings
-from mdistill.simulation.ranges import within
+from mdistill.settings import HOTTEST, LONGEST_STEP, SEEDS, child_seed, setting, settings
 from mdistill.training.settings import StrideSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class ValidateSettings:
     """How thoroughly to validate.
 
@@ -36,31 +37,20 @@ class ValidateSettings:
     """
 
     limits: GateLimits = field(default_factory=GateLimits)
-    replays: int = 16
-    equilibration_ps: float = 1.0
-    drift_ps: float = 50.0
-    drift_step_fs: float = 1.0
-    stability_ps: float = 20.0
-    stability_factor: float = 1.2
-    time_step_fs: float | None = None
-    scan_from_A: float = 0.3
-    speed_rounds: int = 9
-    parity_points: int = 1500
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "replays": (4, 10_000), "equilibration_ps": (0.0, 1e6), "drift_ps": (0.1, 1e6),
-            "drift_step_fs": (0.01, 10.0), "stability_ps": (0.01, 1e6),
-            "stability_factor": (1.0, 10.0), "scan_from_A": (0.05, 1.5), "speed_rounds": (3, 1000),
-            "parity_points": (10, 100_000),
-        }  # fmt: skip
-        for name, (low, high) in allowed.items():
-            if not low <= getattr(self, name) <= high:
-                raise BadInput(name, f"{getattr(self, name)}", allowed=f"{low:g} to {high:g}", fix="leave it out for the default")
+    replays: int = setting(16, least=4, most=10_000)
+    equilibration_ps: float = setting(1.0, least=0.0, most=1e6, unit="ps")
+    drift_ps: float = setting(50.0, least=0.1, most=1e6, unit="ps")
+    drift_step_fs: float = setting(1.0, least=0.01, most=LONGEST_STEP, unit="fs")
+    stability_ps: float = setting(20.0, least=0.01, most=1e6, unit="ps")
+    stability_factor: float = setting(1.2, least=1.0, most=10.0)
+    time_step_fs: float | None = setting(None, above=0.0, most=LONGEST_STEP, unit="fs")
+    scan_from_A: float = setting(0.3, least=0.05, most=1.5, unit="Å")
+    speed_rounds: int = setting(9, least=3, most=1000)
+    parity_points: int = setting(1500, least=10, most=100_000)
+    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class VibrationSettings:
     """How thoroughly to compare the curvature of student and teacher.
 
@@ -84,34 +74,21 @@ class VibrationSettings:
         BadInput: A value that cannot be used.
     """
 
-    whole_up_to: int = 64
-    probes: int = 24
-    displaced: int = 8
-    temperature_K: float = 300.0
-    farthest_A: float = 0.15
-    width_THz: float = 0.3
-    bands_up_to: int = 12
-    supercell_A: float = 12.0
-    relax_steps: int = 500
-    fmax: float = 0.005
-    teacher_steps: int = 60
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "whole_up_to": (0, 2000), "probes": (2, 10_000), "displaced": (2, 10_000), "temperature_K": (1e-3, 1e4),
-            "farthest_A": (1e-3, 10.0), "width_THz": (1e-3, 100.0), "bands_up_to": (0, 200), "supercell_A": (1.0, 100.0),
-            "relax_steps": (0, 1_000_000), "fmax": (1e-6, 1.0), "teacher_steps": (0, 1_000_000),
-            "seed": (0, 2**63 - 1),
-        }  # fmt: skip
-        for name in (one.name for one in fields(self)):
-            low, high = allowed[name]
-            value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
-                raise BadInput(name, f"{value}", allowed=f"{low:g} to {high:g}", fix="leave it out for the default")
+    whole_up_to: int = setting(64, least=0, most=2000)
+    probes: int = setting(24, least=2, most=10_000)
+    displaced: int = setting(8, least=2, most=10_000)
+    temperature_K: float = setting(300.0, least=1e-3, most=1e4, unit="K")
+    farthest_A: float = setting(0.15, least=1e-3, most=10.0, unit="Å")
+    width_THz: float = setting(0.3, least=1e-3, most=100.0, unit="THz")
+    bands_up_to: int = setting(12, least=0, most=200)
+    supercell_A: float = setting(12.0, least=1.0, most=100.0, unit="Å")
+    relax_steps: int = setting(500, least=0, most=1_000_000)
+    fmax: float = setting(0.005, least=1e-6, most=1.0, unit="eV/Å")
+    teacher_steps: int = setting(60, least=0, most=1_000_000)
+    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class JudgeSettings:
     """How a long-stride map is judged against small steps of the potential it was taught; and, from another start, the strength
     of its kicks found.
@@ -134,38 +111,22 @@ class JudgeSettings:
         seed: Of velocities and thermostats.
     """
 
-    temperature_K: float | None = None
-    time_ps: float = 400.0
-    longest_ps: float = 4000.0
-    equilibration_ps: float = 5.0
-    time_step_fs: float | None = None
-    every_fs: float = 96.0
-    friction_per_ps: float = 1.0
-    relaxation_fs: float = 100.0
-    temperature_limit_K: float = 2.0
-    element_limit_K: float = 5.0
-    rdf_divergence: float = 0.02
-    rounds: int = 7
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.temperature_K is not None:
-            within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
-        within("time_ps", self.time_ps, 0.0, 1e7, unit="ps")
-        within("longest_ps", self.longest_ps, 0.0, 1e7, unit="ps")
-        within("equilibration_ps", self.equilibration_ps, 0.0, 1e6, unit="ps", open_low=False)
-        if self.time_step_fs is not None:
-            within("time_step_fs", self.time_step_fs, 0.0, 10.0, unit="fs")
-        within("every_fs", self.every_fs, 0.0, 1e6, unit="fs")
-        within("friction_per_ps", self.friction_per_ps, 0.0, 1000.0, unit="1/ps")
-        within("relaxation_fs", self.relaxation_fs, 0.0, 1e6, unit="fs")
-        for name in ("temperature_limit_K", "element_limit_K", "rdf_divergence"):
-            within(name, getattr(self, name), 0.0, 1e6)
-        within("rounds", self.rounds, 3, 1000, open_low=False)
-        within("seed", self.seed, 0, 2**31, open_low=False)
+    temperature_K: float | None = setting(None, above=0.0, most=HOTTEST, unit="K")
+    time_ps: float = setting(400.0, above=0.0, most=1e7, unit="ps")
+    longest_ps: float = setting(4000.0, above=0.0, most=1e7, unit="ps")
+    equilibration_ps: float = setting(5.0, least=0.0, most=1e6, unit="ps")
+    time_step_fs: float | None = setting(None, above=0.0, most=LONGEST_STEP, unit="fs")
+    every_fs: float = setting(96.0, above=0.0, most=1e6, unit="fs")
+    friction_per_ps: float = setting(1.0, above=0.0, most=1000.0, unit="1/ps")
+    relaxation_fs: float = setting(100.0, above=0.0, most=1e6, unit="fs")
+    temperature_limit_K: float = setting(2.0, above=0.0, most=1e6, unit="K")
+    element_limit_K: float = setting(5.0, above=0.0, most=1e6, unit="K")
+    rdf_divergence: float = setting(0.02, above=0.0, most=1e6)
+    rounds: int = setting(7, least=3, most=1000)
+    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class StrideRungSettings:
     """The stride rung.
 
@@ -179,10 +140,9 @@ class StrideRungSettings:
     segments: SegmentSettings = field(default_factory=SegmentSettings)
     train: StrideSettings = field(default_factory=StrideSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
-    skin_A: float = 1.5
+    skin_A: float = setting(1.5, least=0.0, most=5.0, unit="Å")
 
     def __post_init__(self) -> None:
-        within("skin_A", self.skin_A, 0.0, 5.0, unit="Å", open_low=False)
         longest = self.segments.frames * self.segments.spacing_fs
         if self.train.stride_fs * self.train.strides > longest * (1 + 1e-9):
             raise BadInput(
@@ -191,6 +151,14 @@ class StrideRungSettings:
                 allowed=f"{longest:g} fs in all",
                 fix="--segments.frames for longer segments",
             )
+
+    def seeded(self, seed: int) -> StrideRungSettings:
+        """With seeds derived from one."""
+        fit = replace(self.train.fit, seed=child_seed(seed, "train"))
+        segments, judge = (
+            replace(part, seed=child_seed(seed, name)) for name, part in (("segments", self.segments), ("judge", self.judge))
+        )
+        return replace(self, segments=segments, train=replace(self.train, fit=fit), judge=judge)
 
     def resolved(self, temperatures_K: tuple[float, ...]) -> StrideRungSettings:
         """With the temperatures filled in where they were left open."""

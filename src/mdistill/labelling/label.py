@@ -28,11 +28,12 @@ from mdistill.labelling.executor import AskedPotential, Executor, NoAnswer, exec
 from mdistill.labelling.plan import Task, plan, steps, task_calls
 from mdistill.labelling.settings import LabelSettings
 from mdistill.labelling.tables import label_results
-from mdistill.labelling.tasks import Question, frame_of, frame_questions, questions, seeded, still_questions
+from mdistill.labelling.tasks import Question, frame_of, frame_questions, questions, still_questions
 from mdistill.progress import Advance, progress, silent
 from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.results import Results
+from mdistill.settings import stream
 from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.initial_state import initial_state
@@ -243,7 +244,7 @@ def _begin(path: Path, number: int, task: Task, relaxed: System, settings: Label
     if before is not None and before.extras["task"] == number:
         return before
     usable = before is not None and before.extras["structure"] == task.structure and not before.extras["blown"]
-    generator = seeded(settings.seed, task.name)
+    generator = stream(settings.seed, task.name)
     system = before.state.system if before is not None and usable else relaxed
     state = initial_state(system, temperature_K=task.temperature_K, generator=generator)
     return RestartPoint(step=0, state=state, generator_state=generator.get_state())

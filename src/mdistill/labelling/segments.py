@@ -20,6 +20,7 @@ from mdistill.labelling.settings import SegmentSettings
 from mdistill.progress import Advance, progress
 from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.runs.ledger import Ledger, Work
+from mdistill.settings import stream
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import standard_masses, without_drift
@@ -140,7 +141,7 @@ def _at(system: System, potential: Potential, settings: SegmentSettings, kelvin:
     usual = default_time_step(system)
     warm = langevin(evaluate, guard, temperature_K=kelvin, time_step_fs=usual, friction_per_ps=settings.friction_per_ps)
     nve = dynamics(VelocityVerlet(evaluate=evaluate, time_step=small), evaluate, guard)
-    generator = Generator().manual_seed(settings.seed + 1000 * task.number)
+    generator = stream(settings.seed, f"task {task.number}")
     state = at_temperature(system, evaluate, temperature_K=kelvin, generator=generator)
     state, _ = sample(state, warm, generator=generator, equilibration=round(settings.equilibration_ps * PS / usual))
     per_frame = max(1, round(settings.spacing_fs / small))

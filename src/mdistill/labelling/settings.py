@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
-from mdistill.errors import BadInput
-from mdistill.simulation.ranges import within
+import tyro
+
+from mdistill.settings import HOTTEST, LONGEST_STEP, SEEDS, refuse, setting, settings
 from mdistill.simulation.settings import GuardSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class LabelSettings:
     """What the teacher is asked.
 
@@ -38,48 +39,35 @@ class LabelSettings:
         seed: Seed of all randomness.
     """
 
-    temperatures_K: tuple[float, ...] = (300.0, 600.0, 900.0, 1200.0)
-    frames: int = 80
-    blocks: int = 5
-    spacing_fs: float = 20.0
-    equilibration_fs: float = 200.0
-    time_step_fs: float = 2.0
-    friction_per_ps: float = 10.0
-    displaced: int = 1
-    displacement_A: float = 0.05
-    strains: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
-    shears: int = 4
-    rattles: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15)
-    contacts: int = 20
-    probes: int = 1
+    temperatures_K: tuple[float, ...] = setting((300.0, 600.0, 900.0, 1200.0), above=0.0, most=HOTTEST, unit="K")
+    frames: int = setting(80, least=1)
+    blocks: int = setting(5, least=1)
+    spacing_fs: float = setting(20.0, above=0.0, unit="fs")
+    equilibration_fs: float = setting(200.0, least=0.0, unit="fs")
+    time_step_fs: float = setting(2.0, above=0.0, most=20.0, unit="fs")
+    friction_per_ps: float = setting(10.0, above=0.0, most=1000.0, unit="1/ps")
+    displaced: int = setting(1, least=0)
+    displacement_A: float = setting(0.05, above=0.0, below=1.0, unit="Å")
+    strains: tuple[float, ...] = setting((-0.03, -0.015, 0.015, 0.03), above=-0.3, below=0.3)
+    shears: int = setting(4, least=0)
+    rattles: tuple[float, ...] = setting((0.02, 0.05, 0.1, 0.15), above=0.0, below=1.0, unit="Å")
+    contacts: int = setting(20, least=0)
+    probes: int = setting(1, least=0)
     probe_kind: Literal["random", "rows"] = "random"
-    probe_every: int = 4
-    force_cap: float = 50.0
-    max_frames: int = 100_000
-    timeout_s: float = 1800.0
-    seed: int = 0
+    probe_every: int = setting(4, least=1)
+    force_cap: float = setting(50.0, above=0.0, unit="eV/Å")
+    max_frames: int = setting(100_000, least=1)
+    timeout_s: float = setting(1800.0, above=0.0, unit="s")
+    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
     def __post_init__(self) -> None:
-        for value in self.temperatures_K:
-            _require("temperatures", value, 0.0 < value <= 20_000.0, "above 0 and at most 20000 K")
-        _require("time_step_fs", self.time_step_fs, 0.0 < self.time_step_fs <= 20.0, "above 0 and at most 20 fs")
-        _require("spacing_fs", self.spacing_fs, self.spacing_fs >= self.time_step_fs, "at least one time step")
-        _require("equilibration_fs", self.equilibration_fs, self.equilibration_fs >= 0.0, "0 or more")
-        _require("friction_per_ps", self.friction_per_ps, 0.0 < self.friction_per_ps <= 1000.0, "above 0 and at most 1000 1/ps")
-        _require("blocks", self.blocks, 1 <= self.blocks <= max(self.frames, 1), "1 to the number of frames")
-        _require("frames", self.frames, self.frames >= 1, "1 or more")
-        _require("displacement_A", self.displacement_A, 0.0 < self.displacement_A < 1.0, "above 0 and below 1 Å")
-        for name in ("displaced", "shears", "contacts", "probes", "seed"):
-            _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        _require("probe_kind", self.probe_kind, self.probe_kind in ("random", "rows"), "random or rows")
-        _require("probe_every", self.probe_every, self.probe_every >= 1, "1 or more")
-        _require("strains", self.strains, all(abs(x) < 0.3 for x in self.strains), "between -0.3 and 0.3")
-        _require("rattles", self.rattles, all(0.0 < x < 1.0 for x in self.rattles), "above 0 and below 1 Å")
-        for name in ("force_cap", "timeout_s", "max_frames"):
-            _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
+        if self.blocks > self.frames:
+            refuse(self, "blocks", allowed=f"1 to the number of frames, {self.frames}", fix="fewer blocks, or more frames")
+        if self.spacing_fs < self.time_step_fs:
+            refuse(self, "spacing_fs", allowed=f"at least one time step, {self.time_step_fs:g} fs", fix="frames further apart")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class SegmentSettings:
     """Segments of the exact flow.
 
@@ -98,39 +86,21 @@ class SegmentSettings:
         guard: When to stop a broken run.
     """
 
-    temperatures_K: tuple[float, ...] = ()
-    strains: tuple[float, ...] = (0.0,)
-    segments: int = 150
-    frames: int = 8
-    spacing_fs: float = 4.0
-    time_step_fs: float | None = None
-    apart_fs: float | None = None
-    equilibration_ps: float = 2.0
-    friction_per_ps: float = 10.0
-    blocks: int = 10
-    seed: int = 0
+    temperatures_K: tuple[float, ...] = setting((), above=0.0, most=HOTTEST, unit="K")
+    strains: tuple[float, ...] = setting((0.0,), above=-0.3, most=0.3)
+    segments: int = setting(150, least=1, most=1_000_000)
+    frames: int = setting(8, least=1, most=100_000)
+    spacing_fs: float = setting(4.0, above=0.0, most=1000.0, unit="fs")
+    time_step_fs: float | None = setting(None, above=0.0, most=LONGEST_STEP, unit="fs")
+    apart_fs: float | None = setting(None, above=0.0, most=1e6, unit="fs")
+    equilibration_ps: float = setting(2.0, least=0.0, most=1e6, unit="ps")
+    friction_per_ps: float = setting(10.0, above=0.0, most=1000.0, unit="1/ps")
+    blocks: int = setting(10, least=1)
+    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
     guard: GuardSettings = field(default_factory=GuardSettings)
 
     def __post_init__(self) -> None:
-        for kelvin in self.temperatures_K:
-            within("temperatures_K", kelvin, 0.0, 20000.0, unit="K")
-        for strain in self.strains:
-            within("strains", strain, -0.3, 0.3)
         if not self.strains:
-            raise BadInput("strains", "none", allowed="at least one", fix="--segments.strains 0")
-        within("segments", self.segments, 1, 1_000_000, open_low=False)
-        within("frames", self.frames, 1, 100_000, open_low=False)
-        within("spacing_fs", self.spacing_fs, 0.0, 1000.0, unit="fs")
-        for name in ("time_step_fs", "apart_fs"):
-            value = getattr(self, name)
-            if value is not None:
-                within(name, value, 0.0, 10.0 if name == "time_step_fs" else 1e6, unit="fs")
-        within("equilibration_ps", self.equilibration_ps, 0.0, 1e6, unit="ps", open_low=False)
-        within("friction_per_ps", self.friction_per_ps, 0.0, 1000.0, unit="1/ps")
-        within("blocks", self.blocks, 1, self.segments, open_low=False)
-        within("seed", self.seed, 0, 2**31, open_low=False)
-
-
-def _require(name: str, value: object, fine: bool, allowed: str) -> None:
-    if not fine:
-        raise BadInput(name, str(value), allowed=allowed, fix="change this setting")
+            refuse(self, "strains", allowed="at least one", fix="0 for the cell as it is")
+        if self.blocks > self.segments:
+            refuse(self, "blocks", allowed=f"1 to the number of segments, {self.segments}", fix="fewer blocks, or more segments")

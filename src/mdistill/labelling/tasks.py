@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 
 from mdistill.data.explore import rattled, short_contacts, strained
 from mdistill.data.probes import draw_probes
 from mdistill.labelling.engine import Answer, Failure
 from mdistill.labelling.plan import Task
 from mdistill.labelling.settings import LabelSettings
+from mdistill.settings import stream
 from mdistill.types import LabelledFrame, Prediction, System
 
 
@@ -40,15 +40,9 @@ class Question:
     block: int = 0
 
 
-def seeded(seed: int, name: str) -> Generator:
-    """A generator of its own for each named purpose of a run."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-
-
 def still_questions(task: Task, system: System, settings: LabelSettings) -> list[Question]:
     """The single structures of a task that is no dynamics."""
-    generator, sources = seeded(settings.seed, task.name), [str(task.kind)] * task.frames
+    generator, sources = stream(settings.seed, task.name), [str(task.kind)] * task.frames
     if task.kind == "strain":
         made = strained(system, isotropic=settings.strains, shears=settings.shears, rattle=0.03, generator=generator)
     elif task.kind == "rattle":
@@ -63,7 +57,7 @@ def frame_questions(
     task: Task, number: int, system: System, prediction: Prediction | None, settings: LabelSettings
 ) -> list[Question]:
     """Those of one frame of dynamics: the frame, and copies of it with all atoms displaced, which belong to no temperature."""
-    block, generator = task.first_block + number // task.per_block, seeded(settings.seed, f"{task.name} displaced {number}")
+    block, generator = task.first_block + number // task.per_block, stream(settings.seed, f"{task.name} displaced {number}")
     copies = rattled(system, amplitudes=(settings.displacement_A,) * settings.displaced, generator=generator)
     own = Question(name=task.name, index=number, system=system, probes=_probes(task.name, number, system, settings),
                    known=prediction, temperature_K=task.temperature_K, block=block)  # fmt: skip
@@ -86,7 +80,7 @@ def questions(
 def _probes(name: str, index: int, system: System, settings: LabelSettings) -> Float[Tensor, "probe atom 3"] | None:
     if not settings.probes or index % settings.probe_every:
         return None
-    generator = seeded(settings.seed, f"{name} probe {index}")
+    generator = stream(settings.seed, f"{name} probe {index}")
     return draw_probes(system, settings.probes, generator, kind=settings.probe_kind)
 
 

@@ -31,9 +31,9 @@ from torch import Generator, Tensor
 
 from mdistill.errors import BadInput
 from mdistill.graph import volumes
+from mdistill.settings import within
 from mdistill.simulation.kinetics import atom_counts, prediction_of
 from mdistill.simulation.noise import struct_normals, struct_uniforms
-from mdistill.simulation.ranges import within
 from mdistill.simulation.verlet import Evaluate, evaluated
 from mdistill.types import Prediction, Propagator, State, System
 from mdistill.units import BOLTZMANN, GPA, PS

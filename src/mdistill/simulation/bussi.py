@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from mdistill.settings import within
 from mdistill.simulation.kinetics import degrees_of_freedom, heated, internal_momenta, per_struct
 from mdistill.simulation.noise import keys, uniforms_of
-from mdistill.simulation.ranges import within
 from mdistill.types import Propagator, State
 from mdistill.units import BOLTZMANN, KINETIC
 

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from mdistill.settings import within
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.kinetics import internal_momenta, kinetic_energy
 from mdistill.simulation.noise import scattered
-from mdistill.simulation.ranges import within
 from mdistill.simulation.verlet import Evaluate, evaluated
 from mdistill.types import Propagator, State
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from mdistill.settings import within
 from mdistill.simulation.kinetics import internal_momenta
 from mdistill.simulation.noise import atom_normals
-from mdistill.simulation.ranges import within
 from mdistill.types import State, System
 from mdistill.units import BOLTZMANN, KINETIC
 

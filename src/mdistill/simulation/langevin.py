@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from mdistill.settings import LONGEST_STEP, within
 from mdistill.simulation.kinetics import heated
 from mdistill.simulation.noise import atom_normals
-from mdistill.simulation.ranges import LONGEST_STEP, within
 from mdistill.simulation.verlet import Evaluate, drift, evaluated, kick
 from mdistill.types import Propagator, State
 from mdistill.units import BOLTZMANN, KINETIC, PS

@@ -28,9 +28,9 @@ from torch import Generator, Tensor
 from mdistill.graph import SkinList, turned
 from mdistill.nets.one_step import Arrival
 from mdistill.nets.uncertainty import LastLayerUncertainty
+from mdistill.settings import within
 from mdistill.simulation.kinetics import per_struct, prediction_of
 from mdistill.simulation.noise import uniforms
-from mdistill.simulation.ranges import within
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.types import Graph, State, System
 from mdistill.units import KINETIC

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
-from mdistill.errors import BadInput
-from mdistill.simulation.ranges import LONGEST_STEP, within
+import tyro
+
+from mdistill.settings import HOTTEST, LONGEST_STEP, SEEDS, setting, settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class GuardSettings:
     """Limits of the guard.
 
@@ -24,21 +25,14 @@ class GuardSettings:
     """
 
     on: bool = True
-    every: int = 10
-    largest_force: float = 50.0
-    closest_pair: float = 0.5
-    temperature_margin_K: float = 200.0
-    energy_change: float = 0.02
-
-    def __post_init__(self) -> None:
-        within("guard.every", self.every, 0, 1_000_000, unit="steps")
-        within("guard.largest_force", self.largest_force, 0.0, 1e6, unit="eV/Å")
-        within("guard.closest_pair", self.closest_pair, 0.0, 1.0, open_low=False)
-        within("guard.temperature_margin_K", self.temperature_margin_K, 0.0, 1e6, unit="K", open_low=False)
-        within("guard.energy_change", self.energy_change, 0.0, 1e3, unit="eV/atom")
+    every: int = setting(10, above=0, most=1_000_000, unit="steps")
+    largest_force: float = setting(50.0, above=0.0, most=1e6, unit="eV/Å")
+    closest_pair: float = setting(0.5, least=0.0, most=1.0)
+    temperature_margin_K: float = setting(200.0, least=0.0, most=1e6, unit="K")
+    energy_change: float = setting(0.02, above=0.0, most=1e3, unit="eV/atom")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class SimulateSettings:
     """How to simulate.
 
@@ -67,38 +61,20 @@ class SimulateSettings:
     ensemble: Literal["nve", "nvt", "npt"] = "nvt"
     thermostat: Literal["bussi", "langevin"] = "bussi"
     barostat: Literal["isotropic", "anisotropic"] = "isotropic"
-    temperature_K: float = 300.0
-    pressure_GPa: float = 0.0
-    time_ps: float = 10.0
-    equilibration_ps: float = 0.0
-    time_step_fs: float | None = None
-    friction_per_ps: float = 1.0
-    relaxation_fs: float = 100.0
-    barostat_ps: float = 1.0
-    compressibility_per_GPa: float = 0.03
-    save_every_fs: float = 20.0
+    temperature_K: float = setting(300.0, above=0.0, most=HOTTEST, unit="K")
+    pressure_GPa: float = setting(0.0, least=-1000.0, most=10_000.0, unit="GPa")
+    time_ps: float = setting(10.0, above=0.0, most=1e8, unit="ps")
+    equilibration_ps: float = setting(0.0, least=0.0, most=1e8, unit="ps")
+    time_step_fs: float | None = setting(
+        None, above=0.0, most=LONGEST_STEP, unit="fs", fix="2 fs suits most solids, 1 fs hydrogen"
+    )
+    friction_per_ps: float = setting(1.0, above=0.0, most=1000.0, unit="1/ps")
+    relaxation_fs: float = setting(100.0, above=0.0, most=1e6, unit="fs")
+    barostat_ps: float = setting(1.0, above=0.0, most=1e6, unit="ps")
+    compressibility_per_GPa: float = setting(0.03, above=0.0, most=1e9, unit="1/GPa")
+    save_every_fs: float = setting(20.0, above=0.0, most=1e9, unit="fs")
     format: Literal["hdf5", "extxyz"] = "hdf5"
-    seed: int = 0
-    skin_A: float = 1.2
-    restart_seconds: float = 30.0
+    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
+    skin_A: float = setting(1.2, least=0.0, most=5.0, unit="Å")
+    restart_seconds: float = setting(30.0, least=0.0, most=1e6, unit="s")
     guard: GuardSettings = field(default_factory=GuardSettings)
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("ensemble", ("nve", "nvt", "npt")), ("thermostat", ("bussi", "langevin")),
-                              ("barostat", ("isotropic", "anisotropic")), ("format", ("hdf5", "extxyz"))):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                raise BadInput(name, repr(getattr(self, name)), allowed=", ".join(allowed), fix=f"choose one of these for {name}")
-        within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
-        within("pressure_GPa", self.pressure_GPa, -1000.0, 10000.0, unit="GPa", open_low=False)
-        within("time_ps", self.time_ps, 0.0, 1e8, unit="ps")
-        within("equilibration_ps", self.equilibration_ps, 0.0, 1e8, unit="ps", open_low=False)
-        if self.time_step_fs is not None:
-            within("time_step_fs", self.time_step_fs, 0.0, LONGEST_STEP, unit="fs", fix="2 fs suits most solids, 1 fs hydrogen")
-        within("friction_per_ps", self.friction_per_ps, 0.0, 1000.0, unit="1/ps")
-        within("relaxation_fs", self.relaxation_fs, 0.0, 1e6, unit="fs")
-        within("barostat_ps", self.barostat_ps, 0.0, 1e6, unit="ps")
-        within("compressibility_per_GPa", self.compressibility_per_GPa, 0.0, 1e9, unit="1/GPa")
-        within("save_every_fs", self.save_every_fs, 0.0, 1e9, unit="fs")
-        within("seed", self.seed, 0, 2**32 - 1, open_low=False)
-        within("skin_A", self.skin_A, 0.0, 5.0, unit="Å", open_low=False)
-        within("restart_seconds", self.restart_seconds, 0.0, 1e6, unit="s", open_low=False)

@@ -21,10 +21,10 @@ from mdistill.errors import BadInput
 from mdistill.nets.compiled import compiled
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.splitting_map import SplittingMap
+from mdistill.settings import within
 from mdistill.simulation.evaluator import EngineEvaluator, make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.kinetics import kinetic_energy
-from mdistill.simulation.ranges import within
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.types import Prediction, State, System
 from mdistill.units import ACCELERATION

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from torch import Generator
 
+from mdistill.settings import LONGEST_STEP, within
 from mdistill.simulation.kinetics import prediction_of
-from mdistill.simulation.ranges import LONGEST_STEP, within
 from mdistill.types import Prediction, State, System
 from mdistill.units import ACCELERATION
 

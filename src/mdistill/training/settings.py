@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import tyro
+
 from mdistill.errors import BadInput
 from mdistill.nets.settings import (
+    MAX_DEGREE,
     SIZES,
     MomentSettings,
     OneStepAttentionSettings,
@@ -14,6 +17,7 @@ from mdistill.nets.settings import (
     PainnSettings,
     SplittingMapSettings,
 )
+from mdistill.settings import SEEDS, setting, settings
 
 RATES: dict[str, tuple[float, float]] = {
     "moment": (5e-3, 0.3),
@@ -25,7 +29,7 @@ RATES: dict[str, tuple[float, float]] = {
 """Learning rate and weight decay that suit each kind of network."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class FitSettings:
     """How to train.
 
@@ -42,34 +46,16 @@ class FitSettings:
         seed: Of the order of items and all other random choices.
     """
 
-    max_minutes: float = 8.0
-    max_epochs: int = 120
-    steps: int = 0
-    batch_size: int = 8
-    learning_rate: float | None = None
-    warmup: int = 50
-    ema: float = 0.99
-    clip: float = 10.0
-    weight_decay: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        limits = {
-            "max_minutes": (1e-3, 1e5),
-            "max_epochs": (1, 10**6),
-            "steps": (0, 10**8),
-            "batch_size": (1, 10**4),
-            "learning_rate": (1e-8, 1.0),
-            "warmup": (1, 10**6),
-            "ema": (0.0, 0.999999),
-            "clip": (1e-6, 1e6),
-            "weight_decay": (0.0, 1.0),
-            "seed": (0, 2**31),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise BadInput(name, f"{value}", allowed=f"{low:g} to {high:g}", fix="keep the default")
+    max_minutes: float = setting(8.0, least=1e-3, most=1e5, unit="min")
+    max_epochs: int = setting(120, least=1, most=10**6)
+    steps: int = setting(0, least=0, most=10**8)
+    batch_size: int = setting(8, least=1, most=10**4)
+    learning_rate: float | None = setting(None, least=1e-8, most=1.0)
+    warmup: int = setting(50, least=1, most=10**6)
+    ema: float = setting(0.99, least=0.0, most=0.999999)
+    clip: float = setting(10.0, least=1e-6, most=1e6)
+    weight_decay: float | None = setting(None, least=0.0, most=1.0)
+    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
     def suited(self, net: str) -> FitSettings:
         """With the learning rate and weight decay that suit this kind of network where none are set."""
@@ -81,7 +67,7 @@ class FitSettings:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class PainnSize:
     """How large a message-passing student is.
 
@@ -93,13 +79,13 @@ class PainnSize:
             conserved and there is no stress.
     """
 
-    width: int = 64
-    layers: int = 3
-    radial: int = 16
+    width: int = setting(64, least=2, most=1024)
+    layers: int = setting(3, least=1, most=12)
+    radial: int = setting(16, least=2, most=64)
     direct: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class TrainSettings:
     """How to train a potential.
 
@@ -131,52 +117,24 @@ class TrainSettings:
     net: Literal["moment", "painn"] = "moment"
     painn: PainnSize = field(default_factory=PainnSize)
     size: Literal["tiny", "small", "medium", "large"] = "medium"
-    cutoff: float | None = None
-    channels: int | None = None
-    radial: int | None = None
-    degree: int | None = None
-    hidden: int | None = None
-    energy_weight: float = 10.0
-    force_weight: float = 1.0
-    stress_weight: float = 0.1
-    atomic_weight: float = 0.0
+    cutoff: float | None = setting(None, above=1.0, most=15.0, unit="Å")
+    channels: int | None = setting(None, least=1, most=64)
+    radial: int | None = setting(None, least=2, most=64)
+    degree: int | None = setting(None, least=1, most=MAX_DEGREE)
+    hidden: int | None = setting(None, least=0, most=1024)
+    energy_weight: float = setting(10.0, least=0.0, below=1e6)
+    force_weight: float = setting(1.0, least=0.0, below=1e6)
+    stress_weight: float = setting(0.1, least=0.0, below=1e6)
+    atomic_weight: float = setting(0.0, least=0.0, below=1e6)
     curvature: Literal["any", "rows", "probes", "none"] = "any"
-    curvature_weight: float = 1.0
-    curvature_every: int = 4
-    curvature_probes: int = 1
-    teacher_error: float | None = None
-    energy_gradient_weight: float = 0.05
-    held_out: float = 0.15
+    curvature_weight: float = setting(1.0, least=0.0, below=1e6)
+    curvature_every: int = setting(4, least=1, most=10**6)
+    curvature_probes: int = setting(1, least=1, most=1000)
+    teacher_error: float | None = setting(None, above=0.0, most=1e6, unit="meV/Å")
+    energy_gradient_weight: float = setting(0.05, least=0.0, below=1e6)
+    held_out: float = setting(0.15, above=0.0, below=0.9)
     float64: bool = False
     fit: FitSettings = field(default_factory=FitSettings)
-
-    def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise BadInput("size", f"{self.size!r}", allowed=", ".join(SIZES), fix="choose one of them")
-        if self.net not in RATES:
-            raise BadInput("net", f"{self.net!r}", allowed=", ".join(RATES), fix="choose one of them")
-        MomentSettings(elements=(1,), **self.network())
-        PainnSettings(elements=(1,), **asdict(self.painn))
-        self.student((1,))
-        for name in (
-            "energy_weight",
-            "force_weight",
-            "stress_weight",
-            "atomic_weight",
-            "curvature_weight",
-            "energy_gradient_weight",
-        ):
-            if not 0.0 <= getattr(self, name) < 1e6:
-                raise BadInput(name, f"{getattr(self, name)}", allowed="0 to 1e6", fix="keep the default")
-        if self.curvature not in ("any", "rows", "probes", "none"):
-            raise BadInput("curvature", f"{self.curvature!r}", allowed="any, rows, probes, none", fix="choose one of them")
-        for name, most in (("curvature_every", 10**6), ("curvature_probes", 1000)):
-            if not 1 <= getattr(self, name) <= most:
-                raise BadInput(name, f"{getattr(self, name)}", allowed=f"1 to {most}", fix="keep the default; --curvature none")
-        if self.teacher_error is not None and not 0.0 < self.teacher_error < 1e6:
-            raise BadInput("teacher_error", f"{self.teacher_error} meV/Å", allowed="above 0", fix="leave it out")
-        if not 0.0 < self.held_out < 0.9:
-            raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.15")
 
     def network(self) -> dict[str, Any]:
         """The part that fixes a moment network: cutoff, channels, radial, degree, hidden."""
@@ -253,7 +211,7 @@ class StrideSettings:
         return self.kicks or max(2, round(self.stride_fs / 8.0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class ClosedFormSettings:
     """The linear student.
 
@@ -265,15 +223,8 @@ class ClosedFormSettings:
         rounds: Turns of weights and noise.
     """
 
-    second: int = 14
-    third: int = 7
-    curvature_frames: int = 40
-    step_A: float = 1e-3
-    rounds: int = 4
-
-    def __post_init__(self) -> None:
-        limits = {"second": (1, 64), "third": (1, 16), "curvature_frames": (0, 10**6), "step_A": (1e-5, 0.1), "rounds": (1, 100)}
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise BadInput(f"closed_form.{name}", f"{value}", allowed=f"{low:g} to {high:g}", fix="keep the default")
+    second: int = setting(14, least=1, most=64)
+    third: int = setting(7, least=1, most=16)
+    curvature_frames: int = setting(40, least=0, most=10**6)
+    step_A: float = setting(1e-3, least=1e-5, most=0.1, unit="Å")
+    rounds: int = setting(4, least=1, most=100)

@@ -28,7 +28,7 @@ def analyse(trajectories: str | Path | Sequence[str | Path] | Trajectory, settin
         trajectory = trajectories
     else:
         imported = read_trajectory(
-            trajectories, time_step_fs=settings.frame_time_fs, elements=settings.elements, stride=settings.stride
+            trajectories, time_step_fs=settings.frame_time_fs, elements=settings.elements, stride=settings.every
         )
         trajectory, notes = imported.trajectory, imported.notes
     trajectory = _discarded(trajectory, settings.discard_ps)

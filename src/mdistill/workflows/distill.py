@@ -26,6 +26,7 @@ from mdistill.runs.identity import contents, model_id
 from mdistill.runs.ledger import Work
 from mdistill.runs.lock import locked
 from mdistill.runs.results import Results, merge, read_results, with_sections, write_results
+from mdistill.settings import child_seed
 from mdistill.simulation.stride_maps import StrideNet
 from mdistill.teachers import check_teacher
 from mdistill.teachers.models import STRIDE, load, load_stride
@@ -91,14 +92,21 @@ class _Job:
         labels = home / "label" / "labels.jsonl"
         first, final = home / "train" / STUDENT, home / "refine" / STUDENT
         everything = home / "refine" / "labels.txt"
-        prepared_systems(self.crystal, self.teacher, settings.prepare, home / "prepare", seed=settings.seed, stop=self.stop)
+        prepared_systems(
+            self.crystal,
+            self.teacher,
+            settings.prepare,
+            home / "prepare",
+            seed=child_seed(settings.seed, "prepare"),
+            stop=self.stop,
+        )
         self._stage("label", {"label": settings.label}, [start], ["labels.jsonl"], self._label, asks=True)
         self._stage("train", {"train": settings.train}, [labels], [STUDENT], self._train)
         refined = {"refine": settings.refine, "train": settings.train, "label": settings.label}
         self._stage("refine", refined, [labels, first, start], [STUDENT, "labels.txt"], self._refine, asks=True)
         self._stage("gates", {"validate": settings.validate}, [final, everything, start], [], self._validate, asks=True)
         produced_from = [final, start]
-        if settings.stride:
+        if settings.stride_fs:
             rung = settings.rung()
             learned = {"segments": rung.segments, "train": rung.train, "skin_A": rung.skin_A}
             self._stage("stride", learned, [final, start], [STRIDE], self._stride, last=rung.judge)
@@ -110,7 +118,7 @@ class _Job:
         results = Results(command="distill", provenance=self._provenance(), citations=self._citations())
         for name in STAGES:
             results = merge(results, read_results(home / name))
-        if settings.stride:
+        if settings.stride_fs:
             results = with_sections(results, read_results(home / "stride"))
         return dataclasses.replace(results, provenance=results.provenance | {"model_sha256": sha256(final)})
 
@@ -189,7 +197,7 @@ class _Job:
     def _long_strides(self) -> StrideNet | None:
         """The map, where there is one that passed its gates."""
         folder = self.folder / "stride"
-        if not self.settings.stride or not all(gate.passed for gate in read_results(folder).gates):
+        if not self.settings.stride_fs or not all(gate.passed for gate in read_results(folder).gates):
             return None
         return load_stride(folder / STRIDE, student=self.folder / "refine" / STUDENT)
 

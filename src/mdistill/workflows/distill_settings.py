@@ -1,9 +1,8 @@
-"""Settings of the main job, its presets, and how they are completed from the structure."""
+"""Settings of the main job, its preset, and how they are completed from the structure."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +12,10 @@ from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings, ValidateSettings
 from mdistill.labelling.settings import LabelSettings, SegmentSettings
+from mdistill.nets.settings import LONGEST_STRIDE
+from mdistill.settings import HOTTEST, SEEDS, child_seed, refuse, setting, settings
 from mdistill.training.settings import FitSettings, StrideSettings, TrainSettings
-from mdistill.workflows.settings import ProductionSettings, RefineSettings, duration_fs
+from mdistill.workflows.settings import ProductionSettings, RefineSettings
 
 if TYPE_CHECKING:
     from mdistill.io.crystal import Crystal
@@ -23,19 +24,17 @@ MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "F", "Mg", "Zn", "Ca")
 """Tried in this order when no mobile ion is named."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class DistillSettings:
     """The main job.
 
     Attributes:
-        structure: CIF, POSCAR, extxyz or anything else ASE reads.
-        teacher: Name of a foundation potential, or module:attribute of an ASE calculator.
-        temperatures: Of validation and production, K. Labels are also taken at 1.2 × the highest.
-        mobile: Symbol of the mobile ion; by default the first of Li, Na, Ag, Cu, K, Mg, Zn, Ca, F that the crystal holds;
-            "none" for no transport.
-        cutoff: Of the student, Å, and half of what the supercell exceeds in every direction; by default that of the student's
-            size, and 4.9 Å for the supercell.
-        seed: Of everything random.
+        structure: Structure file: CIF, POSCAR, extxyz or anything else ASE reads.
+        teacher: Foundation potential, or module:attribute of an ASE calculator.
+        temperatures: Temperatures of validation and production, K. Labels are also taken at 1.2 × the highest.
+        mobile: Mobile ion; by default the first of MOBILE_IONS that the crystal holds. "none" for no transport.
+        cutoff: Student cutoff, Å. The supercell is longer than twice this in every direction.
+        seed: Seed of everything random.
         device: cpu or cuda.
         prepare: Orderings, supercell, relaxation.
         label: The teacher's work.
@@ -43,16 +42,16 @@ class DistillSettings:
         refine: On-policy rounds.
         validate: Gates.
         production: Production MD.
-        stride: A time like 16fs: learn long strides too, and use them in production where they pass their gates. "": time steps.
-        strides: How they are learned and judged.
+        stride_fs: Stride of a long-stride map, fs. It is taught, and used in production where it passes its gates.
+        strides: How the map is taught and judged.
     """
 
     structure: Annotated[Path, tyro.conf.Positional]
     teacher: str = "sevennet-0"
-    temperatures: tuple[float, ...] = (500.0, 700.0, 900.0)
+    temperatures: tuple[float, ...] = setting((500.0, 700.0, 900.0), above=0.0, most=HOTTEST, unit="K")
     mobile: str = ""
-    cutoff: float | None = None
-    seed: int = 0
+    cutoff: float | None = setting(None, above=1.0, most=15.0, unit="Å")
+    seed: int = setting(0, least=0, most=SEEDS)
     device: str = "cpu"
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
     label: LabelSettings = field(default_factory=lambda: LabelSettings(temperatures_K=()))
@@ -60,35 +59,31 @@ class DistillSettings:
     refine: RefineSettings = field(default_factory=RefineSettings)
     validate: ValidateSettings = field(default_factory=ValidateSettings)
     production: ProductionSettings = field(default_factory=ProductionSettings)
-    stride: str = ""
+    stride_fs: float | None = setting(None, above=0.0, most=LONGEST_STRIDE, unit="fs")
     strides: StrideRungSettings = field(default_factory=StrideRungSettings)
 
     def __post_init__(self) -> None:
         if not self.temperatures:
-            raise BadInput("temperatures", "none given", allowed="one or more, K", fix="--temperatures 500 700 900")
-        for value in self.temperatures:
-            if not (math.isfinite(value) and 0.0 < value <= 20_000.0):
-                raise BadInput("temperatures", f"{value}", allowed="above 0, at most 20000 K", fix="give temperatures in kelvin")
-        if self.stride:
+            refuse(self, "temperatures", allowed="one or more, K", fix="--temperatures 500 700 900")
+        if self.stride_fs is not None:
             self.rung()
-        if self.seed < 0:
-            raise BadInput("seed", f"{self.seed}", allowed="0 or more", fix="choose another seed")
-        own: list[tuple[str, float | None, float | None]] = [
+        same: list[tuple[str, float | None, float | None]] = [
             ("prepare.cutoff", self.prepare.cutoff, PrepareSettings().cutoff),
             ("train.cutoff", self.train.cutoff, None),
         ]
-        for setting, asked, default in own:
-            if self.cutoff is not None and asked not in (default, self.cutoff):
-                raise BadInput(f"--{setting}", f"{asked}", allowed="one cutoff for the whole job", fix=f"--cutoff {asked:g}")
+        for name, value, default in same:
+            if self.cutoff is not None and value not in (default, self.cutoff):
+                raise BadInput(f"--{name}", f"{value}", allowed="one cutoff for the whole job", fix=f"--cutoff {value:g}")
 
     def rung(self) -> StrideRungSettings:
-        """Settings of the stride rung, with the stride asked for and the run's temperatures.
+        """Settings of the stride rung, with the stride asked for, the run's temperatures, and seeds of its own.
 
         Raises:
-            BadInput: The stride is no time, or cannot be learned from such segments.
+            BadInput: The stride cannot be learned from such segments.
         """
-        train = replace(self.strides.train, stride_fs=duration_fs(self.stride, subject="stride"))
-        return replace(self.strides, train=train).resolved(self.label.temperatures_K or ladder(self.temperatures))
+        train = replace(self.strides.train, stride_fs=self.stride_fs or self.strides.train.stride_fs)
+        rung = replace(self.strides, train=train).resolved(self.label.temperatures_K or ladder(self.temperatures))
+        return rung.seeded(child_seed(self.seed, "stride"))
 
 
 def quick_settings(structure: Path) -> DistillSettings:
@@ -133,7 +128,8 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     prepare, train = settings.prepare, settings.train
     if settings.cutoff is not None:
         prepare, train = replace(prepare, cutoff=settings.cutoff), replace(train, cutoff=settings.cutoff)
-    label = replace(settings.label, seed=settings.label.seed + settings.seed)
+    seeds = {name: child_seed(settings.seed, name) for name in ("label", "train", "refine", "validate", "production")}
+    label = replace(settings.label, seed=seeds["label"])
     if not label.temperatures_K:
         label = replace(label, temperatures_K=ladder(temperatures))
     if mobile != "none":
@@ -144,10 +140,10 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
         temperatures=temperatures,
         prepare=prepare,
         label=label,
-        train=replace(train, fit=replace(train.fit, seed=train.fit.seed + settings.seed)),
-        refine=replace(settings.refine, seed=settings.refine.seed + settings.seed),
-        validate=replace(settings.validate, seed=settings.validate.seed + settings.seed),
-        production=replace(settings.production, seed=settings.production.seed + settings.seed),
+        train=replace(train, fit=replace(train.fit, seed=seeds["train"])),
+        refine=replace(settings.refine, seed=seeds["refine"]),
+        validate=replace(settings.validate, seed=seeds["validate"]),
+        production=replace(settings.production, seed=seeds["production"]),
     )
 
 

@@ -11,6 +11,7 @@ from mdistill.graph import empty_graph
 from mdistill.io.structures import read_structure, to_system
 from mdistill.labelling.plan import estimate_cost
 from mdistill.runs.results import Cell, Results, Table
+from mdistill.settings import child_seed
 from mdistill.teachers.models import load
 from mdistill.training.kicks import learning_minutes
 from mdistill.types import Potential, System
@@ -27,7 +28,9 @@ def dry_run(settings: DistillSettings) -> Results:
     settings = resolved(settings, crystal)
     planned = plan(crystal, settings.prepare)
     notes = [planned.rule, *planned.notes]
-    ordered = order(crystal, supercell=planned.supercell, settings=settings.prepare.disorder, seed=settings.seed)
+    ordered = order(
+        crystal, supercell=planned.supercell, settings=settings.prepare.disorder, seed=child_seed(settings.seed, "prepare")
+    )
     system = to_system(ordered[0].crystal)
     teacher: Potential | None = None
     try:
@@ -86,8 +89,8 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
         ("refit", 0, refit),
         ("time the teacher (gates)", settings.validate.speed_rounds + 1, (settings.validate.speed_rounds + 1) * per_call / 60.0),
     ]
-    if settings.stride:
-        stages.append((f"learn strides of {settings.stride} (at most)", 0, learning_minutes(settings.rung().train)))
+    if settings.stride_fs:
+        stages.append((f"learn strides of {settings.stride_fs:g} fs (at most)", 0, learning_minutes(settings.rung().train)))
     rows: list[list[Cell]] = [
         [name, calls, None if seconds is None and calls else round(minutes, 1)] for name, calls, minutes in stages
     ]

@@ -10,6 +10,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.trajectories import read_hdf5
 from mdistill.judge.trajectories import transport_results
 from mdistill.runs.results import Cell, Results, Table, merge
+from mdistill.settings import child_seed
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
 from mdistill.simulation.stride_maps import StrideNet
@@ -51,7 +52,7 @@ def produce(
             equilibration_ps=settings.equilibration_ps,
             time_step_fs=None if stride is not None else settings.time_step_fs,
             save_every_fs=settings.save_every_fs,
-            seed=settings.seed,
+            seed=child_seed(settings.seed, f"{temperature:g} K"),
         )
         done = simulate(system, student, md, folder / f"{temperature:g}K", stride=stride, stop=stop)
         rows.append([f"{temperature:g}", *_row(done)])
@@ -66,7 +67,9 @@ def produce(
     dynamics = Results(command="production", tables=[table], citations=["bussi" if settings.thermostat == "bussi" else "baoab"])
     if mobile is None:
         return replace(dynamics, notes=["No mobile ion was named: no transport properties were computed."])
-    return merge(dynamics, transport_results(runs, species=mobile, charge=settings.charge, seed=settings.seed))
+    return merge(
+        dynamics, transport_results(runs, species=mobile, charge=settings.charge, seed=child_seed(settings.seed, "diffusivity"))
+    )
 
 
 def _row(done: SimulationResult) -> list[Cell]:

@@ -24,6 +24,7 @@ from mdistill.io.trajectories import read_hdf5
 from mdistill.labelling.label import label_structures
 from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.results import Cell, Results, Table
+from mdistill.settings import child_seed
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load
@@ -141,7 +142,7 @@ def _dynamics(settings: RefineSettings, number: int, temperature: float) -> Simu
         temperature_K=temperature,
         time_ps=settings.time_ps,
         save_every_fs=settings.every_fs,
-        seed=settings.seed + number,
+        seed=child_seed(settings.seed, f"round {number}", f"{temperature:g} K"),
     )
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mdistill.errors import BadInput
+from mdistill.settings import within
 from mdistill.simulation.barostat import StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.langevin import Baoab, Obabo
-from mdistill.simulation.ranges import within
 from mdistill.simulation.verlet import VelocityVerlet
 
 
@@ -21,7 +21,7 @@ def test_bounds() -> None:
     within("x", np.float32(0.5), 0, 1)
     within("x", 0.0, 0, 1, open_low=False)
     for bad in (0.0, 1.1, -1, math.nan, math.inf, "1", None, True):
-        with pytest.raises(BadInput, match=r"(?s)x: .*allowed: above 0 up to 1 m.*fix: ") as caught:
+        with pytest.raises(BadInput, match=r"(?s)x: .*allowed: above 0, at most 1 m.*fix: ") as caught:
             within("x", bad, 0, 1, unit="m")
         assert repr(bad) in str(caught.value)
 
