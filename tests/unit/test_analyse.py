@@ -72,7 +72,7 @@ def test_a_moving_host_is_reported() -> None:
 
 def test_bad_settings() -> None:
     for name, value in {
-        "species": "Xx", "temperature_K": 0.0, "frame_time_fs": -1.0, "discard_ps": -1.0, "stride": 0, "hop_distance": 0.0,
+        "species": "Xx", "temperature_K": 0.0, "frame_time_fs": -1.0, "discard_ps": -1.0, "every": 0, "hop_distance": 0.0,
     }.items():  # fmt: skip
         with pytest.raises(BadInput, match=name):
             AnalyseSettings(**({"species": "Li"} | {name: value}))  # type: ignore[arg-type]

@@ -11,17 +11,17 @@ from mdistill.workflows.distill_settings import DistillSettings, quick_settings,
 from mdistill.workflows.dry_run import dry_run
 
 
-@pytest.mark.parametrize(("stride", "more"), [("", 0.0), ("16fs", 3.9)])
+@pytest.mark.parametrize(("stride", "more"), [(None, 0.0), (16.0, 3.9)])
 def test_minutes_of_learning_strides_are_in_the_plan(tmp_path, stride, more):
     path = tmp_path / "copper.cif"
     write(path, bulk("Cu", cubic=True))
     settings = quick_settings(path)
     plan = DistillSettings(
-        structure=path, teacher="ase.calculators.emt:EMT", temperatures=(300.0,), stride=stride, strides=settings.strides,
+        structure=path, teacher="ase.calculators.emt:EMT", temperatures=(300.0,), stride_fs=stride, strides=settings.strides,
         train=settings.train, refine=settings.refine, label=settings.label,
     )  # fmt: skip
     rows = {str(row[0]): row for row in dry_run(plan).tables[-1].rows}
-    found = [row for name, row in rows.items() if name.startswith("learn strides of 16fs")]
+    found = [row for name, row in rows.items() if name.startswith("learn strides of 16 fs")]
     assert [row[2] for row in found] == ([more] if more else [])
     assert float(rows["together"][2]) == pytest.approx(sum(float(row[2]) for n, row in rows.items() if n != "together"), abs=0.3)
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
+import tomllib
+from dataclasses import field
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mdistill.errors import BadInput
-from mdistill.settings import within
+from mdistill.settings import changes, child_seed, describe, from_json, setting, settings, stream, to_json, to_toml, within
 from mdistill.simulation.barostat import StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.workflows.distill_settings import DistillSettings
 
 
 def test_bounds() -> None:
@@ -47,7 +56,104 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("propagator", "settings"), BAD)
-def test_propagators_refuse_bad_settings(propagator: type, settings: dict) -> None:
-    with pytest.raises(BadInput, match=list(settings)[-1] if settings.get("time_step", 1.0) == 1.0 else "time_step"):
-        propagator(**({} if propagator in (Bussi, Obabo) else {"evaluate": None}), **settings)
+@pytest.mark.parametrize(("propagator", "bad"), BAD)
+def test_propagators_refuse_bad_settings(propagator: type, bad: dict) -> None:
+    with pytest.raises(BadInput, match=list(bad)[-1] if bad.get("time_step", 1.0) == 1.0 else "time_step"):
+        propagator(**({} if propagator in (Bussi, Obabo) else {"evaluate": None}), **bad)
+
+
+@settings
+class Inner:
+    """Inner.
+
+    Attributes:
+        step_fs: Time step, fs. More is said here.
+        counts: Counts.
+        kind: Kind of thing.
+    """
+
+    step_fs: float | None = setting(None, above=0.0, most=10.0, unit="fs")
+    counts: tuple[int, ...] = setting((1, 2), least=1)
+    kind: Literal["a", "b"] = "a"
+
+
+@settings
+class Outer:
+    """Outer."""
+
+    inner: Inner = field(default_factory=Inner)
+    path: Path = Path("x")
+    share: float = 0.5
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"step_fs": 0.0}, "Inner.step_fs: 0.0\n  allowed: above 0, at most 10 fs"),
+        ({"step_fs": math.nan}, "Inner.step_fs: nan"),
+        ({"counts": (3, 0)}, "Inner.counts: 0\n  allowed: at least 1"),
+        ({"kind": "c"}, "Inner.kind: c\n  allowed: a, b\n  fix: choose one of them"),
+    ],
+)
+def test_fields_are_held_against_their_declaration(bad: dict, said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Inner(**bad)
+    assert said in str(caught.value)
+
+
+@given(
+    st.builds(
+        Outer,
+        inner=st.builds(
+            Inner,
+            step_fs=st.none() | st.floats(1e-6, 10.0),
+            counts=st.lists(st.integers(1, 10**6)).map(tuple),
+            kind=st.sampled_from(["a", "b"]),
+        ),
+        path=st.sampled_from([Path("a/b.cif"), Path("é x.cif")]),
+        share=st.floats(-1e9, 1e9),
+    )
+)
+def test_json_and_toml_give_back_what_was_written(made: Outer) -> None:
+    assert from_json(Outer, json.loads(json.dumps(to_json(made))), source="text") == made
+    text = to_toml(dict(changes(made, Outer())), lambda name: describe(Outer, name), head="made")
+    assert from_json(Outer, tomllib.loads(text), source="text") == made
+
+
+def test_a_comment_is_the_first_sentence() -> None:
+    assert describe(Outer, "inner.step_fs") == "Time step, fs" and describe(Outer, "share") == ""
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"inner": {"step_f": 1}}, "did you mean inner.step_fs?"),
+        ({"inner": {"step_fs": -1}}, "inner.step_fs in run.toml: -1.0"),
+        ({"share": "much"}, "share in run.toml: 'much'"),
+        ({"inner": {"counts": [1.5]}}, "inner.counts in run.toml: 1.5"),
+    ],
+)
+def test_a_bad_entry_of_a_file_is_named(raw: dict, said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        from_json(Outer, raw, source="run.toml")
+    assert said in str(caught.value)
+
+
+def test_streams_of_different_names_or_seeds_share_no_number() -> None:
+    names = [(seed, name) for seed in (0, 1, 7) for name in ("label", "500 K", "700 K")]
+    drawn = [set(torch.randint(2**62, (2000,), generator=stream(seed, name)).tolist()) for seed, name in names]
+    assert len(set.union(*drawn)) == sum(map(len, drawn))
+    assert len({child_seed(seed, name) for seed, name in names}) == len(names)
+    assert torch.equal(torch.rand(3, generator=stream(3, "a")), torch.rand(3, generator=stream(3, "a")))
+
+
+def test_every_part_of_a_run_has_a_stream_of_its_own() -> None:
+    """`--seed 7` reaches the stride rung, and no two parts of one run share a seed."""
+    seeds = {}
+    for seed in (0, 7):
+        made = DistillSettings(structure=Path("x.cif"), seed=seed, stride_fs=16.0)
+        rung = made.rung()
+        parts = [rung.segments.seed, rung.train.fit.seed, rung.judge.seed]
+        parts += [child_seed(child_seed(seed, "production"), f"{kelvin:g} K") for kelvin in made.temperatures]
+        seeds[seed] = parts
+    assert len({*seeds[0], *seeds[7]}) == 12
