@@ -98,7 +98,7 @@ def test_any_source_is_built_for_any_sizes(folder, source, tmp_path):
     library, second = source.library(times=2), np.empty(1)
     with pytest.raises((TypeError, ctypes.ArgumentError), match="int32"):
         library.mdistill_sum(3, [1, 2, 3], np.empty(3))
-    library.mdistill_second(building.c_struct(first=3, second=0.25), second)
+    library.mdistill_second(ctypes.byref(building.c_struct(first=3, second=0.25)), second)
     assert second == 0.25
     assert len(list(folder.glob("sum-*.so"))) == 2
     (tmp_path / "half.hpp").write_text("inline double half(double x) { return x / 4; }\n")

@@ -51,7 +51,7 @@ class Source:
         """The functions, compiled with macros of these names (in capitals after MDISTILL_).
 
         Arguments `const double *` and `const int32_t *` take any array, other pointers to numbers take contiguous arrays of
-        their type, pointers to anything else take addresses and structs; None is null.
+        their type, other pointers take addresses (`ctypes.byref` of a struct); None is null.
 
         Raises:
             NoKernel: No compiler, or one that fails; a second call does not try again.
@@ -182,7 +182,7 @@ def _declared(library: ctypes.CDLL, source: Path) -> ctypes.CDLL:
 
 
 def _argument(const: str, kind: str, pointer: str) -> Any:
-    pointer_type = _Numbers(np.dtype(_ARRAYS[kind]), converted=bool(const)) if kind in _ARRAYS else _Address
+    pointer_type = _Numbers(np.dtype(_ARRAYS[kind]), converted=bool(const)) if kind in _ARRAYS else ctypes.c_void_p
     return pointer_type if pointer else _SCALARS[kind]
 
 
@@ -194,23 +194,36 @@ class _Numbers:
     converted: bool
 
     def from_param(self, array: np.ndarray | None) -> Any:
-        if array is not None and self.converted:
+        if array is None:
+            return None
+        if self.converted:
             array = np.ascontiguousarray(array, dtype=self.dtype)
-        if array is not None and (array.dtype != self.dtype or not array.flags.c_contiguous):
+        elif array.dtype != self.dtype or not array.flags.c_contiguous:
             raise TypeError(f"an array of {array.dtype}, where contiguous {self.dtype} is needed")
-        return None if array is None else array.ctypes
+        pointer = _Pointer(array.ctypes.data)
+        pointer.array = array
+        return pointer
 
 
-class _Address:
-    @staticmethod
-    def from_param(value: int | ctypes.Structure | None) -> Any:
-        return ctypes.byref(value) if isinstance(value, ctypes.Structure) else ctypes.c_void_p(value)
+class _Pointer(ctypes.c_void_p):
+    array: np.ndarray  # alive as long as the pointer
 
 
 def c_struct(**values: Any) -> Any:
     """A C struct: double for floats, addresses for arrays (kept alive by the caller), int64_t for other numbers, None as null."""
-    if not all(value.flags.c_contiguous for value in values.values() if isinstance(value, np.ndarray)):
-        raise ValueError("the arrays must be C-contiguous")
-    types = [(name, ctypes.c_double if isinstance(value, float) else ctypes.c_int64) for name, value in values.items()]
-    numbers = [value.ctypes.data if isinstance(value, np.ndarray) else value or 0 for value in values.values()]
-    return type("Struct", (ctypes.Structure,), {"_fields_": types})(*numbers)
+    numbers = [_number(value) for value in values.values()]
+    return _struct(tuple(values), tuple(map(type, numbers)))(*numbers)
+
+
+def _number(value: Any) -> float | int:
+    if not isinstance(value, np.ndarray):
+        return float(value) if isinstance(value, float) else value or 0
+    if not value.flags.c_contiguous:
+        raise ValueError("the array must be C-contiguous")
+    return value.ctypes.data
+
+
+@cache
+def _struct(names: tuple[str, ...], kinds: tuple[type, ...]) -> type[ctypes.Structure]:
+    types = [ctypes.c_double if kind is float else ctypes.c_int64 for kind in kinds]
+    return type("Struct", (ctypes.Structure,), {"_fields_": list(zip(names, types, strict=True))})

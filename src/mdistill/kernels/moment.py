@@ -58,11 +58,7 @@ class Weights:
 
 
 class MomentKernel:
-    """Weights in a compiled library.
-
-    Raises:
-        NoKernel: At construction, where the library cannot be built.
-    """
+    """Weights in a compiled library; raises `NoKernel` where it cannot be built."""
 
     def __init__(self, weights: Weights) -> None:
         self.library = SOURCE.library(**weights.sizes)
@@ -122,11 +118,7 @@ class Engine:
         return atomic, forces, virial
 
     def run(self, motion: Motion, point: Point) -> tuple[int, bool]:
-        """Take steps and change the point in place.
-
-        Returns:
-            How many were taken, and whether the last of them passed a limit or has energy or forces that are not finite.
-        """
+        """Take steps as `motion.run` does."""
         return run(self.library.mdistill_run, self._pointer, motion, point)
 
     def counts(self) -> dict[str, float]:

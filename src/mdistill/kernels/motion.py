@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import byref
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any
@@ -68,7 +69,7 @@ class Point:
 
     Attributes:
         positions, momenta: [atom, 3] Å, u·Å/fs.
-        cell, pbc: [3, 3] Å, [3].
+        cell, pbc: [3, 3] Å, [3] int32.
         masses: [atom] u.
         middle: [atom, 3] momenta in the middle of the last BAOAB step.
         forces, energy, virial: Of the positions where `known`: [atom, 3] eV/Å, eV, [3, 3] Σ d ⊗ ∂E/∂d (eV).
@@ -88,14 +89,14 @@ class Point:
     known: bool
     sums: Array
 
-    def __post_init__(self) -> None:
-        self.pbc = np.ascontiguousarray(self.pbc, dtype=np.int32)
+
+_PLAN = [(f.name, f.type == "float") for f in fields(Motion)]
 
 
 def run(function: Any, pointer: int, motion: Motion, point: Point) -> tuple[int, bool]:
-    """Call a library's `run`: steps taken, and whether the last of them passed a limit or is not finite."""
-    plan = {f.name: float(getattr(motion, f.name)) if f.type == "float" else getattr(motion, f.name) for f in fields(motion)}
-    place = c_struct(**{f.name: getattr(point, f.name) for f in fields(point)})
-    taken = function(pointer, c_struct(**plan), place)
+    """Take steps and change the point in place: how many, and whether the last of them passed a limit or is not finite."""
+    plan = {name: float(getattr(motion, name)) if real else getattr(motion, name) for name, real in _PLAN}
+    place = c_struct(**{name: getattr(point, name) for name in Point.__slots__})
+    taken = function(pointer, byref(c_struct(**plan)), byref(place))
     point.energy, point.known = place.energy, True
     return abs(int(taken)), taken < 0

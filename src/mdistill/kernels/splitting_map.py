@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Sequence
 
@@ -46,7 +47,7 @@ class Strides:
         forces = np.ascontiguousarray(largest_force, dtype=np.float64)
         limits = {"looked_at": float(looked_at), "largest_change": float(largest_change)}
         described = c_struct(**numbers, fields=fields, largest_force=forces, **limits)
-        self._pointer = self._library.mdistill_strides(described)
+        self._pointer = self._library.mdistill_strides(ctypes.byref(described))
         weakref.finalize(self, self._library.mdistill_strides_free, self._pointer)
 
     def new_fallbacks(self) -> int:
@@ -55,10 +56,5 @@ class Strides:
         return self._fallbacks_seen - before
 
     def run(self, motion: Motion, point: Point) -> tuple[int, bool]:
-        """Take strides and change the point in place.
-
-        Returns:
-            How many were taken, and whether the last of them passed a limit or is not finite. Energy, forces and virial are
-            those of the potential where the last one ends.
-        """
+        """Take strides as `motion.run` does; energy, forces and virial are those of the potential where the last one ends."""
         return run(self._library.mdistill_strides_run, self._pointer, motion, point)
