@@ -123,8 +123,7 @@ def _secure(folder: Path) -> None:
     status = folder.lstat()
     if hasattr(os, "getuid") and (folder.is_symlink() or status.st_uid != os.getuid()):
         raise PermissionError("it is a link, or it belongs to another user")
-    if status.st_mode & 0o077:
-        folder.chmod(0o700)
+    folder.chmod(0o700)
     for path in folder.iterdir() if status.st_mode & 0o022 else ():
         path.unlink()
 

@@ -69,7 +69,7 @@ class Point:
 
     Attributes:
         positions, momenta: [atom, 3] Å, u·Å/fs.
-        cell, pbc: [3, 3] Å, [3] int32.
+        cell, pbc: [3, 3] Å, [3].
         masses: [atom] u.
         middle: [atom, 3] momenta in the middle of the last BAOAB step.
         forces, energy, virial: Of the positions where `known`: [atom, 3] eV/Å, eV, [3, 3] Σ d ⊗ ∂E/∂d (eV).
@@ -96,6 +96,7 @@ _PLAN = [(f.name, f.type == "float") for f in fields(Motion)]
 def run(function: Any, pointer: int, motion: Motion, point: Point) -> tuple[int, bool]:
     """Take steps and change the point in place: how many, and whether the last of them passed a limit or is not finite."""
     plan = {name: float(getattr(motion, name)) if real else getattr(motion, name) for name, real in _PLAN}
+    point.pbc = np.ascontiguousarray(point.pbc, dtype=np.int32)
     place = c_struct(**{name: getattr(point, name) for name in Point.__slots__})
     taken = function(pointer, byref(c_struct(**plan)), byref(place))
     point.energy, point.known = place.energy, True

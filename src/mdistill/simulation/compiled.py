@@ -134,7 +134,7 @@ class CompiledDynamics:
             positions=positions,
             momenta=state.momenta.numpy().copy(),
             cell=self._box_of(state.system),
-            pbc=state.system.pbc[0].numpy().astype(np.int32),
+            pbc=state.system.pbc[0].numpy(),
             masses=np.ascontiguousarray(state.masses.numpy()),
             middle=np.empty_like(positions),
             forces=np.zeros_like(positions) if answer is None else answer.forces.numpy().copy(),
