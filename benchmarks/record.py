@@ -10,7 +10,7 @@ from typing import Any
 
 from mdistill.io.files import write_json
 from mdistill.runs.hardware import code_version, hardware
-from mdistill.runs.ledger import plain
+from mdistill.settings import to_json
 
 HOME = Path(__file__).parent
 ROOT, RESULTS, STRUCTURE = HOME.parent, HOME / "results", HOME / "li6ps5cl_relaxed.extxyz"
@@ -22,9 +22,9 @@ def write_record(name: str, settings: Any, rows: Sequence[Mapping[str, Any]]) ->
     record = {
         "benchmark": name,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": plain(settings),
+        "settings": to_json(settings),
         "hardware": hardware(),
-        "rows": [plain(row) for row in rows],
+        "rows": [to_json(row) for row in rows],
     } | code_version()
     path = RESULTS / f"{name}.json"
     write_json(path, record)

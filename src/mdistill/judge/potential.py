@@ -36,9 +36,9 @@ from mdistill.judge.timing import Speed, closest_distances, compare_speed, scan_
 from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.hardware import hardware
 from mdistill.runs.identity import model_id, structure_sha256
-from mdistill.runs.ledger import Ledger, Work, plain
+from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.results import Headline, Results, estimate_from
-from mdistill.settings import child_seed
+from mdistill.settings import child_seed, to_json
 from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
@@ -101,7 +101,7 @@ def validate(  # noqa: PLR0917
     verdict = f"gates failed: {failed}" if failed else f"all {len(gates)} gates passed"
     return Results(
         command="validate",
-        settings=plain(settings),
+        settings=to_json(settings),
         hardware=hardware(),
         provenance={"teacher": teacher.name, "student": student.name, "held_out_frames": len(held_out)},
         values=_values(measured),

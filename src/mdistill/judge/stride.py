@@ -22,8 +22,8 @@ from mdistill.judge.timing import speeds
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.progress import progress
 from mdistill.runs.hardware import hardware
-from mdistill.runs.ledger import plain
 from mdistill.runs.results import Headline, Results, in_section
+from mdistill.settings import to_json
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.one_step_map import OneStepStrides
@@ -84,7 +84,7 @@ def judge_map(
     )
     results = Results(
         command="train stride",
-        settings=plain(settings),
+        settings=to_json(settings),
         hardware=hardware(),
         provenance={"stride": net.name, "potential": potential.name},
         values=values(compared),

@@ -74,17 +74,17 @@ def values(compared: Compared) -> dict[str, Estimate]:
     named = {
         "hessian_error": compared.hessian,
         "displaced_force_mae": force.mean_absolute.scaled(1e3, "meV/Å"),
-        "displaced_force_mean": _plain(1e3 * force.scale, "meV/Å"),
-        "relaxed_rmsd": _plain(compared.moved, "Å"),
-        "relaxed_energy": _plain(1e3 * compared.climb, "meV/atom"),
-        "imaginary student": _plain(float(compared.student.imaginary)),
+        "displaced_force_mean": exactly(1e3 * force.scale, "meV/Å"),
+        "relaxed_rmsd": exactly(compared.moved, "Å"),
+        "relaxed_energy": exactly(1e3 * compared.climb, "meV/atom"),
+        "imaginary student": exactly(float(compared.student.imaginary)),
     }
     if compared.back.steps > 1:
-        named["teacher_moves_on"] = _plain(compared.moved_back, "Å")
-        named["teacher_gains"] = _plain(1e3 * _gain(compared), "meV/atom")
+        named["teacher_moves_on"] = exactly(compared.moved_back, "Å")
+        named["teacher_gains"] = exactly(1e3 * _gain(compared), "meV/atom")
     if compared.teacher is not None:
         named["frequency_mae"] = frequency_error(compared.student, compared.teacher)
-        named["imaginary teacher"] = _plain(float(compared.teacher.imaginary))
+        named["imaginary teacher"] = exactly(float(compared.teacher.imaginary))
     if compared.bands is not None:
         named["bands_mae"] = bands_error(compared.bands[1], compared.bands[0])
     return {PREFIX + name: value for name, value in named.items()}
@@ -99,10 +99,6 @@ def figures(compared: Compared, settings: VibrationSettings) -> list[Figure]:
     """Densities of states where the teacher's is known, bands where the crystal is small."""
     drawn = [] if compared.teacher is None else [_density_figure(compared, compared.teacher, settings)]
     return drawn if compared.bands is None else [*drawn, _bands_figure(*compared.bands)]
-
-
-def _plain(value: float, unit: str = "") -> Estimate:
-    return exactly(value, unit)
 
 
 def _gain(compared: Compared) -> float:

@@ -26,8 +26,9 @@ from mdistill.judge.vibration_tables import SECTION, Compared, figures, tables, 
 from mdistill.progress import progress
 from mdistill.runs.hardware import hardware
 from mdistill.runs.identity import model_id, structure_sha256, tensors_sha256
-from mdistill.runs.ledger import Ledger, Work, plain
+from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.results import Results, in_section
+from mdistill.settings import to_json
 from mdistill.types import LabelledFrame, Potential, Prediction, System
 
 CURVATURE = "teacher_curvature.npz"
@@ -244,7 +245,7 @@ def _results(compared: Compared, student: Potential, teacher: Potential, setting
         notes.append(f"the student is not quite relaxed: largest force {compared.relaxation.max_force:.3g} eV/Å")
     results = Results(
         command="vibrations",
-        settings=plain(settings),
+        settings=to_json(settings),
         hardware=hardware(),
         provenance={"teacher": teacher.name, "student": student.name},
         values=values(compared),

@@ -9,8 +9,8 @@ import torch
 from mdistill.estimates import exactly
 from mdistill.labelling.plan import Task, task_frames
 from mdistill.labelling.settings import LabelSettings
-from mdistill.runs.ledger import plain
 from mdistill.runs.results import Cell, Results, Table
+from mdistill.settings import to_json
 from mdistill.types import LabelledFrame
 
 
@@ -33,7 +33,7 @@ def label_results(
     )  # fmt: skip
     return Results(
         command="label",
-        settings=plain(settings),
+        settings=to_json(settings),
         provenance={"teacher": teacher},
         values={
             "frames": exactly(len(frames)),

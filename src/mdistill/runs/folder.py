@@ -13,7 +13,8 @@ from typing import Any
 
 from mdistill.errors import BadInput
 from mdistill.runs.earlier import SETTINGS
-from mdistill.runs.ledger import LEDGER, Ledger, Work, plain
+from mdistill.runs.ledger import LEDGER, Ledger, Work
+from mdistill.settings import to_json
 
 COMMAND = "command"
 """Key of the entry that holds a run's command and settings."""
@@ -50,7 +51,7 @@ def keep_settings(
             allowed=f"a run folder with a {LEDGER}",
             fix=instead.replace("the stages that these settings touch", "all stages (the old ones are set aside)"),
         )
-    ledger, work = Ledger(folder), Work(key=COMMAND, settings={COMMAND: command} | plain(settings), inputs=inputs or {})
+    ledger, work = Ledger(folder), Work(key=COMMAND, settings={COMMAND: command} | to_json(settings), inputs=inputs or {})
     changed = None if update else ledger.differences(work, may_change=paths)
     if changed:
         raise BadInput(

@@ -13,10 +13,8 @@ identifies everything and paths nothing, so a folder can be moved.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from mdistill import __version__
 from mdistill.errors import BadInput
 from mdistill.io.files import read_json, sha256, write_json
 from mdistill.runs.earlier import earlier_entries
+from mdistill.settings import to_json
 
 LEDGER, FORMAT = "ledger.json", 1
 
@@ -51,7 +50,7 @@ class Work:
     def identity(self) -> dict[str, Any]:
         """What makes it this work, as JSON."""
         own = {"settings": self.settings or {}, "inputs": self.inputs, "models": self.models}
-        return plain(own) | {"version": __version__}
+        return to_json(own) | {"version": __version__}
 
     def fingerprint(self) -> str:
         """sha256 of its identity."""
@@ -136,7 +135,7 @@ class Ledger:
     def is_done(self, work: Work) -> bool:
         """Whether this very work is done and its outputs are as it left them."""
         entry = self.entries().get(work.key)
-        if entry is None or entry.get("state") != "done" or self.differences(work) or entry.get("last") != plain(work.last):
+        if entry is None or entry.get("state") != "done" or self.differences(work) or entry.get("last") != to_json(work.last):
             return False
         return all((self.folder / n).is_file() and sha256(self.folder / n) == h for n, h in entry["outputs"].items())
 
@@ -147,10 +146,10 @@ class Ledger:
 
     def keep(self, work: Work, values: Any) -> None:
         """Enter small results of work."""
-        self._enter(work, {"state": "kept", "values": plain(values)})
+        self._enter(work, {"state": "kept", "values": to_json(values)})
 
     def _enter(self, work: Work, state: dict[str, Any]) -> None:
-        entries, entry = self.entries(), work.identity() | {"last": plain(work.last)} | state
+        entries, entry = self.entries(), work.identity() | {"last": to_json(work.last)} | state
         if entries.get(work.key) != entry:
             write_json(self.folder / LEDGER, {"format": FORMAT, "work": entries | {work.key: entry}})
 
@@ -166,16 +165,3 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(values, Mapping):
         return {prefix: values}
     return {k: v for name, inner in values.items() for k, v in flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
-
-
-def plain(value: Any) -> Any:
-    """Settings and results as JSON: dataclasses become objects, tuples lists, paths text, numbers that are not finite null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, (str, int)) or value is None else str(value)

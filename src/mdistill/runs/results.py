@@ -26,7 +26,7 @@ from mdistill.estimates import Estimate, Gate
 from mdistill.io.files import read_json, write_json
 from mdistill.notices import heard
 from mdistill.runs.earlier import upgraded_results
-from mdistill.runs.ledger import plain
+from mdistill.settings import to_json
 
 FORMAT = 2
 KINDS = ("teacher", "potential", "stride")
@@ -207,7 +207,7 @@ def write_results(folder: Path, results: Results) -> Path:
     """Write `results.json` into the folder and give its path. Non-finite numbers become null; notices are added to the notes."""
     path = folder / "results.json"
     notes = [*results.notes, *(text for text in heard() if text not in results.notes)]
-    write_json(path, {"format": FORMAT} | plain(dataclasses.replace(results, notes=notes)))
+    write_json(path, {"format": FORMAT} | to_json(dataclasses.replace(results, notes=notes)))
     return path
 
 
