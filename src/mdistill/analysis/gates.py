@@ -9,12 +9,23 @@ import numpy as np
 from jaxtyping import Float
 
 from mdistill.analysis.accuracy import Deviation
-from mdistill.analysis.rdf import jensen_shannon, sampling_divergence, segment_scatter, wasserstein
+from mdistill.analysis.rdf import (
+    jensen_shannon,
+    largest_radius,
+    rdf,
+    sampling_divergence,
+    segment_scatter,
+    species_pairs,
+    wasserstein,
+)
 from mdistill.analysis.settings import GateLimits
 from mdistill.analysis.statistics import Curve
 from mdistill.estimates import Estimate, Gate, exactly, gate, slope_of, unknown, worst_gate
+from mdistill.types import Trajectory
 from mdistill.units import GPA, PS
 
+_SHELL_A, _FARTHEST_A = 0.05, 8.0
+"""Width of the RDFs' shells and their largest distance, Å."""
 _HARDLY_ANY = 0.01
 _LEAST_SEGMENTS = 4
 NO_FORCE = 1e-4
@@ -100,6 +111,24 @@ def overlap(first: Curve, second: Curve, *, segments: Curve | None = None) -> Ov
         scatter=float(apart.std(ddof=1)),
         shift_noise=float(moved.mean() + 2.0 * moved.std(ddof=1)),
     )
+
+
+def rdf_overlaps(first: Trajectory, second: Trajectory, *, segments: int = 0) -> dict[str, tuple[Curve, Curve, Overlap]]:
+    """RDFs of every pair of elements in two trajectories, and how they differ, by pair; without pairs that have none in range.
+
+    Args:
+        first, second: Of the same atoms; the shorter run first.
+        segments: The second run is this many runs as long as the first, one after the other (see `overlap`).
+    """
+    reach = min(largest_radius(first), largest_radius(second), _FARTHEST_A)
+    shells, found = {"r_max": reach, "bins": max(10, round(reach / _SHELL_A))}, {}
+    for pair in species_pairs(second):
+        one = rdf(first, pair=pair, **shells)  # type: ignore[arg-type]
+        other = rdf(second, pair=pair, blocks=segments or 10, **shells)  # type: ignore[arg-type]
+        difference = overlap(one, other, segments=other if segments else None)
+        if difference is not None:
+            found["–".join(pair)] = one, other, difference
+    return found
 
 
 def rdf_gate(overlaps: Mapping[str, Overlap], limits: GateLimits, *, broken: Mapping[str, str] | None = None) -> Gate:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
+from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
@@ -19,9 +20,9 @@ CHUNK = 2_000_000
 
 
 def species_pairs(trajectory: Trajectory) -> list[tuple[str, str]]:
-    """All unordered pairs of elements present, each once, alphabetically."""
-    symbols = sorted({chemical_symbols[z] for z in trajectory.numbers.tolist()})
-    return list(itertools.combinations_with_replacement(symbols, 2))
+    """All unordered pairs of two atoms' elements, each once, alphabetically: none of an element with itself that has one atom."""
+    counts = Counter(chemical_symbols[z] for z in trajectory.numbers.tolist())
+    return [(a, b) for a, b in combinations_with_replacement(sorted(counts), 2) if a != b or counts[a] > 1]
 
 
 def largest_radius(trajectory: Trajectory) -> float:

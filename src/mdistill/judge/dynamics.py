@@ -18,11 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from ase.data import chemical_symbols
 from torch import Generator
 
-from mdistill.analysis.gates import Drift, Overlap, energy_drift, overlap
-from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
+from mdistill.analysis.gates import Drift, Overlap, energy_drift, rdf_overlaps
 from mdistill.errors import BlowUp
 from mdistill.estimates import Estimate, mean_of
 from mdistill.interrupt import NEVER, StopRequest
@@ -49,7 +47,6 @@ Longer = Literal["", "all", "elements"]
 _RDF_FRAMES = 500
 _KNOWN = 0.4
 """Share of a limit below which the error of a mean is small enough: of a dozen means of a map that is right one seldom passes."""
-_SHELL_A, _FARTHEST_A = 0.05, 8.0
 _EQUILIBRATION_FRICTION = 10.0
 _ALL, _BY_WORK, _CHANGE = "mean_temperature_K", "temperature_by_work_K", "energy_change_K"
 """Of a block: its mean temperature; T and W, T and ΔH of the head of this file as temperatures."""
@@ -211,17 +208,7 @@ def reversal_error(nve: Propagator, start: State, strides: int) -> float:
 
 def likeness(first: Trajectory, second: Trajectory) -> dict[str, Overlap]:
     """How alike the RDFs of every pair of elements are in two trajectories, from up to 500 frames of each."""
-    first, second = _thinned(first), _thinned(second)
-    reach = min(largest_radius(first), largest_radius(second), _FARTHEST_A)
-    bins = max(10, round(reach / _SHELL_A))
-    found = {}
-    for pair in species_pairs(first):
-        if pair[0] == pair[1] and int((first.numbers == chemical_symbols.index(pair[0])).sum()) < 2:
-            continue
-        alike = overlap(*(rdf(run, pair=pair, r_max=reach, bins=bins) for run in (first, second)))
-        if alike is not None:
-            found["–".join(pair)] = alike
-    return found
+    return {pair: difference for pair, (_, _, difference) in rdf_overlaps(_thinned(first), _thinned(second)).items()}
 
 
 def _thinned(run: Trajectory) -> Trajectory:

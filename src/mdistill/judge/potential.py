@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ase.data import atomic_numbers
 
 from mdistill.analysis.accuracy import accuracy
 from mdistill.analysis.gates import (
@@ -17,14 +16,13 @@ from mdistill.analysis.gates import (
     energy_drift,
     energy_gate,
     force_gates,
-    overlap,
     rdf_gate,
+    rdf_overlaps,
     repulsion_gate,
     speed_gate,
     stability_gate,
     stress_gate,
 )
-from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
 from mdistill.analysis.settings import GateLimits
 from mdistill.errors import BlowUp
 from mdistill.estimates import Estimate, Gate
@@ -45,9 +43,6 @@ from mdistill.simulation.simulate import SimulationResult, default_time_step, si
 from mdistill.training.potential import evaluate
 from mdistill.types import LabelledFrame, Potential, System, Trajectory
 from mdistill.units import PS
-
-_SHELL_A, _FARTHEST_A = 0.05, 8.0
-"""Width of the RDF's shells and largest distance, Å."""
 
 
 def validate(  # noqa: PLR0917
@@ -150,18 +145,9 @@ class _Dynamics:
             measured.broken[f"step {error.step}"] = error.reason
             return
         for kelvin, ours in runs.items():
-            teachers = _trajectory(frames[kelvin])
-            reach = min(largest_radius(teachers), largest_radius(ours), _FARTHEST_A)
-            bins = max(10, round(reach / _SHELL_A))
-            for pair in species_pairs(ours):
-                if pair[0] == pair[1] and int((ours.numbers == atomic_numbers[pair[0]]).sum()) < 2:
-                    continue
-                theirs = rdf(teachers, pair=pair, r_max=reach, bins=bins)
-                own = rdf(ours, pair=pair, r_max=reach, bins=bins, blocks=times)
-                alike = overlap(theirs, own, segments=own)
-                if alike is not None:
-                    measured.overlaps[f"{'–'.join(pair)}, {kelvin:g} K"] = alike
-                    measured.curves[f"{'–'.join(pair)}, {kelvin:g} K"] = theirs, own
+            for pair, (theirs, own, difference) in rdf_overlaps(_trajectory(frames[kelvin]), ours, segments=times).items():
+                measured.overlaps[f"{pair}, {kelvin:g} K"] = difference
+                measured.curves[f"{pair}, {kelvin:g} K"] = theirs, own
 
     def measure_drift(self, measured: Measured, kelvin: float) -> None:
         """Drift and fluctuation of the total energy in an NVE run."""

@@ -23,28 +23,8 @@ from mdistill.units import DIFFUSIVITY_CM2_S, PS
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
-USUAL_CHARGES = {
-    "H": 1,
-    "Li": 1,
-    "Na": 1,
-    "K": 1,
-    "Rb": 1,
-    "Cs": 1,
-    "Ag": 1,
-    "Cu": 1,
-    "Mg": 2,
-    "Ca": 2,
-    "Sr": 2,
-    "Ba": 2,
-    "Zn": 2,
-    "Al": 3,
-    "F": -1,
-    "Cl": -1,
-    "Br": -1,
-    "I": -1,
-    "O": -2,
-    "S": -2,
-}
+_IONS = {1: "H Li Na K Rb Cs Ag Cu", 2: "Mg Ca Sr Ba Zn", 3: "Al", -1: "F Cl Br I", -2: "O S"}
+USUAL_CHARGES = {symbol: charge for charge, symbols in _IONS.items() for symbol in symbols.split()}
 """Charges (e) of ions that conduct in solids."""
 ROOM_K = 300.0
 LARGEST_RDF = 8.0
@@ -290,10 +270,7 @@ def structure_results(trajectory: Trajectory, *, species: str) -> Results:
     if np.abs(np.linalg.det(trajectory.cell.double().cpu().numpy())).min() < 1e-3:
         return results
     reach = min(LARGEST_RDF, largest_radius(trajectory))
-    counts = {z: trajectory.numbers.tolist().count(z) for z in trajectory.numbers.tolist()}
-    single = {chemical_symbols[z] for z, n in counts.items() if n == 1}
-    pairs = [pair for pair in species_pairs(trajectory) if not (pair[0] == pair[1] and pair[0] in single)]
-    figures = []
+    pairs, figures = species_pairs(trajectory), []
     for name, chosen in (("mobile", [p for p in pairs if species in p]), ("host", [p for p in pairs if species not in p])):
         curves = [rdf(trajectory, pair=pair, r_max=reach) for pair in chosen]
         whose = species if name == "mobile" else "the host"
