@@ -88,7 +88,7 @@ class Ledger:
         if entry is None:
             return None
         now = work.identity()
-        there = {name: entry.get(name) for name in now}
+        there: dict[str, Any] = {name: entry.get(name) for name in now}
         for part in (there, now):
             part["settings"] = {k: v for k, v in part["settings"].items() if k not in may_change}
             part["version"] = "" if "version" in may_change else part["version"]
