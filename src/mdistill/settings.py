@@ -163,14 +163,16 @@ def _spoken(value: object) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Settings as JSON: dataclasses become objects, tuples lists, paths text."""
+    """Settings and results as JSON: dataclasses become objects, tuples lists, paths text, numbers that are not finite null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(inner) for inner in value]
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int) or value is None else str(value)
 
 
 def from_json(kind: type[Made], raw: Mapping[str, Any], *, source: object, default: Any = None, prefix: str = "") -> Made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from mdistill.errors import BadInput
 from mdistill.estimates import Gate, exactly
 from mdistill.report.page import headlines
 from mdistill.runs.results import (
+    Figure,
     Headline,
     Results,
     Rung,
+    Series,
     Table,
     add_to_run,
     in_section,
@@ -45,6 +48,13 @@ def test_what_is_written_is_read(tmp_path):
     found = read_results(tmp_path)
     assert found.rungs == results.rungs and found.headlines == results.headlines and found.sections == results.sections
     assert found.values == results.values and found.gates == results.gates and found.tables == results.tables
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):
+    series = Series(label="", x=[0.0, 1.0], y=[math.nan, math.inf])
+    figure = Figure(name="f", title="", section="training", x_label="", y_label="", series=[series])
+    write_results(tmp_path, Results(command="x", figures=[figure]))
+    assert read_results(tmp_path).figures[0].series[0].y == [None, None]
 
 
 def test_format_1_is_read_as_what_it_says(tmp_path):
