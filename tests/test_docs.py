@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,35 @@ def test_the_page_of_common_errors_quotes_messages_of_the_code():
     quotes = [words for row in "".join(tables).splitlines() for words in re.findall(r"`([^`]+)`", row.split("|")[1])]
     missing = [part for quote in quotes for part in quote.split(" … ") if part not in source]
     assert len(quotes) > 8 and not missing
+
+
+def shell_commands() -> list[str]:
+    """Every mdistill command in the sh blocks of the site."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md")) if "_build" not in path.parts)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("mdistill ") and "…" not in line]
+
+
+@pytest.mark.parametrize("command", shell_commands())
+def test_command_of_a_page_is_accepted_by_its_parser(command, tmp_path, monkeypatch):
+    """Of files only run.toml is opened: the command ends once its flags are parsed."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/run.toml").write_text('structure = "crystal.cif"\n', encoding="utf-8")
+    name, *words = shlex.split(command, comments=True)[1:]
+    module = import_module(f"mdistill.commands.{name}")
+
+    class ParsedError(Exception):
+        pass
+
+    original = module.parse
+
+    def stop(*arguments: object, **options: object) -> None:
+        original(*arguments, **options)
+        raise ParsedError
+
+    for place in [module, *([import_module("mdistill.commands.train_stride")] if name == "train" else [])]:
+        monkeypatch.setattr(place, "parse", stop)
+    with pytest.raises(ParsedError):
+        module.main(words)

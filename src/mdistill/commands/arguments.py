@@ -122,16 +122,18 @@ def from_file(kind: type[Arguments], path: Path, *, default: Any = None) -> Argu
 
 
 def with_missing(kind: type[Arguments]) -> Arguments:
-    """An instance with `tyro.MISSING` for every field that has no default."""
-    required = {
-        field.name: tyro.MISSING
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    inner = _unnamed(kind)
-    if inner in required:
-        required[inner] = with_missing(hints(kind)[inner])
-    return kind(**required)
+    """An instance, not checked, with `tyro.MISSING` for every field that has no default."""
+    made, inner = object.__new__(kind), _unnamed(kind)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        value: Any = tyro.MISSING
+        if field.default is not dataclasses.MISSING:
+            value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        elif field.name == inner:
+            value = with_missing(hints(kind)[inner])
+        object.__setattr__(made, field.name, value)
+    return made
 
 
 def write_config(folder: Path, command: str, given: Any, *, default: Any = None, preset: str = "") -> Path:
