@@ -17,7 +17,7 @@ import torch
 from ase import Atoms, units
 from ase.io import read
 from ase.md.bussi import Bussi
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary, thermalize_momenta
 
 from benchmarks.record import ROOT, STRUCTURE
 from mdistill.export.ase import calculator
@@ -61,7 +61,7 @@ def start(atoms: Atoms, path: Path, temperature: float, generator: np.random.Ran
         atoms.positions[:] = rows["positions"][-1]
         atoms.set_momenta(rows["momenta"][-1])
         return rows
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, force_temp=True, rng=generator)
+    thermalize_momenta(atoms, temperature, exact_temperature=True, rng=generator)
     Stationary(atoms)
     rows = {name: [] for name in ("positions", "momenta", "energy", "temperature")}
     keep(rows, atoms)

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).parent.parent / "src" / "mdistill"
-MAX_FILE, MAX_FUNCTION = 400, 60
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "mdistill"
+MAX_FILE, MAX_FUNCTION, MAX_ROOM = 400, 60, 3000
+MAX_OF_ROOM = {"workflows": 2000}
 FORBIDDEN = ("utils", "helpers", "misc")
+FORGOTTEN = """
+    SplineNet SplineSettings CompiledSpline SplineKernel CompositionNet CompositionSettings Composed DirectStrideNet StrideNetSettings
+    AttentionStrideNet StrideAttentionSettings Flight DirectMap EnergyKept Tally LastLayerDoubt set_strength strengthen ActionNet
+    ActionSettings warm_start
+"""
+"""Names that the code no longer has; they stand in files of old formats and in `research/` alone."""
+GONE = """
+    workflows/run workflows/models workflows/label workflows/segments workflows/measurements workflows/judge_stride workflows/strength
+    workflows/validate workflows/vibrations workflows/replay workflows/transport workflows/simulate io/results simulation/record
+    simulation/kept simulation/tally simulation/flight simulation/composed simulation/strides simulation/start simulation/engines
+    simulation/evaluate nets/spline nets/moments nets/composition nets/stride nets/stride_attention nets/doubt data/screen
+    commands/parse kernels/library kernels/spline kernels/strides training/checkpoint training/products training/contacts
+    training/doubt
+"""
+"""Modules that are called otherwise today."""
+READ = ("src/**/*", "tests/**/*.py", "docs/**/*", "benchmarks/**/*.py", "examples/**/*", "*.md", "*.toml", "Makefile")
+NOT_READ = ("tests/golden/", "tests/house_rules.py", "tests/unit/test_house_rules.py", "docs/_build/")
+TEXT = (".py", ".md", ".toml", ".hpp", ".cpp", ".html", ".css", ".rst", ".txt", "")
 
 
 def complaints(path: Path) -> list[str]:
@@ -32,6 +53,30 @@ def complaints(path: Path) -> list[str]:
             "pickle.load",
         ):
             found.append(f"{path}:{node.lineno}: calls {name}")
+    return found
+
+
+def crowded() -> list[str]:
+    """Rooms with more lines of Python than a room may have."""
+    found = []
+    for room in sorted(path for path in SOURCE.iterdir() if path.is_dir()):
+        length = sum(path.read_text(encoding="utf-8").count("\n") for path in room.rglob("*.py"))
+        most = MAX_OF_ROOM.get(room.name, MAX_ROOM)
+        found += [f"{room}: {length} lines, at most {most}"] if length > most else []
+    return found
+
+
+def forgotten() -> list[str]:
+    """Places that still use a name of `FORGOTTEN` or a module of `GONE`."""
+    modules = [form for path in GONE.split() for form in (f"mdistill.{path.replace('/', '.')}", f"{path}.py")]
+    old = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, [*FORGOTTEN.split(), *modules]))})(?!\w)")
+    found = []
+    for path in sorted({path for pattern in READ for path in ROOT.glob(pattern)}):
+        inside = path.relative_to(ROOT).as_posix()
+        if path.suffix not in TEXT or not path.is_file() or inside.startswith(NOT_READ):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            found += [f"{path}:{number}: {name} is called otherwise today" for name in old.findall(line)]
     return found
 
 
@@ -88,6 +133,7 @@ def main() -> int:
         found += [f"{path}: {length} lines, at most {MAX_FILE}"] if length > MAX_FILE else []
     nested = [p for p in SOURCE.glob("*/*/") if p.is_dir() and p.name != "__pycache__"]
     found += [f"{p}: a folder inside a room" for p in nested]
+    found += crowded() + forgotten()
     found += [f"{' ↔ '.join(group)}: a circle of imports" for group in circles(imports())]
     print("\n".join(found) or "house rules hold")
     return bool(found)

@@ -235,14 +235,14 @@ def density_by_ase(pressure_GPa: float, *, steps: int = 9000) -> tuple[float, fl
     """Mean volume (Å³) of the same solid under ASE's LangevinBAOAB, and its standard error from ten blocks."""
     from ase import units
     from ase.md.langevinbaoab import LangevinBAOAB
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+    from ase.md.velocitydistribution import thermalize_momenta
 
     from mdistill.export.ase import calculator
     from mdistill.io.structures import to_atoms
 
     atoms = to_atoms(fcc(2, 5.4))
     atoms.calc = calculator(CopiesOfLennardJones(reach=5.0))
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2.0 * COOL, rng=np.random.default_rng(0))
+    thermalize_momenta(atoms, 2.0 * COOL, rng=np.random.default_rng(0))
     dynamics = LangevinBAOAB(
         atoms, 8.0 * units.fs, temperature_K=COOL, externalstress=-pressure_GPa * units.GPa, hydrostatic=True,
         T_tau=200.0 * units.fs, P_tau=800.0 * units.fs, rng=np.random.default_rng(1),
