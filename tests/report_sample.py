@@ -153,8 +153,10 @@ def _dynamics(rng: np.random.Generator) -> list[Figure]:
     series = []
     for pair, place, width in (("Li–S", 2.45, 0.16), ("P–S", 2.06, 0.07), ("Li–Cl", 2.65, 0.2)):
         g = 4.0 * np.exp(-((r - place) ** 2) / (2 * width**2)) + 1.0 / (1.0 + np.exp(-(r - place - 0.9) * 4))
-        series.append(Series(label=f"teacher {pair}", x=r.tolist(), y=g.tolist(), style="dashed"))
-        series.append(Series(label=f"student {pair}", x=r.tolist(), y=(g * 1.01).tolist(), error=(0.04 * g + 0.02).tolist()))
+        series.append(Series(label=f"teacher {pair}", subject=pair, x=r.tolist(), y=g.tolist(), style="dashed"))
+        series.append(
+            Series(label=f"student {pair}", subject=pair, x=r.tolist(), y=(g * 1.01).tolist(), error=(0.04 * g + 0.02).tolist())
+        )
     t = np.linspace(0.0, 20.0, 8000)
     drift = [Series(label="dt = 1 fs", x=t.tolist(), y=(0.12 * t + rng.normal(0, 0.4, t.size)).tolist())]
     return [
@@ -175,8 +177,8 @@ def _transport(rng: np.random.Generator) -> list[Figure]:
     sigma_t = [152.37 * 700, 683.21 * 900]
     arrhenius = [
         Series(label="student", x=inverse, y=sigma_t, error=[41.2 * 700, 58.4 * 900], style="points"),
-        Series(label="student, 95 % upper limit", x=[2.0], y=[1.834 * 500], style="points"),
-        Series(label="fit, Eₐ = 0.30 ± 0.04 eV", x=[1.0, 2.1], y=[1.3e6, 1.9e4]),
+        Series(label="student, 95 % upper limit", subject="student", x=[2.0], y=[1.834 * 500], style="points", limit=True),
+        Series(label="fit, Eₐ = 0.30 ± 0.04 eV", subject="student", x=[1.0, 2.1], y=[1.3e6, 1.9e4]),
     ]
     return [
         Figure(name="msd", title="Mean squared displacement of Li", section="transport", x_label="lag (ps)", y_label="MSD (Å²)",

@@ -109,14 +109,21 @@ def test_labels_are_text_whatever_they_hold(label: str) -> None:
 
 def test_teacher_and_student_of_one_pair_share_a_colour_and_differ_by_dash() -> None:
     names = ["teacher Li–S", "student Li–S", "teacher P–S", "student P–S"]
-    pair = [Series(label=n, x=[0, 1], y=[0, 1], style="dashed" if "teacher" in n else "line") for n in names]
+    pair = [
+        Series(label=n, subject=n.split()[1], x=[0, 1], y=[0, 1], style="dashed" if "teacher" in n else "line") for n in names
+    ]
     colours = figures._colours(pair)
     assert colours[0] == colours[1] != colours[2] == colours[3]
     both = [Series(label=n, x=[0], y=[0]) for n in ("teacher", "student")]
     assert len(set(figures._colours(both))) == 2
-    fits = [
-        Series(label=n, x=[0], y=[0]) for n in ("student", "student, 95 % upper limit", "fit, Eₐ = 0.3 eV", "900 K", "900 K fit")
-    ]
+    about = {
+        "student": "student",
+        "student, 95 % upper limit": "student",
+        "fit, Eₐ = 0.3 eV": "student",
+        "900 K": "",
+        "900 K fit": "900 K",
+    }
+    fits = [Series(label=n, subject=subject, x=[0], y=[0]) for n, subject in about.items()]
     assert figures._colours(fits) == [figures.PALETTE[0]] * 3 + [figures.PALETTE[1]] * 2
 
 

@@ -61,6 +61,7 @@ def test_format_1_is_read_as_what_it_says(tmp_path):
     found, today = read_results(OLD / "report_sample.json"), sample(points=3)
     assert found.rungs == today.rungs and found.headlines == today.headlines
     assert [t.name for t in found.tables] == [t.name for t in today.tables] and found.values == today.values
+    assert {f.name for f in found.figures} == {"parity_forces", "msd"} and found.figures[0].series[0].subject == "300 K"
     assert [n.label for n in headlines(found)] == [n.label for n in headlines(today)]
 
 

@@ -158,7 +158,8 @@ def _msd_figures(symbol: str, points: Sequence[_Point]) -> list[Figure]:
         if value is not None and offset is not None:
             lags = msd.x[msd.x >= p.tracer.fit_from]
             line = offset + 6.0 * value / DIFFUSIVITY_CM2_S * lags
-            fits.append(Series(label=f"{p.label} fit", x=(lags / PS).tolist(), y=line.tolist(), style="dashed"))
+            x = (lags / PS).tolist()
+            fits.append(Series(label=f"{p.label} fit", subject=p.label, x=x, y=line.tolist(), style="dashed"))
     return [
         Figure(
             name="msd",
@@ -243,14 +244,14 @@ def _arrhenius_figure(
     series = []
     if line:
         x, y, spread = [1000.0 / t for t, _ in line], [float(e.value or 0.0) for _, e in line], [e.error or 0.0 for _, e in line]
-        series.append(Series(label=f"{quantity} fit", x=x, y=y, error=spread, style="dashed"))
+        series.append(Series(label=f"{quantity} fit", subject=quantity, x=x, y=y, error=spread, style="dashed"))
     if seen:
         errors = [float(e.error or 0.0) for _, e in seen]
         x, y = [1000.0 / t for t, _ in seen], [float(e.value or 0.0) for _, e in seen]
         series.append(Series(label=quantity, x=x, y=y, error=errors, style="points"))
     if below:
         x, y = [1000.0 / t for t, _ in below], [float(v) for _, v in below]
-        series.append(Series(label=f"{quantity} upper limit", x=x, y=y, style="points"))
+        series.append(Series(label=f"{quantity} upper limit", subject=quantity, x=x, y=y, style="points", limit=True))
     return Figure(
         name=f"arrhenius-{name}",
         title=f"Arrhenius plot of {quantity}",

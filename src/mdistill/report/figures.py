@@ -20,9 +20,6 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe & Ito's colours that differ for colour-blind eyes, in the order used."""
 _INK, _RULE = "#21262d", "#d0d7de"
 _MARKERS = "osD^vP"
-_ROLE = re.compile(r"\b(teacher|student|reference)\b", re.IGNORECASE)
-_FIT = re.compile(r"\bfit\b.*", re.IGNORECASE)
-_LIMIT = re.compile(r"(95 % )?upper limit|below detection", re.IGNORECASE)
 _PARITY_CELLS, _LINE_BUCKETS, _LABEL_LENGTH = 160, 500, 44
 _STYLE = {
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 9.0, "axes.labelsize": 9.5, "legend.fontsize": 8.5,
@@ -95,15 +92,12 @@ def _draw(figure: Figure) -> Any:
 
 def _colours(series: Sequence[Series]) -> list[str]:
     """One colour per thing shown: "teacher Li–S" and "student Li–S" share theirs, and so do "900 K" and "900 K fit"."""
-    subjects = [_subject(one) for one in series]
-    order = {subject: i for i, subject in enumerate(dict.fromkeys(s or subjects[0] for s in subjects))}
-    return [PALETTE[order[s or subjects[0]] % len(PALETTE)] for s in subjects]
+    order = {subject: i for i, subject in enumerate(dict.fromkeys(map(_subject, series)))}
+    return [PALETTE[order[_subject(one)] % len(PALETTE)] for one in series]
 
 
 def _subject(series: Series) -> str:
-    """What a series is about: its label without the words that say whose or which kind it is; "" for a bare fit."""
-    about = _LIMIT.sub("", _FIT.sub("", series.label))
-    return re.sub(r"\W+", " ", _ROLE.sub("", about)).strip() or re.sub(r"\W+", " ", about).strip()
+    return series.subject or series.label
 
 
 def _series(axes: Any, figure: Figure, series: Series, colour: str, index: int) -> None:
@@ -119,9 +113,8 @@ def _series(axes: Any, figure: Figure, series: Series, colour: str, index: int) 
         dots = {"linestyle": "none", "marker": "o", "markersize": 2.0, "markeredgewidth": 0, "zorder": 2}
         axes.plot(x, y, gid=mark, **(dots if series.style == "points" else {"linewidth": 1.1, "zorder": 3}), **common)
     elif series.style == "points":
-        limit = bool(_LIMIT.search(series.label))
-        marker = "v" if limit else _MARKERS[index % len(_MARKERS)]
-        face = {"markerfacecolor": "none"} if limit else {}
+        marker = "v" if series.limit else _MARKERS[index % len(_MARKERS)]
+        face = {"markerfacecolor": "none"} if series.limit else {}
         drawn = axes.errorbar(x, y, yerr=error, linestyle="none", marker=marker, elinewidth=1.2, **face, **common)
         drawn.lines[0].set_gid(mark)
     else:
@@ -159,9 +152,6 @@ def _parity_axes(axes: Any, figure: Figure) -> None:
     axes.locator_params(nbins=4)
     axes.axline((low, low), slope=1.0, color=_INK, linewidth=0.8, alpha=0.6, gid="diagonal")
     axes.spines[["top", "right"]].set_visible(True)
-    found = re.search(r"MAE\D{0,3}[\d.]+(?:\s*±\s*[\d.]+)?\s*[^\s,;()]*", figure.caption)
-    if found:
-        axes.text(0.04, 0.96, _clean(found.group().rstrip(".")), transform=axes.transAxes, va="top", fontsize=8.5)
 
 
 def _arrhenius_axes(axes: Any, figure: Figure) -> None:

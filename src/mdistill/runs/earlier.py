@@ -21,6 +21,8 @@ _QUANTITIES = {
     "activation_energy": r"^activation_energy",
 }
 _TEMPERATURE = re.compile(r"(\d+(?:\.\d+)?)_?K(?:_|$)")
+_ROLE = re.compile(r"\b(teacher|student|reference)\b", re.IGNORECASE)
+_FIT, _LIMIT = re.compile(r"\bfit\b.*", re.IGNORECASE), re.compile(r"(95 % )?upper limit|below detection", re.IGNORECASE)
 _SECTIONS = {"strides": "stride", "vibrations": "vibrations "}
 """What names of values and gates of a section began with."""
 
@@ -60,7 +62,22 @@ def upgraded_results(raw: dict[str, Any]) -> dict[str, Any]:
         values = [name for name in raw["values"] if name.startswith("front ")]
         sections.append({"name": "front", "values": values, "gates": [], "tables": ["front"], "figures": ["front"]})
     rungs = [] if ladder is None else _rungs(ladder)
-    return raw | {"tables": tables, "rungs": rungs, "sections": sections, "headlines": _headlines(raw["values"])}
+    figures = [figure | {"series": _series(figure["series"])} for figure in raw["figures"]]
+    own = {"tables": tables, "figures": figures, "rungs": rungs, "sections": sections, "headlines": _headlines(raw["values"])}
+    return raw | own
+
+
+def _series(series: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Series with their subjects, which are their labels less the words that say whose or which kind they are."""
+    subjects = []
+    for one in series:
+        about = _LIMIT.sub("", _FIT.sub("", one["label"]))
+        words = [re.sub(r"\W+", " ", text).strip() for text in (_ROLE.sub("", about), about)]
+        subjects.append(words[0] or words[1] or subjects[0])
+    return [
+        one | {"subject": subject, "limit": bool(_LIMIT.search(one["label"]))}
+        for one, subject in zip(series, subjects, strict=True)
+    ]
 
 
 def _headlines(values: dict[str, Any]) -> list[dict[str, Any]]:

@@ -50,13 +50,21 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line or point set of a figure; error is one standard error of y (None where there is none)."""
+    """One line or point set of a figure.
+
+    Attributes:
+        error: One standard error of y; None where there is none.
+        subject: What it is about; series of one subject share a colour. "": its label.
+        limit: Whether its points are upper limits.
+    """
 
     label: str
     x: list[float]
     y: list[float]
     error: list[float] | None = None
     style: Literal["line", "points", "dashed", "band"] = "line"
+    subject: str = ""
+    limit: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
