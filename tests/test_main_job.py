@@ -78,6 +78,26 @@ def test_the_run_is_complete_and_honest(workspace, trust):
     trust("T28", "exit status of a run with failed gates", 4 if failed else 0, "4 exactly when a gate failed")
 
 
+@pytest.mark.slow
+def test_a_run_is_repeated_from_its_settings_file_alone(workspace, tmp_path, trust):
+    """The same weights, frames and numbers, bit for bit; only what a clock measured may differ."""
+    run = tmp_path / "moved"
+    shutil.copytree(workspace / "runs" / "li6ps5cl", run)
+    again = tmp_path / "again"
+    assert cli.run(["distill", str(run / "run.toml"), "--out", str(again)]) in (0, 4)
+    first, second = read_results(run), read_results(again)
+    assert first.provenance["model_sha256"] == second.provenance["model_sha256"]
+    clock = ("seconds", "ns_per_day", "us_per_atom", "speed", "µs")
+    compared = {k: v for k, v in first.values.items() if not any(word in f"{k} {v.unit}" for word in clock)}
+    assert len(compared) > 10 and {k: second.values[k] for k in compared} == compared
+    for part in ("label/labels.jsonl", "production/300K/log.csv", "production/400K/log.csv"):
+        assert (run / part).read_bytes() == (again / part).read_bytes(), part
+    assert (run / "production/300K/log.csv").read_bytes() != (run / "production/400K/log.csv").read_bytes()
+    other = [line for line in (again / "run.toml").read_text().splitlines() if not line.startswith("structure")]
+    assert other == [line for line in (run / "run.toml").read_text().splitlines() if not line.startswith("structure")]
+    trust("T20", "a run repeated from its run.toml: values that differ", 0, "0")
+
+
 def test_the_student_learned(workspace):
     results = read_results(workspace / "runs" / "li6ps5cl")
     accuracy = next(t for t in results.tables if t.section == "accuracy")
@@ -325,7 +345,7 @@ def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, 
         "0.32",
         "--save-every-fs",
         "32",
-        "--stride",
+        "--stride-map",
         str(run / "stride"),
     ]
     assert cli.run([*md, "--potential", str(run), "--out", str(tmp_path / "md")]) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +107,10 @@ def main(arguments: list[str]) -> int:
 
 def _copied(structure: Path, folder: Path) -> Path:
     """A copy of the structure file in the run folder."""
+    from mdistill.io.files import sha256
+
     copy = folder / INPUT / structure.name
-    if not copy.exists() or not os.path.samefile(copy, structure):
+    if not copy.exists() or sha256(copy) != sha256(structure):
         copy.parent.mkdir(exist_ok=True)
         copyfile(structure, copy)
     return copy
