@@ -1,14 +1,14 @@
 """Long strides against small steps of the same student: errors, temperatures, structure, density, diffusion, speed.
 
-Each material (`stride_systems.py`) and stride: a map of learned kicks is trained on the student's own NVE segments and judged
-beside small steps and beside plain Verlet with as many force calls a picosecond (`workflows/stride.py`); `--npt`, `--million`
-and `--conductivity` add density at constant pressure, 10⁶ strides, and σ(T) by strides beside σ(T) by time steps.
+For each material (`stride_systems.py`) and stride a map of learned kicks is trained on the student's NVE segments. It is compared
+with small steps, and with Verlet at as many force calls a picosecond (`judge/stride.py`). `--npt` adds the density at constant
+pressure, `--million` 10⁶ strides, `--conductivity` σ(T) by strides and by time steps.
 
     MDISTILL_DATA=… python -m benchmarks.long_stride --material li6ps5cl --strides 8 16 24 [--steps 1800] [--time-ps 500]
     python -m benchmarks.long_stride --material li6ps5cl --strides 16 --npt --million --conductivity 500 600 700 800
     python -m benchmarks.long_stride --record-only
 
-Everything done is kept in runs/stride and not done again; the record holds all that is found there, and maps of before.
+Results are kept in runs/stride and not computed again. The record holds all results found there and those recorded before.
 """
 
 from __future__ import annotations

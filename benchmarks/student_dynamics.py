@@ -1,7 +1,7 @@
 """Does the student move like its teacher? RDFs and D(Li) of Li6PS5Cl at 900 K against the long SevenNet-0 trajectory.
 
-Needs student_accuracy.py (the student) and teacher_trajectory.py (the judge, run with ASE alone). The student starts from
-the same structure with other random numbers, in several runs of the teacher's length.
+Needs student_accuracy.py (the student) and teacher_trajectory.py (the reference, run by ASE). The student runs several replicas
+of the teacher's length from the same structure with other random numbers.
 
     python -m benchmarks.student_dynamics [--runs FOLDER] [--teacher FOLDER] [--replicas 8]
 """

@@ -1,9 +1,9 @@
-"""How fast the compiled students are: whole MD steps of Li6PS5Cl, beside the teacher and other potentials, in one run.
+"""Speed of compiled students: whole MD steps of Li6PS5Cl, timed in one run with the teacher and other potentials.
 
-Sizes tiny to large, each trained on the labels of student_accuracy.py (kept in runs/benchmark-li6ps5cl/sizes; `--train-only`
-does just that), at 52 to 26,624 atoms on 1 and 2 threads: µs per atom and per edge, memory, error on the same line. The
-median of several rounds counts; everything in a round is timed once. Peers: the teacher and CHGNet through their own
-neighbour lists, the student in torch, a PaiNN student; on request NEP and DeePMD-kit's potentials, each by a Python of its own.
+Students of size tiny to large are trained on the labels of student_accuracy.py and kept in runs/benchmark-li6ps5cl/sizes. They
+are timed with 52 to 26,624 atoms on 1 and 2 threads: µs per atom and per edge, memory, error. In each round everything is timed
+once; the median over rounds is recorded. Peers: the teacher and CHGNet with their own neighbour lists, the student in torch and
+a PaiNN student. NEP and DeePMD-kit are timed on request, each by its own Python.
 
     python -m benchmarks.student_speed [--runs FOLDER] [--train-only] [--rounds 5] [--nep-python PYTHON] [--deepmd-python PYTHON]
 """

@@ -24,7 +24,7 @@ ARMS = {
     "reference": ("DFT energies and forces alone", "0"),
     "soft": ("the teacher's energies and forces alone", "0"),
     "probe": ("and one random probe", "2"),
-    "redrawn": ("and a random probe drawn anew at every step", "2 a step"),
+    "redrawn": ("and another random probe at every step", "2 a step"),
     "row": ("and one row of the Hessian", "2"),
     "rows4": ("and four rows", "8"),
     "hessian": ("and the whole Hessian", "6 an atom"),
@@ -40,7 +40,7 @@ ARMS = {
 }
 """What students of an arm are taught, and the further teacher calls that a structure takes."""
 TUNED = {"nodes": "10"}
-"""The usual weight of what was tried with several."""
+"""The usual weight of arms that were run with several."""
 CURVATURE = {
     "force MAE, test (meV/Å)": "held out (meV/Å)",
     "force MAE, 1000 K (meV/Å)": "1000 K",
@@ -57,7 +57,7 @@ CURVATURE = {
 KINDS = {"spline": "moment students", "moment": "moment students", "painn": "small PaiNN students"}
 """Records made before the net was called moment say spline."""
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
-COLUMNS = ("momenta (%)", "training (CPU min)", *ENSEMBLES, "stronger (%)", "speed-up", "in small steps", "gates failed")
+COLUMNS = ("momenta (%)", "training (CPU min)", *ENSEMBLES, "kick scale (%)", "speed-up", "in small steps", "gates failed")
 HEAD = """# Measured: curvature and long strides
 
 Written by `benchmarks/tables.py` from `benchmarks/results/*.json`, where settings, hardware and commit are. Errors are standard
@@ -66,18 +66,19 @@ how-to pages on [long strides](howto/long_strides.md) and [curvature](howto/curv
 """
 CURVED = """## When curvature helps (`studies/curvature.py`)
 
-Errors against the teacher: forces on held-out structures, on hotter ones (never taught), on structures displaced along normal
-modes; products of the Hessian with a random direction, median over held-out structures; the Hessian at the minimum; how far the
-student's minimum is from the teacher's; for how long dynamics at 1000 K went on (until stopped by its guard or ended). Students
-of one table took the same number of training steps. Calls: further calls of the teacher a structure.
+Columns are errors against the teacher. *Held out*, *1000 K* and *normal modes*: forces on held-out structures, on hotter ones
+(never taught) and on structures displaced along normal modes. *Curvature*: products of the Hessian with a random direction,
+median over held-out structures. *Minimum*: distance of the student's minimum from the teacher's. *1000 K holds*: time that dynamics at
+1000 K lasted until its guard stopped it or it ended. *Calls*: further teacher calls a structure. Students of one table took the
+same number of training steps.
 """
 STRIDES = """## Long strides (`long_stride.py`)
 
-Maps composed of learned kicks, as large as the student or lighter, beside small steps of the student that they were taught by.
-Momenta: median error of one stride on held-out segments, over their thermal size. NVE, Langevin, Bussi: mean temperature less
-what it should be (K), energy put right. Stronger: by how much all kicks were made so after training, by the temperature of NVE
-runs from another start (–: before that was done). Gates: 2 K over all, 5 K for each element, or twice the error of the mean;
-RDFs; total momentum.
+A map is composed of learned kicks, as large as the student or lighter. It is compared with small steps of the student that taught
+it. *Momenta*: median error of one stride on held-out segments, over their thermal size. *NVE, Langevin, Bussi*: error of the mean
+temperature (K), with the energy correction. *Kick scale*: change of all kicks after training, set by the temperature of NVE runs
+from another start (–: not done). *Gates*: 2 K over all atoms, 5 K for each element, or twice the error of the mean; RDFs; total
+momentum.
 """
 
 
@@ -110,7 +111,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def shown(value: Any, error: Any = None) -> str:
-    """A number with its error; pairs of both are taken apart."""
+    """A number with its error, or a pair of both."""
     if isinstance(value, list):
         value, error = value[0], value[1]
     if isinstance(value, str) or value is None:
@@ -158,11 +159,11 @@ def curvature_table(rows: list[Row]) -> list[str]:
 
 
 def strides(rows: list[Row]) -> list[str]:
-    """One line for each map, then the temperatures of each, then what only some were asked."""
+    """One line for each map, then the temperatures of each, then what was measured for some only."""
     rows = sorted(rows, key=lambda row: (list(NAMES).index(row["material"]), row["stride_time"][0], kick_size(row)))
     head = ["material", "stride (fs), calls", "kicks", *COLUMNS]
     lines = [STRIDES, *table(head, [[NAMES[r["material"]], fact(r, CALLS), kick_size(r), *summary(r)] for r in rows])]
-    lines += ["Mean temperatures less what they should be (K):", ""]
+    lines += ["Errors of mean temperatures (K):", ""]
     for row in rows:
         lines += [f"**{NAMES[row['material']]}, {fact(row, CALLS)}, kicks: {kick_size(row)}**", "", *temperatures(row)]
     for row in rows:
@@ -174,13 +175,13 @@ def strides(rows: list[Row]) -> list[str]:
 
 def summary(row: Row) -> list[str]:
     """What COLUMNS name."""
-    own = [r for r in row["temperatures"] if r["steps"].startswith("strides") and "alone" not in r["steps"]]
-    found = {r["ensemble"]: shown(r["all"]) for r in own}
+    of_map = [r for r in row["temperatures"] if r["steps"].startswith("strides") and "alone" not in r["steps"]]
+    errors = {r["ensemble"]: shown(r["all"]) for r in of_map}
     failed = [name.removeprefix("stride: ") for name, (_, _, passed) in row["gates"].items() if not passed]
-    cells = [shown(row["stride_error"]), shown(row.get("training CPU minutes")), *(found.get(e, "–") for e in ENSEMBLES)]
+    cells = [shown(row["stride_error"]), shown(row.get("training CPU minutes")), *(errors.get(e, "–") for e in ENSEMBLES)]
     small = fact(row, "strides taken in small steps instead")
-    stronger = fact(row, "kicks made stronger (%)")
-    return [*cells, stronger, shown(row["stride_speed_up"]) + " ×", small, ", ".join(failed) or "none"]
+    scale = fact(row, "kicks made stronger (%)")
+    return [*cells, scale, shown(row["stride_speed_up"]) + " ×", small, ", ".join(failed) or "none"]
 
 
 def fact(row: Row, name: str) -> str:
@@ -233,18 +234,18 @@ def costs(rows: list[Row]) -> list[str]:
 CALLS = "stride (fs), force calls in it"
 FURTHER: dict[str, Callable[[Any, str], list[str]]] = {
     "transport": transport,
-    "volume, strides (Å³/atom)": lambda v, name: [f"{name}, volume at no pressure: {shown(v)} Å³/atom."],
-    "volume, steps (Å³/atom)": lambda v, name: [f"{name.partition(',')[0]}, the same by time steps: {shown(v)} Å³/atom."],
+    "volume, strides (Å³/atom)": lambda v, name: [f"{name}, volume at zero pressure: {shown(v)} Å³/atom."],
+    "volume, steps (Å³/atom)": lambda v, name: [f"{name.partition(',')[0]}, the same with time steps: {shown(v)} Å³/atom."],
     "10⁶ strides": million,
     "times the student": over_student,
     "ns/day, times the teacher": over_teacher,
 }
-"""What only some maps were asked, and how it is told."""
+"""What was measured for some maps only, and its sentence."""
 
 
 def ablations(rows: list[Row]) -> list[str]:
     """Maps without one part or another."""
-    lines = ["## What the parts of a map are worth (`studies/stride_ablations.py`, Li6PS5Cl, 16 fs, short judgement)", ""]
+    lines = ["## Maps without one part (`studies/stride_ablations.py`, Li6PS5Cl, 16 fs, short runs)", ""]
     cells = [[row["arm"], str(row["steps"]), f"{row['judged for (ps)']:g}", *summary(row)] for row in rows]
     return [*lines, *table(["map", "steps", "judged for (ps)", *COLUMNS], cells)]
 
@@ -253,8 +254,8 @@ def peer(rows: list[Row]) -> list[str]:
     """FlashMD's network taught the same pairs, driven by its own integrators."""
     spent = next(r for r in rows if r["what"] == "training")
     lines = ["## FlashMD's network on the same pairs (`studies/peer_flashmd.py`, Li6PS5Cl, 16 fs)", ""]
-    how_long = f"{spent['processor minutes']:.1f} CPU minutes of training by metatrain"
-    taught = f"{spent['parameters']:,} parameters, {spent['pairs']} pairs, {how_long}"
+    time = f"{spent['processor minutes']:.1f} CPU minutes of training by metatrain"
+    taught = f"{spent['parameters']:,} parameters, {spent['pairs']} pairs, {time}"
     lines += [f"{taught}. Errors of momenta after one stride over their thermal size (%):", ""]
     kinds = [
         k.removeprefix("p error ")
@@ -269,7 +270,7 @@ def peer(rows: list[Row]) -> list[str]:
     lines += table(["", "K", *kinds], cells)
     runs = [r for r in rows if "rescale" in r and r["what"] in ENSEMBLES]
     lines += [
-        "Mean temperatures less what they should be (K), by its own integrators, with and without its rescaling of the energy:",
+        "Errors of mean temperatures (K), with FlashMD's own integrators, with and without its energy rescaling:",
         "",
     ]
     cells = [

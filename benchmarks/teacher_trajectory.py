@@ -1,8 +1,8 @@
-"""A long SevenNet-0 trajectory of Li6PS5Cl (52 atoms) at 900 K, run by ASE: the judge of the student's dynamics.
+"""A long SevenNet-0 trajectory of Li6PS5Cl (52 atoms) at 900 K, run by ASE: the reference of the student's dynamics.
 
-ASE's own Bussi thermostat moves the atoms on purpose: nothing of mdistill's simulation takes part, only its adapter of
-the teacher (the teacher's numbers, in less than half the time). The run (about an hour on one core) is kept in
-runs/teacher-900K and goes on where it was; student_dynamics.py writes what it says as a small result.
+ASE's Bussi thermostat moves the atoms, so that mdistill's simulation takes no part; its adapter evaluates the teacher in less
+than half the time. The run (about an hour on one core) is kept in runs/teacher-900K and resumed. student_dynamics.py writes the
+record.
 
     python -m benchmarks.teacher_trajectory [--runs FOLDER] [--temperature 900] [--picoseconds 41]
 """

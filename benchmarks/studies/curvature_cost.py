@@ -2,7 +2,7 @@
 
     MDISTILL_DATA=… python -m benchmarks.studies.curvature_cost [--rounds 5]
 
-Products are zeros: only the time is looked at. Kinds of student and numbers of rows are timed in turn; CPU time of one thread.
+Products are zeros, because only the time counts. Kinds of student and numbers of rows are timed in turn: CPU time, one thread.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@
 
 Maps of one kind are taught for equally many steps, of different kinds for one to four minutes of a core (STEPS), and
 judged as `mdistill train stride` does (temperatures in NVE,
-Langevin and Bussi dynamics with the energy put right and without, RDFs, reversibility, speed), in shorter runs.
+Langevin and Bussi dynamics with and without energy correction, RDFs, reversibility, speed), in shorter runs.
 
     MDISTILL_DATA=… python -m benchmarks.studies.stride_ablations [--arms direct …] [--time-ps 30] [--record-only]
 

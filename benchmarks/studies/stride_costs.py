@@ -1,8 +1,8 @@
 """Where the time of a long stride goes, and the multiply-adds it is made of: what limits its gain over time steps.
 
 For maps made by `long_stride.py`, on one thread, in one run: µs an atom of one evaluation of the student and of a kick where
-the neighbours are known, of one neighbour search, and of whole strides with the energy left alone, put right at one of ten and
-at one of twenty; strides from one search to the next; and multiply-adds an atom, as the equations have them and with what the
+the neighbours are known, of one neighbour search, and of whole strides without energy correction and with one at every tenth and
+twentieth stride; strides from one search to the next; and multiply-adds an atom, as the equations have them and with what the
 registers' 16 numbers are filled up with. Times are medians over rounds in which everything is timed once.
 
     MDISTILL_DATA=… python -m benchmarks.studies.stride_costs [--maps li6ps5cl/16fs-2 …] [--runs FOLDER] [--rounds 9]
