@@ -68,8 +68,8 @@ CURVED = """## When curvature helps (`studies/curvature.py`)
 
 Columns are errors against the teacher. *Held out*, *1000 K* and *normal modes*: forces on held-out structures, on hotter ones
 (never taught) and on structures displaced along normal modes. *Curvature*: products of the Hessian with a random direction,
-median over held-out structures. *Minimum*: distance of the student's minimum from the teacher's. *1000 K holds*: time that dynamics at
-1000 K lasted until its guard stopped it or it ended. *Calls*: further teacher calls a structure. Students of one table took the
+median over held-out structures. *Minimum*: distance of the student's minimum from the teacher's. *1000 K holds*: time until
+dynamics at 1000 K ended or was stopped by its guard. *Calls*: further teacher calls a structure. Students of one table took the
 same number of training steps.
 """
 STRIDES = """## Long strides (`long_stride.py`)
