@@ -65,7 +65,7 @@ def settings_of(material: Material, stride_fs: float, given: argparse.Namespace)
     equilibration for water, which as a frame of another density is a liquid that relaxes."""
     spacing = {"water": 1.0, "aluminium": 16.0}.get(material.name, 4.0)
     segments = SegmentSettings(
-        temperatures_K=material.temperatures_K, segments=SEGMENTS, frames=FRAMES, spacing_fs=spacing
+        temperatures_K=material.temperatures_K, segments=SEGMENTS, frames=FRAMES, every_fs=spacing
     )  # fmt: skip
     fit = FitSettings(steps=given.steps, batch_size=4)
     train = StrideSettings(stride_fs=stride_fs, kicks=given.kicks, kick_size=given.kick_size, fit=fit)
@@ -112,7 +112,7 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
 
 def run(material: Material, folder: Path, net: StrideNet | None, **how: Any) -> SimulationResult | str:
     """A simulation of the student, or why it broke."""
-    how = {"thermostat": "bussi", "save_every_fs": 96.0, "equilibration_ps": 5.0} | how
+    how = {"thermostat": "bussi", "every_fs": 96.0, "equilibration_ps": 5.0} | how
     if net is None:
         how["time_step_fs"] = material.time_step_fs
     try:
@@ -142,7 +142,7 @@ def million(material: Material, folder: Path) -> dict[str, Any]:
     time_ps = 1e6 * net.settings.stride_fs / 1000.0
     done = run(
         material, folder / "million", net, ensemble="nvt", thermostat="langevin", temperature_K=material.temperature_K,
-        time_ps=time_ps, save_every_fs=200.0 * net.settings.stride_fs,
+        time_ps=time_ps, every_fs=200.0 * net.settings.stride_fs,
     )  # fmt: skip
     if isinstance(done, str):
         return {"10⁶ strides": done}

@@ -56,11 +56,9 @@ WATER_A = 12.43
 """Edge of the box of 64 water molecules at 0.997 g/cm³, Å."""
 BONDED_A = 1.2
 """An O–H distance below which the two are bonded, Å."""
-EMT_LABELS = LabelSettings(
-    temperatures_K=(300.0, 600.0, 900.0), frames=60, blocks=6, spacing_fs=40.0, time_step_fs=4.0, contacts=4
-)
+EMT_LABELS = LabelSettings(temperatures_K=(300.0, 600.0, 900.0), frames=60, blocks=6, every_fs=40.0, time_step_fs=4.0, contacts=4)
 LI3PS4_LABELS = LabelSettings(
-    temperatures_K=(300.0, 600.0, 900.0), frames=40, spacing_fs=16.0, strains=(-0.02, 0.02), shears=2, rattles=(0.03, 0.1)
+    temperatures_K=(300.0, 600.0, 900.0), frames=40, every_fs=16.0, strains=(-0.02, 0.02), shears=2, rattles=(0.03, 0.1)
 )
 TRAIN = {
     "li3ps4": TrainSettings(size="small", held_out=0.1, fit=FitSettings(steps=4000)),
@@ -211,7 +209,7 @@ def check(material: Material, folder: Path) -> dict[str, Any]:
     for ensemble, time_ps in lengths.items():
         settings = SimulateSettings(
             ensemble=ensemble, temperature_K=material.temperature_K, time_ps=time_ps, equilibration_ps=5.0,
-            time_step_fs=material.time_step_fs, save_every_fs=40.0,
+            time_step_fs=material.time_step_fs, every_fs=40.0,
         )  # fmt: skip
         try:
             result = simulate(material.start, student, settings, folder / ensemble)

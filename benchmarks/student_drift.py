@@ -27,7 +27,7 @@ from mdistill.units import PS
 
 def measure(system: System, potential: Potential, temperature_K: float, time_ps: float, folder: Path) -> dict[str, Any]:
     settings = SimulateSettings(
-        ensemble="nve", temperature_K=temperature_K, time_ps=time_ps, equilibration_ps=2.0, time_step_fs=1.0, save_every_fs=10.0
+        ensemble="nve", temperature_K=temperature_K, time_ps=time_ps, equilibration_ps=2.0, time_step_fs=1.0, every_fs=10.0
     )
     log = read_log(simulate(system, potential, settings, folder).log)
     after = log["time_fs"] > 0.0

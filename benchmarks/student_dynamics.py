@@ -62,7 +62,7 @@ def main() -> None:
             temperature_K=given.temperature,
             time_ps=length_ps,
             equilibration_ps=EQUILIBRATION_PS,
-            save_every_fs=10.0,
+            every_fs=10.0,
             time_step_fs=2.0,
             seed=seed + 1,
         )

@@ -59,7 +59,7 @@ def train_action(
         )
     train, apart = split_segments(segments, held_out=settings.held_out)
     held_out = windows_of(apart, settings.stride_fs)
-    windows = windows_of(train, settings.stride_fs, every_fs=segments[0].spacing_fs)
+    windows = windows_of(train, settings.stride_fs, every_fs=segments[0].every_fs)
     net = action_of(load_moment(potential), settings.stride_fs)
     calibrate_motion(net, windows)
     begun = read_metadata(potential)["sha256"]

@@ -88,6 +88,6 @@ def exact_flow() -> tuple[Segment, ...]:
         assert run.momenta is not None
         segments.append(
             Segment(system=replace(state.system), masses=state.masses, positions=run.positions, momenta=run.momenta,
-                    spacing_fs=4.0, temperature_K=KELVIN, block=block)
+                    every_fs=4.0, temperature_K=KELVIN, block=block)
         )  # fmt: skip
     return tuple(segments)

@@ -29,10 +29,10 @@ ENVIRONMENT = {
     "PATH": os.environ["PATH"],
 }
 TINY = shlex.split(
-    "--teacher toy_teacher:salt --temperatures 300 400 --prepare.relax-steps 200 --label.frames 20 --label.spacing-fs 20 "
+    "--teacher toy_teacher:salt --temperatures 300 400 --prepare.relax-steps 200 --label.frames 20 --label.every-fs 20 "
     "--label.probe-every 20 --train.fit.steps 250 --train.channels 6 --train.radial 8 --train.hidden 24 --refine.time-ps 0.3 "
     "--refine.frames 3 --validate.replays 4 --validate.drift-ps 0.4 --validate.stability-ps 0.2 --validate.equilibration-ps 0.1 "
-    "--validate.speed-rounds 3 --production.time-ps 1.2 --production.equilibration-ps 0.2"
+    "--validate.speed-repeats 3 --production.time-ps 1.2 --production.equilibration-ps 0.2"
 )
 
 BEGUN = ("prepare/*", "label/*.npz", "train/*", "refine/round-1/*", "gates/*", "production/*K/trajectory.h5")
@@ -213,7 +213,7 @@ def test_results_schema(workspace):
 def test_bench_adds_accuracy_against_speed_to_the_run(workspace, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(workspace / "runs" / "li6ps5cl", run)
-    command = ["bench", str(run), "--sizes", "tiny", "--minutes", "0.05", "--rounds", "3", "--teacher", "toy_teacher:salt"]
+    command = ["bench", str(run), "--sizes", "tiny", "--minutes", "0.05", "--repeats", "3", "--teacher", "toy_teacher:salt"]
     for _ in range(2):
         assert cli.run(command) == 0
         results = read_results(run)
@@ -319,9 +319,9 @@ def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, 
     run = tmp_path / "run"
     shutil.copytree(workspace / "runs" / "li6ps5cl", run)
     tiny = shlex.split(
-        "--segments.temperatures-K 300 --segments.segments 4 --segments.blocks 4 --segments.frames 4 --segments.apart-fs 20 "
+        "--segments.temperatures-K 300 --segments.segments 4 --segments.blocks 4 --segments.frames 4 --segments.between-fs 20 "
         "--segments.equilibration-ps 0.1 --train.fit.steps 150 --judge.time-ps 0.7 --judge.longest-ps 1 "
-        "--judge.equilibration-ps 0.1 --judge.every-fs 16 --judge.rounds 3"
+        "--judge.equilibration-ps 0.1 --judge.every-fs 16 --judge.repeats 3"
     )
     for _ in range(2):
         assert cli.run(["train", "stride", "--from", str(run), *tiny]) in (0, 4)
@@ -343,7 +343,7 @@ def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, 
         "300",
         "--time-ps",
         "0.32",
-        "--save-every-fs",
+        "--every-fs",
         "32",
         "--stride-map",
         str(run / "stride"),
@@ -356,7 +356,7 @@ def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, 
     assert cli.run([*md, "--time-step-fs", "2", "--potential", str(run), "--out", str(tmp_path / "step")]) == 2
     assert cli.run(["train", "stride", "--from", str(tmp_path), "--out", str(tmp_path / "no")]) == 2
     nve = ["simulate", start, "--potential", str(run), "--ensemble", "nve", "--temperature-K", "300", "--time-ps", "0.3"]
-    assert cli.run([*nve, "--equilibration-ps", "0", "--save-every-fs", "4", "--out", str(tmp_path / "nve")]) == 0
+    assert cli.run([*nve, "--equilibration-ps", "0", "--every-fs", "4", "--out", str(tmp_path / "nve")]) == 0
     elsewhere = ["train", "stride", "--from", str(run), *tiny, "--out", str(tmp_path / "elsewhere")]
     assert cli.run([*elsewhere, "--nve", str(tmp_path / "nve" / "trajectory.h5")]) in (0, 4)
     assert (tmp_path / "elsewhere" / "stride.mdistill").is_file() and not (tmp_path / "elsewhere" / "segments").exists()

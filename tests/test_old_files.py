@@ -34,8 +34,8 @@ from systems import SYSTEMS
 OLD = Path(__file__).parent / "golden" / "ca4b391"
 EXACT = 1e-10
 RUNS = {
-    "verlet": {"thermostat": "langevin", "time_ps": 0.02, "time_step_fs": 1.0, "save_every_fs": 5.0},
-    "strides": {"thermostat": "bussi", "time_ps": 0.08, "save_every_fs": 20.0, "format": "extxyz"},
+    "verlet": {"thermostat": "langevin", "time_ps": 0.02, "time_step_fs": 1.0, "every_fs": 5.0},
+    "strides": {"thermostat": "bussi", "time_ps": 0.08, "every_fs": 20.0, "format": "extxyz"},
 }
 
 
@@ -134,7 +134,7 @@ def test_labels_and_segments(run: Path) -> None:
     assert tensor_hash({f"{k}": f.target.forces.numpy() for k, f in enumerate(frames)}) == expected["labels"]["sha256"]
     assert sum(f.probes is not None for f in frames) == expected["labels"]["probes"]
     segments = [s for path in sorted(run.glob("stride/segments/*.npz")) for s in read_segments(path)]
-    assert len(segments) == expected["segments"]["count"] and segments[0].spacing_fs == expected["segments"]["spacing_fs"]
+    assert len(segments) == expected["segments"]["count"] and segments[0].every_fs == expected["segments"]["spacing_fs"]
     assert tensor_hash({f"{k}": s.momenta.numpy() for k, s in enumerate(segments)}) == expected["segments"]["sha256"]
 
 
@@ -156,13 +156,13 @@ COMMANDS = {
     "report": "report run",
     "cite": "cite run",
     "simulate": "simulate run/prepare/structures.extxyz --potential run --temperature-K 100 --time-ps 0.02 --out md",
-    "simulate in long strides": "simulate run/prepare/structures.extxyz --potential run --stride run/stride --temperature-K 100 "
-    "--time-ps 0.04 --save-every-fs 8 --out md",
+    "simulate in long strides": "simulate run/prepare/structures.extxyz --potential run --stride-map run/stride --temperature-K 100 "
+    "--time-ps 0.04 --every-fs 8 --out md",
     "train": "train potential run --fit.steps 3 --channels 3 --radial 5 --hidden 8 --cutoff 2.9 --out fit",
     "train stride": "train stride --from run --train.stride-fs 4 --train.fit.steps 3 --segments.segments 4 --segments.blocks 4 "
-    "--segments.frames 2 --segments.apart-fs 20 --segments.equilibration-ps 0.1 --segments.temperatures-K 300 "
-    "--judge.time-ps 0.4 --judge.longest-ps 0.5 --judge.equilibration-ps 0.1 --judge.every-fs 16 --judge.rounds 3 --out map",
-    "bench": "bench run --sizes tiny --minutes 0.01 --rounds 3 --teacher toy_teacher:salt",
+    "--segments.frames 2 --segments.between-fs 20 --segments.equilibration-ps 0.1 --segments.temperatures-K 300 "
+    "--judge.time-ps 0.4 --judge.longest-ps 0.5 --judge.equilibration-ps 0.1 --judge.every-fs 16 --judge.repeats 3 --out map",
+    "bench": "bench run --sizes tiny --minutes 0.01 --repeats 3 --teacher toy_teacher:salt",
     "vibrations": "vibrations run --teacher toy_teacher:salt --quick --probes 2 --displaced 2 --teacher-steps 1 --relax-steps 5",
 }
 

@@ -94,7 +94,7 @@ def vibrations(case: Case, path: Path) -> dict[str, float]:
 
 def relaxed(case: Case, path: Path) -> dict[str, float]:
     """How far a student's minimum is from the teacher's, from where it starts; a common shift left out."""
-    shift = relax(case.minimum, load(path), max_steps=400, fmax=0.005)[0].positions - case.minimum.positions
+    shift = relax(case.minimum, load(path), max_steps=400, largest_force=0.005)[0].positions - case.minimum.positions
     return {"RMSD of the minimum (Å)": float((shift - shift.mean(0)).square().sum(1).mean().sqrt())}
 
 
@@ -102,7 +102,7 @@ def dynamics(case: Case, path: Path) -> dict[str, float]:
     """How long a student's dynamics holds at 1000 K, its drift in NVE, and the teacher's energy at its minimum."""
     potential, found = load(path, precision="float32"), {}
     low = case.minimum
-    at_minimum = relax(low, load(path), max_steps=400, fmax=0.005)[0]
+    at_minimum = relax(low, load(path), max_steps=400, largest_force=0.005)[0]
     energies = [float(evaluate(case.teacher, [LabelledFrame(system=s, target=NOTHING)])[0].energy[0]) for s in (at_minimum, low)]
     found["teacher's energy at the student's minimum (meV/atom)"] = 1e3 * (energies[0] - energies[1]) / low.n_atoms
     hot_ps, nve_ps = TIMES_PS[load_model(path).net.kind]  # type: ignore[attr-defined]
@@ -110,7 +110,7 @@ def dynamics(case: Case, path: Path) -> dict[str, float]:
     for name, ensemble, kelvin, time_ps in (("hot", "nvt", 1000.0, hot_ps), ("nve", "nve", 500.0, nve_ps)):
         settings = SimulateSettings(
             ensemble=ensemble, thermostat="langevin", temperature_K=kelvin, time_ps=time_ps, time_step_fs=step,
-            save_every_fs=20.0, equilibration_ps=0.5 if name == "nve" else 0.0, guard=GuardSettings(energy_change=100.0),
+            every_fs=20.0, equilibration_ps=0.5 if name == "nve" else 0.0, guard=GuardSettings(energy_change=100.0),
         )  # fmt: skip
         try:
             values = simulate(low, potential, settings, path.parent / name).values

@@ -153,7 +153,7 @@ def hotter(start: System, teacher: Potential, folder: Path) -> list[LabelledFram
     """100 frames of the teacher's dynamics at 1000 K, or those up to 0.1 ps before it broke (aspirin: after 1.3 ps)."""
     settings = SimulateSettings(
         ensemble="nvt", thermostat="langevin", friction_per_ps=10.0, temperature_K=1000.0, time_ps=2.0, time_step_fs=0.5,
-        equilibration_ps=0.2, save_every_fs=20.0,
+        equilibration_ps=0.2, every_fs=20.0,
     )  # fmt: skip
     last = None
     with suppress(BlowUp):
@@ -171,7 +171,7 @@ def molecule_case(name: str) -> Case:
         fit = FitSettings(steps=TEACHER_STEPS.get(name, TEACHER.fit.steps))
         train_potential(train, replace(TEACHER, fit=fit), home / "teacher")
     teacher = load_model(home / "teacher" / MODEL)
-    minimum = relax(train[0].system, teacher, max_steps=400, fmax=0.005)[0]
+    minimum = relax(train[0].system, teacher, max_steps=400, largest_force=0.005)[0]
     rows_there = hessian_of(teacher, minimum, home)
     return Case(
         name=name,
@@ -201,7 +201,7 @@ def crystal_case(name: str, labels: Path) -> Case:
     if name == CRYSTALS[0]:
         minimum = read_system(ROOT / "benchmarks" / "li6ps5cl_relaxed.extxyz")
     else:
-        minimum = relax(next(f.system for f in frames if f.source == "relaxed"), teacher, max_steps=400, fmax=0.005)[0]
+        minimum = relax(next(f.system for f in frames if f.source == "relaxed"), teacher, max_steps=400, largest_force=0.005)[0]
     train, test = [f for f in cold if f.block % 5 != 4], [f for f in cold if f.block % 5 == 4]
     rows_there = hessian_of(teacher, minimum, home)
     return Case(

@@ -42,7 +42,7 @@ def trained(name: str, frames: list[LabelledFrame], settings: TrainSettings) -> 
 def drift(path: Path, start: System, time_ps: float) -> dict[str, Any]:
     """What a run in NVE does to the total energy and the temperature."""
     settings = SimulateSettings(
-        ensemble="nve", temperature_K=300.0, time_ps=time_ps, time_step_fs=0.5, equilibration_ps=0.5, save_every_fs=10.0,
+        ensemble="nve", temperature_K=300.0, time_ps=time_ps, time_step_fs=0.5, equilibration_ps=0.5, every_fs=10.0,
         guard=GuardSettings(energy_change=100.0),
     )  # fmt: skip
     try:
@@ -84,7 +84,7 @@ def main() -> None:
             "direct-curved", reverse, replace(direct, curvature_weight=0.3, curvature_every=1)
         ),
     }
-    start = relax(train[0].system, load_model(gradient), max_steps=300, fmax=0.01)[0]
+    start = relax(train[0].system, load_model(gradient), max_steps=300, largest_force=0.01)[0]
     rows = []
     for name, path in models.items():
         errors = accuracy(test, evaluate(load(path), test)).force["all"].mean_absolute

@@ -37,7 +37,7 @@ def main() -> None:
         student = load(given.runs / "train" / "student.mdistill", precision=precision)  # type: ignore[arg-type]
         length = given.nve_ps if precision == "float32" else 0.1 * given.nve_ps
         settings = SimulateSettings(
-            ensemble="nve", temperature_K=900.0, time_ps=length, equilibration_ps=2.0, time_step_fs=1.0, save_every_fs=100.0
+            ensemble="nve", temperature_K=900.0, time_ps=length, equilibration_ps=2.0, time_step_fs=1.0, every_fs=100.0
         )
         log = read_log(simulate(system, student, settings, given.runs / f"nve-long-{precision}").log)
         drift = energy_drift(log["time_fs"][log["time_fs"] > 0], log["total_eV"][log["time_fs"] > 0], system.n_atoms)
@@ -53,7 +53,7 @@ def main() -> None:
     before = psutil.Process().memory_info().rss
     student = load(given.runs / "train" / "student.mdistill", precision="float32")
     settings = SimulateSettings(
-        temperature_K=900.0, time_ps=2e-3 * given.steps, equilibration_ps=2.0, time_step_fs=2.0, save_every_fs=2000.0
+        temperature_K=900.0, time_ps=2e-3 * given.steps, equilibration_ps=2.0, time_step_fs=2.0, every_fs=2000.0
     )
     done = simulate(system, student, settings, given.runs / "long-900K")
     log = read_log(done.log)

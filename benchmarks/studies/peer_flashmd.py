@@ -87,7 +87,7 @@ def write_pairs(segments: Path, stride_fs: float, path: Path, most: int) -> Path
         return path
     found = [segment for file in sorted(segments.glob("segments-*.npz")) for segment in read_segments(file)]
     train, apart = split_segments(found, held_out=StrideSettings().held_out)
-    taught, judged = windows_of(train, stride_fs, every_fs=found[0].spacing_fs), windows_of(apart, stride_fs)
+    taught, judged = windows_of(train, stride_fs, every_fs=found[0].every_fs), windows_of(apart, stride_fs)
     taught = [taught[k] for k in np.unique(np.linspace(0, len(taught) - 1, most).round().astype(int))]
     windows, first = [*taught, *judged], taught[0].system
     buffer = io.BytesIO()

@@ -48,7 +48,7 @@ def own_frames(student: Path, start: System, seed: int, folder: Path) -> list[Sy
         friction_per_ps=10.0,
         temperature_K=KELVIN,
         time_ps=5.0,
-        save_every_fs=50.0,
+        every_fs=50.0,
         seed=seed,
     )
     run = read_hdf5(simulate(start, load(student, precision="float32"), settings, folder).trajectory)

@@ -68,7 +68,7 @@ def segments() -> list[Segment]:
         own = boxes.owner == block
         found.append(
             Segment(system=replace(system, positions=positions[0, own]), masses=state.masses[own], positions=positions[:, own],
-                    momenta=momenta[:, own], spacing_fs=SPACING, temperature_K=KELVIN, block=block)
+                    momenta=momenta[:, own], every_fs=SPACING, temperature_K=KELVIN, block=block)
         )  # fmt: skip
     return found
 

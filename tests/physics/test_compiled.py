@@ -33,7 +33,7 @@ ENSEMBLES = {
     "npt": SimulateSettings(ensemble="npt", thermostat="bussi", temperature_K=300.0, barostat="isotropic"),
     "npt anisotropic": SimulateSettings(ensemble="npt", thermostat="langevin", temperature_K=300.0, barostat="anisotropic"),
 }
-SHORT = {"time_ps": 0.2, "equilibration_ps": 0.05, "time_step_fs": 1.0, "save_every_fs": 7.0}
+SHORT = {"time_ps": 0.2, "equilibration_ps": 0.05, "time_step_fs": 1.0, "every_fs": 7.0}
 
 
 def potentials(*, double: bool = True) -> tuple[Conservative, CompiledMoment]:
@@ -152,7 +152,7 @@ def test_the_guard_stops_at_the_same_step_and_keeps_the_frame(tmp_path):
 def test_without_the_guard_what_is_not_finite_still_stops_the_run(tmp_path):
     _, fast = potentials()
     settings = replace(ENSEMBLES["nve"], **SHORT | {"equilibration_ps": 0.0, "time_step_fs": 10.0, "temperature_K": 20000.0})
-    settings = replace(settings, guard=GuardSettings(on=False), time_ps=2000.0, save_every_fs=20000.0)
+    settings = replace(settings, guard=GuardSettings(on=False), time_ps=2000.0, every_fs=20000.0)
     crowded = replace(cold_box(), positions=0.3 * cold_box().positions, cell=0.3 * cold_box().cell)
     with pytest.raises(BlowUp, match="finite") as error:
         simulate(crowded, fast, settings, tmp_path / "run")

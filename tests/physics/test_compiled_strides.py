@@ -34,7 +34,7 @@ ENSEMBLES = {
     "npt": SimulateSettings(ensemble="npt", thermostat="bussi", temperature_K=300.0, barostat="isotropic"),
     "npt anisotropic": SimulateSettings(ensemble="npt", thermostat="langevin", temperature_K=300.0, barostat="anisotropic"),
 }
-SHORT = {"time_ps": 0.4, "equilibration_ps": 0.08, "save_every_fs": 28.0}
+SHORT = {"time_ps": 0.4, "equilibration_ps": 0.08, "every_fs": 28.0}
 """Strides of 4 fs: 20 before, 100 of the run, a frame every 7."""
 
 
@@ -168,7 +168,7 @@ def test_force_and_energy_are_looked_at_where_a_leap_ends(guard, tmp_path):
 def test_what_is_not_finite_stops_the_run(tmp_path):
     crowded = replace(cold_box(), positions=0.3 * cold_box().positions, cell=0.3 * cold_box().cell)
     settings = replace(ENSEMBLES["nve"], **SHORT | {"equilibration_ps": 0.0, "temperature_K": 20000.0})
-    settings = replace(settings, guard=GuardSettings(on=False), time_ps=2000.0, save_every_fs=20000.0)
+    settings = replace(settings, guard=GuardSettings(on=False), time_ps=2000.0, every_fs=20000.0)
     with pytest.raises(BlowUp, match="finite"):
         simulate(crowded, student(), settings, tmp_path / "run", stride=tiny_map(stride_fs=100.0))
 

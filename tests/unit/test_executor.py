@@ -33,8 +33,8 @@ from systems import MorseNet, random_box
 
 BOX = random_box(0, atoms=6, closest=2.2)
 SETTINGS = LabelSettings(
-    temperatures_K=(300.0,), frames=6, blocks=3, spacing_fs=6.0, equilibration_fs=6.0, time_step_fs=2.0, strains=(0.02,),
-    shears=1, rattles=(0.05, 0.1, 0.02), contacts=2, probes=1, probe_every=2, force_cap=1e3,
+    temperatures_K=(300.0,), frames=6, blocks=3, every_fs=6.0, equilibration_fs=6.0, time_step_fs=2.0, strains=(0.02,),
+    shears=1, rattles=(0.05, 0.1, 0.02), contacts=2, probes=1, probe_every=2, largest_force=1e3,
 )  # fmt: skip
 
 

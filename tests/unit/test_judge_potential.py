@@ -28,10 +28,10 @@ from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout
 from mdistill.types import Graph, LabelledFrame, Prediction, System
 
-QUICK = ValidateSettings(replays=4, equilibration_ps=0.3, drift_ps=1.0, stability_ps=0.3, speed_rounds=3)
+QUICK = ValidateSettings(replays=4, equilibration_ps=0.3, drift_ps=1.0, stability_ps=0.3, speed_repeats=3)
 SHORT = replace(QUICK, equilibration_ps=0.05, drift_ps=0.2, stability_ps=0.1)
-TAUGHT = LabelSettings(temperatures_K=(300.0, 600.0), frames=60, spacing_fs=16.0, equilibration_fs=200.0, friction_per_ps=5.0)
-AT_ONCE = replace(TAUGHT, temperatures_K=(600.0,), spacing_fs=2.0, equilibration_fs=0.0)
+TAUGHT = LabelSettings(temperatures_K=(300.0, 600.0), frames=60, every_fs=16.0, equilibration_fs=200.0, friction_per_ps=5.0)
+AT_ONCE = replace(TAUGHT, temperatures_K=(600.0,), every_fs=2.0, equilibration_fs=0.0)
 """For what does not look at RDFs."""
 
 
@@ -242,7 +242,7 @@ def test_nothing_held_out_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("replays", 1), ("stability_factor", 0.5), ("speed_rounds", 1), ("scan_from_A", 3.0)]
+    ("name", "value"), [("replays", 1), ("stability_factor", 0.5), ("speed_repeats", 1), ("scan_from_A", 3.0)]
 )
 def test_settings_are_checked(name: str, value: float) -> None:
     with pytest.raises(BadInput, match=name):

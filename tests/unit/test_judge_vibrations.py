@@ -85,7 +85,7 @@ def salt() -> System:
     numbers = np.where(grid.sum(1) % 2 == 0, 3, 17)
     start = make_system(2.5 * grid, numbers, 5.0 * np.eye(3), [True] * 3)
     noise = 0.02 * torch.randn(start.positions.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rest, way = relax(replace(start, positions=start.positions + noise), Conservative(Born()), max_steps=2000, fmax=1e-5,
+    rest, way = relax(replace(start, positions=start.positions + noise), Conservative(Born()), max_steps=2000, largest_force=1e-5,
                       stress_GPa=1e-3)  # fmt: skip
     assert way.converged
     return rest

@@ -37,7 +37,7 @@ def student() -> MomentNet:
 
 @pytest.fixture(scope="module")
 def rest(student) -> System:
-    return relax(random_box(1, atoms=8, periodic=False), Conservative(student), max_steps=300, fmax=0.01)[0]
+    return relax(random_box(1, atoms=8, periodic=False), Conservative(student), max_steps=300, largest_force=0.01)[0]
 
 
 def settings(time_ps: float = 20.0) -> StrideRungSettings:

@@ -31,7 +31,7 @@ def crystal() -> System:
 
 
 SETTINGS = LabelSettings(
-    temperatures_K=(300.0, 600.0), frames=8, blocks=4, spacing_fs=6.0, equilibration_fs=10.0, time_step_fs=2.0,
+    temperatures_K=(300.0, 600.0), frames=8, blocks=4, every_fs=6.0, equilibration_fs=10.0, time_step_fs=2.0,
     strains=(-0.02, 0.02), shears=1, rattles=(0.05, 0.1), contacts=2, probes=1, probe_every=3,
 )  # fmt: skip
 
@@ -102,7 +102,7 @@ def test_every_frame_has_a_displaced_copy_in_its_block(uninterrupted: tuple[list
 
 
 def test_frames_are_at_the_temperature(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, temperatures_K=(200.0, 800.0), frames=100, blocks=5, spacing_fs=24.0, probes=0, time_step_fs=3.0)
+    settings = replace(SETTINGS, temperatures_K=(200.0, 800.0), frames=100, blocks=5, every_fs=24.0, probes=0, time_step_fs=3.0)
     label_run([crystal()], Springs(), settings, tmp_path)
     found = [
         np.mean([float(f.target.energy[0]) for f in LabelStore(tmp_path).read(lambda f, t=t: f.temperature_K == t)])
@@ -193,7 +193,7 @@ def test_a_blow_up_keeps_the_frames_before_it_and_goes_on(tmp_path: Path) -> Non
     assert counts[300.0] == counts[310.0] == 40
     assert counts[3000.0] < 40
     assert any("md-3000" in line and "eV/Å" in line for line in results.notes)
-    assert all(float(f.target.forces.norm(dim=1).max()) <= HOT.force_cap for f in LabelStore(tmp_path).read())
+    assert all(float(f.target.forces.norm(dim=1).max()) <= HOT.largest_force for f in LabelStore(tmp_path).read())
     springs = Springs(explode)
     assert label_run([crystal()], springs, HOT, tmp_path).notes == results.notes
     assert springs.calls == 0
@@ -260,7 +260,7 @@ def test_more_than_five_percent_of_a_short_run_is_an_error_too(tmp_path: Path) -
 
 
 def test_forces_beyond_the_cap_are_no_failure_of_the_teacher(tmp_path: Path) -> None:
-    results = label_run([crystal()], Springs(), replace(SETTINGS, temperatures_K=(), force_cap=1.5), tmp_path)
+    results = label_run([crystal()], Springs(), replace(SETTINGS, temperatures_K=(), largest_force=1.5), tmp_path)
     assert any("above the cap" in line for line in results.notes)
 
 
@@ -338,8 +338,8 @@ def test_open_structures_are_not_strained() -> None:
     ("name", "value"),
     [
         ("temperatures", (300.0, 0.0)), ("temperatures", (-5.0,)), ("time_step_fs", 0.0), ("time_step_fs", -1.0),
-        ("time_step_fs", float("nan")), ("spacing_fs", 0.5), ("blocks", 0), ("frames", 0), ("probe_every", 0), ("probes", -1),
-        ("strains", (0.5,)), ("rattles", (0.0,)), ("force_cap", 0.0), ("timeout_s", -1.0), ("max_frames", 0),
+        ("time_step_fs", float("nan")), ("every_fs", 0.5), ("blocks", 0), ("frames", 0), ("probe_every", 0), ("probes", -1),
+        ("strains", (0.5,)), ("rattles", (0.0,)), ("largest_force", 0.0), ("timeout_s", -1.0), ("max_frames", 0),
         ("friction_per_ps", 0.0), ("equilibration_fs", -1.0),
     ],
 )  # fmt: skip

@@ -247,7 +247,7 @@ def test_simulations_take_it_and_go_on_as_if_never_stopped(tmp_path: Path):
     def ran(folder: str, *times: float):
         for time_ps in times:
             settings = SimulateSettings(ensemble="nvt", thermostat="bussi", time_ps=time_ps, equilibration_ps=0.08,
-                                        time_step_fs=8.0, save_every_fs=8.0, temperature_K=200.0)  # fmt: skip
+                                        time_step_fs=8.0, every_fs=8.0, temperature_K=200.0)  # fmt: skip
             result = simulate(system, potential, settings, tmp_path / folder, stride=small_direct())
         return result
 

@@ -69,7 +69,7 @@ def strained_copper() -> System:
 
 
 def check_relaxed(potential: Potential) -> tuple[System, Relaxation]:
-    system, result = relax(strained_copper(), potential, max_steps=400, fmax=1e-3, stress_GPa=0.01)
+    system, result = relax(strained_copper(), potential, max_steps=400, largest_force=1e-3, stress_GPa=0.01)
     assert result.converged and result.max_force <= 1e-3 and result.max_stress <= 0.01
     assert result.energy == pytest.approx(-6.0 * DEPTH * 4, abs=1e-5)
     lengths = system.cell[0].norm(dim=1)
@@ -124,10 +124,10 @@ def test_relaxation_agrees_with_ase() -> None:
             )
 
     system = strained_copper()
-    mine, result = relax(system, Asked(), max_steps=300, fmax=2e-3, stress_GPa=0.02)
+    mine, result = relax(system, Asked(), max_steps=300, largest_force=2e-3, stress_GPa=0.02)
     atoms = to_atoms(system)
     atoms.calc = EMT()
-    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1e-3, steps=300)
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(largest_force=1e-3, steps=300)
     assert result.converged and result.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-3)
     assert float(torch.linalg.det(mine.cell[0])) == pytest.approx(atoms.get_volume(), rel=2e-3)
 
@@ -216,7 +216,8 @@ def test_prepare_notes_what_the_reader_should_know() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"cutoff": 0.0}, {"cutoff": math.nan}, {"orderings": 0}, {"relax_steps": -1}, {"fmax": 0.0}, {"max_atoms": 0}]
+    "values",
+    [{"cutoff": 0.0}, {"cutoff": math.nan}, {"orderings": 0}, {"relax_steps": -1}, {"largest_force": 0.0}, {"max_atoms": 0}],
 )
 def test_bad_settings(values: dict[str, float]) -> None:
     with pytest.raises(BadInput) as caught:

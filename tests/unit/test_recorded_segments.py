@@ -67,7 +67,7 @@ def test_a_run_of_another_program_is_the_same_flow(tmp_path):
     flow = run()
     parts = recorded_segments([as_extxyz(flow, tmp_path / "nve.extxyz")], BOX, STUDENT, SETTINGS)
     assert [part.block for part in parts] == [0, 1, 2, 3] and {part.frames for part in parts} == {5}
-    assert parts[0].spacing_fs == pytest.approx(4.0)
+    assert parts[0].every_fs == pytest.approx(4.0)
     assert flow.momenta is not None
     twice = KINETIC * (flow.momenta.square().sum(2) / MASSES).sum(1).mean()
     assert parts[0].temperature_K == pytest.approx(float(twice) / (BOLTZMANN * (3 * BOX.n_atoms - 3)), rel=1e-5)
@@ -80,7 +80,7 @@ def test_a_run_of_another_program_is_the_same_flow(tmp_path):
 
 def test_a_run_of_ours_is_taken_too(tmp_path):
     how = SimulateSettings(ensemble="nve", temperature_K=300.0, time_ps=0.08, equilibration_ps=0.0, time_step_fs=1.0,
-                           save_every_fs=4.0)  # fmt: skip
+                           every_fs=4.0)  # fmt: skip
     done = simulate(BOX, STUDENT, how, tmp_path / "nve")
     parts = recorded_segments([done.trajectory], BOX, STUDENT, SETTINGS)
     assert len(parts) == 4 and parts[0].momenta.abs().max() > 0.0

@@ -25,7 +25,7 @@ from mdistill.simulation.rollout import Collect, rollout
 from mdistill.types import Graph, System, Trajectory
 
 KELVIN, FRAMES, TIMES, SPACING = 600.0, 15, 8, 3.2
-TAUGHT = LabelSettings(temperatures_K=(KELVIN,), frames=FRAMES, spacing_fs=20.0, equilibration_fs=40.0, friction_per_ps=1.0)
+TAUGHT = LabelSettings(temperatures_K=(KELVIN,), frames=FRAMES, every_fs=20.0, equilibration_fs=40.0, friction_per_ps=1.0)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def test_it_is_the_protocol_of_the_teacher() -> None:
 
 def test_a_student_that_breaks_says_where() -> None:
     with pytest.raises(BlowUp, match=r"600 K, run 1 of 2"):
-        replay(soft(), lattice(), replace(TAUGHT, force_cap=1e-3), {KELVIN: 2}, times=2)
+        replay(soft(), lattice(), replace(TAUGHT, largest_force=1e-3), {KELVIN: 2}, times=2)
 
 
 def test_it_stops_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

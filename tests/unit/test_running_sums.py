@@ -21,7 +21,7 @@ def test_means_are_those_of_every_step(kind, ensemble, tmp_path):
     system, logs = random_box(21, atoms=12, length=7.0, closest=2.3), {}
     for every in (1.0, 8.0):
         settings = SimulateSettings(
-            ensemble=ensemble, temperature_K=300.0, time_ps=0.064, equilibration_ps=0.016, time_step_fs=1.0, save_every_fs=every
+            ensemble=ensemble, temperature_K=300.0, time_ps=0.064, equilibration_ps=0.016, time_step_fs=1.0, every_fs=every
         )
         logs[every] = read_log(simulate(system, potential, settings, tmp_path / f"{every}").log)
     steps = logs[8.0]["step"]

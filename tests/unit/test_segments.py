@@ -26,7 +26,7 @@ def straight(frames: int = 9, *, spacing: float = 4.0, kelvin: float = 300.0, bl
     times = spacing * torch.arange(frames, dtype=torch.float64)
     positions = BOX.positions + times[:, None, None] * momenta / MASSES[:, None]
     return Segment(
-        system=BOX, masses=MASSES, positions=positions, momenta=momenta.expand(frames, -1, -1).clone(), spacing_fs=spacing,
+        system=BOX, masses=MASSES, positions=positions, momenta=momenta.expand(frames, -1, -1).clone(), every_fs=spacing,
         temperature_K=kelvin, block=block,
     )  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_what_is_written_is_read_and_damage_is_noticed(tmp_path):
         torch.testing.assert_close(new.positions, old.positions, rtol=0, atol=0)
         torch.testing.assert_close(new.momenta, old.momenta, rtol=0, atol=0)
         torch.testing.assert_close(new.system.cell, old.system.cell, rtol=0, atol=0)
-        assert (new.block, new.temperature_K, new.spacing_fs) == (old.block, old.temperature_K, old.spacing_fs)
+        assert (new.block, new.temperature_K, new.every_fs) == (old.block, old.temperature_K, old.every_fs)
     held = dict(np.load(path))
     held["momenta"][1, 2, 3, 0] += 1e-9
     np.savez(path, **held)
@@ -85,7 +85,7 @@ def test_a_trajectory_from_elsewhere_is_cut_into_blocks():
         momenta=whole.momenta,
     )
     parts = cut(run, BOX, MASSES, frames=6, temperature_K=300.0)
-    assert [part.block for part in parts] == [0, 1, 2] and parts[0].spacing_fs == 4.0
+    assert [part.block for part in parts] == [0, 1, 2] and parts[0].every_fs == 4.0
     torch.testing.assert_close(parts[2].positions, whole.positions[12:18])
     late = run.times.clone()
     late[7] += 0.5

@@ -33,7 +33,7 @@ from mdistill.types import Graph, Prediction, System
 sys.path.insert(0, str(Path(__file__).parent.parent / "physics"))
 from potentials import LennardJones, fcc
 
-FAST = {"temperature_K": 40.0, "time_ps": 0.12, "save_every_fs": 10.0, "restart_seconds": 0.0}
+FAST = {"temperature_K": 40.0, "time_ps": 0.12, "every_fs": 10.0, "restart_seconds": 0.0}
 ENSEMBLES = {
     "nve": {"ensemble": "nve"},
     "nvt bussi": {},
@@ -227,7 +227,7 @@ BAD: dict[str, tuple[object, ...]] = {
     "barostat_ps": (0.0,),
     "pressure_GPa": (math.nan,),
     "compressibility_per_GPa": (0.0,),
-    "save_every_fs": (0.0,),
+    "every_fs": (0.0,),
     "seed": (-1, 2**32, "text"),
     "skin_A": (-0.1,),
     "restart_seconds": (-1.0,),

@@ -135,4 +135,4 @@ def test_settings_of_the_rung():
     with pytest.raises(BadInput, match="frames"):
         StrideRungSettings(segments=SegmentSettings(frames=2))
     with pytest.raises(BadInput):
-        replace(HOW, rounds=1)
+        replace(HOW, repeats=1)

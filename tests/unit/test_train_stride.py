@@ -48,7 +48,7 @@ def flow() -> list[Segment]:
     net = stiff_net()
     evaluate = Evaluator(Conservative(net))
     generator = Generator().manual_seed(0)
-    rest = relax(random_box(3, atoms=8, periodic=False), Conservative(net), max_steps=300, fmax=0.01)[0]
+    rest = relax(random_box(3, atoms=8, periodic=False), Conservative(net), max_steps=300, largest_force=0.01)[0]
     state = evaluated(initial_state(rest, temperature_K=KELVIN, generator=generator), evaluate)
     warm = Baoab(evaluate=evaluate, time_step=1.0, temperature_K=KELVIN, friction_per_ps=50.0)
     exact = VelocityVerlet(evaluate=evaluate, time_step=0.5)
@@ -61,7 +61,7 @@ def flow() -> list[Segment]:
         rollout(state, exact, steps=32, generator=generator, observers=[frames])
         run = frames.trajectory()
         segments.append(
-            Segment(system=state.system, masses=state.masses, positions=run.positions, momenta=run.momenta, spacing_fs=4.0,
+            Segment(system=state.system, masses=state.masses, positions=run.positions, momenta=run.momenta, every_fs=4.0,
                     temperature_K=KELVIN, block=block)
         )  # fmt: skip
     return segments

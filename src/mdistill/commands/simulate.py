@@ -56,7 +56,7 @@ GROUPS = {
     "what": ("potential", "stride_map", "ensemble", "thermostat", "barostat", "temperature_K", "pressure_GPa", "repeat", "seed"),
     "how long": ("time_ps", "equilibration_ps", "time_step_fs"),
     "coupling": ("friction_per_ps", "relaxation_fs", "barostat_ps", "compressibility_per_GPa"),
-    "output": ("save_every_fs", "format", "out"),
+    "output": ("every_fs", "format", "out"),
     "run": ("precision", "device", "threads", "max_hours"),
 }
 

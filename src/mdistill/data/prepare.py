@@ -194,7 +194,7 @@ def prepare(
                 to_system(one.crystal),
                 potential,
                 max_steps=settings.relax_steps,
-                fmax=settings.fmax,
+                largest_force=settings.largest_force,
                 stress_GPa=settings.stress_gpa,
                 stop=stop,
                 advance=advance,

@@ -73,7 +73,7 @@ def relax(
     potential: Potential,
     *,
     max_steps: int = 200,
-    fmax: float = 0.05,
+    largest_force: float = 0.05,
     stress_GPa: float = 0.1,
     stop: StopRequest = NEVER,
     advance: Advance = silent,
@@ -87,7 +87,7 @@ def relax(
         system: One struct. Its cell is fixed where the potential gives no stress (not periodic in three directions).
         potential: The teacher.
         max_steps: Largest number of steps; with 0 the structure is returned unchanged, with its energy.
-        fmax: eV/Å.
+        largest_force: eV/Å.
         stress_GPa: Largest stress component at which the cell counts as relaxed.
         stop, advance: Called before and after every teacher call.
     Returns:
@@ -111,7 +111,7 @@ def relax(
         result = replace(
             result,
             energy_before=result.energy if best is None else best[1].energy_before,
-            converged=result.max_force <= fmax and result.max_stress <= stress_GPa,
+            converged=result.max_force <= largest_force and result.max_stress <= stress_GPa,
         )
         if best is None or result.converged or result.energy < best[1].energy:
             best = (now, result)

@@ -35,7 +35,7 @@ class Segment:
         masses: [atom] u.
         positions: [frame, atom, 3] Å, unwrapped.
         momenta: [frame, atom, 3] u·Å/fs.
-        spacing_fs: Time between two frames, fs.
+        every_fs: Time between two frames, fs.
         temperature_K: Of the thermostatted run it was started from.
         block: Contiguous part of that run; held-out sets are whole blocks.
     """
@@ -44,7 +44,7 @@ class Segment:
     masses: Float[Tensor, " atom"]
     positions: Float[Tensor, "frame atom 3"]
     momenta: Float[Tensor, "frame atom 3"]
-    spacing_fs: float
+    every_fs: float
     temperature_K: float
     block: int = 0
 
@@ -59,10 +59,10 @@ def frames_apart(segment: Segment, stride_fs: float) -> int:
     Raises:
         BadInput: The stride is no multiple of the spacing, or longer than the segment.
     """
-    apart = round(stride_fs / segment.spacing_fs)
-    longest = (segment.frames - 1) * segment.spacing_fs
-    if apart < 1 or abs(apart * segment.spacing_fs - stride_fs) > 1e-6 * stride_fs or stride_fs > longest * (1.0 + 1e-9):
-        allowed = f"multiples of {segment.spacing_fs:g} fs up to {longest:g} fs"
+    apart = round(stride_fs / segment.every_fs)
+    longest = (segment.frames - 1) * segment.every_fs
+    if apart < 1 or abs(apart * segment.every_fs - stride_fs) > 1e-6 * stride_fs or stride_fs > longest * (1.0 + 1e-9):
+        allowed = f"multiples of {segment.every_fs:g} fs up to {longest:g} fs"
         raise BadInput("stride", f"{stride_fs:g} fs", allowed=allowed, fix="choose one of these, or make other segments")
     return apart
 
@@ -98,7 +98,7 @@ def cut(
         start = replace(system, positions=trajectory.positions[first], cell=trajectory.cell[first : first + 1])
         segments.append(
             Segment(system=start, masses=masses, positions=trajectory.positions[part], momenta=momenta[part],
-                    spacing_fs=float(gaps[0]), temperature_K=temperature_K, block=block)
+                    every_fs=float(gaps[0]), temperature_K=temperature_K, block=block)
         )  # fmt: skip
     return segments
 
@@ -110,7 +110,7 @@ def write_segments(path: Path, segments: Sequence[Segment]) -> None:
         "numbers": first.system.numbers.numpy(),
         "masses": first.masses.numpy(),
         "pbc": first.system.pbc[0].numpy(),
-        "spacing_fs": np.array(first.spacing_fs),
+        "spacing_fs": np.array(first.every_fs),
         "cell": np.stack([s.system.cell[0].numpy() for s in segments]),
         "positions": np.stack([s.positions.numpy() for s in segments]),
         "momenta": np.stack([s.momenta.numpy() for s in segments]),
@@ -144,7 +144,7 @@ def read_segments(path: Path) -> list[Segment]:
                 masses=masses,
                 positions=positions[k],
                 momenta=momenta[k],
-                spacing_fs=float(held["spacing_fs"]),
+                every_fs=float(held["spacing_fs"]),
                 temperature_K=float(held["temperature_K"][k]),
                 block=int(held["block"][k]),
             )

@@ -43,7 +43,7 @@ class PrepareSettings:
         min_length: Å; further lower bound for the heights.
         orderings: Orderings of a disordered crystal to keep.
         relax_steps: Most relaxation steps per ordering; 0 for none.
-        fmax: eV/Å; relaxation ends when no force exceeds it and no stress component exceeds stress_gpa.
+        largest_force: eV/Å; relaxation ends when no force exceeds it and no stress component exceeds stress_gpa.
         stress_gpa: GPa.
         max_atoms: Largest number of atoms in the supercell.
         disorder: How orderings are searched.
@@ -53,7 +53,7 @@ class PrepareSettings:
     min_length: float = setting(0.0, least=0.0, most=200.0, unit="Å")
     orderings: int = setting(1, least=1)
     relax_steps: int = setting(200, least=0)
-    fmax: float = setting(0.05, least=1e-6, most=10.0, unit="eV/Å")
+    largest_force: float = setting(0.05, least=1e-6, most=10.0, unit="eV/Å")
     stress_gpa: float = setting(0.1, least=1e-6, most=100.0, unit="GPa")
     max_atoms: int = setting(2000, least=1)
     disorder: DisorderSettings = field(default_factory=DisorderSettings)

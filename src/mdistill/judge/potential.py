@@ -152,7 +152,7 @@ class _Dynamics:
     def measure_drift(self, measured: Measured, kelvin: float) -> None:
         """Drift and fluctuation of the total energy in an NVE run."""
         run = self.run(
-            "nve", kelvin, self.settings.drift_ps, ensemble="nve", save_every_fs=10.0, time_step_fs=self.settings.drift_step_fs
+            "nve", kelvin, self.settings.drift_ps, ensemble="nve", every_fs=10.0, time_step_fs=self.settings.drift_step_fs
         )
         if isinstance(run, BlowUp):
             measured.drifts[f"{kelvin:g} K"] = f"stopped at step {run.step}: {run.reason}"
@@ -174,7 +174,7 @@ class _Dynamics:
 
 
 def _repeated(taught: LabelSettings, times: int) -> str:
-    long_ps = (taught.equilibration_fs + taught.frames * taught.spacing_fs) / PS
+    long_ps = (taught.equilibration_fs + taught.frames * taught.every_fs) / PS
     return f"{long_ps:g} ps at each temperature, {times} times"
 
 
@@ -192,12 +192,12 @@ def _speed(teacher: Potential, student: Potential, start: System, settings: Vali
     """Measured once per folder, so that a resumed validation reports what it reported before."""
     models = {"teacher": model_id(teacher), "student": model_id(student)}
     work = Work(
-        key="speed", settings={"rounds": settings.speed_rounds}, inputs={"structure": structure_sha256(start)}, models=models
+        key="speed", settings={"repeats": settings.speed_repeats}, inputs={"structure": structure_sha256(start)}, models=models
     )
     known = Ledger(folder).kept(work)
     if known is not None:
         return Speed(**{name: estimate_from(value) for name, value in known.items()})
-    speed = compare_speed(teacher, student, start, repeats=settings.speed_rounds, seed=settings.seed)
+    speed = compare_speed(teacher, student, start, repeats=settings.speed_repeats, seed=settings.seed)
     Ledger(folder).keep(work, speed)
     return speed
 

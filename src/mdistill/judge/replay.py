@@ -57,7 +57,7 @@ def replay(
             system = relaxed
             for kelvin in ladder:
                 generator = stream(seed, f"replay {run}, {kelvin:g} K")
-                guard = Guard(settings=GuardSettings(largest_force=taught.force_cap), temperature_K=kelvin)
+                guard = Guard(settings=GuardSettings(largest_force=taught.largest_force), temperature_K=kelvin)
                 moving = langevin(evaluate, guard, temperature_K=kelvin, time_step_fs=taught.time_step_fs,
                                   friction_per_ps=taught.friction_per_ps)  # fmt: skip
                 start = at_temperature(system, evaluate, temperature_K=kelvin, generator=generator)

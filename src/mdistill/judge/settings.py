@@ -29,7 +29,7 @@ class ValidateSettings:
         stability_factor: How much hotter than the highest temperature the student must hold out.
         time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
         scan_from_A: First distance of the pair scans, Å.
-        speed_rounds: Rounds of the timing; each costs one teacher call.
+        speed_repeats: Repeats of the timing; each costs one teacher call.
         parity_points: Most points in a parity plot.
         seed: Seed of the dynamics.
     Raises:
@@ -45,7 +45,7 @@ class ValidateSettings:
     stability_factor: float = setting(1.2, least=1.0, most=10.0)
     time_step_fs: float | None = setting(None, above=0.0, most=LONGEST_STEP, unit="fs")
     scan_from_A: float = setting(0.3, least=0.05, most=1.5, unit="Å")
-    speed_rounds: int = setting(9, least=3, most=1000)
+    speed_repeats: int = setting(9, least=3, most=1000)
     parity_points: int = setting(1500, least=10, most=100_000)
     seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
@@ -66,7 +66,7 @@ class VibrationSettings:
         bands_up_to: Atoms in the primitive cell up to which phonon bands are drawn (0: never).
         supercell_A: Size of the supercell for the bands, Å; twice the teacher's reach leaves nothing out.
         relax_steps: Most steps of the student's relaxation.
-        fmax: Largest force at which the student counts as relaxed, eV/Å.
+        largest_force: Largest force at which the student counts as relaxed, eV/Å.
         teacher_steps: Most steps of the teacher's relaxation from the student's minimum, one call each: shows how far that is
             from a minimum of the teacher's, also where the run's structure was none (0: not asked).
         seed: Of directions and displacements.
@@ -83,7 +83,7 @@ class VibrationSettings:
     bands_up_to: int = setting(12, least=0, most=200)
     supercell_A: float = setting(12.0, least=1.0, most=100.0, unit="Å")
     relax_steps: int = setting(500, least=0, most=1_000_000)
-    fmax: float = setting(0.005, least=1e-6, most=1.0, unit="eV/Å")
+    largest_force: float = setting(0.005, least=1e-6, most=1.0, unit="eV/Å")
     teacher_steps: int = setting(60, least=0, most=1_000_000)
     seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
@@ -107,7 +107,7 @@ class JudgeSettings:
         temperature_limit_K: Largest error of the mean temperature.
         element_limit_K: Largest error of the mean temperature of an element.
         rdf_divergence: Largest Jensen–Shannon divergence of any pair's RDF.
-        rounds: Of timing.
+        repeats: Of timing.
         seed: Of velocities and thermostats.
     """
 
@@ -122,7 +122,7 @@ class JudgeSettings:
     temperature_limit_K: float = setting(2.0, above=0.0, most=1e6, unit="K")
     element_limit_K: float = setting(5.0, above=0.0, most=1e6, unit="K")
     rdf_divergence: float = setting(0.02, above=0.0, most=1e6)
-    rounds: int = setting(7, least=3, most=1000)
+    repeats: int = setting(7, least=3, most=1000)
     seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
 
@@ -143,7 +143,7 @@ class StrideRungSettings:
     skin_A: float = setting(1.5, least=0.0, most=5.0, unit="Å")
 
     def __post_init__(self) -> None:
-        longest = self.segments.frames * self.segments.spacing_fs
+        longest = self.segments.frames * self.segments.every_fs
         if self.train.stride_fs * self.train.strides > longest * (1 + 1e-9):
             raise BadInput(
                 "stride_fs",

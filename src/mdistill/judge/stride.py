@@ -64,7 +64,7 @@ def judge_map(
     reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
     timed = {f"Verlet, {usual:g} fs": ordinary, f"strides, {stride:g} fs": kept}
-    per_day, faster = speeds({n: dynamics(step, evaluate).propagator for n, step in timed.items()}, start, repeats=how.rounds)
+    per_day, faster = speeds({n: dynamics(step, evaluate).propagator for n, step in timed.items()}, start, repeats=how.repeats)
     compared = Compared(
         stride_fs=stride,
         kicks=kicks,

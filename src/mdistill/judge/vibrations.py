@@ -36,7 +36,7 @@ _BLOCK = 24
 """Curvature products between two looks at the clock; also what bounds the memory."""
 _STEP_A = 0.01
 _RELAXED_GPA = 0.02
-_TEACHER_FMAX = 0.01
+_TEACHER_LARGEST_FORCE = 0.01
 
 
 def vibrations(
@@ -75,7 +75,9 @@ def vibrations(
     found = ours if whole else torch.einsum("ria,pr->pia", ours, probes.reshape(len(probes), -1).to(ours))
     theirs = normal_modes(system, target) if whole else None
     modes = normal_modes(system, ours)
-    rest, way = relax(system, student, max_steps=settings.relax_steps, fmax=settings.fmax, stress_GPa=_RELAXED_GPA, stop=stop)
+    rest, way = relax(
+        system, student, max_steps=settings.relax_steps, largest_force=settings.largest_force, stress_GPa=_RELAXED_GPA, stop=stop
+    )
     back = _teachers_way(teacher, rest, settings, stop)
     errors = _displaced_errors(student, teacher, system, theirs or modes, settings, generator, stop)
     bands, note = _bands(student, teacher, system, settings, stop)
@@ -178,7 +180,7 @@ def _teachers_way(teacher: Potential, start: System, settings: VibrationSettings
             start,
             teacher,
             max_steps=settings.teacher_steps,
-            fmax=_TEACHER_FMAX,
+            largest_force=_TEACHER_LARGEST_FORCE,
             stress_GPa=_RELAXED_GPA,
             stop=stop,
             advance=advance,

@@ -71,7 +71,7 @@ class _Run:
 
     def keep(self, question: Question, answer: Answer | Failure) -> None:
         """Keep the frame; set a broken one aside, and stop the run when too many are broken."""
-        frame = frame_of(question, answer, largest_force=self.settings.force_cap)
+        frame = frame_of(question, answer, largest_force=self.settings.largest_force)
         if isinstance(frame, Failure):
             where = _set_aside(self.store.folder, f"{question.name}-{question.index}", question.system)
             text = f"{question.name}, frame {question.index} left out: {frame.reason} ({where})"
@@ -152,7 +152,7 @@ def label_structures(
         teacher: Whom to ask.
         store: Where the frames go, in blocks of 8.
         name: Names this set ("round-1"); a set of this name that is already there is completed, not repeated.
-        settings: Its probes, probe_every, force_cap, timeout_s and seed are used.
+        settings: Its probes, probe_every, largest_force, timeout_s and seed are used.
         source, temperature_K: Kept with the frames.
         workers, stop: As for `label_run`.
     Returns:
@@ -205,7 +205,7 @@ def _dynamics(run: _Run, number: int, task: Task, relaxed: System) -> None:
         extras = {"task": float(number), "structure": float(task.structure), "over": float(over), "blown": float(blown)}
         save_restart(path, RestartPoint(step=step, state=state, generator_state=generator_state, extras=extras))
 
-    guard = Guard(settings=GuardSettings(largest_force=settings.force_cap), temperature_K=task.temperature_K)
+    guard = Guard(settings=GuardSettings(largest_force=settings.largest_force), temperature_K=task.temperature_K)
     moving = langevin(Evaluator(AskedPotential(run.executor)), guard, temperature_K=task.temperature_K,
                       time_step_fs=settings.time_step_fs, friction_per_ps=settings.friction_per_ps)  # fmt: skip
     (equilibration, every), stored, generator_state = steps(settings), run.position(task.name), generator.get_state()

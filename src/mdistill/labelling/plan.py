@@ -85,7 +85,7 @@ def estimate_cost(
 
 def steps(settings: LabelSettings) -> tuple[int, int]:
     """Time steps before the first frame's interval, and between frames."""
-    return round(settings.equilibration_fs / settings.time_step_fs), max(round(settings.spacing_fs / settings.time_step_fs), 1)
+    return round(settings.equilibration_fs / settings.time_step_fs), max(round(settings.every_fs / settings.time_step_fs), 1)
 
 
 def task_frames(task: Task, settings: LabelSettings) -> int:

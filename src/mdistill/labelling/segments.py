@@ -144,8 +144,8 @@ def _at(system: System, potential: Potential, settings: SegmentSettings, kelvin:
     generator = stream(settings.seed, f"task {task.number}")
     state = at_temperature(system, evaluate, temperature_K=kelvin, generator=generator)
     state, _ = sample(state, warm, generator=generator, equilibration=round(settings.equilibration_ps * PS / usual))
-    per_frame = max(1, round(settings.spacing_fs / small))
-    apart = settings.apart_fs or _correlation_time(state, nve, per_frame, settings.spacing_fs, generator)
+    per_frame = max(1, round(settings.every_fs / small))
+    apart = settings.between_fs or _correlation_time(state, nve, per_frame, settings.every_fs, generator)
     found: list[Segment] = []
     for k in range(settings.segments):
         task.stop.raise_if_pending()
@@ -156,15 +156,15 @@ def _at(system: System, potential: Potential, settings: SegmentSettings, kelvin:
         assert run.momenta is not None  # noqa: S101
         found.append(
             Segment(system=system, masses=state.masses, positions=run.positions, momenta=run.momenta,
-                    spacing_fs=per_frame * small, temperature_K=kelvin, block=k * settings.blocks // settings.segments)
+                    every_fs=per_frame * small, temperature_K=kelvin, block=k * settings.blocks // settings.segments)
         )  # fmt: skip
         task.advance(1)
     return found
 
 
-def _correlation_time(state: State, nve: Dynamics, per_frame: int, spacing_fs: float, generator: Generator) -> float:
+def _correlation_time(state: State, nve: Dynamics, per_frame: int, every_fs: float, generator: Generator) -> float:
     """First time (fs) from which the velocity autocorrelation of one NVE run stays below a tenth of its start."""
-    count = round(_LONGEST_FS / spacing_fs)
+    count = round(_LONGEST_FS / every_fs)
     _, frames = sample(state, nve, generator=generator, frames=count, every=per_frame, with_start=True)
     run = frames.trajectory()
     assert run.momenta is not None  # noqa: S101
@@ -174,7 +174,7 @@ def _correlation_time(state: State, nve: Dynamics, per_frame: int, spacing_fs: f
     decay = torch.stack([(origins * scaled[lag : lag + half]).sum() for lag in range(half + 1)])
     above = (decay / decay[0]).abs() > _VANISHED
     last = int(above.nonzero()[-1, 0])
-    return min(spacing_fs * (last + 1), _LONGEST_FS)
+    return min(every_fs * (last + 1), _LONGEST_FS)
 
 
 def _strained(system: System, strain: float) -> System:

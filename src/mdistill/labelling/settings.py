@@ -19,7 +19,7 @@ class LabelSettings:
         temperatures_K: The ladder, visited in this order, each from where the one before ended, K.
         frames: Frames kept per temperature and structure.
         blocks: Contiguous time blocks per temperature, the units of held-out sets.
-        spacing_fs: Time between two frames, fs.
+        every_fs: Time between two frames, fs.
         equilibration_fs: Time before the first frame at each temperature, fs.
         time_step_fs: Time step, fs.
         friction_per_ps: Langevin friction, 1/ps; high, since decorrelated frames matter more than dynamics.
@@ -33,7 +33,7 @@ class LabelSettings:
         probes: Curvature directions per probed frame.
         probe_kind: random directions (most told per number), or rows of the Hessian.
         probe_every: Every how many frames one is probed.
-        force_cap: Frames with a larger force are left out, eV/Å.
+        largest_force: Frames with a larger force are left out, eV/Å.
         max_frames: Total, displaced copies included; frames per temperature are reduced to fit.
         timeout_s: A teacher call that takes longer counts as failed, s.
         seed: Seed of all randomness.
@@ -42,7 +42,7 @@ class LabelSettings:
     temperatures_K: tuple[float, ...] = setting((300.0, 600.0, 900.0, 1200.0), above=0.0, most=HOTTEST, unit="K")
     frames: int = setting(80, least=1)
     blocks: int = setting(5, least=1)
-    spacing_fs: float = setting(20.0, above=0.0, unit="fs")
+    every_fs: float = setting(20.0, above=0.0, unit="fs")
     equilibration_fs: float = setting(200.0, least=0.0, unit="fs")
     time_step_fs: float = setting(2.0, above=0.0, most=20.0, unit="fs")
     friction_per_ps: float = setting(10.0, above=0.0, most=1000.0, unit="1/ps")
@@ -55,7 +55,7 @@ class LabelSettings:
     probes: int = setting(1, least=0)
     probe_kind: Literal["random", "rows"] = "random"
     probe_every: int = setting(4, least=1)
-    force_cap: float = setting(50.0, above=0.0, unit="eV/Å")
+    largest_force: float = setting(50.0, above=0.0, unit="eV/Å")
     max_frames: int = setting(100_000, least=1)
     timeout_s: float = setting(1800.0, above=0.0, unit="s")
     seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
@@ -63,8 +63,8 @@ class LabelSettings:
     def __post_init__(self) -> None:
         if self.blocks > self.frames:
             refuse(self, "blocks", allowed=f"1 to the number of frames, {self.frames}", fix="fewer blocks, or more frames")
-        if self.spacing_fs < self.time_step_fs:
-            refuse(self, "spacing_fs", allowed=f"at least one time step, {self.time_step_fs:g} fs", fix="frames further apart")
+        if self.every_fs < self.time_step_fs:
+            refuse(self, "every_fs", allowed=f"at least one time step, {self.time_step_fs:g} fs", fix="frames further apart")
 
 
 @settings
@@ -76,9 +76,9 @@ class SegmentSettings:
         strains: Isotropic strains of the cell, each with its own run; several for maps that are to run at constant pressure.
         segments: Per structure, temperature and strain.
         frames: Frames of a segment after its first.
-        spacing_fs: Time between two frames, fs; strides are multiples of it.
+        every_fs: Time between two frames, fs; strides are multiples of it.
         time_step_fs: Of the exact flow, fs; by default a quarter of the usual step.
-        apart_fs: Langevin dynamics between two segments, fs; by default the time in which velocities lose their correlation.
+        between_fs: Langevin dynamics between two segments, fs; by default the time in which velocities lose their correlation.
         equilibration_ps: Before the first segment, ps.
         friction_per_ps: Langevin friction, 1/ps.
         blocks: Contiguous parts of each run, the units of held-out sets.
@@ -90,9 +90,9 @@ class SegmentSettings:
     strains: tuple[float, ...] = setting((0.0,), above=-0.3, most=0.3)
     segments: int = setting(150, least=1, most=1_000_000)
     frames: int = setting(8, least=1, most=100_000)
-    spacing_fs: float = setting(4.0, above=0.0, most=1000.0, unit="fs")
+    every_fs: float = setting(4.0, above=0.0, most=1000.0, unit="fs")
     time_step_fs: float | None = setting(None, above=0.0, most=LONGEST_STEP, unit="fs")
-    apart_fs: float | None = setting(None, above=0.0, most=1e6, unit="fs")
+    between_fs: float | None = setting(None, above=0.0, most=1e6, unit="fs")
     equilibration_ps: float = setting(2.0, least=0.0, most=1e6, unit="ps")
     friction_per_ps: float = setting(10.0, above=0.0, most=1000.0, unit="1/ps")
     blocks: int = setting(10, least=1)

@@ -13,6 +13,8 @@ from mdistill.io.files import read_json
 SETTINGS = "settings.json"
 _VERSION = "0.1.0"
 _ROLES = {"potential": "model", "stride": "stride"}
+_RENAMED = {"save_every_fs": "every_fs"}
+"""Settings of simulations."""
 _QUANTITIES = {
     "stride_speed_up": r"^stride_speed_?up",
     "speed_up": r"^speed_?up|_speed_?up",
@@ -45,6 +47,7 @@ def earlier_entries(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _entry(settings: dict[str, Any]) -> dict[str, Any]:
+    settings = {_RENAMED.get(name, name): value for name, value in settings.items()}
     return {"settings": settings, "inputs": {}, "models": {}, "version": _VERSION, "last": None, "state": "begun"}
 
 

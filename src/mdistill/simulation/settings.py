@@ -50,7 +50,7 @@ class SimulateSettings:
         relaxation_fs: Relaxation time of the bussi thermostat, fs.
         barostat_ps: Relaxation time of the barostat, ps.
         compressibility_per_GPa: Rough compressibility for the barostat, 1/GPa; affects its rate, not its averages.
-        save_every_fs: Time between frames (and rows of the log), fs; rounded to whole steps.
+        every_fs: Time between frames (and rows of the log), fs; rounded to whole steps.
         format: Trajectory format.
         seed: Seed of velocities and thermostat; the same seed gives the same run.
         skin_A: Skin of the neighbour list, Å.
@@ -72,7 +72,7 @@ class SimulateSettings:
     relaxation_fs: float = setting(100.0, above=0.0, most=1e6, unit="fs")
     barostat_ps: float = setting(1.0, above=0.0, most=1e6, unit="ps")
     compressibility_per_GPa: float = setting(0.03, above=0.0, most=1e9, unit="1/GPa")
-    save_every_fs: float = setting(20.0, above=0.0, most=1e9, unit="fs")
+    every_fs: float = setting(20.0, above=0.0, most=1e9, unit="fs")
     format: Literal["hdf5", "extxyz"] = "hdf5"
     seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
     skin_A: float = setting(1.2, least=0.0, most=5.0, unit="Å")

@@ -130,7 +130,7 @@ class _Run:
             log=Log(folder / "log.csv"),
             restart=self.restart,
             generator=self.generator,
-            every=max(1, round(settings.save_every_fs / self.time_step)),
+            every=max(1, round(settings.every_fs / self.time_step)),
             interval=settings.restart_seconds,
             extras=self._extras,
         )

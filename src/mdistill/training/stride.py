@@ -84,7 +84,7 @@ def train_stride(
     """
     train, apart = split_segments(segments, held_out=settings.held_out)
     held_out, windows = ([w for t in settings.strides_fs for w in windows_of(part, t, strides=settings.strides, every_fs=every)]
-                         for part, every in ((apart, 0.0), (train, segments[0].spacing_fs)))  # fmt: skip
+                         for part, every in ((apart, 0.0), (train, segments[0].every_fs)))  # fmt: skip
     begin = first_kick(train, potential, settings, Path(folder), stop=stop) if settings.net == "splitting" else potential
     net = map_of(load_moment(begin), settings, windows)
     energy = load_moment(potential).requires_grad_(False) if settings.energy_weight > 0.0 else None

@@ -55,7 +55,7 @@ def bench(run: Path, teacher: Potential, settings: BenchSettings, *, stop: StopR
     system, made = read_systems(structures)[0], read_metadata(own)["provenance"].get("settings", {})
     share = float(made.get("held_out", TrainSettings().held_out))
     held_out, fit = split_blocks(frames, held_out=share)[1], FitSettings(max_minutes=settings.minutes, seed=settings.seed)
-    judge = _Judge(teacher, held_out, system, settings.rounds)
+    judge = _Judge(teacher, held_out, system, settings.repeats)
     points = [judge.point("this run's student", own)]
     for size in settings.sizes:
         train = TrainSettings(size=size, held_out=share, fit=fit)  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ class _Judge:
     teacher: Potential
     held_out: list[LabelledFrame]
     system: System
-    rounds: int
+    repeats: int
 
     def point(self, name: str, path: Path) -> _Point:
         found = accuracy(self.held_out, evaluate(load(path), self.held_out))
@@ -86,7 +86,7 @@ class _Judge:
             sum(weight.numel() for weight in load_net(path).parameters()),
             found.force["all"].mean_absolute.scaled(1e3, "meV/Å"),
             found.energy["all"].mean_absolute.scaled(1e3, "meV/atom"),
-            compare_speed(self.teacher, load(path, precision="float32"), self.system, repeats=self.rounds),
+            compare_speed(self.teacher, load(path, precision="float32"), self.system, repeats=self.repeats),
         )
 
 

@@ -95,7 +95,7 @@ def quick_settings(structure: Path) -> DistillSettings:
             temperatures_K=(),
             frames=40,
             blocks=5,
-            spacing_fs=16.0,
+            every_fs=16.0,
             equilibration_fs=160.0,
             strains=(-0.02, 0.02),
             shears=2,
@@ -105,7 +105,7 @@ def quick_settings(structure: Path) -> DistillSettings:
         ),
         train=TrainSettings(fit=FitSettings(max_minutes=3.0)),
         refine=RefineSettings(time_ps=5.0, frames=5, refit_share=0.4),
-        validate=ValidateSettings(equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_rounds=5),
+        validate=ValidateSettings(equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_repeats=5),
         production=ProductionSettings(time_ps=100.0, equilibration_ps=2.0),
         strides=StrideRungSettings(
             segments=SegmentSettings(segments=80),

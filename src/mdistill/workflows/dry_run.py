@@ -87,7 +87,11 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
         ("train", 0, fit),
         ("on-policy labels", refine_calls, refine_calls * per_call / 60.0),
         ("refit", 0, refit),
-        ("time the teacher (gates)", settings.validate.speed_rounds + 1, (settings.validate.speed_rounds + 1) * per_call / 60.0),
+        (
+            "time the teacher (gates)",
+            settings.validate.speed_repeats + 1,
+            (settings.validate.speed_repeats + 1) * per_call / 60.0,
+        ),
     ]
     if settings.stride_fs:
         stages.append((f"learn strides of {settings.stride_fs:g} fs (at most)", 0, learning_minutes(settings.rung().train)))

@@ -51,7 +51,7 @@ def produce(
             time_ps=settings.time_ps,
             equilibration_ps=settings.equilibration_ps,
             time_step_fs=None if stride is not None else settings.time_step_fs,
-            save_every_fs=settings.save_every_fs,
+            every_fs=settings.every_fs,
             seed=child_seed(settings.seed, f"{temperature:g} K"),
         )
         done = simulate(system, student, md, folder / f"{temperature:g}K", stride=stride, stop=stop)

@@ -141,7 +141,7 @@ def _dynamics(settings: RefineSettings, number: int, temperature: float) -> Simu
         friction_per_ps=10.0,
         temperature_K=temperature,
         time_ps=settings.time_ps,
-        save_every_fs=settings.every_fs,
+        every_fs=settings.every_fs,
         seed=child_seed(settings.seed, f"round {number}", f"{temperature:g} K"),
     )
 

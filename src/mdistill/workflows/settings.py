@@ -47,7 +47,7 @@ class ProductionSettings:
         time_ps: Length at each temperature, ps.
         equilibration_ps: Time before that, ps.
         time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
-        save_every_fs: Time between frames, fs.
+        every_fs: Time between frames, fs.
         thermostat: bussi leaves diffusion alone; langevin thermalises every atom and slows it.
         charge: Charge of the mobile ion, e; 0 for its usual one.
         seed: Of velocities and thermostat.
@@ -56,7 +56,7 @@ class ProductionSettings:
     time_ps: float = setting(500.0, above=0.0, most=1e8, unit="ps")
     equilibration_ps: float = setting(5.0, least=0.0, most=1e6, unit="ps")
     time_step_fs: float | None = setting(None, above=0.0, most=LONGEST_STEP, unit="fs")
-    save_every_fs: float = setting(50.0, above=0.0, most=1e8, unit="fs")
+    every_fs: float = setting(50.0, above=0.0, most=1e8, unit="fs")
     thermostat: Literal["bussi", "langevin"] = "bussi"
     charge: float = setting(0.0, least=-10.0, most=10.0, unit="e")
     seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
@@ -69,13 +69,13 @@ class BenchSettings:
     Attributes:
         sizes: Sizes of student to train.
         minutes: Training time of each at most, minutes.
-        rounds: Rounds of the timing; each costs one teacher call.
+        repeats: Of the timing; each costs one teacher call.
         seed: Of weights and order of training.
     """
 
     sizes: tuple[str, ...] = tuple(SIZES)
     minutes: float = setting(4.0, above=0.0, below=1e5, unit="min")
-    rounds: int = setting(7, least=3, most=1000)
+    repeats: int = setting(7, least=3, most=1000)
     seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
     def __post_init__(self) -> None:
