@@ -57,10 +57,10 @@ def spoilt(student: MomentNet, factor: float) -> SplittingMap:
 def test_it_finds_the_strength_that_small_steps_have(student, rest, factor):
     net = spoilt(student, factor)
     found = set_kick_scale(net, compiled(Conservative(student), double=True), rest, settings())
-    assert found["strength"] * factor == pytest.approx(1.0, abs=0.03)
+    assert found["factor"] * factor == pytest.approx(1.0, abs=0.03)
     for stage in net.stages:
-        assert float(stage.scale / student.scale) == pytest.approx(found["strength"] * factor, rel=1e-9)
-    off, error = found["temperature off before (K)"], found["its error (K)"]
+        assert float(stage.scale / student.scale) == pytest.approx(found["factor"] * factor, rel=1e-9)
+    off, error = found["off_K"], found["off_error_K"]
     assert (off < -5 * error) if factor < 1.0 else (off > 5 * error) if factor > 1.0 else abs(off) < 4 * error + 0.1
 
 
@@ -76,10 +76,10 @@ def test_what_was_found_is_not_looked_for_again(student, rest, tmp_path, monkeyp
     monkeypatch.setattr(strength, "judged", runs)
     first, again, longer = (spoilt(student, 1.0) for _ in range(3))
     found = set_kick_scale(first, potential, rest, how, kept)
-    assert found["strength"] == pytest.approx(0.98, abs=1e-3) and len(asked) == 3
+    assert found["factor"] == pytest.approx(0.98, abs=1e-3) and len(asked) == 3
     assert set_kick_scale(again, potential, rest, how, kept) == found and len(asked) == 3
     assert again.stages[0].scale.equal(first.stages[0].scale) and again.largest_force.equal(first.largest_force)
-    assert set_kick_scale(longer, potential, rest, settings(2.0), kept)["strength"] == 1.0 and len(asked) > 3
+    assert set_kick_scale(longer, potential, rest, settings(2.0), kept)["factor"] == 1.0 and len(asked) > 3
 
 
 def test_a_map_without_kicks_is_left_alone(student, rest):

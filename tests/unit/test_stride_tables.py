@@ -90,7 +90,7 @@ def test_a_mean_not_far_beyond_its_limit_asks_for_longer_runs():
 
 
 def test_the_facts_say_how_kicks_were_made_stronger():
-    settled = {"strength": 1.005, "temperature off before (K)": -1.5, "its error (K)": 0.7}
+    settled = {"factor": 1.005, "off_K": -1.5, "off_error_K": 0.7}
 
     def facts(found: Compared) -> dict:
         return {row[0]: row[1] for row in tables(found, HOW)[2].rows}

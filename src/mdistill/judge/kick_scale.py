@@ -57,8 +57,8 @@ def set_kick_scale(
         settings, stop: Of the rung; asked between blocks.
         folder: Its ledger keeps what is found; where it holds that of the same map, student and settings, nothing is run.
     Returns:
-        "strength": the factor, "temperature off before (K)" and "its error (K)"; nothing where there is nothing to set, or a run
-        broke, or nothing is known of its errors.
+        "factor" of the kicks; by how much the mean temperature was off before, "off_K", and its error, "off_error_K". Nothing
+        where there is nothing to set, or a run broke, or nothing is known of its errors.
     """
     if not isinstance(net, SplittingMap):
         return {}
@@ -66,7 +66,7 @@ def set_kick_scale(
     work = Work(key="kick scale", settings=settings.judge, inputs={"structure": structure_sha256(system)}, models=models)
     known = None if folder is None else Ledger(folder).kept(work)
     if known is not None:
-        net.scale_kicks(known.get("strength", 1.0))
+        net.scale_kicks(known.get("factor", 1.0))
         return known
     found = _search(net, potential, system, settings, stop=stop)
     if folder is not None:
@@ -101,7 +101,7 @@ def _search(
             strength *= factor
     if first is None or first.value is None or first.error is None:
         return {}
-    return {"strength": strength, "temperature off before (K)": first.value, "its error (K)": first.error}
+    return {"factor": strength, "off_K": first.value, "off_error_K": first.error}
 
 
 def kick_factor(off: Estimate, kelvin: float) -> float:

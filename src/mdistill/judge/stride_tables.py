@@ -154,10 +154,10 @@ def tables(compared: Compared, how: JudgeSettings) -> list[Table]:
         ["there and back, 50 strides (Å)", compared.reversal_A],
     ]
     if compared.settled:
-        before, error = (compared.settled[name] for name in ("temperature off before (K)", "its error (K)"))
+        before = Estimate(value=compared.settled["off_K"], error=compared.settled["off_error_K"], unit="K")
         facts += [
-            ["kicks made stronger (%)", 100.0 * (compared.settled["strength"] - 1.0)],
-            ["temperature in NVE off before that (K)", Estimate(value=before, error=error, unit="K")],
+            ["kicks made stronger (%)", 100.0 * (compared.settled["factor"] - 1.0)],
+            ["temperature in NVE off before that (K)", before],
         ]
     return [
         Table(
