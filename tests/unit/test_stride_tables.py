@@ -14,7 +14,6 @@ from mdistill.judge.stride_tables import REMEDY, Compared, deviations, gates, ru
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.report.ladder import ladder_table
 from mdistill.runs.results import Results, Rung, in_section, with_sections
-from mdistill.workflows.settings import duration_fs
 
 HOW = JudgeSettings(temperature_K=600.0)
 
@@ -127,9 +126,6 @@ def test_the_ladder_gets_the_rung_once():
 
 
 def test_settings_of_the_rung():
-    assert [duration_fs(text, subject="stride") for text in ("16fs", "16 fs", " 8.5")] == [16.0, 16.0, 8.5]
-    with pytest.raises(BadInput, match="16fs"):
-        duration_fs("sixteen", subject="stride")
     settings = StrideRungSettings().resolved((500.0, 900.0, 700.0))
     assert settings.segments.temperatures_K == (500.0, 900.0, 700.0) and settings.judge.temperature_K == 700.0
     with pytest.raises(BadInput, match="frames"):
