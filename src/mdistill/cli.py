@@ -17,16 +17,16 @@ from mdistill.notices import listening
 
 COMMANDS = {
     "distill": "crystal → validated fast student, production MD, conductivity, report",
-    "label": "explore with a teacher and store its labels",
+    "label": "teacher MD and its labels",
     "train": "fit a student to labels (train potential), or learn its integrator (train stride)",
     "bench": "accuracy against speed of students of several sizes",
     "vibrations": "Hessian, phonons, displaced structures and minimum of a student against its teacher",
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",
     "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory",
     "report": "one HTML page from a run's results.json",
-    "info": "what is in a model, a structure or a run folder",
-    "doctor": "versions, hardware, teachers, and what is missing",
-    "cite": "whom to cite for a run",
+    "info": "content of a model, a structure or a run folder",
+    "doctor": "versions, hardware, teachers, missing packages",
+    "cite": "references of a run",
 }
 
 EXAMPLES = """\

@@ -1,4 +1,4 @@
-"""Settings of the analysis: what a student must keep to. No torch in here, so that `--help` is quick."""
+"""Settings of the analysis: limits of the gates and the diffusion fit. No torch in here, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from mdistill.settings import SEEDS, setting, settings
 
 @settings
 class GateLimits:
-    """What a student must keep to. The defaults separate students that reproduce a teacher's transport from those that do not.
+    """Limits of the gates. The defaults separate students that reproduce a teacher's transport from those that do not.
 
     Attributes:
         force_eV_A: Largest mean absolute force error at any temperature, eV/Å. Small nets that learn a solid electrolyte
             well reach 0.03 at 600 K and 0.045 at 1000 K.
-        force_relative: Where forces are large, this share of the teacher's mean |F| is allowed instead (an error of
-            12 % of |F| moves barriers by about as much as two foundation models differ).
-        element_factor: A single element may miss the force limits by this factor (the stiffest has the largest forces).
+        force_relative: Limit as a share of the teacher's mean |F|, where that is larger. An error of 12 % of |F| changes barriers
+            by about the difference between two foundation models.
+        element_factor: Factor on the force limits for a single element (the stiffest has the largest forces).
         energy_eV_atom: Largest mean absolute energy error, eV/atom. 3 meV/atom is a twelfth of k_B T at 400 K.
         stress_GPa: Largest mean absolute stress error, GPa. With a bulk modulus of 30 GPa, 0.3 GPa is 1 % of volume.
-        stress_relative: Share of the teacher's stress spread allowed instead where stresses are large (strained cells).
+        stress_relative: Limit as a share of the teacher's stress spread, where that is larger (strained cells).
         rdf_divergence: Largest Jensen–Shannon divergence of any pair's RDF (base 2: 0 equal, 1 disjoint).
-        rdf_shift_A: Wasserstein-1 distance up to which an RDF counts as unmoved; reported beside, not judged.
+        rdf_shift_A: Wasserstein-1 distance up to which an RDF counts as unshifted; reported, no gate.
         drift_eV_atom_ps: Largest |drift| of the NVE total energy: 1e-5 eV/atom/ps is 1 K in 13 ps of free flight.
         force_flips: Largest number of sign changes of the pair force from 0.3 Å outwards (1: one wall, one minimum).
         speed_up: Smallest ratio of teacher's to student's time per force call.
@@ -44,14 +44,14 @@ class GateLimits:
 
 @settings
 class DiffusionSettings:
-    """How D is read from a trajectory.
+    """Fit of the diffusivity.
 
     Attributes:
         lags: Number of lags, geometric from one frame on; more than 50 makes the covariance singular.
         longest: Longest lag as a fraction of the run.
         fit_from_ps: Shortest lag of the fit (ps); None: chosen by `choose_start`.
-        hop_distance: An ion has hopped once its position, averaged over 1 ps, stays farther than this (Å) from where it was.
-        hop_length: Distance of one hop (Å) assumed in the upper limit when none was seen.
+        hop_distance: Distance beyond which an ion, averaged over 1 ps, has hopped, Å.
+        hop_length: Length of one hop assumed in the upper limit where none is seen, Å.
         seed: Seed of the Bayesian sampling.
     """
 

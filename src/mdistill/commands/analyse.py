@@ -18,7 +18,7 @@ class AnalyseArguments:
     """Which trajectory."""
 
     trajectories: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Files of one trajectory in order (joined end to end): our .h5, a run folder, XDATCAR (also .gz), extxyz, .traj, …"""
+    """Files of one trajectory in time order: .h5, a run folder, XDATCAR (also .gz), extxyz, .traj, …"""
     out: Path
     """Folder for results.json and report.html."""
     seed: int = 0
@@ -28,7 +28,7 @@ class AnalyseArguments:
 
 HELP = """\
 Radial distribution functions, mean square displacement, tracer diffusivity and Nernst–Einstein conductivity with error
-bars, from any trajectory ASE can read. Wrapped coordinates are unwrapped (and said so); ions that do not hop are reported
+bars, from any trajectory ASE can read. Wrapped coordinates are unwrapped, with a note. Ions that do not hop are reported
 as below detection, with an upper limit.
 
 examples:

@@ -1,4 +1,4 @@
-"""From settings to flags and back: help that fits a screen, settings files, refusals that name the flag that was typed."""
+"""Settings to flags and back: help of one screen, settings files, errors that name the flag that was typed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONFIG = "run.toml"
 """Name of the settings file that every run writes."""
 _WIDTH, _COLUMN = 80, 27
 _PLACE = ("out", "threads", "workers", "max_hours", "dry_run", "update")
-"""Flags that say where and how long to run, not what: no settings file holds them."""
+"""Flags about where and how long to run; no settings file holds them."""
 Groups = Mapping[str, tuple[str, ...]]
 
 
@@ -38,7 +38,7 @@ def parse(
     default: Any = None,
     groups: Groups | None = None,
 ) -> Arguments:
-    """Parse a command line; flags beat the settings file of --config, which beats the defaults.
+    """Parse a command line. Flags overrule the settings file of --config, which overrules the defaults.
 
     Args:
         kind: A dataclass; one field of it may hold settings whose flags have no prefix (`tyro.conf.arg(name="")`).
@@ -46,7 +46,7 @@ def parse(
         groups: Flags that --help shows, by group; all others are shown by --help-all. All are shown where None.
     Raises:
         SystemExit: After --help and --version (0), or on a bad flag (2).
-        BadInput: A value its settings class refuses (the message names the flag), or a settings file that cannot be used.
+        BadInput: A value that a settings class rejects (the message names the flag), or a settings file that cannot be used.
     """
     if "--version" in arguments:
         print(__version__)
@@ -72,7 +72,7 @@ def parse(
 
 
 def _refusal(end: BaseException) -> BadInput | None:
-    """The error of a settings class that made tyro stop."""
+    """The error of a settings class that stopped tyro."""
     cause: BaseException | None = end
     while cause is not None and not isinstance(cause, BadInput):
         cause = cause.__context__
@@ -104,12 +104,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(
-            path, f"is no TOML ({error})", allowed="lines such as: temperatures = [500, 700]", fix="mend it"
+            path, f"is no TOML ({error})", allowed="lines such as: temperatures = [500, 700]", fix="correct it"
         ) from error
 
 
 def from_file(kind: type[Arguments], path: Path, *, default: Any = None) -> Arguments:
-    """Arguments from a settings file; what it lacks is the default's, or `tyro.MISSING` where there is none."""
+    """Arguments from a settings file. Missing values are the default's, or `tyro.MISSING` where there is none."""
     raw, inner = {key: value for key, value in read_toml(path).items() if key not in ("command", "preset")}, _unnamed(kind)
     default = default if default is not None else with_missing(kind)
     if inner is None:
@@ -161,7 +161,7 @@ def write_config(folder: Path, command: str, given: Any, *, default: Any = None,
 
 
 def short_help(kind: type, program: str, description: str, groups: Groups) -> str:
-    """The flags that people use, one line each, grouped; fits a screen of 80 columns."""
+    """Help with the most used flags in groups, 80 columns wide."""
     prose, colon, examples = description.rstrip().partition("examples:")
     inner, lines = _unnamed(kind), [f"usage: {program} {_positionals(kind)}[flags]", "", textwrap.fill(prose, _WIDTH)]
     lines += ["", colon + examples, ""]
@@ -174,7 +174,7 @@ def short_help(kind: type, program: str, description: str, groups: Groups) -> st
                 lines.append(flag)
                 flag = ""
             lines += [f"{flag:<{_COLUMN}}{text[0] if text else ''}", *(" " * _COLUMN + more for more in text[1:])]
-    lines += ["", "--config run.toml repeats a run; flags beside it count. All flags: --help-all"]
+    lines += ["", "--config run.toml repeats a run; flags overrule it. All flags: --help-all"]
     return "\n".join(lines)
 
 
@@ -214,7 +214,7 @@ def _text(kind: type, inner: str | None, name: str) -> str:
 
 
 def _field_docstring(kind: type, name: str) -> str:
-    """The string below a field, which tyro shows too."""
+    """The string below a field, as tyro shows it."""
     from tyro._docstrings import get_field_docstring
 
     return (get_field_docstring(kind, name, ()) or "").split(". ")[0].rstrip(".")
@@ -250,7 +250,7 @@ def _usual(kind: type, inner: str | None, name: str) -> str:
 
 
 def _flag(kind: type, error: BadSetting, arguments: list[str]) -> str:
-    """The flag that set the refused field: the one that was typed, else the first that there is."""
+    """The flag of the rejected field: the one that was typed, else the first."""
     flags = [flag for owner, flag in _flags(kind) if owner is error.owner and flag.rpartition(".")[2] == error.name]
     flags = [f"--{flag.replace('_', '-')}" for flag in flags] or [f"{error.owner.__name__}.{error.name}"]
     typed = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
@@ -291,7 +291,7 @@ def output_folder(out: Path) -> Path:
 
 
 def use_threads(threads: int | None) -> None:
-    """Limit torch to so many threads (None: all cores)."""
+    """Limit torch to this number of threads (None: all cores)."""
     import torch
 
     if threads is not None:

@@ -15,26 +15,26 @@ from mdistill.workflows.settings import BenchSettings
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments:
-    """Which run, which sizes."""
+    """Run and sizes."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of `mdistill distill`: its labels teach, its report gets the table and the plot."""
+    """Run folder of `mdistill distill`: source of the labels, and target of table and plot."""
     out: Path | None = None
     """Folder for results.json and a page of its own (default: RUN/bench)."""
     teacher: str = ""
-    """Teacher to time beside them (default: the run's)."""
+    """Teacher to time (default: the run's)."""
     seed: int = 0
     """Seed of everything random."""
     threads: int | None = None
-    """Threads (default: all cores)."""
+    """Number of threads (default: all cores)."""
     max_hours: float | None = None
-    """Save and stop after so many hours; the same command resumes."""
+    """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[BenchSettings, tyro.conf.arg(name="")] = field(default_factory=BenchSettings)
 
 
 HELP = """\
-Train students of several sizes on a run's labels, judge them on the same held-out time blocks and time them beside the
-teacher. The table and the plot are added to the run's report.
+Train students of several sizes on a run's labels, measure their errors on the same held-out time blocks, and time them with
+the teacher. The table and the plot are added to the run's report.
 
 examples:
   mdistill bench runs/mine

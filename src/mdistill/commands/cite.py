@@ -13,18 +13,18 @@ from mdistill.commands.arguments import finish, parse, stamped
 
 @dataclass(frozen=True, kw_only=True)
 class CiteArguments:
-    """What to cite."""
+    """References to print."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
-    """Run folder or results.json; without it, everything mdistill can use is listed."""
+    """Run folder or results.json (default: all references that mdistill knows)."""
     style: Literal["text", "bibtex"] = "text"
-    """How to print the references."""
+    """Style of the references."""
     out: Path | None = None
     """Folder for results.json (default: print only)."""
 
 
 HELP = """\
-The references for what a run used: teacher, methods, libraries.
+References of a run: teacher, methods, libraries.
 
 examples:
   mdistill cite runs/li6ps5cl

@@ -31,7 +31,7 @@ INPUT = "input"
 
 @dataclass(frozen=True, kw_only=True)
 class DistillArguments:
-    """The main job and how it is run."""
+    """The main job."""
 
     settings: Annotated[DistillSettings, tyro.conf.arg(name="")]
     out: Path | None = None
@@ -39,13 +39,13 @@ class DistillArguments:
     quick: bool = False
     """Preset for a first look: a quarter of an hour on two cores."""
     dry_run: bool = False
-    """Print sites, disorder rule, supercell, calls and minutes, and stop."""
+    """Plan only: print sites, disorder rule, supercell, calls and minutes."""
     update: bool = False
-    """Redo the stages that other settings touch, keep the rest."""
+    """Permission to repeat the stages that changed settings affect."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
     workers: int = 0
-    """Worker processes that ask the teacher; 0: none, this process asks."""
+    """Number of worker processes for teacher calls; 0: this process."""
     max_hours: float | None = None
     """Time limit, h: save and stop (exit status 130); the same command resumes."""
 

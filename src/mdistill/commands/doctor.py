@@ -1,4 +1,4 @@
-"""mdistill doctor: is this machine ready, and what is missing?"""
+"""mdistill doctor: versions, hardware, teachers, missing packages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DoctorArguments:
 
 
 HELP = """\
-Versions, hardware, threads, teachers that can be used now, and the pip line of what is missing. Builds a tiny kernel to tell
+Versions, hardware, threads, installed teachers, and the pip line of each missing one. Builds a tiny kernel to test
 whether students run in compiled code.
 
 examples:
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
 
 
 def students_run() -> str:
-    """How students are evaluated on this machine; builds a tiny kernel to know."""
+    """How students run on this machine, tested with a tiny kernel."""
     from mdistill.kernels.build import enabled
     from mdistill.kernels.moment import SLOW, build_failure
 

@@ -1,4 +1,4 @@
-"""mdistill info: what is in a model, a structure or a run folder."""
+"""mdistill info: content of a model, a structure or a run folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mdistill.commands.arguments import finish, parse, stamped
 
 @dataclass(frozen=True, kw_only=True)
 class InfoArguments:
-    """What to look at."""
+    """File or folder."""
 
     path: Annotated[Path, tyro.conf.Positional]
     """student.mdistill, a structure file, or a run folder."""
@@ -22,7 +22,7 @@ class InfoArguments:
 
 
 HELP = """\
-The card of a model (elements, cutoff, size, teacher, hash), the sites of a structure (with its disorder), or how far a run is.
+Elements, cutoff, size, teacher and hash of a model; sites and disorder of a structure; or the progress of a run.
 
 examples:
   mdistill info runs/li6ps5cl/student.mdistill

@@ -17,10 +17,10 @@ from mdistill.settings import child_seed
 
 @dataclass(frozen=True, kw_only=True)
 class LabelArguments:
-    """What to label, and with which teacher."""
+    """Structure and teacher."""
 
     structure: Annotated[Path, tyro.conf.Positional]
-    """CIF, POSCAR, extxyz or anything else ASE reads; disorder is resolved and the supercell built as in `distill`."""
+    """Structure file: CIF, POSCAR, extxyz or anything else ASE reads; prepared as in `distill`."""
     out: Path
     """Folder for the labels."""
     teacher: str = "sevennet-0"
@@ -28,19 +28,19 @@ class LabelArguments:
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
-    """cpu or cuda."""
+    """Device: cpu or cuda."""
     threads: int | None = None
-    """Threads (default: all cores)."""
+    """Number of threads (default: all cores)."""
     workers: int = 0
-    """Processes of one thread each that ask the teacher; 0: this process does."""
+    """Number of worker processes for teacher calls; 0: this process."""
     max_hours: float | None = None
-    """Save and stop after so many hours; the same command resumes."""
+    """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[LabelSettings, tyro.conf.arg(name="")] = field(default_factory=LabelSettings)
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
 
 
 HELP = """\
-Relax a structure with a teacher, explore with teacher MD up a temperature ladder, strained, rattled and pressed cells, and
+Relax a structure with a teacher, run teacher MD up a temperature ladder, add strained, rattled and compressed cells, and
 store energies, forces, stress and curvature products. Labels are stored as they come; the same command resumes.
 
 examples:

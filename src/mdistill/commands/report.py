@@ -13,7 +13,7 @@ from mdistill.commands.arguments import parse
 
 @dataclass(frozen=True, kw_only=True)
 class ReportArguments:
-    """Which run."""
+    """Run."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder that holds results.json."""

@@ -15,35 +15,35 @@ from mdistill.simulation.settings import SimulateSettings
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateArguments:
-    """What to simulate, and with which potential."""
+    """Structure and potential."""
 
     structure: Annotated[Path, tyro.conf.Positional]
     """Ordered structure: CIF, POSCAR, extxyz, or anything else ASE reads (the last frame)."""
     potential: str
-    """student.mdistill, a run folder, a teacher's name, or module:attribute of an ASE calculator."""
+    """Potential: student.mdistill, a run folder, a teacher's name, or module:attribute of an ASE calculator."""
     stride_map: Path | None = None
-    """Long-stride map (stride.mdistill or its folder) taught by this student, in place of time steps."""
+    """Long-stride map of this student (stride.mdistill or its folder), in place of time steps."""
     out: Path
-    """Folder for trajectory, log.csv and results.json; an interrupted run in it is continued."""
+    """Folder for trajectory, log.csv and results.json; an interrupted run in it continues."""
     repeat: tuple[int, int, int] = (1, 1, 1)
     """Repeats of the cell."""
     device: str = "cpu"
-    """cpu or cuda."""
+    """Device: cpu or cuda."""
     seed: int = 0
-    """Seed of velocities and thermostat; the same seed gives the same run."""
+    """Seed of velocities and thermostat."""
     precision: Literal["float32", "float64"] = "float32"
-    """What a student computes in (a teacher keeps its own)."""
+    """Float type of the student."""
     threads: int | None = None
-    """Threads (default: all cores)."""
+    """Number of threads (default: all cores)."""
     max_hours: float | None = None
-    """Save and stop after so many hours; the same command resumes."""
+    """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[SimulateSettings, tyro.conf.arg(name="")] = field(default_factory=SimulateSettings)
 
 
 HELP = """\
 Molecular dynamics in NVE (velocity Verlet), NVT (Bussi velocity rescaling or BAOAB Langevin) and NpT (stochastic cell
-rescaling), in time steps or, with --stride-map, in learned long strides. A guard stops a broken run, says at which step and
-why, and keeps the frames before it (exit status 3).
+rescaling), in time steps or, with --stride-map, in learned long strides. A guard stops a broken run, names the step and the
+cause, and keeps the frames before it (exit status 3).
 
 examples:
   mdistill simulate crystal.cif --potential runs/mine --temperature-K 700 --time-ps 100 --out runs/md700

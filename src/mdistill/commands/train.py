@@ -21,33 +21,33 @@ USAGE = """usage: mdistill train potential LABELS --out FOLDER [--help]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments:
-    """What to fit to which labels."""
+    """Labels and student."""
 
     labels: Annotated[Path, tyro.conf.Positional]
     """Label folder (from `mdistill label`), or a run folder of `mdistill distill`."""
     out: Path
     """Folder for student.mdistill, its checkpoint and results.json."""
     method: Annotated[Literal["gradient", "closed-form"], tyro.conf.arg(name="fit")] = "gradient"
-    """gradient: an MLP on the invariants, minutes. closed-form: linear in the weights, solved at once, with error bars."""
+    """Method: gradient (an MLP, minutes) or closed-form (linear, one solve, with error bars)."""
     closed_form: ClosedFormSettings = field(default_factory=ClosedFormSettings)
     start_from: Path | None = None
-    """A student of the same elements and size to go on from (refit)."""
+    """Student of the same elements and size to start from."""
     redraw: str | None = None
-    """Teacher to ask for curvature along new random directions at every curvature step, instead of the stored ones."""
+    """Teacher that computes new curvature labels at every curvature step."""
     seed: int = 0
     """Seed of weights and order of training."""
     device: str = "cpu"
     """Device of that teacher: cpu or cuda."""
     threads: int | None = None
-    """Threads (default: all cores)."""
+    """Number of threads (default: all cores)."""
     max_hours: float | None = None
-    """Save and stop after so many hours; the same command resumes."""
+    """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
 
 
 HELP = """\
-Fit a student to a teacher's energies, forces, stress and curvature products: the one-hop moment student, or with --net painn
-a message-passing one. Whole time blocks are held out for validation. Training resumes from its checkpoint with the same command.
+Fit a student to a teacher's energies, forces, stress and curvature products: the one-hop moment net, or with --net painn
+a message-passing net. Whole time blocks are held out for validation. Training resumes from its checkpoint with the same command.
 
 examples:
   mdistill train potential runs/labels --out runs/student

@@ -16,33 +16,33 @@ from mdistill.judge.settings import StrideRungSettings
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStrideArguments:
-    """Whose dynamics to learn, and where."""
+    """Student and run folder."""
 
     source: Annotated[Path, tyro.conf.arg(name="from")]
-    """Run folder of `mdistill distill`, or a student.mdistill together with --structure."""
+    """Run folder of `mdistill distill`, or student.mdistill with --structure."""
     structure: Path | None = None
-    """Ordered structure whose dynamics is learned (default: the run's)."""
+    """Ordered structure (default: the run's)."""
     nve: tuple[Path, ...] = ()
-    """NVE trajectories with momenta, of the structure's atoms in its order, to learn from in place of new runs of the student.
-    The map is then judged at their mean temperature (the middle one of several), unless --judge.temperature-K is given."""
+    """NVE trajectories with momenta of the same atoms, used in place of new runs of the student. By default the map is
+    judged at their mean temperature."""
     frame_time_fs: float | None = None
-    """Time between frames of these, where a file does not tell, fs."""
+    """Time between frames of --nve, fs, where a file has none."""
     out: Path | None = None
     """Folder for stride.mdistill, its segments and results.json (default: RUN/stride)."""
     seed: int = 0
     """Seed of everything random."""
     threads: int | None = None
-    """Threads (default: all cores)."""
+    """Number of threads (default: all cores)."""
     max_hours: float | None = None
-    """Save and stop after so many hours; the same command resumes."""
+    """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[StrideRungSettings, tyro.conf.arg(name="")] = field(default_factory=StrideRungSettings)
 
 
 HELP = """\
-Learn the integrator: a map that takes positions and momenta over a stride of 8 to 32 fs at the cost of two to four force
-calls, from short NVE runs of the student itself (nearly free). It is composed of kicks and drifts with learned potentials,
-lighter than the student: symplectic, reversible, momentum conserved. It is then judged beside small steps in NVE,
-Langevin and Bussi dynamics: temperatures of every element, RDFs, drift, speed. A run's report gets the rung and its section.
+Learn a map that advances positions and momenta by 8 to 64 fs at the cost of two to four light force calls, from short NVE
+runs of the student. It consists of kicks and drifts with learned potentials: symplectic, reversible, momentum conserved.
+It is compared with time steps in NVE, Langevin and Bussi dynamics: temperature of every element, RDFs, drift, speed.
+The report of the run gets the rung and a section.
 
 examples:
   mdistill train stride --from runs/mine

@@ -15,12 +15,12 @@ from mdistill.judge.settings import VibrationSettings
 
 @dataclass(frozen=True, kw_only=True)
 class VibrationArguments:
-    """Which run, how thoroughly."""
+    """Run and comparison."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of `mdistill distill`: its student is judged, its report gets the section."""
+    """Run folder of `mdistill distill`; its report gets the section."""
     quick: bool = False
-    """Random directions in place of the teacher's whole Hessian: an error of the Hessian, but no frequencies of the teacher."""
+    """Preset with random directions in place of the teacher's whole Hessian: no frequencies of the teacher."""
     out: Path | None = None
     """Folder for results.json and a page of its own (default: RUN/vibrations)."""
     teacher: str = ""
@@ -30,16 +30,16 @@ class VibrationArguments:
     seed: int = 0
     """Seed of everything random."""
     threads: int | None = None
-    """Threads (default: all cores)."""
+    """Number of threads (default: all cores)."""
     max_hours: float | None = None
-    """Save and stop after so many hours; the same command resumes."""
+    """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[VibrationSettings, tyro.conf.arg(name="")] = field(default_factory=VibrationSettings)
 
 
 HELP = """\
-What curvature shows: error of the student's Hessian, frequencies and density of states beside the teacher's (phonon bands
-where the primitive cell is small and phonopy is installed), force errors on structures displaced along normal modes, and
-how far the student's minimum lies from the teacher's. The section is added to the run's report.
+Compare the curvature of student and teacher: Hessian, frequencies, density of states (phonon bands of small primitive
+cells with phonopy), forces on structures displaced along normal modes, and distance between the minima.
+The section is added to the run's report.
 
 The whole Hessian of a teacher costs about 6 force calls an atom: a minute for 52 atoms with SevenNet-0 on one core.
 

@@ -9,17 +9,17 @@ from mdistill.settings import setting, settings
 
 @settings
 class DisorderSettings:
-    """How orderings of a disordered crystal are chosen.
+    """Search for orderings of a disordered crystal.
 
     Attributes:
         orderings: Number of distinct orderings, lowest electrostatic energy first.
-        enumerate_up_to: All arrangements are tried up to this number; above it swap Monte Carlo searches.
-        anneals: Monte Carlo annealing runs from different random starts.
-        sweeps: Swap attempts per disordered site in each run.
-        like_factor: Two cations (or two metals) may not be closer than this times the sum of their covalent radii.
-        least_like_factor: Where that leaves no arrangement, the factor is lowered in steps of 0.05 down to this.
-        unlike_factor: The same for a cation and an anion.
-        anion_factor: The same for two anions.
+        enumerate_up_to: Largest number of arrangements that are all tried; beyond it swap Monte Carlo searches.
+        anneals: Number of annealing runs from different random starts.
+        sweeps: Number of swap attempts per disordered site in each run.
+        like_factor: Smallest distance of two cations (or two metals) over the sum of their covalent radii.
+        least_like_factor: Lowest value of that factor, reached in steps of 0.05 where no arrangement is found.
+        unlike_factor: Smallest distance of a cation and an anion, likewise.
+        anion_factor: Smallest distance of two anions, likewise.
         most_sites: Largest number of sites (occupied or not) in the supercell.
     """
 
@@ -36,17 +36,17 @@ class DisorderSettings:
 
 @settings
 class PrepareSettings:
-    """How a structure is made ready.
+    """Preparation of a structure.
 
     Attributes:
-        cutoff: Å; every length and perpendicular height of the supercell exceeds twice this.
-        min_length: Å; further lower bound for the heights.
-        orderings: Orderings of a disordered crystal to keep.
-        relax_steps: Most relaxation steps per ordering; 0 for none.
-        largest_force: eV/Å; relaxation ends when no force exceeds it and no stress component exceeds stress_gpa.
-        stress_gpa: GPa.
+        cutoff: Student cutoff, Å. The supercell is longer than twice this in every direction.
+        min_length: Smallest height of the supercell, Å.
+        orderings: Number of orderings of a disordered crystal.
+        relax_steps: Largest number of relaxation steps per ordering; 0: none.
+        largest_force: Largest force of a relaxed structure, eV/Å.
+        stress_gpa: Largest stress component of a relaxed structure, GPa.
         max_atoms: Largest number of atoms in the supercell.
-        disorder: How orderings are searched.
+        disorder: Search for orderings.
     """
 
     cutoff: float = setting(4.9, least=0.5, most=20.0, unit="Å")

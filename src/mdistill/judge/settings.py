@@ -15,22 +15,21 @@ from mdistill.training.settings import StrideSettings
 
 @settings
 class ValidateSettings:
-    """How thoroughly to validate.
+    """Validation of a student.
 
     Attributes:
-        limits: What the student must keep to.
-        replays: How often the student repeats the teacher's dynamics, for the RDFs; how far one lies from the others tells the
-            noise of the teacher's own.
-        equilibration_ps: Before each dynamics, ps.
-        drift_ps: NVE run at the lowest and the highest temperature, ps.
-        drift_step_fs: Time step of the NVE run, fs. At 1 fs the fluctuation of Verlet's energy is small enough to see the
-            drift of the forces themselves in some ten ps.
-        stability_ps: Dynamics at stability_factor × the highest temperature, ps.
-        stability_factor: How much hotter than the highest temperature the student must hold out.
+        limits: Limits of the gates.
+        replays: Number of student replicas of the teacher's MD. Their scatter sets the noise of the RDFs.
+        equilibration_ps: Equilibration before each run, ps.
+        drift_ps: Length of the NVE runs at the lowest and highest temperature, ps.
+        drift_step_fs: Time step of the NVE run, fs. At 1 fs Verlet's energy fluctuates little enough
+            to show the drift of the forces within some ten ps.
+        stability_ps: Length of the MD at stability_factor × the highest temperature, ps.
+        stability_factor: Temperature of the stability run over the highest temperature.
         time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
         scan_from_A: First distance of the pair scans, Å.
-        speed_repeats: Repeats of the timing; each costs one teacher call.
-        parity_points: Most points in a parity plot.
+        speed_repeats: Number of timings; each costs one teacher call.
+        parity_points: Largest number of points in a parity plot.
         seed: Seed of the dynamics.
     Raises:
         BadInput: A value that cannot be used.
@@ -52,24 +51,23 @@ class ValidateSettings:
 
 @settings
 class VibrationSettings:
-    """How thoroughly to compare the curvature of student and teacher.
+    """Comparison of the curvature of student and teacher.
 
     Attributes:
-        whole_up_to: Atoms up to which the teacher's whole Hessian is computed: 3 curvature products an atom, about the price of
-            6 force calls. Larger structures get `probes` instead, and no density of states.
-        probes: Random directions, where not the whole Hessian.
-        displaced: Structures displaced along normal modes, one teacher call each.
-        temperature_K: Temperature of their amplitudes, K.
-        farthest_A: Modes that would move an atom by more than this (root mean square, Å) are not displaced: they are too
-            soft for harmonic amplitudes to be true. On Li6PS5Cl at 300 K 0.25 Å let single atoms collide, 0.15 Å did not.
+        whole_up_to: Largest number of atoms for the teacher's whole Hessian, which costs about 6 force calls an atom. Larger
+            structures use `probes` and have no density of states.
+        probes: Number of random directions in place of the whole Hessian.
+        displaced: Number of structures displaced along normal modes, one teacher call each.
+        temperature_K: Temperature of the displacements, K.
+        farthest_A: Largest root mean square displacement of an atom, Å; softer modes are not displaced. On Li6PS5Cl at 300 K
+            atoms collided at 0.25 Å, not at 0.15 Å.
         width_THz: Broadening of the density of states, THz.
-        bands_up_to: Atoms in the primitive cell up to which phonon bands are drawn (0: never).
-        supercell_A: Size of the supercell for the bands, Å; twice the teacher's reach leaves nothing out.
-        relax_steps: Most steps of the student's relaxation.
+        bands_up_to: Largest number of atoms in the primitive cell for phonon bands; 0: no bands.
+        supercell_A: Size of the supercell for phonon bands, Å; twice the teacher's cutoff is exact.
+        relax_steps: Largest number of steps of the student's relaxation.
         largest_force: Largest force at which the student counts as relaxed, eV/Å.
-        teacher_steps: Most steps of the teacher's relaxation from the student's minimum, one call each: shows how far that is
-            from a minimum of the teacher's, also where the run's structure was none (0: not asked).
-        seed: Of directions and displacements.
+        teacher_steps: Largest number of steps of the teacher's relaxation from the student's minimum, one call each; 0: none.
+        seed: Seed of directions and displacements.
     Raises:
         BadInput: A value that cannot be used.
     """
@@ -90,25 +88,24 @@ class VibrationSettings:
 
 @settings
 class JudgeSettings:
-    """How a long-stride map is judged against small steps of the potential it was taught; and, from another start, the strength
-    of its kicks found.
+    """Comparison of a long-stride map with time steps of its student. The kick scale is set from another start.
 
     Attributes:
-        temperature_K: Of the dynamics, K; by default the middle one of the segments'.
-        time_ps: Of each run, ps. In NVE the mean temperature of 52 atoms is known to 1 K after 1000 ps, under a thermostat (from
-            its heat) to 0.6 K after 100 ps; that of four of them to 5 K after 1000 ps.
-        longest_ps: A run whose mean temperatures are not known well enough for their gates, or lie within their error of a
-            limit, goes on up to this time, ps; one known worse than its limit then still fails its gate.
-        equilibration_ps: Before them, ps.
-        time_step_fs: Of the small steps, fs; by default half of the usual step.
-        every_fs: Between frames, fs.
-        friction_per_ps: Of the Langevin runs, 1/ps.
-        relaxation_fs: Of the Bussi runs, fs.
-        temperature_limit_K: Largest error of the mean temperature.
-        element_limit_K: Largest error of the mean temperature of an element.
+        temperature_K: Temperature of the runs, K; by default the middle one of the segments.
+        time_ps: Length of each run, ps. The mean temperature of 52 atoms is known to 1 K after 1000 ps in NVE, and to 0.6 K after
+            100 ps under a thermostat (from its heat); that of four atoms to 5 K after 1000 ps.
+        longest_ps: Longest run, ps. A run continues while a mean temperature is too uncertain for its gate or within its error
+            of the limit; a mean more uncertain than its limit fails the gate.
+        equilibration_ps: Equilibration before each run, ps.
+        time_step_fs: Time step of the reference runs, fs; by default half of the usual step.
+        every_fs: Time between frames, fs.
+        friction_per_ps: Friction of the Langevin runs, 1/ps.
+        relaxation_fs: Relaxation time of the Bussi runs, fs.
+        temperature_limit_K: Largest error of the mean temperature, K.
+        element_limit_K: Largest error of the mean temperature of an element, K.
         rdf_divergence: Largest Jensen–Shannon divergence of any pair's RDF.
-        repeats: Of timing.
-        seed: Of velocities and thermostats.
+        repeats: Number of timings.
+        seed: Seed of velocities and thermostats.
     """
 
     temperature_K: float | None = setting(None, above=0.0, most=HOTTEST, unit="K")
@@ -131,9 +128,9 @@ class StrideRungSettings:
     """The stride rung.
 
     Attributes:
-        segments: Of the student's exact flow.
+        segments: NVE trajectories of the student.
         train: The map.
-        judge: Its dynamics beside small steps.
+        judge: Comparison with time steps.
         skin_A: Skin of the neighbour lists, Å.
     """
 
@@ -153,7 +150,7 @@ class StrideRungSettings:
             )
 
     def seeded(self, seed: int) -> StrideRungSettings:
-        """With seeds derived from one."""
+        """The settings with seeds derived from one."""
         fit = replace(self.train.fit, seed=child_seed(seed, "train"))
         segments, judge = (
             replace(part, seed=child_seed(seed, name)) for name, part in (("segments", self.segments), ("judge", self.judge))
@@ -161,7 +158,7 @@ class StrideRungSettings:
         return replace(self, segments=segments, train=replace(self.train, fit=fit), judge=judge)
 
     def resolved(self, temperatures_K: tuple[float, ...]) -> StrideRungSettings:
-        """With the temperatures filled in where they were left open."""
+        """The settings with temperatures filled in where they are not set."""
         known = self.segments.temperatures_K or temperatures_K or (300.0, 600.0, 900.0)
         middle = sorted(known)[(len(known) - 1) // 2] if self.judge.temperature_K is None else self.judge.temperature_K
         return replace(

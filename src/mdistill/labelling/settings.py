@@ -13,30 +13,29 @@ from mdistill.simulation.settings import GuardSettings
 
 @settings
 class LabelSettings:
-    """What the teacher is asked.
+    """Labels to compute with the teacher.
 
     Attributes:
-        temperatures_K: The ladder, visited in this order, each from where the one before ended, K.
-        frames: Frames kept per temperature and structure.
-        blocks: Contiguous time blocks per temperature, the units of held-out sets.
+        temperatures_K: Temperatures of the teacher's MD, K, run in this order, each from the end of the one before.
+        frames: Number of MD frames per temperature and structure.
+        blocks: Number of time blocks per temperature, the units of held-out sets.
         every_fs: Time between two frames, fs.
-        equilibration_fs: Time before the first frame at each temperature, fs.
+        equilibration_fs: Equilibration before the first frame at each temperature, fs.
         time_step_fs: Time step, fs.
-        friction_per_ps: Langevin friction, 1/ps; high, since decorrelated frames matter more than dynamics.
-        displaced: Copies of every kept frame with all atoms displaced at random: a teacher call each, where the frame itself cost
-            the many steps between two frames.
-        displacement_A: Standard deviation of these displacements per axis, Å.
+        friction_per_ps: Langevin friction, 1/ps; high, because frames should be uncorrelated.
+        displaced: Number of randomly displaced copies of each MD frame, one teacher call each.
+        displacement_A: Standard deviation of these displacements along each axis, Å.
         strains: Isotropic strains of the cell.
-        shears: Random strained cells.
-        rattles: Standard deviations of random displacements, Å, one structure each (the undisturbed one is always labelled).
-        contacts: Structures with one pair pressed to 0.6–0.9 of its distance, kinds of pairs in turn.
-        probes: Curvature directions per probed frame.
-        probe_kind: random directions (most told per number), or rows of the Hessian.
-        probe_every: Every how many frames one is probed.
+        shears: Number of randomly sheared cells.
+        rattles: Standard deviations of random displacements, Å, one structure each.
+        contacts: Number of structures with one pair compressed to 0.6–0.9 of its distance.
+        probes: Number of curvature directions per probed frame.
+        probe_kind: Directions of curvature labels: random, or rows of the Hessian.
+        probe_every: Interval between frames with curvature labels, in frames.
         largest_force: Frames with a larger force are left out, eV/Å.
-        max_frames: Total, displaced copies included; frames per temperature are reduced to fit.
-        timeout_s: A teacher call that takes longer counts as failed, s.
-        seed: Seed of all randomness.
+        max_frames: Largest number of labels, displaced copies included; frames per temperature are reduced to fit.
+        timeout_s: Longest teacher call, s; a longer one counts as failed.
+        seed: Seed of everything random.
     """
 
     temperatures_K: tuple[float, ...] = setting((300.0, 600.0, 900.0, 1200.0), above=0.0, most=HOTTEST, unit="K")
@@ -69,21 +68,21 @@ class LabelSettings:
 
 @settings
 class SegmentSettings:
-    """Segments of the exact flow.
+    """NVE trajectories that a long-stride map is trained on.
 
     Attributes:
-        temperatures_K: Each has its own Langevin run, K; by default those the run was labelled at, else 300, 600 and 900 K.
-        strains: Isotropic strains of the cell, each with its own run; several for maps that are to run at constant pressure.
-        segments: Per structure, temperature and strain.
-        frames: Frames of a segment after its first.
+        temperatures_K: Temperatures of the Langevin runs, K; by default those of the labels, else 300, 600 and 900 K.
+        strains: Isotropic strains of the cell, one run each; use several for NpT.
+        segments: Number of segments per structure, temperature and strain.
+        frames: Number of frames of a segment after the first.
         every_fs: Time between two frames, fs; strides are multiples of it.
-        time_step_fs: Of the exact flow, fs; by default a quarter of the usual step.
-        between_fs: Langevin dynamics between two segments, fs; by default the time in which velocities lose their correlation.
-        equilibration_ps: Before the first segment, ps.
+        time_step_fs: Time step, fs; by default a quarter of the usual step.
+        between_fs: Langevin dynamics between two segments, fs; by default the velocity correlation time.
+        equilibration_ps: Equilibration before the first segment, ps.
         friction_per_ps: Langevin friction, 1/ps.
-        blocks: Contiguous parts of each run, the units of held-out sets.
-        seed: Of all randomness.
-        guard: When to stop a broken run.
+        blocks: Number of time blocks of each run, the units of held-out sets.
+        seed: Seed of everything random.
+        guard: Limits that stop a broken run.
     """
 
     temperatures_K: tuple[float, ...] = setting((), above=0.0, most=HOTTEST, unit="K")

@@ -1,4 +1,4 @@
-"""How to simulate and when to stop: settings, checked at construction (no torch in here, so that help is quick)."""
+"""Settings of simulations and of their guard. No torch in here, so that help is quick."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ class GuardSettings:
     """Limits of the guard.
 
     Attributes:
-        on: Whether the guard watches at all; the check that energy and forces are finite stays on.
-        every: Steps between two checks of forces, distances, temperature and drift; finiteness is checked at each step.
-        largest_force: Largest length of a force, eV/Å.
-        closest_pair: Closest distance allowed, as a share of the sum of the covalent radii (or of the closest distance in
-            the labels, where the caller gives those).
-        temperature_margin_K: T may reach T₀ (1 + 8 √(2/n)) plus this, K; n: degrees of freedom.
-        energy_change: Largest change of the total energy since the start of an NVE run, eV/atom.
+        on: Whether the guard checks its limits; energy and forces must be finite in any case.
+        every: Steps between checks of forces, distances, temperature and drift.
+        largest_force: Largest force on an atom, eV/Å.
+        closest_pair: Smallest distance, as a share of the sum of covalent radii (or of the closest labelled distance).
+        temperature_margin_K: Margin above T₀ (1 + 8 √(2/n)), K; n: degrees of freedom.
+        energy_change: Largest change of the total energy of an NVE run, eV/atom.
     """
 
     on: bool = True
@@ -34,28 +33,28 @@ class GuardSettings:
 
 @settings
 class SimulateSettings:
-    """How to simulate.
+    """A simulation.
 
     Attributes:
-        ensemble: nve (velocity Verlet), nvt (thermostat) or npt (thermostat and barostat).
-        thermostat: bussi rescales all velocities together and leaves diffusion alone; langevin thermalises every atom.
-        barostat: isotropic changes the volume only, anisotropic lengths and angles too.
-        temperature_K: Temperature, K; for nve that of the start.
+        ensemble: Ensemble: nve, nvt (thermostat) or npt (thermostat and barostat).
+        thermostat: Thermostat: bussi rescales all velocities and does not change diffusion; langevin thermalises every atom.
+        barostat: Barostat: isotropic changes the volume, anisotropic also lengths and angles.
+        temperature_K: Temperature, K; in nve of the start.
         pressure_GPa: Pressure for npt, GPa.
-        time_ps: Length of the run after equilibration, ps. A finished run with a longer time goes on.
-        equilibration_ps: Time before that, ps: Langevin with friction 10/ps (nve, nvt) or the npt run itself; logged at negative
-            times, not in the trajectory.
-        time_step_fs: Time step, fs; by default 2, or 1 with hydrogen, whose bonds vibrate in 10 fs.
+        time_ps: Length of the run after equilibration, ps. A finished run with a longer time continues.
+        equilibration_ps: Equilibration before it, ps. Langevin with friction 10/ps (nve, nvt) or npt; logged at negative times,
+            not in the trajectory.
+        time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
         friction_per_ps: Langevin friction, 1/ps.
         relaxation_fs: Relaxation time of the bussi thermostat, fs.
         barostat_ps: Relaxation time of the barostat, ps.
-        compressibility_per_GPa: Rough compressibility for the barostat, 1/GPa; affects its rate, not its averages.
-        every_fs: Time between frames (and rows of the log), fs; rounded to whole steps.
+        compressibility_per_GPa: Estimated compressibility, 1/GPa; sets the rate of the barostat, not its averages.
+        every_fs: Time between frames and rows of the log, fs; rounded to whole steps.
         format: Trajectory format.
-        seed: Seed of velocities and thermostat; the same seed gives the same run.
+        seed: Seed of velocities and thermostat.
         skin_A: Skin of the neighbour list, Å.
-        restart_seconds: Least wall-clock time between saves, s.
-        guard: When to stop a broken run.
+        restart_seconds: Shortest wall-clock time between saves, s.
+        guard: Limits that stop a broken run.
     """
 
     ensemble: Literal["nve", "nvt", "npt"] = "nvt"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mdistill.io.crystal import Crystal
 
 MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "F", "Mg", "Zn", "Ca")
-"""Tried in this order when no mobile ion is named."""
+"""Mobile ions in order of preference, where none is named."""
 
 
 @settings
@@ -31,19 +31,19 @@ class DistillSettings:
     Attributes:
         structure: Structure file: CIF, POSCAR, extxyz or anything else ASE reads.
         teacher: Foundation potential, or module:attribute of an ASE calculator.
-        temperatures: Temperatures of validation and production, K. Labels are also taken at 1.2 × the highest.
-        mobile: Mobile ion; by default the first of MOBILE_IONS that the crystal holds. "none" for no transport.
+        temperatures: Temperatures of validation and production, K. Labels also come from 1.2 × the highest.
+        mobile: Mobile ion; by default the first of Li, Na, Ag, Cu, K, F, Mg, Zn, Ca in the crystal. "none": no transport.
         cutoff: Student cutoff, Å. The supercell is longer than twice this in every direction.
         seed: Seed of everything random.
-        device: cpu or cuda.
+        device: Device of the teacher: cpu or cuda.
         prepare: Orderings, supercell, relaxation.
-        label: The teacher's work.
+        label: Labels of the teacher.
         train: The student and its fit.
         refine: On-policy rounds.
         validate: Gates.
         production: Production MD.
-        stride_fs: Stride of a long-stride map, fs. It is taught, and used in production where it passes its gates.
-        strides: How the map is taught and judged.
+        stride_fs: Stride of a long-stride map, fs. The map is trained, and used in production if it passes its gates.
+        strides: Training and judgement of the map.
     """
 
     structure: Annotated[Path, tyro.conf.Positional]
@@ -76,7 +76,7 @@ class DistillSettings:
                 raise BadInput(f"--{name}", f"{value}", allowed="one cutoff for the whole job", fix=f"--cutoff {value:g}")
 
     def rung(self) -> StrideRungSettings:
-        """Settings of the stride rung, with the stride asked for, the run's temperatures, and seeds of its own.
+        """Settings of the stride rung, with this stride, the run's temperatures, and seeds of its own.
 
         Raises:
             BadInput: The stride cannot be learned from such segments.
@@ -87,7 +87,7 @@ class DistillSettings:
 
 
 def quick_settings(structure: Path) -> DistillSettings:
-    """What --quick starts from: a first look in a quarter of an hour, not a production result."""
+    """The preset --quick: a first result in a quarter of an hour, not for production."""
     return DistillSettings(
         structure=structure,
         prepare=PrepareSettings(relax_steps=60),
@@ -116,13 +116,13 @@ def quick_settings(structure: Path) -> DistillSettings:
 
 
 def ladder(temperatures: tuple[float, ...]) -> tuple[float, ...]:
-    """Temperatures of labelling: those asked for, ascending, and 1.2 × the highest, where the stability gate runs."""
+    """Temperatures of labelling: the run's, ascending, and 1.2 × the highest, for the stability gate."""
     asked = sorted(set(temperatures))
     return (*asked, round(1.2 * asked[-1], 1))
 
 
 def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
-    """The settings with cutoff, seed, ladder and mobile ion filled in wherever they were left open."""
+    """The settings with cutoff, seed, temperatures and mobile ion filled in where they are not set."""
     mobile = settings.mobile or _mobile_of(crystal)
     temperatures = tuple(sorted(set(settings.temperatures)))
     prepare, train = settings.prepare, settings.train

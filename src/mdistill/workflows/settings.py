@@ -17,13 +17,13 @@ class RefineSettings:
     """On-policy rounds.
 
     Attributes:
-        rounds: How many; at least one.
+        rounds: Number of rounds.
         time_ps: Length of the student's MD at each temperature, ps.
         every_fs: Time between candidate frames, fs.
         frames: Frames sent to the teacher per temperature, structure and round.
         refit_share: Time of a refit as a share of the first fit's.
-        refit_rate: Its learning rate as a share of the first fit's (it starts from a fitted student).
-        seed: Of the student's MD.
+        refit_rate: Learning rate of a refit as a share of the first fit's.
+        seed: Seed of the student's MD.
     """
 
     rounds: int = setting(1, least=1)
@@ -44,13 +44,13 @@ class ProductionSettings:
     """Production MD.
 
     Attributes:
-        time_ps: Length at each temperature, ps.
-        equilibration_ps: Time before that, ps.
+        time_ps: Length of the MD at each temperature, ps.
+        equilibration_ps: Equilibration before it, ps.
         time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
         every_fs: Time between frames, fs.
-        thermostat: bussi leaves diffusion alone; langevin thermalises every atom and slows it.
-        charge: Charge of the mobile ion, e; 0 for its usual one.
-        seed: Of velocities and thermostat.
+        thermostat: Thermostat: bussi does not change diffusion; langevin thermalises every atom and slows diffusion.
+        charge: Charge of the mobile ion, e; 0: its usual charge.
+        seed: Seed of velocities and thermostat.
     """
 
     time_ps: float = setting(500.0, above=0.0, most=1e8, unit="ps")
@@ -64,13 +64,13 @@ class ProductionSettings:
 
 @settings
 class BenchSettings:
-    """What to compare.
+    """Students to compare.
 
     Attributes:
         sizes: Sizes of student to train.
-        minutes: Training time of each at most, minutes.
+        minutes: Longest training time of each student, minutes.
         repeats: Of the timing; each costs one teacher call.
-        seed: Of weights and order of training.
+        seed: Seed of weights and order of training.
     """
 
     sizes: tuple[str, ...] = tuple(SIZES)
@@ -86,18 +86,18 @@ class BenchSettings:
 
 @settings
 class AnalyseSettings:
-    """What to read and how to judge it.
+    """A trajectory and its analysis.
 
     Attributes:
-        species: Mobile ion, e.g. Li.
-        temperature_K: Temperature of the run; without it no conductivity is computed.
-        frame_time_fs: Time between stored frames; needed where the file does not tell (XDATCAR, .traj, LAMMPS dump).
-        discard_ps: Equilibration to leave out at the start.
-        charge: Charge of the mobile ion, e; 0 for its usual one.
-        elements: Elements of LAMMPS types 1, 2, … or VASP 4 counts, where the file names none.
-        every: Frames from one that is used to the next.
-        fit_from_ps: Shortest lag of the MSD fit; chosen automatically if left out.
-        hop_distance: How far (Å) an ion must leave its site to have hopped.
+        species: Mobile ion, such as Li.
+        temperature_K: Temperature of the run, K; needed for the conductivity.
+        frame_time_fs: Time between stored frames, fs; needed for XDATCAR, .traj and LAMMPS dumps.
+        discard_ps: Equilibration at the start that is left out, ps.
+        charge: Charge of the mobile ion, e; 0: its usual charge.
+        elements: Elements of LAMMPS types 1, 2, … or of VASP 4 counts, where the file has no names.
+        every: Interval between used frames, in frames.
+        fit_from_ps: Shortest lag of the MSD fit, ps; by default chosen automatically.
+        hop_distance: Distance from its site beyond which an ion has hopped, Å.
         seed: Seed of the Bayesian sampling.
     """
 
