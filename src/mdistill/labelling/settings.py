@@ -32,7 +32,7 @@ class LabelSettings:
         probes: Number of curvature directions per probed frame.
         probe_kind: Directions of curvature labels: random, or rows of the Hessian.
         probe_every: Interval between frames with curvature labels, in frames.
-        largest_force: Frames with a larger force are left out, eV/Å.
+        largest_force: Largest force of a labelled frame, eV/Å; frames with a larger one are left out.
         max_frames: Largest number of labels, displaced copies included; frames per temperature are reduced to fit.
         timeout_s: Longest teacher call, s; a longer one counts as failed.
         seed: Seed of everything random.

@@ -69,7 +69,7 @@ class BenchSettings:
     Attributes:
         sizes: Sizes of student to train.
         minutes: Longest training time of each student, minutes.
-        repeats: Of the timing; each costs one teacher call.
+        repeats: Number of timings; each costs one teacher call.
         seed: Seed of weights and order of training.
     """
 
