@@ -188,7 +188,7 @@ def water_start(frames: Sequence[LabelledFrame], student: Path) -> System:
     atoms = to_atoms(frame.system)
     atoms.set_cell([WATER_A] * 3, scale_atoms=True)
     atoms.calc = calculator(load(student))
-    FIRE(atoms, logfile=None, maxstep=0.05).run(fmax=0.2, steps=200)
+    FIRE(atoms, logfile=None, maxstep=0.05).run(largest_force=0.2, steps=200)
     return make_system(atoms.positions, atoms.numbers, np.asarray(atoms.cell), [True] * 3)
 
 

@@ -127,7 +127,7 @@ def test_relaxation_agrees_with_ase() -> None:
     mine, result = relax(system, Asked(), max_steps=300, largest_force=2e-3, stress_GPa=0.02)
     atoms = to_atoms(system)
     atoms.calc = EMT()
-    BFGS(FrechetCellFilter(atoms), logfile=None).run(largest_force=1e-3, steps=300)
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1e-3, steps=300)
     assert result.converged and result.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-3)
     assert float(torch.linalg.det(mine.cell[0])) == pytest.approx(atoms.get_volume(), rel=2e-3)
 

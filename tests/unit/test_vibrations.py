@@ -104,7 +104,7 @@ def test_ases_vibrations_of_a_metal_cluster_are_ours(tmp_path, trust):
     """Forces by ASE's EMT through our adapter, differences of forces on our side too."""
     atoms = Atoms("Cu3Al", positions=2.4 * np.array([[0, 0, 0], [1, 0, 0], [0.5, 0.87, 0], [0.5, 0.29, 0.9]]))
     atoms.calc = EMT()
-    BFGS(atoms, logfile=None).run(largest_force=1e-5)
+    BFGS(atoms, logfile=None).run(fmax=1e-5)
     theirs = Vibrations(atoms, delta=0.005, name=str(tmp_path / "vib"))
     theirs.run()
     system = make_system(atoms.positions, atoms.numbers, np.zeros((3, 3)), [False] * 3)

@@ -25,6 +25,7 @@ _QUANTITIES = {
 _TEMPERATURE = re.compile(r"(\d+(?:\.\d+)?)_?K(?:_|$)")
 _ROLE = re.compile(r"\b(teacher|student|reference)\b", re.IGNORECASE)
 _FIT, _LIMIT = re.compile(r"\bfit\b.*", re.IGNORECASE), re.compile(r"(95 % )?upper limit|below detection", re.IGNORECASE)
+_RENAMED = {"save_every_fs": "every_fs", "spacing_fs": "every_fs", "force_cap": "largest_force", "fmax": "largest_force"}
 _SECTIONS = {"strides": "stride", "vibrations": "vibrations "}
 """What names of values and gates of a section began with."""
 
