@@ -20,9 +20,10 @@ from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
 from mdistill.judge import vibrations as module
 from mdistill.judge.settings import VibrationSettings
-from mdistill.judge.vibrations import distance_between, teachers_minimum, vibrations
+from mdistill.judge.vibrations import distance_between, vibrations
 from mdistill.runs.results import Figure, Results, Section, Table, add_to_run, read_results, write_results
 from mdistill.types import Graph, Prediction, System
+from mdistill.workflows.run_parts import relaxed_systems
 from toy_teacher import Born
 
 SHARE = 0.19
@@ -242,7 +243,7 @@ def test_what_cannot_be_compared_is_refused(salt: System, tmp_path: Path) -> Non
     with pytest.raises(BadInput, match="two atoms or more"):
         vibrations(Conservative(Softer()), Conservative(Born()), alone, QUICK)
     with pytest.raises(BadInput, match=r"holds no prepare/structures\.extxyz"):
-        teachers_minimum(tmp_path)
+        relaxed_systems(tmp_path)
     for name, bad in (("probes", 1), ("temperature_K", 0.0), ("width_THz", math.nan), ("whole_up_to", -1), ("seed", -3)):
         with pytest.raises(BadInput, match=name):
             VibrationSettings(**{name: bad})

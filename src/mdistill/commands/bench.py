@@ -45,23 +45,20 @@ examples:
 def main(arguments: list[str]) -> int:
     """Measure the front; prints the table."""
     given = parse(BenchArguments, arguments, program="mdistill bench", description=HELP)
-    from mdistill.errors import BadInput
     from mdistill.interrupt import stop_on_signals
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
     from mdistill.runs.lock import locked
-    from mdistill.runs.results import add_to_run, read_results
-    from mdistill.teachers.models import load
+    from mdistill.runs.results import add_to_run
     from mdistill.workflows.bench import bench
+    from mdistill.workflows.run_parts import teacher_of
 
     settings = replace(given.settings, seed=given.seed)
     use_threads(given.threads)
-    name = given.teacher or str(read_results(given.run).provenance.get("teacher", ""))
-    if not name:
-        raise BadInput(given.run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
+    teacher = teacher_of(given.run, given.teacher)
     command = "mdistill bench " + shlex.join(arguments)
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        found = bench(given.run, load(name), settings, stop=stop)
+        found = bench(given.run, teacher, settings, stop=stop)
         write_svg_files(add_to_run(given.run, found), given.run)
         page = write_report(given.run)
     finish(stamped(found, settings, repeat=command), given.out or given.run / "bench", report=True)

@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
     from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
     from mdistill.training.labels import frames_hash
-    from mdistill.workflows.refine import read_labels
+    from mdistill.workflows.run_parts import read_labels
 
     if given.method == "closed-form":
         _check_closed_form(given)

@@ -53,25 +53,21 @@ examples:
 def main(arguments: list[str]) -> int:
     """Measure and add to the report; prints the tables."""
     given = parse(VibrationArguments, arguments, program="mdistill vibrations", description=HELP)
-    from mdistill.errors import BadInput
     from mdistill.interrupt import stop_on_signals
-    from mdistill.judge.vibrations import teachers_minimum, vibrations
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files
     from mdistill.runs.lock import locked
-    from mdistill.runs.results import add_to_run, read_results
-    from mdistill.teachers.models import find_student, load
+    from mdistill.runs.results import add_to_run
+    from mdistill.workflows.run_parts import teacher_of
+    from mdistill.workflows.vibrations import vibrations_of_run
 
     use_threads(given.threads)
-    name = given.teacher or str(read_results(given.run).provenance.get("teacher", ""))
-    if not name:
-        raise BadInput(given.run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
+    teacher = teacher_of(given.run, given.teacher, device=given.device)
     settings = replace(given.settings, seed=given.seed, **({"whole_up_to": 0} if given.quick else {}))
     command = "mdistill vibrations " + shlex.join(arguments)
     out = given.out or given.run / "vibrations"
-    student, system = load(find_student(given.run)), teachers_minimum(given.run)
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        found = vibrations(student, load(name, device=given.device), system, settings, out, stop=stop)
+        found = vibrations_of_run(given.run, teacher, settings, out, stop=stop)
         write_svg_files(add_to_run(given.run, found), given.run)
         page = write_report(given.run)
     finish(stamped(found, settings, repeat=command), out, report=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mdistill.analysis.accuracy import Deviation
 from mdistill.estimates import exactly
@@ -73,20 +73,21 @@ def accuracy_results(result: TrainingResult) -> Results:
         _errors("energy", "Energy error on held-out blocks", "meV/atom", 1e3, result.accuracy.energy),
         _errors("stress", "Stress error on held-out blocks", "GPa", 1.0 / GPA, result.accuracy.stress),
     ]
-    units = {"force": "eV/Å", "energy": "eV/atom", "stress": "eV/Å³"}
-    figures = [
-        Figure(
-            name=f"parity_{name}",
-            title=f"{name.capitalize()}: student against teacher",
-            section="accuracy",
-            kind="parity",
-            x_label=f"teacher ({units[name]})",
-            y_label=f"student ({units[name]})",
-            series=[Series(label="held out", x=[x for x, _ in pairs], y=[y for _, y in pairs], style="points")],
-        )
-        for name, pairs in result.parity.items()
-    ]
-    return Results(command="train", tables=[table for table in tables if table.rows], figures=figures)
+    return Results(command="train", tables=[table for table in tables if table.rows], figures=parity_figures(result.parity))
+
+
+def parity_figures(pairs: Mapping[str, Sequence[tuple[float, float]]], *, most: int = 10_000) -> list[Figure]:
+    """Labels of held-out blocks against the student's answers, by quantity; of more points than `most` every n-th."""
+    names = {"force": ("Force components", "eV/Å"), "energy": ("Energy", "eV/atom"), "stress": ("Stress components", "eV/Å³")}
+    caption, drawn = "Labels of held-out time blocks against the student's answers.", list[Figure]()
+    for name, points in pairs.items():
+        (title, unit), shown = names[name], points[:: max(1, -(-len(points) // most))]
+        series = Series(label=title, x=[x for x, _ in shown], y=[y for _, y in shown], style="points")
+        drawn.append(
+            Figure(name=f"parity-{name}", title=title, section="accuracy", x_label=f"teacher ({unit})",
+                   y_label=f"student ({unit})", series=[series], kind="parity", caption=caption)
+        )  # fmt: skip
+    return drawn
 
 
 def _errors(name: str, title: str, unit: str, scale: float, groups: Mapping[str, Deviation]) -> Table:

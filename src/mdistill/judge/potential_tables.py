@@ -11,6 +11,7 @@ from mdistill.analysis.accuracy import Accuracy, Deviation
 from mdistill.analysis.gates import Drift, Overlap, PairScan
 from mdistill.analysis.statistics import Curve
 from mdistill.estimates import Estimate
+from mdistill.judge.fit_tables import parity_figures
 from mdistill.judge.timing import Speed
 from mdistill.runs.identity import model_id
 from mdistill.runs.results import Cell, Figure, Rung, Series, Table
@@ -85,7 +86,7 @@ def figures(
 ) -> list[Figure]:
     """Parity plots, the least alike RDFs, energy conservation, pair scans."""
     return [
-        *_parity_figures(held_out, predictions, most_points),
+        *parity_figures(parity(held_out, predictions), most=most_points),
         *_rdf_figures(measured),
         *_drift_figures(measured),
         _scan_figure(measured.scans),
@@ -132,27 +133,6 @@ def _rdf_tables(measured: Measured) -> list[Table]:
             "random numbers. Noise: how far one repetition lies from the others. What comes later is not compared.",
         )
     ]
-
-
-def _parity_figures(held_out: Sequence[LabelledFrame], predictions: Sequence[Prediction], most: int) -> list[Figure]:
-    names = {"force": ("Force components", "eV/Å"), "energy": ("Energy", "eV/atom"), "stress": ("Stress components", "eV/Å³")}
-    drawn = []
-    for name, pairs in parity(held_out, predictions).items():
-        title, unit = names[name]
-        thinned = pairs[:: -(-len(pairs) // most)]
-        drawn.append(
-            Figure(
-                name=f"parity-{name}",
-                title=title,
-                section="accuracy",
-                x_label=f"teacher ({unit})",
-                y_label=f"student ({unit})",
-                series=[Series(label=title, x=[x for x, _ in thinned], y=[y for _, y in thinned], style="points")],
-                kind="parity",
-                caption="Labels of held-out time blocks against the student's answers.",
-            )
-        )
-    return drawn
 
 
 def _rdf_figures(measured: Measured, most: int = 6) -> list[Figure]:

@@ -20,7 +20,6 @@ from mdistill.errors import BadInput, MissingPackage
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
-from mdistill.io.structures import STRUCTURES, read_systems
 from mdistill.judge.settings import VibrationSettings
 from mdistill.judge.vibration_tables import SECTION, Compared, figures, tables, values
 from mdistill.progress import progress
@@ -98,18 +97,6 @@ def vibrations(
         bands=bands,
     )
     return _results(compared, student, teacher, settings, note)
-
-
-def teachers_minimum(run: Path) -> System:
-    """The first structure that a run's teacher relaxed.
-
-    Raises:
-        BadInput: The folder holds none.
-    """
-    structures = run / "prepare" / STRUCTURES
-    if not structures.is_file():
-        raise BadInput(run, f"holds no prepare/{STRUCTURES}", allowed="a run folder of `mdistill distill`", fix="check the path")
-    return read_systems(structures)[0]
 
 
 def distance_between(first: System, second: System) -> float:

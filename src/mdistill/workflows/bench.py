@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdistill.analysis.accuracy import accuracy
-from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.structures import STRUCTURES, read_systems
 from mdistill.judge.timing import Speed, compare_speed
 from mdistill.nets.model_files import load_net, read_metadata
 from mdistill.runs.folder import run_stage
@@ -21,7 +19,7 @@ from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
-from mdistill.workflows.refine import read_labels
+from mdistill.workflows.run_parts import read_labels, relaxed_systems
 from mdistill.workflows.settings import BenchSettings
 
 FRONT = "front"
@@ -49,10 +47,7 @@ def bench(run: Path, teacher: Potential, settings: BenchSettings, *, stop: StopR
         Interrupted: A stop was requested; the same call resumes.
     """
     own, frames = find_student(run), read_labels(run)
-    structures = run / "prepare" / STRUCTURES
-    if not structures.is_file():
-        raise BadInput(run, f"holds no prepare/{STRUCTURES}", allowed="a run folder of `mdistill distill`", fix="check the path")
-    system, made = read_systems(structures)[0], read_metadata(own)["provenance"].get("settings", {})
+    system, made = relaxed_systems(run)[0], read_metadata(own)["provenance"].get("settings", {})
     share = float(made.get("held_out", TrainSettings().held_out))
     held_out, fit = split_blocks(frames, held_out=share)[1], FitSettings(max_minutes=settings.minutes, seed=settings.seed)
     judge = _Judge(teacher, held_out, system, settings.repeats)

@@ -36,7 +36,8 @@ from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
 from mdistill.workflows.prepare import prepared_systems
 from mdistill.workflows.production import produce
-from mdistill.workflows.refine import Rounds, read_labels, refine
+from mdistill.workflows.refine import Rounds, refine
+from mdistill.workflows.run_parts import read_labels
 from mdistill.workflows.stride import stride_rung
 
 STAGES = ("prepare", "label", "train", "refine", "gates", "production")

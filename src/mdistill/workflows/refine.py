@@ -15,7 +15,7 @@ from shutil import copyfile
 from mdistill.analysis.accuracy import accuracy
 from mdistill.data.select_frames import select
 from mdistill.data.store import LabelStore
-from mdistill.errors import BadInput, BlowUp
+from mdistill.errors import BlowUp
 from mdistill.estimates import Estimate, unknown
 from mdistill.graph import make_system
 from mdistill.interrupt import NEVER, StopRequest
@@ -161,18 +161,3 @@ def _force_error(student: Path, frames: Sequence[LabelledFrame]) -> Estimate:
     if not frames:
         return unknown("meV/Å")
     return accuracy(frames, evaluate(load(student), frames)).force["all"].mean_absolute.scaled(1e3, "meV/Å")
-
-
-def read_labels(path: Path) -> list[LabelledFrame]:
-    """All labels of a label folder, or of a run folder: its `label` stage and its on-policy rounds.
-
-    Raises:
-        BadInput: No labels there.
-    """
-    folders = [path, path / "label", *sorted(path.glob("refine/round-*/labels"))]
-    frames: list[LabelledFrame] = []
-    for number, folder in enumerate(f for f in folders if (f / "labels.jsonl").is_file()):
-        frames += [replace(frame, block=frame.block + 1_000_000 * number) for frame in LabelStore(folder).read()]
-    if not frames:
-        raise BadInput(path, "no labels", allowed="a folder made by `mdistill label` or `mdistill distill`", fix="label first")
-    return frames

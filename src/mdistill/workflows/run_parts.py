@@ -1,0 +1,52 @@
+"""What a run of `mdistill distill` holds for jobs that add to it: structures, teacher, labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mdistill.data.store import LabelStore
+from mdistill.errors import BadInput
+from mdistill.io.structures import STRUCTURES, read_systems
+from mdistill.runs.results import read_results
+from mdistill.teachers.models import load
+from mdistill.types import LabelledFrame, Potential, System
+
+
+def relaxed_systems(run: Path) -> list[System]:
+    """The structures that a run's teacher relaxed.
+
+    Raises:
+        BadInput: The folder holds none.
+    """
+    structures = run / "prepare" / STRUCTURES
+    if not structures.is_file():
+        raise BadInput(run, f"holds no prepare/{STRUCTURES}", allowed="a run folder of `mdistill distill`", fix="check the path")
+    return read_systems(structures)
+
+
+def teacher_of(run: Path, name: str = "", *, device: str = "cpu") -> Potential:
+    """A teacher by name, or the one that a run was taught by.
+
+    Raises:
+        BadInput: No name, and the run's results name none; or a teacher that cannot be loaded.
+    """
+    name = name or str(read_results(run).provenance.get("teacher", ""))
+    if not name:
+        raise BadInput(run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
+    return load(name, device=device)
+
+
+def read_labels(path: Path) -> list[LabelledFrame]:
+    """All labels of a label folder, or of a run folder: its `label` stage and its on-policy rounds.
+
+    Raises:
+        BadInput: No labels there.
+    """
+    folders = [path, path / "label", *sorted(path.glob("refine/round-*/labels"))]
+    frames: list[LabelledFrame] = []
+    for number, folder in enumerate(f for f in folders if (f / "labels.jsonl").is_file()):
+        frames += [replace(frame, block=frame.block + 1_000_000 * number) for frame in LabelStore(folder).read()]
+    if not frames:
+        raise BadInput(path, "no labels", allowed="a folder made by `mdistill label` or `mdistill distill`", fix="label first")
+    return frames
