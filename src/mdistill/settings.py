@@ -69,7 +69,7 @@ def setting(
     return dataclasses.field(default=default, metadata={"range": bounds})
 
 
-@typing.dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting, dataclasses.field))
+@typing.dataclass_transform(kw_only_default=True, frozen_default=True)
 def settings(kind: Kind) -> Kind:
     """Make a frozen, slotted, keyword-only dataclass whose fields are checked at construction."""
     more = kind.__dict__.get("__post_init__")
