@@ -94,9 +94,9 @@ def test_envelope_ends_with_two_zero_derivatives():
     value = cutoff_envelope(r, 5.0)
     (first,) = torch.autograd.grad(value, r, create_graph=True)
     (second,) = torch.autograd.grad(first, r)
-    assert abs(float(value)) < 1e-18
-    assert abs(float(first)) < 1e-11
-    assert abs(float(second)) < 1e-5
+    assert abs(value.item()) < 1e-18
+    assert abs(first.item()) < 1e-11
+    assert abs(second.item()) < 1e-5
     assert float(cutoff_envelope(torch.tensor(5.5), 5.0)) == 0.0
     assert float(cutoff_envelope(torch.tensor(0.0), 5.0)) == 1.0
 
@@ -114,7 +114,7 @@ def test_frozen_below_is_smooth_and_flat_inside():
             y = frozen_below(x, closest, width)
             (first,) = torch.autograd.grad(y, x, create_graph=True)
             (second,) = torch.autograd.grad(first, x)
-            sides.append((float(y), float(first), float(second)))
+            sides.append((y.item(), first.item(), second.item()))
         assert np.allclose(sides[0], sides[1], atol=1e-6)
 
 

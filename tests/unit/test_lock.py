@@ -49,6 +49,11 @@ def start(code: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def end(child: subprocess.Popen[str]) -> None:
+    child.kill()
+    child.communicate()
+
+
 def say(child: subprocess.Popen[str], text: str) -> None:
     assert child.stdin is not None
     child.stdin.write(text)
@@ -74,8 +79,7 @@ def test_of_two_processes_started_together_one_enters_two_hundred_times(tmp_path
             assert [hear(child) for child in children] == ["left", "left"]
     finally:
         for child in children:
-            child.kill()
-            child.wait()
+            end(child)
     assert entered == [["in", "refused"]] * 200
     trust("T38", "of two processes started together, 200 times, one enters", f"{len(entered)} of 200", "always")
 
@@ -88,8 +92,7 @@ def test_a_killed_holder_frees_the_lock(tmp_path, trust):
             pass
         assert "--out" in str(caught.value)
     finally:
-        child.kill()
-        child.wait()
+        end(child)
     with locked(tmp_path):
         pass
     with locked(tmp_path):

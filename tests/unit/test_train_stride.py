@@ -223,7 +223,7 @@ def test_what_cannot_be_is_refused(flow, student, tmp_path):
         load_map(student)
     net = splitting_map_of(load_net(student), settings())
     save_model(tmp_path / "stride.mdistill", net)
-    with pytest.raises(BadInput, match="a model of kind 'composition'"):
+    with pytest.raises(BadInput, match="a model of kind 'splitting'"):
         load_net(tmp_path / "stride.mdistill")
     with pytest.raises(BadInput, match="16 fs"):
         net(flow[0].system, flow[0].momenta[0], flow[0].masses, 8.0)
