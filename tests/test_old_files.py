@@ -167,6 +167,14 @@ COMMANDS = {
 }
 
 
+def test_stages_of_an_old_run_are_not_taken_for_todays(run: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(run.parent)
+    assert cli.run(["distill", "crystal.extxyz", "--teacher", "toy_teacher:salt", "--cutoff", "2.9", "--out", "run"]) == 2
+    said = capsys.readouterr().err
+    assert "run: holds a run of an earlier version" in said and "--update" in said and "--out" in said
+    assert not (run / "ledger.json").exists() and not (run / "train.superseded-1").exists()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_takes_the_old_run(name: str, run: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(run.parent)
