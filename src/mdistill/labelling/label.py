@@ -116,9 +116,8 @@ def label_run(
     tasks = plan(systems, settings)
     inputs, models = {"structures": structure_sha256(*systems)}, {"teacher": model_id(teacher)}  # type: ignore[arg-type]
     work = Work(key="labels", settings=settings, inputs=inputs, models=models)
-    Ledger(folder).begun(work, holds="labels", may_change=("timeout_s", "version"), files=("labels.jsonl",))
-    Ledger(folder).begin(work)
-    begin = time.monotonic()
+    ledger, begin = Ledger(folder), time.monotonic()
+    ledger.resumes(work, holds="labels", may_change=("timeout_s", "version"), files=("labels.jsonl",))
     with _asking(teacher, settings, LabelStore(folder), workers, stop) as run:
         done = sum(run.position(task.name) for task in tasks)
         with progress("labels", sum(task_calls(task, settings) for task in tasks), unit="call", done=done) as run.advance:
@@ -130,6 +129,7 @@ def label_run(
         run.check(at_least=0.0)
         notes = [entry["text"] for entry in _notes(folder)]
         name, seconds = run.executor.engine.name, time.monotonic() - begin
+        ledger.finish(work, seconds=seconds)
         return label_results(run.store.read(), tasks, settings, teacher=name, seconds=seconds, notes=notes)
 
 

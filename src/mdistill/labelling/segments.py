@@ -54,8 +54,7 @@ def make_segments(
     """
     inputs, models = {"structures": structure_sha256(*systems)}, {"potential": model_id(potential)}
     work, ledger = Work(key="segments", settings=settings, inputs=inputs, models=models), Ledger(folder)
-    ledger.begun(work, holds="segments", may_change=("version",), files=("segments-*.npz",))
-    ledger.begin(work)
+    ledger.resumes(work, holds="segments", may_change=("version",), files=("segments-*.npz",))
     tasks = [
         (k, kelvin, strain) for k in range(len(systems)) for kelvin in settings.temperatures_K for strain in settings.strains
     ]
@@ -69,6 +68,7 @@ def make_segments(
                 system = _strained(cast(systems[k], dtype=torch.float64, device="cpu"), strain)
                 write_segments(path, _at(system, potential, settings, kelvin, _Task(number, stop, advance)))
             segments += read_segments(path)
+    ledger.finish(work)
     return segments
 
 

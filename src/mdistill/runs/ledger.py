@@ -123,6 +123,13 @@ class Ledger:
             )
         return changed is not None
 
+    def resumes(self, work: Work, *, holds: str, may_change: Collection[str] = (), files: Collection[str] = ()) -> bool:
+        """As `begun`; work that was not begun is entered now."""
+        known = self.begun(work, holds=holds, may_change=may_change, files=files)
+        if not known:
+            self.begin(work)
+        return known
+
     def begin(self, work: Work) -> None:
         """Enter work as begun; what the ledger said of it before is forgotten."""
         self._enter(work, {"state": "begun"})

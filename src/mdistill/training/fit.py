@@ -215,8 +215,7 @@ def fit(
     counts = {"training_items": len(train), "held_out_items": len(validation)}
     work = replace(work, settings={"fit": settings, "of": work.settings} | counts)
     ledger, run = Ledger(Path(folder)), _Run(module, objective, settings, Path(folder))
-    if not ledger.begun(work, holds="a training", files=(CHECKPOINT,)):
-        ledger.begin(work)
+    ledger.resumes(work, holds="a training", files=(CHECKPOINT,))
     if (run.folder / CHECKPOINT).exists():
         run.load()
     if not run.at.total:
