@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mdistill.nets.model_files import load_net
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.painn import PainnNet
 from mdistill.nets.settings import PainnSettings
-from mdistill.teachers import golden, golden_system, is_installed, load_teacher
+from mdistill.teachers import golden, golden_system, load_teacher
 from mdistill.training.labels import items_of, join
 from mdistill.training.potential import train_potential
 from mdistill.training.settings import FitSettings, PainnSize, TrainSettings
@@ -63,7 +64,7 @@ def test_the_embedding_is_a_projection_of_the_teachers(frames, tmp_path):
         train_tied(frames, SMALL, tmp_path / "no", EmbeddingMatching(teacher))
 
 
-@pytest.mark.skipif(not is_installed("sevennet-0"), reason="sevenn is not installed")
+@pytest.mark.skipif(not find_spec("sevenn"), reason="sevenn is not installed")
 def test_the_embedding_of_sevennet_is_projected():
     net, system = load_teacher("sevennet-0").net, golden_system(golden("sevennet-0")["frames"][1])
     begun, elements = net.element_features(build_graph(system, net.cutoff)), tuple(system.numbers.unique().tolist())

@@ -53,12 +53,6 @@ class BlowUp(MdistillError):
         super().__init__(f"simulation stopped at step {step}: {reason}" + (f"\n  kept: {kept}" if kept else ""))
 
 
-class GateFailed(MdistillError):
-    """At least one validation gate failed; everything was still written (exit status 4)."""
-
-    exit_status = 4
-
-
 class Interrupted(MdistillError):
     """Stopped by a signal after saving; the message names the command that resumes (exit status 130 or 143)."""
 

@@ -46,11 +46,3 @@ CONDUCTIVITY_MS_CM = ELEMENTARY_CHARGE_C * 1.0e26
 σ = N q² D/(V k_B T). 1 e²·Å²/(Å³·fs·eV) = e[C]·1/(1e-10 m · 1e-15 s · 1 V) = 1.602e-19·1e25 S/m = 1.602e6 S/m
 = 1.602e7 mS/cm.
 """
-
-STANDARD_PRESSURE_GPA = 1.01325e-4
-"""1 atm in GPa."""
-
-
-def kinetic_temperature(kinetic_energy: float, degrees_of_freedom: int) -> float:
-    """Temperature (K) of a kinetic energy (eV): T = 2K/(n k_B), n degrees of freedom."""
-    return 2.0 * kinetic_energy / (max(degrees_of_freedom, 1) * BOLTZMANN)

@@ -101,7 +101,6 @@ def test_error_bars_grow_away_from_the_data(tmp_path):
     near = frames[0].system
     far = replace(near, positions=0.93 * near.positions, cell=0.93 * near.cell)
     assert float(posterior.force_errors(far).mean()) > 1.2 * float(posterior.force_errors(near).mean())
-    assert posterior.energy_error(far) > posterior.energy_error(near)
 
 
 def test_the_posterior_comes_back_and_damage_is_noticed(tmp_path):

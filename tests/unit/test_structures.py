@@ -18,7 +18,7 @@ from mdistill.io import cif as cif_module
 from mdistill.io.charges import formal_charges
 from mdistill.io.checks import neighbour_pairs
 from mdistill.io.crystal import Crystal, Site, formula
-from mdistill.io.structures import crystal_from_system, from_atoms, numbers_of, read_structure, to_atoms, to_system
+from mdistill.io.structures import from_atoms, numbers_of, read_structure, to_atoms, to_system
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "li6ps5cl.cif"
 DATA = os.environ.get("MDISTILL_DATA")
@@ -99,7 +99,7 @@ def test_system_round_trip_keeps_unwrapped_positions_and_open_directions() -> No
     atoms.positions[0] += 3.0 * atoms.cell[1]
     system = to_system(from_atoms(atoms))
     assert torch.allclose(system.positions, torch.from_numpy(atoms.positions), atol=1e-12)
-    again = crystal_from_system(system)
+    again = from_atoms(to_atoms(system))
     assert np.allclose(again.positions, atoms.positions, atol=1e-12) and again.pbc == (True, True, True)
     water = molecule("H2O")
     system = to_system(from_atoms(water))

@@ -141,13 +141,3 @@ def msd_of(
 def independent_windows(lag: Int[np.ndarray, ""] | int, frames: int, ions: int) -> float:
     """Number of windows of `lag` frames that fit into the run without overlap, times the ions; at least 1."""
     return max(1.0, ions * (frames - 1) / float(lag))
-
-
-def local_slope(curve: Curve, *, points: int = 3) -> Float[np.ndarray, " point"]:
-    """d ln(y)/d ln(x) of a curve by least squares over 2·points + 1 neighbours: 2 ballistic, 1 diffusive, 0 caged."""
-    x, y = np.log(curve.x.numpy()), np.log(np.maximum(curve.y.numpy(), 1e-300))
-    slopes = np.empty(len(x))
-    for k in range(len(x)):
-        near = slice(max(0, k - points), k + points + 1)
-        slopes[k] = np.polyfit(x[near], y[near], 1)[0]
-    return slopes

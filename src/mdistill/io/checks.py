@@ -300,16 +300,16 @@ def check_elements(crystal: Crystal, elements: Collection[int], subject: str) ->
         )
 
 
-def check_mobile(crystal: Crystal, number: int) -> None:
-    """Reject a structure without the mobile ion (atomic number)."""
-    from ase.data import chemical_symbols
+def check_mobile(crystal: Crystal, symbol: str) -> None:
+    """Reject a structure without the mobile ion."""
+    from ase.data import atomic_numbers, chemical_symbols
 
-    if crystal.composition.get(number, 0.0) <= 0.0:
-        present = ", ".join(chemical_symbols[n] for n in crystal.composition)
-        symbol = chemical_symbols[number] if 0 < number < len(chemical_symbols) else f"atomic number {number}"
-        raise BadInput(
-            crystal.source, f"no mobile ion {symbol} in {crystal.formula}", allowed=present, fix="name one of them with --mobile"
+    if atomic_numbers.get(symbol) not in crystal.composition:
+        problem, present = (
+            f"no mobile ion {symbol} in {crystal.formula}",
+            ", ".join(chemical_symbols[n] for n in crystal.composition),
         )
+        raise BadInput(crystal.source, problem, allowed=present, fix="name another with --mobile, or --mobile none")
 
 
 def check_bulk(crystal: Crystal) -> None:

@@ -107,11 +107,6 @@ def from_atoms(atoms: Atoms, *, source: str = "atoms", digest: str = "") -> Crys
     return Crystal(cell=crystal.cell, pbc=crystal.pbc, sites=tuple(sites), source=source, sha256=digest)
 
 
-def crystal_from_system(system: System, *, source: str = "system") -> Crystal:
-    """A fully ordered crystal from a `System` of one struct."""
-    return from_atoms(to_atoms(system), source=source)
-
-
 def to_system(crystal: Crystal) -> System:
     """The whole atoms of an ordered crystal (float64).
 

@@ -7,7 +7,6 @@ warns about while it is imported goes to the log "mdistill.teachers", never to s
 from __future__ import annotations
 
 import difflib
-import importlib
 import io
 import json
 import logging
@@ -130,11 +129,6 @@ def load_teacher(name: str, *, device: str = "cpu") -> Potential:
             return load_sevennet(card.name, device=place)
     except ModuleNotFoundError as error:
         raise MissingPackage(error.name or card.package, card.pip_line, f"teacher {card.name}") from error
-
-
-def is_installed(name: str) -> bool:
-    """Whether the package of a known teacher can be imported (without importing it)."""
-    return importlib.util.find_spec(find_teacher(name).package) is not None
 
 
 @contextmanager

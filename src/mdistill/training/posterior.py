@@ -61,11 +61,6 @@ class Posterior:
         rows = design(self.products, build_graph(system, self.products.net.cutoff)).forces
         return (rows @ self.factor).square().sum(1).sqrt().view(-1, 3)
 
-    def energy_error(self, system: System) -> float:
-        """Standard error of the energy, eV/atom."""
-        row = design(self.products, build_graph(system, self.products.net.cutoff)).energy / system.n_atoms
-        return float(((row @ self.factor).square().sum() + self.noise["energy"] ** 2).sqrt())
-
 
 def save_posterior(path: Path, posterior: Posterior, *, model: str) -> None:
     """Write it, all or nothing. `model`: sha256 of the student it belongs to."""

@@ -123,6 +123,8 @@ def ladder(temperatures: tuple[float, ...]) -> tuple[float, ...]:
 
 def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     """The settings with cutoff, seed, temperatures and mobile ion filled in where they are not set."""
+    from mdistill.io.checks import check_mobile
+
     mobile = settings.mobile or _mobile_of(crystal)
     temperatures = tuple(sorted(set(settings.temperatures)))
     prepare, train = settings.prepare, settings.train
@@ -133,7 +135,7 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     if not label.temperatures_K:
         label = replace(label, temperatures_K=ladder(temperatures))
     if mobile != "none":
-        _check_mobile(crystal, mobile)
+        check_mobile(crystal, mobile)
     return replace(
         settings,
         mobile=mobile,
@@ -167,15 +169,3 @@ def _mobile_of(crystal: Crystal) -> str:
         allowed=", ".join(MOBILE_IONS),
         fix="name it with --mobile, or --mobile none for dynamics without transport",
     )
-
-
-def _check_mobile(crystal: Crystal, symbol: str) -> None:
-    from ase.data import atomic_numbers
-
-    if atomic_numbers.get(symbol) not in crystal.composition:
-        raise BadInput(
-            crystal.source,
-            f"no {symbol} in {crystal.formula}, so it cannot be the mobile ion",
-            allowed="an element of the crystal",
-            fix="name another with --mobile, or --mobile none",
-        )
