@@ -76,7 +76,7 @@ def passes(found: Overlap) -> bool:
 
 
 def repeated(student: Conservative, **more) -> Trajectory:
-    return replay(student, lattice(), TAUGHT, {KELVIN: FRAMES}, times=TIMES, **more)[KELVIN]
+    return replay(student, lattice(), TAUGHT, {KELVIN: FRAMES}, repeats=TIMES, **more)[KELVIN]
 
 
 def test_a_student_like_its_teacher_passes_before_anything_has_come_to_rest(trust) -> None:
@@ -104,9 +104,9 @@ def test_planted_longer_dynamics_and_another_student_are_caught(trust) -> None:
 def test_it_is_the_protocol_of_the_teacher() -> None:
     ladder = replace(TAUGHT, temperatures_K=(300.0, 400.0, 600.0, 1e4))
     counts = {400.0: 7, 600.0: 4}
-    found = replay(soft(), lattice(), ladder, counts, times=3, seed=1)
+    found = replay(soft(), lattice(), ladder, counts, repeats=3, seed=1)
     assert {kelvin: len(run.times) for kelvin, run in found.items()} == {400.0: 21, 600.0: 12}
-    again = replay(soft(), lattice(), ladder, counts, times=3, seed=1)
+    again = replay(soft(), lattice(), ladder, counts, repeats=3, seed=1)
     torch.testing.assert_close(again[600.0].positions, found[600.0].positions, rtol=0, atol=0)
     first, second = found[400.0].positions[6], found[400.0].positions[13]
     assert not torch.allclose(first, second), "other random numbers each time"
@@ -117,7 +117,7 @@ def test_it_is_the_protocol_of_the_teacher() -> None:
 
 def test_a_student_that_breaks_says_where() -> None:
     with pytest.raises(BlowUp, match=r"600 K, run 1 of 2"):
-        replay(soft(), lattice(), replace(TAUGHT, largest_force=1e-3), {KELVIN: 2}, times=2)
+        replay(soft(), lattice(), replace(TAUGHT, largest_force=1e-3), {KELVIN: 2}, repeats=2)
 
 
 def test_it_stops_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def validate(  # noqa: PLR0917
     )
     dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, stop=stop)
     by_temperature = {k: [f for f in frames if f.temperature_K == k] for k in temperatures}
-    dynamics.compare_structure(measured, {k: own for k, own in by_temperature.items() if len(own) > 1}, taught)
+    dynamics.compare_structure(measured, {k: part for k, part in by_temperature.items() if len(part) > 1}, taught)
     for kelvin in sorted({temperatures[0], temperatures[-1]}):
         dynamics.measure_drift(measured, kelvin)
     gates = _gates(measured, dynamics.stability(settings.stability_factor * temperatures[-1]), settings.limits)
@@ -119,14 +119,14 @@ class _Dynamics:
     folder: Path
     stop: StopRequest
 
-    def run(self, name: str, kelvin: float, time_ps: float, **how: Any) -> SimulationResult | BlowUp:
+    def run(self, name: str, kelvin: float, time_ps: float, **changed: Any) -> SimulationResult | BlowUp:
         """The finished run, or the blow-up where the guard stopped it."""
         chosen = SimulateSettings(
             temperature_K=kelvin,
             time_ps=time_ps,
             equilibration_ps=self.settings.equilibration_ps,
             seed=child_seed(self.settings.seed, name, f"{kelvin:g} K"),
-            **({"time_step_fs": self.settings.time_step_fs} | how),
+            **({"time_step_fs": self.settings.time_step_fs} | changed),
         )
         self.stop.raise_if_pending()
         try:
@@ -138,16 +138,16 @@ class _Dynamics:
         """RDFs of every pair and temperature in the teacher's frames and in the student's repetitions of its dynamics."""
         if not frames or not bool(self.start.pbc.all()):
             return
-        counts, times, seed = {kelvin: len(own) for kelvin, own in frames.items()}, self.settings.replays, self.settings.seed
+        counts, repeats, seed = {kelvin: len(part) for kelvin, part in frames.items()}, self.settings.replays, self.settings.seed
         try:
-            runs = replay(self.student, self.start, taught, counts, times=times, seed=seed, stop=self.stop)
+            runs = replay(self.student, self.start, taught, counts, repeats=repeats, seed=seed, stop=self.stop)
         except BlowUp as error:
             measured.broken[f"step {error.step}"] = error.reason
             return
-        for kelvin, ours in runs.items():
-            for pair, (theirs, own, difference) in rdf_overlaps(_trajectory(frames[kelvin]), ours, segments=times).items():
+        for kelvin, run in runs.items():
+            for pair, (theirs, ours, difference) in rdf_overlaps(_trajectory(frames[kelvin]), run, segments=repeats).items():
                 measured.overlaps[f"{pair}, {kelvin:g} K"] = difference
-                measured.curves[f"{pair}, {kelvin:g} K"] = theirs, own
+                measured.curves[f"{pair}, {kelvin:g} K"] = theirs, ours
 
     def measure_drift(self, measured: Measured, kelvin: float) -> None:
         """Drift and fluctuation of the total energy in an NVE run."""
@@ -173,9 +173,9 @@ class _Dynamics:
         return stability_gate(max(0.0, done), asked, temperature_K=kelvin, reason=f"{run.reason} (step {run.step})")
 
 
-def _repeated(taught: LabelSettings, times: int) -> str:
+def _repeated(taught: LabelSettings, repeats: int) -> str:
     long_ps = (taught.equilibration_fs + taught.frames * taught.every_fs) / PS
-    return f"{long_ps:g} ps at each temperature, {times} times"
+    return f"{long_ps:g} ps at each temperature, {repeats} times"
 
 
 def _trajectory(frames: Sequence[LabelledFrame]) -> Trajectory:
@@ -203,18 +203,18 @@ def _speed(teacher: Potential, student: Potential, start: System, settings: Vali
 
 
 def _gates(measured: Measured, stability: Gate, limits: GateLimits) -> list[Gate]:
-    found = measured.accuracy
-    gates = [*force_gates(found.force, limits), energy_gate(found.energy, limits)]
-    gates += [stress_gate(found.stress, limits)] if found.stress else []
+    errors = measured.accuracy
+    gates = [*force_gates(errors.force, limits), energy_gate(errors.energy, limits)]
+    gates += [stress_gate(errors.stress, limits)] if errors.stress else []
     gates += [rdf_gate(measured.overlaps, limits, broken=measured.broken)] if measured.overlaps or measured.broken else []
     gates += [drift_gate(measured.drifts, limits), stability]
     return [*gates, repulsion_gate(measured.scans, limits), speed_gate(measured.speed.ratio, limits)]
 
 
 def _values(measured: Measured) -> dict[str, Estimate]:
-    found, speed = measured.accuracy, measured.speed
+    errors, speed = measured.accuracy, measured.speed
     values: dict[str, Estimate] = {}
-    for name, deviations in (("force_mae", found.force), ("energy_mae", found.energy), ("stress_mae", found.stress)):
+    for name, deviations in (("force_mae", errors.force), ("energy_mae", errors.energy), ("stress_mae", errors.stress)):
         values |= {name if group == "all" else f"{name} {group}": d.mean_absolute for group, d in deviations.items()}
     for name, drift in measured.drifts.items():
         if isinstance(drift, Drift):

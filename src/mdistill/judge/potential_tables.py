@@ -49,11 +49,11 @@ class Measured:
 
 def rungs(measured: Measured, teacher: Potential, student: Potential) -> list[Rung]:
     """Teacher and student: what a step costs, how far the student is from the teacher."""
-    found, speed = measured.accuracy, measured.speed
+    accuracy, speed = measured.accuracy, measured.speed
     drifts = [d.slope for d in measured.drifts.values() if isinstance(d, Drift)]
     errors = {
-        "force MAE": found.force["all"].mean_absolute.scaled(1e3, "meV/Å"),
-        "energy MAE": found.energy["all"].mean_absolute.scaled(1e3, "meV/atom"),
+        "force MAE": accuracy.force["all"].mean_absolute.scaled(1e3, "meV/Å"),
+        "energy MAE": accuracy.energy["all"].mean_absolute.scaled(1e3, "meV/atom"),
     }
     if drifts:
         errors["NVE drift"] = max(drifts, key=lambda slope: abs(slope.value or 0.0))
@@ -93,20 +93,20 @@ def figures(
     ]
 
 
-def _error_table(found: Accuracy) -> Table:
+def _error_table(errors: Accuracy) -> Table:
     def cell(deviations: dict[str, Deviation], group: str, factor: float, unit: str) -> Estimate | None:
         return deviations[group].mean_absolute.scaled(factor, unit) if group in deviations else None
 
     rows: list[list[Cell]] = [
         [
             group,
-            cell(found.force, group, 1e3, "meV/Å"),
+            cell(errors.force, group, 1e3, "meV/Å"),
             1e3 * deviation.root_mean_square,
             1e3 * deviation.scale,
-            cell(found.energy, group, 1e3, "meV/atom"),
-            cell(found.stress, group, 1.0 / GPA, "GPa"),
+            cell(errors.energy, group, 1e3, "meV/atom"),
+            cell(errors.stress, group, 1.0 / GPA, "GPa"),
         ]
-        for group, deviation in found.force.items()
+        for group, deviation in errors.force.items()
     ]
     return Table(
         name="errors",

@@ -29,7 +29,7 @@ def replay(
     taught: LabelSettings,
     frames: Mapping[float, int],
     *,
-    times: int,
+    repeats: int,
     seed: int = 0,
     stop: StopRequest = NEVER,
 ) -> dict[float, Trajectory]:
@@ -41,19 +41,19 @@ def replay(
         taught: Its ladder, friction, time step, times to the first frame and between frames.
         frames: How many frames of each temperature to keep. What is not named is run as long as it was planned, and not at all
             where nothing is kept after it.
-        times: How often.
+        repeats: How often.
         seed, stop: Of the random numbers; asked between runs.
     Returns:
-        For each of `frames`: `times` runs of equal length in one trajectory, one after the other.
+        For each of `frames`: `repeats` runs of equal length in one trajectory, one after the other.
     Raises:
         BlowUp: A run broke; the reason names the temperature.
         Interrupted: A stop was requested.
     """
     evaluate, (equilibration, spacing) = make_evaluator(student, relaxed), steps(taught)
-    found = {kelvin: Collect() for kelvin in frames}
+    collected = {kelvin: Collect() for kelvin in frames}
     ladder = taught.temperatures_K[: 1 + max(map(taught.temperatures_K.index, frames))]
-    with progress("repeat the teacher's dynamics", times * len(ladder), unit="run") as advance:
-        for run in range(times):
+    with progress("repeat the teacher's dynamics", repeats * len(ladder), unit="run") as advance:
+        for run in range(repeats):
             system = relaxed
             for kelvin in ladder:
                 generator = stream(seed, f"replay {run}, {kelvin:g} K")
@@ -62,13 +62,13 @@ def replay(
                                   friction_per_ps=taught.friction_per_ps)  # fmt: skip
                 start = at_temperature(system, evaluate, temperature_K=kelvin, generator=generator)
                 try:
-                    state, kept = sample(start, moving, generator=generator, equilibration=equilibration,
+                    state, frames_here = sample(start, moving, generator=generator, equilibration=equilibration,
                                          frames=frames.get(kelvin, taught.frames), every=spacing, stop=stop)  # fmt: skip
                 except BlowUp as broken:
-                    raise BlowUp(broken.step, f"{broken.reason} ({kelvin:g} K, run {run + 1} of {times})") from broken
+                    raise BlowUp(broken.step, f"{broken.reason} ({kelvin:g} K, run {run + 1} of {repeats})") from broken
                 stop.raise_if_pending()
-                if kelvin in found:
-                    found[kelvin].states.extend(kept.states)
+                if kelvin in collected:
+                    collected[kelvin].states.extend(frames_here.states)
                 system = state.system
                 advance()
-    return {kelvin: runs.trajectory() for kelvin, runs in found.items()}
+    return {kelvin: runs.trajectory() for kelvin, runs in collected.items()}

@@ -79,13 +79,13 @@ def uncertainty_results(potential: Potential, model: Path, done: SimulationResul
     posterior = load_posterior(path, model=read_metadata(student)["sha256"])
     run = read_trajectory(done.trajectory).trajectory
     chosen = np.unique(np.linspace(0, len(run.times) - 1, frames).astype(int))
-    found = []
+    errors = []
     for k in chosen:
         system = replace(done.state.system, positions=run.positions[k], cell=run.cell[k : k + 1])
-        found.append(float(posterior.weight_errors(system).square().mean()) ** 0.5)
+        errors.append(float(posterior.weight_errors(system).square().mean()) ** 0.5)
     times = [float(run.times[k]) / 1000.0 for k in chosen]
     series = [
-        Series(label="along the run", x=times, y=found),
+        Series(label="along the run", x=times, y=errors),
         Series(label="on the training data", x=times, y=[posterior.usual] * len(times), style="dashed"),
     ]
     figure = Figure(
@@ -96,12 +96,12 @@ def uncertainty_results(potential: Potential, model: Path, done: SimulationResul
         y_label="standard error (eV/Å)",
         series=series,
     )
-    worst = max(found)
-    more, when = worst / posterior.usual, times[found.index(worst)]
+    worst = max(errors)
+    more, when = worst / posterior.usual, times[errors.index(worst)]
     warning = (
         f"{potential.name} leaves what it was taught: at {when:.3g} ps the uncertainty of its forces is {more:.2g} times that on "
         f"its training data. Label frames of this run and fit again."
     )
-    values = {"force_uncertainty": exactly(np.mean(found), "eV/Å", samples=len(found))}
+    values = {"force_uncertainty": exactly(np.mean(errors), "eV/Å", samples=len(errors))}
     notes = [warning] if worst > _EXTRAPOLATES * posterior.usual else []
     return Results(command="simulate", values=values, figures=[figure], notes=notes)

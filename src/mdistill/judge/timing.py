@@ -66,9 +66,9 @@ def scan_pairs(
             make_system(np.array([[0, 0, 0], [0, 0, r]]), np.array([first, second]), np.zeros((3, 3)), [False] * 3)
             for r in distance
         ]
-        found = potential(build_graph(concatenate(dimers), potential.cutoff))
-        forces = found.forces.detach().cpu().double().numpy().reshape(-1, 2, 3)
-        energy = found.energy.detach().cpu().double().numpy()
+        prediction = potential(build_graph(concatenate(dimers), potential.cutoff))
+        forces = prediction.forces.detach().cpu().double().numpy().reshape(-1, 2, 3)
+        energy = prediction.energy.detach().cpu().double().numpy()
         scans[pair_name(first, second)] = PairScan(distance=distance, energy=energy, force=forces[:, 1, 2])
     return scans
 

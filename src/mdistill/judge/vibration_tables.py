@@ -56,16 +56,16 @@ class Compared:
     bands: tuple[Bands, Bands] | None = None
 
 
-def frequency_error(found: Modes, target: Modes) -> Estimate:
+def frequency_error(modes: Modes, target: Modes) -> Estimate:
     """Mean |Δf| (THz) of frequencies in ascending order, imaginary ones negative."""
-    apart = (found.frequencies - target.frequencies).abs()
-    return exactly(apart.mean(), "THz", samples=len(apart))
+    difference = (modes.frequencies - target.frequencies).abs()
+    return exactly(difference.mean(), "THz", samples=len(difference))
 
 
-def bands_error(found: Bands, target: Bands) -> Estimate:
+def bands_error(bands: Bands, target: Bands) -> Estimate:
     """Mean |Δf| (THz) of the bands in ascending order at each point of the path."""
-    apart = abs(found.frequencies - target.frequencies)
-    return exactly(apart.mean(), "THz", samples=apart.size)
+    difference = abs(bands.frequencies - target.frequencies)
+    return exactly(difference.mean(), "THz", samples=difference.size)
 
 
 def values(compared: Compared) -> dict[str, Estimate]:

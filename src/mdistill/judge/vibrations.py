@@ -71,7 +71,7 @@ def vibrations(
     probes = directions if whole else draw_probes(system, settings.probes, generator)
     target = _kept_products(folder, teacher, system, probes, stop)
     ours = _products(student, system, directions, stop)
-    found = ours if whole else torch.einsum("ria,pr->pia", ours, probes.reshape(len(probes), -1).to(ours))
+    products = ours if whole else torch.einsum("ria,pr->pia", ours, probes.reshape(len(probes), -1).to(ours))
     theirs = normal_modes(system, target) if whole else None
     modes = normal_modes(system, ours)
     rest, way = relax(
@@ -83,7 +83,7 @@ def vibrations(
     compared = Compared(
         system=system,
         whole=whole,
-        hessian=hessian_error(found, target.to(found), whole=whole),
+        hessian=hessian_error(products, target.to(products), whole=whole),
         teacher=theirs,
         student=modes,
         relaxed=normal_modes(rest, _products(student, rest, directions, stop)),
@@ -154,8 +154,8 @@ def _kept_products(
 def _read_products(path: Path) -> Tensor:
     """The products that a file holds; nothing where it is absent or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            return torch.from_numpy(kept["products"])
+        with np.load(path, allow_pickle=False) as file:
+            return torch.from_numpy(file["products"])
     except (OSError, ValueError, KeyError, BadZipFile):
         return torch.zeros(0, dtype=torch.float64)
 
@@ -208,11 +208,11 @@ def _bands(
         return None, f"no phonon bands: {missing}"
     if cell.n_atoms > settings.bands_up_to:
         return None, f"no phonon bands: the primitive cell has {cell.n_atoms} atoms, more than {settings.bands_up_to}"
-    found = []
+    bands = []
     for potential in (teacher, student):
         with progress(f"bands, {potential.name}", 6 * cell.n_atoms + 1, unit="call") as advance:
-            found.append(phonon_bands(potential, cell, supercell_A=settings.supercell_A, stop=stop, advance=advance))
-    return (found[0], found[1]), ""
+            bands.append(phonon_bands(potential, cell, supercell_A=settings.supercell_A, stop=stop, advance=advance))
+    return (bands[0], bands[1]), ""
 
 
 def _ask(potential: Potential, system: System) -> Prediction:

@@ -110,8 +110,8 @@ class Serial:
 
 
 def _ask(engine: Engine, question: Question, folder: Path) -> Answer | Failure:
-    own = folder / f"{question.name}-{question.index}".replace("/", "-")
-    return engine.label(question.system, own, probes=question.probes, known=question.known)
+    place = folder / f"{question.name}-{question.index}".replace("/", "-")
+    return engine.label(question.system, place, probes=question.probes, known=question.known)
 
 
 @contextmanager

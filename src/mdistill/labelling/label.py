@@ -266,11 +266,11 @@ def _note(folder: Path, text: str, *, failure: bool) -> None:
 
 def _notes(folder: Path) -> list[dict[str, Any]]:
     path = folder / "notes.jsonl"
-    found = []
+    entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with suppress(ValueError):
-            found.append(json.loads(line))
-    return found
+            entries.append(json.loads(line))
+    return entries
 
 
 def _set_aside(folder: Path, name: str, system: System) -> Path:

@@ -86,7 +86,7 @@ def recorded_segments(
     Raises:
         BadInput: Other atoms; no momenta, too few frames, a changing cell; an energy that wanders as no NVE run's does.
     """
-    system, found = cast(system, dtype=torch.float64, device="cpu"), list[Segment]()
+    system, segments = cast(system, dtype=torch.float64, device="cpu"), list[Segment]()
     evaluate, masses = make_evaluator(potential, system), standard_masses(system)
     for path in paths:
         run = read_trajectory(path, time_step_fs=frame_time_fs).trajectory
@@ -103,8 +103,8 @@ def recorded_segments(
                 path, f"total energy changes by {wandering:.2g} × √(3N/2) k_B T within {settings.frames} frames",
                 allowed=f"NVE dynamics of this student or one like it: below {_WANDERING}", fix="record it without a thermostat",
             )  # fmt: skip
-        found += parts
-    return found
+        segments += parts
+    return segments
 
 
 def _mean_temperature(run: Trajectory, masses: Float[Tensor, " atom"]) -> float:
@@ -145,21 +145,21 @@ def _at(system: System, potential: Potential, settings: SegmentSettings, kelvin:
     state = at_temperature(system, evaluate, temperature_K=kelvin, generator=generator)
     state, _ = sample(state, warm, generator=generator, equilibration=round(settings.equilibration_ps * PS / usual))
     per_frame = max(1, round(settings.every_fs / small))
-    apart = settings.between_fs or _correlation_time(state, nve, per_frame, settings.every_fs, generator)
-    found: list[Segment] = []
+    between = settings.between_fs or _correlation_time(state, nve, per_frame, settings.every_fs, generator)
+    segments: list[Segment] = []
     for k in range(settings.segments):
         task.stop.raise_if_pending()
-        state, _ = sample(replace(state, time=0.0), warm, generator=generator, equilibration=max(1, round(apart / usual)))
+        state, _ = sample(replace(state, time=0.0), warm, generator=generator, equilibration=max(1, round(between / usual)))
         start = without_drift(state)
         _, frames = sample(start, nve, generator=generator, frames=settings.frames, every=per_frame, with_start=True)
         run = frames.trajectory()
         assert run.momenta is not None  # noqa: S101
-        found.append(
+        segments.append(
             Segment(system=system, masses=state.masses, positions=run.positions, momenta=run.momenta,
                     every_fs=per_frame * small, temperature_K=kelvin, block=k * settings.blocks // settings.segments)
         )  # fmt: skip
         task.advance(1)
-    return found
+    return segments
 
 
 def _correlation_time(state: State, nve: Dynamics, per_frame: int, every_fs: float, generator: Generator) -> float:

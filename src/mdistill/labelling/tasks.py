@@ -59,10 +59,10 @@ def frame_questions(
     """Those of one frame of dynamics: the frame, and copies of it with all atoms displaced, which belong to no temperature."""
     block, generator = task.first_block + number // task.per_block, stream(settings.seed, f"{task.name} displaced {number}")
     copies = rattled(system, amplitudes=(settings.displacement_A,) * settings.displaced, generator=generator)
-    own = Question(name=task.name, index=number, system=system, probes=_probes(task.name, number, system, settings),
+    frame = Question(name=task.name, index=number, system=system, probes=_probes(task.name, number, system, settings),
                    known=prediction, temperature_K=task.temperature_K, block=block)  # fmt: skip
     name = f"{task.name}-displaced"
-    return [own, *(Question(name=name, index=number, system=copy, source="displaced", block=block) for copy in copies)]
+    return [frame, *(Question(name=name, index=number, system=copy, source="displaced", block=block) for copy in copies)]
 
 
 def questions(

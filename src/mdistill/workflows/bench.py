@@ -46,12 +46,12 @@ def bench(run: Path, teacher: Potential, settings: BenchSettings, *, stop: StopR
         BadInput: The folder holds no student, labels or structure.
         Interrupted: A stop was requested; the same call resumes.
     """
-    own, frames = find_student(run), read_labels(run)
-    system, made = relaxed_systems(run)[0], read_metadata(own)["provenance"].get("settings", {})
+    student, frames = find_student(run), read_labels(run)
+    system, made = relaxed_systems(run)[0], read_metadata(student)["provenance"].get("settings", {})
     share = float(made.get("held_out", TrainSettings().held_out))
     held_out, fit = split_blocks(frames, held_out=share)[1], FitSettings(max_minutes=settings.minutes, seed=settings.seed)
     judge = _Judge(teacher, held_out, system, settings.repeats)
-    points = [judge.point("this run's student", own)]
+    points = [judge.point("this run's student", student)]
     for size in settings.sizes:
         train = TrainSettings(size=size, held_out=share, fit=fit)  # type: ignore[arg-type]
         path = _student(run / "bench" / size, train, frames, stop)
@@ -75,12 +75,12 @@ class _Judge:
     repeats: int
 
     def point(self, name: str, path: Path) -> _Point:
-        found = accuracy(self.held_out, evaluate(load(path), self.held_out))
+        errors = accuracy(self.held_out, evaluate(load(path), self.held_out))
         return _Point(
             name,
             sum(weight.numel() for weight in load_net(path).parameters()),
-            found.force["all"].mean_absolute.scaled(1e3, "meV/Å"),
-            found.energy["all"].mean_absolute.scaled(1e3, "meV/atom"),
+            errors.force["all"].mean_absolute.scaled(1e3, "meV/Å"),
+            errors.energy["all"].mean_absolute.scaled(1e3, "meV/atom"),
             compare_speed(self.teacher, load(path, precision="float32"), self.system, repeats=self.repeats),
         )
 

@@ -165,7 +165,7 @@ class _Job:
         settings = self.settings
         frames = self._labels()
         held_out = split_blocks(frames, held_out=settings.train.held_out)[1]
-        own = [frame for frame in frames if frame.temperature_K in settings.temperatures]
+        compared = [frame for frame in frames if frame.temperature_K in settings.temperatures]
         return validate(
             self._student(),
             self.teacher,
@@ -174,7 +174,7 @@ class _Job:
             settings.validate,
             folder,
             taught=settings.label,
-            teacher_frames=own,
+            teacher_frames=compared,
             labels=read_labels(self.folder),
             stop=self.stop,
         )
