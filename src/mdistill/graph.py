@@ -240,19 +240,12 @@ def _check_size(extent: float, density: float, reach: float) -> None:
         reach: Cutoff, Å.
     """
     if extent > _MOST_CUTOFFS * reach:
-        raise BadInput(
-            "cell",
-            f"{extent:.3g} Å across with a cutoff of {reach:.3g} Å",
-            allowed=f"at most {_MOST_CUTOFFS:.0f} cutoffs",
-            fix="check the units of the structure (Å)",
-        )
+        problem, allowed = f"{extent:.3g} Å across with a cutoff of {reach:.3g} Å", f"at most {_MOST_CUTOFFS:.0f} cutoffs"
+        raise BadInput("cell", problem, allowed=allowed, fix="check the units of the structure (Å)")
     if (pairs := 4.0 / 3.0 * np.pi * reach**3 * density) > _MOST_PAIRS:
-        raise BadInput(
-            "cutoff",
-            f"{reach:.3g} Å gives about {pairs:.2g} neighbour pairs",
-            allowed=f"at most {_MOST_PAIRS:.0e} pairs",
-            fix="check the units of the cell (Å), or choose a shorter cutoff or a smaller supercell",
-        )
+        problem = f"{reach:.3g} Å gives about {pairs:.2g} neighbour pairs"
+        fix = "check the units of the cell (Å), or choose a shorter cutoff or a smaller supercell"
+        raise BadInput("cutoff", problem, allowed=f"at most {_MOST_PAIRS:.0e} pairs", fix=fix)
 
 
 @dataclass(slots=True)

@@ -63,12 +63,9 @@ def arrhenius(points: Sequence[tuple[float, Estimate]]) -> Arrhenius:
     usable = sorted(((t, e) for t, e in points if e.value is not None and e.value > 0 and e.error), key=lambda point: point[0])
     temperatures = np.array([t for t, _ in usable])
     if len(set(temperatures.tolist())) < 2:
-        raise BadInput(
-            "temperatures",
-            f"{len(usable)} usable of {len(points)}: {temperatures.tolist()} K",
-            allowed="at least two temperatures with a measured value",
-            fix="run more or hotter temperatures, or longer",
-        )
+        problem = f"{len(usable)} usable of {len(points)}: {temperatures.tolist()} K"
+        allowed = "at least two temperatures with a measured value"
+        raise BadInput("temperatures", problem, allowed=allowed, fix="run more or hotter temperatures, or longer")
     y = np.log([_number(e) for _, e in usable])
     spread = np.array([_log_error(e) for _, e in usable])
     shift = float((1.0 / (BOLTZMANN * temperatures)).mean())

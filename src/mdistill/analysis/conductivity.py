@@ -19,12 +19,8 @@ def mean_volume(trajectory: Trajectory) -> float:
     """
     volumes = np.abs(np.linalg.det(trajectory.cell.double().cpu().numpy()))
     if not np.isfinite(volumes).all() or volumes.min() < 1e-3:
-        raise BadInput(
-            "cell",
-            f"volume {volumes.min():g} Å³",
-            allowed="a cell periodic in three directions",
-            fix="conductivity needs a bulk cell",
-        )
+        problem = f"volume {volumes.min():g} Å³"
+        raise BadInput("cell", problem, allowed="a cell periodic in three directions", fix="conductivity needs a bulk cell")
     return float(volumes.mean())
 
 

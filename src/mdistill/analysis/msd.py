@@ -40,12 +40,9 @@ def frame_spacing(trajectory: Trajectory) -> float:
     uneven = np.flatnonzero(np.abs(steps - steps[0]) > 1e-3 * abs(steps[0]))
     if steps[0] <= 0 or len(uneven):
         first = int(uneven[0]) + 1 if len(uneven) else 1
-        raise BadInput(
-            "trajectory",
-            f"frame {first} comes {steps[first - 1]:g} fs after the one before it, others {np.median(steps):g} fs",
-            allowed="evenly spaced frames",
-            fix="add the missing frames, or analyse the pieces apart",
-        )
+        problem = f"frame {first} comes {steps[first - 1]:g} fs after the one before it, others {np.median(steps):g} fs"
+        allowed = "evenly spaced frames"
+        raise BadInput("trajectory", problem, allowed=allowed, fix="add the missing frames, or analyse the pieces apart")
     return float(np.median(steps))
 
 
@@ -66,12 +63,8 @@ def mean_cell_positions(trajectory: Trajectory) -> Float[np.ndarray, "frame atom
     positions, cells = (tensor.double().cpu().numpy() for tensor in (trajectory.positions, trajectory.cell))
     bad = ~(np.isfinite(positions).all(axis=(1, 2)) & np.isfinite(cells).all(axis=(1, 2)))
     if bad.any():
-        raise BadInput(
-            "trajectory",
-            f"NaN or infinite value in frame {int(np.argmax(bad))}",
-            allowed="finite numbers",
-            fix="discard the broken frames",
-        )
+        problem = f"NaN or infinite value in frame {int(np.argmax(bad))}"
+        raise BadInput("trajectory", problem, allowed="finite numbers", fix="discard the broken frames")
     if np.allclose(cells, cells[0], rtol=0, atol=1e-9) or np.any(np.abs(np.linalg.det(cells)) < 1e-6):
         return positions
     return positions @ (np.linalg.inv(cells) @ cells.mean(axis=0))

@@ -64,12 +64,8 @@ def rdf(trajectory: Trajectory, *, pair: tuple[str, str], r_max: float | None = 
     first, second = (atoms_of(trajectory, symbol) for symbol in pair)
     same = pair[0] == pair[1]
     if not 0 < r_max <= allowed * (1 + 1e-9):
-        raise BadInput(
-            "r_max",
-            f"{r_max:g} Å",
-            allowed=f"0 to {allowed:.4g} Å, half the smallest height of the cell",
-            fix="use a smaller one",
-        )
+        fix = "use a smaller one"
+        raise BadInput("r_max", f"{r_max:g} Å", allowed=f"0 to {allowed:.4g} Å, half the smallest height of the cell", fix=fix)
     if bins < 1 or (same and len(first) < 2):
         raise BadInput(
             "pair", f"{'–'.join(pair)} with {bins} bins", allowed="at least one bin and two atoms", fix="choose another pair"

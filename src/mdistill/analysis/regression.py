@@ -115,12 +115,8 @@ def given_start(curve: Curve, fit_from: float) -> int:
     lags = curve.x.numpy()
     start = int(np.searchsorted(lags, fit_from * (1 - 1e-9)))
     if start > len(lags) - 4:
-        raise BadInput(
-            "fit_from_ps",
-            f"{fit_from / PS:g} ps",
-            allowed=f"at most {lags[-4] / PS:.3g} ps here",
-            fix="start earlier or run longer",
-        )
+        problem = f"{fit_from / PS:g} ps"
+        raise BadInput("fit_from_ps", problem, allowed=f"at most {lags[-4] / PS:.3g} ps here", fix="start earlier or run longer")
     return start
 
 

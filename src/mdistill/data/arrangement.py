@@ -334,9 +334,6 @@ def _no_room(large: Crystal, board: _Board, state: np.ndarray) -> BadInput:
     close = np.flatnonzero(limits > board.distance)
     k = close[np.argmin(board.distance[close] / limits[close])]
     names = [chemical_symbols[board.species[state[end[k]]]] for end in (board.first, board.second)]
-    return BadInput(
-        large.source,
-        f"every arrangement found has close pairs, such as {names[0]}–{names[1]} at {board.distance[k]:.2f} Å",
-        allowed=f"at least {limits[k]:.2f} Å for this pair",
-        fix="check the occupancies of split sites, or lower like_factor / unlike_factor in the disorder settings",
-    )
+    problem = f"every arrangement found has close pairs, such as {names[0]}–{names[1]} at {board.distance[k]:.2f} Å"
+    fix = "check the occupancies of split sites, or lower like_factor / unlike_factor in the disorder settings"
+    return BadInput(large.source, problem, allowed=f"at least {limits[k]:.2f} Å for this pair", fix=fix)

@@ -51,12 +51,9 @@ def charges_of(crystal: Crystal) -> dict[int, float]:
     """
     charges = formal_charges(crystal)
     if charges is None:
-        raise BadInput(
-            crystal.source,
-            f"{crystal.formula} is not neutral with any usual charges of its elements",
-            allowed=f"a net charge below {NEUTRAL:.0%} of the positive charge",
-            fix="correct the occupancies (are hydrogen atoms or lithium sites missing?) or state _atom_type_oxidation_number",
-        )
+        problem = f"{crystal.formula} is not neutral with any usual charges of its elements"
+        fix = "correct the occupancies (are hydrogen atoms or lithium sites missing?) or state _atom_type_oxidation_number"
+        raise BadInput(crystal.source, problem, allowed=f"a net charge below {NEUTRAL:.0%} of the positive charge", fix=fix)
     return charges | {VACANCY: 0.0}
 
 
@@ -116,12 +113,9 @@ def _whole_numbers(crystal: Crystal, classes: list[SiteClass], charges: dict[int
         bounds=Bounds(0.0, np.inf),
     )
     if result.x is None:
-        raise BadInput(
-            crystal.source,
-            f"no whole numbers of atoms on its sites make {crystal.formula} neutral",
-            allowed="occupancies near a neutral composition",
-            fix="correct the occupancies, or choose a larger cell (--prepare.min-length)",
-        )
+        problem = f"no whole numbers of atoms on its sites make {crystal.formula} neutral"
+        fix = "correct the occupancies, or choose a larger cell (--prepare.min-length)"
+        raise BadInput(crystal.source, problem, allowed="occupancies near a neutral composition", fix=fix)
     found = np.rint(result.x[:n]).astype(int)
     return [[int(k) for k, (c, _) in zip(found, pairs, strict=True) if c == index] for index in range(len(classes))]
 
@@ -148,12 +142,9 @@ def order(
     if crystal.ordered:
         return [Ordering(crystal=large, energy=0.0, rule="No disorder: every site holds one whole atom.")]
     if len(large.sites) > settings.most_sites:
-        raise BadInput(
-            crystal.source,
-            f"{len(large.sites)} sites in the {'×'.join(map(str, supercell))} supercell",
-            allowed=f"at most {settings.most_sites} (most_sites)",
-            fix="choose a smaller cutoff or cell",
-        )
+        problem = f"{len(large.sites)} sites in the {'×'.join(map(str, supercell))} supercell"
+        allowed = f"at most {settings.most_sites} (most_sites)"
+        raise BadInput(crystal.source, problem, allowed=allowed, fix="choose a smaller cutoff or cell")
     charges = charges_of(crystal)
     classes = site_classes(large, charges)
     while True:

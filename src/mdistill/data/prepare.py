@@ -96,12 +96,9 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
     supercell = supercell_for(crystal.cell, settings.cutoff, min_length=settings.min_length)
     expected = crystal.n_atoms * math.prod(supercell)
     if expected > settings.max_atoms:
-        raise BadInput(
-            crystal.source,
-            f"{expected:.0f} atoms in the {'×'.join(map(str, supercell))} supercell",
-            allowed=f"at most {settings.max_atoms} (max_atoms)",
-            fix="start from the primitive cell, or raise --prepare.max-atoms",
-        )
+        problem = f"{expected:.0f} atoms in the {'×'.join(map(str, supercell))} supercell"
+        fix = "start from the primitive cell, or raise --prepare.max-atoms"
+        raise BadInput(crystal.source, problem, allowed=f"at most {settings.max_atoms} (max_atoms)", fix=fix)
     large = repeat(crystal, supercell)
     columns = ["site", "number", "occupancy", "atoms in the supercell"]
     notes = list(crystal.notes)

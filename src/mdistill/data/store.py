@@ -79,12 +79,9 @@ class LabelStore:
         for entry in self.index():
             shard = self.folder / entry["shard"]
             if not shard.is_file() or sha256(shard) != entry["sha256"]:
-                raise BadInput(
-                    shard,
-                    "was altered since it was written" if shard.is_file() else "is missing",
-                    allowed="the file with sha256 " + entry["sha256"],
-                    fix=f"restore it, or remove its line from {self.folder / INDEX} to lose its {entry['frames']} frames only",
-                )
+                problem = "was altered since it was written" if shard.is_file() else "is missing"
+                fix = f"restore it, or remove its line from {self.folder / INDEX} to lose its {entry['frames']} frames only"
+                raise BadInput(shard, problem, allowed="the file with sha256 " + entry["sha256"], fix=fix)
             with np.load(shard, allow_pickle=False) as arrays:
                 frames += _frames(arrays)
         return frames if where is None else [frame for frame in frames if where(frame)]

@@ -59,12 +59,9 @@ class _PotentialCalculator(Calculator):
         numbers = self.atoms.numbers
         unknown = sorted(set(numbers.tolist()) - self._potential.elements) if self._potential.elements else []
         if unknown:
-            raise BadInput(
-                "structure",
-                f"holds {', '.join(chemical_symbols[z] for z in unknown)}, which {self._potential.name} does not know",
-                allowed=", ".join(chemical_symbols[z] for z in sorted(self._potential.elements)),
-                fix="use a potential that was made for these elements",
-            )
+            problem = f"holds {', '.join(chemical_symbols[z] for z in unknown)}, which {self._potential.name} does not know"
+            allowed = ", ".join(chemical_symbols[z] for z in sorted(self._potential.elements))
+            raise BadInput("structure", problem, allowed=allowed, fix="use a potential that was made for these elements")
         if not (np.isfinite(self.atoms.positions).all() and np.isfinite(self.atoms.cell.array).all()):
             raise BadInput("structure", "positions or cell are not finite", allowed="finite numbers", fix="check the structure")
         system = make_system(self.atoms.positions, numbers, self.atoms.cell.array, self.atoms.pbc)

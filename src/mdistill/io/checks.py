@@ -51,12 +51,8 @@ def check_file(path: Path) -> str:
     if size == 0:
         raise BadInput(path, "empty (0 bytes)", allowed=READABLE, fix="copy or export the file again")
     if size > LARGEST_FILE:
-        raise BadInput(
-            path,
-            f"{size} bytes",
-            allowed=f"at most {LARGEST_FILE} bytes",
-            fix="cut out the one structure you need, or use `mdistill analyse`",
-        )
+        fix = "cut out the one structure you need, or use `mdistill analyse`"
+        raise BadInput(path, f"{size} bytes", allowed=f"at most {LARGEST_FILE} bytes", fix=fix)
     head = _head(path)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise BadInput(
@@ -79,12 +75,9 @@ def _format(path: Path, head: bytes) -> str:
         except (UnknownFileTypeError, UnicodeDecodeError):
             kind = "unknown"
     if kind not in ioformats or kind in _UNSAFE or not ioformats[kind].can_read:
-        raise BadInput(
-            path,
-            "binary, and of no format that is recognised" if b"\0" in head else "its format is not recognised",
-            allowed=READABLE,
-            fix="give the file the extension of its format (.cif, .vasp, .xyz, .extxyz, .traj), or convert it with `ase convert`",
-        )
+        problem = "binary, and of no format that is recognised" if b"\0" in head else "its format is not recognised"
+        fix = "give the file the extension of its format (.cif, .vasp, .xyz, .extxyz, .traj), or convert it with `ase convert`"
+        raise BadInput(path, problem, allowed=READABLE, fix=fix)
     if b"\0" in head and (kind == "cif" or not ioformats[kind].isbinary):
         raise BadInput(path, f"binary, although its name says {kind}", allowed=READABLE, fix="export the structure again as text")
     return kind
@@ -124,12 +117,8 @@ def _refuse_huge(path: Path, kind: str, head: bytes) -> None:
 
 
 def _too_many(source: object, count: int) -> BadInput:
-    return BadInput(
-        source,
-        f"{count} atoms",
-        allowed=f"at most {MOST_ATOMS} atoms",
-        fix="start from the unit cell; the supercell is built here",
-    )
+    allowed = f"at most {MOST_ATOMS} atoms"
+    return BadInput(source, f"{count} atoms", allowed=allowed, fix="start from the unit cell; the supercell is built here")
 
 
 def text_of(path: Path) -> str:
@@ -159,38 +148,23 @@ def check_crystal(crystal: Crystal) -> None:
     if len(crystal.sites) > MOST_ATOMS:
         raise _too_many(source, len(crystal.sites))
     if not np.isfinite(crystal.cell).all():
-        raise BadInput(
-            source,
-            f"the cell holds NaN or infinity: {crystal.cell.tolist()}",
-            allowed="finite lengths in Å",
-            fix="correct the cell",
-        )
+        problem = f"the cell holds NaN or infinity: {crystal.cell.tolist()}"
+        raise BadInput(source, problem, allowed="finite lengths in Å", fix="correct the cell")
     _check_cell(crystal)
     bad = np.flatnonzero(~np.isfinite(crystal.fractional).all(axis=1))
     if len(bad):
-        raise BadInput(
-            source,
-            f"atom {bad[0] + 1} has coordinates {crystal.fractional[bad[0]].tolist()} ({len(bad)} such atoms)",
-            allowed="finite coordinates",
-            fix="correct the file; NaN often comes from a crashed relaxation",
-        )
+        problem = f"atom {bad[0] + 1} has coordinates {crystal.fractional[bad[0]].tolist()} ({len(bad)} such atoms)"
+        allowed = "finite coordinates"
+        raise BadInput(source, problem, allowed=allowed, fix="correct the file; NaN often comes from a crashed relaxation")
     for site in crystal.sites:
         unknown = [n for n in site.occupancies if not 1 <= n <= 118]
         total = sum(site.occupancies.values())
         if unknown:
-            raise BadInput(
-                source,
-                f"site {site.label!r} has no known element (atomic number {unknown[0]})",
-                allowed="H to Og",
-                fix="name the element",
-            )
+            problem = f"site {site.label!r} has no known element (atomic number {unknown[0]})"
+            raise BadInput(source, problem, allowed="H to Og", fix="name the element")
         if total > 1.01 or min(site.occupancies.values()) < 0 or not total > 0:
-            raise BadInput(
-                source,
-                f"the occupancies of site {site.label!r} sum to {total:.4g}",
-                allowed="a sum above 0 and at most 1",
-                fix="correct the occupancies, or delete the site that is listed twice",
-            )
+            allowed, fix = "a sum above 0 and at most 1", "correct the occupancies, or delete the site that is listed twice"
+            raise BadInput(source, f"the occupancies of site {site.label!r} sum to {total:.4g}", allowed=allowed, fix=fix)
     _check_distances(crystal)
 
 
@@ -216,12 +190,8 @@ def _check_cell(crystal: Crystal) -> None:
             fix="swap two lattice vectors and the same two fractional coordinates of every atom",
         )
     if ratio < SMALLEST_SKEW:
-        raise BadInput(
-            crystal.source,
-            f"the cell is very skewed (volume is {ratio:.3g} of a·b·c)",
-            allowed=f"at least {SMALLEST_SKEW}",
-            fix="reduce the cell, for example with ase.build.niggli_reduce",
-        )
+        problem, allowed = f"the cell is very skewed (volume is {ratio:.3g} of a·b·c)", f"at least {SMALLEST_SKEW}"
+        raise BadInput(crystal.source, problem, allowed=allowed, fix="reduce the cell, for example with ase.build.niggli_reduce")
 
 
 def neighbour_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -271,12 +241,8 @@ def _nearest_ratios(crystal: Crystal, radius: np.ndarray, chosen: np.ndarray) ->
 
 
 def _wrong_unit(crystal: Crystal, ratio: float, unit: str, fix: str) -> BadInput:
-    return BadInput(
-        crystal.source,
-        f"the median nearest-neighbour distance is {ratio:.2f} times the sum of covalent radii: lengths look like {unit}",
-        allowed="lengths in Å (ratio between 0.35 and 1.6)",
-        fix=f"{fix} to get Å",
-    )
+    problem = f"the median nearest-neighbour distance is {ratio:.2f} times the sum of covalent radii: lengths look like {unit}"
+    return BadInput(crystal.source, problem, allowed="lengths in Å (ratio between 0.35 and 1.6)", fix=f"{fix} to get Å")
 
 
 def check_elements(crystal: Crystal, elements: Collection[int], subject: str) -> None:
@@ -292,12 +258,8 @@ def check_elements(crystal: Crystal, elements: Collection[int], subject: str) ->
     unknown = [chemical_symbols[n] for n in crystal.composition if n not in elements]
     if elements and unknown:
         known = ", ".join(chemical_symbols[n] for n in sorted(elements)[:20]) + (" …" if len(elements) > 20 else "")
-        raise BadInput(
-            crystal.source,
-            f"{', '.join(unknown)} is not known to {subject}",
-            allowed=known,
-            fix="choose a teacher that knows the element (`mdistill info TEACHER` lists them)",
-        )
+        fix = "choose a teacher that knows the element (`mdistill info TEACHER` lists them)"
+        raise BadInput(crystal.source, f"{', '.join(unknown)} is not known to {subject}", allowed=known, fix=fix)
 
 
 def check_mobile(crystal: Crystal, symbol: str) -> None:
@@ -328,12 +290,8 @@ def check_bulk(crystal: Crystal) -> None:
         ordered = np.sort(crystal.fractional[:, axis] % 1.0)
         gap = float(np.diff(np.append(ordered, ordered[0] + 1.0)).max() * heights[axis])
         if gap > VACUUM:
-            raise BadInput(
-                crystal.source,
-                f"{gap:.1f} Å of vacuum along lattice vector {'abc'[axis]}: a slab, wire, molecule or isolated atom",
-                allowed=f"bulk: at most {VACUUM:g} Å between layers of atoms",
-                fix=fix,
-            )
+            problem = f"{gap:.1f} Å of vacuum along lattice vector {'abc'[axis]}: a slab, wire, molecule or isolated atom"
+            raise BadInput(crystal.source, problem, allowed=f"bulk: at most {VACUUM:g} Å between layers of atoms", fix=fix)
 
 
 def perpendicular_heights(cell: np.ndarray) -> np.ndarray:

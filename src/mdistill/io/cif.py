@@ -60,12 +60,8 @@ def parse_cif(text: str, source: str, index: int) -> ParsedCif:
 
 
 def _no_cif(source: str, problem: str) -> BadInput:
-    return BadInput(
-        source,
-        problem,
-        allowed="a CIF with cell lengths and angles, symmetry, and atom sites with fractional coordinates",
-        fix="open it in VESTA or export it again from the database",
-    )
+    allowed = "a CIF with cell lengths and angles, symmetry, and atom sites with fractional coordinates"
+    return BadInput(source, problem, allowed=allowed, fix="open it in VESTA or export it again from the database")
 
 
 def _structure(data: dict[str, Any], block: Any, text: str, source: str) -> ParsedCif:
@@ -74,12 +70,9 @@ def _structure(data: dict[str, Any], block: Any, text: str, source: str) -> Pars
     sizes = [f"_cell_length_{x}" for x in "abc"] + [f"_cell_angle_{x}" for x in ("alpha", "beta", "gamma")]
     lengths_angles = [_number(data.get(tag), source, tag) for tag in sizes]
     if min(lengths_angles) <= 0 or max(lengths_angles[3:]) >= 180 or sum(lengths_angles[3:]) >= 360:
-        raise BadInput(
-            source,
-            f"cell lengths and angles {lengths_angles} enclose no volume",
-            allowed="lengths > 0 Å, angles between 0° and 180° with a sum below 360°",
-            fix="correct the _cell_length_ and _cell_angle_ lines",
-        )
+        problem = f"cell lengths and angles {lengths_angles} enclose no volume"
+        allowed = "lengths > 0 Å, angles between 0° and 180° with a sum below 360°"
+        raise BadInput(source, problem, allowed=allowed, fix="correct the _cell_length_ and _cell_angle_ lines")
     cell = np.asarray(Cell.fromcellpar(lengths_angles)[:])
     notes: list[str] = []
     operations = _operations(block, data, source, notes)
@@ -139,12 +132,8 @@ def _element(data: dict[str, Any], row: int, label: str, source: str, notes: lis
         letters = re.match(r"[A-Za-z]*", label).group()[:2]  # type: ignore[union-attr]
         two, one = letters.capitalize(), letters[:1].upper()
         if letters.isupper() and len(letters) == 2 and two in atomic_numbers and one in atomic_numbers:
-            raise BadInput(
-                source,
-                f"site label {label!r} could be {two} or {one}",
-                allowed="an _atom_site_type_symbol column, or labels written like Cl1",
-                fix="add the column _atom_site_type_symbol",
-            )
+            problem, fix = f"site label {label!r} could be {two} or {one}", "add the column _atom_site_type_symbol"
+            raise BadInput(source, problem, allowed="an _atom_site_type_symbol column, or labels written like Cl1", fix=fix)
         letters = two if two in atomic_numbers and letters[1:].islower() else one
         letters = "?" if letters == "T" else letters
     if letters in _ISOTOPES:
@@ -152,12 +141,8 @@ def _element(data: dict[str, Any], row: int, label: str, source: str, notes: lis
         notes.extend([note] if note not in notes else [])
         letters = _ISOTOPES[letters]
     if atomic_numbers.get(letters, 0) == 0:
-        raise BadInput(
-            source,
-            f"site {label!r} has the unknown element {text!r}",
-            allowed="a chemical symbol",
-            fix="correct _atom_site_type_symbol",
-        )
+        problem = f"site {label!r} has the unknown element {text!r}"
+        raise BadInput(source, problem, allowed="a chemical symbol", fix="correct _atom_site_type_symbol")
     return atomic_numbers[letters], charge
 
 
@@ -190,12 +175,9 @@ def _operations(block: Any, data: dict[str, Any], source: str, notes: list[str])
     if any("Defaulting to P1" in w for w in parser.warnings):
         stated = [str(data[t]) for t in tags if str(data[t]).replace(" ", "") not in ("P1", "1", "?", ".")]
         if stated:
-            raise BadInput(
-                source,
-                f"the space group {stated[0]!r} is not understood and no operations are listed",
-                allowed="_space_group_symop_operation_xyz lines, or a standard Hermann–Mauguin symbol",
-                fix="export the CIF with its symmetry operations",
-            )
+            problem = f"the space group {stated[0]!r} is not understood and no operations are listed"
+            allowed = "_space_group_symop_operation_xyz lines, or a standard Hermann–Mauguin symbol"
+            raise BadInput(source, problem, allowed=allowed, fix="export the CIF with its symmetry operations")
         notes.append("no symmetry is stated: the listed sites are taken to be the whole cell (P1)")
     return np.array([np.hstack([o.rotation_matrix, o.translation_vector[:, None]]) for o in operations])
 
@@ -234,12 +216,9 @@ def _join(
         if not near.any():
             continue
         if near.shape[0] != near.shape[1] or not near.any(axis=0).all():
-            raise BadInput(
-                source,
-                f"sites {labels} and {label} fall on each other only in part ({len(places)} and {len(orbit)} images)",
-                allowed="sites that share all their positions or none",
-                fix="check the coordinates and the symmetry operations",
-            )
+            problem = f"sites {labels} and {label} fall on each other only in part ({len(places)} and {len(orbit)} images)"
+            allowed = "sites that share all their positions or none"
+            raise BadInput(source, problem, allowed=allowed, fix="check the coordinates and the symmetry operations")
         occupancies[number] += occupancy  # type: ignore[assignment]
         orbits[k] = (places, occupancies, f"{labels}/{label}")
         return
@@ -264,12 +243,9 @@ def _cross_check(parsed: ParsedCif, rows: int, text: str, source: str) -> None:
         parsed.notes.append("pymatgen could not read this CIF, so the composition was not cross-checked")
         return
     if len(structures) == 1 and any(abs(ours[n] - theirs[n]) > 0.01 * max(1.0, ours[n]) for n in ours | theirs):
-        raise BadInput(
-            source,
-            f"its symmetry expands to {dict(ours)} or, with pymatgen, to {dict(theirs)} atoms per element",
-            allowed="a CIF that both readers expand to the same composition",
-            fix="list symmetry operations and coordinates with at least five decimals",
-        )
+        problem = f"its symmetry expands to {dict(ours)} or, with pymatgen, to {dict(theirs)} atoms per element"
+        fix = "list symmetry operations and coordinates with at least five decimals"
+        raise BadInput(source, problem, allowed="a CIF that both readers expand to the same composition", fix=fix)
 
 
 def _refuse_duplicate_keys(text: str, source: str) -> None:

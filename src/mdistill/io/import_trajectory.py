@@ -131,12 +131,9 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
     except BadInput:
         raise
     except Exception as error:
-        raise BadInput(
-            path,
-            f"cannot be read as {kind} beyond frame {len(frames)} ({type(error).__name__}: {str(error)[:120]})",
-            allowed=READABLE,
-            fix="check whether the file is complete; cut off a broken last frame",
-        ) from error
+        problem = f"cannot be read as {kind} beyond frame {len(frames)} ({type(error).__name__}: {str(error)[:120]})"
+        fix = "check whether the file is complete; cut off a broken last frame"
+        raise BadInput(path, problem, allowed=READABLE, fix=fix) from error
     if not frames:
         raise BadInput(path, "no frames", allowed=READABLE, fix="check the file")
     numbers = np.array(frames[0].numbers)
@@ -172,12 +169,9 @@ def _check_same(path: Path, frames: Sequence[Any], atoms: Any) -> None:
         return
     first, now = frames[0].numbers, atoms.numbers
     if len(first) != len(now):
-        raise BadInput(
-            path,
-            f"frame {len(frames) + 1} has {len(now)} atoms, frame 1 has {len(first)}",
-            allowed="the same atoms in every frame",
-            fix="analyse runs of one composition; trajectories with inserted or lost atoms cannot be used",
-        )
+        problem = f"frame {len(frames) + 1} has {len(now)} atoms, frame 1 has {len(first)}"
+        fix = "analyse runs of one composition; trajectories with inserted or lost atoms cannot be used"
+        raise BadInput(path, problem, allowed="the same atoms in every frame", fix=fix)
     if not np.array_equal(first, now):
         k = int(np.argmax(first != now))
         raise order_changed(
@@ -194,12 +188,8 @@ def _check_run(run: _Run) -> None:
 
     bad = ~(np.isfinite(run.positions).all(axis=(1, 2)) & np.isfinite(run.cells).all(axis=(1, 2)))
     if bad.any():
-        raise BadInput(
-            run.path,
-            f"NaN or infinity in frame {int(np.argmax(bad)) + 1} ({int(bad.sum())} such frames)",
-            allowed="finite coordinates",
-            fix="cut the run off before it broke",
-        )
+        problem = f"NaN or infinity in frame {int(np.argmax(bad)) + 1} ({int(bad.sum())} such frames)"
+        raise BadInput(run.path, problem, allowed="finite coordinates", fix="cut the run off before it broke")
     periodic = np.linalg.norm(run.cells[0], axis=1) > 1e-6
     first = Atoms(numbers=run.numbers, positions=run.positions[0], cell=run.cells[0], pbc=periodic)
     check_crystal(from_atoms(first, source=str(run.path)))
@@ -211,34 +201,23 @@ def _check_run(run: _Run) -> None:
         uneven = np.flatnonzero(np.abs(gaps - usual) > 1e-3 * abs(usual))
         if len(uneven) or usual <= 0:
             k = int(uneven[0]) if len(uneven) else 0
-            raise BadInput(
-                run.path,
-                f"{what} {labels[k]:g} (frame {k + 1}) is followed by {labels[k + 1]:g}, elsewhere they are {usual:g} apart",
-                allowed="every frame, evenly spaced",
-                fix="frames are missing or doubled: restore them, or analyse the pieces apart",
-            )
+            problem = f"{what} {labels[k]:g} (frame {k + 1}) is followed by {labels[k + 1]:g}, elsewhere they are {usual:g} apart"
+            fix = "frames are missing or doubled: restore them, or analyse the pieces apart"
+            raise BadInput(run.path, problem, allowed="every frame, evenly spaced", fix=fix)
 
 
 def _spacing(runs: Sequence[_Run], given: float | None) -> tuple[float, list[str]]:
     told = [float(np.median(np.diff(run.times))) for run in runs if run.times is not None and len(run.times) > 1]
     if not told and given is None:
-        raise BadInput(
-            runs[0].path,
-            "the file has no time between its frames",
-            allowed="a time in fs",
-            fix="add it, for example --frame-time-fs 100",
-        )
+        problem = "the file has no time between its frames"
+        raise BadInput(runs[0].path, problem, allowed="a time in fs", fix="add it, for example --frame-time-fs 100")
     if told and max(told) - min(told) > 1e-3 * min(told):
         raise BadInput(
             "paths", f"times between frames of {told} fs", allowed="the same in all runs", fix="analyse the runs apart"
         )
     if told and given is not None and abs(told[0] - given) > 1e-3 * given:
-        raise BadInput(
-            "--frame-time-fs",
-            f"{given:g} fs, but {runs[0].path} says {told[0]:g} fs",
-            allowed=f"{told[0]:g}",
-            fix="leave the option out",
-        )
+        problem = f"{given:g} fs, but {runs[0].path} says {told[0]:g} fs"
+        raise BadInput("--frame-time-fs", problem, allowed=f"{told[0]:g}", fix="leave the option out")
     return (told[0], []) if told else (float(given or 0.0), [f"time between frames: {given:g} fs, as given"])
 
 
@@ -248,12 +227,8 @@ def _join(runs: Sequence[_Run]) -> tuple[_Run, list[str]]:
     parts = [first]
     for before, run in itertools.pairwise(runs):
         if not np.array_equal(run.numbers, first.numbers):
-            raise BadInput(
-                run.path,
-                f"other atoms, or another order, than {first.path} ({len(run.numbers)} and {len(first.numbers)} atoms)",
-                allowed="runs of one system",
-                fix="give the runs of one system only",
-            )
+            problem = f"other atoms, or another order, than {first.path} ({len(run.numbers)} and {len(first.numbers)} atoms)"
+            raise BadInput(run.path, problem, allowed="runs of one system", fix="give the runs of one system only")
         doubled = joint_is_doubled(before.positions, run.positions, run.cells, path=run.path)
         _check_counter(before, run, doubled=doubled)
         if doubled:
@@ -290,12 +265,9 @@ def _check_counter(before: _Run, run: _Run, *, doubled: bool) -> None:
         gap = float(now[0] - last[-1])
         restarted = now[0] <= last[-1] and not doubled
         if not restarted and abs(gap - (0.0 if doubled else usual)) > 1e-3 * usual:
-            raise BadInput(
-                run.path,
-                f"begins at {what} {now[0]:g}, {before.path} ends at {last[-1]:g}; frames are {usual:g} apart",
-                allowed="runs that follow each other without a gap",
-                fix="add the missing run, or analyse the runs apart",
-            )
+            problem = f"begins at {what} {now[0]:g}, {before.path} ends at {last[-1]:g}; frames are {usual:g} apart"
+            allowed = "runs that follow each other without a gap"
+            raise BadInput(run.path, problem, allowed=allowed, fix="add the missing run, or analyse the runs apart")
 
 
 def _check_speed(positions: Float[np.ndarray, "frame atom 3"], spacing: float, path: Path) -> None:
@@ -303,9 +275,6 @@ def _check_speed(positions: Float[np.ndarray, "frame atom 3"], spacing: float, p
         raise BadInput(path, "a single frame", allowed="at least two frames", fix="name a trajectory, not a structure")
     speed = float(np.median(np.linalg.norm(np.diff(positions, axis=0), axis=-1))) / spacing
     if speed > LARGEST_SPEED:
-        raise BadInput(
-            path,
-            f"the median atom moves at {speed:.3g} Å/fs with {spacing:g} fs between frames",
-            allowed=f"at most {LARGEST_SPEED} Å/fs (10⁴ K)",
-            fix="give the time between frames in fs, not ps: --frame-time-fs",
-        )
+        problem = f"the median atom moves at {speed:.3g} Å/fs with {spacing:g} fs between frames"
+        allowed = f"at most {LARGEST_SPEED} Å/fs (10⁴ K)"
+        raise BadInput(path, problem, allowed=allowed, fix="give the time between frames in fs, not ps: --frame-time-fs")

@@ -73,12 +73,9 @@ def _read_with_ase(path: Path, kind: str, index: int) -> Atoms:
             warnings.simplefilter("ignore")
             atoms = read(path, index=index, format=kind, do_not_split_by_at_sign=True)
     except Exception as error:
-        raise BadInput(
-            path,
-            f"not readable as {kind} ({type(error).__name__}: {str(error)[:200] or 'no structure found'}), index {index}",
-            allowed=READABLE,
-            fix="check that the file is complete and that its name has the right extension",
-        ) from error
+        problem = f"not readable as {kind} ({type(error).__name__}: {str(error)[:200] or 'no structure found'}), index {index}"
+        fix = "check that the file is complete and that its name has the right extension"
+        raise BadInput(path, problem, allowed=READABLE, fix=fix) from error
     return atoms
 
 
@@ -149,12 +146,9 @@ def numbers_of(crystal: Crystal) -> Int[np.ndarray, " site"]:
     partial = [site for site in crystal.sites if not site.full]
     if partial:
         first = f"{partial[0].label}: {formula(partial[0].occupancies)}"
-        raise BadInput(
-            crystal.source,
-            f"disordered: {len(partial)} of {len(crystal.sites)} sites are partially occupied (first {first})",
-            allowed="whole atoms on every site",
-            fix="use `mdistill distill` or mdistill.data.prepare, which choose an ordering by a stated rule",
-        )
+        problem = f"disordered: {len(partial)} of {len(crystal.sites)} sites are partially occupied (first {first})"
+        fix = "use `mdistill distill` or mdistill.data.prepare, which choose an ordering by a stated rule"
+        raise BadInput(crystal.source, problem, allowed="whole atoms on every site", fix=fix)
     return np.array([next(iter(site.occupancies)) for site in crystal.sites], dtype=np.int64)
 
 

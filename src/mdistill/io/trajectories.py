@@ -310,12 +310,8 @@ def _truncate_extxyz(path: Path, step: int) -> int:
             header = source.readline()
             found = _STEP.search(header)
             if not count.strip().isdigit() or found is None:
-                raise BadInput(
-                    path,
-                    f"frame {kept} has no step number",
-                    allowed="a trajectory written by mdistill",
-                    fix="choose another --out",
-                )
+                problem = f"frame {kept} has no step number"
+                raise BadInput(path, problem, allowed="a trajectory written by mdistill", fix="choose another --out")
             rows = [source.readline() for _ in range(int(count))]
             too_far = int(found.group(1)) > step
             if too_far:

@@ -84,12 +84,9 @@ def joint_is_doubled(
     ]
     usual = float(np.median(inside)) if inside else np.inf
     if np.median(joint) > 3.0 * usual + 0.05:
-        raise BadInput(
-            path,
-            f"does not continue the run before it: atoms jump by {np.median(joint):.2f} Å, within the runs by {usual:.2f} Å",
-            allowed="runs that follow each other",
-            fix="give the runs in time order, or analyse independent runs apart",
-        )
+        problem = f"does not continue the run before it: atoms jump by {np.median(joint):.2f} Å, within the runs by {usual:.2f} Å"
+        allowed = "runs that follow each other"
+        raise BadInput(path, problem, allowed=allowed, fix="give the runs in time order, or analyse independent runs apart")
     return False
 
 
@@ -142,9 +139,5 @@ def _check_order(
 
 def order_changed(path: Path, frame: int, detail: str) -> BadInput:
     """The error for a trajectory whose atoms do not stay in order."""
-    return BadInput(
-        path,
-        f"the order of the atoms changes at frame {frame}: {detail}",
-        allowed="the same order in every frame",
-        fix="sort every frame by atom id (LAMMPS: dump_modify sort id)",
-    )
+    problem, allowed = f"the order of the atoms changes at frame {frame}: {detail}", "the same order in every frame"
+    return BadInput(path, problem, allowed=allowed, fix="sort every frame by atom id (LAMMPS: dump_modify sort id)")

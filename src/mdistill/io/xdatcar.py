@@ -81,12 +81,8 @@ def _header(
     except (ValueError, IndexError) as error:
         raise _bad(path, f"the header cannot be read ({error})") from error
     if len(symbols) != len(counts) or any(s not in atomic_numbers for s in symbols):
-        raise BadInput(
-            path,
-            f"symbols {symbols} for counts {counts}",
-            allowed="one element symbol per count",
-            fix="name the elements in the order of the counts (--elements Li P S Cl)",
-        )
+        fix = "name the elements in the order of the counts (--elements Li P S Cl)"
+        raise BadInput(path, f"symbols {symbols} for counts {counts}", allowed="one element symbol per count", fix=fix)
     if cell.shape != (3, 3) or not np.isfinite(cell).all():
         raise _bad(path, "the lattice vectors are not 3 × 3 finite numbers")
     length = scale if scale > 0 else (-scale / abs(np.linalg.det(cell))) ** (1 / 3)

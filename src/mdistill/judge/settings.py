@@ -142,12 +142,8 @@ class StrideRungSettings:
     def __post_init__(self) -> None:
         longest = self.segments.frames * self.segments.every_fs
         if self.train.stride_fs * self.train.strides > longest * (1 + 1e-9):
-            raise BadInput(
-                "stride_fs",
-                f"{self.train.stride_fs:g} fs, {self.train.strides} in a row",
-                allowed=f"{longest:g} fs in all",
-                fix="--segments.frames for longer segments",
-            )
+            problem = f"{self.train.stride_fs:g} fs, {self.train.strides} in a row"
+            raise BadInput("stride_fs", problem, allowed=f"{longest:g} fs in all", fix="--segments.frames for longer segments")
 
     def seeded(self, seed: int) -> StrideRungSettings:
         """The settings with seeds derived from one."""

@@ -158,12 +158,8 @@ def species_index(table: Int[Tensor, " number"], numbers: Int[Tensor, " atom"]) 
     if numbers.numel() and int(species.min()) < 0:
         strange = sorted({chemical_symbols[int(z)] for z in numbers[species < 0]})
         known = sorted((int(place), z) for z, place in enumerate(table.tolist()) if place >= 0)
-        raise BadInput(
-            "structure",
-            f"has {', '.join(strange)}",
-            allowed=f"elements of this potential: {', '.join(chemical_symbols[z] for _, z in known)}",
-            fix="train one for them",
-        )
+        allowed = f"elements of this potential: {', '.join(chemical_symbols[z] for _, z in known)}"
+        raise BadInput("structure", f"has {', '.join(strange)}", allowed=allowed, fix="train one for them")
     return species
 
 

@@ -134,10 +134,8 @@ def check(results: Results) -> None:
     for figure in results.figures:
         for series in figure.series:
             if len({len(series.x), len(series.y), len(series.y if series.error is None else series.error)}) > 1:
-                raise BadInput(
-                    f"figure {figure.name!r}, series {series.label!r}", "x, y and error differ in length",
-                    allowed="one y, and one error where given, for each x", fix=fix,
-                )  # fmt: skip
+                problem, allowed = "x, y and error differ in length", "one y, and one error where given, for each x"
+                raise BadInput(f"figure {figure.name!r}, series {series.label!r}", problem, allowed=allowed, fix=fix)
 
 
 def title(results: Results) -> str:

@@ -45,21 +45,14 @@ def keep_settings(
         "" if update is None else ", or add --update to rerun the stages that these settings touch"
     )
     if not update and not (folder / LEDGER).exists() and (folder / SETTINGS).exists():
-        raise BadInput(
-            folder,
-            "holds a run of an earlier version of mdistill, whose stages cannot be resumed",
-            allowed=f"a run folder with a {LEDGER}",
-            fix=instead.replace("the stages that these settings touch", "all stages (the old ones are set aside)"),
-        )
+        problem = "holds a run of an earlier version of mdistill, whose stages cannot be resumed"
+        fix = instead.replace("the stages that these settings touch", "all stages (the old ones are set aside)")
+        raise BadInput(folder, problem, allowed=f"a run folder with a {LEDGER}", fix=fix)
     ledger, work = Ledger(folder), Work(key=COMMAND, settings={COMMAND: command} | to_json(settings), inputs=inputs or {})
     changed = None if update else ledger.differences(work, may_change=paths)
     if changed:
-        raise BadInput(
-            folder,
-            "holds a run with other settings:\n    " + "\n    ".join(changed),
-            allowed="the same settings (the run resumes)",
-            fix=instead,
-        )
+        problem = "holds a run with other settings:\n    " + "\n    ".join(changed)
+        raise BadInput(folder, problem, allowed="the same settings (the run resumes)", fix=instead)
     ledger.begin(work)
 
 

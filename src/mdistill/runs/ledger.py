@@ -107,20 +107,12 @@ class Ledger:
         """
         changed = self.differences(work, may_change=may_change)
         if changed:
-            raise BadInput(
-                self.folder,
-                f"holds {holds} with other settings or inputs:\n    " + "\n    ".join(changed),
-                allowed="the same ones (the work resumes)",
-                fix="choose another --out",
-            )
+            problem = f"holds {holds} with other settings or inputs:\n    " + "\n    ".join(changed)
+            raise BadInput(self.folder, problem, allowed="the same ones (the work resumes)", fix="choose another --out")
         strange = sorted(path.name for pattern in files for path in self.folder.glob(pattern)) if changed is None else []
         if strange:
-            raise BadInput(
-                self.folder,
-                f"holds {', '.join(strange)}, but no {LEDGER} says how they were made",
-                allowed=f"{holds} of this version of mdistill, or an empty folder",
-                fix="choose another --out",
-            )
+            problem, fix = f"holds {', '.join(strange)}, but no {LEDGER} says how they were made", "choose another --out"
+            raise BadInput(self.folder, problem, allowed=f"{holds} of this version of mdistill, or an empty folder", fix=fix)
         return changed is not None
 
     def resumes(self, work: Work, *, holds: str, may_change: Collection[str] = (), files: Collection[str] = ()) -> bool:

@@ -33,12 +33,8 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise BadInput(
-            folder,
-            f"{_holder(folder)} is working in this run folder",
-            allowed="one process per run folder",
-            fix="wait for it, stop it, or choose another folder with --out",
-        ) from error
+        allowed, fix = "one process per run folder", "wait for it, stop it, or choose another folder with --out"
+        raise BadInput(folder, f"{_holder(folder)} is working in this run folder", allowed=allowed, fix=fix) from error
     except OSError as error:
         raise write_failure(folder / LOCK, error) from error
     try:

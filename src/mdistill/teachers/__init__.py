@@ -92,12 +92,8 @@ def find_teacher(name: str) -> Teacher:
     if wanted in known:
         return known[wanted]
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    raise BadInput(
-        "teacher",
-        f"{name!r} is not known",
-        allowed=", ".join(TEACHERS) + ', or "module:attribute" of an ASE calculator',
-        fix=f"did you mean {close[0]!r}?" if close else 'name one of these, e.g. "sevennet-0"',
-    )
+    problem, fix = f"{name!r} is not known", f"did you mean {close[0]!r}?" if close else 'name one of these, e.g. "sevennet-0"'
+    raise BadInput("teacher", problem, allowed=", ".join(TEACHERS) + ', or "module:attribute" of an ASE calculator', fix=fix)
 
 
 def load_teacher(name: str, *, device: str = "cpu") -> Potential:

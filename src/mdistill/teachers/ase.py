@@ -30,10 +30,8 @@ def from_calculator(calculator: Any, *, name: str = "") -> AseTeacher:
         BadInput: Not a calculator.
     """
     if not hasattr(calculator, "get_property") or isinstance(calculator, type):
-        raise BadInput(
-            "teacher", f"{calculator!r} is no ASE calculator", allowed="an object with get_property(name, atoms)",
-            fix="pass an instance, e.g. ase.calculators.emt.EMT()",
-        )  # fmt: skip
+        problem, allowed = f"{calculator!r} is no ASE calculator", "an object with get_property(name, atoms)"
+        raise BadInput("teacher", problem, allowed=allowed, fix="pass an instance, e.g. ase.calculators.emt.EMT()")
     return AseTeacher(calculator=calculator, name=name or type(calculator).__name__.lower())
 
 

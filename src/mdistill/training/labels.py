@@ -104,12 +104,8 @@ def with_probes(frames: Sequence[LabelledFrame], kind: Literal["any", "rows", "p
     wanted = {"rows": "rows", "probes": "random", "none": ""}[kind]
     found = [_with_probes(frame, wanted) for frame in frames]
     if kind != "none" and all(frame.probes is None for frame in found):
-        raise BadInput(
-            "curvature",
-            f"{kind}, but no frame has such labels",
-            allowed="labels with them, or any or none",
-            fix=f"label with --probe-kind {wanted} --probes 1 or more",
-        )
+        fix = f"label with --probe-kind {wanted} --probes 1 or more"
+        raise BadInput("curvature", f"{kind}, but no frame has such labels", allowed="labels with them, or any or none", fix=fix)
     return found
 
 
@@ -133,12 +129,8 @@ def check_labels(frames: Sequence[LabelledFrame]) -> None:
     for k, frame in enumerate(frames):
         label = frame.target
         if frame.system.n_structs != 1 or label.forces.shape != frame.system.positions.shape or label.energy.numel() != 1:
-            raise BadInput(
-                f"frame {k}",
-                f"forces {tuple(label.forces.shape)} for {frame.system.n_atoms} atoms",
-                allowed="one structure per frame",
-                fix="label it again",
-            )
+            problem = f"forces {tuple(label.forces.shape)} for {frame.system.n_atoms} atoms"
+            raise BadInput(f"frame {k}", problem, allowed="one structure per frame", fix="label it again")
         values = [
             frame.system.positions,
             label.energy,
@@ -146,12 +138,8 @@ def check_labels(frames: Sequence[LabelledFrame]) -> None:
             *(x for x in (label.stress, label.atomic, frame.probes, frame.products) if x is not None),
         ]
         if not all(bool(torch.isfinite(value).all()) for value in values):
-            raise BadInput(
-                f"frame {k}",
-                "a label or position is not finite",
-                allowed="finite numbers",
-                fix="leave the frame out or label it again",
-            )
+            problem = "a label or position is not finite"
+            raise BadInput(f"frame {k}", problem, allowed="finite numbers", fix="leave the frame out or label it again")
 
 
 def frames_hash(frames: Sequence[LabelledFrame]) -> str:

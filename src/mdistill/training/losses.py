@@ -47,12 +47,8 @@ class Term:
         if self.norm not in NORMS:
             raise BadInput("norm", repr(self.norm), allowed=", ".join(NORMS), fix="choose one of them")
         if not 0.0 <= self.weight < 1e9 or not 0.0 < self.scale < 1e9:
-            raise BadInput(
-                f"{self.quantity} term",
-                f"weight {self.weight}, scale {self.scale}",
-                allowed="weight ≥ 0, scale > 0",
-                fix="finite positive numbers",
-            )
+            problem = f"weight {self.weight}, scale {self.scale}"
+            raise BadInput(f"{self.quantity} term", problem, allowed="weight ≥ 0, scale > 0", fix="finite positive numbers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,12 +44,8 @@ def analyse(trajectories: str | Path | Sequence[str | Path] | Trajectory, settin
 def _discarded(trajectory: Trajectory, discard_ps: float) -> Trajectory:
     keep = trajectory.times - trajectory.times[0] >= discard_ps * PS - 1e-6
     if int(keep.sum()) < 20:
-        raise BadInput(
-            "discard_ps",
-            f"{discard_ps:g} ps leaves {int(keep.sum())} of {len(keep)} frames",
-            allowed="at least 20 frames left",
-            fix="discard less, or run longer",
-        )
+        problem = f"{discard_ps:g} ps leaves {int(keep.sum())} of {len(keep)} frames"
+        raise BadInput("discard_ps", problem, allowed="at least 20 frames left", fix="discard less, or run longer")
     momenta = None if trajectory.momenta is None else trajectory.momenta[keep]
     return replace(
         trajectory,

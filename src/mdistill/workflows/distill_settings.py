@@ -163,9 +163,5 @@ def _mobile_of(crystal: Crystal) -> str:
     for symbol in MOBILE_IONS:
         if symbol in present:
             return symbol
-    raise BadInput(
-        crystal.source,
-        f"no usual mobile ion in {crystal.formula}",
-        allowed=", ".join(MOBILE_IONS),
-        fix="name it with --mobile, or --mobile none for dynamics without transport",
-    )
+    fix = "name it with --mobile, or --mobile none for dynamics without transport"
+    raise BadInput(crystal.source, f"no usual mobile ion in {crystal.formula}", allowed=", ".join(MOBILE_IONS), fix=fix)

@@ -56,12 +56,8 @@ def _symbol(number: int) -> str:
 def _run(folder: Path) -> Results:
     settings = run_settings(folder)
     if not settings:
-        raise BadInput(
-            folder,
-            "no run of mdistill",
-            allowed="a folder made by mdistill distill, label, train or simulate",
-            fix="check the path",
-        )
+        allowed = "a folder made by mdistill distill, label, train or simulate"
+        raise BadInput(folder, "no run of mdistill", allowed=allowed, fix="check the path")
     results = _table("settings", f"Settings of {folder.name}", flat(settings))
     rows: list[list[Cell]] = [[name, entry["state"], entry.get("seconds")] for name, entry in stages(folder).items()]
     table = Table(name="stages", title="Stages", section="settings", columns=["stage", "state", "time (s)"], rows=rows)
