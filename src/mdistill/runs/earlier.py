@@ -13,8 +13,6 @@ from mdistill.io.files import read_json
 SETTINGS = "settings.json"
 _VERSION = "0.1.0"
 _ROLES = {"potential": "model", "stride": "stride"}
-_RENAMED = {"save_every_fs": "every_fs"}
-"""Settings of simulations."""
 _QUANTITIES = {
     "stride_speed_up": r"^stride_speed_?up",
     "speed_up": r"^speed_?up|_speed_?up",
@@ -26,6 +24,7 @@ _TEMPERATURE = re.compile(r"(\d+(?:\.\d+)?)_?K(?:_|$)")
 _ROLE = re.compile(r"\b(teacher|student|reference)\b", re.IGNORECASE)
 _FIT, _LIMIT = re.compile(r"\bfit\b.*", re.IGNORECASE), re.compile(r"(95 % )?upper limit|below detection", re.IGNORECASE)
 _RENAMED = {"save_every_fs": "every_fs", "spacing_fs": "every_fs", "force_cap": "largest_force", "fmax": "largest_force"}
+"""Settings that have another name today."""
 _SECTIONS = {"strides": "stride", "vibrations": "vibrations "}
 """What names of values and gates of a section began with."""
 
