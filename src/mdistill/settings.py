@@ -36,6 +36,7 @@ HOTTEST = 20_000.0
 """Highest temperature accepted, K."""
 SEEDS = 2**32 - 1
 """Largest seed."""
+_HINTS: dict[type, dict[str, Any]] = {}
 
 
 class BadSetting(BadInput):
@@ -80,7 +81,7 @@ def settings(kind: Kind) -> Kind:
             more(self)
 
     kind.__post_init__ = __post_init__  # type: ignore[attr-defined]
-    return dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(kind)
+    return dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(kind)  # type: ignore[return-value]
 
 
 def check(made: Any) -> None:
@@ -120,10 +121,11 @@ def within(subject: str, value: float, low: float, high: float, *, unit: str = "
         raise BadInput(subject, value_and_unit, allowed=_range(bounds, float), fix=fix or f"give {subject} a value in this range")
 
 
-@functools.cache
 def hints(kind: type) -> dict[str, Any]:
     """Types of the fields of a dataclass, `Annotated` stripped."""
-    return typing.get_type_hints(kind)
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind)
+    return _HINTS[kind]
 
 
 def _bare(kind: Any) -> Any:
@@ -249,7 +251,7 @@ def describe(kind: type, name: str) -> str:
 
 
 @functools.cache
-def _attributes(kind: type) -> tuple[tuple[tuple[str, ...], str], ...]:
+def _attributes(kind: Any) -> tuple[tuple[tuple[str, ...], str], ...]:
     from docstring_parser import parse
 
     return tuple(

@@ -148,9 +148,8 @@ class StrideRungSettings:
     def seeded(self, seed: int) -> StrideRungSettings:
         """The settings with seeds derived from one."""
         fit = replace(self.train.fit, seed=child_seed(seed, "train"))
-        segments, judge = (
-            replace(part, seed=child_seed(seed, name)) for name, part in (("segments", self.segments), ("judge", self.judge))
-        )
+        segments = replace(self.segments, seed=child_seed(seed, "segments"))
+        judge = replace(self.judge, seed=child_seed(seed, "judge"))
         return replace(self, segments=segments, train=replace(self.train, fit=fit), judge=judge)
 
     def resolved(self, temperatures_K: tuple[float, ...]) -> StrideRungSettings:

@@ -59,13 +59,13 @@ class Compared:
 def frequency_error(modes: Modes, target: Modes) -> Estimate:
     """Mean |Δf| (THz) of frequencies in ascending order, imaginary ones negative."""
     difference = (modes.frequencies - target.frequencies).abs()
-    return exactly(difference.mean(), "THz", samples=len(difference))
+    return exactly(float(difference.mean()), "THz", samples=len(difference))
 
 
 def bands_error(bands: Bands, target: Bands) -> Estimate:
     """Mean |Δf| (THz) of the bands in ascending order at each point of the path."""
     difference = abs(bands.frequencies - target.frequencies)
-    return exactly(difference.mean(), "THz", samples=difference.size)
+    return exactly(float(difference.mean()), "THz", samples=difference.size)
 
 
 def values(compared: Compared) -> dict[str, Estimate]:

@@ -72,7 +72,7 @@ def upgraded_results(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _series(series: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Series with their subjects, which are their labels less the words that say whose or which kind they are."""
-    subjects = []
+    subjects: list[str] = []
     for one in series:
         about = _LIMIT.sub("", _FIT.sub("", one["label"]))
         words = [re.sub(r"\W+", " ", text).strip() for text in (_ROLE.sub("", about), about)]
