@@ -57,12 +57,12 @@ class Compared:
 def deviations(compared: Compared, kind: str, ensemble: str, kelvin: float) -> dict[str, Estimate]:
     """Mean temperature less what it should be, K, "all" and by element: the thermostat's, or in NVE that of all atoms in small
     steps, which by equipartition is every element's."""
-    target, apart = target_of(compared.runs, ensemble, kelvin), {}
+    target, differences = target_of(compared.runs, ensemble, kelvin), {}
     for name, value in compared.runs[kind][ensemble].temperatures.items():
         if target is None or target.value is None or value.value is None:
             continue
-        apart[name] = value - target
-    return apart
+        differences[name] = value - target
+    return differences
 
 
 def target_of(runs: Mapping[str, Mapping[str, Judged]], ensemble: str, kelvin: float) -> Estimate | None:
@@ -72,54 +72,55 @@ def target_of(runs: Mapping[str, Mapping[str, Judged]], ensemble: str, kelvin: f
     return runs["small steps"]["NVE"].temperatures.get("all")
 
 
-def gates(compared: Compared, how: JudgeSettings) -> list[Gate]:
+def gates(compared: Compared, settings: JudgeSettings) -> list[Gate]:
     """Temperatures, structure, momentum."""
     overall: dict[str, Estimate] = {}
     elements: dict[str, Estimate] = {}
-    kelvin = how.temperature_K or 0.0
+    kelvin = settings.temperature_K or 0.0
     broken = [f"{e}: {run.broken}" for e, run in compared.runs["long strides"].items() if run.broken]
     for ensemble in compared.runs["long strides"]:
         for name, value in deviations(compared, "long strides", ensemble, kelvin).items():
             (overall if name == "all" else elements)[ensemble if name == "all" else f"{name}, {ensemble}"] = value
-    found = [
-        _temperature_gate("stride: temperature", overall, how.temperature_limit_K, broken),
-        _temperature_gate("stride: temperature of each element", elements, how.element_limit_K, broken),
+    checks = [
+        _temperature_gate("stride: temperature", overall, settings.temperature_limit_K, broken),
+        _temperature_gate("stride: temperature of each element", elements, settings.element_limit_K, broken),
     ]
-    found = [
-        one if one.passed else replace(one, detail=one.detail + _remedy(one, compared.light, how.longest_ps)) for one in found
+    checks = [
+        one if one.passed else replace(one, detail=one.detail + _remedy(one, compared.light, settings.longest_ps))
+        for one in checks
     ]
     if compared.overlaps:
         pair, worst = max(compared.overlaps.items(), key=lambda item: item[1].divergence)
-        found.append(
+        checks.append(
             replace(
                 gate(
                     "stride: structure",
                     Estimate(value=worst.divergence, error=worst.noise, unit=""),
-                    how.rdf_divergence,
+                    settings.rdf_divergence,
                     f"{pair}, Jensen–Shannon divergence of the RDF from that of small steps, {kelvin:g} K",
                 ),
-                passed=worst.divergence <= max(how.rdf_divergence, worst.noise),
+                passed=worst.divergence <= max(settings.rdf_divergence, worst.noise),
             )
         )
     momentum = max((run.momentum for run in compared.runs["long strides"].values()), default=0.0)
     detail = "largest total momentum in an NVE run that began with none"
-    return [*found, gate("stride: momentum", exactly(momentum, "u·Å/fs per atom"), _MOMENTUM, detail)]
+    return [*checks, gate("stride: momentum", exactly(momentum, "u·Å/fs per atom"), _MOMENTUM, detail)]
 
 
-def _temperature_gate(name: str, apart: Mapping[str, Estimate], limit: float, broken: list[str]) -> Gate:
-    if broken or not apart:
+def _temperature_gate(name: str, differences: Mapping[str, Estimate], limit: float, broken: list[str]) -> Gate:
+    if broken or not differences:
         return gate(name, unknown("K"), limit, "; ".join(broken) or "not measured")
 
     def good(value: Estimate) -> bool:
         size, error = abs(value.value or 0.0), value.error or 0.0
         return error <= limit and size <= max(limit, _NEAR * error)
 
-    where, worst = max(apart.items(), key=lambda item: (not good(item[1]), abs(item[1].value or 0.0)))
+    where, worst = max(differences.items(), key=lambda item: (not good(item[1]), abs(item[1].value or 0.0)))
     detail = (
         f"{where}: distance of the mean temperature from what it should be (at most the limit, or twice its error, which "
         "itself may not exceed the limit)"
     )
-    return replace(gate(name, abs(worst), limit, detail, parts=apart), passed=good(worst))
+    return replace(gate(name, abs(worst), limit, detail, parts=differences), passed=good(worst))
 
 
 def _remedy(failed: Gate, light: bool, longest_ps: float) -> str:
@@ -132,25 +133,26 @@ def _remedy(failed: Gate, light: bool, longest_ps: float) -> str:
     return f". {REMEDY}" if light else ""
 
 
-def tables(compared: Compared, how: JudgeSettings) -> list[Table]:
+def tables(compared: Compared, settings: JudgeSettings) -> list[Table]:
     """Temperatures by ensemble and element; one-stride errors; what else was measured."""
-    names, kelvin = list(compared.runs["small steps"]["NVE"].temperatures), how.temperature_K or 0.0
+    names, kelvin = list(compared.runs["small steps"]["NVE"].temperatures), settings.temperature_K or 0.0
+    longest_ps = max(settings.time_ps, settings.longest_ps)
     rows: list[list[Cell]] = []
     for kind, runs in compared.runs.items():
         for ensemble, run in runs.items():
-            apart = deviations(compared, kind, ensemble, kelvin)
-            rows.append([_label(compared, kind), ensemble, *(apart.get(n) for n in names), run.broken])
+            differences = deviations(compared, kind, ensemble, kelvin)
+            rows.append([_label(compared, kind), ensemble, *(differences.get(n) for n in names), run.broken])
     elements = [name.removeprefix("momentum ") for name in compared.errors if name.startswith("momentum ")]
     errors: list[list[Cell]] = [["all", *(100.0 * compared.errors[k] for k in ("position", "momentum"))]]
     errors += [[e, *(100.0 * compared.errors[f"{k} {e}"] for k in ("position", "momentum"))] for e in elements]
-    own = compared.runs.get("energy left alone", compared.runs["long strides"])["NVE"]
+    plain = compared.runs.get("energy left alone", compared.runs["long strides"])["NVE"]
     facts: list[list[Cell]] = [
         ["stride (fs), force calls in it", f"{compared.stride_fs:g}, {compared.kicks}"],
         ["speed of time steps (ns/day)", compared.per_day[0]],
         ["speed of strides (ns/day)", compared.per_day[1]],
         ["speed-up", compared.speed_up],
         ["strides taken in small steps instead", f"{compared.fallbacks} of {compared.strides}"],
-        ["NVE drift, energy left alone (eV/atom/ps)", own.drift.slope if own.drift else None],
+        ["NVE drift, energy left alone (eV/atom/ps)", plain.drift.slope if plain.drift else None],
         ["there and back, 50 strides (Å)", compared.reversal_A],
     ]
     if compared.settled:
@@ -166,7 +168,7 @@ def tables(compared: Compared, how: JudgeSettings) -> list[Table]:
             section=SECTION,
             columns=["steps", "ensemble", *names, "stopped"],
             rows=rows,
-            caption=f"{how.time_ps:g} ps each at {kelvin:g} K, gated ones up to {max(how.time_ps, how.longest_ps):g} ps where "
+            caption=f"{settings.time_ps:g} ps each at {kelvin:g} K, gated ones up to {longest_ps:g} ps where "
             "their means would be known too badly otherwise, or lie within their error of a limit. Under a thermostat the target "
             "is its temperature, in NVE the mean of all atoms in small steps from the same start.",
         ),
