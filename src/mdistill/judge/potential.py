@@ -95,18 +95,11 @@ def validate(  # noqa: PLR0917
     failed = ", ".join(gate.name for gate in gates if not gate.passed)
     verdict = f"gates failed: {failed}" if failed else f"all {len(gates)} gates passed"
     return Results(
-        command="validate",
-        settings=to_json(settings),
-        hardware=hardware(),
-        provenance={"teacher": teacher.name, "student": student.name, "held_out_frames": len(held_out)},
-        values=_values(measured),
-        headlines=[Headline(quantity="speed_up", value="speed_up")],
-        gates=gates,
-        rungs=rungs(measured, teacher, student),
-        tables=tables(measured),
-        figures=figures(measured, held_out, predictions, settings.parity_points),
-        notes=[verdict],
-    )
+        command="validate", settings=to_json(settings), hardware=hardware(),
+        provenance={"teacher": teacher.name, "student": student.name, "held_out_frames": len(held_out)}, values=_values(measured),
+        headlines=[Headline(quantity="speed_up", value="speed_up")], gates=gates, rungs=rungs(measured, teacher, student),
+        tables=tables(measured), figures=figures(measured, held_out, predictions, settings.parity_points), notes=[verdict],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,16 +64,10 @@ def rungs(measured: Measured, teacher: Potential, student: Potential) -> list[Ru
     return [
         Rung(kind="teacher", name=teacher.name, cost=speed.teacher, command="validate", model=model_id(teacher)),
         Rung(
-            kind="potential",
-            name=student.name,
-            cost=speed.student,
-            speed_up=speed.ratio,
-            errors=errors,
-            note=note,
-            command="validate",
-            model=model_id(student),
+            kind="potential", name=student.name, cost=speed.student, speed_up=speed.ratio, errors=errors, note=note,
+            command="validate", model=model_id(student),
         ),
-    ]
+    ]  # fmt: skip
 
 
 def tables(measured: Measured) -> list[Table]:
@@ -99,15 +93,11 @@ def _error_table(errors: Accuracy) -> Table:
 
     rows: list[list[Cell]] = [
         [
-            group,
-            cell(errors.force, group, 1e3, "meV/Å"),
-            1e3 * deviation.root_mean_square,
-            1e3 * deviation.scale,
-            cell(errors.energy, group, 1e3, "meV/atom"),
-            cell(errors.stress, group, 1.0 / GPA, "GPa"),
+            group, cell(errors.force, group, 1e3, "meV/Å"), 1e3 * deviation.root_mean_square, 1e3 * deviation.scale,
+            cell(errors.energy, group, 1e3, "meV/atom"), cell(errors.stress, group, 1.0 / GPA, "GPa"),
         ]
         for group, deviation in errors.force.items()
-    ]
+    ]  # fmt: skip
     return Table(
         name="errors",
         title="Errors on held-out labels",
@@ -168,15 +158,11 @@ def _drift_figures(measured: Measured) -> list[Figure]:
         return []
     return [
         Figure(
-            name="nve-drift",
-            title="Energy conservation",
-            section="gates",
-            x_label="time (ps)",
-            y_label="total energy (meV/atom)",
-            series=series,
+            name="nve-drift", title="Energy conservation", section="gates", x_label="time (ps)",
+            y_label="total energy (meV/atom)", series=series,
             caption="Change of the total energy of the student's NVE dynamics since its start.",
         )
-    ]
+    ]  # fmt: skip
 
 
 def _scan_figure(scans: dict[str, PairScan]) -> Figure:
@@ -186,12 +172,7 @@ def _scan_figure(scans: dict[str, PairScan]) -> Figure:
         shown = [k for k in range(0, len(rise), max(1, len(rise) // 80)) if np.isfinite(rise[k]) and rise[k] > 1e-3]
         series.append(Series(label=name, x=[float(scan.distance[k]) for k in shown], y=[float(rise[k]) for k in shown]))
     return Figure(
-        name="pair-scan",
-        title="Short-range repulsion",
-        section="gates",
-        x_label="distance (Å)",
-        y_label="energy above the minimum (eV)",
-        series=series,
-        kind="logy",
+        name="pair-scan", title="Short-range repulsion", section="gates", x_label="distance (Å)",
+        y_label="energy above the minimum (eV)", series=series, kind="logy",
         caption="Two atoms alone, the student's energy, from the closest distance in the labels inwards.",
-    )
+    )  # fmt: skip

@@ -36,31 +36,20 @@ def dynamics_results(done: SimulationResult, potential: Potential, settings: Sim
     total = log["total_eV"] / atoms
     figures = [
         Figure(
-            name="temperature",
-            title="Temperature",
-            section="dynamics",
-            x_label="time (ps)",
-            y_label="T (K)",
+            name="temperature", title="Temperature", section="dynamics", x_label="time (ps)", y_label="T (K)",
             series=[course("T", log["temperature_K"])],
         ),
         Figure(
-            name="energy",
-            title="Total energy, change from the start",
-            section="dynamics",
-            x_label="time (ps)",
-            y_label="ΔE (meV/atom)",
-            series=[course("E", 1e3 * (total - total[0]))],
+            name="energy", title="Total energy, change from the start", section="dynamics", x_label="time (ps)",
+            y_label="ΔE (meV/atom)", series=[course("E", 1e3 * (total - total[0]))],
         ),
-    ]
+    ]  # fmt: skip
     used = [_METHODS[settings.thermostat]] if settings.ensemble != "nve" else []
     return Results(
-        command="simulate",
-        values=done.values,
-        figures=figures,
-        provenance={"potential": potential.name},
+        command="simulate", values=done.values, figures=figures, provenance={"potential": potential.name},
         citations=["mdistill", "ase", "vesin", *used, *(["cell-rescaling"] if settings.ensemble == "npt" else [])],
         notes=["An interrupted run was continued."] if done.resumed else [],
-    )
+    )  # fmt: skip
 
 
 def uncertainty_results(potential: Potential, model: Path, done: SimulationResult, *, frames: int = 12) -> Results:
@@ -89,13 +78,9 @@ def uncertainty_results(potential: Potential, model: Path, done: SimulationResul
         Series(label="on the training data", x=times, y=[posterior.usual] * len(times), style="dashed"),
     ]
     figure = Figure(
-        name="force_uncertainty",
-        title="Uncertainty of the forces from that of the weights",
-        section="dynamics",
-        x_label="time (ps)",
-        y_label="standard error (eV/Å)",
-        series=series,
-    )
+        name="force_uncertainty", title="Uncertainty of the forces from that of the weights", section="dynamics",
+        x_label="time (ps)", y_label="standard error (eV/Å)", series=series,
+    )  # fmt: skip
     worst = max(errors)
     more, when = worst / posterior.usual, times[errors.index(worst)]
     warning = (

@@ -173,22 +173,15 @@ def tables(compared: Compared, settings: JudgeSettings) -> list[Table]:
             "is its temperature, in NVE the mean of all atoms in small steps from the same start.",
         ),
         Table(
-            name="stride-errors",
-            title="Error of one stride on held-out segments",
-            section=SECTION,
-            columns=["element", "positions (% of free flight)", "momenta (% of thermal)"],
-            rows=errors,
+            name="stride-errors", title="Error of one stride on held-out segments", section=SECTION,
+            columns=["element", "positions (% of free flight)", "momenta (% of thermal)"], rows=errors,
             caption="Root mean square over √(3 k_B T), mass-scaled.",
         ),
         Table(
-            name="stride-facts",
-            title="Strides against time steps",
-            section=SECTION,
-            columns=["", "value"],
-            rows=facts,
+            name="stride-facts", title="Strides against time steps", section=SECTION, columns=["", "value"], rows=facts,
             caption="Speeds timed in turn in one process.",
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _label(compared: Compared, kind: str) -> str:
@@ -204,13 +197,10 @@ def values(compared: Compared) -> dict[str, Estimate]:
     """Speeds and the error of a stride."""
     error = exactly(100.0 * compared.errors["momentum, median"], "%")
     return {
-        "stride_speed_up": compared.speed_up,
-        "stride_ns_per_day": compared.per_day[1],
-        "stride_error": error,
-        "stride_time": exactly(compared.stride_fs, "fs"),
-        "stride_usual_step": exactly(compared.usual_fs, "fs"),
+        "stride_speed_up": compared.speed_up, "stride_ns_per_day": compared.per_day[1], "stride_error": error,
+        "stride_time": exactly(compared.stride_fs, "fs"), "stride_usual_step": exactly(compared.usual_fs, "fs"),
         "stride_fallbacks": exactly(compared.fallbacks, samples=compared.strides),
-    }
+    }  # fmt: skip
 
 
 def rung(compared: Compared, model: str) -> Rung:

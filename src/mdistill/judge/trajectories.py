@@ -31,13 +31,9 @@ LARGEST_RDF = 8.0
 
 
 def transport_results(
-    runs: Sequence[tuple[float | None, Trajectory]],
-    *,
-    species: str | int,
-    charge: float = 0.0,
-    seed: int = 0,
+    runs: Sequence[tuple[float | None, Trajectory]], *, species: str | int, charge: float = 0.0, seed: int = 0,
     settings: DiffusionSettings | None = None,
-) -> Results:
+) -> Results:  # fmt: skip
     """MSD, diffusivity and conductivity of each (temperature K, trajectory), and the Arrhenius fit of two or more.
 
     Args:
@@ -126,18 +122,12 @@ def _transport_table(symbol: str, points: Sequence[_Point]) -> Table:
         title=f"Transport of {symbol}",
         section="transport",
         columns=[
-            "T (K)",
-            f"D({symbol}) (cm²/s)",
-            "95 % interval of D",
-            "σ Nernst–Einstein (mS/cm)",
-            "d ln MSD / d ln τ",
-            "hops",
-            "fit from (ps)",
-            "run (ps)",
+            "T (K)", f"D({symbol}) (cm²/s)", "95 % interval of D", "σ Nernst–Einstein (mS/cm)", "d ln MSD / d ln τ", "hops",
+            "fit from (ps)", "run (ps)",
         ],
         rows=rows,
         caption="D: tracer diffusivity relative to the host. d ln MSD / d ln τ at the longest lags: 1 diffusive, near 0 caged.",
-    )
+    )  # fmt: skip
 
 
 def _interval(estimate: Estimate) -> Cell:
@@ -162,25 +152,16 @@ def _msd_figures(symbol: str, points: Sequence[_Point]) -> list[Figure]:
             fits.append(Series(label=f"{p.label} fit", subject=p.label, x=x, y=line.tolist(), style="dashed"))
     return [
         Figure(
-            name="msd",
-            title=f"Mean square displacement of {symbol}",
-            series=curves + fits,
-            section="transport",
-            x_label="τ (ps)",
-            y_label=f"MSD of {symbol} (Å²)",
+            name="msd", title=f"Mean square displacement of {symbol}", series=curves + fits, section="transport",
+            x_label="τ (ps)", y_label=f"MSD of {symbol} (Å²)",
             caption="Bands: one standard error. Dashed: the line D is read from, over the lags it is fitted to.",
         ),
         Figure(
-            name="msd-loglog",
-            title=f"Mean square displacement of {symbol}, logarithmic",
-            series=curves,
-            kind="loglog",
-            section="transport",
-            x_label="τ (ps)",
-            y_label=f"MSD of {symbol} (Å²)",
+            name="msd-loglog", title=f"Mean square displacement of {symbol}, logarithmic", series=curves, kind="loglog",
+            section="transport", x_label="τ (ps)", y_label=f"MSD of {symbol} (Å²)",
             caption="Slope 1: diffusion; a plateau: ions rattle in cages.",
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _arrhenius_results(symbol: str, points: Sequence[_Point], charge: float) -> Results:
@@ -206,21 +187,13 @@ def _arrhenius_results(symbol: str, points: Sequence[_Point], charge: float) -> 
     note = f"D and σ at {ROOM_K:g} K are extrapolated from {span}"
     outside = fit.is_extrapolation(ROOM_K)
     table = Table(
-        name="arrhenius",
-        title=f"Arrhenius fit, {span}",
-        section="transport",
-        columns=columns,
-        rows=[row],
+        name="arrhenius", title=f"Arrhenius fit, {span}", section="transport", columns=columns, rows=[row],
         caption="ln D = ln D₀ − Eₐ/(k_B T), weighted by the errors of D" + (f". {note}." if outside else "."),
-    )
+    )  # fmt: skip
     return Results(
-        command="transport",
-        values=values,
-        headlines=[Headline(quantity="activation_energy", value="activation_energy")],
-        tables=[table],
-        figures=figures,
-        notes=[note] if outside else [],
-    )
+        command="transport", values=values, headlines=[Headline(quantity="activation_energy", value="activation_energy")],
+        tables=[table], figures=figures, notes=[note] if outside else [],
+    )  # fmt: skip
 
 
 def _conductivity_at(point: _Point, temperature_K: float, diffusion: Estimate, charge: float) -> Estimate:
@@ -253,15 +226,10 @@ def _arrhenius_figure(
         x, y = [1000.0 / t for t, _ in below], [float(v) for _, v in below]
         series.append(Series(label=f"{quantity} upper limit", subject=quantity, x=x, y=y, style="points", limit=True))
     return Figure(
-        name=f"arrhenius-{name}",
-        title=f"Arrhenius plot of {quantity}",
-        section="transport",
-        x_label="1000/T (1/K)",
-        y_label=f"{quantity} ({unit})",
-        series=series,
-        kind="arrhenius",
+        name=f"arrhenius-{name}", title=f"Arrhenius plot of {quantity}", section="transport", x_label="1000/T (1/K)",
+        y_label=f"{quantity} ({unit})", series=series, kind="arrhenius",
         caption="Dashed: weighted fit; band: one standard error." if line else "",
-    )
+    )  # fmt: skip
 
 
 def structure_results(trajectory: Trajectory, *, species: str) -> Results:
@@ -278,15 +246,11 @@ def structure_results(trajectory: Trajectory, *, species: str) -> Results:
         if curves:
             figures.append(
                 Figure(
-                    name=f"rdf-{name}",
-                    title=f"Radial distribution functions of {whose}",
-                    section="dynamics",
-                    x_label="r (Å)",
-                    y_label="g(r)",
-                    caption="Bands: one standard error from ten time blocks.",
+                    name=f"rdf-{name}", title=f"Radial distribution functions of {whose}", section="dynamics", x_label="r (Å)",
+                    y_label="g(r)", caption="Bands: one standard error from ten time blocks.",
                     series=[Series(label=c.label, x=c.x.tolist(), y=c.y.tolist(), error=c.error.tolist()) for c in curves],
                 )
-            )
+            )  # fmt: skip
     return replace(results, figures=figures)
 
 
@@ -304,11 +268,8 @@ def _host_table(trajectory: Trajectory, species: str) -> tuple[Table, list[str]]
         if hops:
             notes.append(f"host: {symbol} atoms left their sites {hops} times; the host may be melting, rotating or diffusing")
     table = Table(
-        name="host",
-        title="Host lattice",
-        section="dynamics",
-        columns=["element", "atoms", "MSD at the longest lag (Å²)", "hops"],
-        rows=rows,
+        name="host", title="Host lattice", section="dynamics",
+        columns=["element", "atoms", "MSD at the longest lag (Å²)", "hops"], rows=rows,
         caption="A solid host rattles about its sites: no hops, MSD below about 1 Å².",
-    )
+    )  # fmt: skip
     return table, notes

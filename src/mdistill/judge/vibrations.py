@@ -39,14 +39,9 @@ _TEACHER_LARGEST_FORCE = 0.01
 
 
 def vibrations(
-    student: Potential,
-    teacher: Potential,
-    system: System,
-    settings: VibrationSettings,
-    folder: Path | None = None,
-    *,
+    student: Potential, teacher: Potential, system: System, settings: VibrationSettings, folder: Path | None = None, *,
     stop: StopRequest = NEVER,
-) -> Results:
+) -> Results:  # fmt: skip
     """Compare the curvature of a student with its teacher's at the structure the teacher relaxed.
 
     Args:
@@ -81,21 +76,13 @@ def vibrations(
     errors = _displaced_errors(student, teacher, system, theirs or modes, settings, generator, stop)
     bands, note = _bands(student, teacher, system, settings, stop)
     compared = Compared(
-        system=system,
-        whole=whole,
-        hessian=hessian_error(products, target.to(products), whole=whole),
-        teacher=theirs,
-        student=modes,
-        relaxed=normal_modes(rest, _products(student, rest, directions, stop)),
-        largest_forces=(_largest_force(teacher, system), _largest_force(student, system), way.max_force),
-        relaxation=way,
+        system=system, whole=whole, hessian=hessian_error(products, target.to(products), whole=whole), teacher=theirs,
+        student=modes, relaxed=normal_modes(rest, _products(student, rest, directions, stop)),
+        largest_forces=(_largest_force(teacher, system), _largest_force(student, system), way.max_force), relaxation=way,
         moved=distance_between(system, rest),
-        climb=(back[1].energy_before - float(_ask(teacher, system).energy[0])) / system.n_atoms,
-        back=back[1],
-        moved_back=distance_between(rest, back[0]),
-        displaced=errors,
-        bands=bands,
-    )
+        climb=(back[1].energy_before - float(_ask(teacher, system).energy[0])) / system.n_atoms, back=back[1],
+        moved_back=distance_between(rest, back[0]), displaced=errors, bands=bands,
+    )  # fmt: skip
     return _results(compared, student, teacher, settings, note)
 
 
@@ -115,12 +102,8 @@ def _products(
 
 
 def _kept_products(
-    folder: Path | None,
-    potential: Potential,
-    system: System,
-    directions: Float[Tensor, "probe atom 3"],
-    stop: StopRequest,
-) -> Float[Tensor, "probe atom 3"]:
+    folder: Path | None, potential: Potential, system: System, directions: Float[Tensor, "probe atom 3"], stop: StopRequest,
+) -> Float[Tensor, "probe atom 3"]:  # fmt: skip
     """Curvature products, kept in a file after each block and taken from there where the ledger says that it holds them."""
     inputs = {"structure": structure_sha256(system), "directions": tensors_sha256(directions)}
     work = Work(key="teacher curvature", inputs=inputs, models={"teacher": model_id(potential)})
@@ -164,14 +147,9 @@ def _teachers_way(teacher: Potential, start: System, settings: VibrationSettings
     """Where the teacher goes from the student's minimum."""
     with progress(f"relax, {teacher.name}", settings.teacher_steps + 1, unit="call") as advance:
         return relax(
-            start,
-            teacher,
-            max_steps=settings.teacher_steps,
-            largest_force=_TEACHER_LARGEST_FORCE,
-            stress_GPa=_RELAXED_GPA,
-            stop=stop,
-            advance=advance,
-        )
+            start, teacher, max_steps=settings.teacher_steps, largest_force=_TEACHER_LARGEST_FORCE, stress_GPa=_RELAXED_GPA,
+            stop=stop, advance=advance,
+        )  # fmt: skip
 
 
 def _displaced_errors(  # noqa: PLR0917
@@ -233,14 +211,8 @@ def _results(compared: Compared, student: Potential, teacher: Potential, setting
     if not compared.relaxation.converged:
         notes.append(f"the student is not quite relaxed: largest force {compared.relaxation.max_force:.3g} eV/Å")
     results = Results(
-        command="vibrations",
-        settings=to_json(settings),
-        hardware=hardware(),
-        provenance={"teacher": teacher.name, "student": student.name},
-        values=values(compared),
-        tables=tables(compared, settings),
-        figures=figures(compared, settings),
-        notes=notes,
-        citations=["mdistill", "ase", *(["phonopy"] if compared.bands else [])],
-    )
+        command="vibrations", settings=to_json(settings), hardware=hardware(),
+        provenance={"teacher": teacher.name, "student": student.name}, values=values(compared), tables=tables(compared, settings),
+        figures=figures(compared, settings), notes=notes, citations=["mdistill", "ase", *(["phonopy"] if compared.bands else [])],
+    )  # fmt: skip
     return in_section(SECTION, results)

@@ -52,13 +52,9 @@ class Engine(Protocol):
     @property
     def elements(self) -> frozenset[int]: ...
     def label(
-        self,
-        system: System,
-        folder: Path,
-        *,
-        probes: Float[Tensor, "probe atom 3"] | None = None,
+        self, system: System, folder: Path, *, probes: Float[Tensor, "probe atom 3"] | None = None,
         known: Prediction | None = None,
-    ) -> Answer | Failure:
+    ) -> Answer | Failure:  # fmt: skip
         """Energy, forces, stress, and curvature products along `probes`.
 
         Args:
@@ -87,13 +83,9 @@ class PotentialEngine:
         return self.potential.elements
 
     def label(
-        self,
-        system: System,
-        folder: Path,
-        *,
-        probes: Float[Tensor, "probe atom 3"] | None = None,
+        self, system: System, folder: Path, *, probes: Float[Tensor, "probe atom 3"] | None = None,
         known: Prediction | None = None,
-    ) -> Answer | Failure:
+    ) -> Answer | Failure:  # fmt: skip
         try:
             prediction = self.potential(build_graph(system, self.potential.cutoff)) if known is None else known
             products = None if probes is None else curvature_products(self.potential, system, probes)

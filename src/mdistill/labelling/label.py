@@ -134,17 +134,9 @@ def label_run(
 
 
 def label_structures(
-    systems: Sequence[System],
-    teacher: Potential | Engine,
-    store: LabelStore,
-    *,
-    name: str,
-    settings: LabelSettings,
-    source: str = "on-policy",
-    temperature_K: float = 0.0,
-    workers: int = 0,
-    stop: StopRequest = NEVER,
-) -> int:
+    systems: Sequence[System], teacher: Potential | Engine, store: LabelStore, *, name: str, settings: LabelSettings,
+    source: str = "on-policy", temperature_K: float = 0.0, workers: int = 0, stop: StopRequest = NEVER,
+) -> int:  # fmt: skip
     """Label structures found elsewhere (the student's own dynamics) and add them to a store; resumes like `label_run`.
 
     Args:

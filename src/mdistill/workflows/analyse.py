@@ -48,9 +48,6 @@ def _discarded(trajectory: Trajectory, discard_ps: float) -> Trajectory:
         raise BadInput("discard_ps", problem, allowed="at least 20 frames left", fix="discard less, or run longer")
     momenta = None if trajectory.momenta is None else trajectory.momenta[keep]
     return replace(
-        trajectory,
-        positions=trajectory.positions[keep],
-        cell=trajectory.cell[keep],
-        times=trajectory.times[keep],
+        trajectory, positions=trajectory.positions[keep], cell=trajectory.cell[keep], times=trajectory.times[keep],
         momenta=momenta,
-    )
+    )  # fmt: skip

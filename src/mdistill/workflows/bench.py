@@ -89,33 +89,22 @@ def _results(points: list[_Point], teacher: str) -> Results:
     rows: list[list[Cell]] = [[teacher, None, points[0].speed.teacher, None, None, None]]
     rows += [[p.name, p.parameters, p.speed.student, p.speed.ratio, p.force, p.energy] for p in points]
     table = Table(
-        name=FRONT,
-        title="Accuracy against speed",
-        section="accuracy",
-        columns=["model", "parameters", "µs/atom/step", "speed-up", "force MAE (meV/Å)", "energy MAE (meV/atom)"],
-        rows=rows,
+        name=FRONT, title="Accuracy against speed", section="accuracy",
+        columns=["model", "parameters", "µs/atom/step", "speed-up", "force MAE (meV/Å)", "energy MAE (meV/atom)"], rows=rows,
         caption="Whole steps of dynamics, each student timed alternately with the teacher; errors on the same held-out blocks.",
-    )
+    )  # fmt: skip
     series = [
         Series(
-            label=p.name,
-            x=[p.speed.student.value or 0.0],
-            y=[p.force.value or 0.0],
-            error=None if p.force.error is None else [p.force.error],
-            style="points",
+            label=p.name, x=[p.speed.student.value or 0.0], y=[p.force.value or 0.0],
+            error=None if p.force.error is None else [p.force.error], style="points",
         )
         for p in points
-    ]
+    ]  # fmt: skip
     figure = Figure(
-        name=FRONT,
-        title="Accuracy against speed",
-        section="accuracy",
-        kind="loglog",
-        x_label="time per step (µs/atom)",
-        y_label="force error (meV/Å)",
-        series=series,
+        name=FRONT, title="Accuracy against speed", section="accuracy", kind="loglog", x_label="time per step (µs/atom)",
+        y_label="force error (meV/Å)", series=series,
         caption="Left and down is better. Error bars: scatter between held-out time blocks.",
-    )
+    )  # fmt: skip
     values = {f"front {p.name} us_per_atom_step": p.speed.student for p in points}
     values |= {f"front {p.name} force_mae": p.force for p in points}
     return in_section(FRONT, Results(command="bench", tables=[table], figures=[figure], values=values))

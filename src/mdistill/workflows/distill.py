@@ -94,13 +94,9 @@ class _Job:
         first, final = home / "train" / STUDENT, home / "refine" / STUDENT
         everything = home / "refine" / "labels.txt"
         prepared_systems(
-            self.crystal,
-            self.teacher,
-            settings.prepare,
-            home / "prepare",
-            seed=child_seed(settings.seed, "prepare"),
+            self.crystal, self.teacher, settings.prepare, home / "prepare", seed=child_seed(settings.seed, "prepare"),
             stop=self.stop,
-        )
+        )  # fmt: skip
         self._stage("label", {"label": settings.label}, [start], ["labels.jsonl"], self._label, asks=True)
         self._stage("train", {"train": settings.train}, [labels], [STUDENT], self._train)
         refined = {"refine": settings.refine, "train": settings.train, "label": settings.label}
@@ -147,14 +143,9 @@ class _Job:
     def _refine(self, folder: Path) -> Results:
         settings = self.settings
         rounds = Rounds(
-            systems=self._systems(),
-            teacher=self.teacher,
-            temperatures_K=settings.label.temperatures_K,
-            settings=settings.refine,
-            label=settings.label,
-            train=settings.train,
-            workers=self.workers,
-        )
+            systems=self._systems(), teacher=self.teacher, temperatures_K=settings.label.temperatures_K, settings=settings.refine,
+            label=settings.label, train=settings.train, workers=self.workers,
+        )  # fmt: skip
         result, table = refine(rounds, self._labels(), self.folder / "train" / STUDENT, folder, stop=self.stop)
         shards = sorted(folder.glob("round-*/labels/*.npz"))
         with replacing(folder / "labels.txt") as partial:
@@ -167,17 +158,9 @@ class _Job:
         held_out = split_blocks(frames, held_out=settings.train.held_out)[1]
         compared = [frame for frame in frames if frame.temperature_K in settings.temperatures]
         return validate(
-            self._student(),
-            self.teacher,
-            held_out,
-            self._systems()[0],
-            settings.validate,
-            folder,
-            taught=settings.label,
-            teacher_frames=compared,
-            labels=read_labels(self.folder),
-            stop=self.stop,
-        )
+            self._student(), self.teacher, held_out, self._systems()[0], settings.validate, folder, taught=settings.label,
+            teacher_frames=compared, labels=read_labels(self.folder), stop=self.stop,
+        )  # fmt: skip
 
     def _stride(self, folder: Path) -> Results:
         return stride_rung(self.folder / "refine" / STUDENT, self._systems(), self.settings.rung(), folder, stop=self.stop)
@@ -185,15 +168,9 @@ class _Job:
     def _produce(self, folder: Path) -> Results:
         settings = self.settings
         return produce(
-            self._systems()[0],
-            self._student(),
-            settings.temperatures,
-            settings.production,
-            folder,
-            mobile=mobile_element(settings.mobile),
-            stride=self._long_strides(),
-            stop=self.stop,
-        )
+            self._systems()[0], self._student(), settings.temperatures, settings.production, folder,
+            mobile=mobile_element(settings.mobile), stride=self._long_strides(), stop=self.stop,
+        )  # fmt: skip
 
     def _long_strides(self) -> StrideNet | None:
         """The map, where there is one that passed its gates."""

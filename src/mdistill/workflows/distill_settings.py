@@ -92,16 +92,8 @@ def quick_settings(structure: Path) -> DistillSettings:
         structure=structure,
         prepare=PrepareSettings(relax_steps=60),
         label=LabelSettings(
-            temperatures_K=(),
-            frames=40,
-            blocks=5,
-            every_fs=16.0,
-            equilibration_fs=160.0,
-            strains=(-0.02, 0.02),
-            shears=2,
-            rattles=(0.03, 0.1),
-            contacts=20,
-            probe_every=8,
+            temperatures_K=(), frames=40, blocks=5, every_fs=16.0, equilibration_fs=160.0, strains=(-0.02, 0.02), shears=2,
+            rattles=(0.03, 0.1), contacts=20, probe_every=8,
         ),
         train=TrainSettings(fit=FitSettings(max_minutes=3.0)),
         refine=RefineSettings(time_ps=5.0, frames=5, refit_share=0.4),
@@ -112,7 +104,7 @@ def quick_settings(structure: Path) -> DistillSettings:
             train=StrideSettings(fit=FitSettings(batch_size=4, max_minutes=3.0)),
             judge=JudgeSettings(time_ps=100.0, longest_ps=600.0),
         ),
-    )
+    )  # fmt: skip
 
 
 def ladder(temperatures: tuple[float, ...]) -> tuple[float, ...]:
@@ -137,16 +129,11 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     if mobile != "none":
         check_mobile(crystal, mobile)
     return replace(
-        settings,
-        mobile=mobile,
-        temperatures=temperatures,
-        prepare=prepare,
-        label=label,
-        train=replace(train, fit=replace(train.fit, seed=seeds["train"])),
-        refine=replace(settings.refine, seed=seeds["refine"]),
+        settings, mobile=mobile, temperatures=temperatures, prepare=prepare, label=label,
+        train=replace(train, fit=replace(train.fit, seed=seeds["train"])), refine=replace(settings.refine, seed=seeds["refine"]),
         validate=replace(settings.validate, seed=seeds["validate"]),
         production=replace(settings.production, seed=seeds["production"]),
-    )
+    )  # fmt: skip
 
 
 def mobile_element(symbol: str) -> int | None:

@@ -102,10 +102,7 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
     rows.append(["together", sum(calls for _, calls, _ in stages), total])
     measured = "not measured" if seconds is None else f"{seconds:.3f} s per call, measured now on this structure"
     return Table(
-        name="costs",
-        title=f"Teacher {settings.teacher}: {measured}",
-        section="settings",
-        columns=["stage", "teacher calls", "minutes"],
-        rows=rows,
+        name="costs", title=f"Teacher {settings.teacher}: {measured}", section="settings",
+        columns=["stage", "teacher calls", "minutes"], rows=rows,
         caption="The student's own dynamics (gates, production, strides judged) come on top, at the speed shown in the ladder.",
-    )
+    )  # fmt: skip

@@ -97,13 +97,10 @@ def refine(
     with replacing(folder / "student.mdistill") as partial:
         copyfile(student, partial)
     table = Table(
-        name="rounds",
-        title="On-policy rounds",
-        section="training",
-        rows=rows,
+        name="rounds", title="On-policy rounds", section="training", rows=rows,
         columns=["round", "new teacher frames", "force MAE before refit (meV/Å)", "after (meV/Å)", "student MD"],
         caption="The new frames are the most novel of the student's own MD. Before: its error on them, unseen.",
-    )
+    )  # fmt: skip
     return result, Results(command="refine", tables=[table])
 
 
@@ -122,28 +119,17 @@ def _label_own_frames(
         like = [f.system for f in known if f.temperature_K == temperature and f.system.n_atoms == system.n_atoms]
         chosen = select(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames)
         label_structures(
-            [candidates[k] for k in sorted(chosen)],
-            rounds.teacher,
-            store,
-            name=f"{index}/{temperature:g}",
-            settings=rounds.label,
-            temperature_K=temperature,
-            workers=rounds.workers,
-            stop=stop,
-        )
+            [candidates[k] for k in sorted(chosen)], rounds.teacher, store, name=f"{index}/{temperature:g}",
+            settings=rounds.label, temperature_K=temperature, workers=rounds.workers, stop=stop,
+        )  # fmt: skip
     return [replace(frame, block=frame.block + number * _BLOCKS_PER_ROUND) for frame in store.read()], "; ".join(notes)
 
 
 def _dynamics(settings: RefineSettings, number: int, temperature: float) -> SimulateSettings:
     return SimulateSettings(
-        ensemble="nvt",
-        thermostat="langevin",
-        friction_per_ps=10.0,
-        temperature_K=temperature,
-        time_ps=settings.time_ps,
-        every_fs=settings.every_fs,
-        seed=child_seed(settings.seed, f"round {number}", f"{temperature:g} K"),
-    )
+        ensemble="nvt", thermostat="langevin", friction_per_ps=10.0, temperature_K=temperature, time_ps=settings.time_ps,
+        every_fs=settings.every_fs, seed=child_seed(settings.seed, f"round {number}", f"{temperature:g} K"),
+    )  # fmt: skip
 
 
 def _frames(trajectory: Path, system: System) -> list[System]:
