@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -43,6 +44,22 @@ def test_command_help_teaches_by_example_without_torch(name, trust):
     assert f"mdistill {name}" in said and "examples" in said
     assert not heavy
     trust("T44", f"mdistill {name} --help: heavy packages imported", len(heavy), "0")
+
+
+@pytest.mark.parametrize("name", ["", *NAMES, "train potential", "train stride"])
+def test_help_fits_a_screen(name, capsys):
+    with contextlib.suppress(SystemExit):
+        cli.run([*name.split(), "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert 10 < len(lines) <= 60
+    assert max(map(len, lines)) <= 80 or name in ("", "train", "info", "doctor", "cite", "report")
+
+
+def test_all_flags_are_shown_on_request(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["distill", "--help-all"])
+    said = capsys.readouterr().out
+    assert "--strides.segments.friction-per-ps" in said and "--label.seed" not in said and "--seed" in said
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -164,7 +164,7 @@ def short_help(kind: type, program: str, description: str, groups: Groups) -> st
     """Help with the most used flags in groups, 80 columns wide."""
     prose, colon, examples = description.rstrip().partition("examples:")
     inner, lines = _unnamed(kind), [f"usage: {program} {_positionals(kind)}[flags]", "", textwrap.fill(prose, _WIDTH)]
-    lines += ["", colon + examples, ""]
+    lines += ["", colon + "\n".join(_folded(line) for line in examples.splitlines()), ""]
     for title, names in groups.items():
         lines.append(f"{title}:")
         for name in names:
@@ -176,6 +176,14 @@ def short_help(kind: type, program: str, description: str, groups: Groups) -> st
             lines += [f"{flag:<{_COLUMN}}{text[0] if text else ''}", *(" " * _COLUMN + more for more in text[1:])]
     lines += ["", "--config run.toml repeats a run; flags overrule it. All flags: --help-all"]
     return "\n".join(lines)
+
+
+def _folded(example: str) -> str:
+    """A command line on lines of at most 80 columns, joined by backslashes."""
+    if len(example) <= _WIDTH:
+        return example
+    width = {"break_on_hyphens": False, "break_long_words": False}
+    return " \\\n".join(textwrap.wrap(example.strip(), _WIDTH - 2, initial_indent="  ", subsequent_indent=" " * 6, **width))
 
 
 def _positionals(kind: type) -> str:
@@ -243,10 +251,11 @@ def _metavar(kind: type, inner: str | None, name: str) -> str:
 
 def _usual(kind: type, inner: str | None, name: str) -> str:
     _, field = _leaf(kind, inner, name)
-    if field.default in (dataclasses.MISSING, None, "", False):
+    if field.default in (dataclasses.MISSING, None, "", False, ()):
         return ""
     value = field.default
-    return f" ({' '.join(f'{one:g}' for one in value) if isinstance(value, tuple) else value})"
+    numbers = value if isinstance(value, tuple) else (value,)
+    return f" ({' '.join(f'{one:g}' if isinstance(one, float) else f'{one}' for one in numbers)})"
 
 
 def _flag(kind: type, error: BadSetting, arguments: list[str]) -> str:

@@ -40,11 +40,12 @@ examples:
   mdistill bench runs/mine
   mdistill bench runs/mine --sizes tiny medium --minutes 2 --threads 1
 """
+GROUPS = {"what": ("sizes", "minutes", "repeats", "teacher"), "run": ("out", "seed", "threads", "max_hours")}
 
 
 def main(arguments: list[str]) -> int:
     """Measure the front; prints the table."""
-    given = parse(BenchArguments, arguments, program="mdistill bench", description=HELP)
+    given = parse(BenchArguments, arguments, program="mdistill bench", description=HELP, groups=GROUPS)
     from mdistill.interrupt import stop_on_signals
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files

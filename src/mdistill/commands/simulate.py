@@ -48,14 +48,13 @@ cause, and keeps the frames before it (exit status 3).
 examples:
   mdistill simulate crystal.cif --potential runs/mine --temperature-K 700 --time-ps 100 --out runs/md700
   mdistill simulate crystal.cif --potential sevennet-0 --ensemble nve --time-ps 1 --out runs/nve
-  mdistill simulate crystal.cif --potential runs/mine/student.mdistill --ensemble npt --pressure-GPa 0.1 \\
-      --barostat anisotropic --repeat 2 2 2 --format extxyz --out runs/npt
+  mdistill simulate crystal.cif --potential runs/mine --ensemble npt --barostat anisotropic --out runs/npt
   mdistill simulate crystal.cif --potential runs/mine --stride-map runs/mine/stride --temperature-K 700 --out runs/long
 """
 GROUPS = {
     "what": ("potential", "stride_map", "ensemble", "thermostat", "barostat", "temperature_K", "pressure_GPa", "repeat", "seed"),
     "how long": ("time_ps", "equilibration_ps", "time_step_fs"),
-    "coupling": ("friction_per_ps", "relaxation_fs", "barostat_ps", "compressibility_per_GPa"),
+    "coupling": ("friction_per_ps", "relaxation_fs", "barostat_ps"),
     "output": ("every_fs", "format", "out"),
     "run": ("precision", "device", "threads", "max_hours"),
 }

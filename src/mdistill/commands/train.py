@@ -52,14 +52,12 @@ a message-passing net. Whole time blocks are held out for validation. Training r
 examples:
   mdistill train potential runs/labels --out runs/student
   mdistill train potential runs/labels --size tiny --out runs/tiny
-  mdistill train potential runs/labels --size large --fit.max-minutes 30 --out runs/large
   mdistill train potential runs/labels --net painn --painn.width 64 --fit.max-minutes 30 --out runs/painn
-  mdistill train potential runs/labels --curvature none --out runs/uncurved
   mdistill train potential runs/labels --fit closed-form --out runs/linear
   mdistill train potential runs/labels --start-from runs/student/student.mdistill --fit.max-minutes 3 --out runs/refit
 """
 GROUPS = {
-    "student": ("net", "size", "cutoff", "channels", "radial", "degree", "hidden"),
+    "student": ("net", "size", "cutoff", "channels", "radial", "hidden"),
     "fit": ("method", "fit.max_minutes", "fit.steps", "fit.batch_size", "fit.learning_rate", "held_out", "start_from"),
     "loss": ("energy_weight", "force_weight", "stress_weight", "curvature", "curvature_weight", "redraw"),
     "run": ("out", "seed", "device", "threads", "max_hours"),

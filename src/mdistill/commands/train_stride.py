@@ -48,13 +48,12 @@ examples:
   mdistill train stride --from runs/mine
   mdistill train stride --from runs/mine --train.stride-fs 24 --train.fit.max-minutes 20
   mdistill train stride --from student.mdistill --structure crystal.cif --out runs/stride
-  mdistill train stride --from runs/mine --nve runs/nve/trajectory.h5 --out runs/stride
   mdistill simulate crystal.cif --potential runs/mine --stride-map runs/mine/stride --temperature-K 700 --out runs/md
 """
 GROUPS = {
     "what": ("source", "structure", "nve", "frame_time_fs"),
     "map": ("train.stride_fs", "train.kicks", "train.kick_size", "train.fit.max_minutes", "train.held_out"),
-    "segments": ("segments.temperatures_K", "segments.segments", "segments.frames", "segments.strains"),
+    "segments": ("segments.temperatures_K", "segments.segments", "segments.strains"),
     "judge": ("judge.temperature_K", "judge.time_ps", "judge.longest_ps"),
     "run": ("out", "seed", "threads", "max_hours"),
 }

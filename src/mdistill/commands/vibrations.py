@@ -48,11 +48,16 @@ examples:
   mdistill vibrations runs/mine --quick
   mdistill vibrations runs/mine --temperature-K 600 --displaced 16 --threads 1
 """
+GROUPS = {
+    "what": ("quick", "whole_up_to", "probes", "displaced", "temperature_K", "bands_up_to", "teacher"),
+    "relaxation": ("relax_steps", "largest_force", "teacher_steps"),
+    "run": ("out", "seed", "device", "threads", "max_hours"),
+}
 
 
 def main(arguments: list[str]) -> int:
     """Measure and add to the report; prints the tables."""
-    given = parse(VibrationArguments, arguments, program="mdistill vibrations", description=HELP)
+    given = parse(VibrationArguments, arguments, program="mdistill vibrations", description=HELP, groups=GROUPS)
     from mdistill.interrupt import stop_on_signals
     from mdistill.report.page import write_report
     from mdistill.report.terminal import write_svg_files

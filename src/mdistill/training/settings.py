@@ -34,11 +34,11 @@ class FitSettings:
     """How to train.
 
     Attributes:
-        max_minutes: Time budget, turned once into a number of steps by timing the first few (where steps is 0).
+        max_minutes: Time budget, min, turned once into a number of steps by timing the first few (where steps is 0).
         max_epochs: Passes over the data at most (where steps is 0): a few hundred frames are learned by heart after more.
-        steps: Optimiser steps; 0 to follow max_minutes and max_epochs. A fixed number makes the result the same on every run.
+        steps: Optimiser steps; 0 for the time budget. A fixed number makes the result the same on every run.
         batch_size: Items per step.
-        learning_rate: Peak of the schedule (linear warm-up, cosine down to 1 %); None for what suits the network.
+        learning_rate: Peak learning rate; by default what suits the network. Linear warm-up, then a cosine down to 1 %.
         warmup: Steps of linear warm-up.
         ema: Decay per step of the moving average of the weights, which is what training returns.
         clip: Largest norm of the gradient.
@@ -90,10 +90,10 @@ class TrainSettings:
     """How to train a potential.
 
     Attributes:
-        net: moment: one hop, compiled, fastest. painn: message passing, slower, sees further and more of the angles.
+        net: Network: moment (one hop, compiled, fastest) or painn (message passing).
         painn: Size of a message-passing student (the next five are the moment's).
-        size: How large the moment student is: tiny is fastest, large most accurate; the next five change one part of it.
-        cutoff: Å; of a message-passing student 5 by default.
+        size: Size of the moment net: tiny is fastest, large most accurate. The next five change one part of it.
+        cutoff: Cutoff, Å. 5 Å by default for a message-passing net.
         channels: Radial channels per degree.
         radial: Radial basis functions per species pair.
         degree: Highest degree of the harmonics.
@@ -102,7 +102,7 @@ class TrainSettings:
         force_weight: Weight of ‖ΔF‖ over the teacher's RMS force component.
         stress_weight: Weight of |Δσ| over the teacher's RMS stress.
         atomic_weight: Weight of |ΔE_i| of each atom over the force scale × 1 Å, where the teacher tells them.
-        curvature: Which curvature labels are used: rows of the Hessian, products with random probes, any of them, none.
+        curvature: Curvature labels: rows of the Hessian, random probes, any, none.
         curvature_weight: Weight of ‖ΔH·v‖ over the teacher's RMS product.
         curvature_every: Steps between curvature terms (each costs about two plain steps).
         curvature_probes: Probes (rows) of each structure in such a step.
