@@ -179,13 +179,14 @@ def summary(row: Row) -> list[str]:
     errors = {r["ensemble"]: shown(r["all"]) for r in of_map}
     failed = [name.removeprefix("stride: ") for name, (_, _, passed) in row["gates"].items() if not passed]
     cells = [shown(row["stride_error"]), shown(row.get("training CPU minutes")), *(errors.get(e, "–") for e in ENSEMBLES)]
-    small = fact(row, "strides taken in small steps instead")
-    scale = fact(row, "kicks made stronger (%)")
+    small = fact(row, "strides replaced by time steps", "strides taken in small steps instead")
+    scale = fact(row, "kick scale minus 1 (%)", "kicks made stronger (%)")
     return [*cells, scale, shown(row["stride_speed_up"]) + " ×", small, ", ".join(failed) or "none"]
 
 
-def fact(row: Row, name: str) -> str:
-    return shown(next((r["value"] for r in row["facts"] if r[""] == name), None))
+def fact(row: Row, *names: str) -> str:
+    """The value under the first of these names; older records have other ones."""
+    return shown(next((r["value"] for r in row["facts"] if r[""] in names), None))
 
 
 def temperatures(row: Row) -> list[str]:

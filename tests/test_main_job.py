@@ -331,7 +331,7 @@ def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, 
         assert len([gate for gate in results.gates if gate.name.startswith("stride")]) == 4
     temperatures = next(table for table in results.tables if table.name == "stride-temperatures")
     kinds = [str(row[0]) for row in temperatures.rows]
-    assert len(kinds) == 11 and kinds.count("strides of 16 fs") == kinds.count("strides of 16 fs, energy left alone") == 3
+    assert len(kinds) == 11 and kinds.count("strides of 16 fs") == kinds.count("strides of 16 fs, no energy correction") == 3
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Long strides" in page and "strides of 16 fs" in page
     assert "Mean temperature" in capsys.readouterr().out

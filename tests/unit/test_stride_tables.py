@@ -96,10 +96,10 @@ def test_the_facts_say_how_kicks_were_made_stronger():
 
     plain_map = replace(compared(), errors={"position": 0.01, "momentum": 0.04})
     found, plain = facts(replace(plain_map, settled=settled)), facts(plain_map)
-    assert found["kicks made stronger (%)"] == pytest.approx(0.5)
-    before = found["temperature in NVE off before that (K)"]
+    assert found["kick scale minus 1 (%)"] == pytest.approx(0.5)
+    before = found["NVE temperature error before scaling (K)"]
     assert (before.value, before.error) == (-1.5, 0.7)
-    assert set(found) - set(plain) == {"kicks made stronger (%)", "temperature in NVE off before that (K)"}
+    assert set(found) - set(plain) == {"kick scale minus 1 (%)", "NVE temperature error before scaling (K)"}
 
 
 def test_the_ladder_gets_the_rung_once():
@@ -118,10 +118,7 @@ def test_the_ladder_gets_the_rung_once():
         row = dict(zip(ladder.columns, ladder.rows[-1], strict=True))
         assert row["µs/atom/step"].value == pytest.approx(0.5) and row["speed-up"].value == 4.0
         assert row["error of a stride (% of velocity)"].value == pytest.approx(0.4) and row["force MAE (meV/Å)"] is None
-        assert (
-            ladder.caption.startswith("Timed alternately. The cost of strides")
-            and ladder.caption.count("The cost of strides") == 1
-        )
+        assert ladder.caption.startswith("Timed alternately. Cost of strides") and ladder.caption.count("Cost of strides") == 1
     assert list(results.values) == list(values(compared())) and len(results.sections) == 1
 
 

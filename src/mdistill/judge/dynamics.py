@@ -1,14 +1,14 @@
 r"""Dynamics of one structure under any NVE step, by itself and thermostatted: temperatures, structure, energy, momentum, speed.
 
-The heat Q that a thermostat has put in over n steps tells how far the mean temperature is off, much more sharply than the mean
-itself does. Each time it acts it replaces a share of the kinetic energy K of f degrees of freedom by one drawn at T: what it
-puts in is on average that share of f k_B T/2 − K, whatever happened before. Over a run
+The heat Q from a thermostat over n steps measures the error of the mean temperature, far more precisely than the mean itself.
+Each time it acts it replaces a share of the kinetic energy K of f degrees of freedom by one drawn at T: its heat is on
+average that share of f k_B T/2 − K. Over a run
 
     ⟨T_now⟩ = T − 2 Q / (n s f k_B)       s = 2 (1 − exp(−γh)) for OBABO of friction γ and step h, 1 − exp(−h/τ) for Bussi's
 
-up to noise of mean zero, the difference of both sides, which is left out. Q = ΔH − W: W is what the steps do to the energy by
-themselves (one that heats must be cooled all the time), and ΔH is of the size of the fluctuations of H, however long the run:
-that is what the error is made of. An element is measured against all atoms.
+up to noise of mean zero, which is left out. Q = ΔH − W: W is the energy change by the steps themselves (a step that heats must be
+cooled all the time). ΔH has the size of the fluctuations of H, however long the run, and sets the error. An element is
+measured against all atoms.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from mdistill.units import BOLTZMANN, PS
 
 ENSEMBLES = ("NVE", "Langevin", "Bussi")
 BLOCKS = 20
-"""Of a run, and more where it goes on."""
+"""Number of blocks of a run; more where it continues."""
 Longer = Literal["", "all", "elements"]
 _RDF_FRAMES = 500
 _KNOWN = 0.4
-"""Share of a limit below which the error of a mean is small enough: of a dozen means of a map that is right one seldom passes."""
+"""Largest error of a mean as a share of its limit: so one of a dozen means of a correct map seldom fails by chance."""
 _EQUILIBRATION_FRICTION = 10.0
 _ALL, _BY_WORK, _CHANGE = "mean_temperature_K", "temperature_by_work_K", "energy_change_K"
-"""Of a block: its mean temperature; T and W, T and ΔH of the head of this file as temperatures."""
+"""Quantities of a block: mean temperature; T and W, T and ΔH of the head of this file as temperatures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Judged:
         temperatures: Mean temperature (K) over all steps, "all" and by element, under a thermostat from its heat; errors from
             20 blocks or more that may be correlated: in a crystal near its minimum elements exchange energy slowly.
         trajectory: Frames; None where it broke.
-        drift: Of the total energy, in NVE.
+        drift: Drift of the total energy, in NVE.
         momentum: Largest total momentum per atom at a frame, u·Å/fs, in NVE.
         broken: Why the guard stopped it, "" where it did not.
         steps: Steps taken.
@@ -81,17 +81,17 @@ def judged(
     """Run an NVE step alone or under a thermostat.
 
     Args:
-        nve: Velocity Verlet, a long stride, or one whose energy is kept (so is then that of the thermostatted one).
+        nve: Velocity Verlet or a long stride, with or without energy correction.
         ensemble: "NVE", "Langevin" or "Bussi".
         start: An equilibrated state at the settings' temperature.
         evaluate: The potential: energies of the frames.
-        settings: How long.
-        longer: Go on, up to `longest_ps`, until the mean temperature of all atoms, or of each element too, is known well enough
+        settings: Lengths.
+        longer: Continue, up to `longest_ps`, until the mean temperature of all atoms, or also of each element, is certain enough
             for its gate; the frames are those of the first `time_ps`.
-        target_K: What the means are gated against: where one is within its error of the limit, on either side, the run goes on
-            too. Without it only errors are looked at, never the means.
-        stop: Asked between blocks.
-        advance: Told of every block.
+        target_K: Target of the means. The run also continues while a mean is within its error of the limit, on either side.
+            Without a target only errors count.
+        stop: Checked between blocks.
+        advance: Called after every block.
     """
     guard = Guard(temperature_K=settings.temperature_K or 0.0)
     plain = thermostatted(nve, ensemble, settings)
@@ -130,7 +130,7 @@ def judged(
 
 
 def thermostatted(nve: Propagator, ensemble: str, settings: JudgeSettings) -> Propagator:
-    """The propagator of an ensemble; where the energy of the NVE step is kept, the thermostat goes between."""
+    """The propagator of an ensemble; an energy correction goes around the thermostat."""
     if isinstance(nve, CorrectEnergy):
         return replace(nve, inner=thermostatted(nve.inner, ensemble, settings))
     kelvin = settings.temperature_K or 0.0
@@ -149,7 +149,7 @@ def _replaced(step: Propagator) -> float:
 
 
 def heat_between(before: State, after: State) -> float:
-    """Heat that a thermostat put in since `before`, eV: as counted, or, where steps keep the energy, what that has changed by."""
+    """Heat from a thermostat since `before`, eV: as counted, or for energy-conserving steps the change of the energy."""
     if after.heat is not None:
         return float(after.heat[0])
     kept = [float(total_energy(s)[0]) + (0.0 if s.energy_debt is None else float(s.energy_debt[0])) for s in (before, after)]
@@ -170,8 +170,8 @@ def _known(temperatures: dict[str, Estimate], settings: JudgeSettings, which: Lo
 
 
 def mean_temperatures(rows: list[dict[str, float]]) -> dict[str, Estimate]:
-    """Means over blocks, by "all" and element; errors allow for blocks that are alike. Where blocks tell what a thermostat had to
-    do, that gives the mean of all, and elements are measured against it."""
+    """Means over blocks, by "all" and element; errors allow for correlated blocks. Under a thermostat the mean of all follows
+    from its heat, and elements are measured against it."""
     found: dict[str, Estimate] = {}
     if not rows:
         return found
@@ -187,7 +187,7 @@ def mean_temperatures(rows: list[dict[str, float]]) -> dict[str, Estimate]:
 
 
 def _by_heat(by_work: np.ndarray, change: np.ndarray) -> Estimate:
-    """The mean temperature that the heat of a thermostat tells."""
+    """The mean temperature from the heat of a thermostat."""
     blocks = len(change)
     left = 2.0**0.5 * float(change.cumsum().std(ddof=1)) / blocks if blocks > 1 else None
     return mean_of(by_work, unit="K") + Estimate(value=-float(change.sum()) / blocks, error=left, unit="K", samples=blocks)
@@ -199,7 +199,7 @@ def _drift(states: list[State]) -> Drift:
 
 
 def reversal_error(nve: Propagator, start: State, strides: int) -> float:
-    """Largest distance (Å) from the start after `strides` strides, momenta turned round, and as many back."""
+    """Largest distance (Å) from the start after `strides` strides, reversed momenta, and as many strides back."""
     generator = Generator().manual_seed(0)
     there = rollout(start, nve, steps=strides, generator=generator)
     back = rollout(replace(there, momenta=-there.momenta), nve, steps=strides, generator=generator)
@@ -207,7 +207,7 @@ def reversal_error(nve: Propagator, start: State, strides: int) -> float:
 
 
 def likeness(first: Trajectory, second: Trajectory) -> dict[str, Overlap]:
-    """How alike the RDFs of every pair of elements are in two trajectories, from up to 500 frames of each."""
+    """Overlap of the RDFs of every pair of elements in two trajectories, from up to 500 frames of each."""
     return {pair: difference for pair, (_, _, difference) in rdf_overlaps(_thinned(first), _thinned(second)).items()}
 
 
@@ -218,12 +218,12 @@ def _thinned(run: Trajectory) -> Trajectory:
 
 
 def small_steps(evaluate: Evaluate, system: System, how: JudgeSettings) -> VelocityVerlet:
-    """What a map is judged against."""
+    """The time steps that a map is compared with."""
     return VelocityVerlet(evaluate=evaluate, time_step=how.time_step_fs or 0.5 * default_time_step(system))
 
 
 def equilibrated_start(small: VelocityVerlet, system: System, how: JudgeSettings) -> State:
-    """A state at the temperature of the judgement, after Langevin dynamics in small steps."""
+    """A state at the temperature of the judgement, after Langevin dynamics with time steps."""
     kelvin, generator = how.temperature_K or 0.0, Generator().manual_seed(how.seed)
     state = at_temperature(system, small.evaluate, temperature_K=kelvin, generator=generator)
     warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)

@@ -1,15 +1,15 @@
-r"""How strong the kicks of a long-stride map are, set so that its dynamics keeps the student's share of potential energy.
+r"""The factor on the kicks of a long-stride map that gives its NVE dynamics the student's mean temperature.
 
-A map of kicks follows a potential V − δ of its own, fitted to strides, which say much of fast motion and little of slow energies.
+A map of kicks follows a potential V − δ of its own. It is fitted to strides, which hardly determine slow energies.
 At a given total energy its mean temperature is off, to first order in δ, by
 
     ΔT = −cov(V, δ) / (k_B T C)
 
 V: the student's potential energy   C: heat capacity of the structure   cov: in the canonical ensemble at T
 
-Kicks stronger by a factor 1 + ε add −εV to δ, and ε T (1 − 3N k_B/(2C)) to ΔT: in a harmonic crystal, where C = 3N k_B, ε T/2.
-So the map and small steps of the student are run in NVE from one start, its energy kept, and ε = −(2 ΔT/T)(1 − σ²/ΔT²) is
-applied, σ the error of ΔT: nothing where ΔT is within its error, nearly all of it where it is well known. Then the map is run
+A factor 1 + ε on the kicks adds −εV to δ, and ε T (1 − 3N k_B/(2C)) to ΔT: in a harmonic crystal, where C = 3N k_B, ε T/2.
+So the map (with energy correction) and time steps of the student run in NVE from one start, and ε = −(2 ΔT/T)(1 − σ²/ΔT²) is
+applied, σ the error of ΔT: zero where ΔT is within its error, nearly −2 ΔT/T where it is well known. Then the map runs
 again. A factor of 1.005 moves the temperature by 1.5 K at 600 K; the error of a stride hardly changes.
 """
 
@@ -36,7 +36,7 @@ from mdistill.simulation.stride_maps import StrideNet, long_strides
 from mdistill.types import Potential, System
 
 _TIMES, _SHARPER = 3, 0.6
-"""Most runs of a map; its mean temperature is known this much better than for its gate, from another start than there."""
+"""Largest number of runs; error of the mean temperature, as a share of the error allowed by its gate."""
 
 
 def set_kick_scale(
@@ -48,17 +48,17 @@ def set_kick_scale(
     *,
     stop: StopRequest = NEVER,
 ) -> dict[str, float]:
-    """Make the kicks of a trained map stronger or weaker, in place, until NVE has the temperature of small steps.
+    """Scale the kicks of a trained map, in place, until NVE has the temperature of time steps.
 
     Args:
-        net: The map, its limits set; a map without kicks is left alone.
-        potential: The student that it was taught, in the float type to run in.
-        system: Where; at the temperature, and for as long as, the settings judge.
-        settings, stop: Of the rung; asked between blocks.
-        folder: Its ledger keeps what is found; where it holds that of the same map, student and settings, nothing is run.
+        net: The map, with its limits; a map without kicks is not changed.
+        potential: Its student, in the float type of the runs.
+        system: The structure; temperature and length are those of the settings.
+        settings, stop: Settings of the rung; stop is checked between blocks.
+        folder: Folder with the ledger; an entry of the same map, student and settings is used.
     Returns:
-        "factor" of the kicks; by how much the mean temperature was off before, "off_K", and its error, "off_error_K". Nothing
-        where there is nothing to set, or a run broke, or nothing is known of its errors.
+        "factor" of the kicks; error of the mean temperature before, "off_K", and its uncertainty, "off_error_K". Empty where
+        there are no kicks, a run broke, or the uncertainty is unknown.
     """
     if not isinstance(net, SplittingMap):
         return {}
@@ -82,7 +82,7 @@ def _search(
     evaluate, usual, stride = make_evaluator(potential, system), default_time_step(system), net.settings.stride_fs
     small = small_steps(evaluate, system, how)
     start, strength, first = equilibrated_start(small, system, how), 1.0, None
-    with progress("strength of kicks", (_TIMES + 1) * BLOCKS, unit="block") as advance:
+    with progress("kick scale", (_TIMES + 1) * BLOCKS, unit="block") as advance:
         exact = judged(small, "NVE", start, evaluate, how, longer="all", stop=stop, advance=advance)
         for _ in range(_TIMES):
             single = net.folded().in_type(torch.float32).requires_grad_(False)
@@ -105,7 +105,7 @@ def _search(
 
 
 def kick_factor(off: Estimate, kelvin: float) -> float:
-    """The factor 1 + ε for a mean temperature that is off by so much."""
+    """The factor 1 + ε for this error of the mean temperature."""
     if not off.value or off.error is None or kelvin <= 0.0:
         return 1.0
     known = max(0.0, 1.0 - (off.error / off.value) ** 2)

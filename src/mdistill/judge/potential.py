@@ -58,18 +58,17 @@ def validate(  # noqa: PLR0917
     labels: Sequence[LabelledFrame] | None = None,
     stop: StopRequest = NEVER,
 ) -> Results:
-    """Measure everything the gates ask for. Resumes from what the folder holds; a gate that fails is a result, not an error.
+    """Measure everything that the gates need. It resumes in its folder; a failed gate is a result, not an error.
 
     Args:
         student, teacher: The fast potential and the one it replaces (only timed here; its answers are the labels).
         held_out: Labelled frames that the student was not trained on.
         start: Structure from which the student's dynamics start, and on which both are timed.
-        settings, folder: How thoroughly; holds the student's dynamics (nve-…, hot-…) and the speed in its ledger.
-        taught: How the teacher's dynamics was run, which the student repeats for its RDFs.
+        settings, folder: Lengths and limits; folder of the student's runs (nve-…, hot-…), with the speed in its ledger.
+        taught: Settings of the teacher's dynamics, which the student repeats for its RDFs.
         teacher_frames: Frames of the teacher's dynamics of this structure, for its RDFs; the held-out ones by default.
-        labels: Everything the student was taught and judged by: pair scans end at the closest distances in it; by default
-            the held-out and the teacher's frames.
-        stop: Asked between steps and measurements.
+        labels: All labels; pair scans end at their closest distances. By default the held-out and the teacher's frames.
+        stop: Checked between steps and measurements.
     Returns:
         Gates, two rungs of the ladder, errors by group, figures.
     Raises:
@@ -157,7 +156,7 @@ class _Dynamics:
         measured.energies[f"{kelvin:g} K"] = (times / PS, (energies - energies[0]) / self.start.n_atoms)
 
     def stability(self, kelvin: float) -> Gate:
-        """Dynamics at a temperature above those the student was made for."""
+        """Dynamics above the highest temperature of the run."""
         asked = self.settings.stability_ps
         run = self.run("hot", kelvin, asked)
         if not isinstance(run, BlowUp):
@@ -172,7 +171,7 @@ def _repeated(taught: LabelSettings, repeats: int) -> str:
 
 
 def _trajectory(frames: Sequence[LabelledFrame]) -> Trajectory:
-    """Labelled frames in time order; their times are only an order."""
+    """Labelled frames in time order; times are frame numbers."""
     return Trajectory(
         numbers=frames[0].system.numbers.cpu(),
         positions=torch.stack([f.system.positions.cpu().double() for f in frames]),
@@ -182,7 +181,7 @@ def _trajectory(frames: Sequence[LabelledFrame]) -> Trajectory:
 
 
 def _speed(teacher: Potential, student: Potential, start: System, settings: ValidateSettings, folder: Path) -> Speed:
-    """Measured once per folder, so that a resumed validation reports what it reported before."""
+    """The speed, measured once per folder, so that a resumed validation reports the same."""
     models = {"teacher": model_id(teacher), "student": model_id(student)}
     work = Work(
         key="speed", settings={"repeats": settings.speed_repeats}, inputs={"structure": structure_sha256(start)}, models=models

@@ -1,4 +1,4 @@
-"""What a validation found, as tables and figures for the report."""
+"""Tables and figures of a validation."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from mdistill.units import GPA
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What was measured.
+    """Measurements of a validation.
 
     Attributes:
         accuracy: Errors on held-out labels.
         scans: Energy and force of each pair alone.
         speed: Time per force call.
-        overlaps: Likeness of RDFs by "pair, temperature".
+        overlaps: RDF overlap by "pair, temperature".
         curves: RDFs (teacher's, student's) by the same names.
-        repeated: What dynamics of the student they are from.
-        broken: Dynamics for RDFs that was stopped: step → reason.
+        repeated: Student dynamics of these RDFs.
+        broken: Stopped runs: step → reason.
         drifts: NVE drift by temperature, or why that run was stopped.
         energies: Times (ps) and change of the total energy (eV/atom) of the NVE runs.
     """
@@ -48,7 +48,7 @@ class Measured:
 
 
 def rungs(measured: Measured, teacher: Potential, student: Potential) -> list[Rung]:
-    """Teacher and student: what a step costs, how far the student is from the teacher."""
+    """Teacher and student: cost of a step, errors of the student."""
     accuracy, speed = measured.accuracy, measured.speed
     drifts = [d.slope for d in measured.drifts.values() if isinstance(d, Drift)]
     errors = {
@@ -59,7 +59,7 @@ def rungs(measured: Measured, teacher: Potential, student: Potential) -> list[Ru
         errors["NVE drift"] = max(drifts, key=lambda slope: abs(slope.value or 0.0))
     note = (
         "Timed alternately on the same structure in one process; errors on held-out time blocks of the teacher's labels; "
-        "drift of the total energy in NVE dynamics of the student, the larger of those measured."
+        "largest drift of the total energy in NVE runs of the student."
     )
     return [
         Rung(kind="teacher", name=teacher.name, cost=speed.teacher, command="validate", model=model_id(teacher)),
@@ -71,14 +71,14 @@ def rungs(measured: Measured, teacher: Potential, student: Potential) -> list[Ru
 
 
 def tables(measured: Measured) -> list[Table]:
-    """Errors by group, likeness of RDFs."""
+    """Errors by group, RDF overlaps."""
     return [_error_table(measured.accuracy), *_rdf_tables(measured)]
 
 
 def figures(
     measured: Measured, held_out: Sequence[LabelledFrame], predictions: Sequence[Prediction], most_points: int
 ) -> list[Figure]:
-    """Parity plots, the least alike RDFs, energy conservation, pair scans."""
+    """Parity plots, RDFs with the largest divergence, energy conservation, pair scans."""
     return [
         *parity_figures(parity(held_out, predictions), most=most_points),
         *_rdf_figures(measured),
@@ -120,13 +120,13 @@ def _rdf_tables(measured: Measured) -> list[Table]:
             columns=["pair", "Jensen–Shannon divergence (%)", "of it sampling noise (%)", "Wasserstein-1 (Å)"],
             rows=rows,
             caption=f"The student repeats the teacher's dynamics, {measured.repeated}: same start, temperatures and times, other "
-            "random numbers. Noise: how far one repetition lies from the others. What comes later is not compared.",
+            "random numbers. Noise: scatter of the replicas. Later times are not compared.",
         )
     ]
 
 
 def _rdf_figures(measured: Measured, most: int = 6) -> list[Figure]:
-    """The least alike pairs."""
+    """The pairs with the largest divergence."""
     drawn = []
     for name in sorted(measured.curves, key=lambda name: -measured.overlaps[name].divergence)[:most]:
         theirs, ours = measured.curves[name]
@@ -174,5 +174,5 @@ def _scan_figure(scans: dict[str, PairScan]) -> Figure:
     return Figure(
         name="pair-scan", title="Short-range repulsion", section="gates", x_label="distance (Å)",
         y_label="energy above the minimum (eV)", series=series, kind="logy",
-        caption="Two atoms alone, the student's energy, from the closest distance in the labels inwards.",
+        caption="Student energy of two isolated atoms, from the closest labelled distance inwards.",
     )  # fmt: skip

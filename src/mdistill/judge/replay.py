@@ -1,8 +1,8 @@
-"""The teacher's labelling dynamics once more, by its student: what a run as short as the teacher's, from its start, shows.
+"""The teacher's labelling dynamics, repeated by its student.
 
-A foundation potential is followed for a picosecond or so from the relaxed structure, up a ladder of temperatures. Where ions
-hop, that is far from equilibrium, and equilibrated dynamics of the student, or of the teacher itself, looks different. So the
-two are compared alike: same start, temperatures, friction and times, other random numbers, several times over.
+A foundation potential runs for a picosecond or so from the relaxed structure, up a ladder of temperatures. Where ions hop, that
+is far from equilibrium and differs from equilibrated dynamics, also of the teacher. So the student repeats it several times:
+same start, temperatures, friction and times, other random numbers.
 """
 
 from __future__ import annotations
@@ -33,16 +33,15 @@ def replay(
     seed: int = 0,
     stop: StopRequest = NEVER,
 ) -> dict[float, Trajectory]:
-    """Run the ladder of the teacher's dynamics several times.
+    """Run the teacher's dynamics several times with the student.
 
     Args:
-        student: What to run.
-        relaxed: Where the teacher began.
-        taught: Its ladder, friction, time step, times to the first frame and between frames.
-        frames: How many frames of each temperature to keep. What is not named is run as long as it was planned, and not at all
-            where nothing is kept after it.
+        student: The potential.
+        relaxed: Start of the teacher.
+        taught: Temperatures, friction, time step and times of its frames.
+        frames: Number of frames by temperature. Other temperatures run for their planned length, if a named one follows.
         repeats: How often.
-        seed, stop: Of the random numbers; asked between runs.
+        seed, stop: Seed; stop is checked between runs.
     Returns:
         For each of `frames`: `repeats` runs of equal length in one trajectory, one after the other.
     Raises:

@@ -1,4 +1,4 @@
-"""What one simulation measured, as results: averages, and the course of energy and temperature."""
+"""Results of one simulation: averages, energy and temperature against time."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def dynamics_results(done: SimulationResult, potential: Potential, settings: Sim
 
 
 def uncertainty_results(potential: Potential, model: Path, done: SimulationResult, *, frames: int = 12) -> Results:
-    """How sure a closed-form student is along its own dynamics, with a warning where it leaves what it was taught.
+    """Uncertainty of a closed-form student along its own dynamics, with a warning where it leaves its training data.
 
-    Empty where no posterior lies beside the student. On frames spread over the run the standard error of the forces that the
+    Empty without a posterior beside the student. On frames spread over the run the standard error of the forces that the
     weights give is compared with that on the training data; beyond three times that the run extrapolates.
 
     Raises:
@@ -84,7 +84,7 @@ def uncertainty_results(potential: Potential, model: Path, done: SimulationResul
     worst = max(errors)
     more, when = worst / posterior.usual, times[errors.index(worst)]
     warning = (
-        f"{potential.name} leaves what it was taught: at {when:.3g} ps the uncertainty of its forces is {more:.2g} times that on "
+        f"{potential.name} leaves its training data: at {when:.3g} ps the uncertainty of its forces is {more:.2g} times that on "
         f"its training data. Label frames of this run and fit again."
     )
     values = {"force_uncertainty": exactly(np.mean(errors), "eV/Å", samples=len(errors))}

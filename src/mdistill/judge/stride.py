@@ -1,4 +1,4 @@
-"""A long-stride map judged beside small steps of the student that taught it."""
+"""A long-stride map compared with time steps of its student."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _REVERSED_STRIDES = 50
 def judge_map(
     result: StrideResult, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest = NEVER
 ) -> Results:
-    """Dynamics of a map beside small steps of the potential it was taught, and beside as many force calls of plain Verlet."""
+    """Dynamics of a map, of time steps of its student, and of velocity Verlet with as many force calls."""
     how = settings.judge
     net = load_stride(result.path)
     evaluate = make_evaluator(potential, system)
@@ -57,7 +57,7 @@ def judge_map(
     kinds: dict[str, dict[str, Propagator]] = {
         "small steps": dict.fromkeys(("NVE", "Bussi"), small),
         "long strides": dict.fromkeys(ENSEMBLES, kept),
-        "energy left alone": dict.fromkeys(ENSEMBLES, alone),
+        "no energy correction": dict.fromkeys(ENSEMBLES, alone),
         "as many force calls": dict.fromkeys(ENSEMBLES, alike),
     }
     runs = _run_all(kinds, start, evaluate, how, stop=stop)
@@ -100,7 +100,7 @@ def judge_map(
 def _run_all(
     kinds: dict[str, dict[str, Propagator]], start: State, evaluate: Evaluate, how: JudgeSettings, *, stop: StopRequest
 ) -> dict[str, dict[str, Judged]]:
-    """Every kind of step in its ensembles: gated ones until their verdicts are known, what they are held against in NVE too."""
+    """Runs of every kind of step and ensemble: gated ones until their verdicts are certain, as are the NVE reference runs."""
     runs: dict[str, dict[str, Judged]] = {}
     with progress("judge strides", sum(map(len, kinds.values())) * BLOCKS, unit="block") as advance:
         for name, steps in kinds.items():

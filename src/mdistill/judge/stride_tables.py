@@ -15,26 +15,24 @@ from mdistill.runs.results import Cell, Rung, Table
 SECTION = "strides"
 _NEAR, _FAR = 2.0, 3.0
 _MOMENTUM = 1e-8
-REMEDY = (
-    "Kicks as large as the student come nearer, at about twice the cost: distill … --strides.train.kick-size student --update"
-)
+REMEDY = "Heavier kicks are more accurate, at about twice the cost: distill … --strides.train.kick-size student --update"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Everything measured on one map.
+    """All measurements of one map.
 
     Attributes:
         stride_fs, kicks, usual_fs: Stride, force calls in it, the usual time step, fs.
         errors: Relative one-stride errors on held-out segments.
-        runs: By kind of step ("small steps", "long strides", "energy left alone", "as many force calls") and ensemble.
+        runs: Runs by kind of step ("small steps", "long strides", "no energy correction", "as many force calls") and ensemble.
         overlaps: RDFs of long strides against small steps, by pair.
         reversal_A: Distance from the start after going there and back.
         per_day: ns/day of the usual Verlet and of the map; speed_up: their ratio.
-        fallbacks, strides: How many strides were taken in small steps, of how many.
-        name, atoms: Of the map; in the structure.
-        light: Whether its kicks are lighter than they could be.
-        settled: How its kicks were rescaled (`judge.kick_scale`).
+        fallbacks, strides: Number of strides replaced by time steps, and of all strides.
+        name, atoms: Name of the map; number of atoms of the structure.
+        light: Whether its kicks are light.
+        settled: Facts of the kick scale (`judge.kick_scale`).
     """
 
     stride_fs: float
@@ -55,8 +53,8 @@ class Compared:
 
 
 def deviations(compared: Compared, kind: str, ensemble: str, kelvin: float) -> dict[str, Estimate]:
-    """Mean temperature less what it should be, K, "all" and by element: the thermostat's, or in NVE that of all atoms in small
-    steps, which by equipartition is every element's."""
+    """Mean temperature minus its target (K), "all" and by element. Target: the thermostat's temperature, or in NVE that of all
+    atoms with time steps, which holds for each element by equipartition."""
     target, differences = target_of(compared.runs, ensemble, kelvin), {}
     for name, value in compared.runs[kind][ensemble].temperatures.items():
         if target is None or target.value is None or value.value is None:
@@ -66,7 +64,7 @@ def deviations(compared: Compared, kind: str, ensemble: str, kelvin: float) -> d
 
 
 def target_of(runs: Mapping[str, Mapping[str, Judged]], ensemble: str, kelvin: float) -> Estimate | None:
-    """What a mean temperature should be, K: the thermostat's, or in NVE that of small steps, None where they broke at once."""
+    """Target of a mean temperature (K): the thermostat's, or in NVE that of time steps; None where these runs broke."""
     if ensemble != "NVE":
         return Estimate(value=kelvin, error=0.0, unit="K")
     return runs["small steps"]["NVE"].temperatures.get("all")
@@ -97,13 +95,13 @@ def gates(compared: Compared, settings: JudgeSettings) -> list[Gate]:
                     "stride: structure",
                     Estimate(value=worst.divergence, error=worst.noise, unit=""),
                     settings.rdf_divergence,
-                    f"{pair}, Jensen–Shannon divergence of the RDF from that of small steps, {kelvin:g} K",
+                    f"{pair}, Jensen–Shannon divergence of the RDF from that with time steps, {kelvin:g} K",
                 ),
                 passed=worst.divergence <= max(settings.rdf_divergence, worst.noise),
             )
         )
     momentum = max((run.momentum for run in compared.runs["long strides"].values()), default=0.0)
-    detail = "largest total momentum in an NVE run that began with none"
+    detail = "largest total momentum in an NVE run that starts with none"
     return [*checks, gate("stride: momentum", exactly(momentum, "u·Å/fs per atom"), _MOMENTUM, detail)]
 
 
@@ -124,17 +122,17 @@ def _temperature_gate(name: str, differences: Mapping[str, Estimate], limit: flo
 
 
 def _remedy(failed: Gate, light: bool, longest_ps: float) -> str:
-    """What to do about a failed gate: longer runs where three errors could explain it (elements that exchange energy slowly are
-    known worse than blocks tell), else what comes nearer."""
+    """Advice for a failed gate: longer runs where three errors could explain it (block errors are too small where elements
+    exchange energy slowly), else heavier kicks."""
     size, error = failed.measured.value, failed.measured.error or 0.0
     if failed.parts and size is not None and size <= failed.limit + _FAR * error:
         longer = 100 * math.ceil(max(longest_ps, 1.0) / 100 * 2.0 * max(1.0, error / failed.limit) ** 2)
-        return f". It is not known well enough: run for longer, distill … --strides.judge.longest-ps {longer} --update"
+        return f". Its error is too large; run longer: distill … --strides.judge.longest-ps {longer} --update"
     return f". {REMEDY}" if light else ""
 
 
 def tables(compared: Compared, settings: JudgeSettings) -> list[Table]:
-    """Temperatures by ensemble and element; one-stride errors; what else was measured."""
+    """Temperatures by ensemble and element; one-stride errors; further measurements."""
     names, kelvin = list(compared.runs["small steps"]["NVE"].temperatures), settings.temperature_K or 0.0
     longest_ps = max(settings.time_ps, settings.longest_ps)
     rows: list[list[Cell]] = []
@@ -145,26 +143,26 @@ def tables(compared: Compared, settings: JudgeSettings) -> list[Table]:
     elements = [name.removeprefix("momentum ") for name in compared.errors if name.startswith("momentum ")]
     errors: list[list[Cell]] = [["all", *(100.0 * compared.errors[k] for k in ("position", "momentum"))]]
     errors += [[e, *(100.0 * compared.errors[f"{k} {e}"] for k in ("position", "momentum"))] for e in elements]
-    plain = compared.runs.get("energy left alone", compared.runs["long strides"])["NVE"]
+    plain = compared.runs.get("no energy correction", compared.runs["long strides"])["NVE"]
     facts: list[list[Cell]] = [
         ["stride (fs), force calls in it", f"{compared.stride_fs:g}, {compared.kicks}"],
         ["speed of time steps (ns/day)", compared.per_day[0]],
         ["speed of strides (ns/day)", compared.per_day[1]],
         ["speed-up", compared.speed_up],
-        ["strides taken in small steps instead", f"{compared.fallbacks} of {compared.strides}"],
-        ["NVE drift, energy left alone (eV/atom/ps)", plain.drift.slope if plain.drift else None],
-        ["there and back, 50 strides (Å)", compared.reversal_A],
+        ["strides replaced by time steps", f"{compared.fallbacks} of {compared.strides}"],
+        ["NVE drift, no energy correction (eV/atom/ps)", plain.drift.slope if plain.drift else None],
+        ["reversal error, 50 strides (Å)", compared.reversal_A],
     ]
     if compared.settled:
         before = Estimate(value=compared.settled["off_K"], error=compared.settled["off_error_K"], unit="K")
         facts += [
-            ["kicks made stronger (%)", 100.0 * (compared.settled["factor"] - 1.0)],
-            ["temperature in NVE off before that (K)", before],
+            ["kick scale minus 1 (%)", 100.0 * (compared.settled["factor"] - 1.0)],
+            ["NVE temperature error before scaling (K)", before],
         ]
     return [
         Table(
             name="stride-temperatures",
-            title="Mean temperature under long strides, less what it should be (K)",
+            title="Mean temperature with long strides minus its target (K)",
             section=SECTION,
             columns=["steps", "ensemble", *names, "stopped"],
             rows=rows,
@@ -188,7 +186,7 @@ def _label(compared: Compared, kind: str) -> str:
     each = compared.stride_fs / compared.kicks
     return {
         "long strides": f"strides of {compared.stride_fs:g} fs",
-        "energy left alone": f"strides of {compared.stride_fs:g} fs, energy left alone",
+        "no energy correction": f"strides of {compared.stride_fs:g} fs, no energy correction",
         "as many force calls": f"plain Verlet, {each:g} fs",
     }.get(kind, "small steps")
 
@@ -204,14 +202,13 @@ def values(compared: Compared) -> dict[str, Estimate]:
 
 
 def rung(compared: Compared, model: str) -> Rung:
-    """The rung below the student."""
+    """The stride rung."""
     return Rung(
         kind="stride",
         name=f"strides of {compared.stride_fs:g} fs",
         speed_up=compared.speed_up,
         errors={"error of a stride": exactly(100.0 * compared.errors["momentum, median"], "% of velocity")},
-        note="The cost of strides is that of one usual time step's worth of time; their error the median over held-out "
-        "structures of the error of momenta after one stride.",
+        note="Cost of strides per usual time step. Error: median over held-out structures of the momenta after one stride.",
         command="train stride",
         model=model,
     )

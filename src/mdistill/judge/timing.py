@@ -1,4 +1,4 @@
-"""Measurements on potentials that are neither errors on labels nor dynamics: pair scans, and time per step."""
+"""Pair scans and time per step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pair_name(first: int, second: int) -> str:
 
 
 def closest_distances(frames: Sequence[LabelledFrame], *, reach: float = 6.0) -> dict[tuple[int, int], float]:
-    """Closest distance (Å) of every pair of elements in the frames; the sum of covalent radii where none is within reach."""
+    """Closest distance (Å) of every pair of elements in the frames; the sum of covalent radii where none is near."""
     elements = sorted({z for frame in frames for z in frame.system.numbers.tolist()})
     closest: dict[tuple[int, int], float] = {}
     for frame in frames:
@@ -87,7 +87,7 @@ def compare_speed(teacher: Potential, student: Potential, system: System, *, rep
 
     Args:
         system: One structure, Å.
-        repeats: How often each is timed; every one costs a teacher call.
+        repeats: Number of timings of each; every one costs a teacher call.
     """
     start = initial_state(system, temperature_K=300.0, generator=Generator().manual_seed(seed))
     both = []
@@ -105,7 +105,7 @@ def compare_speed(teacher: Potential, student: Potential, system: System, *, rep
 def speeds(
     propagators: Mapping[str, Propagator], start: State, *, repeats: int
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """Nanoseconds a day of several propagators, timed in turn, and how much faster each is than the first."""
+    """Nanoseconds a day of several propagators, timed in turn, and the speed of each over the first."""
     times = seconds_per_step(list(propagators.values()), start, repeats=repeats, seconds=_TIMED_S)
     per_day = {name: _NS_PER_DAY * step.stride_fs / times[:, k] for k, (name, step) in enumerate(propagators.items())}
     slowest = next(iter(per_day.values()))
@@ -118,11 +118,11 @@ def speeds(
 def seconds_per_step(
     propagators: Sequence[Propagator], start: State, *, repeats: int, seconds: float | None = None
 ) -> Float[np.ndarray, "repeat propagator"]:
-    """Time of a step of several propagators, each timed in turn, so that whatever else the machine does meets all.
+    """Time of a step of several propagators, each timed in turn, so that other load on the machine affects all.
 
     Args:
-        start: Where each begins.
-        repeats: How often each is timed; two more times before are not counted.
+        start: Start of each.
+        repeats: Number of timings of each, after two that are not counted.
         seconds: Each takes as many steps as fit into this time, 4 to 4000. Left out, the first takes one step and each other
             as many as fit into 0.3 of its time.
     """

@@ -1,4 +1,4 @@
-"""What trajectories say: MSD, diffusivity, conductivity and Arrhenius fit at one or several temperatures; RDFs and the host."""
+"""MSD, diffusivity, conductivity and Arrhenius fit at one or several temperatures; RDFs and the host lattice."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def transport_results(
     Args:
         runs: Temperatures (None where unknown: no conductivity) and unwrapped trajectories of one system.
         species: Mobile ion, symbol or atomic number.
-        charge: Its charge (e); 0 for its usual one.
-        seed: Of the Bayesian sampling; ignored where `settings` are given.
-        settings: How D is estimated.
+        charge: Its charge (e); 0: its usual charge.
+        seed: Seed of the Bayesian sampling; ignored with `settings`.
+        settings: Fit of the diffusivity.
     """
     symbol = species if isinstance(species, str) else chemical_symbols[species]
     settings = settings or DiffusionSettings(seed=seed)
@@ -101,10 +101,8 @@ def _measure(
 def _charge(symbol: str, charge: float) -> tuple[float, list[str]]:
     stated = charge or USUAL_CHARGES.get(symbol, 0)
     if not stated:
-        raise BadInput("charge", f"unknown for {symbol}", allowed="a charge in e", fix="give it: --charge 1")
-    return stated, [
-        f"σ: Nernst–Einstein with charge {stated:+g} e per {symbol}: ions taken to move independently (Haven ratio 1)"
-    ]
+        raise BadInput("charge", f"unknown for {symbol}", allowed="a charge in e", fix="add it, for example --charge 1")
+    return stated, [f"σ: Nernst–Einstein with charge {stated:+g} e per {symbol}: independent ions (Haven ratio 1)"]
 
 
 def _named(temperature: float | None, note: str) -> str:
@@ -154,12 +152,12 @@ def _msd_figures(symbol: str, points: Sequence[_Point]) -> list[Figure]:
         Figure(
             name="msd", title=f"Mean square displacement of {symbol}", series=curves + fits, section="transport",
             x_label="τ (ps)", y_label=f"MSD of {symbol} (Å²)",
-            caption="Bands: one standard error. Dashed: the line D is read from, over the lags it is fitted to.",
+            caption="Bands: one standard error. Dashed: the fitted line, over the lags of the fit.",
         ),
         Figure(
             name="msd-loglog", title=f"Mean square displacement of {symbol}, logarithmic", series=curves, kind="loglog",
             section="transport", x_label="τ (ps)", y_label=f"MSD of {symbol} (Å²)",
-            caption="Slope 1: diffusion; a plateau: ions rattle in cages.",
+            caption="Slope 1: diffusion; plateau: caged ions.",
         ),
     ]  # fmt: skip
 
@@ -233,7 +231,7 @@ def _arrhenius_figure(
 
 
 def structure_results(trajectory: Trajectory, *, species: str) -> Results:
-    """RDFs of every pair and whether the host stays in place; an open cell has the latter only."""
+    """RDFs of every pair, and motion of the host; an open cell has the latter only."""
     table, notes = _host_table(trajectory, species)
     results = Results(command="structure", tables=[table] if table.rows else [], notes=notes)
     if np.abs(np.linalg.det(trajectory.cell.double().cpu().numpy())).min() < 1e-3:
@@ -270,6 +268,6 @@ def _host_table(trajectory: Trajectory, species: str) -> tuple[Table, list[str]]
     table = Table(
         name="host", title="Host lattice", section="dynamics",
         columns=["element", "atoms", "MSD at the longest lag (Å²)", "hops"], rows=rows,
-        caption="A solid host rattles about its sites: no hops, MSD below about 1 Å².",
+        caption="A solid host vibrates about its sites: no hops, MSD below about 1 Å².",
     )  # fmt: skip
     return table, notes

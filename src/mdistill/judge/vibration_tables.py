@@ -1,4 +1,4 @@
-"""What a comparison of curvature found, as values, tables and figures for the report."""
+"""Values, tables and figures of a comparison of curvature."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mdistill.types import System
 
 SECTION = "vibrations"
 PREFIX = "vibrations "
-"""What the names of these values begin with in a run's results."""
+"""Prefix of these values in a run's results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,17 +24,17 @@ class Compared:
     """Curvature of student and teacher.
 
     Attributes:
-        system: The structure the teacher relaxed, and at which it is compared.
-        whole: The teacher's whole Hessian is known, not only its products with random directions.
+        system: The structure that the teacher relaxed; curvature is compared there.
+        whole: Whether the teacher's whole Hessian is known, or products with random directions only.
         hessian: ‖ΔH‖/‖H‖ there.
         teacher: Its vibrations; None where its Hessian is not whole.
         student: The student's vibrations there.
         relaxed: The student's vibrations at its own minimum.
         largest_forces: Of the teacher and of the student there, of the student at its own minimum, eV/Å.
-        relaxation: How the student relaxed from there.
+        relaxation: Relaxation of the student from there.
         moved: RMSD between the two structures, Å.
         climb: The teacher's energy at the student's minimum above that at its own structure, eV/atom.
-        back: How the teacher relaxed from the student's minimum.
+        back: Relaxation of the teacher from the student's minimum.
         moved_back: RMSD of that, Å.
         displaced: Errors on structures displaced along the modes (the teacher's, where known).
         bands: The teacher's and the student's phonon bands.
@@ -102,7 +102,7 @@ def figures(compared: Compared, settings: VibrationSettings) -> list[Figure]:
 
 
 def _gain(compared: Compared) -> float:
-    """How much the teacher's energy falls from the student's minimum to the teacher's own nearby, eV/atom."""
+    """Energy of the teacher at the student's minimum above its own nearby minimum, eV/atom."""
     return (compared.back.energy_before - compared.back.energy) / compared.system.n_atoms
 
 
@@ -134,7 +134,7 @@ def _curvature_table(compared: Compared) -> Table:
         caption="The structure is the run's, which the teacher relaxed. "
         f"Hessians of its {compared.system.n_atoms} atoms from {taken}. Harmonic frequencies at Γ of the cell, free motions "
         "left out; imaginary ones count as negative. MAE: frequencies paired in ascending order."
-        + (" That structure is no minimum of the teacher's yet." if saddle else ""),
+        + (" That structure is not a minimum of the teacher." if saddle else ""),
     )
 
 
@@ -154,8 +154,8 @@ def _minimum_table(compared: Compared) -> Table:
         section=SECTION,
         columns=["what", "student, from the teacher's structure", "teacher, from the student's minimum"],
         rows=rows,
-        caption="Relaxation of atoms and cell. RMSD: a common shift and the change of the cell left out. The second way is how "
-        "far the student's minimum is from one of the teacher's, also where the first starts at none.",
+        caption="Relaxation of atoms and cell. RMSD without a common shift and the change of the cell. The second column is "
+        "the distance from the student's minimum to the nearest one of the teacher.",
     )
 
 
@@ -173,7 +173,7 @@ def _displaced_table(compared: Compared, settings: VibrationSettings) -> Table:
         columns=["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |F| (meV/Å)"],
         rows=rows,
         caption=f"{settings.displaced} structures, {used} of the {whose} {len(modes.frequencies)} modes displaced at once with "
-        f"the classical amplitudes of {settings.temperature_K:g} K; left alone are imaginary ones and those that would move an "
+        f"the classical amplitudes of {settings.temperature_K:g} K, except imaginary ones and those that would move an "
         f"atom by more than {settings.farthest_A:g} Å. Errors: scatter between the structures.",
     )
 
@@ -199,7 +199,7 @@ def _density_figure(compared: Compared, teacher: Modes, settings: VibrationSetti
         y_label="density of states (1/THz)",
         series=drawn,
         caption=f"At the structure the teacher relaxed, at Γ of the cell, broadened by {settings.width_THz:g} THz; the "
-        "integral is the number of vibrations." + (" Imaginary frequencies stand at negative values." if imaginary else ""),
+        "integral is the number of vibrations." + (" Imaginary frequencies are shown as negative." if imaginary else ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""What curvature shows: the student's Hessian, vibrations, displaced structures and minimum beside the teacher's."""
+"""Curvature of student and teacher: Hessian, vibrations, displaced structures and minimum."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mdistill.types import LabelledFrame, Potential, Prediction, System
 
 CURVATURE = "teacher_curvature.npz"
 _BLOCK = 24
-"""Curvature products between two looks at the clock; also what bounds the memory."""
+"""Curvature products in a batch: bounds memory and the delay of a stop."""
 _STEP_A = 0.01
 _RELAXED_GPA = 0.02
 _TEACHER_LARGEST_FORCE = 0.01
@@ -47,15 +47,15 @@ def vibrations(
     Args:
         student, teacher: The fast potential and the one it replaces.
         system: One struct at (or near) a minimum of the teacher's.
-        settings: How thoroughly.
-        folder: Keeps the teacher's curvature as it comes, so that an interrupted comparison resumes; None: nothing is kept.
-        stop: Asked between teacher calls.
+        settings: Numbers and limits.
+        folder: Folder for the teacher's curvature, from which an interrupted comparison resumes; None: no folder.
+        stop: Checked between teacher calls.
     Returns:
         Values, tables and figures of the section "vibrations".
     Raises:
         BadInput: One atom alone, several structs, or an element that one of the two does not know.
         BlowUp: The student gave a non-finite number while relaxing.
-        Interrupted: A stop was requested; what the teacher said so far is kept.
+        Interrupted: A stop was requested; curvature computed so far is saved.
     """
     if system.n_structs != 1 or system.n_atoms < 2:
         size = f"{system.n_structs} structs, {system.n_atoms} atoms"
@@ -87,7 +87,7 @@ def vibrations(
 
 
 def distance_between(first: System, second: System) -> float:
-    """Root-mean-square distance (Å) between the atoms of two structures: a common shift, and the change of the cell, left out."""
+    """Root-mean-square distance (Å) between the atoms of two structures: without a common shift and the change of the cell."""
     positions = second.positions
     if bool(first.pbc.all()):
         positions = positions @ torch.linalg.inv(second.cell[0]) @ first.cell[0]
@@ -104,7 +104,7 @@ def _products(
 def _kept_products(
     folder: Path | None, potential: Potential, system: System, directions: Float[Tensor, "probe atom 3"], stop: StopRequest,
 ) -> Float[Tensor, "probe atom 3"]:  # fmt: skip
-    """Curvature products, kept in a file after each block and taken from there where the ledger says that it holds them."""
+    """Curvature products, saved after each block, and read where the ledger has an entry of them."""
     inputs = {"structure": structure_sha256(system), "directions": tensors_sha256(directions)}
     work = Work(key="teacher curvature", inputs=inputs, models={"teacher": model_id(potential)})
     ledger = None if folder is None else Ledger(folder)
@@ -135,7 +135,7 @@ def _kept_products(
 
 
 def _read_products(path: Path) -> Tensor:
-    """The products that a file holds; nothing where it is absent or damaged."""
+    """The products in a file; none where it is absent or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return torch.from_numpy(file["products"])
@@ -144,7 +144,7 @@ def _read_products(path: Path) -> Tensor:
 
 
 def _teachers_way(teacher: Potential, start: System, settings: VibrationSettings, stop: StopRequest) -> tuple[System, Relaxation]:
-    """Where the teacher goes from the student's minimum."""
+    """Relaxation of the teacher from the student's minimum."""
     with progress(f"relax, {teacher.name}", settings.teacher_steps + 1, unit="call") as advance:
         return relax(
             start, teacher, max_steps=settings.teacher_steps, largest_force=_TEACHER_LARGEST_FORCE, stress_GPa=_RELAXED_GPA,
@@ -177,7 +177,7 @@ def _displaced_errors(  # noqa: PLR0917
 def _bands(
     student: Potential, teacher: Potential, system: System, settings: VibrationSettings, stop: StopRequest
 ) -> tuple[tuple[Bands, Bands] | None, str]:
-    """Bands of teacher and student where the primitive cell is small, and what is to be said about them."""
+    """Bands of teacher and student where the primitive cell is small, and notes."""
     if settings.bands_up_to == 0 or not bool(system.pbc.all()):
         return None, ""
     try:
@@ -205,11 +205,11 @@ def _results(compared: Compared, student: Potential, teacher: Potential, setting
     notes = [note] if note else []
     if compared.teacher is not None and compared.teacher.imaginary:
         notes.append(
-            f"the run's structure is no minimum of the teacher's: imaginary frequencies: {compared.teacher.imaginary}, "
+            f"the run's structure is not a minimum of the teacher: imaginary frequencies: {compared.teacher.imaginary}, "
             f"largest force {compared.largest_forces[0]:.3g} eV/Å"
         )
     if not compared.relaxation.converged:
-        notes.append(f"the student is not quite relaxed: largest force {compared.relaxation.max_force:.3g} eV/Å")
+        notes.append(f"the student is not fully relaxed: largest force {compared.relaxation.max_force:.3g} eV/Å")
     results = Results(
         command="vibrations", settings=to_json(settings), hardware=hardware(),
         provenance={"teacher": teacher.name, "student": student.name}, values=values(compared), tables=tables(compared, settings),
