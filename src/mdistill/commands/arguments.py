@@ -324,8 +324,8 @@ def finish(results: Any, out: Path | None, *, report: bool = False, sections: tu
     if out is not None:
         write_results(out, results)
     if out is not None and report:
+        from mdistill.report.figures import write_svg_files
         from mdistill.report.page import write_report
-        from mdistill.report.terminal import write_svg_files
 
         write_svg_files(results, out)
         page = write_report(out)

@@ -47,10 +47,8 @@ def main(arguments: list[str]) -> int:
     """Measure the front; prints the table."""
     given = parse(BenchArguments, arguments, program="mdistill bench", description=HELP, groups=GROUPS)
     from mdistill.interrupt import stop_on_signals
-    from mdistill.report.page import write_report
-    from mdistill.report.terminal import write_svg_files
+    from mdistill.report.page import add_to_report
     from mdistill.runs.lock import locked
-    from mdistill.runs.results import add_to_run
     from mdistill.workflows.bench import bench
     from mdistill.workflows.run_parts import teacher_of
 
@@ -60,8 +58,7 @@ def main(arguments: list[str]) -> int:
     command = "mdistill bench " + shlex.join(arguments)
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         found = bench(given.run, teacher, settings, stop=stop)
-        write_svg_files(add_to_run(given.run, found), given.run)
-        page = write_report(given.run)
+        page = add_to_report(given.run, found)
     finish(stamped(found, settings, repeat=command), given.out or given.run / "bench", report=True)
     print(f"added to: {page}")
     return 0

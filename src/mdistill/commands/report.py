@@ -33,8 +33,9 @@ examples:
 def main(arguments: list[str]) -> int:
     """Write the page and print where it is."""
     settings = parse(ReportArguments, arguments, program="mdistill report", description=HELP)
+    from mdistill.report.figures import write_svg_files
     from mdistill.report.page import write_report
-    from mdistill.report.terminal import print_summary, write_svg_files
+    from mdistill.report.terminal import print_summary
     from mdistill.runs.results import read_results, write_results
 
     results = read_results(settings.run)

@@ -66,11 +66,9 @@ def main(arguments: list[str]) -> int:
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import STRUCTURES, read_system, read_systems
     from mdistill.labelling.segments import recorded_segments
-    from mdistill.report.page import write_report
-    from mdistill.report.terminal import write_svg_files
+    from mdistill.report.page import add_to_report
     from mdistill.runs.folder import keep_settings, run_settings
     from mdistill.runs.lock import locked
-    from mdistill.runs.results import add_to_run
     from mdistill.teachers.models import find_student, load
     from mdistill.workflows.stride import stride_rung
 
@@ -101,8 +99,7 @@ def main(arguments: list[str]) -> int:
         found = stamped(rung, settings, repeat=command)
     if run is not None:
         with locked(run):
-            write_svg_files(add_to_run(run, found), run)
-            print(f"added to: {write_report(run)}")
+            print(f"added to: {add_to_report(run, found)}")
     write_config(folder, "mdistill train stride", given)
     finish(found, folder, report=True)
     print(f"map: {folder / 'stride.mdistill'}")

@@ -59,10 +59,8 @@ def main(arguments: list[str]) -> int:
     """Measure and add to the report; prints the tables."""
     given = parse(VibrationArguments, arguments, program="mdistill vibrations", description=HELP, groups=GROUPS)
     from mdistill.interrupt import stop_on_signals
-    from mdistill.report.page import write_report
-    from mdistill.report.terminal import write_svg_files
+    from mdistill.report.page import add_to_report
     from mdistill.runs.lock import locked
-    from mdistill.runs.results import add_to_run
     from mdistill.workflows.run_parts import teacher_of
     from mdistill.workflows.vibrations import vibrations_of_run
 
@@ -73,8 +71,7 @@ def main(arguments: list[str]) -> int:
     out = given.out or given.run / "vibrations"
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         found = vibrations_of_run(given.run, teacher, settings, out, stop=stop)
-        write_svg_files(add_to_run(given.run, found), given.run)
-        page = write_report(given.run)
+        page = add_to_report(given.run, found)
     finish(stamped(found, settings, repeat=command), out, report=True)
     print(f"added to: {page}")
     return 0

@@ -11,10 +11,10 @@ from mdistill.errors import BadInput
 from mdistill.estimates import Estimate, Gate
 from mdistill.io.files import write_text
 from mdistill.report.citations import reference, works
-from mdistill.report.figures import figure_svg
+from mdistill.report.figures import figure_svg, write_svg_files
 from mdistill.report.ladder import all_tables, ladder_svg
 from mdistill.report.tables import BELOW_DETECTION, Shown, flat_texts, limit_text, show, shown_rows
-from mdistill.runs.results import Figure, Quantity, Results, Table, read_results
+from mdistill.runs.results import Figure, Quantity, Results, Table, add_to_run, read_results
 
 SECTIONS = {
     "ladder": "The ladder",
@@ -80,6 +80,12 @@ def write_report(folder: Path) -> Path:
     path = folder / "report.html"
     write_text(path, render(read_results(folder)))
     return path
+
+
+def add_to_report(run: Path, found: Results) -> Path:
+    """Add the sections and rungs of a command to the results of a run folder; page and figures are written again."""
+    write_svg_files(add_to_run(run, found), run)
+    return write_report(run)
 
 
 def render(results: Results) -> str:

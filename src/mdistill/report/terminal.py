@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdistill.estimates import Estimate
-from mdistill.report.figures import write_svg_files
 from mdistill.report.tables import BELOW_DETECTION, format_estimate, limit_text, shown_rows
 from mdistill.runs.results import Results, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-__all__ = ["print_summary", "print_table", "write_svg_files"]
 
 
 def print_summary(results: Results, console: Console | None = None, *, report: Path | None = None) -> None:
