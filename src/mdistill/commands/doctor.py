@@ -51,26 +51,15 @@ def main(arguments: list[str]) -> int:
     from mdistill.runs.results import Cell, Results, Table
     from mdistill.teachers import TEACHERS
 
-    packages = Table(
-        name="packages",
-        title="Packages",
-        section="settings",
-        columns=["package", "version"],
-        rows=[[name, version(name) or "not installed"] for name in PACKAGES],
-    )
+    columns = ["package", "version"]
+    packages = Table("packages", "Packages", "settings", columns, [[name, version(name) or "not installed"] for name in PACKAGES])
     rows: list[list[Cell]] = [
         [name, teacher.package, "ready" if version(teacher.package) else "missing", teacher.pip_line]
         for name, teacher in TEACHERS.items()
     ]
-    teachers = Table(
-        name="teachers", title="Teachers", section="settings", columns=["teacher", "package", "state", "install with"], rows=rows
-    )
+    teachers = Table("teachers", "Teachers", "settings", ["teacher", "package", "state", "install with"], rows)
     machine = Table(
-        name="machine",
-        title="Machine",
-        section="settings",
-        columns=["what", "found"],
-        rows=[[k, "none" if v is None else str(v)] for k, v in hardware().items()],
+        "machine", "Machine", "settings", ["what", "found"], [[k, "none" if v is None else str(v)] for k, v in hardware().items()]
     )
     machine.rows.append(["C++ compiler", compiler() or "none"])
     machine.rows.append(["students run", students_run()])

@@ -123,7 +123,7 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
             ]
             for one in classes
         ]
-    table = Table(name="sites", title="Sites", section="structure", columns=columns, rows=_cells(rows), caption=rule)
+    table = Table("sites", "Sites", "structure", columns, _cells(rows), rule)
     lengths = np.linalg.norm(large.cell, axis=1).tolist()
     return Plan(
         sites=table,
@@ -238,19 +238,14 @@ def relaxation_table(done: Preparation) -> Table:
         ]
         for k, (system, one) in enumerate(zip(done.systems, done.relaxations, strict=True), start=1)
     ]
-    return Table(
-        name="relaxation",
-        title="Orderings relaxed by the teacher",
-        section="structure",
-        rows=list(map(list, rows)),
-        columns=[
-            "ordering",
-            "atoms",
-            "energy (eV/atom)",
-            "max |F| (eV/Å)",
-            "pressure (GPa)",
-            "volume change (%)",
-            "calls",
-            "converged",
-        ],
-    )
+    columns = [
+        "ordering",
+        "atoms",
+        "energy (eV/atom)",
+        "max |F| (eV/Å)",
+        "pressure (GPa)",
+        "volume change (%)",
+        "calls",
+        "converged",
+    ]
+    return Table("relaxation", "Orderings relaxed by the teacher", "structure", columns, list(map(list, rows)))

@@ -27,10 +27,8 @@ def label_results(
         spread = float(energies.std(correction=0)) * 1000.0
         rows.append([key[0], key[1] or None, len(mine), len({f.block for f in mine}), sum(f.probes is not None for f in mine),
                      float(force.mean()), float(force.max()), spread])  # fmt: skip
-    table = Table(
-        name="labels", title="Teacher labels", section="training", rows=rows,
-        columns=["source", "T (K)", "frames", "blocks", "with curvature", "mean |F| (eV/Å)", "max |F| (eV/Å)", "σ(E) (meV/atom)"],
-    )  # fmt: skip
+    columns = ["source", "T (K)", "frames", "blocks", "with curvature", "mean |F| (eV/Å)", "max |F| (eV/Å)", "σ(E) (meV/atom)"]
+    table = Table("labels", "Teacher labels", "training", columns, rows)
     return Results(
         command="label",
         settings=to_json(settings),

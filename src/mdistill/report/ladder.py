@@ -31,14 +31,9 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,san
 def ladder_table(rungs: Sequence[Rung]) -> Table:
     """The rungs as a table, the dearest model first."""
     errors = list(dict.fromkeys((name, error.unit) for rung in rungs for name, error in rung.errors.items()))
-    return Table(
-        name="ladder",
-        title="From teacher to student",
-        section="ladder",
-        columns=["model", "µs/atom/step", "speed-up", *(f"{name} ({unit})" if unit else name for name, unit in errors)],
-        rows=[[rung.name, rung.cost, rung.speed_up, *(rung.errors.get(name) for name, _ in errors)] for rung in rungs],
-        caption=" ".join(rung.note for rung in rungs if rung.note),
-    )
+    columns = ["model", "µs/atom/step", "speed-up", *(f"{name} ({unit})" if unit else name for name, unit in errors)]
+    rows = [[rung.name, rung.cost, rung.speed_up, *(rung.errors.get(name) for name, _ in errors)] for rung in rungs]
+    return Table("ladder", "From teacher to student", "ladder", columns, rows, " ".join(rung.note for rung in rungs if rung.note))
 
 
 def all_tables(results: Results) -> list[Table]:

@@ -36,7 +36,7 @@ Cell = str | int | float | Estimate | None
 """A table cell; floats are shown with 4 significant digits, estimates as value ± error."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table: `columns` are headings with units in brackets, `section` is where the report shows it."""
 
@@ -48,7 +48,7 @@ class Table:
     caption: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Series:
     """One line or point set of a figure.
 
@@ -67,7 +67,7 @@ class Series:
     limit: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Figure:
     """A plot. kind: "line" linear axes, "loglog", "parity" (square, diagonal drawn), "arrhenius" (log y against 1000/T), "bands"
     (phonon bands: `x_ticks` are the special points, label and place; gaps between bands are null).

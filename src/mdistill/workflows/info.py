@@ -43,7 +43,7 @@ def _structure(path: Path) -> Results:
         ["formal charges", "unknown" if charges is None else ", ".join(f"{_symbol(z)} {q:+g}" for z, q in charges.items())],
         ["sha256", crystal.sha256],
     ]
-    table = Table(name="structure", title=f"Structure {path.name}", section="structure", columns=["what", "value"], rows=rows)
+    table = Table("structure", f"Structure {path.name}", "structure", ["what", "value"], rows)
     return Results(command="info", tables=[table], notes=list(crystal.notes))
 
 
@@ -60,7 +60,7 @@ def _run(folder: Path) -> Results:
         raise BadInput(folder, "no run of mdistill", allowed=allowed, fix="check the path")
     results = _table("settings", f"Settings of {folder.name}", flat(settings))
     rows: list[list[Cell]] = [[name, entry["state"], entry.get("seconds")] for name, entry in stages(folder).items()]
-    table = Table(name="stages", title="Stages", section="settings", columns=["stage", "state", "time (s)"], rows=rows)
+    table = Table("stages", "Stages", "settings", ["stage", "state", "time (s)"], rows)
     return Results(command="info", tables=[*([table] if rows else []), *results.tables])
 
 
@@ -68,6 +68,4 @@ def _table(name: str, title: str, values: Mapping[str, Any]) -> Results:
     rows: list[list[Cell]] = [
         [key, value if isinstance(value, (int, float, str)) else str(value)] for key, value in values.items()
     ]
-    return Results(
-        command="info", tables=[Table(name=name, title=title, section="settings", columns=["what", "value"], rows=rows)]
-    )
+    return Results(command="info", tables=[Table(name, title, "settings", ["what", "value"], rows)])

@@ -96,11 +96,9 @@ def refine(
         rows.append([f"{number}", len(new), before, _force_error(student, new), notes or "stable"])
     with replacing(folder / "student.mdistill") as partial:
         copyfile(student, partial)
-    table = Table(
-        name="rounds", title="On-policy rounds", section="training", rows=rows,
-        columns=["round", "new teacher frames", "force MAE before refit (meV/Å)", "after (meV/Å)", "student MD"],
-        caption="The new frames are the most novel of the student's own MD. Before: its error on them, unseen.",
-    )  # fmt: skip
+    columns = ["round", "new teacher frames", "force MAE before refit (meV/Å)", "after (meV/Å)", "student MD"]
+    caption = "The new frames are the most novel of the student's own MD. Before: its error on them, unseen."
+    table = Table("rounds", "On-policy rounds", "training", columns, rows, caption)
     return result, Results(command="refine", tables=[table])
 
 
