@@ -120,3 +120,30 @@ def test_import_reaches_no_network(trust):
     )
     assert fresh(code).stdout == "quiet\n"
     trust("T46", "network calls at import and in tests", 0, "0")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("mdistill tr", "train"),
+        ("mdistill distill --stride", "--stride-fs"),
+        ("mdistill train stride --judge.time-", "--judge.time-ps"),
+    ],
+)
+def test_bash_completes(typed, offered, tmp_path):
+    from mdistill.commands.completion import script
+
+    (tmp_path / "script").write_text(script("bash"))
+    words = typed.split()
+    ask = f"source script; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _mdistill; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert offered in done.stdout.split()
+
+
+def test_other_shells_know_every_command_and_flag():
+    from mdistill.commands.completion import script
+
+    assert "bashcompinit" in script("zsh") and "--production.time-ps" in script("zsh")
+    fish = script("fish")
+    assert all(name in fish.splitlines()[0] for name in cli.COMMANDS) and "-l production.time-ps" in fish
+    assert "label.seed" not in fish

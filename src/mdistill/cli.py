@@ -27,6 +27,7 @@ COMMANDS = {
     "info": "content of a model, a structure or a run folder",
     "doctor": "versions, hardware, teachers, missing packages",
     "cite": "references of a run",
+    "completion": "script that completes commands and flags in bash, zsh or fish",
 }
 
 EXAMPLES = """\

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import sys
 import textwrap
 import tomllib
@@ -174,7 +175,7 @@ def short_help(kind: type, program: str, description: str, groups: Groups) -> st
                 lines.append(flag)
                 flag = ""
             lines += [f"{flag:<{_COLUMN}}{text[0] if text else ''}", *(" " * _COLUMN + more for more in text[1:])]
-    lines += ["", "--config run.toml repeats a run; flags overrule it. All flags: --help-all"]
+    lines += ["", "--config run.toml repeats a run; flags overrule it. All flags: --help-all"] if groups else []
     return "\n".join(lines)
 
 
@@ -260,20 +261,25 @@ def _usual(kind: type, inner: str | None, name: str) -> str:
 
 def _flag(kind: type, error: BadSetting, arguments: list[str]) -> str:
     """The flag of the rejected field: the one that was typed, else the first."""
-    flags = [flag for owner, flag in _flags(kind) if owner is error.owner and flag.rpartition(".")[2] == error.name]
-    flags = [f"--{flag.replace('_', '-')}" for flag in flags] or [f"{error.owner.__name__}.{error.name}"]
+    flags = [flag for owner, name, flag in _flags(kind) if owner is error.owner and name == error.name]
+    flags = flags or [f"{error.owner.__name__}.{error.name}"]
     typed = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
     return next((flag for flag in flags if flag in typed), flags[0])
 
 
-def _flags(kind: type, prefix: str = "") -> Iterator[tuple[type, str]]:
-    inner = _unnamed(kind)
-    for field in dataclasses.fields(kind):
-        nested = hints(kind)[field.name]
+def flags_of(kind: type) -> list[str]:
+    """All flags of a class of arguments."""
+    return [flag for _, _, flag in _flags(kind)]
+
+
+def _flags(kind: type, prefix: str = "--") -> Iterator[tuple[type, str, str]]:
+    """Class, field and flag of everything that can be typed."""
+    inner, annotated = _unnamed(kind), typing.get_type_hints(kind, include_extras=True)
+    for name, nested in hints(kind).items():
         if dataclasses.is_dataclass(nested):
-            yield from _flags(nested, prefix if field.name == inner else f"{prefix}{field.name}.")  # type: ignore[arg-type]
-        else:
-            yield kind, f"{prefix}{field.name}"
+            yield from _flags(nested, prefix if name == inner else f"{prefix}{name.replace('_', '-')}.")  # type: ignore[arg-type]
+        elif not any(re.search("Positional|Suppress", repr(extra)) for extra in getattr(annotated[name], "__metadata__", ())):
+            yield kind, name, f"{prefix}{_spelt(kind, None, name)}"
 
 
 def _relative(value: Any, folder: Path) -> Any:
