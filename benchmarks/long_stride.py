@@ -40,6 +40,7 @@ from mdistill.judge.timing import speeds
 from mdistill.judge.trajectories import transport_results
 from mdistill.labelling.segments import make_segments
 from mdistill.labelling.settings import SegmentSettings
+from mdistill.nets.network import StrideMap
 from mdistill.runs.results import Results, read_results, write_results
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.energy_correction import CorrectEnergy
@@ -47,7 +48,7 @@ from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
-from mdistill.simulation.stride_maps import StrideNet, long_strides
+from mdistill.simulation.stride_maps import long_strides
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.teachers.models import load, load_stride
 from mdistill.training.settings import FitSettings, StrideSettings
@@ -91,7 +92,7 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
     begun = time.process_time()
     potential, seconds = load(material.student, precision="float32"), []
 
-    def settle(net: StrideNet) -> dict[str, float]:
+    def settle(net: StrideMap) -> dict[str, float]:
         seconds.append(time.process_time() - begun)
         return set_kick_scale(net, potential, material.start, settings, folder)
 
@@ -110,7 +111,7 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
     return folder
 
 
-def run(material: Material, folder: Path, net: StrideNet | None, **how: Any) -> SimulationResult | str:
+def run(material: Material, folder: Path, net: StrideMap | None, **how: Any) -> SimulationResult | str:
     """A simulation of the student, or why it broke."""
     how = {"thermostat": "bussi", "every_fs": 96.0, "equilibration_ps": 5.0} | how
     if net is None:

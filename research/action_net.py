@@ -27,15 +27,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
+from mdistill.nets.catalogue import MAPS, MapKind
 from mdistill.nets.layers import rows
-from mdistill.nets.model_files import MAPS
 from mdistill.nets.moment import MomentNet
+from mdistill.nets.network import StrideMap
 from mdistill.types import Graph, System
 from mdistill.units import ACCELERATION
 from research.action_settings import ActionSettings
@@ -50,35 +50,15 @@ Increments = Callable[[System, Tensor], tuple[Tensor, Tensor]]
 Ends = tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]
 
 
-class ActionNet(torch.nn.Module):
+class ActionNet(StrideMap):
     """`net.increments(graph, momenta, masses)` gives the increments at midpoints, differentiable in the weights;
     `net(system, momenta, masses, stride)` solves for positions and momenta after the stride, without gradients.
     """
 
-    kind = "action"
-
     def __init__(self, settings: ActionSettings, *, seed: int = 0) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.potential = MomentNet(settings.potential, seed=seed)
         self.motion = MotionNet(settings, seed=seed + 1)
-
-    @property
-    def cutoff(self) -> float:
-        return self.settings.cutoff
-
-    @property
-    def elements(self) -> frozenset[int]:
-        return frozenset(self.settings.elements)
-
-    @property
-    def name(self) -> str:
-        return "-".join([f"action{self.settings.stride_fs:g}fs", *(chemical_symbols[z] for z in self.settings.elements)])
-
-    @property
-    def strides_fs(self) -> tuple[float, ...]:
-        """The strides it was taught."""
-        return (self.settings.stride_fs,)
 
     def begin_as(self, net: MomentNet) -> None:
         """Let it begin as the implicit midpoint rule of this potential.
@@ -148,16 +128,6 @@ class ActionNet(torch.nn.Module):
         with torch.no_grad():
             solved = solve(at, system, momenta, masses, self.settings.stride_fs)
         return solved.positions, solved.momenta
-
-    def check(self, stride_fs: float) -> None:
-        """Refuse a stride it was not taught.
-
-        Raises:
-            BadInput: It was taught another.
-        """
-        if abs(stride_fs - self.settings.stride_fs) > 1e-9 * self.settings.stride_fs:
-            known = f"{self.settings.stride_fs:g} fs"
-            raise BadInput("stride", f"{stride_fs:g} fs", allowed=known, fix="train a map for this stride, or leave it out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,4 +210,6 @@ def solve(
     return Solved(system.positions + moved, momenta + kicked, found.converged, found.evaluations)
 
 
-MAPS[ActionNet.kind] = (ActionSettings, ActionNet)
+MAPS["action"] = MapKind(
+    settings="research.action_settings:ActionSettings", net="research.action_net:ActionNet", rates=(1e-3, 0.0)
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mdistill.errors import BadInput
 from mdistill.nets.settings import MomentSettings
@@ -21,6 +22,7 @@ class ActionSettings:
         motion_channels, motion_radial, motion_hidden: Radial channels, basis functions and hidden units of that energy.
     """
 
+    kind: ClassVar[str] = "action"
     elements: tuple[int, ...]
     stride_fs: float = 16.0
     cutoff: float = 4.9
@@ -39,6 +41,11 @@ class ActionSettings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise BadInput(name, f"{value}", allowed=f"{low:g} to {high:g}", fix="keep the default")
+
+    @property
+    def strides_fs(self) -> tuple[float, ...]:
+        """The strides it is taught: one."""
+        return (self.stride_fs,)
 
     @property
     def potential(self) -> MomentSettings:

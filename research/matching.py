@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, cast, edge_vectors, make_system
 from mdistill.nets.layers import Linear
-from mdistill.nets.model_files import Student
+from mdistill.nets.network import Student
 from mdistill.nets.painn import PainnNet
 from mdistill.training.fit import Objective
 from mdistill.training.labels import Item, join

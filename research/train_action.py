@@ -16,10 +16,9 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.model_files import read_metadata, save_model
 from mdistill.nets.moment import MomentNet
 from mdistill.training.fit import TRAINING, fit
-from mdistill.training.kicks import load_moment
 from mdistill.training.settings import StrideSettings
 from mdistill.training.split import split_segments
-from mdistill.training.stride import MODEL, StrideResult, one_stride_errors
+from mdistill.training.stride import MODEL, StrideResult, load_moment, one_stride_errors
 from mdistill.training.windows import Window, join_windows, windows_hash, windows_of
 from research.action_net import ActionNet
 from research.action_objective import ActionObjective, middle_of
@@ -67,7 +66,7 @@ def train_action(
     work = replace(TRAINING, settings=settings, inputs=inputs)
     if not settings.float64:
         net = net.in_type(torch.float32)
-    how = replace(settings.fit, learning_rate=settings.fit.learning_rate or 1e-3, weight_decay=settings.fit.weight_decay or 0.0)
+    how = settings.fit.suited("action")
     result = fit(net, ActionObjective(), windows, held_out, how, folder=Path(folder), stop=stop, work=work, title="train action")
     final = result.module.folded()
     made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings), "potential": begun}

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mdistill.errors import BadInput
-from mdistill.nets.model_files import StudentSettings, load_net
+from mdistill.nets.model_files import load_net
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import MomentSettings
 from mdistill.training.calibrate import moments_of, normalise_features, spread_over
@@ -26,7 +27,7 @@ from mdistill.training.settings import TrainSettings
 from mdistill.types import LabelledFrame
 
 
-def is_linear_start(linear: StudentSettings, size: StudentSettings) -> bool:
+def is_linear_start(linear: Any, size: Any) -> bool:
     """Whether one is without hidden layers, the other with, and both have the same invariants but for their channels."""
     if not isinstance(linear, MomentSettings) or not isinstance(size, MomentSettings):
         return False

@@ -28,9 +28,8 @@ KELVIN = 150.0
 def tiny_direct(seed: int = 0, **size: object) -> OneStepNet:
     """Every weight random, strong enough that bugs show; taught by `tiny_net`."""
     potential = tiny_net(seed)
-    chosen = {"elements": LIPSCL, "strides_fs": (4.0, 16.0), "width": 8, "waves": 5, "learned": 3} | size
-    own = {name: getattr(potential.settings, name) for name in ("cutoff", "channels", "radial", "degree", "hidden")}
-    net = OneStepNet(OneStepSettings(**chosen, **own), seed=seed)  # type: ignore[arg-type]
+    chosen = {"strides_fs": (4.0, 16.0), "width": 8, "waves": 5, "learned": 3} | size
+    net = OneStepNet(OneStepSettings(**chosen, potential=potential.settings), seed=seed)  # type: ignore[arg-type]
     net.start_from(potential)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

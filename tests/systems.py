@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def tiny_net(seed: int = 0, **size: int) -> MomentNet:
 def tiny_map(*, kicks: int = 2, stride_fs: float = 8.0, apart: float = 0.05, **size: int) -> SplittingMap:
     """A long-stride map of `tiny_net` or one of another size, whose kicks differ from it by `apart` and from each other."""
     net = tiny_net(**size)
-    made = SplittingMap(SplittingMapSettings(stride_fs=stride_fs, kicks=kicks, **asdict(net.settings)))
+    made = SplittingMap(SplittingMapSettings(stride_fs=stride_fs, kicks=kicks, potential=net.settings))
     made.begin_as(net)
     with torch.no_grad():
         for k, stage in enumerate(made.stages):

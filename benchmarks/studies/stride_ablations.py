@@ -43,21 +43,21 @@ from mdistill.labelling.segments import make_segments
 from mdistill.nets.settings import OneStepAttentionSettings
 from mdistill.runs.results import read_results, write_results
 from mdistill.teachers.models import load
-from mdistill.training import stride as training
+from mdistill.training import one_step_map as training
 from mdistill.training.settings import FitSettings, StrideSettings
 from research.train_action import train_action
 
 ARMS: dict[str, dict[str, Any]] = {
     "composition": {},
     "action": {},
-    "direct": {"net": "one_step"},
-    "direct, several": {"net": "one_step", "shorter_fs": (4.0, 8.0)},
-    "direct, energy term": {"net": "one_step", "energy_weight": 0.3},
-    "direct, reversed": {"net": "one_step", "reversal": True},
-    "attention": {"net": "one_step_attention"},
-    "attention, unturned": {"net": "one_step_attention", "turning": False},
-    "attention, unscaled": {"net": "one_step_attention"},
-    "attention, absolute": {"net": "one_step_attention"},
+    "direct": {"map": "one_step"},
+    "direct, several": {"map": "one_step", "shorter_fs": (4.0, 8.0)},
+    "direct, energy term": {"map": "one_step", "energy_weight": 0.3},
+    "direct, reversed": {"map": "one_step", "reversal": True},
+    "attention": {"map": "one_step", "one_step_net": "attention"},
+    "attention, unturned": {"map": "one_step", "one_step_net": "attention", "turning": False},
+    "attention, unscaled": {"map": "one_step", "one_step_net": "attention"},
+    "attention, absolute": {"map": "one_step", "one_step_net": "attention"},
 }
 WITHOUT: dict[str, dict[str, bool]] = {"attention, unscaled": {"mass_scaled": False}, "attention, absolute": {"residual": False}}
 STEPS = {"composition": 1800, "action": 600, "direct": 3000, "attention": 800}

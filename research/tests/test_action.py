@@ -194,7 +194,7 @@ def test_a_model_file_gives_back_the_same_map(tmp_path: Path) -> None:
     save_model(path, net.folded(), {})
     again = load_map(path)
     assert again.settings == net.settings
-    assert again.strides_fs == (STRIDE,)
+    assert again.settings.strides_fs == (STRIDE,)
     for found, expected in zip(again(system, momenta, masses, STRIDE), net(system, momenta, masses, STRIDE), strict=True):
         assert torch.equal(found, expected)
     with pytest.raises(BadInput, match="action"):

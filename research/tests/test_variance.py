@@ -14,7 +14,7 @@ from mdistill.training.settings import ClosedFormSettings, TrainSettings
 from research.variance import most_uncertain
 from systems import morse_frames
 
-SMALL = ClosedFormSettings(second=5, third=3, curvature_frames=4, rounds=3)
+SMALL = ClosedFormSettings(second=5, third=3, curvature_frames=4, iterations=3)
 SETTINGS = TrainSettings(cutoff=4.5, radial=6, held_out=0.25)
 
 

@@ -24,7 +24,7 @@ from mdistill.training.split import split_blocks
 from research.warm_start import begin_from_linear, is_linear_start, train_from_linear
 from systems import morse_frames, tiny_net
 
-SMALL = ClosedFormSettings(second=5, third=3, curvature_frames=0, rounds=3)
+SMALL = ClosedFormSettings(second=5, third=3, curvature_frames=0, iterations=3)
 SETTINGS = TrainSettings(cutoff=4.5, channels=12, radial=6, held_out=0.25, fit=FitSettings(steps=1))
 
 

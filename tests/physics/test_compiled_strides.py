@@ -22,7 +22,7 @@ from mdistill.simulation.kinetics import temperature
 from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.simulate import simulate
-from mdistill.simulation.splitting_map import composed
+from mdistill.simulation.stride_maps import long_strides
 from systems import random_box, tiny_map, tiny_net
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler here")
@@ -142,7 +142,7 @@ def test_the_guard_stops_at_the_same_stride(tmp_path, monkeypatch):
 
 def test_a_leap_ends_at_the_first_stride_that_is_too_hot():
     state = initial_state(cold_box(), temperature_K=300.0, generator=torch.Generator().manual_seed(3))
-    plain = composed(limited_map(), cold_box(), make_evaluator(student(), cold_box()), skin=1.2, small_step=1.0)
+    plain = long_strides(limited_map(), cold_box(), make_evaluator(student(), cold_box()), time=4.0, skin=1.2, small_step=1.0)
     kelvin, now = [], state
     for _ in range(40):
         now = plain.step(now, torch.Generator())

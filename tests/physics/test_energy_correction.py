@@ -14,15 +14,15 @@ from mdistill.errors import BadInput
 from mdistill.estimates import Estimate, mean_of
 from mdistill.nets.compiled import compiled
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.compiled import LeapingCorrectEnergy, compile_propagator
-from mdistill.simulation.energy_correction import CorrectEnergy, unheated
+from mdistill.simulation.compiled import compile_propagator
+from mdistill.simulation.energy_correction import CorrectEnergy, LeapingCorrectEnergy, unheated
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.initial_state import initial_state, standard_masses
 from mdistill.simulation.kinetics import temperature
 from mdistill.simulation.langevin import Obabo
 from mdistill.simulation.rollout import Calling, rollout
-from mdistill.simulation.splitting_map import SplittingStrides, composed
+from mdistill.simulation.splitting_map import SplittingStrides, splitting_strides
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Prediction, Propagator, State, System
 from mdistill.units import ACCELERATION
@@ -33,7 +33,7 @@ BOX = random_box(3, atoms=20, length=8.0)
 
 def strides() -> SplittingStrides:
     evaluate = make_evaluator(compiled(Conservative(tiny_net(1)), double=True), BOX)
-    return composed(tiny_map(), BOX, evaluate, skin=1.0, small_step=1.0)
+    return splitting_strides(tiny_map(), BOX, evaluate, time=8.0, skin=1.0, small_step=1.0)
 
 
 def begin(inner: SplittingStrides) -> State:

@@ -22,7 +22,7 @@ from mdistill.types import System
 from mdistill.units import VOIGT
 from systems import SYSTEMS, morse_frames, random_box, tiny_net
 
-SMALL = ClosedFormSettings(second=5, third=3, curvature_frames=4, rounds=3)
+SMALL = ClosedFormSettings(second=5, third=3, curvature_frames=4, iterations=3)
 SETTINGS = TrainSettings(cutoff=4.5, radial=6, held_out=0.25)
 
 
@@ -130,7 +130,7 @@ def test_a_fit_to_shuffled_labels_is_seen_to_be_bad(tmp_path, trust):
 
 
 def test_bad_settings_are_refused():
-    for wrong in ({"second": 0}, {"third": 17}, {"step_A": 1.0}, {"rounds": 0}, {"curvature_frames": -1}):
+    for wrong in ({"second": 0}, {"third": 17}, {"step_A": 1.0}, {"iterations": 0}, {"curvature_frames": -1}):
         with pytest.raises(BadInput, match=next(iter(wrong))):
             ClosedFormSettings(**wrong)
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from mdistill.derivatives import predict
-from mdistill.nets.moment import FREEZE
-from mdistill.training.calibrate import BEYOND
+from mdistill.nets.moment import FREEZE, MomentNet
 from mdistill.training.contact_dimers import attraction, contact_dimers
 from systems import LIPSCL, tiny_net
 
@@ -22,7 +21,7 @@ def test_dimers_stand_where_labels_end():
     kinds = {tuple(row) for row in numbers.tolist()}
     assert len(kinds) == len(LIPSCL) * (len(LIPSCL) + 1) // 2 - 1 and (3, 15) not in kinds
     length = (dimers.system.positions[1::2] - dimers.system.positions[::2]).norm(dim=1)
-    assert float(length.max()) == pytest.approx(float(net.closest[0, 0]) + BEYOND, abs=1e-12), "the closest label"
+    assert float(length.max()) == pytest.approx(float(net.closest[0, 0]) + MomentNet.begins_below, abs=1e-12), "the closest label"
     assert float(length.min()) == pytest.approx(float(net.closest[0, 0]) - FREEZE, abs=1e-12)
 
 

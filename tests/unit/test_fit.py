@@ -84,7 +84,7 @@ def train(folder: Path, *, stop=NEVER, settings=SETTINGS, objective=None):
         objective or Line(),
         items[:18],
         items[18:],
-        settings,
+        settings.suited("moment"),
         folder=folder,
         stop=stop,
         work=replace(TRAINING, inputs={"items": "line"}),

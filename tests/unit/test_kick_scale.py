@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import pytest
 
 from mdistill.data.relax import relax
@@ -20,7 +18,7 @@ from mdistill.nets.one_step import OneStepNet
 from mdistill.nets.settings import OneStepSettings
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.training.settings import StrideSettings
-from mdistill.training.stride import splitting_map_of
+from mdistill.training.splitting_map import splitting_map_of
 from mdistill.types import System
 from systems import random_box, tiny_net
 
@@ -83,7 +81,7 @@ def test_what_was_found_is_not_looked_for_again(student, rest, tmp_path, monkeyp
 
 
 def test_a_map_without_kicks_is_left_alone(student, rest):
-    net = OneStepNet(OneStepSettings(strides_fs=(STRIDE_FS,), **asdict(student.settings)))
+    net = OneStepNet(OneStepSettings(strides_fs=(STRIDE_FS,), potential=student.settings))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     assert set_kick_scale(net, Conservative(student), rest, settings()) == {}
     assert all(value.equal(before[name]) for name, value in net.state_dict().items())

@@ -12,7 +12,7 @@ from maps import moving, tiny_direct
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, concatenate, make_system, split, turned
 from mdistill.nets.one_step import OneStepNet
-from mdistill.nets.settings import OneStepSettings
+from mdistill.nets.settings import MomentSettings, OneStepSettings
 from mdistill.types import System
 from mdistill.units import ACCELERATION
 from systems import LIPSCL, SYSTEMS, dimer, fcc, isolated_atom, random_box
@@ -191,13 +191,13 @@ def test_strides_outside_those_taught_are_refused(stride):
         tiny_direct().check(stride)
 
 
-@pytest.mark.parametrize("wrong", [{"strides_fs": ()}, {"strides_fs": (0.0,)}, {"reach": 0.0}, {"width": 1}, {"learned": 0}])
+@pytest.mark.parametrize("wrong", [{"strides_fs": ()}, {"strides_fs": (0.0,)}, {"cutoff": 0.0}, {"width": 1}, {"learned": 0}])
 def test_impossible_sizes_are_refused(wrong):
     with pytest.raises(BadInput):
-        OneStepSettings(elements=LIPSCL, **wrong)
+        OneStepSettings(potential=MomentSettings(elements=LIPSCL), **wrong)
 
 
 def test_it_is_small():
-    net = OneStepNet(OneStepSettings(elements=LIPSCL))
+    net = OneStepNet(OneStepSettings(potential=MomentSettings(elements=LIPSCL)))
     net.potential.requires_grad_(False)
     assert sum(p.numel() for p in net.parameters() if p.requires_grad) < 300_000

@@ -21,7 +21,8 @@ from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.kinetics import internal_momenta, temperature
 from mdistill.simulation.langevin import Obabo
-from mdistill.simulation.one_step_map import OneStepCounts, OneStepStrides
+from mdistill.simulation.one_step_map import OneStepStrides
+from mdistill.simulation.propagators import StrideCounts
 from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.settings import SimulateSettings
@@ -58,7 +59,7 @@ class Scripted:
 
 
 def flight(net, evaluate=nothing, **changed) -> OneStepStrides:
-    chosen = {"time": 8.0, "small_step": 2.0, "clip": 0.1, "worst": 1.0} | changed
+    chosen = {"stride_fs": 8.0, "small_step": 2.0, "clip": 0.1, "worst": 1.0} | changed
     return OneStepStrides(net=net, evaluate=evaluate, **chosen)
 
 
@@ -85,9 +86,9 @@ def test_energy_and_momentum_are_kept_where_nothing_is_clipped():
     evaluate = morse()
     state = evaluated(box(), evaluate)
     state = replace(state, momenta=state.momenta + 0.005 * state.masses.unsqueeze(1))
-    propagator = flight(small_direct(), evaluate, time=4.0)
+    propagator = flight(small_direct(), evaluate, stride_fs=4.0)
     after = run(propagator, state, 20)
-    assert propagator.counts == OneStepCounts(strides=20)
+    assert propagator.counts == StrideCounts(strides=20)
     assert_close(total_energy(after), total_energy(state), absolute=1e-9)
     assert_close(after.momenta.sum(0), state.momenta.sum(0), absolute=1e-10)
     centre = ((after.system.positions - state.system.positions) * state.masses.unsqueeze(1)).sum(0)
@@ -167,7 +168,7 @@ def test_a_doubtful_map_is_velocity_verlet():
     propagator = flight(net, evaluate)
     state = evaluated(box(), evaluate)
     after, expected = run(propagator, state, 5), small_steps(state, evaluate, 5)
-    assert propagator.counts == OneStepCounts(strides=5, fallbacks=5, doubtful=5)
+    assert propagator.counts == StrideCounts(strides=5, fallbacks=5, doubtful=5)
     assert torch.equal(after.system.positions, expected.system.positions)
 
 
@@ -175,7 +176,7 @@ def test_what_stands_still_stays():
     state = replace(box(), momenta=torch.zeros(8, 3, dtype=DOUBLE))
     propagator = flight(Scripted())
     after = run(propagator, state, 3)
-    assert propagator.counts == OneStepCounts(strides=3)
+    assert propagator.counts == StrideCounts(strides=3)
     assert torch.equal(after.momenta, state.momenta) and torch.equal(after.system.positions, state.system.positions)
 
 
@@ -188,8 +189,8 @@ def test_every_struct_has_a_factor_of_its_own():
 
     evaluate, net = morse(), small_direct()
     both = at_rest(concatenate([random_box(1, atoms=8, closest=2.2), isolated_atom()]))
-    together = run(flight(net, evaluate, time=4.0), both, 4)
-    alone = [run(flight(net, evaluate, time=4.0), part, 4) for part in parts(both)]
+    together = run(flight(net, evaluate, stride_fs=4.0), both, 4)
+    alone = [run(flight(net, evaluate, stride_fs=4.0), part, 4) for part in parts(both)]
     assert_close(together.momenta, torch.cat([a.momenta for a in alone]), absolute=1e-11)
     assert_close(alone[1].momenta, both.momenta[8:], absolute=1e-12)
 

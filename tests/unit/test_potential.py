@@ -17,7 +17,7 @@ from mdistill.nets.model_files import load_model, read_metadata
 from mdistill.nets.moment import FREEZE, MomentNet
 from mdistill.nets.settings import MomentSettings
 from mdistill.training import potential as module
-from mdistill.training.calibrate import BEYOND, calibrate, closest_distances, reference_energies
+from mdistill.training.calibrate import calibrate, closest_distances, reference_energies
 from mdistill.training.labels import items_of
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
@@ -160,7 +160,7 @@ def test_closest_distances_set_the_core(frames):
     calibrate(net, items, fresh=True)
     closest = closest_distances(net, items)
     assert torch.equal(closest, closest.T)
-    assert torch.equal(net.closest, (closest - BEYOND).clamp_max(5.0))
+    assert torch.equal(net.closest, (closest - net.begins_below).clamp_max(5.0))
     assert bool((net.core.outer <= closest).all())
     graph = items[0].graph
     assert float(net.core(torch.ones((1, 3), dtype=torch.float64) * 9.0, torch.tensor([0]))[0].sum()) == 0.0

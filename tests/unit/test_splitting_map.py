@@ -17,8 +17,9 @@ from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evalu
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import kinetic_energy, prediction_of
+from mdistill.simulation.propagators import StrideCounts
 from mdistill.simulation.rollout import rollout
-from mdistill.simulation.splitting_map import Counts, SplittingStrides, composed
+from mdistill.simulation.splitting_map import SplittingStrides, splitting_strides
 from mdistill.simulation.stride_maps import fallback_share
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Propagator, State, System
@@ -42,7 +43,9 @@ def student(system: System, **size: int):
 
 
 def plain_map(system: System, net=None, *, small_step: float = 1.0, skin: float = 1.2, **size: int) -> SplittingStrides:
-    return composed(net or tiny_map(), system, student(system, **size), skin=skin, small_step=small_step)
+    net = net or tiny_map()
+    time = net.settings.stride_fs
+    return splitting_strides(net, system, student(system, **size), time=time, skin=skin, small_step=small_step)
 
 
 def of_kind(kind: str, plain: SplittingStrides) -> Propagator:
@@ -84,7 +87,7 @@ def test_potentials_of_another_size_and_reach(trust):
 
 def replace_cutoff(net, cutoff: float):
     """The map with potentials of another reach."""
-    made = type(net)(replace(net.settings, cutoff=cutoff))
+    made = type(net)(replace(net.settings, potential=replace(net.settings.potential, cutoff=cutoff)))
     state = {name: value for name, value in net.state_dict().items() if "core.outer" not in name and "closest" not in name}
     made.load_state_dict(state, strict=False)
     for stage in made.stages:
@@ -168,7 +171,6 @@ def test_it_falls_back_to_small_steps_and_counts_them(kind):
 def test_every_stride_in_small_steps_is_velocity_verlet(kind):
     free = plain_map(box(), small_step=3.0)
     never = replace(free, largest_force=torch.zeros_like(free.largest_force))
-    assert never.small_steps == 3
     end = after(of_kind(kind, never), begin(box()), 20)
     expected = after(VelocityVerlet(evaluate=free.evaluate, time_step=8.0 / 3.0), begin(box()), 60)
     assert never.counts.fallbacks == 20
@@ -182,14 +184,14 @@ def test_the_limit_is_that_of_the_atom_and_the_stage(kind, stage):
     """A limit just above, and one just below, the largest force of one atom at one stage."""
     free, state = plain_map(box()), begin(box())
     ends = free._moved(state)
-    first = state.momenta + 0.25 * free.time * ACCELERATION * free.stages[0](state.system).forces
-    middle = replace(state.system, positions=state.system.positions + 0.5 * free.time * first / state.masses.unsqueeze(1))
+    first = state.momenta + 0.25 * free.stride_fs * ACCELERATION * free.stages[0](state.system).forces
+    middle = replace(state.system, positions=state.system.positions + 0.5 * free.stride_fs * first / state.masses.unsqueeze(1))
     met = [state.system, ends.system] if stage == 0 else [middle]
     size = torch.stack([free.stages[stage](system).forces.norm(dim=1) for system in met]).amax(0)
     for share, expected in ((1.0 + 1e-9, 0), (1.0 - 1e-9, 1)):
         limits = free.largest_force.clone()
         limits[stage, 7] = share * size[7]
-        one = replace(free, largest_force=limits, counts=Counts())
+        one = replace(free, largest_force=limits, counts=StrideCounts())
         of_kind(kind, one).step(state, torch.Generator())
         assert one.counts.fallbacks == expected
 
@@ -204,7 +206,7 @@ def test_a_stride_that_changes_the_energy_is_looked_at_and_taken_anew(kind):
     look, change = abs(seen[1] - seen[0]), abs(true[1] - true[0])
     assert look > 1e-6 and change > 1e-6
     for looked_at, largest, expected in ((1.01, 0.5, 0), (0.99, 1.01, 0), (0.99, 0.99, 1)):
-        one = replace(free, looked_at=looked_at * look, largest_change=largest * change, counts=Counts())
+        one = replace(free, looked_at=looked_at * look, largest_change=largest * change, counts=StrideCounts())
         moved = of_kind(kind, one).step(state, torch.Generator())
         assert one.counts.fallbacks == expected
         small = after(VelocityVerlet(evaluate=free.evaluate, time_step=1.0), begin(box()), 8)

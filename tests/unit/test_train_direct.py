@@ -21,7 +21,7 @@ from mdistill.training.windows import join_windows, reversed_in_time, windows_of
 
 def settings(net: str, steps: int, **changed) -> StrideSettings:
     fit = FitSettings(steps=steps, batch_size=8, learning_rate=1e-2, warmup=5, ema=0.9)
-    return StrideSettings(**({"net": net, "stride_fs": 16.0, "fit": fit, "float64": True} | changed))  # type: ignore[arg-type]
+    return StrideSettings(**({"map": "one_step", "one_step_net": net, "stride_fs": 16.0, "fit": fit, "float64": True} | changed))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def student(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_a_direct_map_learns_what_free_flight_and_force_miss(student: Path, tmp_path: Path):
     flow = exact_flow()
-    result = train_stride(flow, student, settings("one_step", 150, shorter_fs=(8.0,)), tmp_path / "map")
+    result = train_stride(flow, student, settings("equivariant", 150, shorter_fs=(8.0,)), tmp_path / "map")
     net = load_map(result.path)
-    assert net.strides_fs == (8.0, 16.0) and result.held_out_windows == 3 * (4 + 2)
+    assert net.settings.strides_fs == (8.0, 16.0) and result.held_out_windows == 3 * (4 + 2)
     for stride in (8.0, 16.0):
         held_out = windows_of(flow[-3:], stride)
-        before = one_stride_errors(map_of(stiff_net(), settings("one_step", 1), held_out), held_out)
+        before = one_stride_errors(map_of(stiff_net(), settings("equivariant", 1), held_out), held_out)
         after = one_stride_errors(net, held_out)
         assert after["momentum"] < 0.7 * before["momentum"] and after["position"] < 0.7 * before["position"]
     assert result.errors["momentum"] == pytest.approx(after["momentum"], rel=1e-9)
@@ -51,7 +51,7 @@ def test_an_attention_map_learns(student: Path, tmp_path: Path):
     """Ten windows by heart: that is what so small a training shows of it."""
     flow, few = (
         exact_flow()[:3],
-        settings("one_step_attention", 60, turning=False, fit=FitSettings(steps=60, batch_size=4, learning_rate=5e-3, ema=0.9)),
+        settings("attention", 60, turning=False, fit=FitSettings(steps=60, batch_size=4, learning_rate=5e-3, ema=0.9)),
     )
     windows = windows_of(flow[:2], 16.0)
     before = one_stride_errors(map_of(stiff_net(), few, windows), windows)
@@ -123,7 +123,9 @@ def test_strides_in_one_batch_count_by_their_windows():
     assert measures["momentum"] == pytest.approx(((squares[0] + 2.0 * squares[1]) / 3.0) ** 0.5, rel=1e-9)
 
 
-@pytest.mark.parametrize("wrong", [{"net": "other"}, {"shorter_fs": (16.0,)}, {"net": "splitting", "shorter_fs": (8.0,)}])
+@pytest.mark.parametrize(
+    "wrong", [{"map": "other"}, {"net": "other"}, {"shorter_fs": (16.0,)}, {"map": "splitting", "shorter_fs": (8.0,)}]
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(BadInput):
-        settings(**({"net": "one_step", "steps": 1} | wrong))
+        settings(**({"net": "equivariant", "steps": 1} | wrong))

@@ -22,11 +22,10 @@ from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
-from mdistill.training.kicks import labelled
-from mdistill.training.limits import set_limits
 from mdistill.training.potential import MODEL as POTENTIAL
 from mdistill.training.settings import FitSettings, StrideSettings
-from mdistill.training.stride import MODEL, one_stride_errors, splitting_map_of, train_stride
+from mdistill.training.splitting_map import labelled, set_limits, splitting_map_of
+from mdistill.training.stride import MODEL, one_stride_errors, train_stride
 from mdistill.training.stride_objective import StrideObjective, errors
 from mdistill.training.windows import join_windows, windows_of
 from mdistill.units import KINETIC

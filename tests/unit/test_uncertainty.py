@@ -9,10 +9,10 @@ import torch
 
 from maps import exact_flow, stiff_net
 from mdistill.nets.uncertainty import LastLayerUncertainty, with_one
+from mdistill.training.one_step_map import calibrate_uncertainty, typical_impulses, typical_speed
 from mdistill.training.settings import StrideSettings
 from mdistill.training.stride import map_of
 from mdistill.training.stride_objective import squares
-from mdistill.training.uncertainty import calibrate_uncertainty, typical_impulses, typical_speed
 from mdistill.training.windows import join_windows, windows_of
 from mdistill.units import ACCELERATION, BOLTZMANN, KINETIC
 
@@ -46,12 +46,12 @@ def test_not_a_number_is_not_trusted():
 @pytest.fixture(scope="module")
 def calibrated():
     train, held_out = (windows_of(part, 16.0) for part in (exact_flow()[:-4], exact_flow()[-4:]))
-    net = map_of(stiff_net(), StrideSettings(net="one_step", stride_fs=16.0), train)
+    net = map_of(stiff_net(), StrideSettings(map="one_step", stride_fs=16.0), train)
     with torch.no_grad():
         net.exchange.last.weight.copy_(
             0.05 * torch.randn(net.exchange.last.weight.shape, generator=torch.Generator().manual_seed(0))
         )
-    calibrate_uncertainty(net, train, held_out)
+    calibrate_uncertainty(net, stiff_net(), train, held_out)
     return net, train, held_out
 
 
@@ -89,7 +89,7 @@ def test_it_grows_off_the_training_set(calibrated):
 
 def test_sizes_taken_from_data():
     windows = windows_of(exact_flow()[:6], 16.0)
-    net = map_of(stiff_net(), StrideSettings(net="one_step", stride_fs=16.0), windows)
+    net = map_of(stiff_net(), StrideSettings(map="one_step", stride_fs=16.0), windows)
     assert float(typical_speed(windows)) == pytest.approx((BOLTZMANN * windows[0].temperature_K / KINETIC) ** 0.5)
     batch = join_windows(windows)
     left = (batch.momenta_after[0] - batch.momenta) / (ACCELERATION * 16.0) - net.forces(batch.system)

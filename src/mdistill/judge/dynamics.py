@@ -14,6 +14,7 @@ measured against all atoms.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,16 +28,17 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.settings import JudgeSettings
 from mdistill.progress import Advance, silent
 from mdistill.simulation.bussi import Bussi
-from mdistill.simulation.energy_correction import CorrectEnergy, unheated
+from mdistill.simulation.energy_correction import unheated
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import without_drift
 from mdistill.simulation.kinetics import degrees_of_freedom
 from mdistill.simulation.langevin import Obabo
+from mdistill.simulation.propagators import Evaluate, Thermostat, innermost, inside
 from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.running_sums import means, no_steps
 from mdistill.simulation.sample import at_temperature, dynamics, sample
 from mdistill.simulation.simulate import default_time_step
-from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Propagator, State, System, Trajectory
 from mdistill.units import BOLTZMANN, PS
 
@@ -131,21 +133,18 @@ def judged(
 
 def thermostatted(nve: Propagator, ensemble: str, settings: JudgeSettings) -> Propagator:
     """The propagator of an ensemble; an energy correction goes around the thermostat."""
-    if isinstance(nve, CorrectEnergy):
-        return replace(nve, inner=thermostatted(nve.inner, ensemble, settings))
     kelvin = settings.temperature_K or 0.0
-    if ensemble == "Langevin":
-        return Obabo(inner=nve, temperature_K=kelvin, friction_per_ps=settings.friction_per_ps)
-    return Bussi(inner=nve, temperature_K=kelvin, relaxation_fs=settings.relaxation_fs) if ensemble == "Bussi" else nve
+    thermostats: dict[str, Callable[[Propagator], Propagator]] = {
+        "Langevin": lambda step: Obabo(inner=step, temperature_K=kelvin, friction_per_ps=settings.friction_per_ps),
+        "Bussi": lambda step: Bussi(inner=step, temperature_K=kelvin, relaxation_fs=settings.relaxation_fs),
+    }
+    return inside(nve, thermostats[ensemble]) if ensemble in thermostats else nve
 
 
-def _replaced(step: Propagator) -> float:
+def _replaced(propagator: Propagator) -> float:
     """Share of the kinetic energy that a thermostat replaces in a step (s above); 0 for none."""
-    if isinstance(step, CorrectEnergy):
-        return _replaced(step.inner)
-    if isinstance(step, Obabo):
-        return 2.0 * (1.0 - math.exp(-step.friction_per_ps * step.stride_fs / PS))
-    return 1.0 - math.exp(-step.stride_fs / step.relaxation_fs) if isinstance(step, Bussi) else 0.0
+    step = innermost(propagator)
+    return step.share_replaced if isinstance(step, Thermostat) else 0.0
 
 
 def heat_between(before: State, after: State) -> float:

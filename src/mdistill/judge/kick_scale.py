@@ -24,7 +24,7 @@ from mdistill.estimates import Estimate
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.dynamics import BLOCKS, Judged, equilibrated_start, judged, small_steps
 from mdistill.judge.settings import StrideRungSettings
-from mdistill.nets.splitting_map import SplittingMap
+from mdistill.nets.network import StrideMap
 from mdistill.progress import progress
 from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.runs.ledger import Ledger, Work
@@ -32,7 +32,7 @@ from mdistill.settings import child_seed
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.simulate import default_time_step
-from mdistill.simulation.stride_maps import StrideNet, long_strides
+from mdistill.simulation.stride_maps import long_strides
 from mdistill.types import Potential, System
 
 _TIMES, _SHARPER = 3, 0.6
@@ -40,7 +40,7 @@ _TIMES, _SHARPER = 3, 0.6
 
 
 def set_kick_scale(
-    net: StrideNet,
+    net: StrideMap,
     potential: Potential,
     system: System,
     settings: StrideRungSettings,
@@ -60,7 +60,7 @@ def set_kick_scale(
         "factor" of the kicks; error of the mean temperature before, "off_K", and its uncertainty, "off_error_K". Empty where
         there are no kicks, a run broke, or the uncertainty is unknown.
     """
-    if not isinstance(net, SplittingMap):
+    if not net.has_kicks:
         return {}
     models = {"map": model_id(net), "student": model_id(potential)}
     work = Work(key="kick scale", settings=settings.judge, inputs={"structure": structure_sha256(system)}, models=models)
@@ -75,7 +75,7 @@ def set_kick_scale(
 
 
 def _search(
-    net: SplittingMap, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest
+    net: StrideMap, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest
 ) -> dict[str, float]:
     seed, limit = child_seed(settings.judge.seed, "kick scale"), _SHARPER * settings.judge.temperature_limit_K
     how = replace(settings.judge, seed=seed, temperature_limit_K=limit)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.dynamics import (
     BLOCKS,
@@ -19,18 +17,17 @@ from mdistill.judge.dynamics import (
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
 from mdistill.judge.stride_tables import SECTION, Compared, gates, rung, tables, target_of, values
 from mdistill.judge.timing import speeds
-from mdistill.nets.splitting_map import SplittingMap
 from mdistill.progress import progress
 from mdistill.runs.hardware import hardware
 from mdistill.runs.results import Headline, Results, in_section
 from mdistill.settings import to_json
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
-from mdistill.simulation.one_step_map import OneStepStrides
+from mdistill.simulation.propagators import Evaluate
 from mdistill.simulation.sample import dynamics
 from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.stride_maps import long_strides
-from mdistill.simulation.verlet import Evaluate, VelocityVerlet
+from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.teachers.models import load_stride
 from mdistill.training.stride import StrideResult
 from mdistill.types import Potential, Propagator, State, System
@@ -48,22 +45,21 @@ def judge_map(
     usual = default_time_step(system)
     small = small_steps(evaluate, system, how)
     stride = net.settings.stride_fs
-    kicks = net.settings.kicks if isinstance(net, SplittingMap) else max(1, round(stride / 8.0))
+    kicks = net.settings.kicks if net.has_kicks else max(1, round(stride / 8.0))
     long = long_strides(net, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
     alike = VelocityVerlet(evaluate=evaluate, time_step=min(stride / kicks, 10.0))
     start = equilibrated_start(small, system, how)
-    kept = long if isinstance(long, OneStepStrides) else CorrectEnergy(inner=long, evaluate=evaluate)
-    alone = replace(long, rescale=False) if isinstance(long, OneStepStrides) else long
+    corrected = long if long.keeps_energy else CorrectEnergy(inner=long, evaluate=evaluate)
     kinds: dict[str, dict[str, Propagator]] = {
         "small steps": dict.fromkeys(("NVE", "Bussi"), small),
-        "long strides": dict.fromkeys(ENSEMBLES, kept),
-        "no energy correction": dict.fromkeys(ENSEMBLES, alone),
+        "long strides": dict.fromkeys(ENSEMBLES, corrected),
+        "no energy correction": dict.fromkeys(ENSEMBLES, long.uncorrected()),
         "as many force calls": dict.fromkeys(ENSEMBLES, alike),
     }
     runs = _run_all(kinds, start, evaluate, how, stop=stop)
     reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
-    timed = {f"Verlet, {usual:g} fs": ordinary, f"strides, {stride:g} fs": kept}
+    timed = {f"Verlet, {usual:g} fs": ordinary, f"strides, {stride:g} fs": corrected}
     per_day, faster = speeds({n: dynamics(step, evaluate).propagator for n, step in timed.items()}, start, repeats=how.repeats)
     compared = Compared(
         stride_fs=stride,
@@ -80,7 +76,7 @@ def judge_map(
         strides=long.counts.strides,
         name=net.name,
         atoms=system.n_atoms,
-        light=isinstance(net, SplittingMap) and settings.train.kick_size == "light",
+        light=net.has_kicks and settings.train.kick_size == "light",
     )
     results = Results(
         command="train stride",

@@ -24,9 +24,10 @@ from mdistill.settings import stream
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import standard_masses, without_drift
+from mdistill.simulation.propagators import Evaluate
 from mdistill.simulation.sample import Dynamics, at_temperature, dynamics, langevin, sample
 from mdistill.simulation.simulate import default_time_step
-from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Potential, State, System, Trajectory
 from mdistill.units import BOLTZMANN, KINETIC, PS
 

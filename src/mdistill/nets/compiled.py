@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from mdistill.derivatives import Conservative
 from mdistill.graph import volumes
 from mdistill.kernels.build import NoKernel, enabled
 from mdistill.kernels.moment import SLOW, Engine, MomentKernel, Weights, threads_for
+from mdistill.nets.catalogue import POTENTIALS, resolve
 from mdistill.nets.layers import FREEZE
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.repulsion import CHARGES
@@ -83,15 +85,24 @@ def compiled(potential: Potential, *, double: bool) -> Potential:
     """The same potential on its kernel; as it is where it has none, where kernels are turned off, or, with a notice, where none
     can be built."""
     net = getattr(potential, "net", None)
-    if not isinstance(potential, Conservative) or not isinstance(net, MomentNet) or net.mixing.device.type != "cpu":
-        return potential
-    if not enabled():
+    kind = POTENTIALS.get(getattr(net, "kind", ""))
+    if kind is None or not kind.kernel or not isinstance(potential, Conservative) or not _on_cpu(net) or not enabled():
         return potential
     try:
-        return CompiledMoment(potential, MomentKernel(kernel_weights(net, double=double)))
+        found: Potential = resolve(kind.kernel)(potential, double=double)
+        return found
     except NoKernel as error:
         notify(f"students run {SLOW}: {error}")
         return potential
+
+
+def _on_cpu(net: Any) -> bool:
+    return bool(next(net.parameters()).device.type == "cpu")
+
+
+def compiled_moment(potential: Conservative, *, double: bool) -> CompiledMoment:
+    """A moment network on its kernel, built for its sizes."""
+    return CompiledMoment(potential, MomentKernel(kernel_weights(potential.net, double=double)))  # type: ignore[arg-type]
 
 
 def kernel_weights(net: MomentNet, *, double: bool) -> Weights:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,9 @@ import torch
 from mdistill.derivatives import Conservative, Direct, potential_of
 from mdistill.errors import BadInput
 from mdistill.io.files import write_bytes
-from mdistill.nets.moment import MomentNet
-from mdistill.nets.one_step import OneStepNet
-from mdistill.nets.one_step_attention import OneStepAttentionNet
-from mdistill.nets.painn import PainnNet
-from mdistill.nets.settings import (
-    MomentSettings,
-    OneStepAttentionSettings,
-    OneStepSettings,
-    PainnSettings,
-    SplittingMapSettings,
-)
-from mdistill.nets.splitting_map import SplittingMap
+from mdistill.nets.catalogue import MAPS, POTENTIALS, kind_of, resolve
+from mdistill.nets.network import Network, StrideMap, Student
+from mdistill.nets.settings import MomentSettings
 
 FORMAT = 2
 """The format written; older ones are upgraded on reading."""
@@ -42,38 +33,35 @@ HEADER_LIMIT = 10_000_000
 FILE_LIMIT = 2_000_000_000
 """Largest model file read, bytes."""
 
-RENAMED_KINDS = {"spline": "moment", "composition": "splitting", "direct": "one_step", "attention": "one_step_attention"}
-
-
-def _from_format_1(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Kinds have other names."""
-    kind = metadata.get("kind")
-    return metadata | {"format": 2, "kind": RENAMED_KINDS.get(kind, kind) if isinstance(kind, str) else kind}
-
-
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1}
-"""format n → function that turns its metadata into that of format n + 1."""
-
+_KINDS_1 = {"spline": "moment", "composition": "splitting", "direct": "one_step", "attention": "one_step_attention"}
+_FIELDS_1 = {
+    "direct": {"reach": "cutoff", "rounds": "layers"},
+    "attention": {"reach": "cutoff", "layers": "attention_layers", "rounds": "layers"},
+}
+_POTENTIAL_1 = ("elements", "cutoff", "channels", "radial", "degree", "hidden")
 Header = dict[str, Any]
-Student = MomentNet | PainnNet
-StudentSettings = MomentSettings | PainnSettings
-StrideNet = SplittingMap | OneStepNet | OneStepAttentionNet
-KINDS: dict[str, tuple[type[Any], type[Any]]] = {
-    MomentNet.kind: (MomentSettings, MomentNet),
-    PainnNet.kind: (PainnSettings, PainnNet),
-}
-"""Kinds of potential that model files hold: their settings, their class."""
-MAPS: dict[str, tuple[type[Any], type[Any]]] = {
-    SplittingMap.kind: (SplittingMapSettings, SplittingMap),
-    OneStepNet.kind: (OneStepSettings, OneStepNet),
-    OneStepAttentionNet.kind: (OneStepAttentionSettings, OneStepAttentionNet),
-}
-"""Kinds of long-stride map that model files hold."""
+
+
+def _from_format_1(metadata: Header) -> Header:
+    """Kinds and fields get other names; the size of a map's potential becomes a block of its settings."""
+    kind, settings = metadata.get("kind"), metadata.get("settings")
+    if not isinstance(kind, str) or not isinstance(settings, dict):
+        return metadata | {"format": 2}
+    if kind in ("composition", "direct"):
+        potential = {name: settings[name] for name in _POTENTIAL_1 if name in settings}
+        settings = {name: value for name, value in settings.items() if name not in potential} | {"potential": potential}
+    names = _FIELDS_1.get(kind, {})
+    settings = {names.get(name, name): value for name, value in settings.items()}
+    return metadata | {"format": 2, "kind": _KINDS_1.get(kind, kind), "settings": settings}
+
+
+UPGRADES: dict[int, Callable[[Header], Header]] = {1: _from_format_1}
+"""format n → function that turns its metadata into that of format n + 1."""
 _ALLOWED = "a model file written by mdistill (student.mdistill)"
 _AGAIN = "copy the file again from where it was made, or train again"
 
 
-def save_model(path: Path, net: Student | StrideNet, provenance: Header | None = None) -> str:
+def save_model(path: Path, net: Network, provenance: Header | None = None) -> str:
     """Write a network as a model file, all or nothing, and give the sha256 of its tensors.
 
     Args:
@@ -111,44 +99,46 @@ def load_model(path: Path, *, dtype: torch.dtype = torch.float64, device: torch.
 
 def load_net(path: Path) -> Student:
     """Read the network of a model file, float64, trainable. Raises as `load_model`."""
-    return _load(Path(path), KINDS)  # type: ignore[return-value]
+    net: Student = _load(Path(path), POTENTIALS)
+    return net
 
 
-def load_map(path: Path) -> StrideNet:
+def load_map(path: Path) -> StrideMap:
     """Read the long-stride map of a model file, float64, trainable.
 
     Raises:
         BadInput: As `load_model`, and where the file holds a potential.
     """
-    return _load(Path(path), MAPS)  # type: ignore[return-value]
+    net: StrideMap = _load(Path(path), MAPS)
+    return net
 
 
-def _load(path: Path, kinds: dict[str, tuple[type[Any], type[Any]]]) -> torch.nn.Module:
+def _load(path: Path, kinds: Mapping[str, Any]) -> Any:
     metadata, tensors = _read(path)
     if metadata["kind"] not in kinds:
         problem, allowed = f"a model of kind {metadata['kind']!r}", ", ".join(kinds)
-        known = metadata["kind"] in KINDS | MAPS
+        known = metadata["kind"] in POTENTIALS.keys() | MAPS.keys()
         fix = "name the other of the two model files" if known else "upgrade mdistill, or use another file"
         raise BadInput(path, problem, allowed=allowed, fix=fix)
     digest = tensor_hash(tensors)
     if digest != metadata["sha256"]:
         problem = f"the sha256 of its weights is {digest[:12]}…, its header says {metadata['sha256'][:12]}…"
         raise BadInput(path, problem, allowed="an unaltered file", fix=_AGAIN)
-    make_settings, make_net = kinds[metadata["kind"]]
-    settings = _settings(path, make_settings, metadata["settings"])
+    kind = kinds[metadata["kind"]]
+    settings = _settings(path, resolve(kind.settings), metadata["settings"])
     if list(settings.elements) != metadata["elements"]:
         problem = f"header lists elements {metadata['elements']}, settings {list(settings.elements)}"
         raise BadInput(path, problem, allowed="the same elements", fix=_AGAIN)
     _check_size(path, settings, tensors)
-    net: torch.nn.Module = make_net(settings)
+    net = resolve(kind.net)(settings)
     _check_tensors(path, net.state_dict(), tensors)
     net.load_state_dict({name: torch.from_numpy(value.astype(np.float64)) for name, value in tensors.items()})
     return net
 
 
-def network_of(settings: StudentSettings, *, seed: int = 0) -> Student:
+def network_of(settings: Any, *, seed: int = 0) -> Any:
     """A network of this size with random weights."""
-    return PainnNet(settings, seed=seed) if isinstance(settings, PainnSettings) else MomentNet(settings, seed=seed)
+    return resolve(kind_of(settings.kind).net)(settings, seed=seed)
 
 
 def read_metadata(path: Path) -> Header:
@@ -197,7 +187,7 @@ def tensor_hash(tensors: dict[str, np.ndarray]) -> str:
 
 
 def _upgraded(path: Path, metadata: Any) -> Header:
-    wanted = {"format": int, "kind": str, "settings": dict, "elements": list, "sha256": str, "provenance": dict}
+    fields = {"format": int, "kind": str, "settings": dict, "elements": list, "sha256": str, "provenance": dict}
     if not isinstance(metadata, dict) or not isinstance(metadata.get("format"), int):
         raise BadInput(path, "its header names no format", allowed=_ALLOWED, fix=_AGAIN)
     if metadata["format"] > FORMAT:
@@ -208,7 +198,7 @@ def _upgraded(path: Path, metadata: Any) -> Header:
         metadata = UPGRADES[metadata["format"]](metadata)
     if metadata["format"] != FORMAT:
         raise BadInput(path, f"format {metadata['format']}", allowed=f"format 1 to {FORMAT}", fix=_AGAIN)
-    for name, kind in wanted.items():
+    for name, kind in fields.items():
         if not isinstance(metadata.get(name), kind):
             raise BadInput(path, f"its header has no {name}", allowed=_ALLOWED, fix=_AGAIN)
     return metadata
@@ -224,7 +214,8 @@ def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
 
 def _settings(path: Path, make: type[Any], raw: Header) -> Any:
     try:
-        return make(**raw | {"elements": tuple(raw["elements"])})
+        potential = {"potential": _sized(MomentSettings, raw["potential"])} if "potential" in raw else {}
+        return _sized(make, raw | potential)
     except BadInput as error:
         raise BadInput(
             path, f"its settings are invalid: {error.subject} {error.problem}", allowed=error.allowed, fix=_AGAIN
@@ -233,19 +224,23 @@ def _settings(path: Path, make: type[Any], raw: Header) -> Any:
         raise BadInput(path, f"its settings cannot be read ({error})", allowed=_ALLOWED, fix=_AGAIN) from error
 
 
+def _sized(make: type[Any], raw: Header) -> Any:
+    return make(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
+
+
 def _check_size(path: Path, settings: Any, tensors: dict[str, np.ndarray]) -> None:
     """Refuse settings that announce a larger network than the file holds, before that network is built."""
     for name, shape in settings.shapes().items():
-        found = tensors[name].shape if name in tensors else None
-        if found != shape:
-            raise BadInput(path, f"tensor {name} has shape {found}", allowed=f"{shape} by its settings", fix=_AGAIN)
+        stored = tensors[name].shape if name in tensors else None
+        if stored != shape:
+            raise BadInput(path, f"tensor {name} has shape {stored}", allowed=f"{shape} by its settings", fix=_AGAIN)
 
 
-def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[str, np.ndarray]) -> None:
-    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+def _check_tensors(path: Path, expected: dict[str, torch.Tensor], tensors: dict[str, np.ndarray]) -> None:
+    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or extra:
         raise BadInput(path, f"tensors missing: {missing}, unknown: {extra}", allowed=_ALLOWED, fix=_AGAIN)
-    for name, value in found.items():
+    for name, value in tensors.items():
         if value.shape != tuple(expected[name].shape) or value.dtype.kind != "f":
             raise BadInput(
                 path, f"tensor {name} is {value.dtype} {value.shape}", allowed=f"float {tuple(expected[name].shape)}", fix=_AGAIN

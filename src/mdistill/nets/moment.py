@@ -23,7 +23,6 @@ from __future__ import annotations
 from math import pi, sqrt
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -34,35 +33,29 @@ from mdistill.nets.layers import (
     harmonics,
     harmonics_table,
     rows,
-    species_index,
-    species_table,
     sphere_quadrature,
 )
 from mdistill.nets.moment_basis import Basis, moments
-from mdistill.nets.repulsion import BONDED, CoreRepulsion, covalent_sums
+from mdistill.nets.network import Student, double_copy
 from mdistill.nets.settings import MomentSettings
 from mdistill.types import Graph
 
 
-class MomentNet(torch.nn.Module):
+class MomentNet(Student):
     """The network: `net(graph, vectors)` gives the energy of every atom (eV, float64) whatever float type it computes in.
 
     Mixing weights act through `whitening` [species, degree, basis, basis], a fixed change of basis chosen by training so that
     all directions are learned at like speed; `folded` multiplies it in.
 
-    Buffers set by training: `reference` E0 per species (eV), `scale` (eV), `closest` per pair, where its functions begin (Å,
-    below its closest label; the cutoff where it was never met: it then has no learned interaction), `mean` and `spread` of the
-    features.
+    Further buffers set by training: `mean` and `spread` of the features. Its radial basis has no slope where it begins: hence it
+    begins below the closest label. Begun at the label itself, forces lost a quarter of their accuracy, and pairs a little nearer
+    were given a curvature far off.
     """
 
-    kind = "moment"
-    reference: Tensor
-    scale: Tensor
-    closest: Tensor
+    begins_below = 0.3
     mean: Tensor
     spread: Tensor
     whitening: Tensor | None
-    species_of: Tensor
     degrees: Tensor
     waves: Tensor
     by_degree: Tensor
@@ -72,8 +65,7 @@ class MomentNet(torch.nn.Module):
     grid_weights: Tensor
 
     def __init__(self, settings: MomentSettings, *, seed: int = 0) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         generator = torch.Generator().manual_seed(seed)
         n, channels = len(settings.elements), settings.channels
         basis = n * settings.radial
@@ -84,10 +76,6 @@ class MomentNet(torch.nn.Module):
             self.first = SpeciesLinear(n, features, settings.hidden, bias=True, generator=generator)
             self.second = SpeciesLinear(n, settings.hidden, settings.hidden, bias=True, generator=generator)
         self.last = SpeciesLinear(n, settings.hidden or features, 1, bias=False, generator=generator)
-        self.core = CoreRepulsion(settings.elements)
-        self.register_buffer("reference", torch.zeros(n, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-        self.register_buffer("closest", BONDED * covalent_sums(settings.elements))
         self.register_buffer("mean", torch.zeros((n, 1, features), dtype=torch.float64))
         self.register_buffer("spread", torch.ones((n, 1, features), dtype=torch.float64))
         self.register_buffer("whitening", None, persistent=False)
@@ -98,7 +86,6 @@ class MomentNet(torch.nn.Module):
         degrees = torch.tensor([degree for degree in range(settings.degree + 1) for _ in range(2 * degree + 1)])
         points, weights = sphere_quadrature(3 * settings.degree)
         constants = {
-            "species_of": species_table(settings.elements),
             "degrees": degrees,
             "waves": pi * torch.arange(settings.radial, dtype=torch.float64),
             "by_degree": (degrees == torch.arange(settings.degree + 1).unsqueeze(1)).to(torch.float64),
@@ -110,39 +97,12 @@ class MomentNet(torch.nn.Module):
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
 
-    @property
-    def cutoff(self) -> float:
-        return self.settings.cutoff
-
-    @property
-    def elements(self) -> frozenset[int]:
-        return frozenset(self.settings.elements)
-
-    @property
-    def name(self) -> str:
-        return "-".join(["moment", *(chemical_symbols[z] for z in self.settings.elements)])
-
-    def set_closest(self, closest: Float[Tensor, "species species"]) -> None:
-        """Take over where the learned functions of each pair begin (Å; anything ≥ the cutoff: never met)."""
-        self.closest.copy_(closest.clamp_max(self.cutoff))
-        self.core.reach_to(self.closest)
-
     def folded(self) -> MomentNet:
         """A copy whose mixing weights act without whitening; the same function."""
-        net = MomentNet(self.settings)
-        state = {name: value.detach().cpu().to(torch.float64) for name, value in self.state_dict().items()}
-        net.load_state_dict(state | {"mixing": self._mixing().detach().cpu().to(torch.float64)})
-        return net
+        return double_copy(self, self.state_dict() | {"mixing": self._mixing()})
 
     def _mixing(self) -> Tensor:
         return self.mixing if self.whitening is None else self.whitening @ self.mixing
-
-    def in_type(self, dtype: torch.dtype) -> MomentNet:
-        """Compute in this float type; E0, scale and the sum of energies stay float64."""
-        reference, scale = self.reference, self.scale
-        self.to(dtype)
-        self.reference, self.scale = reference, scale
-        return self
 
     def forward(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
         species = self.species(graph.system.numbers)
@@ -161,14 +121,6 @@ class MomentNet(torch.nn.Module):
         order = torch.argsort(species, stable=True)
         slots = rows(species.index_select(0, order), len(self.settings.elements), spare=1)
         return torch.cat([order, order.new_full((1,), len(order))]).index_select(0, slots.flatten()).view(slots.shape)
-
-    def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
-        """Index of each atom's element in `settings.elements`.
-
-        Raises:
-            BadInput: An element the network does not know.
-        """
-        return species_index(self.species_of, numbers)
 
     def moments(
         self, graph: Graph, vectors: Tensor, species: Tensor

@@ -1,11 +1,11 @@
-r"""A direct long-stride map: free flight, the force at the start, and learned impulses between pairs of atoms.
+r"""A one-step map: free flight, the force at the start, and learned impulses between pairs of atoms.
 
     q' = q + t p/m + (t/m) [ g_q A t F/2 + Σ_j K_ij ]        p' = p + g_p A t F + Σ_j J_ij        J_ij = −J_ji,  K_ij = −K_ji
     J_ij = A t s_ij Σ_x c_x(ij) X_ij       X_ij ∈ { θ² r̂, u_ij, r̂ (r̂·u_ij), a_ij, r̂ (r̂·a_ij), θ (V_j − V_i) }     K alike
 
 q, p, m: positions, momenta, masses   t: stride   θ = t/longest stride   A: units.ACCELERATION   F: forces of the potential
 it is taught   u_ij: free flight v t of j less that of i   a_ij: A F t²/m alike   r̂: from i to j   V_i: learned vectors
-c: an MLP of the distance, of invariants of u_ij, a_ij and r̂, and of s_i + s_j, learned scalars of both atoms; 0 at the reach
+c: an MLP of the distance, of invariants of u_ij, a_ij and r̂, and of s_i + s_j, learned scalars of both atoms; 0 at the cutoff
 s_ij: eV/Å, √(s_i s_j), what impulses of these elements are like   g = 1 + θ² × (a function of θ)
 
 s_i and V_i come from rounds of messages that carry r̂, u, a and V (PaiNN with flights and accelerations, what layers see being
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from math import pi, sqrt
 
 import torch
-from ase.data import atomic_masses, chemical_symbols
+from ase.data import atomic_masses
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import silu
@@ -33,8 +33,9 @@ from torch.nn.functional import silu
 from mdistill.derivatives import forces_through
 from mdistill.errors import BadInput
 from mdistill.graph import edge_vectors
-from mdistill.nets.layers import Linear, cutoff_envelope, species_index, species_table
+from mdistill.nets.layers import Linear, cutoff_envelope
 from mdistill.nets.moment import MomentNet
+from mdistill.nets.network import Arrival, OneStepMap, double_copy
 from mdistill.nets.painn import Mlp, Update
 from mdistill.nets.settings import INVARIANTS, OneStepSettings
 from mdistill.nets.splitting_map import build_graph_at
@@ -51,21 +52,12 @@ _QUIET = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """Where a map takes a state; features: of every atom, what its last layer is made from."""
-
-    positions: Float[Tensor, "atom 3"]
-    momenta: Float[Tensor, "atom 3"]
-    features: Float[Tensor, "atom feature"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Meetings:
-    """Directed edges as a round sees them.
+    """Directed edges as a layer sees them.
 
     Attributes:
         receiver, sender: Atoms.
-        envelope: 1 at distance 0, 0 at the reach.
+        envelope: 1 at distance 0, 0 at the cutoff.
         seen: Radial basis, and asinh of r̂·u, r̂·a, u·u, u·a, a·a.
         arrows: r̂, u, r̂ (r̂·u), a, r̂ (r̂·a); u and a in units of FLIGHT.
     """
@@ -83,20 +75,14 @@ class Meetings:
         return Meetings(**parts)
 
 
-class OneStepNet(torch.nn.Module):
-    """`net(system, momenta, masses, stride)` gives the positions and momenta after the stride; `leap` the features too.
+class OneStepNet(OneStepMap):
+    """The map. Buffers set by training: `scale` [2, species] eV/Å of position and momentum impulses; those of `doubt`."""
 
-    Buffers set by training: `scale` [2, species] eV/Å of position and momentum impulses; those of `doubt`.
-    """
-
-    kind = "one_step"
     scale: Tensor
-    species_of: Tensor
     waves: Tensor
 
     def __init__(self, settings: OneStepSettings, *, seed: int = 0) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         random = torch.Generator().manual_seed(seed)
         n, width, seen = len(settings.elements), settings.width, settings.waves + INVARIANTS
         self.potential = MomentNet(settings.potential, seed=seed)
@@ -104,33 +90,14 @@ class OneStepNet(torch.nn.Module):
         self.isotope = torch.nn.Parameter(0.1 * torch.randn((n, width), generator=random, dtype=torch.float64))
         self.pace = Mlp(2, width, width, random)
         self.pull = Mlp(2, width, 2, random)
-        self.rounds = torch.nn.ModuleList(Round(width, seen, random) for _ in range(settings.rounds))
+        self.rounds = torch.nn.ModuleList(Round(width, seen, random) for _ in range(settings.layers))
         self.exchange = Exchange(width, seen, settings.learned, random)
         self.doubt = LastLayerUncertainty(width, n)
         with torch.no_grad():
             self.pull.last.weight.zero_()
         self.register_buffer("scale", torch.ones((2, n), dtype=torch.float64))
-        self.register_buffer("species_of", species_table(settings.elements), persistent=False)
-        waves = pi / settings.reach * torch.arange(1, settings.waves + 1, dtype=torch.float64)
+        waves = pi / settings.cutoff * torch.arange(1, settings.waves + 1, dtype=torch.float64)
         self.register_buffer("waves", waves, persistent=False)
-
-    @property
-    def cutoff(self) -> float:
-        """Of its own messages, Å."""
-        return self.settings.reach
-
-    @property
-    def elements(self) -> frozenset[int]:
-        return frozenset(self.settings.elements)
-
-    @property
-    def name(self) -> str:
-        return "-".join([f"direct{self.settings.stride_fs:g}fs", *(chemical_symbols[z] for z in self.settings.elements)])
-
-    @property
-    def strides_fs(self) -> tuple[float, ...]:
-        """The strides it was taught."""
-        return self.settings.strides_fs
 
     def start_from(self, net: MomentNet) -> None:
         """Take over the potential it is taught; it is not trained.
@@ -146,10 +113,7 @@ class OneStepNet(torch.nn.Module):
         self.potential.requires_grad_(False)
 
     def folded(self) -> OneStepNet:
-        """A copy in float64."""
-        net = OneStepNet(self.settings)
-        net.load_state_dict({name: value.detach().cpu().to(torch.float64) for name, value in self.state_dict().items()})
-        return net
+        return double_copy(self, self.state_dict())
 
     def in_type(self, dtype: torch.dtype) -> OneStepNet:
         """Compute impulses and forces in this float type; positions, momenta and doubt stay float64."""
@@ -158,28 +122,6 @@ class OneStepNet(torch.nn.Module):
         self.embedding.data, self.isotope.data = self.embedding.data.to(dtype), self.isotope.data.to(dtype)
         self.potential.in_type(dtype)
         return self
-
-    def check(self, stride_fs: float) -> None:
-        """Refuse a stride outside those it was taught.
-
-        Raises:
-            BadInput: It is.
-        """
-        check_stride(stride_fs, self.strides_fs)
-
-    def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
-        """Index of each atom's element in `settings.elements`.
-
-        Raises:
-            BadInput: An element the network does not know.
-        """
-        return species_index(self.species_of, numbers)
-
-    def forward(
-        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float
-    ) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]:
-        arrival = self.leap(system, momenta, masses, stride_fs)
-        return arrival.positions, arrival.momenta
 
     def leap(
         self,
@@ -191,14 +133,6 @@ class OneStepNet(torch.nn.Module):
         forces: Float[Tensor, "atom 3"] | None = None,
         graph: Graph | None = None,
     ) -> Arrival:
-        """The state after a stride.
-
-        Args:
-            system, momenta, masses: The state.
-            stride_fs: t, fs.
-            forces: Of the potential it was taught, eV/Å, where they are known already.
-            graph: Neighbours within the reach, where they are known already.
-        """
         graph = build_graph_at(system, self.cutoff) if graph is None else graph
         forces = self.forces(system) if forces is None else forces
         species, weight = self.species(system.numbers), masses.unsqueeze(1)
@@ -319,14 +253,3 @@ def bounded(
     """Scalars and vectors of every atom over √(1 + their mean square): small ones as they are, none of them large."""
     length = (1.0 + vector.square().sum(1).mean(1)).rsqrt()
     return scalar * (1.0 + scalar.square().mean(1, keepdim=True)).rsqrt(), vector * length.reshape(-1, 1, 1)
-
-
-def check_stride(stride_fs: float, taught: tuple[float, ...]) -> None:
-    """Refuse a stride outside those taught.
-
-    Raises:
-        BadInput: It is.
-    """
-    if not (1.0 - 1e-9) * min(taught) <= stride_fs <= (1.0 + 1e-9) * max(taught):
-        known = f"{min(taught):g} to {max(taught):g} fs"
-        raise BadInput("stride", f"{stride_fs:g} fs", allowed=known, fix="train a map for this stride, or leave it out")

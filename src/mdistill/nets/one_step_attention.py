@@ -1,16 +1,16 @@
-r"""A direct long-stride map by attention, like the published one: for comparison with the equivariant map of `nets/one_step.py`.
+r"""A one-step map by attention, as published, without built-in symmetry; `nets/one_step.py` is the equivariant one.
 
-Of every atom there is a token, and one for every neighbour within the reach. In each round
+Of every atom there is a token, and one for every neighbour within the cutoff. In each layer
 
-    edge token   e_ij ← MLP( r_ij, |r_ij|, element of j, message on the edge j→i of the round before, e_ij )
+    edge token   e_ij ← MLP( r_ij, |r_ij|, element of j, message on the edge j→i of the layer before, e_ij )
     attention    among the atom's token and its edges' tokens, pre-norm, logits + log f(r_ij); then SwiGLU
-    message      the edge's token is what its reverse hears in the next round
+    message      the edge's token is what its reverse hears in the next layer
 
 with momenta joined to the atom's token, and at the end two heads on every token (edges' weighted by f), o_i and o'_i:
 
     q' = q + t v + t σ θ o / √m        p' = p + √m σ θ o'          σ: typical thermal speed of √m v   θ = t/longest stride
 
-r_ij, v, p, m: edge vector, velocity, momentum, mass   t: stride   f: envelope, 0 at the reach, so that an edge that leaves does
+r_ij, v, p, m: edge vector, velocity, momentum, mass   t: stride   f: envelope, 0 at the cutoff, so that an edge that leaves does
 so without a jump. Without `residual` q' = q + t σ o/√m, p' = √m σ o'; without `mass_scaled` m is the mean mass there.
 
 Velocities are relative to the centre of mass; nothing else is built in: rotations are learned from turned structures
@@ -26,14 +26,13 @@ from dataclasses import dataclass
 from math import sqrt
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import rms_norm, silu
 
 from mdistill.graph import edge_vectors
-from mdistill.nets.layers import Linear, cutoff_envelope, rows, species_index, species_table
-from mdistill.nets.one_step import Arrival, check_stride
+from mdistill.nets.layers import Linear, cutoff_envelope, rows
+from mdistill.nets.network import Arrival, OneStepMap, double_copy
 from mdistill.nets.settings import OneStepAttentionSettings
 from mdistill.nets.splitting_map import build_graph_at
 from mdistill.nets.uncertainty import LastLayerUncertainty
@@ -60,26 +59,21 @@ class Neighbourhood:
     bias: Float[Tensor, "atom token"]
 
 
-class OneStepAttentionNet(torch.nn.Module):
-    """`net(system, momenta, masses, stride)` gives the positions and momenta after the stride; `leap` the features too.
+class OneStepAttentionNet(OneStepMap):
+    """The map. Buffers set by training: `speed` σ, √u·Å/fs; those of `doubt`."""
 
-    Buffers set by training: `speed` σ, √u·Å/fs; those of `doubt`.
-    """
-
-    kind = "one_step_attention"
+    equivariant = False
     speed: Tensor
-    species_of: Tensor
 
     def __init__(self, settings: OneStepAttentionSettings, *, seed: int = 0) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         random = torch.Generator().manual_seed(seed)
         n, width = len(settings.elements), settings.width
         self.embedding = torch.nn.Parameter(torch.randn((n, width), generator=random, dtype=torch.float64))
         self.neighbour = torch.nn.Parameter(torch.randn((n, width), generator=random, dtype=torch.float64))
         self.motion = Linear(6, width, bias=True, generator=random)
         self.moving = Linear(width, width, bias=False, generator=random)
-        self.rounds = torch.nn.ModuleList(Conversation(settings, random) for _ in range(settings.rounds))
+        self.rounds = torch.nn.ModuleList(Conversation(settings, random) for _ in range(settings.layers))
         self.own = Linear(width, 6, bias=False, generator=random)
         self.others = Linear(width, 6, bias=False, generator=random)
         with torch.no_grad():
@@ -87,31 +81,9 @@ class OneStepAttentionNet(torch.nn.Module):
             self.others.weight.mul_(0.02)
         self.doubt = LastLayerUncertainty(width, n)
         self.register_buffer("speed", torch.tensor(0.02, dtype=torch.float64))
-        self.register_buffer("species_of", species_table(settings.elements), persistent=False)
-
-    @property
-    def cutoff(self) -> float:
-        """Of one message, Å."""
-        return self.settings.reach
-
-    @property
-    def elements(self) -> frozenset[int]:
-        return frozenset(self.settings.elements)
-
-    @property
-    def name(self) -> str:
-        return "-".join([f"attention{self.settings.stride_fs:g}fs", *(chemical_symbols[z] for z in self.settings.elements)])
-
-    @property
-    def strides_fs(self) -> tuple[float, ...]:
-        """The strides it was taught."""
-        return self.settings.strides_fs
 
     def folded(self) -> OneStepAttentionNet:
-        """A copy in float64."""
-        net = OneStepAttentionNet(self.settings)
-        net.load_state_dict({name: value.detach().cpu().to(torch.float64) for name, value in self.state_dict().items()})
-        return net
+        return double_copy(self, self.state_dict())
 
     def in_type(self, dtype: torch.dtype) -> OneStepAttentionNet:
         """Compute in this float type; positions, momenta and doubt stay float64."""
@@ -119,28 +91,6 @@ class OneStepAttentionNet(torch.nn.Module):
             part.to(dtype)
         self.embedding.data, self.neighbour.data = self.embedding.data.to(dtype), self.neighbour.data.to(dtype)
         return self
-
-    def check(self, stride_fs: float) -> None:
-        """Refuse a stride outside those it was taught.
-
-        Raises:
-            BadInput: It is.
-        """
-        check_stride(stride_fs, self.strides_fs)
-
-    def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
-        """Index of each atom's element in `settings.elements`.
-
-        Raises:
-            BadInput: An element the network does not know.
-        """
-        return species_index(self.species_of, numbers)
-
-    def forward(
-        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float
-    ) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]:
-        arrival = self.leap(system, momenta, masses, stride_fs)
-        return arrival.positions, arrival.momenta
 
     def leap(
         self,
@@ -152,7 +102,7 @@ class OneStepAttentionNet(torch.nn.Module):
         forces: Float[Tensor, "atom 3"] | None = None,
         graph: Graph | None = None,
     ) -> Arrival:
-        """The state after a stride; forces are not looked at, the rest as `OneStepNet.leap`."""
+        """The state after a stride; forces are not used."""
         graph = build_graph_at(system, self.cutoff) if graph is None else graph
         weight, theta, owner = masses.unsqueeze(1), stride_fs / self.settings.stride_fs, system.owner
         drift, total = (x.new_zeros((system.n_structs, x.shape[1])).index_add(0, owner, x) for x in (momenta, weight))
@@ -192,7 +142,7 @@ class OneStepAttentionNet(torch.nn.Module):
 
 
 class Conversation(torch.nn.Module):
-    """One round: edges hear their reverses, then attention layers among the tokens of every atom."""
+    """One layer: edges hear their reverses, then attention layers among the tokens of every atom."""
 
     def __init__(self, settings: OneStepAttentionSettings, random: torch.Generator) -> None:
         super().__init__()
@@ -200,7 +150,7 @@ class Conversation(torch.nn.Module):
         self.shape = Linear(4, width, bias=True, generator=random)
         self.join = Linear(3 * width, width, bias=True, generator=random)
         self.after = Linear(width, width, bias=False, generator=random)
-        self.layers = torch.nn.ModuleList(Attention(width, settings.heads, random) for _ in range(settings.layers))
+        self.layers = torch.nn.ModuleList(Attention(width, settings.heads, random) for _ in range(settings.attention_layers))
 
     def forward(self, token: Tensor, edges: Tensor, heard: Tensor, shape: Tensor, near: Neighbourhood) -> tuple[Tensor, Tensor]:
         joined = torch.cat([silu(self.shape(shape)), heard, edges], 1)

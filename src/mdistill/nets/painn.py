@@ -30,13 +30,12 @@ from dataclasses import dataclass
 from math import pi, sqrt
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdistill.errors import BadInput
-from mdistill.nets.layers import FREEZE, Linear, cutoff_envelope, frozen_below, species_index, species_table
-from mdistill.nets.repulsion import BONDED, CoreRepulsion, covalent_sums
+from mdistill.nets.layers import FREEZE, Linear, cutoff_envelope, frozen_below
+from mdistill.nets.network import Student, double_copy
 from mdistill.nets.settings import PainnSettings
 from mdistill.types import Graph
 
@@ -54,24 +53,14 @@ class Edges:
     unit: Float[Tensor, "edge 3"]
 
 
-class PainnNet(torch.nn.Module):
-    """The network: `net(graph, vectors)` gives the energy of every atom (eV, float64) whatever float type it computes in.
+class PainnNet(Student):
+    """The network: `net(graph, vectors)` gives the energy of every atom; a pair that was never met sends no messages."""
 
-    Buffers set by training: `reference` E0 per species (eV), `scale` (eV, and eV/Å of direct forces), `closest` labelled
-    distance per pair (Å, the cutoff where the pair was never met: it then sends no messages).
-    """
-
-    kind = "painn"
-    reference: Tensor
-    scale: Tensor
-    closest: Tensor
-    species_of: Tensor
     waves: Tensor
     gate: Mlp | None
 
     def __init__(self, settings: PainnSettings, *, seed: int = 0) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         random = torch.Generator().manual_seed(seed)
         n, width = len(settings.elements), settings.width
         self.embedding = torch.nn.Parameter(torch.randn((n, width), generator=random, dtype=torch.float64))
@@ -79,48 +68,11 @@ class PainnNet(torch.nn.Module):
         self.updates = torch.nn.ModuleList(Update(width, random) for _ in range(settings.layers))
         self.readout = Mlp(width, width // 2, 1, random)
         self.gate = Mlp(width, width // 2, width, random) if settings.direct else None
-        self.core = CoreRepulsion(settings.elements)
-        self.register_buffer("reference", torch.zeros(n, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-        self.register_buffer("closest", BONDED * covalent_sums(settings.elements))
-        self.register_buffer("species_of", species_table(settings.elements), persistent=False)
         waves = pi / settings.cutoff * torch.arange(1, settings.radial + 1, dtype=torch.float64)
         self.register_buffer("waves", waves, persistent=False)
 
-    @property
-    def cutoff(self) -> float:
-        return self.settings.cutoff
-
-    @property
-    def elements(self) -> frozenset[int]:
-        return frozenset(self.settings.elements)
-
-    @property
-    def name(self) -> str:
-        return "-".join([self.kind, *(chemical_symbols[z] for z in self.settings.elements)])
-
-    @property
-    def direct(self) -> bool:
-        """Whether forces come from a head of their own instead of the gradient of the energy."""
-        return self.settings.direct
-
-    def set_closest(self, closest: Float[Tensor, "species species"]) -> None:
-        """Take over where the learned functions of each pair begin (Å; anything ≥ the cutoff: never met)."""
-        self.closest.copy_(closest.clamp_max(self.cutoff))
-        self.core.reach_to(self.closest)
-
     def folded(self) -> PainnNet:
-        """A copy in float64 on the CPU."""
-        net = PainnNet(self.settings)
-        net.load_state_dict({name: value.detach().cpu().to(torch.float64) for name, value in self.state_dict().items()})
-        return net
-
-    def in_type(self, dtype: torch.dtype) -> PainnNet:
-        """Compute in this float type; E0, scale and the sum of energies stay float64."""
-        reference, scale = self.reference, self.scale
-        self.to(dtype)
-        self.reference, self.scale = reference, scale
-        return self
+        return double_copy(self, self.state_dict())
 
     def forward(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
         species = self.species(graph.system.numbers)
@@ -156,14 +108,6 @@ class PainnNet(torch.nn.Module):
     def element_features(self, graph: Graph) -> Float[Tensor, "atom feature"]:
         """What every atom's element is embedded as."""
         return self.embedding.index_select(0, self.species(graph.system.numbers))
-
-    def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
-        """Index of each atom's element in `settings.elements`.
-
-        Raises:
-            BadInput: An element the network does not know.
-        """
-        return species_index(self.species_of, numbers)
 
     def _features(
         self, graph: Graph, vectors: Tensor, species: Tensor

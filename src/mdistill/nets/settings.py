@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from mdistill.errors import BadInput
 
@@ -13,21 +13,20 @@ SIZES: dict[str, dict[str, Any]] = {
     "medium": {"cutoff": 4.9, "channels": 12, "radial": 10, "degree": 3, "hidden": 64},
     "large": {"cutoff": 5.6, "channels": 16, "radial": 14, "degree": 3, "hidden": 128},
 }
-"""Sizes of student by name, from fastest to most accurate: reach (Å), channels, radial functions, order, hidden units."""
+"""Sizes of moment students by name, from fastest to most accurate; cutoffs in Å."""
 LIGHT: dict[str, int] = {"channels": 8, "radial": 6, "degree": 2, "hidden": 32}
-"""What the light kicks of a long-stride map have at most; their reach is that of the student."""
+"""Upper limits of the size of a light kick of a splitting map; its cutoff is that of the student."""
 LONGEST_STRIDE = 100.0
 """Longest stride accepted, fs."""
 INVARIANTS = 5
-"""Invariants of relative flights and accelerations that a `OneStepNet` sees on every edge."""
+"""Invariants of relative displacements and accelerations that a `OneStepNet` sees on every edge."""
 MAX_DEGREE = 3
 """Highest degree of the spherical harmonics that are written out."""
-_POTENTIAL = ("elements", "cutoff", "channels", "radial", "degree", "hidden")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MomentSettings:
-    """Size and reach of a `MomentNet`.
+    """Size and cutoff of a `MomentNet`.
 
     Attributes:
         elements: Atomic numbers it knows, ascending.
@@ -38,6 +37,8 @@ class MomentSettings:
         hidden: Width of the two hidden layers of each species' MLP; 0 for an energy linear in the features.
     """
 
+    kind: ClassVar[str] = "moment"
+    direct: ClassVar[bool] = False
     elements: tuple[int, ...]
     cutoff: float = 4.9
     channels: int = 12
@@ -46,7 +47,8 @@ class MomentSettings:
     hidden: int = 64
 
     def __post_init__(self) -> None:
-        _check_reach(self.elements, self.cutoff)
+        _check_elements(self.elements)
+        _check_cutoff(self.cutoff)
         _check_sizes(self, {"channels": (1, 64), "radial": (2, 64), "degree": (1, MAX_DEGREE), "hidden": (0, 1024)})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -66,7 +68,7 @@ def lighter(size: MomentSettings) -> MomentSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PainnSettings:
-    """Size and reach of a `PainnNet`.
+    """Size and cutoff of a `PainnNet`.
 
     Attributes:
         elements: Atomic numbers it knows, ascending.
@@ -77,6 +79,7 @@ class PainnSettings:
         direct: Forces from a head of their own (not the gradient of the energy), without stress.
     """
 
+    kind: ClassVar[str] = "painn"
     elements: tuple[int, ...]
     cutoff: float = 5.0
     width: int = 64
@@ -85,7 +88,8 @@ class PainnSettings:
     direct: bool = False
 
     def __post_init__(self) -> None:
-        _check_reach(self.elements, self.cutoff)
+        _check_elements(self.elements)
+        _check_cutoff(self.cutoff)
         _check_sizes(self, {"width": (2, 1024), "layers": (1, 12), "radial": (2, 64)})
         if not isinstance(self.direct, bool):
             raise BadInput("direct", f"{self.direct!r}", allowed="True or False", fix="keep the default")
@@ -103,36 +107,40 @@ class SplittingMapSettings:
     """Stride and size of a `SplittingMap`.
 
     Attributes:
-        elements: Atomic numbers it knows, ascending.
         stride_fs: Time that one application of the map advances, fs.
         kicks: Force evaluations per stride.
-        cutoff, channels, radial, degree, hidden: Of the moment potential of each kick.
+        potential: Size of the potential of each kick.
     """
 
-    elements: tuple[int, ...]
+    kind: ClassVar[str] = "splitting"
     stride_fs: float = 16.0
     kicks: int = 2
-    cutoff: float = 4.9
-    channels: int = 12
-    radial: int = 10
-    degree: int = 3
-    hidden: int = 64
+    potential: MomentSettings
 
     def __post_init__(self) -> None:
-        _check_stride(self.stride_fs)
+        if not 0.0 < self.stride_fs <= LONGEST_STRIDE:
+            allowed = f"above 0 and at most {LONGEST_STRIDE:g} fs"
+            raise BadInput("stride_fs", f"{self.stride_fs} fs", allowed=allowed, fix="16 fs suits most solids")
         if not 1 <= self.kicks <= 64:
             raise BadInput("kicks", f"{self.kicks}", allowed="1 to 64", fix="one for about every 8 fs, two at least")
-        self.potential.shapes()
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return self.potential.elements
+
+    @property
+    def cutoff(self) -> float:
+        return self.potential.cutoff
+
+    @property
+    def strides_fs(self) -> tuple[float, ...]:
+        """The strides it is taught: one."""
+        return (self.stride_fs,)
 
     @property
     def stages(self) -> int:
         """Different potentials: the sequence of kicks is a palindrome."""
         return self.kicks // 2 + 1
-
-    @property
-    def potential(self) -> MomentSettings:
-        """Size of each potential."""
-        return MomentSettings(**{name: getattr(self, name) for name in _POTENTIAL})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
@@ -143,90 +151,85 @@ class SplittingMapSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneStepSettings:
-    """Size and reach of a `OneStepNet`.
+    """Size and cutoff of a `OneStepNet`.
 
     Attributes:
-        elements: Atomic numbers it knows, ascending.
         strides_fs: Strides it is taught, fs; it takes any between the shortest and the longest.
-        reach: Å of one message.
+        cutoff: Å of one message.
         width: Channels of the scalar and of the vector features.
-        rounds: Messages before the impulses.
+        layers: Messages before the impulses.
         waves: Radial basis functions.
         learned: Learned vectors of every atom whose differences push pairs.
-        cutoff, channels, radial, degree, hidden: Of the moment potential whose forces it starts from.
+        potential: Size of the potential whose forces it starts from.
     """
 
-    elements: tuple[int, ...]
+    kind: ClassVar[str] = "one_step"
     strides_fs: tuple[float, ...] = (16.0,)
-    reach: float = 4.5
+    cutoff: float = 4.5
     width: int = 32
-    rounds: int = 2
+    layers: int = 2
     waves: int = 8
     learned: int = 8
-    cutoff: float = 4.9
-    channels: int = 12
-    radial: int = 10
-    degree: int = 3
-    hidden: int = 64
+    potential: MomentSettings
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strides_fs", tuple(self.strides_fs))
         _check_strides(self.strides_fs)
-        _check_reach(self.elements, self.reach)
-        _check_sizes(self, {"width": (2, 1024), "rounds": (1, 12), "waves": (2, 64), "learned": (1, 64)})
-        self.potential.shapes()
+        _check_cutoff(self.cutoff)
+        _check_sizes(self, {"width": (2, 1024), "layers": (1, 12), "waves": (2, 64), "learned": (1, 64)})
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return self.potential.elements
 
     @property
     def stride_fs(self) -> float:
         """The longest stride, which is taken where none is asked for."""
         return max(self.strides_fs)
 
-    @property
-    def potential(self) -> MomentSettings:
-        """Size of the potential."""
-        return MomentSettings(**{name: getattr(self, name) for name in _POTENTIAL})
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
         shapes = {f"potential.{name}": shape for name, shape in self.potential.shapes().items()}
         return shapes | {
             "embedding": (len(self.elements), self.width),
-            f"rounds.{self.rounds - 1}.see.weight": (self.waves + INVARIANTS, self.width),
+            f"rounds.{self.layers - 1}.see.weight": (self.waves + INVARIANTS, self.width),
             "exchange.mix.weight": (self.width, self.learned),
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneStepAttentionSettings:
-    """Size and reach of an `OneStepAttentionNet`.
+    """Size and cutoff of a `OneStepAttentionNet`.
 
     Attributes:
         elements: Atomic numbers it knows, ascending.
         strides_fs: Strides it is taught, fs; it takes any between the shortest and the longest.
-        reach: Å of one message.
+        cutoff: Å of one message.
         width: Of a token.
         heads: Of the attention.
-        rounds: Messages along edges.
-        layers: Attention layers in each.
+        layers: Messages along edges.
+        attention_layers: Attention layers in each.
         residual: Whether it gives the difference from free flight rather than the whole displacement and momentum.
         mass_scaled: Whether what it gives is scaled by √m, so that all elements are of one size.
     """
 
+    kind: ClassVar[str] = "one_step_attention"
     elements: tuple[int, ...]
     strides_fs: tuple[float, ...] = (16.0,)
-    reach: float = 4.5
+    cutoff: float = 4.5
     width: int = 64
     heads: int = 4
-    rounds: int = 2
-    layers: int = 1
+    layers: int = 2
+    attention_layers: int = 1
     residual: bool = True
     mass_scaled: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strides_fs", tuple(self.strides_fs))
         _check_strides(self.strides_fs)
-        _check_reach(self.elements, self.reach)
-        _check_sizes(self, {"width": (4, 1024), "heads": (1, 64), "rounds": (1, 12), "layers": (1, 12)})
+        _check_elements(self.elements)
+        _check_cutoff(self.cutoff)
+        _check_sizes(self, {"width": (4, 1024), "heads": (1, 64), "layers": (1, 12), "attention_layers": (1, 12)})
         if self.width % self.heads:
             allowed = f"a divisor of the width {self.width}"
             raise BadInput("heads", f"{self.heads}", allowed=allowed, fix="keep the default")
@@ -238,7 +241,7 @@ class OneStepAttentionSettings:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
-        last = f"rounds.{self.rounds - 1}.layers.{self.layers - 1}.ask.weight"
+        last = f"rounds.{self.layers - 1}.layers.{self.attention_layers - 1}.ask.weight"
         return {"embedding": (len(self.elements), self.width), last: (self.width, 3 * self.width)}
 
 
@@ -248,15 +251,12 @@ def _check_strides(strides_fs: tuple[float, ...]) -> None:
         raise BadInput("strides_fs", f"{strides_fs}", allowed=allowed, fix="8 and 16 fs suit most solids")
 
 
-def _check_stride(stride_fs: float) -> None:
-    if not 0.0 < stride_fs <= LONGEST_STRIDE:
-        allowed = f"above 0 and at most {LONGEST_STRIDE:g} fs"
-        raise BadInput("stride_fs", f"{stride_fs} fs", allowed=allowed, fix="16 fs suits most solids")
-
-
-def _check_reach(elements: tuple[int, ...], cutoff: float) -> None:
+def _check_elements(elements: tuple[int, ...]) -> None:
     if not elements or list(elements) != sorted(set(elements)) or not 1 <= min(elements) <= max(elements) <= 118:
         raise BadInput("elements", f"{elements}", allowed="distinct ascending atomic numbers, 1 to 118", fix="list each once")
+
+
+def _check_cutoff(cutoff: float) -> None:
     if not 1.0 < cutoff <= 15.0:
         raise BadInput("cutoff", f"{cutoff} Å", allowed="1 to 15 Å", fix="5 Å suits most solids")
 

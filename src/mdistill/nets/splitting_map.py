@@ -27,7 +27,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from mdistill.derivatives import forces_through
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.nets.moment import MomentNet
+from mdistill.nets.network import StrideMap, double_copy
 from mdistill.nets.settings import SplittingMapSettings
 from mdistill.types import Graph, System
 from mdistill.units import ACCELERATION
@@ -44,7 +44,7 @@ UNLIMITED = 1e6
 Forces = Callable[[System], Float[Tensor, "atom 3"]]
 
 
-class SplittingMap(torch.nn.Module):
+class SplittingMap(StrideMap):
     """`net(system, momenta, masses, stride)` gives the positions and momenta after the stride, differentiable in the weights.
 
     Buffers set by training: `largest_force` [stage, species] eV/Å of a kick; `looked_at` and `largest_change` eV/√atom, the
@@ -52,36 +52,18 @@ class SplittingMap(torch.nn.Module):
     the first and the last the map is not to be trusted.
     """
 
-    kind = "splitting"
+    has_kicks = True
     largest_force: Tensor
     looked_at: Tensor
     largest_change: Tensor
 
     def __init__(self, settings: SplittingMapSettings, *, seed: int = 0) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.stages = torch.nn.ModuleList(MomentNet(settings.potential, seed=seed + k) for k in range(settings.stages))
         limits = torch.full((settings.stages, len(settings.elements)), UNLIMITED, dtype=torch.float64)
         self.register_buffer("largest_force", limits)
         for name in ("looked_at", "largest_change"):
             self.register_buffer(name, torch.tensor(UNLIMITED, dtype=torch.float64))
-
-    @property
-    def cutoff(self) -> float:
-        return self.settings.cutoff
-
-    @property
-    def elements(self) -> frozenset[int]:
-        return frozenset(self.settings.elements)
-
-    @property
-    def name(self) -> str:
-        return "-".join([f"stride{self.settings.stride_fs:g}fs", *(chemical_symbols[z] for z in self.settings.elements)])
-
-    @property
-    def strides_fs(self) -> tuple[float, ...]:
-        """The strides it was taught."""
-        return (self.settings.stride_fs,)
 
     def begin_as(self, net: MomentNet) -> None:
         """Let every kick begin with this potential.
@@ -98,25 +80,23 @@ class SplittingMap(torch.nn.Module):
 
     def folded(self) -> SplittingMap:
         """A float64 copy without whitening of its stages; the same map."""
-        net = SplittingMap(self.settings)
-        net.stages = torch.nn.ModuleList(stage.folded() for stage in self._stages())
-        net.largest_force = self.largest_force.detach().clone()
-        net.looked_at, net.largest_change = self.looked_at.detach().clone(), self.largest_change.detach().clone()
-        return net
+        folded = [stage.folded().state_dict().items() for stage in self.potentials()]
+        state = {f"stages.{k}.{name}": value for k, stage in enumerate(folded) for name, value in stage}
+        return double_copy(self, self.state_dict() | state)
 
     def scale_kicks(self, factor: float) -> None:
-        """Make all that its kicks have learned so many times as strong, in place."""
-        for stage in self._stages():
+        for stage in self.potentials():
             stage.scale.mul_(factor)
         self.largest_force.mul_(factor)
 
     def in_type(self, dtype: torch.dtype) -> SplittingMap:
         """Compute forces in this float type; positions and momenta stay float64."""
-        for stage in self._stages():
+        for stage in self.potentials():
             stage.in_type(dtype)
         return self
 
-    def _stages(self) -> list[MomentNet]:
+    def potentials(self) -> list[MomentNet]:
+        """Of each stage."""
         return list(self.stages)  # type: ignore[arg-type]
 
     def forward(
@@ -128,17 +108,7 @@ class SplittingMap(torch.nn.Module):
         def forces_of(stage: MomentNet) -> Forces:
             return lambda now: forces_through(stage, build_graph_at(now, stage.cutoff), create_graph=keep)
 
-        return compose([forces_of(s) for s in self._stages()], self.settings, system, momenta, masses)
-
-    def check(self, stride_fs: float) -> None:
-        """Refuse a stride it was not taught.
-
-        Raises:
-            BadInput: It was taught another.
-        """
-        if abs(stride_fs - self.settings.stride_fs) > 1e-9 * self.settings.stride_fs:
-            known = f"{self.settings.stride_fs:g} fs"
-            raise BadInput("stride", f"{stride_fs:g} fs", allowed=known, fix="train a map for this stride, or leave it out")
+        return compose([forces_of(s) for s in self.potentials()], self.settings, system, momenta, masses)
 
 
 def compose(

@@ -34,8 +34,9 @@ from mdistill.graph import volumes
 from mdistill.settings import within
 from mdistill.simulation.kinetics import atom_counts, prediction_of
 from mdistill.simulation.noise import struct_normals, struct_uniforms
-from mdistill.simulation.verlet import Evaluate, evaluated
-from mdistill.types import Prediction, Propagator, State, System
+from mdistill.simulation.propagators import Evaluate
+from mdistill.simulation.verlet import evaluated
+from mdistill.types import LeapingPropagator, Prediction, Propagator, State, System
 from mdistill.units import BOLTZMANN, GPA, PS
 
 
@@ -89,6 +90,12 @@ class StochasticCellRescaling:
     @property
     def stride_fs(self) -> float:
         return self.inner.stride_fs
+
+    def around(self, inner: Propagator) -> StochasticCellRescaling:
+        return replace(self, inner=inner)
+
+    def leaping(self, inner: LeapingPropagator) -> Propagator:
+        return LeapingBarostat(self, inner)
 
     def step(self, state: State, generator: Generator) -> State:
         self.check(state)
@@ -144,6 +151,29 @@ class StochasticCellRescaling:
         volume = volumes(system)
         enthalpy = prediction.energy + self.pressure_GPa * GPA * volume
         return (atom_counts(system) + 1) * volume.log() - enthalpy / (BOLTZMANN * self.temperature_K)
+
+
+@dataclass(frozen=True, slots=True)
+class LeapingBarostat:
+    """Constant pressure with compiled dynamics between two strains."""
+
+    plain: StochasticCellRescaling
+    inner: LeapingPropagator
+
+    @property
+    def stride_fs(self) -> float:
+        return self.inner.stride_fs
+
+    def step(self, state: State, generator: Generator) -> State:
+        return self.leap(state, generator, round(state.time / self.stride_fs), 1)[0]
+
+    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
+        self.plain.check(state)
+        every = self.plain.every
+        wanted = min(steps, every - round(state.time / self.stride_fs) % every)
+        state, taken, suspect = self.inner.leap(state, generator, step, wanted)
+        strained = round(state.time / self.stride_fs) % every == 0
+        return (self.plain.strained(state, generator) if strained else state), taken, suspect or strained
 
 
 def _stress(prediction: Prediction) -> Float[Tensor, "struct 3 3"]:

@@ -16,15 +16,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from mdistill.kernels.motion import Ensemble
 from mdistill.settings import within
+from mdistill.simulation.evaluator import EngineEvaluator
 from mdistill.simulation.kinetics import degrees_of_freedom, heated, internal_momenta, per_struct
 from mdistill.simulation.noise import keys, uniforms_of
+from mdistill.simulation.propagators import Mover, nve_mover
 from mdistill.types import Propagator, State
 from mdistill.units import BOLTZMANN, KINETIC
 
@@ -50,6 +54,19 @@ class Bussi:
     @property
     def stride_fs(self) -> float:
         return self.inner.stride_fs
+
+    @property
+    def share_replaced(self) -> float:
+        return 1.0 - math.exp(-self.stride_fs / self.relaxation_fs)
+
+    def mover(self, evaluate: EngineEvaluator) -> Mover | None:
+        return nve_mover(self.inner, evaluate)
+
+    def motion(self, state: State, generator: Generator, steps: int) -> dict[str, Any]:
+        normal, chi_square = rescaling_noise(keys(generator, steps), np.zeros(steps), degrees_of_freedom(state).numpy())
+        keep = math.exp(-self.stride_fs / self.relaxation_fs)
+        noise = {"normal": normal, "chi_square": chi_square}
+        return {"ensemble": Ensemble.BUSSI, "temperature_K": self.temperature_K, "keep": keep} | noise
 
     def step(self, state: State, generator: Generator) -> State:
         state = self.inner.step(state, generator)

@@ -19,11 +19,13 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mdistill.settings import within
+from mdistill.simulation.compiled import CompiledDynamics
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.kinetics import internal_momenta, kinetic_energy
 from mdistill.simulation.noise import scattered
-from mdistill.simulation.verlet import Evaluate, evaluated
-from mdistill.types import Propagator, State
+from mdistill.simulation.propagators import Evaluate
+from mdistill.simulation.verlet import evaluated
+from mdistill.types import LeapingPropagator, Propagator, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,14 @@ class CorrectEnergy:
         target = self.target(state)
         return self.settled(evaluated(self.inner.step(unheated(state), generator), self.evaluate), target)
 
+    def around(self, inner: Propagator) -> CorrectEnergy:
+        return replace(self, inner=inner)
+
+    def leaping(self, inner: LeapingPropagator) -> Propagator:
+        """Around compiled strides, which rescale inside."""
+        strides = isinstance(inner, CompiledDynamics) and inner.mover.counts is not None
+        return LeapingCorrectEnergy(self, inner) if strides else self  # type: ignore[arg-type]
+
     def target(self, state: State) -> Float[Tensor, " struct"]:
         """H₀ of each struct, eV."""
         energy = total_energy(evaluated(state, self.evaluate))
@@ -81,6 +91,31 @@ class CorrectEnergy:
         factor = torch.where(kinetic > 0.0, wanted.clamp(1.0 - self.clip, 1.0 + self.clip), torch.ones_like(wanted))
         momenta = state.momenta + (factor.index_select(0, state.system.owner).unsqueeze(1) - 1.0) * internal
         return replace(state, momenta=momenta, energy_debt=missing - (factor.square() - 1.0) * kinetic)
+
+
+@dataclass(frozen=True, slots=True)
+class LeapingCorrectEnergy:
+    """Strides whose energy is put right inside; however they are cut, what it is to be is found once a leap."""
+
+    plain: CorrectEnergy
+    inner: CompiledDynamics
+
+    @property
+    def stride_fs(self) -> float:
+        return self.inner.stride_fs
+
+    def step(self, state: State, generator: Generator) -> State:
+        return self.leap(state, generator, round(state.time / self.stride_fs), 1)[0]
+
+    def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
+        state, plain, taken, suspect = unheated(evaluated(state, self.plain.evaluate)), self.plain, 0, False
+        target = plain.target(state)
+        correction = {"correct_every": plain.every, "total_energy": float(target[0]), "largest_correction": plain.clip}
+        while taken < steps and not suspect:
+            correction["correct_from"] = round(state.time / self.stride_fs)
+            state, more, suspect = self.inner.leap(state, generator, step + taken, steps - taken, **correction)
+            taken += more
+        return plain.owing(state, target), taken, suspect
 
 
 def unheated(state: State) -> State:

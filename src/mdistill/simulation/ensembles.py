@@ -6,15 +6,14 @@ from mdistill.simulation.barostat import ANISOTROPIC, ISOTROPIC, StochasticCellR
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.langevin import Baoab, Obabo
-from mdistill.simulation.one_step_map import OneStepStrides
+from mdistill.simulation.propagators import Evaluate, NveStep
 from mdistill.simulation.settings import SimulateSettings
-from mdistill.simulation.verlet import Evaluate, VelocityVerlet
 from mdistill.types import Propagator
 
 _EQUILIBRATION_FRICTION = 10.0
 
 
-def make_propagator(settings: SimulateSettings, nve: Propagator, evaluate: Evaluate, *, equilibrate: bool = False) -> Propagator:
+def make_propagator(settings: SimulateSettings, nve: NveStep, evaluate: Evaluate, *, equilibrate: bool = False) -> Propagator:
     """The propagator of an ensemble.
 
     Args:
@@ -31,11 +30,11 @@ def make_propagator(settings: SimulateSettings, nve: Propagator, evaluate: Evalu
         plain = _langevin(nve, settings.temperature_K, settings.friction_per_ps)
     elif settings.ensemble != "nve":
         plain = Bussi(inner=nve, temperature_K=settings.temperature_K, relaxation_fs=settings.relaxation_fs)
-    kept = plain if isinstance(nve, VelocityVerlet | OneStepStrides) else CorrectEnergy(inner=plain, evaluate=evaluate)
+    corrected = plain if nve.keeps_energy else CorrectEnergy(inner=plain, evaluate=evaluate)
     if settings.ensemble != "npt":
-        return kept
+        return corrected
     return StochasticCellRescaling(
-        inner=kept,
+        inner=corrected,
         evaluate=evaluate,
         temperature_K=settings.temperature_K,
         pressure_GPa=settings.pressure_GPa,
@@ -45,8 +44,8 @@ def make_propagator(settings: SimulateSettings, nve: Propagator, evaluate: Evalu
     )
 
 
-def _langevin(nve: Propagator, temperature_K: float, friction_per_ps: float) -> Propagator:
-    if isinstance(nve, VelocityVerlet):
-        step, evaluate = nve.time_step, nve.evaluate
+def _langevin(nve: NveStep, temperature_K: float, friction_per_ps: float) -> Propagator:
+    if nve.splits:
+        step, evaluate = nve.stride_fs, nve.evaluate
         return Baoab(evaluate=evaluate, time_step=step, temperature_K=temperature_K, friction_per_ps=friction_per_ps)
     return Obabo(inner=nve, temperature_K=temperature_K, friction_per_ps=friction_per_ps)

@@ -15,14 +15,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from mdistill.kernels.motion import Ensemble
 from mdistill.settings import LONGEST_STEP, within
+from mdistill.simulation.evaluator import EngineEvaluator
 from mdistill.simulation.kinetics import heated
-from mdistill.simulation.noise import atom_normals
-from mdistill.simulation.verlet import Evaluate, drift, evaluated, kick
+from mdistill.simulation.noise import atom_normals, keys
+from mdistill.simulation.propagators import Evaluate, Mover, nve_mover
+from mdistill.simulation.verlet import drift, evaluated, kick
 from mdistill.types import Propagator, State
 from mdistill.units import BOLTZMANN, KINETIC, PS
 
@@ -61,6 +65,13 @@ class Baoab:
         state = kick(evaluated(state, self.evaluate), half)
         return replace(state, time=state.time + self.time_step, middle_momenta=middle)
 
+    def mover(self, evaluate: EngineEvaluator) -> Mover:
+        return Mover(evaluate.engine)
+
+    def motion(self, state: State, generator: Generator, steps: int) -> dict[str, Any]:
+        keep = math.exp(-self.friction_per_ps * self.time_step / PS)
+        return {"ensemble": Ensemble.LANGEVIN, "temperature_K": self.temperature_K, "keep": keep, "keys": keys(generator, steps)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obabo:
@@ -87,6 +98,19 @@ class Obabo:
     @property
     def stride_fs(self) -> float:
         return self.inner.stride_fs
+
+    @property
+    def share_replaced(self) -> float:
+        return 2.0 * (1.0 - math.exp(-self.friction_per_ps * self.stride_fs / PS))
+
+    def mover(self, evaluate: EngineEvaluator) -> Mover | None:
+        """Of long strides alone: an engine has no OBABO."""
+        mover = nve_mover(self.inner, evaluate)
+        return None if mover is None or mover.counts is None else mover
+
+    def motion(self, state: State, generator: Generator, steps: int) -> dict[str, Any]:
+        keep, noise = math.exp(-0.5 * self.friction_per_ps * self.stride_fs / PS), keys(generator, 2 * steps)
+        return {"ensemble": Ensemble.LANGEVIN, "temperature_K": self.temperature_K, "keep": keep, "keys": noise}
 
     def step(self, state: State, generator: Generator) -> State:
         return self._thermalised(self.inner.step(self._thermalised(state, generator), generator), generator)

@@ -18,54 +18,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mdistill.graph import SkinList, turned
-from mdistill.nets.one_step import Arrival
-from mdistill.nets.uncertainty import LastLayerUncertainty
+from mdistill.nets.network import Arrival, OneStepMap
 from mdistill.settings import within
+from mdistill.simulation.guard import Guard
 from mdistill.simulation.kinetics import per_struct, prediction_of
 from mdistill.simulation.noise import uniforms
-from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
-from mdistill.types import Graph, State, System
+from mdistill.simulation.propagators import Evaluate, StrideCounts
+from mdistill.simulation.verlet import evaluated, small_steps
+from mdistill.types import State, System
 from mdistill.units import KINETIC
-
-
-class OneStepMap(Protocol):
-    """A network that takes a state over a stride at once."""
-
-    doubt: LastLayerUncertainty
-
-    @property
-    def cutoff(self) -> float: ...
-    def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]: ...
-    def leap(
-        self,
-        system: System,
-        momenta: Float[Tensor, "atom 3"],
-        masses: Float[Tensor, " atom"],
-        stride_fs: float,
-        *,
-        forces: Float[Tensor, "atom 3"] | None = None,
-        graph: Graph | None = None,
-    ) -> Arrival: ...
-
-
-@dataclass(slots=True)
-class OneStepCounts:
-    """What happened on the way: strides, those with a clipped rescale, those taken anew in small steps and why."""
-
-    strides: int = 0
-    clips: int = 0
-    fallbacks: int = 0
-    doubtful: int = 0
-    energetic: int = 0
-    broken: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +44,7 @@ class OneStepStrides:
     Attributes:
         net: The map.
         evaluate: The potential it was taught: energies, the forces it starts from, and the small steps.
-        time: t, fs.
+        stride_fs: t.
         small_step: Of velocity Verlet in a stride that is taken anew, fs at most.
         rescale: Whether the energy is put right.
         clip: Largest |α − 1|.
@@ -84,27 +53,28 @@ class OneStepStrides:
         counts: Of strides so far.
     """
 
+    splits: ClassVar[bool] = False
+    keeps_energy: ClassVar[bool] = True
     net: OneStepMap
     evaluate: Evaluate
-    time: float
+    stride_fs: float
     small_step: float
     rescale: bool = True
     clip: float = 0.1
     worst: float = 0.2
     random_frame: bool = False
     skin: float = 0.5
-    counts: OneStepCounts = field(default_factory=OneStepCounts, compare=False)
+    counts: StrideCounts = field(default_factory=StrideCounts, compare=False)
     _pairs: SkinList = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        within("small_step", self.small_step, 0.0, self.time, unit="fs")
+        within("small_step", self.small_step, 0.0, self.stride_fs, unit="fs")
         within("clip", self.clip, 0.0, 0.5)
         within("worst", self.worst, self.clip, 1.0, open_low=False)
         object.__setattr__(self, "_pairs", SkinList(cutoff=self.net.cutoff, skin=self.skin))
 
-    @property
-    def stride_fs(self) -> float:
-        return self.time
+    def uncorrected(self) -> OneStepStrides:
+        return replace(self, rescale=False)
 
     def step(self, state: State, generator: Generator) -> State:
         self.counts.strides += 1
@@ -113,7 +83,7 @@ class OneStepStrides:
         moved = self._moved(state, turn)
         if moved is None:
             self.counts.fallbacks += 1
-            moved = self._in_small_steps(state, generator)
+            moved = small_steps(state, self.evaluate, generator, time=self.stride_fs, longest=self.small_step)
         return moved
 
     def _moved(self, state: State, turn: Float[Tensor, "3 3"] | None) -> State | None:
@@ -126,7 +96,7 @@ class OneStepStrides:
         if not self.net.doubt.trusted(self.net.doubt(arrival.features, species), species):
             counts.doubtful += 1
             return None
-        moved = evaluated(_centred(state, arrival, self.time), self.evaluate)
+        moved = evaluated(_centred(state, arrival, self.stride_fs), self.evaluate)
         prediction = prediction_of(moved)
         if not _finite(prediction.energy, prediction.forces):
             counts.broken += 1
@@ -137,12 +107,11 @@ class OneStepStrides:
         system, forces, graph = state.system, prediction_of(state).forces, self._pairs.graph(state.system)
         with torch.no_grad():
             if turn is None:
-                return self.net.leap(system, state.momenta, state.masses, self.time, forces=forces, graph=graph)
+                return self.net.leap(system, state.momenta, state.masses, self.stride_fs, forces=forces, graph=graph)
             system = turned(system, turn)
-            found = self.net.leap(
-                system, state.momenta @ turn, state.masses, self.time, forces=forces @ turn, graph=replace(graph, system=system)
-            )
-        return replace(found, positions=found.positions @ turn.T, momenta=found.momenta @ turn.T)
+            graph, momenta = replace(graph, system=system), state.momenta @ turn
+            arrival = self.net.leap(system, momenta, state.masses, self.stride_fs, forces=forces @ turn, graph=graph)
+        return replace(arrival, positions=arrival.positions @ turn.T, momenta=arrival.momenta @ turn.T)
 
     def _rescaled(self, before: State, moved: State) -> State | None:
         """The energy put right as far as the clip allows; None where the stride by itself is too far off."""
@@ -162,12 +131,20 @@ class OneStepStrides:
         momenta = drift + factor.index_select(0, owner).unsqueeze(1) * (moved.momenta - drift)
         return replace(moved, momenta=momenta, energy_debt=own + debt - factor.square() * internal)
 
-    def _in_small_steps(self, state: State, generator: Generator) -> State:
-        steps = math.ceil(self.time / self.small_step - 1e-9)
-        verlet, now = VelocityVerlet(evaluate=self.evaluate, time_step=self.time / steps), state.time
-        for _ in range(steps):
-            state = verlet.step(state, generator)
-        return replace(state, time=now + self.time)
+
+def one_step_strides(
+    net: OneStepMap,
+    system: System,
+    evaluate: Evaluate,
+    *,
+    time: float,
+    skin: float,
+    small_step: float,
+    guard: Guard | None = None,
+) -> OneStepStrides:
+    """A map as a propagator; arguments as `simulation.stride_maps.long_strides`."""
+    frame = not net.equivariant
+    return OneStepStrides(net=net, evaluate=evaluate, stride_fs=time, small_step=small_step, random_frame=frame, skin=skin)
 
 
 def _finite(*tensors: Tensor) -> bool:

@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from mdistill.simulation.barostat import StochasticCellRescaling
-from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.kinetics import degrees_of_freedom, prediction_of, pressure, twice_kinetic_by_element
+from mdistill.simulation.propagators import inside
 from mdistill.types import LeapingPropagator, Propagator, RunningSums, State, System
 from mdistill.units import BOLTZMANN, GPA
 
@@ -53,12 +52,8 @@ class WithRunningSums:
 
 
 def with_running_sums(propagator: Propagator) -> Propagator:
-    """The propagator, keeping count: within what strains or corrects, before it does; a leaping one does already."""
-    if isinstance(propagator, LeapingPropagator):
-        return propagator
-    if isinstance(propagator, StochasticCellRescaling | CorrectEnergy):
-        return replace(propagator, inner=with_running_sums(propagator.inner))
-    return WithRunningSums(propagator)
+    """The propagator, counting its steps: within all that acts between steps; a leaping one does already."""
+    return propagator if isinstance(propagator, LeapingPropagator) else inside(propagator, WithRunningSums)
 
 
 def means(state: State, before: RunningSums) -> dict[str, float | None]:

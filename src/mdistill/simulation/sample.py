@@ -18,9 +18,10 @@ from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab
+from mdistill.simulation.propagators import Evaluate
 from mdistill.simulation.rollout import Calling, Collect, Observer, rollout
 from mdistill.simulation.running_sums import with_running_sums
-from mdistill.simulation.verlet import Evaluate, evaluated
+from mdistill.simulation.verlet import evaluated
 from mdistill.types import Propagator, State, System
 
 

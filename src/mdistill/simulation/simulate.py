@@ -15,6 +15,7 @@ from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
+from mdistill.nets.network import StrideMap
 from mdistill.progress import Advance, progress
 from mdistill.runs.identity import model_id, structure_sha256, weights_sha256
 from mdistill.runs.ledger import Ledger, Work
@@ -24,11 +25,12 @@ from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import initial_state, without_drift
 from mdistill.simulation.kinetics import temperature
 from mdistill.simulation.log import Log, Recorder
+from mdistill.simulation.propagators import LongStrides, NveStep
 from mdistill.simulation.restart import RestartPoint, load_restart
 from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.sample import dynamics
 from mdistill.simulation.settings import SimulateSettings
-from mdistill.simulation.stride_maps import LongStrides, StrideNet, fallback_share, long_strides
+from mdistill.simulation.stride_maps import fallback_share, long_strides
 from mdistill.simulation.summary import summarise
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Potential, State, System
@@ -72,7 +74,7 @@ def simulate(
     settings: SimulateSettings,
     folder: Path,
     *,
-    stride: StrideNet | None = None,
+    stride: StrideMap | None = None,
     stop: StopRequest = NEVER,
 ) -> SimulationResult:
     """Run molecular dynamics in a folder, or continue the run that the folder holds.
@@ -103,7 +105,7 @@ class _Run:
     """One run: equilibration at steps −m … 0, the run proper at steps 0 … n."""
 
     def __init__(
-        self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: StrideNet | None
+        self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: StrideMap | None
     ) -> None:
         _check(system, potential, stride)
         system = cast(system, dtype=torch.float64, device="cpu")
@@ -137,7 +139,8 @@ class _Run:
         reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if "reference" in point.extras else None
         self.guard = Guard(settings=settings.guard, temperature_K=settings.temperature_K, reference_energy=reference)
         self.evaluate = make_evaluator(potential, system, skin=settings.skin_A, guard=self.guard)
-        self.nve = self._nve(system, stride)
+        self.strides = None if stride is None else self._strides(system, stride)
+        self.nve: NveStep = self.strides or VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
         self.began = 0.0
 
     def finish(self, stop: StopRequest) -> SimulationResult:
@@ -160,8 +163,8 @@ class _Run:
             seconds=self.seconds,
             conserved=self.settings.ensemble == "nve",
         )
-        if not isinstance(self.nve, VelocityVerlet):
-            values["fallbacks"] = fallback_share(self.nve)
+        if self.strides is not None:
+            values["fallbacks"] = fallback_share(self.strides)
         return SimulationResult(
             trajectory=self.recorder.trajectory.path,
             log=self.recorder.log.path,
@@ -250,14 +253,12 @@ class _Run:
         extras = {"seconds": self.seconds + running, "taken": float(self.taken)}
         if self.guard.reference_energy is not None:
             extras["reference"] = float(self.guard.reference_energy[0])
-        if not isinstance(self.nve, VelocityVerlet):
-            extras |= {name: float(getattr(self.nve.counts, name)) for name in ("strides", "fallbacks")}
+        if self.strides is not None:
+            extras |= {name: float(getattr(self.strides.counts, name)) for name in ("strides", "fallbacks")}
         return extras
 
-    def _nve(self, system: System, stride: StrideNet | None) -> VelocityVerlet | LongStrides:
-        """The step that conserves energy; a map goes on counting its strides."""
-        if stride is None:
-            return VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
+    def _strides(self, system: System, stride: StrideMap) -> LongStrides:
+        """The map as a step, which goes on counting."""
         small, skin = default_time_step(system), self.settings.skin_A
         long = long_strides(stride, system, self.evaluate, time=self.time_step, skin=skin, small_step=small, guard=self.guard)
         for name in ("strides", "fallbacks"):
@@ -271,14 +272,14 @@ class _Run:
         return RestartPoint(step=self.first, state=state, generator_state=generator.get_state())
 
 
-def _time_step(system: System, settings: SimulateSettings, stride: StrideNet | None) -> float:
+def _time_step(system: System, settings: SimulateSettings, stride: StrideMap | None) -> float:
     """The time that a step advances, fs."""
     if stride is None:
         return settings.time_step_fs or default_time_step(system)
     return settings.time_step_fs or stride.settings.stride_fs
 
 
-def _check(system: System, potential: Potential, stride: StrideNet | None) -> None:
+def _check(system: System, potential: Potential, stride: StrideMap | None) -> None:
     """Refuse what cannot be simulated."""
     if system.n_structs != 1 or system.n_atoms == 0:
         raise BadInput(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -18,24 +19,18 @@ from torch import Generator, Tensor
 
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
+from mdistill.kernels.motion import Ensemble
+from mdistill.kernels.splitting_map import Strides
 from mdistill.nets.compiled import compiled
-from mdistill.nets.moment import MomentNet
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.settings import within
 from mdistill.simulation.evaluator import EngineEvaluator, make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.kinetics import kinetic_energy
-from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
+from mdistill.simulation.propagators import Evaluate, Mover, StrideCounts
+from mdistill.simulation.verlet import evaluated, small_steps
 from mdistill.types import Prediction, State, System
 from mdistill.units import ACCELERATION
-
-
-@dataclass(slots=True)
-class Counts:
-    """What happened on the way: strides taken, and how many of them fell back to small steps."""
-
-    strides: int = 0
-    fallbacks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +40,7 @@ class SplittingStrides:
     Attributes:
         stages: Forces of each kick's potential, the outermost first; kick k of K uses number min(k, K − k).
         evaluate: The potential that the map was taught: energies, and forces of the small steps.
-        time: t, fs.
+        stride_fs: t.
         kicks: K, force evaluations per stride.
         largest_force: [stage, atom] eV/Å; beyond it a stride falls back.
         looked_at: Change of K + V₀ in a stride, eV, beyond which its energy is looked at.
@@ -53,29 +48,44 @@ class SplittingStrides:
         small_step: Of velocity Verlet in a stride that falls back, fs at most.
     """
 
+    splits: ClassVar[bool] = False
+    keeps_energy: ClassVar[bool] = False
     stages: Sequence[Evaluate]
     evaluate: Evaluate
-    time: float
+    stride_fs: float
     kicks: int
     largest_force: Float[Tensor, "stage atom"]
     small_step: float
     looked_at: float = math.inf
     largest_change: float = math.inf
-    counts: Counts = field(default_factory=Counts, compare=False)
+    counts: StrideCounts = field(default_factory=StrideCounts, compare=False)
 
     def __post_init__(self) -> None:
-        within("small_step", self.small_step, 0.0, self.time, unit="fs")
+        within("small_step", self.small_step, 0.0, self.stride_fs, unit="fs")
         if len(self.stages) != self.kicks // 2 + 1:
             raise BadInput("stages", f"{len(self.stages)}", allowed=f"{self.kicks // 2 + 1} for {self.kicks} kicks", fix="check")
 
-    @property
-    def stride_fs(self) -> float:
-        return self.time
+    def uncorrected(self) -> SplittingStrides:
+        return self
 
-    @property
-    def small_steps(self) -> int:
-        """Steps of velocity Verlet in a stride that falls back."""
-        return math.ceil(self.time / self.small_step - 1e-9)
+    def mover(self, evaluate: EngineEvaluator) -> Mover | None:
+        """Compiled strides, where all potentials have engines."""
+        stages = [stage.engine for stage in self.stages if isinstance(stage, EngineEvaluator)]
+        if len(stages) < len(self.stages) or self.evaluate is not evaluate:
+            return None
+        strides = Strides(
+            stages,
+            evaluate.engine,
+            kicks=self.kicks,
+            largest_force=self.largest_force.numpy(),
+            looked_at=self.looked_at,
+            largest_change=self.largest_change,
+            small_steps=math.ceil(self.stride_fs / self.small_step - 1e-9),
+        )
+        return Mover(strides, self.counts)
+
+    def motion(self, state: State, generator: Generator, steps: int) -> dict[str, Any]:
+        return {"ensemble": Ensemble.NVE}
 
     def step(self, state: State, generator: Generator) -> State:
         self.counts.strides += 1
@@ -87,7 +97,7 @@ class SplittingStrides:
 
     def _moved(self, state: State) -> State | None:
         """The state after a stride of the map, None where it is not to be trusted."""
-        drift, state = self.time / self.kicks, replace(state, middle_momenta=None)
+        drift, state = self.stride_fs / self.kicks, replace(state, middle_momenta=None)
         before = state
         inverse = 1.0 / state.masses.unsqueeze(1)
         energies = []
@@ -106,7 +116,7 @@ class SplittingStrides:
             state = kicked
         if not abs(energies[-1] - energies[0]) <= self.looked_at and not self._right(before, state):
             return None
-        return replace(state, time=state.time + self.time, prediction=None)
+        return replace(state, time=state.time + self.stride_fs, prediction=None)
 
     def _right(self, before: State, after: State) -> bool:
         """Whether a stride changed the energy by no more than it may."""
@@ -117,11 +127,8 @@ class SplittingStrides:
         def evaluate(system: System) -> Prediction:
             return _balanced(self.evaluate(system))
 
-        verlet, now = VelocityVerlet(evaluate=evaluate, time_step=self.time / self.small_steps), state.time
         state = replace(state, prediction=None)
-        for _ in range(self.small_steps):
-            state = verlet.step(state, generator)
-        return replace(state, time=now + self.time)
+        return small_steps(state, evaluate, generator, time=self.stride_fs, longest=self.small_step)
 
 
 def _balanced(prediction: Prediction) -> Prediction:
@@ -129,34 +136,32 @@ def _balanced(prediction: Prediction) -> Prediction:
     return replace(prediction, forces=prediction.forces - prediction.forces.mean(0))
 
 
-def composed(
-    net: SplittingMap, system: System, evaluate: Evaluate, *, skin: float, small_step: float, guard: Guard | None = None
+def splitting_strides(
+    net: SplittingMap,
+    system: System,
+    evaluate: Evaluate,
+    *,
+    time: float,
+    skin: float,
+    small_step: float,
+    guard: Guard | None = None,
 ) -> SplittingStrides:
-    """A map as a propagator of one structure, its kicks on compiled kernels where there are any, which share one neighbour
-    list where their cutoffs are equal.
-
-    Args:
-        net: The map, in the float type it is to compute in.
-        system: The structure.
-        evaluate: The potential it was taught.
-        skin: Of its neighbour lists, Å.
-        small_step: Longest step of velocity Verlet where it falls back, fs.
-        guard: Whose closest distances compiled strides watch.
-    """
-    nets: list[MomentNet] = list(net.stages)  # type: ignore[arg-type]
-    double = nets[0].mixing.dtype == torch.float64
-    potentials = [compiled(Conservative(moment), double=double) for moment in nets]
-    stages = [make_evaluator(one, system, skin=skin, guard=None if k else guard) for k, one in enumerate(potentials)]
+    """A map as a propagator; arguments as `simulation.stride_maps.long_strides`. Its kicks run on compiled kernels where there
+    are any, which share one neighbour list where their cutoffs are equal."""
+    potentials = net.potentials()
+    double = potentials[0].mixing.dtype == torch.float64
+    fast = [compiled(Conservative(potential), double=double) for potential in potentials]
+    stages = [make_evaluator(one, system, skin=skin, guard=None if k else guard) for k, one in enumerate(fast)]
     engines = [one.engine for one in (evaluate, *stages) if isinstance(one, EngineEvaluator)]
     for k, engine in enumerate(engines):
         any(engine.share_list(other) for other in engines[:k])
     return SplittingStrides(
         stages=stages,
         evaluate=evaluate,
-        time=net.settings.stride_fs,
+        stride_fs=time,
         kicks=net.settings.kicks,
-        largest_force=net.largest_force.to(torch.float64).index_select(1, nets[0].species(system.numbers)),
-        small_step=min(small_step, net.settings.stride_fs),
+        largest_force=net.largest_force.to(torch.float64).index_select(1, net.species(system.numbers)),
+        small_step=small_step,
         looked_at=float(net.looked_at) * system.n_atoms**0.5,
         largest_change=float(net.largest_change) * system.n_atoms**0.5,
     )

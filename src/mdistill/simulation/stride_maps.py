@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from mdistill.estimates import Estimate, exactly
-from mdistill.nets.one_step import OneStepNet
-from mdistill.nets.one_step_attention import OneStepAttentionNet
-from mdistill.nets.splitting_map import SplittingMap
+from mdistill.nets.catalogue import MAPS, resolve
+from mdistill.nets.network import StrideMap
 from mdistill.simulation.guard import Guard
-from mdistill.simulation.one_step_map import OneStepStrides
-from mdistill.simulation.splitting_map import SplittingStrides, composed
-from mdistill.simulation.verlet import Evaluate
+from mdistill.simulation.propagators import Evaluate, LongStrides
 from mdistill.types import System
-
-StrideNet = SplittingMap | OneStepNet | OneStepAttentionNet
-LongStrides = SplittingStrides | OneStepStrides
 
 
 def long_strides(
-    net: StrideNet, system: System, evaluate: Evaluate, *, time: float, skin: float, small_step: float, guard: Guard | None = None
+    net: StrideMap, system: System, evaluate: Evaluate, *, time: float, skin: float, small_step: float, guard: Guard | None = None
 ) -> LongStrides:
     """A map as a propagator.
 
@@ -33,11 +27,9 @@ def long_strides(
         BadInput: A stride the map was not taught.
     """
     net.check(time)
-    small_step = min(small_step, time)
-    if isinstance(net, SplittingMap):
-        return composed(net, system, evaluate, skin=skin, small_step=small_step, guard=guard)
-    turning = isinstance(net, OneStepAttentionNet)
-    return OneStepStrides(net=net, evaluate=evaluate, time=time, small_step=small_step, random_frame=turning, skin=skin)
+    make = resolve(MAPS[net.kind].propagator)
+    strides: LongStrides = make(net, system, evaluate, time=time, skin=skin, small_step=min(small_step, time), guard=guard)
+    return strides
 
 
 def fallback_share(strides: LongStrides) -> Estimate:

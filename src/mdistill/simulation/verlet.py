@@ -9,18 +9,19 @@ Reference: Swope, Andersen, Berens, Wilson, J. Chem. Phys. 76, 637 (1982), doi 1
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torch import Generator
 
+from mdistill.kernels.motion import Ensemble
 from mdistill.settings import LONGEST_STEP, within
+from mdistill.simulation.evaluator import EngineEvaluator
 from mdistill.simulation.kinetics import prediction_of
-from mdistill.types import Prediction, State, System
+from mdistill.simulation.propagators import Evaluate, Mover
+from mdistill.types import State
 from mdistill.units import ACCELERATION
-
-Evaluate = Callable[[System], Prediction]
-"""evaluate(system) -> Prediction: an `Evaluator`, or any function like it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class VelocityVerlet:
         time_step: h, fs.
     """
 
+    splits: ClassVar[bool] = True
+    keeps_energy: ClassVar[bool] = True
     evaluate: Evaluate
     time_step: float
 
@@ -48,6 +51,12 @@ class VelocityVerlet:
         state = kick(evaluated(state, self.evaluate), 0.5 * self.time_step)
         return replace(state, time=state.time + self.time_step, middle_momenta=None)
 
+    def mover(self, evaluate: EngineEvaluator) -> Mover:
+        return Mover(evaluate.engine)
+
+    def motion(self, state: State, generator: Generator, steps: int) -> dict[str, Any]:
+        return {"ensemble": Ensemble.NVE}
+
 
 def evaluated(state: State, evaluate: Evaluate) -> State:
     """The state with its prediction; evaluated only where it has none."""
@@ -63,3 +72,12 @@ def drift(state: State, interval: float) -> State:
     """r ← r + interval·p/m: free flight for `interval` (fs); the prediction, no longer valid, is dropped."""
     positions = state.system.positions + interval * state.momenta / state.masses.unsqueeze(1)
     return replace(state, system=replace(state.system, positions=positions), prediction=None)
+
+
+def small_steps(state: State, evaluate: Evaluate, generator: Generator, *, time: float, longest: float) -> State:
+    """The state after `time` (fs) in equal steps of velocity Verlet, none longer than `longest` (fs)."""
+    steps, now = math.ceil(time / longest - 1e-9), state.time
+    verlet = VelocityVerlet(evaluate=evaluate, time_step=time / steps)
+    for _ in range(steps):
+        state = verlet.step(state, generator)
+    return replace(state, time=now + time)

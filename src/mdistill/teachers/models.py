@@ -9,7 +9,7 @@ from mdistill.errors import BadInput
 from mdistill.types import Potential
 
 if TYPE_CHECKING:
-    from mdistill.nets.model_files import StrideNet
+    from mdistill.nets.network import StrideMap
 
 STUDENT_SUFFIX, STRIDE = ".mdistill", "stride.mdistill"
 Precision = Literal["float32", "float64"]
@@ -60,7 +60,7 @@ def find_student(folder: Path) -> Path:
     )
 
 
-def load_stride(path: Path, *, student: Path | None = None, precision: Precision = "float32") -> StrideNet:
+def load_stride(path: Path, *, student: Path | None = None, precision: Precision = "float32") -> StrideMap:
     """A long-stride map from a model file or the folder that holds it, in the float type it is to compute in.
 
     Args:

@@ -10,17 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdistill.graph import edge_vectors
-from mdistill.nets.model_files import Student
+from mdistill.nets.catalogue import POTENTIALS, resolve
 from mdistill.nets.moment import MomentNet
+from mdistill.nets.network import Student
 from mdistill.training.labels import Item, join
 from mdistill.training.losses import root_mean_square
 
-BEYOND = 0.3
-"""How much nearer than the closest label of a pair the functions of a moment student begin, Å.
-
-Its radial basis is even there and has no slope. At the closest labels themselves that cost a quarter and more of the accuracy
-of forces, and pairs a little nearer, which new structures have, were given a curvature far off. PaiNN's basis has a slope.
-"""
 _NEAREST = 0.3
 _FRAMES = 48
 _FLOOR = 1e-2
@@ -38,11 +33,12 @@ def calibrate(net: Student, items: Sequence[Item], *, fresh: bool) -> None:
         if fresh:
             net.reference.copy_(reference_energies(net, items))
             net.scale.fill_(max(root_mean_square(torch.cat([item.frame.target.forces for item in items])), 1e-6))
-        if isinstance(net, MomentNet):
-            _calibrate_features(net, spread_over(items), fresh=fresh)
+        if special := POTENTIALS[net.kind].calibrate:
+            resolve(special)(net, spread_over(items), fresh=fresh)
 
 
-def _calibrate_features(net: MomentNet, sample: Sequence[Item], *, fresh: bool) -> None:
+def calibrate_moments(net: MomentNet, sample: Sequence[Item], *, fresh: bool) -> None:
+    """Whitening of the moments; where fresh, the normalisation of the features too."""
     basis = whitening(net, sample)
     if not fresh:
         net.mixing.copy_(torch.linalg.solve(basis, net.mixing))
@@ -57,13 +53,8 @@ def spread_over(items: Sequence[Item]) -> list[Item]:
 
 
 def beginnings(net: Student, items: Sequence[Item]) -> Float[Tensor, "species species"]:
-    """Where the learned functions of every pair begin, Å: `beyond` its closest labelled distance."""
-    return (closest_distances(net, items) - beyond(net)).clamp_min(_NEAREST)
-
-
-def beyond(net: Student) -> float:
-    """How much nearer than the closest label of a pair its learned functions begin, Å."""
-    return BEYOND if isinstance(net, MomentNet) else 0.0
+    """Where the learned functions of every pair begin, Å."""
+    return (closest_distances(net, items) - net.begins_below).clamp_min(_NEAREST)
 
 
 def closest_distances(net: Student, items: Sequence[Item]) -> Float[Tensor, "species species"]:

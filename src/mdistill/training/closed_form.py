@@ -83,7 +83,7 @@ def fit_closed_form(
     Args:
         frames, settings: Labelled structures; cutoff, radial functions, degree and held-out share.
         folder, stop: Where; asked between frames (nothing is kept of an interrupted fit: it takes about a minute).
-        how: Size of the basis, curvature, rounds.
+        how: Size of the basis, curvature, iterations.
         provenance: Kept in the model file.
     Returns:
         Errors on the held-out blocks, the posterior, and the calibration of its force errors there: shares of residuals
@@ -99,7 +99,7 @@ def fit_closed_form(
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
     size = MomentSettings(elements=elements, **settings.network() | {"channels": 1, "hidden": 0})
     products = _products(size, items_of(train, size.cutoff, torch.float64), how)
-    posterior = _solve(products, _normal_equations(products, train, how, stop), how.rounds)
+    posterior = _solve(products, _normal_equations(products, train, how, stop), how.iterations)
     student = to_student(products, posterior.weights, seed=settings.fit.seed)
     path = Path(folder) / MODEL
     made_from = {"train_frames": len(train), "held_out_frames": len(held_out), "fit": "closed-form"}
@@ -176,11 +176,11 @@ def _rows_of(products: Products, frame: LabelledFrame, *, curved: bool, step: fl
             yield "curvature", (down - up) / (2 * h), (product - (bare_down - bare_up) / (2 * h)).flatten()
 
 
-def _solve(products: Products, normal: dict[str, _Normal], rounds: int) -> Posterior:
+def _solve(products: Products, normal: dict[str, _Normal], iterations: int) -> Posterior:
     """Weights and noise in turns; see the head of this file."""
     noise = {kind: _KINDS[kind] for kind in normal}
     ridge, effective, usual = 1e-6, 0.0, 0.0
-    for _ in range(rounds):
+    for _ in range(iterations):
         gram = torch.stack([n.gram / noise[k] ** 2 for k, n in normal.items()]).sum(0)
         moment = torch.stack([n.moment / noise[k] ** 2 for k, n in normal.items()]).sum(0)
         scale = gram.diagonal().clamp_min(1e-12 * float(gram.diagonal().max())).sqrt()

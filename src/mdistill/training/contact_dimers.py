@@ -14,8 +14,7 @@ from torch import Tensor
 from mdistill.derivatives import predict
 from mdistill.graph import build_graph, cast, concatenate, make_system
 from mdistill.nets.layers import FREEZE
-from mdistill.nets.model_files import Student
-from mdistill.training.calibrate import beyond
+from mdistill.nets.network import Student
 from mdistill.types import Graph
 
 EVERY = 4
@@ -34,8 +33,8 @@ def contact_dimers(net: Student, dtype: torch.dtype) -> Graph | None:
             closest = float(net.closest[a, b])
             if closest >= net.cutoff:
                 continue
-            nearest, reach = closest - FREEZE, FREEZE + beyond(net)
-            for distance in nearest + np.linspace(0.0, reach, round(reach / _SPACING) + 1):
+            nearest, span = closest - FREEZE, FREEZE + net.begins_below
+            for distance in nearest + np.linspace(0.0, span, round(span / _SPACING) + 1):
                 positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, distance]])
                 made.append(make_system(positions, np.array([first, second]), np.zeros((3, 3)), [False] * 3))
     if not made:

@@ -211,7 +211,8 @@ def fit(
     """
     if not train:
         raise BadInput("training frames", "none", allowed="at least one", fix="label more structures")
-    settings = settings.suited("moment")
+    if settings.learning_rate is None or settings.weight_decay is None:
+        raise BadInput("learning_rate, weight_decay", "None", allowed="numbers", fix="settings.suited(kind of network)")
     counts = {"training_items": len(train), "held_out_items": len(validation)}
     work = replace(work, settings={"fit": settings, "of": work.settings} | counts)
     ledger, run = Ledger(Path(folder)), _Run(module, objective, settings, Path(folder))

@@ -119,7 +119,7 @@ def loss_terms(frames: Sequence[LabelledFrame], settings: TrainSettings, *, redr
     ]
     if settings.atomic_weight > 0.0 and any(f.target.atomic is not None for f in frames):
         terms.append(Term(quantity="atomic energy", norm="absolute", weight=settings.atomic_weight, scale=force))
-    if settings.net == "painn" and settings.painn.direct and settings.energy_gradient_weight > 0.0:
+    if settings.student((1,)).direct and settings.energy_gradient_weight > 0.0:
         weight = GRADIENT_EVERY * settings.energy_gradient_weight
         terms.append(Term(quantity="energy gradient", norm="length", weight=weight, scale=force))
     stress = [f.target.stress for f in frames if f.target.stress is not None]

@@ -17,14 +17,13 @@ from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.model_files import (
-    Student,
-    StudentSettings,
     load_model,
     load_net,
     network_of,
     read_metadata,
     save_model,
 )
+from mdistill.nets.network import Student
 from mdistill.runs.identity import model_id
 from mdistill.runs.ledger import Work
 from mdistill.training.calibrate import calibrate
@@ -239,7 +238,7 @@ def _thinned(rows: Tensor) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in rows[::stride].tolist()]
 
 
-def _net_of(path: Path, size: StudentSettings) -> Student:
+def _net_of(path: Path, size: Any) -> Student:
     """The network of a model file, which must be of this size."""
     net = load_net(path)
     if net.settings != size:

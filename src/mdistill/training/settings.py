@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any, Literal
 
 import tyro
 
-from mdistill.errors import BadInput
-from mdistill.nets.settings import (
-    MAX_DEGREE,
-    SIZES,
-    MomentSettings,
-    OneStepAttentionSettings,
-    OneStepSettings,
-    PainnSettings,
-    SplittingMapSettings,
-)
-from mdistill.settings import SEEDS, setting, settings
+from mdistill.nets.catalogue import ONE_STEP_NETS, MapName, PotentialName, kind_of, resolve
+from mdistill.nets.settings import LONGEST_STRIDE, MAX_DEGREE, SIZES, MomentSettings
+from mdistill.settings import SEEDS, refuse, setting, settings
 
-RATES: dict[str, tuple[float, float]] = {
-    "moment": (5e-3, 0.3),
-    "painn": (2e-3, 0.01),
-    "splitting": (1e-3, 0.0),
-    "one_step": (3e-3, 0.01),
-    "one_step_attention": (1e-3, 0.01),
-}
-"""Learning rate and weight decay that suit each kind of network."""
+KICK_SHARE = 0.3
+"""Time that training a light kick takes, over that of training its map."""
 
 
 @settings
@@ -59,7 +45,7 @@ class FitSettings:
 
     def suited(self, net: str) -> FitSettings:
         """With the learning rate and weight decay that suit this kind of network where none are set."""
-        rate, decay = RATES[net]
+        rate, decay = kind_of(net).rates
         return replace(
             self,
             learning_rate=rate if self.learning_rate is None else self.learning_rate,
@@ -114,7 +100,7 @@ class TrainSettings:
         fit: Time, batch size, learning rate, seed.
     """
 
-    net: Literal["moment", "painn"] = "moment"
+    net: PotentialName = "moment"
     painn: PainnSize = field(default_factory=PainnSize)
     size: Literal["tiny", "small", "medium", "large"] = "medium"
     cutoff: float | None = setting(None, above=1.0, most=15.0, unit="Å")
@@ -140,27 +126,28 @@ class TrainSettings:
         """The part that fixes a moment network: cutoff, channels, radial, degree, hidden."""
         return {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in SIZES[self.size].items()}
 
-    def student(self, elements: tuple[int, ...]) -> MomentSettings | PainnSettings:
-        """What the network of these elements is made with."""
-        if self.net == "painn":
-            reach: dict[str, Any] = {} if self.cutoff is None else {"cutoff": self.cutoff}
-            return PainnSettings(elements=elements, **reach, **asdict(self.painn))
-        return MomentSettings(elements=elements, **self.network())
+    def student(self, elements: tuple[int, ...]) -> Any:
+        """What the network of these elements is made with: of a moment student `network()`, of another the cutoff where one is
+        given, and the block of settings that has its name."""
+        size = self.network() if self.net == MomentSettings.kind else {} if self.cutoff is None else {"cutoff": self.cutoff}
+        block = getattr(self, self.net, None)
+        return resolve(kind_of(self.net).settings)(elements=elements, **size, **({} if block is None else asdict(block)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class StrideSettings:
     """How to train a long-stride map.
 
     Attributes:
-        net: composition: kicks and drifts, symplectic, compiled. direct: one equivariant step from the forces. attention: one
-            step of a network without built-in symmetry, for comparison.
+        map: splitting: kicks and drifts, symplectic, compiled. one_step: the whole stride by one network.
+        one_step_net: Network of a one-step map. equivariant: impulses between pairs, from the forces. attention: no built-in
+            symmetry.
         stride_fs: Time that one application advances, fs.
-        shorter_fs: Further strides that a direct or attention map is taught, fs.
-        kicks: Of a composition, force evaluations per stride; by default one for about every 8 fs, and two at least.
-        kick_size: Of a composition's kicks. light: of the student's reach, with at most 8 channels, 6 radial functions, degree 2
+        shorter_fs: Further strides that a one-step map is taught, fs.
+        kicks: Of a splitting map, force evaluations per stride; by default one for about every 8 fs, and two at least.
+        kick_size: Of a splitting map's kicks. light: the student's cutoff, at most 8 channels, 6 radial functions, degree 2
             and 32 hidden units, little more than half the cost of a medium student. student: as large as the student.
-        reversal: Half of the windows, drawn anew at every step, are run backwards; a composition is reversible as it is.
+        reversal: Half of the windows, drawn anew at every step, are run backwards; a splitting map is reversible as it is.
         turning: Windows are turned at random, which only a map without built-in symmetry needs; by default for attention.
         strides: Strides in a row that are compared with the exact flow.
         energy_weight: Weight of the error of the total energy after the last of them.
@@ -169,36 +156,34 @@ class StrideSettings:
         fit: Time, batch size, learning rate, seed.
     """
 
-    net: Literal["splitting", "one_step", "one_step_attention"] = "splitting"
-    stride_fs: float = 16.0
-    shorter_fs: tuple[float, ...] = ()
-    kicks: int | None = None
+    map: MapName = "splitting"
+    one_step_net: Literal["equivariant", "attention"] = "equivariant"
+    stride_fs: float = setting(16.0, above=0.0, most=LONGEST_STRIDE, unit="fs", fix="16 fs suits most solids")
+    shorter_fs: tuple[float, ...] = setting((), above=0.0, most=LONGEST_STRIDE, unit="fs")
+    kicks: int | None = setting(None, least=1, most=64, fix="one for about every 8 fs, two at least")
     kick_size: Literal["light", "student"] = "light"
     reversal: bool = False
     turning: bool | None = None
-    strides: int = 1
-    energy_weight: float = 0.0
-    held_out: float = 0.1
+    strides: int = setting(1, least=1, most=100)
+    energy_weight: float = setting(0.0, least=0.0, below=1e6)
+    held_out: float = setting(0.1, above=0.0, below=0.9)
     float64: bool = False
     fit: FitSettings = field(default_factory=lambda: FitSettings(batch_size=4, max_minutes=10.0))
 
     def __post_init__(self) -> None:
-        if self.net not in ("splitting", "one_step", "one_step_attention"):
-            raise BadInput("net", f"{self.net!r}", allowed="splitting, one_step, one_step_attention", fix="choose one of them")
-        if self.kick_size not in ("light", "student"):
-            raise BadInput("kick_size", f"{self.kick_size!r}", allowed="light, student", fix="choose one of them")
-        SplittingMapSettings(elements=(1,), stride_fs=self.stride_fs, kicks=self.evaluations)
-        OneStepSettings(elements=(1,), strides_fs=self.strides_fs)
-        OneStepAttentionSettings(elements=(1,), strides_fs=self.strides_fs)
-        if self.shorter_fs and (self.net == "splitting" or max(self.shorter_fs) >= self.stride_fs):
-            allowed = "strides shorter than stride_fs of a direct or attention map"
-            raise BadInput("shorter_fs", f"{self.shorter_fs}", allowed=allowed, fix="leave it out")
-        if not 1 <= self.strides <= 100:
-            raise BadInput("strides", f"{self.strides}", allowed="1 to 100", fix="keep the default")
-        if not 0.0 <= self.energy_weight < 1e6:
-            raise BadInput("energy_weight", f"{self.energy_weight}", allowed="0 to 1e6", fix="keep the default")
-        if not 0.0 < self.held_out < 0.9:
-            raise BadInput("held_out", f"{self.held_out}", allowed="above 0, below 0.9", fix="0.1")
+        if self.shorter_fs and (self.map == "splitting" or max(self.shorter_fs) >= self.stride_fs):
+            refuse(self, "shorter_fs", allowed="strides of a one-step map shorter than stride_fs", fix="leave it out")
+
+    @property
+    def kind(self) -> str:
+        """The map's name in `nets.catalogue`."""
+        return ONE_STEP_NETS[self.one_step_net] if self.map == "one_step" else self.map
+
+    @property
+    def most_minutes(self) -> float:
+        """Longest time (minutes) that training takes, that of a light kick included."""
+        light = self.map == "splitting" and self.kick_size == "light"
+        return self.fit.max_minutes * (1.0 + KICK_SHARE * light)
 
     @property
     def strides_fs(self) -> tuple[float, ...]:
@@ -220,11 +205,11 @@ class ClosedFormSettings:
         third: Channels whose products of three are used.
         curvature_frames: Frames whose curvature products are used (each costs two more frames); 0 for none.
         step_A: Largest displacement of an atom in their differences, Å.
-        rounds: Turns of weights and noise.
+        iterations: Of weights and noise in turns.
     """
 
     second: int = setting(14, least=1, most=64)
     third: int = setting(7, least=1, most=16)
     curvature_frames: int = setting(40, least=0, most=10**6)
     step_A: float = setting(1e-3, least=1e-5, most=0.1, unit="Å")
-    rounds: int = setting(4, least=1, most=100)
+    iterations: int = setting(4, least=1, most=100)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,14 +24,6 @@ from mdistill.graph import build_graph, edge_vectors, turned
 from mdistill.training.windows import Batch, Window, join_windows, reversed_in_time
 from mdistill.types import System
 from mdistill.units import BOLTZMANN, KINETIC
-
-
-class StrideMap(Protocol):
-    """A network that maps a phase-space point over a stride."""
-
-    def __call__(
-        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float
-    ) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +57,7 @@ class StrideObjective:
         with torch.set_grad_enabled(step >= 0):
             for stride in sorted({w.stride_fs for w in batch}):
                 alike = [w for w in batch if w.stride_fs == stride]
-                part, squares = self._loss(module, join_windows(alike))  # type: ignore[arg-type]
+                part, squares = self._loss(module, join_windows(alike))
                 loss = loss + len(alike) / len(batch) * part
                 found = {name: value + len(alike) / len(batch) * squares[name] for name, value in found.items()}
         return loss, {name: value**0.5 for name, value in found.items()}
@@ -77,7 +69,7 @@ class StrideObjective:
         position, momentum = (100.0 * measures.get(name, float("nan")) for name in ("position", "momentum"))
         return f"error after a stride: positions {position:.2g} %, momenta {momentum:.2g} %"
 
-    def _loss(self, module: StrideMap, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, module: torch.nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The loss of windows of one stride, and squares of its parts."""
         system, momenta, loss = batch.system, batch.momenta, torch.zeros((), dtype=torch.float64)
         found = {"position": 0.0, "momentum": 0.0, "energy": 0.0}

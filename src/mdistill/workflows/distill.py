@@ -21,13 +21,13 @@ from mdistill.io.structures import STRUCTURES, read_structure, read_systems
 from mdistill.judge.fit_tables import training_results
 from mdistill.judge.potential import validate
 from mdistill.labelling.label import label_run
+from mdistill.nets.network import StrideMap
 from mdistill.runs.folder import keep_settings, run_stage
 from mdistill.runs.identity import contents, model_id
 from mdistill.runs.ledger import Work
 from mdistill.runs.lock import locked
 from mdistill.runs.results import Results, merge, read_results, with_sections, write_results
 from mdistill.settings import child_seed
-from mdistill.simulation.stride_maps import StrideNet
 from mdistill.teachers import check_teacher
 from mdistill.teachers.models import STRIDE, load, load_stride
 from mdistill.training.potential import train_potential
@@ -172,7 +172,7 @@ class _Job:
             mobile=mobile_element(settings.mobile), stride=self._long_strides(), stop=self.stop,
         )  # fmt: skip
 
-    def _long_strides(self) -> StrideNet | None:
+    def _long_strides(self) -> StrideMap | None:
         """The map, where there is one that passed its gates."""
         folder = self.folder / "stride"
         if not self.settings.stride_fs or not all(gate.passed for gate in read_results(folder).gates):

@@ -13,7 +13,6 @@ from mdistill.labelling.plan import estimate_cost
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import child_seed
 from mdistill.teachers.models import load
-from mdistill.training.kicks import learning_minutes
 from mdistill.types import Potential, System
 from mdistill.workflows.distill_settings import DistillSettings, resolved
 
@@ -94,7 +93,7 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
         ),
     ]
     if settings.stride_fs:
-        stages.append((f"learn strides of {settings.stride_fs:g} fs (at most)", 0, learning_minutes(settings.rung().train)))
+        stages.append((f"learn strides of {settings.stride_fs:g} fs (at most)", 0, settings.rung().train.most_minutes))
     rows: list[list[Cell]] = [
         [name, calls, None if seconds is None and calls else round(minutes, 1)] for name, calls, minutes in stages
     ]

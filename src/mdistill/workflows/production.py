@@ -9,11 +9,11 @@ from pathlib import Path
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.trajectories import read_hdf5
 from mdistill.judge.trajectories import transport_results
+from mdistill.nets.network import StrideMap
 from mdistill.runs.results import Cell, Results, Table, merge
 from mdistill.settings import child_seed
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
-from mdistill.simulation.stride_maps import StrideNet
 from mdistill.types import Potential, System, Trajectory
 from mdistill.workflows.settings import ProductionSettings
 
@@ -26,7 +26,7 @@ def produce(
     folder: Path,
     *,
     mobile: int | None,
-    stride: StrideNet | None = None,
+    stride: StrideMap | None = None,
     stop: StopRequest = NEVER,
 ) -> Results:
     """NVT dynamics at each temperature, each in `folder/<T>K`, then MSD, diffusivity, conductivity and Arrhenius fit.

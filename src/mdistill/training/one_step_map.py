@@ -1,22 +1,53 @@
-"""What a direct long-stride map takes from data besides its weights: sizes of impulses, and how far to trust it."""
+"""What one-step maps take from data besides their weights: the sizes of impulses, and how far to trust them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mdistill.data.segments import Segment
+from mdistill.derivatives import EnergyNet
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.nets.moment import MomentNet
+from mdistill.nets.network import OneStepMap
 from mdistill.nets.one_step import OneStepNet
 from mdistill.nets.one_step_attention import OneStepAttentionNet
+from mdistill.nets.settings import OneStepAttentionSettings, OneStepSettings
 from mdistill.nets.uncertainty import with_one
+from mdistill.training.settings import StrideSettings
 from mdistill.training.stride_objective import squares
 from mdistill.training.windows import Batch, Window, join_windows
 from mdistill.units import ACCELERATION, BOLTZMANN, KINETIC
 
 _AT_ONCE, _MOST, _SOME = 16, 600, 100
 _MARGIN, _RARE = 1.1, 0.999
+
+
+def taught_potential(
+    segments: Sequence[Segment], potential: Path, settings: StrideSettings, folder: Path, *, stop: StopRequest = NEVER
+) -> Path:
+    """Model file of the potential that a map begins with: the one it is taught."""
+    return potential
+
+
+def one_step_of(potential: MomentNet, settings: StrideSettings, windows: Sequence[Window]) -> OneStepNet:
+    """An equivariant map before training, its impulses as large as those of the longest stride."""
+    net = OneStepNet(OneStepSettings(strides_fs=settings.strides_fs, potential=potential.settings), seed=settings.fit.seed)
+    net.start_from(potential)
+    net.scale.copy_(typical_impulses(net, [w for w in windows if w.stride_fs == settings.stride_fs]))
+    return net
+
+
+def attention_of(potential: MomentNet, settings: StrideSettings, windows: Sequence[Window]) -> OneStepAttentionNet:
+    """A map by attention before training."""
+    size = OneStepAttentionSettings(elements=potential.settings.elements, strides_fs=settings.strides_fs)
+    net = OneStepAttentionNet(size, seed=settings.fit.seed)
+    net.speed.copy_(typical_speed(windows))
+    return net
 
 
 def typical_speed(windows: Sequence[Window]) -> Tensor:
@@ -43,8 +74,10 @@ def typical_impulses(net: OneStepNet, windows: Sequence[Window]) -> Float[Tensor
     return torch.where(counts > 0, (sums / counts.clamp_min(1)).sqrt().clamp_min(1e-6), torch.ones_like(sums))
 
 
-def calibrate_uncertainty(net: OneStepNet | OneStepAttentionNet, windows: Sequence[Window], held_out: Sequence[Window]) -> None:
-    """Fill the buffers of `net.doubt`.
+def calibrate_uncertainty(
+    net: OneStepMap, potential: EnergyNet, windows: Sequence[Window], held_out: Sequence[Window]
+) -> dict[str, float]:
+    """Fill the buffers of `net.doubt`; nothing is told of it, and the potential is not used.
 
     FᵀF from the windows trained on; α of each element such that ⟨σ²⟩ is the mean square of errors on those held out, relative
     errors of positions and momenta after a stride added up; the largest trusted σ is exceeded in one window of a thousand, and
@@ -68,9 +101,10 @@ def calibrate_uncertainty(net: OneStepNet | OneStepAttentionNet, windows: Sequen
         largest = torch.zeros(system.n_structs * n, dtype=torch.float64)
         worst.append(largest.scatter_reduce(0, system.owner * n + species, doubt(features, species), "amax").view(-1, n))
     doubt.largest.copy_(_MARGIN * torch.cat(worst).quantile(_RARE, dim=0))
+    return {}
 
 
-def _leaps(net: OneStepNet | OneStepAttentionNet, windows: Sequence[Window]) -> Iterator[tuple[Batch, Tensor, Tensor, Tensor]]:
+def _leaps(net: OneStepMap, windows: Sequence[Window]) -> Iterator[tuple[Batch, Tensor, Tensor, Tensor]]:
     """Batches of windows, and positions, momenta and features after their first stride."""
     for batch in _batches(windows, _MOST):
         with torch.no_grad():

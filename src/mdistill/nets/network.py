@@ -1,0 +1,189 @@
+"""What every network of a model file is, by what it does: an energy, a long-stride map, a map that takes its stride at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mdistill.errors import BadInput
+from mdistill.nets.layers import species_index, species_table
+from mdistill.nets.repulsion import BONDED, CoreRepulsion, covalent_sums
+from mdistill.nets.uncertainty import LastLayerUncertainty
+from mdistill.types import Graph, System
+
+
+class Network(torch.nn.Module):
+    """A network of a model file. Names of its tensors are part of the file; `settings` says its size and its kind."""
+
+    species_of: Tensor
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("species_of", species_table(settings.elements), persistent=False)
+
+    @property
+    def kind(self) -> str:
+        """Its name in `nets.catalogue`."""
+        return str(self.settings.kind)
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return float(self.settings.cutoff)
+
+    @property
+    def elements(self) -> frozenset[int]:
+        return frozenset(self.settings.elements)
+
+    @property
+    def name(self) -> str:
+        return "-".join([self.kind, *(chemical_symbols[z] for z in self.settings.elements)])
+
+    def species(self, numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
+        """Index of each atom's element in `settings.elements`.
+
+        Raises:
+            BadInput: An element the network does not know.
+        """
+        return species_index(self.species_of, numbers)
+
+    def folded(self) -> Self:
+        """A copy in float64 on the CPU, as it is saved: the same function, without what only training needs."""
+        raise NotImplementedError
+
+    def in_type(self, dtype: torch.dtype) -> Self:
+        """Compute in this float type, in place; what has to be exact stays float64."""
+        raise NotImplementedError
+
+
+class Student(Network):
+    """`net(graph, vectors)` gives the energy of every atom (eV, float64) whatever float type it computes in.
+
+    Buffers set by training: `reference` E0 per species (eV), `scale` (eV; eV/Å of direct forces), `closest` per pair: where its
+    learned functions begin (Å; the cutoff where the pair was never met: it then has no learned interaction). `begins_below`: how
+    much nearer than the closest label that is, Å.
+    """
+
+    begins_below: ClassVar[float] = 0.0
+    reference: Tensor
+    scale: Tensor
+    closest: Tensor
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self.core = CoreRepulsion(settings.elements)
+        self.register_buffer("reference", torch.zeros(len(settings.elements), dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("closest", BONDED * covalent_sums(settings.elements))
+
+    @property
+    def direct(self) -> bool:
+        """Whether forces come from a head of their own instead of the gradient of the energy."""
+        return bool(self.settings.direct)
+
+    def set_closest(self, closest: Float[Tensor, "species species"]) -> None:
+        """Take over where the learned functions of each pair begin (Å; anything ≥ the cutoff: never met)."""
+        self.closest.copy_(closest.clamp_max(self.cutoff))
+        self.core.reach_to(self.closest)
+
+    def in_type(self, dtype: torch.dtype) -> Self:
+        """Compute in this float type; E0, scale and the sum of energies stay float64."""
+        reference, scale = self.reference, self.scale
+        self.to(dtype)
+        self.reference, self.scale = reference, scale
+        return self
+
+    def forward(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
+        raise NotImplementedError
+
+
+class StrideMap(Network):
+    """`net(system, momenta, masses, stride_fs)` gives the positions and momenta after the stride.
+
+    `equivariant`: whether a turned structure gives a turned answer whatever the weights; `has_kicks`: whether it is made of
+    kicks, which `scale_kicks` makes stronger.
+    """
+
+    equivariant: ClassVar[bool] = True
+    has_kicks: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return "-".join([f"{self.kind}{self.settings.stride_fs:g}fs", *(chemical_symbols[z] for z in self.settings.elements)])
+
+    def check(self, stride_fs: float) -> None:
+        """Refuse a stride outside those it was taught.
+
+        Raises:
+            BadInput: It is.
+        """
+        shortest, longest = min(self.settings.strides_fs), max(self.settings.strides_fs)
+        if not (1.0 - 1e-9) * shortest <= stride_fs <= (1.0 + 1e-9) * longest:
+            known = f"{longest:g} fs" if shortest == longest else f"{shortest:g} to {longest:g} fs"
+            raise BadInput("stride", f"{stride_fs:g} fs", allowed=known, fix="train a map for this stride, or leave it out")
+
+    def scale_kicks(self, factor: float) -> None:
+        """Make its kicks so many times as strong, in place."""
+        raise NotImplementedError
+
+    def forward(
+        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float
+    ) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]:
+        raise NotImplementedError
+
+
+Net = TypeVar("Net", bound=Network)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """Where a map takes a state; features: of every atom, what its last layer is made from."""
+
+    positions: Float[Tensor, "atom 3"]
+    momenta: Float[Tensor, "atom 3"]
+    features: Float[Tensor, "atom feature"]
+
+
+class OneStepMap(StrideMap):
+    """A map without kicks, whose last layer tells its uncertainty: `leap` gives the features, too."""
+
+    doubt: LastLayerUncertainty
+
+    def forward(
+        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float
+    ) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]:
+        arrival = self.leap(system, momenta, masses, stride_fs)
+        return arrival.positions, arrival.momenta
+
+    def leap(
+        self,
+        system: System,
+        momenta: Float[Tensor, "atom 3"],
+        masses: Float[Tensor, " atom"],
+        stride_fs: float,
+        *,
+        forces: Float[Tensor, "atom 3"] | None = None,
+        graph: Graph | None = None,
+    ) -> Arrival:
+        """The state after a stride.
+
+        Args:
+            system, momenta, masses: The state.
+            stride_fs: t, fs.
+            forces: Of the potential it was taught, eV/Å, where they are known already.
+            graph: Neighbours within the cutoff, where they are known already.
+        """
+        raise NotImplementedError
+
+
+def double_copy(net: Net, state: dict[str, Tensor]) -> Net:
+    """A network like this one with these weights, float64, on the CPU."""
+    copy = type(net)(net.settings)
+    copy.load_state_dict({name: value.detach().cpu().to(torch.float64) for name, value in state.items()})
+    return copy
