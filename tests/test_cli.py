@@ -135,7 +135,7 @@ def test_bash_completes(typed, offered, tmp_path):
 
     (tmp_path / "script").write_text(script("bash"))
     words = typed.split()
-    ask = f"source script; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _mdistill; echo ${{COMPREPLY[@]}}"
+    ask = f"source ./script; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _mdistill; echo ${{COMPREPLY[@]}}"
     done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert offered in done.stdout.split()
 

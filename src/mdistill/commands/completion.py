@@ -27,9 +27,9 @@ examples:
   mdistill completion fish
 
 Install it with one of these lines:
-  mdistill completion bash > ~/.local/share/bash-completion/completions/mdistill
-  mdistill completion zsh >> ~/.zshrc
-  mdistill completion fish > ~/.config/fish/completions/mdistill.fish
+  bash: mdistill completion bash > ~/.local/share/bash-completion/completions/mdistill
+  zsh:  mdistill completion zsh >> ~/.zshrc
+  fish: mdistill completion fish > ~/.config/fish/completions/mdistill.fish
 """
 _BASH = """\
 _mdistill() {{
