@@ -8,22 +8,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BadInput": "errors",
-    "BlowUp": "errors",
-    "MdistillError": "errors",
-    "Estimate": "estimates",
-    "System": "types",
-    "Trajectory": "types",
-    "load": "teachers.models",
-    "calculator": "export.ase",
-    "read_structure": "io.structures",
-    "read_system": "io.structures",
-    "read_trajectory": "io.import_trajectory",
-    "simulate": "simulation.simulate",
-    "SimulateSettings": "simulation.settings",
-    "distill": "workflows.distill",
-    "DistillSettings": "workflows.distill_settings",
-}
+    "BadInput": "errors", "BlowUp": "errors", "MdistillError": "errors", "Estimate": "estimates", "System": "types",
+    "Trajectory": "types", "load": "teachers.models", "calculator": "export.ase", "read_structure": "io.structures",
+    "read_system": "io.structures", "read_trajectory": "io.import_trajectory", "simulate": "simulation.simulate",
+    "SimulateSettings": "simulation.settings", "distill": "workflows.distill", "DistillSettings": "workflows.distill_settings",
+}  # fmt: skip
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604
 
 

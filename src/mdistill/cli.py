@@ -16,19 +16,15 @@ from mdistill.errors import MdistillError
 from mdistill.notices import listening
 
 COMMANDS = {
-    "distill": "crystal → validated fast student, production MD, conductivity, report",
-    "label": "teacher MD and its labels",
+    "distill": "crystal → validated fast student, production MD, conductivity, report", "label": "teacher MD and its labels",
     "train": "fit a student to labels (train potential), or learn its integrator (train stride)",
     "bench": "accuracy against speed of students of several sizes",
     "vibrations": "Hessian, phonons, displaced structures and minimum of a student against its teacher",
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",
-    "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory",
-    "report": "one HTML page from a run's results.json",
-    "info": "content of a model, a structure or a run folder",
-    "doctor": "versions, hardware, teachers, missing packages",
-    "cite": "references of a run",
-    "completion": "script that completes commands and flags in bash, zsh or fish",
-}
+    "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory", "report": "one HTML page from a run's results.json",
+    "info": "content of a model, a structure or a run folder", "doctor": "versions, hardware, teachers, missing packages",
+    "cite": "references of a run", "completion": "script that completes commands and flags in bash, zsh or fish",
+}  # fmt: skip
 
 EXAMPLES = """\
 examples:
@@ -45,18 +41,11 @@ def overview() -> str:
     lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
-            f"mdistill {__version__}: distil molecular dynamics into fast models that people can trust",
-            "",
-            "usage: mdistill COMMAND ... [--help]",
-            "",
-            "commands:",
-            *lines,
-            "",
-            EXAMPLES,
-            "",
+            f"mdistill {__version__}: distil molecular dynamics into fast models that people can trust", "",
+            "usage: mdistill COMMAND ... [--help]", "", "commands:", *lines, "", EXAMPLES, "",
             "exit status: 0 ok, 1 error, 2 bad input, 3 blow-up, 4 gate failed, 130 interrupted",
         ]
-    )
+    )  # fmt: skip
 
 
 def run(arguments: list[str]) -> int:

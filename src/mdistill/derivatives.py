@@ -110,12 +110,8 @@ def potential_of(net: EnergyNet) -> Conservative | Direct:
 
 
 def predict(
-    net: EnergyNet,
-    graph: Graph,
-    *,
-    probes: Float[Tensor, "probe atom 3"] | None = None,
-    create_graph: bool = False,
-) -> tuple[Prediction, Float[Tensor, "probe atom 3"]]:
+    net: EnergyNet, graph: Graph, *, probes: Float[Tensor, "probe atom 3"] | None = None, create_graph: bool = False,
+) -> tuple[Prediction, Float[Tensor, "probe atom 3"]]:  # fmt: skip
     """Energy, forces, stress and curvature products of a batch.
 
     Args:

@@ -65,13 +65,9 @@ class Estimate:
         value, error, limit = (None if x is None else factor * x for x in (self.value, self.error, self.upper_limit))
         interval = None if self.interval is None else (factor * self.interval[0], factor * self.interval[1])
         return Estimate(
-            value=value,
-            error=None if error is None else abs(error),
-            unit=unit,
-            samples=self.samples,
-            interval=interval if interval is None or factor >= 0.0 else (interval[1], interval[0]),
-            upper_limit=limit,
-        )
+            value=value, error=None if error is None else abs(error), unit=unit, samples=self.samples,
+            interval=interval if interval is None or factor >= 0.0 else (interval[1], interval[0]), upper_limit=limit,
+        )  # fmt: skip
 
     def over(self, other: Estimate, unit: str) -> Estimate:
         """The ratio of two independent estimates; relative errors add in quadrature."""
@@ -195,15 +191,9 @@ class Gate:
 
 
 def gate(
-    name: str,
-    measured: Estimate,
-    limit: float,
-    detail: str = "",
-    *,
-    parts: Mapping[str, Estimate] | None = None,
-    sense: Literal["at most", "at least"] = "at most",
-    errors: float = 0.0,
-) -> Gate:
+    name: str, measured: Estimate, limit: float, detail: str = "", *, parts: Mapping[str, Estimate] | None = None,
+    sense: Literal["at most", "at least"] = "at most", errors: float = 0.0,
+) -> Gate:  # fmt: skip
     """A gate that passes where the value is on the right side of the limit, or `errors` standard errors from it.
 
     A value that is unknown or not finite fails.

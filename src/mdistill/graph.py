@@ -19,13 +19,9 @@ _MOST_CUTOFFS = 1e5
 
 
 def make_system(
-    positions: Float[np.ndarray, "atom 3"],
-    numbers: Int[np.ndarray, " atom"],
-    cell: Float[np.ndarray, "3 3"],
-    pbc: Sequence[bool],
-    *,
-    dtype: torch.dtype = torch.float64,
-) -> System:
+    positions: Float[np.ndarray, "atom 3"], numbers: Int[np.ndarray, " atom"], cell: Float[np.ndarray, "3 3"],
+    pbc: Sequence[bool], *, dtype: torch.dtype = torch.float64,
+) -> System:  # fmt: skip
     """One structure from plain arrays (Å), which are copied."""
     return System(
         positions=torch.tensor(np.asarray(positions, dtype=np.float64), dtype=dtype).reshape(-1, 3),
@@ -55,25 +51,19 @@ def split(system: System) -> list[System]:
         mine = system.owner == k
         parts.append(
             System(
-                positions=system.positions[mine],
-                numbers=system.numbers[mine],
-                cell=system.cell[k : k + 1],
-                pbc=system.pbc[k : k + 1],
-                owner=torch.zeros(int(mine.sum()), dtype=torch.int64, device=system.owner.device),
+                positions=system.positions[mine], numbers=system.numbers[mine], cell=system.cell[k : k + 1],
+                pbc=system.pbc[k : k + 1], owner=torch.zeros(int(mine.sum()), dtype=torch.int64, device=system.owner.device),
             )
-        )
+        )  # fmt: skip
     return parts
 
 
 def cast(system: System, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> System:
     """The same structures in another float type or on another device."""
     return System(
-        positions=system.positions.to(device=device, dtype=dtype),
-        numbers=system.numbers.to(device=device),
-        cell=system.cell.to(device=device, dtype=dtype),
-        pbc=system.pbc.to(device=device),
-        owner=system.owner.to(device=device),
-    )
+        positions=system.positions.to(device=device, dtype=dtype), numbers=system.numbers.to(device=device),
+        cell=system.cell.to(device=device, dtype=dtype), pbc=system.pbc.to(device=device), owner=system.owner.to(device=device),
+    )  # fmt: skip
 
 
 def turned(system: System, turn: Float[Tensor, "3 3"]) -> System:
@@ -156,12 +146,9 @@ def _closer_than(cutoff: float, candidates: Graph, offsets: Float[Tensor, "edge 
     x, y, z = (positions.index_select(0, sender) - positions.index_select(0, receiver)).add_(offsets).unbind(1)
     near = (x * x + y * y + z * z < cutoff * cutoff).nonzero().squeeze(1)
     return Graph(
-        system=system,
-        receiver=receiver.index_select(0, near),
-        sender=sender.index_select(0, near),
-        shift=candidates.shift.index_select(0, near),
-        cutoff=cutoff,
-    )
+        system=system, receiver=receiver.index_select(0, near), sender=sender.index_select(0, near),
+        shift=candidates.shift.index_select(0, near), cutoff=cutoff,
+    )  # fmt: skip
 
 
 def _pairs(system: System, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -37,13 +37,9 @@ def progress(description: str, total: float, *, unit: str = "step", done: float 
         yield _log_lines(description, total, unit, done, console.print)
         return
     columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-    ]
+    ]  # fmt: skip
     with Progress(*columns, console=console, transient=False) as bar:
         task = bar.add_task(description, total=total, completed=int(done), note="")
 

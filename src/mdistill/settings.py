@@ -56,15 +56,9 @@ class BadSetting(BadInput):
 
 
 def setting(
-    default: Any = dataclasses.MISSING,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-    unit: str = "",
-    fix: str = "",
-) -> Any:
+    default: Any = dataclasses.MISSING, *, above: float | None = None, least: float | None = None, below: float | None = None,
+    most: float | None = None, unit: str = "", fix: str = "",
+) -> Any:  # fmt: skip
     """A field with a range; of a tuple every element must lie in it. `unit` and `fix` go into the refusal."""
     bounds = {"above": above, "least": least, "below": below, "most": most, "unit": unit, "fix": fix}
     return dataclasses.field(default=default, metadata={"range": bounds})

@@ -129,17 +129,10 @@ def _diffusion(
     slope = long_slope(curve, windows)
     steepness = 1.0 if slope.value is None else slope.value + 2.0 * (slope.error or 0.0)
     found = Diffusion(
-        species=species,
-        tracer=Estimate(value=None, error=None, unit="cm²/s"),
-        msd=curve,
-        detected=False,
-        slope=slope,
-        intercept=Estimate(value=line.offset, error=line.offset_error, unit="Å²"),
-        fit_from=float(curve.x[start]),
-        hops=hops,
-        ions=ions,
-        duration=(frames - 1) * spacing,
-    )
+        species=species, tracer=Estimate(value=None, error=None, unit="cm²/s"), msd=curve, detected=False, slope=slope,
+        intercept=Estimate(value=line.offset, error=line.offset_error, unit="Å²"), fit_from=float(curve.x[start]), hops=hops,
+        ions=ions, duration=(frames - 1) * spacing,
+    )  # fmt: skip
     caged = late is not None and steepness < CAGED_SLOPE
     if not hops or (hops >= FEW_HOPS and (caged or line.slope <= 1.645 * line.slope_error)):
         return _below_detection(found, line, settings)

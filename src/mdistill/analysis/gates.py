@@ -105,12 +105,9 @@ def overlap(first: Curve, second: Curve, *, segments: Curve | None = None) -> Ov
     if len(apart) < _LEAST_SEGMENTS:
         return Overlap(divergence=divergence, noise=sampling_divergence(first, second), shift=shift)
     return Overlap(
-        divergence=divergence,
-        noise=float(apart.mean()),
-        shift=shift,
-        scatter=float(apart.std(ddof=1)),
+        divergence=divergence, noise=float(apart.mean()), shift=shift, scatter=float(apart.std(ddof=1)),
         shift_noise=float(moved.mean() + 2.0 * moved.std(ddof=1)),
-    )
+    )  # fmt: skip
 
 
 def rdf_overlaps(first: Trajectory, second: Trajectory, *, segments: int = 0) -> dict[str, tuple[Curve, Curve, Overlap]]:

@@ -64,14 +64,9 @@ def primitive_cell(system: System) -> System:
 
 
 def phonon_bands(
-    potential: Potential,
-    system: System,
-    *,
-    supercell_A: float = 12.0,
-    points: int = 100,
-    stop: StopRequest = NEVER,
+    potential: Potential, system: System, *, supercell_A: float = 12.0, points: int = 100, stop: StopRequest = NEVER,
     advance: Advance = silent,
-) -> Bands:
+) -> Bands:  # fmt: skip
     """Phonon bands of a crystal along the special points of its lattice.
 
     Forces of the supercell at rest are subtracted, so that a structure that is not quite relaxed in this potential (the
@@ -131,12 +126,9 @@ def _calculation(system: System, supercell_A: float) -> Any:
         positions=system.positions.detach().cpu().double().numpy(),
     )
     return phonopy.Phonopy(
-        atoms,
-        supercell_matrix=np.diag(supercell_repeats(system, supercell_A)),
-        primitive_matrix=np.eye(3),
-        symprec=_SYMMETRY_A,
+        atoms, supercell_matrix=np.diag(supercell_repeats(system, supercell_A)), primitive_matrix=np.eye(3), symprec=_SYMMETRY_A,
         log_level=0,
-    )
+    )  # fmt: skip
 
 
 def _path(system: System, points: int) -> Any:

@@ -86,25 +86,15 @@ def rdf(trajectory: Trajectory, *, pair: tuple[str, str], r_max: float | None = 
     )
     error = profiles.std(axis=0, ddof=1) / np.sqrt(blocks) if blocks > 1 else np.full(bins, np.nan)
     return Curve(
-        x=torch.from_numpy((edges[:-1] + edges[1:]) / 2),
-        y=torch.from_numpy(profiles.mean(axis=0)),
-        error=torch.from_numpy(error),
-        x_unit="Å",
-        y_unit="",
-        label="–".join(pair),
-        blocks=torch.from_numpy(profiles),
-    )
+        x=torch.from_numpy((edges[:-1] + edges[1:]) / 2), y=torch.from_numpy(profiles.mean(axis=0)),
+        error=torch.from_numpy(error), x_unit="Å", y_unit="", label="–".join(pair), blocks=torch.from_numpy(profiles),
+    )  # fmt: skip
 
 
 def _shell_counts(
-    positions: Float[np.ndarray, "frame atom 3"],
-    cells: Float[np.ndarray, "frame 3 3"],
-    weights: Float[np.ndarray, " frame"],
-    *,
-    atoms: tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]],
-    r_max: float,
-    bins: int,
-) -> Float[np.ndarray, " bin"]:
+    positions: Float[np.ndarray, "frame atom 3"], cells: Float[np.ndarray, "frame 3 3"], weights: Float[np.ndarray, " frame"], *,
+    atoms: tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]], r_max: float, bins: int,
+) -> Float[np.ndarray, " bin"]:  # fmt: skip
     """Ordered pairs per shell, each frame's times its weight; pairs of an atom with itself left out."""
     scaled = (positions @ np.linalg.inv(cells)).transpose(0, 2, 1)
     metric = cells @ cells.transpose(0, 2, 1)

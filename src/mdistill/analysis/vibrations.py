@@ -106,14 +106,8 @@ def frequencies_between(low: float, high: float, width: float) -> Float[Tensor, 
 
 
 def displaced(
-    system: System,
-    modes: Modes,
-    temperature_K: float,
-    generator: Generator,
-    *,
-    count: int = 1,
-    farthest: float = 0.15,
-) -> list[System]:
+    system: System, modes: Modes, temperature_K: float, generator: Generator, *, count: int = 1, farthest: float = 0.15,
+) -> list[System]:  # fmt: skip
     r"""Structures displaced along many modes at once with the amplitudes of classical harmonic vibrations.
 
     u_i = Σ_k Q_k e_ki / √m_i,   Q_k normally distributed with variance k_B T / λ_k,   λ_k = (2π f_k)²

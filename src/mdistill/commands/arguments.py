@@ -31,14 +31,9 @@ Groups = Mapping[str, tuple[str, ...]]
 
 
 def parse(
-    kind: type[Arguments],
-    arguments: list[str],
-    *,
-    program: str,
-    description: str,
-    default: Any = None,
+    kind: type[Arguments], arguments: list[str], *, program: str, description: str, default: Any = None,
     groups: Groups | None = None,
-) -> Arguments:
+) -> Arguments:  # fmt: skip
     """Parse a command line. Flags overrule the settings file of --config, which overrules the defaults.
 
     Args:
@@ -355,10 +350,7 @@ def stamped(results: Any, settings: Any, *, repeat: str = "") -> Any:
 
     code = code_version()
     return dataclasses.replace(
-        results,
-        version=code["version"],
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=to_json(settings),
+        results, version=code["version"], created=datetime.now(UTC).isoformat(timespec="seconds"), settings=to_json(settings),
         hardware=hardware(),
         provenance=results.provenance | {"commit": code["commit"]} | ({"command_line": repeat} if repeat else {}),
-    )
+    )  # fmt: skip

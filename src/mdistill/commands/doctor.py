@@ -9,20 +9,9 @@ from pathlib import Path
 from mdistill.commands.arguments import finish, parse, stamped
 
 PACKAGES = (
-    "mdistill",
-    "torch",
-    "numpy",
-    "ase",
-    "vesin",
-    "pymatgen",
-    "kinisi",
-    "h5py",
-    "safetensors",
-    "matplotlib",
-    "sevenn",
-    "chgnet",
+    "mdistill", "torch", "numpy", "ase", "vesin", "pymatgen", "kinisi", "h5py", "safetensors", "matplotlib", "sevenn", "chgnet",
     "phonopy",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

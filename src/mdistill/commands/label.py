@@ -50,20 +50,12 @@ examples:
 """
 GROUPS = {
     "what": (
-        "teacher",
-        "temperatures_K",
-        "frames",
-        "equilibration_fs",
-        "time_step_fs",
-        "displaced",
-        "strains",
-        "rattles",
-        "contacts",
+        "teacher", "temperatures_K", "frames", "equilibration_fs", "time_step_fs", "displaced", "strains", "rattles", "contacts",
     ),
     "curvature": ("probes", "probe_kind", "probe_every"),
     "structure": ("prepare.cutoff", "prepare.orderings", "prepare.max_atoms", "prepare.relax_steps"),
     "run": ("out", "seed", "device", "threads", "workers", "max_hours"),
-}
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:

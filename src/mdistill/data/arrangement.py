@@ -95,14 +95,9 @@ class _Board:
 
 
 def find_arrangements(
-    large: Crystal,
-    classes: list[SiteClass],
-    *,
-    charges: dict[int, float],
-    limits: dict[tuple[int, int], float],
-    settings: DisorderSettings,
-    generator: np.random.Generator,
-) -> Arrangements:
+    large: Crystal, classes: list[SiteClass], *, charges: dict[int, float], limits: dict[tuple[int, int], float],
+    settings: DisorderSettings, generator: np.random.Generator,
+) -> Arrangements:  # fmt: skip
     """The best distinct arrangements without pairs below their limit.
 
     Raises:
@@ -144,12 +139,9 @@ def _log_ways(one: SiteClass) -> float:
 
 
 def _board(
-    large: Crystal,
-    classes: list[SiteClass],
-    species: np.ndarray,
-    charges: dict[int, float],
+    large: Crystal, classes: list[SiteClass], species: np.ndarray, charges: dict[int, float],
     limits: dict[tuple[int, int], float],
-) -> _Board:
+) -> _Board:  # fmt: skip
     table = np.array([[limits[a, b] for b in species.tolist()] for a in species.tolist()])
     i, j, distance = neighbour_pairs(large, max(float(table.max()), 0.1))
     variable = np.zeros(len(large.sites), dtype=bool)
@@ -157,14 +149,9 @@ def _board(
         variable[list(one.sites)] |= len(one.wanted) > 1
     keep = (i < j) & (variable[i] | variable[j])
     return _Board(
-        species=species,
-        charges=np.array([charges[n] for n in species.tolist()]),
-        limits=table,
-        matrix=ewald_matrix(large.positions, large.cell),
-        first=i[keep],
-        second=j[keep],
-        distance=distance[keep],
-    )
+        species=species, charges=np.array([charges[n] for n in species.tolist()]), limits=table,
+        matrix=ewald_matrix(large.positions, large.cell), first=i[keep], second=j[keep], distance=distance[keep],
+    )  # fmt: skip
 
 
 def _start(board: _Board, classes: list[SiteClass], n_sites: int) -> np.ndarray:

@@ -121,12 +121,8 @@ def _whole_numbers(crystal: Crystal, classes: list[SiteClass], charges: dict[int
 
 
 def order(
-    crystal: Crystal,
-    *,
-    supercell: tuple[int, int, int] = (1, 1, 1),
-    settings: DisorderSettings | None = None,
-    seed: int = 0,
-) -> list[Ordering]:
+    crystal: Crystal, *, supercell: tuple[int, int, int] = (1, 1, 1), settings: DisorderSettings | None = None, seed: int = 0,
+) -> list[Ordering]:  # fmt: skip
     """Distinct orderings of low energy of a crystal in a supercell, lowest electrostatic energy first.
 
     Args:
@@ -150,13 +146,9 @@ def order(
     while True:
         try:
             found = find_arrangements(
-                large,
-                classes,
-                charges=charges,
-                limits=closest_allowed(charges, settings),
-                settings=settings,
+                large, classes, charges=charges, limits=closest_allowed(charges, settings), settings=settings,
                 generator=np.random.default_rng(seed),
-            )
+            )  # fmt: skip
             break
         except BadInput:
             if settings.like_factor - 0.05 < settings.least_like_factor - 1e-9:
@@ -208,14 +200,9 @@ def arrangements_count(classes: list[SiteClass]) -> float:
 
 
 def describe(
-    crystal: Crystal,
-    large: Crystal,
-    classes: list[SiteClass],
-    *,
-    charges: dict[int, float],
-    settings: DisorderSettings,
+    crystal: Crystal, large: Crystal, classes: list[SiteClass], *, charges: dict[int, float], settings: DisorderSettings,
     found: Arrangements | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """The rule as sentences, for the report and for --dry-run (then without the energies)."""
     parts = []
     for one in classes:

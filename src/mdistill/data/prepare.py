@@ -126,15 +126,10 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
     table = Table("sites", "Sites", "structure", columns, _cells(rows), rule)
     lengths = np.linalg.norm(large.cell, axis=1).tolist()
     return Plan(
-        sites=table,
-        rule=rule,
-        supercell=supercell,
-        atoms=round(sum(composition.values())),
-        composition=formula(composition),
-        lengths=(lengths[0], lengths[1], lengths[2]),
-        relaxation_calls=settings.relax_steps * settings.orderings,
+        sites=table, rule=rule, supercell=supercell, atoms=round(sum(composition.values())), composition=formula(composition),
+        lengths=(lengths[0], lengths[1], lengths[2]), relaxation_calls=settings.relax_steps * settings.orderings,
         notes=tuple(notes),
-    )
+    )  # fmt: skip
 
 
 def _cells(rows: list[list[object]]) -> list[list[Cell]]:
@@ -159,13 +154,8 @@ def _shares(amounts: dict[int, float], sites: int) -> str:
 
 
 def prepare(
-    crystal: Crystal,
-    potential: Potential,
-    settings: PrepareSettings,
-    *,
-    seed: int = 0,
-    stop: StopRequest = NEVER,
-) -> Preparation:
+    crystal: Crystal, potential: Potential, settings: PrepareSettings, *, seed: int = 0, stop: StopRequest = NEVER,
+) -> Preparation:  # fmt: skip
     """Order, repeat and relax a crystal with the teacher; positions and cell relax together.
 
     Args:
@@ -188,26 +178,18 @@ def prepare(
     with progress("relax", (settings.relax_steps + 1) * len(found)) as advance:
         relaxed = [
             relax(
-                to_system(one.crystal),
-                potential,
-                max_steps=settings.relax_steps,
-                largest_force=settings.largest_force,
-                stress_GPa=settings.stress_gpa,
-                stop=stop,
-                advance=advance,
+                to_system(one.crystal), potential, max_steps=settings.relax_steps, largest_force=settings.largest_force,
+                stress_GPa=settings.stress_gpa, stop=stop, advance=advance,
             )
             for one in found
-        ]
+        ]  # fmt: skip
     relaxed.sort(key=lambda pair: pair[1].energy)
     for k, (system, result) in enumerate(relaxed):
         notes.extend(_relaxation_notes(k, system, result, settings))
     return Preparation(
-        systems=[system for system, _ in relaxed],
-        relaxations=[result for _, result in relaxed],
-        rule=found[0].rule,
-        supercell=planned.supercell,
-        notes=tuple(notes),
-    )
+        systems=[system for system, _ in relaxed], relaxations=[result for _, result in relaxed], rule=found[0].rule,
+        supercell=planned.supercell, notes=tuple(notes),
+    )  # fmt: skip
 
 
 def _relaxation_notes(k: int, system: System, result: Relaxation, settings: PrepareSettings) -> Iterator[str]:
@@ -227,25 +209,12 @@ def relaxation_table(done: Preparation) -> Table:
     """How each kept ordering relaxed with the teacher."""
     rows = [
         [
-            f"{k}",
-            system.n_atoms,
-            one.energy / system.n_atoms,
-            one.max_force,
-            one.pressure,
-            100.0 * one.strain,
-            one.steps,
+            f"{k}", system.n_atoms, one.energy / system.n_atoms, one.max_force, one.pressure, 100.0 * one.strain, one.steps,
             "yes" if one.converged else "no",
         ]
         for k, (system, one) in enumerate(zip(done.systems, done.relaxations, strict=True), start=1)
-    ]
+    ]  # fmt: skip
     columns = [
-        "ordering",
-        "atoms",
-        "energy (eV/atom)",
-        "max |F| (eV/Å)",
-        "pressure (GPa)",
-        "volume change (%)",
-        "calls",
-        "converged",
-    ]
+        "ordering", "atoms", "energy (eV/atom)", "max |F| (eV/Å)", "pressure (GPa)", "volume change (%)", "calls", "converged",
+    ]  # fmt: skip
     return Table("relaxation", "Orderings relaxed by the teacher", "structure", columns, list(map(list, rows)))

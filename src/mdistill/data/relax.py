@@ -69,15 +69,9 @@ class _Fire:
 
 
 def relax(
-    system: System,
-    potential: Potential,
-    *,
-    max_steps: int = 200,
-    largest_force: float = 0.05,
-    stress_GPa: float = 0.1,
-    stop: StopRequest = NEVER,
-    advance: Advance = silent,
-) -> tuple[System, Relaxation]:
+    system: System, potential: Potential, *, max_steps: int = 200, largest_force: float = 0.05, stress_GPa: float = 0.1,
+    stop: StopRequest = NEVER, advance: Advance = silent,
+) -> tuple[System, Relaxation]:  # fmt: skip
     r"""Minimise the energy over positions and cell.
 
     With r = x Fᵀ and cell = cell₀ Fᵀ the generalised forces are f F on x and −V σ F⁻ᵀ on F (scaled by the number of atoms
@@ -150,12 +144,7 @@ def _summary(start: System, now: System, prediction: Prediction, step: int) -> R
     max_stress = 0.0 if stress is None else float(stress.abs().max())
     volume = float(volumes(start)[0])
     return Relaxation(
-        energy_before=energy,
-        energy=energy,
-        max_force=max_force,
-        pressure=None if stress is None else -float(stress.diagonal().mean()),
-        max_stress=max_stress,
-        strain=float(volumes(now)[0]) / volume - 1.0 if volume > 0.0 else 0.0,
-        steps=step + 1,
-        converged=False,
-    )
+        energy_before=energy, energy=energy, max_force=max_force,
+        pressure=None if stress is None else -float(stress.diagonal().mean()), max_stress=max_stress,
+        strain=float(volumes(now)[0]) / volume - 1.0 if volume > 0.0 else 0.0, steps=step + 1, converged=False,
+    )  # fmt: skip

@@ -107,17 +107,13 @@ def write_segments(path: Path, segments: Sequence[Segment]) -> None:
     """Write segments of one kind of structure and equal length (npz with its sha256, no pickle), all or nothing."""
     first = segments[0]
     arrays = {
-        "numbers": first.system.numbers.numpy(),
-        "masses": first.masses.numpy(),
-        "pbc": first.system.pbc[0].numpy(),
-        "spacing_fs": np.array(first.every_fs),
-        "cell": np.stack([s.system.cell[0].numpy() for s in segments]),
+        "numbers": first.system.numbers.numpy(), "masses": first.masses.numpy(), "pbc": first.system.pbc[0].numpy(),
+        "spacing_fs": np.array(first.every_fs), "cell": np.stack([s.system.cell[0].numpy() for s in segments]),
         "positions": np.stack([s.positions.numpy() for s in segments]),
         "momenta": np.stack([s.momenta.numpy() for s in segments]),
-        "temperature_K": np.array([s.temperature_K for s in segments]),
-        "block": np.array([s.block for s in segments]),
+        "temperature_K": np.array([s.temperature_K for s in segments]), "block": np.array([s.block for s in segments]),
         "format": np.array(FORMAT),
-    }
+    }  # fmt: skip
     buffer = io.BytesIO()
     np.savez(buffer, sha256=np.array(_digest(arrays)), **arrays)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())
@@ -140,16 +136,12 @@ def read_segments(path: Path) -> list[Segment]:
         masses = torch.from_numpy(held["masses"])
         return [
             Segment(
-                system=make_system(held["positions"][k, 0], held["numbers"], held["cell"][k], held["pbc"]),
-                masses=masses,
-                positions=positions[k],
-                momenta=momenta[k],
-                every_fs=float(held["spacing_fs"]),
-                temperature_K=float(held["temperature_K"][k]),
-                block=int(held["block"][k]),
+                system=make_system(held["positions"][k, 0], held["numbers"], held["cell"][k], held["pbc"]), masses=masses,
+                positions=positions[k], momenta=momenta[k], every_fs=float(held["spacing_fs"]),
+                temperature_K=float(held["temperature_K"][k]), block=int(held["block"][k]),
             )
             for k in range(len(positions))
-        ]
+        ]  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise BadInput(path, f"no usable segments ({error})", allowed="a file of NVE segments", fix=_AGAIN) from error
 

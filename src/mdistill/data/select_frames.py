@@ -81,13 +81,8 @@ def usable(candidates: Sequence[System], reference: Sequence[System], *, floor: 
 
 
 def select(
-    candidates: Sequence[System],
-    reference: Sequence[System],
-    count: int,
-    *,
-    floor: float = 0.75,
-    describe: Describe = histogram,
-) -> list[int]:
+    candidates: Sequence[System], reference: Sequence[System], count: int, *, floor: float = 0.75, describe: Describe = histogram,
+) -> list[int]:  # fmt: skip
     """Indices of at most `count` candidates, most novel first (deterministic; ties go to the earlier candidate).
 
     Args:

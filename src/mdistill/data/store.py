@@ -59,14 +59,11 @@ class LabelStore:
         np.savez(buffer, **_arrays(frames))  # type: ignore[arg-type]
         write_bytes(shard, buffer.getvalue())
         entry = {
-            "shard": shard.name,
-            "sha256": sha256(shard),
-            "key": key,
-            "frames": len(frames),
+            "shard": shard.name, "sha256": sha256(shard), "key": key, "frames": len(frames),
             "sources": sorted({frame.source for frame in frames}),
             "temperatures_K": sorted({frame.temperature_K for frame in frames}),
             "blocks": sorted({frame.block for frame in frames}),
-        }
+        }  # fmt: skip
         append_line(self.folder / INDEX, json.dumps(entry))
 
     def read(self, where: Callable[[LabelledFrame], bool] | None = None) -> list[LabelledFrame]:
@@ -141,16 +138,12 @@ def _arrays(frames: Sequence[LabelledFrame]) -> dict[str, np.ndarray]:
         "positions": joined([f.system.positions for f in frames]),
         "cell": np.concatenate([f.system.cell.cpu().numpy() for f in frames]),
         "pbc": np.concatenate([f.system.pbc.cpu().numpy() for f in frames]),
-        "energy": np.array([float(f.target.energy[0]) for f in frames]),
-        "forces": joined([f.target.forces for f in frames]),
+        "energy": np.array([float(f.target.energy[0]) for f in frames]), "forces": joined([f.target.forces for f in frames]),
         "stress": np.concatenate([(none if f.target.stress is None else f.target.stress).cpu().numpy() for f in frames]),
-        "probes": joined([f.probes for f in frames]),
-        "products": joined([f.products for f in frames]),
-        "atomic": np.concatenate([_atomic(f) for f in frames]),
-        "source": np.array([f.source for f in frames]),
-        "temperature_K": np.array([f.temperature_K for f in frames]),
-        "block": np.array([f.block for f in frames]),
-    }
+        "probes": joined([f.probes for f in frames]), "products": joined([f.products for f in frames]),
+        "atomic": np.concatenate([_atomic(f) for f in frames]), "source": np.array([f.source for f in frames]),
+        "temperature_K": np.array([f.temperature_K for f in frames]), "block": np.array([f.block for f in frames]),
+    }  # fmt: skip
 
 
 def _atomic(frame: LabelledFrame) -> np.ndarray:

@@ -200,15 +200,9 @@ def _orbit(place: np.ndarray, operations: np.ndarray, cell: np.ndarray, toleranc
 
 
 def _join(
-    orbits: list[tuple[np.ndarray, Counter[int], str]],
-    orbit: np.ndarray,
-    number: int,
-    occupancy: float,
-    *,
-    label: str,
-    cell: np.ndarray,
-    source: str,
-) -> None:
+    orbits: list[tuple[np.ndarray, Counter[int], str]], orbit: np.ndarray, number: int, occupancy: float, *, label: str,
+    cell: np.ndarray, source: str,
+) -> None:  # fmt: skip
     """Add a row's orbit: to an orbit already there if it lies on the same positions, else as a new one."""
     for k, (places, occupancies, labels) in enumerate(orbits):
         difference = places[:, None] - orbit[None]

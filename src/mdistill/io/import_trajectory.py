@@ -98,13 +98,10 @@ def _read_run(path: Path, elements: Sequence[str]) -> _Run:
     if path.suffix.lower() in HDF5_SUFFIXES:
         stored = read_hdf5(path)
         return _Run(
-            path=path,
-            numbers=stored.numbers.numpy(),
-            positions=stored.positions.double().numpy(),
-            cells=stored.cell.double().numpy(),
-            times=stored.times.double().numpy(),
+            path=path, numbers=stored.numbers.numpy(), positions=stored.positions.double().numpy(),
+            cells=stored.cell.double().numpy(), times=stored.times.double().numpy(),
             momenta=None if stored.momenta is None else stored.momenta.double().numpy(),
-        )
+        )  # fmt: skip
     if is_xdatcar(path):
         numbers, positions, cells, steps = read_xdatcar(path, elements=elements)
         return _Run(path=path, numbers=numbers, positions=positions, cells=cells, steps=steps)
@@ -140,14 +137,11 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
     if kind.startswith("lammps-dump") and elements and numbers.max() <= len(elements):
         numbers = np.array([_number(elements[n - 1]) for n in numbers])
     return _Run(
-        path=path,
-        numbers=numbers,
-        positions=np.stack([a.positions for a in frames]),
+        path=path, numbers=numbers, positions=np.stack([a.positions for a in frames]),
         cells=np.stack([np.array(a.cell) * np.array(a.pbc)[:, None] for a in frames]),
-        steps=_labels(frames, ("step", "timestep")),
-        times=_labels(frames, ("time_fs",)),
+        steps=_labels(frames, ("step", "timestep")), times=_labels(frames, ("time_fs",)),
         momenta=np.stack([a.get_momenta() for a in frames]) / ASE_MOMENTUM if all(a.has("momenta") for a in frames) else None,
-    )
+    )  # fmt: skip
 
 
 def _number(symbol: str) -> int:
@@ -246,13 +240,9 @@ def _join(runs: Sequence[_Run]) -> tuple[_Run, list[str]]:
         notes.append(f"{len(runs)} runs joined end to end")
     momenta = [p.momenta for p in parts if p.momenta is not None]
     joined = replace(
-        first,
-        positions=np.concatenate([p.positions for p in parts]),
-        cells=np.concatenate([p.cells for p in parts]),
-        momenta=np.concatenate(momenta) if len(momenta) == len(parts) else None,
-        steps=None,
-        times=None,
-    )
+        first, positions=np.concatenate([p.positions for p in parts]), cells=np.concatenate([p.cells for p in parts]),
+        momenta=np.concatenate(momenta) if len(momenta) == len(parts) else None, steps=None, times=None,
+    )  # fmt: skip
     return joined, notes
 
 

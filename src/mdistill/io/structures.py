@@ -55,14 +55,9 @@ def _read_cif(path: Path, index: int) -> Crystal:
     parsed = parse_cif(text_of(path), str(path), index)
     sites = tuple(Site(fractional=f, occupancies=o, label=label) for f, o, label in parsed.sites)
     return Crystal(
-        cell=parsed.cell,
-        pbc=(True, True, True),
-        sites=sites,
-        source=str(path),
-        sha256=sha256(path),
-        oxidation=parsed.oxidation,
+        cell=parsed.cell, pbc=(True, True, True), sites=sites, source=str(path), sha256=sha256(path), oxidation=parsed.oxidation,
         notes=tuple(parsed.notes),
-    )
+    )  # fmt: skip
 
 
 def _read_with_ase(path: Path, kind: str, index: int) -> Atoms:

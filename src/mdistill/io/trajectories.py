@@ -33,13 +33,10 @@ from mdistill.units import KINETIC
 HDF5_SUFFIXES = (".h5", ".hdf5", ".h5md")
 _PARTICLES = "particles/all"
 _SERIES = {
-    "position": (f"{_PARTICLES}/position", "Angstrom"),
-    "velocity": (f"{_PARTICLES}/velocity", "Angstrom fs-1"),
-    "cell": (f"{_PARTICLES}/box/edges", "Angstrom"),
-    "potential_energy": ("observables/potential_energy", "eV"),
-    "kinetic_energy": ("observables/kinetic_energy", "eV"),
-    "stress": ("observables/stress", "eV Angstrom-3"),
-}
+    "position": (f"{_PARTICLES}/position", "Angstrom"), "velocity": (f"{_PARTICLES}/velocity", "Angstrom fs-1"),
+    "cell": (f"{_PARTICLES}/box/edges", "Angstrom"), "potential_energy": ("observables/potential_energy", "eV"),
+    "kinetic_energy": ("observables/kinetic_energy", "eV"), "stress": ("observables/stress", "eV Angstrom-3"),
+}  # fmt: skip
 ASE_MOMENTUM = math.sqrt(KINETIC)
 _STEP = re.compile(r"(?:^|\s)step=(-?\d+)")
 
@@ -122,24 +119,17 @@ def read_hdf5(path: Path) -> Trajectory:
         velocities = _array(file, f"{_PARTICLES}/velocity/value", path) if moving else None
     frames, atoms = (*positions.shape, 0, 0)[:2]
     shapes: dict[str, tuple[np.ndarray | None, tuple[int, ...]]] = {
-        "position": (positions, (frames, atoms, 3)),
-        "time": (times, (frames,)),
-        "species": (numbers, (atoms,)),
-        "edges": (cell, (frames, 3, 3)),
-        "velocity": (velocities, (frames, atoms, 3)),
-        "mass": (masses, (atoms,)),
-    }
+        "position": (positions, (frames, atoms, 3)), "time": (times, (frames,)), "species": (numbers, (atoms,)),
+        "edges": (cell, (frames, 3, 3)), "velocity": (velocities, (frames, atoms, 3)), "mass": (masses, (atoms,)),
+    }  # fmt: skip
     for name, (array, shape) in shapes.items():
         if array is not None and (array.shape != shape or array.dtype.kind not in "iuf" or not np.isfinite(array).all()):
             raise _damaged(path, f"{name} is {array.dtype}{list(array.shape)} or not finite (expected {list(shape)})")
     momenta = None if velocities is None or masses is None else _tensor(velocities * masses[:, None])
     return Trajectory(
-        numbers=torch.from_numpy(numbers.astype(np.int64)),
-        positions=_tensor(positions),
-        cell=_tensor(cell),
-        times=_tensor(times),
-        momenta=momenta,
-    )
+        numbers=torch.from_numpy(numbers.astype(np.int64)), positions=_tensor(positions), cell=_tensor(cell),
+        times=_tensor(times), momenta=momenta,
+    )  # fmt: skip
 
 
 def read_series(path: Path, name: str) -> Tensor:
@@ -280,12 +270,9 @@ def extxyz_frame(step: int, state: State, provenance: Mapping[str, str]) -> str:
 
     system, prediction = state.system, state.prediction
     atoms = Atoms(
-        numbers=system.numbers.cpu().numpy(),
-        positions=system.positions.cpu().numpy(),
-        cell=system.cell[0].cpu().numpy(),
-        pbc=system.pbc[0].cpu().numpy(),
-        momenta=ASE_MOMENTUM * state.momenta.cpu().numpy(),
-    )
+        numbers=system.numbers.cpu().numpy(), positions=system.positions.cpu().numpy(), cell=system.cell[0].cpu().numpy(),
+        pbc=system.pbc[0].cpu().numpy(), momenta=ASE_MOMENTUM * state.momenta.cpu().numpy(),
+    )  # fmt: skip
     if prediction is not None:
         results: dict[str, Any] = {"energy": float(prediction.energy[0]), "forces": prediction.forces.cpu().numpy()}
         if prediction.stress is not None:

@@ -19,12 +19,9 @@ SUSPECT_MOVE = 1.5
 
 
 def unwrap(
-    positions: Float[np.ndarray, "frame atom 3"],
-    cells: Float[np.ndarray, "frame 3 3"],
-    numbers: Int[np.ndarray, " atom"],
-    *,
+    positions: Float[np.ndarray, "frame atom 3"], cells: Float[np.ndarray, "frame 3 3"], numbers: Int[np.ndarray, " atom"], *,
     path: Path,
-) -> tuple[Float[np.ndarray, "frame atom 3"], list[str]]:
+) -> tuple[Float[np.ndarray, "frame atom 3"], list[str]]:  # fmt: skip
     r"""Positions (Å) without jumps over the cell boundary, and notes.
 
     s(t) = s(0) + Σ [Δs − round(Δs)],  r = s·h      s: scaled coordinates   h: cell of the frame   Δs: step between frames
@@ -63,12 +60,9 @@ def unwrap(
 
 
 def joint_is_doubled(
-    before: Float[np.ndarray, "frame atom 3"],
-    after: Float[np.ndarray, "frame atom 3"],
-    cells: Float[np.ndarray, "frame 3 3"],
-    *,
+    before: Float[np.ndarray, "frame atom 3"], after: Float[np.ndarray, "frame atom 3"], cells: Float[np.ndarray, "frame 3 3"], *,
     path: Path,
-) -> bool:
+) -> bool:  # fmt: skip
     """Whether the first frame of a run repeats the last of the run before it.
 
     Raises:
@@ -106,14 +100,9 @@ def _complete(cells: Float[np.ndarray, "frame 3 3"]) -> tuple[Float[np.ndarray, 
 
 
 def _check_order(
-    moves: Float[np.ndarray, "step atom 3"],
-    positions: Float[np.ndarray, "frame atom 3"],
-    frames: Float[np.ndarray, "frame 3 3"],
-    periodic: Bool[np.ndarray, " 3"],
-    *,
-    numbers: Int[np.ndarray, " atom"],
-    path: Path,
-) -> None:
+    moves: Float[np.ndarray, "step atom 3"], positions: Float[np.ndarray, "frame atom 3"], frames: Float[np.ndarray, "frame 3 3"],
+    periodic: Bool[np.ndarray, " 3"], *, numbers: Int[np.ndarray, " atom"], path: Path,
+) -> None:  # fmt: skip
     """Reject frames in which atoms of one element exchange places: each atom that moves far arrives where another was."""
     from scipy.optimize import linear_sum_assignment
 

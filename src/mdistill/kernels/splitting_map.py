@@ -30,16 +30,9 @@ class Strides:
     """
 
     def __init__(
-        self,
-        stages: Sequence[Engine],
-        potential: Engine,
-        *,
-        kicks: int,
-        largest_force: Float[np.ndarray, "stage atom"],
-        looked_at: float,
-        largest_change: float,
-        small_steps: int,
-    ) -> None:
+        self, stages: Sequence[Engine], potential: Engine, *, kicks: int, largest_force: Float[np.ndarray, "stage atom"],
+        looked_at: float, largest_change: float, small_steps: int,
+    ) -> None:  # fmt: skip
         self._engines, self._library, self._fallbacks_seen = (*stages, potential), potential.library, 0
         fields = np.array([engine.addresses() for engine in (potential, *stages)], dtype=np.uint64)
         atoms, species, threads = potential.atoms, potential.species, potential.threads

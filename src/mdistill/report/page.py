@@ -17,28 +17,18 @@ from mdistill.report.tables import BELOW_DETECTION, Shown, flat_texts, limit_tex
 from mdistill.runs.results import Figure, Quantity, Results, Table, add_to_run, read_results
 
 SECTIONS = {
-    "ladder": "The ladder",
-    "structure": "Structure and disorder",
-    "gates": "Gates",
-    "accuracy": "Accuracy",
-    "vibrations": "Vibrations",
-    "strides": "Long strides",
-    "dynamics": "Dynamics",
-    "transport": "Transport",
-    "training": "Training",
-    "settings": "Further tables",
-}
+    "ladder": "The ladder", "structure": "Structure and disorder", "gates": "Gates", "accuracy": "Accuracy",
+    "vibrations": "Vibrations", "strides": "Long strides", "dynamics": "Dynamics", "transport": "Transport",
+    "training": "Training", "settings": "Further tables",
+}  # fmt: skip
 """Sections in the order shown; sections of other names follow them."""
 
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*(?:\.\d+)?)+")
 _SUBSCRIPTS = str.maketrans("0123456789.", "₀₁₂₃₄₅₆₇₈₉.")
 _SYMBOLS: dict[Quantity, str] = {
-    "stride_speed_up": "speed-up by strides",
-    "speed_up": "speed-up",
-    "conductivity": "σ",
-    "diffusivity": "D",
+    "stride_speed_up": "speed-up by strides", "speed_up": "speed-up", "conductivity": "σ", "diffusivity": "D",
     "activation_energy": "activation energy",
-}
+}  # fmt: skip
 """How headlines are called, in the order shown."""
 _MOST_HEADLINES = 7
 

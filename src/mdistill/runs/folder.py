@@ -21,14 +21,9 @@ COMMAND = "command"
 
 
 def keep_settings(
-    folder: Path,
-    command: str,
-    settings: Any,
-    *,
-    inputs: Mapping[str, str] | None = None,
-    paths: Collection[str] = (),
+    folder: Path, command: str, settings: Any, *, inputs: Mapping[str, str] | None = None, paths: Collection[str] = (),
     update: bool | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Enter a run's settings in its ledger, or check that the run there has the same.
 
     Args:

@@ -19,15 +19,12 @@ def hardware() -> dict[str, Any]:
 
     return {
         "processor": next(_after(_processor_lines(), "model name"), platform.processor() or "unknown"),
-        "instructions": instructions(_processor_lines()),
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_GiB": round(psutil.virtual_memory().total / 2**30, 1),
+        "instructions": instructions(_processor_lines()), "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
+        "threads": torch.get_num_threads(), "memory_GiB": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
         "torch": str(torch.__version__),
-    }
+    }  # fmt: skip
 
 
 def instructions(lines: list[str]) -> str:

@@ -155,17 +155,11 @@ def merge(first: Results, second: Results) -> Results:
     told = {(h.quantity, h.temperature_K): h for h in first.headlines + second.headlines}
     named = {section.name: section for section in first.sections + second.sections}
     return dataclasses.replace(
-        first,
-        values=first.values | second.values,
-        headlines=list(told.values()),
-        gates=first.gates + second.gates,
-        rungs=_ladder(first.rungs + second.rungs),
-        sections=list(named.values()),
-        tables=first.tables + second.tables,
-        figures=first.figures + second.figures,
-        notes=first.notes + [n for n in second.notes if n not in first.notes],
+        first, values=first.values | second.values, headlines=list(told.values()), gates=first.gates + second.gates,
+        rungs=_ladder(first.rungs + second.rungs), sections=list(named.values()), tables=first.tables + second.tables,
+        figures=first.figures + second.figures, notes=first.notes + [n for n in second.notes if n not in first.notes],
         citations=first.citations + [c for c in second.citations if c not in first.citations],
-    )
+    )  # fmt: skip
 
 
 def _ladder(rungs: list[Rung]) -> list[Rung]:
@@ -256,14 +250,10 @@ def _results(raw: dict[str, Any]) -> Results:
         for f in raw["figures"]
     ]
     built = {
-        "values": _estimates(raw["values"]),
-        "headlines": [Headline(**h) for h in raw["headlines"]],
-        "gates": gates,
-        "rungs": [_rung(rung) for rung in raw["rungs"]],
-        "sections": [Section(**section) for section in raw["sections"]],
-        "tables": tables,
-        "figures": figures,
-    }
+        "values": _estimates(raw["values"]), "headlines": [Headline(**h) for h in raw["headlines"]], "gates": gates,
+        "rungs": [_rung(rung) for rung in raw["rungs"]], "sections": [Section(**section) for section in raw["sections"]],
+        "tables": tables, "figures": figures,
+    }  # fmt: skip
     return Results(**{k: v for k, v in raw.items() if k != "format"} | built)
 
 

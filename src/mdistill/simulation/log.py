@@ -62,15 +62,10 @@ def log_row(step: int, state: State, since: RunningSums | None = None) -> dict[s
     squeeze, elements = pressure(state), sorted(set(state.system.numbers.tolist()))
     every, *each = temperatures(state, (None, *elements))
     row: dict[str, float | None] = {
-        "step": step,
-        "time_fs": state.time,
-        "temperature_K": float(every[0]),
-        "potential_eV": potential,
-        "kinetic_eV": kinetic,
-        "total_eV": potential + kinetic,
-        "pressure_GPa": None if squeeze is None else float(squeeze[0]) / GPA,
+        "step": step, "time_fs": state.time, "temperature_K": float(every[0]), "potential_eV": potential, "kinetic_eV": kinetic,
+        "total_eV": potential + kinetic, "pressure_GPa": None if squeeze is None else float(squeeze[0]) / GPA,
         "volume_A3": float(volumes(state.system)[0]) if bool(state.system.pbc.all()) else None,
-    }
+    }  # fmt: skip
     for number, own in zip(elements, each, strict=True):
         row[f"T_{chemical_symbols[number]}_K"] = float(own[0])
     return row | means(state, since or no_steps(state.system))

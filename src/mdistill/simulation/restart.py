@@ -120,14 +120,9 @@ def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
         added = {"potential": potential, "pressure": squeeze, "kinetic": counted[4:]}
         tally = RunningSums(steps=int(steps), evaluated=int(evaluated), **added)
     state = State(
-        system=system,
-        momenta=tensors["momenta"],
-        masses=tensors["masses"],
-        time=float.fromhex(header["time"]),
-        prediction=prediction,
-        middle_momenta=tensors.get("middle_momenta"),
-        running_sums=tally,
+        system=system, momenta=tensors["momenta"], masses=tensors["masses"], time=float.fromhex(header["time"]),
+        prediction=prediction, middle_momenta=tensors.get("middle_momenta"), running_sums=tally,
         energy_debt=tensors.get("energy_debt"),
-    )
+    )  # fmt: skip
     extras = {name: float.fromhex(value) for name, value in header["extras"].items()}
     return RestartPoint(step=int(header["step"]), state=state, generator_state=tensors["generator"], extras=extras)

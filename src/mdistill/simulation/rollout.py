@@ -55,17 +55,9 @@ class Collect:
 
 
 def rollout(
-    state: State,
-    propagator: Propagator,
-    *,
-    steps: int,
-    generator: Generator,
-    observers: Sequence[Observer] = (),
-    guard: Callable[[int, State], None] | None = None,
-    stop: StopRequest = NEVER,
-    first_step: int = 0,
-    leap: int = 1,
-) -> State:
+    state: State, propagator: Propagator, *, steps: int, generator: Generator, observers: Sequence[Observer] = (),
+    guard: Callable[[int, State], None] | None = None, stop: StopRequest = NEVER, first_step: int = 0, leap: int = 1,
+) -> State:  # fmt: skip
     """Take steps first_step + 1 … first_step + steps; observers see the state after a step, never the one handed in.
 
     Args:

@@ -71,18 +71,13 @@ class CHGNetEnergy:
         basis = self.model.bond_basis_expansion
         pair_lengths = lengths.index_select(0, edge_of)
         batch = self.batch(
-            atomic_numbers=numbers,
-            bond_bases_ag=basis.rbf_expansion_ag(pair_lengths),
+            atomic_numbers=numbers, bond_bases_ag=basis.rbf_expansion_ag(pair_lengths),
             bond_bases_bg=basis.rbf_expansion_bg(pair_lengths),
             angle_bases=self.model.angle_basis_expansion(units[left], units[right]) if len(left) else edges.new_zeros(0),
             batched_atom_graph=torch.stack([receiver, graph.sender.to(device)], 1),
             batched_bond_graph=torch.stack([receiver[left], pair_of[left], pair_of[right]], 1),
-            atom_owners=graph.system.owner.to(device),
-            directed2undirected=pair_of,
-            atom_positions=(),
-            strains=(),
-            volumes=(),
-        )
+            atom_owners=graph.system.owner.to(device), directed2undirected=pair_of, atom_positions=(), strains=(), volumes=(),
+        )  # fmt: skip
         atomic = torch.cat(self.model._compute(batch, return_site_energies=True)["site_energies"])
         return (atomic + self.reference[numbers - 1]).to(vectors)
 

@@ -55,18 +55,12 @@ def load_sevennet(name: str, *, device: str = "cpu") -> Conservative:
     layers = [EdgeConvolution(layer) if isinstance(layer, IrrepsConvolution) else layer for layer in modules.values()]
     return Conservative(
         SevenNetEnergy(
-            name=name,
-            layers=tuple(layers),
-            embed=list(modules).index("onehot_to_feature_x") + 1,
-            reduce=list(modules).index("reduce_input_to_hidden"),
-            keys=keys,
-            index_of=index_of.to(device),
-            modality=None if modality is None else model.modal_map[modality],
-            cutoff=float(model.cutoff),
-            elements=frozenset(int(number) for number in model.type_map),
-            sha256=weights_sha256(model, mode=modality or ""),
+            name=name, layers=tuple(layers), embed=list(modules).index("onehot_to_feature_x") + 1,
+            reduce=list(modules).index("reduce_input_to_hidden"), keys=keys, index_of=index_of.to(device),
+            modality=None if modality is None else model.modal_map[modality], cutoff=float(model.cutoff),
+            elements=frozenset(int(number) for number in model.type_map), sha256=weights_sha256(model, mode=modality or ""),
         )
-    )
+    )  # fmt: skip
 
 
 class EdgeConvolution:

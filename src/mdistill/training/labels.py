@@ -147,16 +147,9 @@ def frames_hash(frames: Sequence[LabelledFrame]) -> str:
     digest = hashlib.sha256()
     for frame in frames:
         parts = (
-            frame.system.positions,
-            frame.system.numbers,
-            frame.system.cell,
-            frame.target.energy,
-            frame.target.forces,
-            frame.target.stress,
-            frame.target.atomic,
-            frame.probes,
-            frame.products,
-        )
+            frame.system.positions, frame.system.numbers, frame.system.cell, frame.target.energy, frame.target.forces,
+            frame.target.stress, frame.target.atomic, frame.probes, frame.products,
+        )  # fmt: skip
         for part in parts:
             digest.update(b"-" if part is None else part.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

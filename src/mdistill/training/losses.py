@@ -71,14 +71,9 @@ class Target:
 
 
 def residual(
-    quantity: Quantity,
-    prediction: Prediction,
-    products: Float[Tensor, "probe atom 3"],
-    target: Target,
-    atoms: Float[Tensor, " struct"],
-    *,
-    gradient: Float[Tensor, "atom 3"] | None = None,
-) -> Float[Tensor, "row component"] | None:
+    quantity: Quantity, prediction: Prediction, products: Float[Tensor, "probe atom 3"], target: Target,
+    atoms: Float[Tensor, " struct"], *, gradient: Float[Tensor, "atom 3"] | None = None,
+) -> Float[Tensor, "row component"] | None:  # fmt: skip
     """Prediction − label of one quantity in its own unit, missing labels left out; None where nothing is labelled.
 
     Args:
@@ -110,14 +105,9 @@ def residual(
 
 
 def total_loss(
-    terms: Sequence[Term],
-    prediction: Prediction,
-    products: Float[Tensor, "probe atom 3"],
-    target: Target,
-    atoms: Float[Tensor, " struct"],
-    *,
-    gradient: Float[Tensor, "atom 3"] | None = None,
-) -> tuple[Tensor, dict[str, float]]:
+    terms: Sequence[Term], prediction: Prediction, products: Float[Tensor, "probe atom 3"], target: Target,
+    atoms: Float[Tensor, " struct"], *, gradient: Float[Tensor, "atom 3"] | None = None,
+) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """The sum of all terms whose labels exist, and the mean absolute error of each quantity in its own unit."""
     total = prediction.forces.new_zeros(())
     errors: dict[str, float] = {}

@@ -73,17 +73,10 @@ def save_posterior(path: Path, posterior: Posterior, *, model: str) -> None:
     }
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     described = {
-        "format": FORMAT,
-        "settings": asdict(products.net.settings),
-        "second": int(products.pairs.max()) + 1,
-        "third": int(products.triples.max()) + 1,
-        "noise": posterior.noise,
-        "ridge": posterior.ridge,
-        "effective": posterior.effective,
-        "usual": posterior.usual,
-        "model": model,
-        "sha256": tensor_hash(tensors),
-    }
+        "format": FORMAT, "settings": asdict(products.net.settings), "second": int(products.pairs.max()) + 1,
+        "third": int(products.triples.max()) + 1, "noise": posterior.noise, "ridge": posterior.ridge,
+        "effective": posterior.effective, "usual": posterior.usual, "model": model, "sha256": tensor_hash(tensors),
+    }  # fmt: skip
     write_bytes(path, safetensors.numpy.save(tensors, metadata={"posterior": json.dumps(described, allow_nan=False)}))
 
 

@@ -65,15 +65,11 @@ def windows_of(segments: Sequence[Segment], stride_fs: float, *, strides: int = 
             after = slice(first + apart, first + strides * apart + 1, apart)
             windows.append(
                 Window(
-                    system=replace(segment.system, positions=segment.positions[first]),
-                    momenta=segment.momenta[first],
-                    masses=segment.masses,
-                    positions_after=segment.positions[after],
-                    momenta_after=segment.momenta[after],
-                    stride_fs=stride_fs,
-                    temperature_K=segment.temperature_K,
+                    system=replace(segment.system, positions=segment.positions[first]), momenta=segment.momenta[first],
+                    masses=segment.masses, positions_after=segment.positions[after], momenta_after=segment.momenta[after],
+                    stride_fs=stride_fs, temperature_K=segment.temperature_K,
                 )
-            )
+            )  # fmt: skip
     return windows
 
 
@@ -82,25 +78,19 @@ def reversed_in_time(window: Window) -> Window:
     positions = torch.cat([window.system.positions.unsqueeze(0), window.positions_after]).flip(0)
     momenta = -torch.cat([window.momenta.unsqueeze(0), window.momenta_after]).flip(0)
     return replace(
-        window,
-        system=replace(window.system, positions=positions[0]),
-        momenta=momenta[0],
-        positions_after=positions[1:],
+        window, system=replace(window.system, positions=positions[0]), momenta=momenta[0], positions_after=positions[1:],
         momenta_after=momenta[1:],
-    )
+    )  # fmt: skip
 
 
 def join_windows(windows: Sequence[Window]) -> Batch:
     """Windows of one stride and one number of strides as a batch."""
     return Batch(
-        system=concatenate([w.system for w in windows]),
-        momenta=torch.cat([w.momenta for w in windows]),
-        masses=torch.cat([w.masses for w in windows]),
-        positions_after=torch.cat([w.positions_after for w in windows], 1),
-        momenta_after=torch.cat([w.momenta_after for w in windows], 1),
-        stride_fs=windows[0].stride_fs,
+        system=concatenate([w.system for w in windows]), momenta=torch.cat([w.momenta for w in windows]),
+        masses=torch.cat([w.masses for w in windows]), positions_after=torch.cat([w.positions_after for w in windows], 1),
+        momenta_after=torch.cat([w.momenta_after for w in windows], 1), stride_fs=windows[0].stride_fs,
         temperature_K=torch.cat([torch.full_like(w.masses, w.temperature_K) for w in windows]),
-    )
+    )  # fmt: skip
 
 
 def windows_hash(windows: Sequence[Window]) -> str:
