@@ -86,6 +86,9 @@ def check(made: Any) -> None:
     """
     for field in dataclasses.fields(made):
         value, kind = getattr(made, field.name), hints(type(made))[field.name]
+        if isinstance(value, list) and typing.get_origin(_bare(kind)) is tuple:
+            value = tuple(value)
+            object.__setattr__(made, field.name, value)
         choices = typing.get_args(_bare(kind)) if typing.get_origin(_bare(kind)) is Literal else ()
         bounds = field.metadata.get("range", {})
         allowed = ", ".join(map(str, choices)) if choices else _range(bounds, kind)
@@ -133,6 +136,8 @@ def _bare(kind: Any) -> Any:
 def _fits(value: Any, bounds: Mapping[str, Any], kind: Any) -> bool:
     if value is None:
         return type(None) in typing.get_args(kind)
+    if kind is bool:
+        return isinstance(value, bool)
     if not isinstance(value, Real) or isinstance(value, bool):
         return all(bounds.get(name) is None for name in ("above", "least", "below", "most"))
     low, high = bounds.get("least"), bounds.get("most")

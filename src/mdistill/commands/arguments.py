@@ -178,8 +178,9 @@ def _folded(example: str) -> str:
     """A command line on lines of at most 80 columns, joined by backslashes."""
     if len(example) <= _WIDTH:
         return example
-    width = {"break_on_hyphens": False, "break_long_words": False}
-    return " \\\n".join(textwrap.wrap(example.strip(), _WIDTH - 2, initial_indent="  ", subsequent_indent=" " * 6, **width))
+    lines = textwrap.TextWrapper(_WIDTH - 2, break_on_hyphens=False, break_long_words=False)
+    lines.initial_indent, lines.subsequent_indent = "  ", " " * 6
+    return " \\\n".join(lines.wrap(example.strip()))
 
 
 def _positionals(kind: type) -> str:

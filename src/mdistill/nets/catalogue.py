@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mdistill.errors import BadInput
 
@@ -86,7 +86,8 @@ MAPS: dict[str, MapKind] = {
 ONE_STEP_NETS = {"equivariant": "one_step", "attention": "one_step_attention"}
 """Kinds that are networks of one choice of map, one_step."""
 if TYPE_CHECKING:
-    PotentialName = MapName = str
+    PotentialName: TypeAlias = str
+    MapName: TypeAlias = str
 else:  # choices of the command line
     PotentialName = Literal[tuple(POTENTIALS)]
     MapName = Literal[tuple(name for name in MAPS if name not in list(ONE_STEP_NETS.values())[1:])]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from mdistill.errors import BadInput
+from mdistill.settings import refuse, setting, settings
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"cutoff": 4.4, "channels": 4, "radial": 6, "degree": 2, "hidden": 16},
@@ -24,7 +24,7 @@ MAX_DEGREE = 3
 """Highest degree of the spherical harmonics that are written out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class MomentSettings:
     """Size and cutoff of a `MomentNet`.
 
@@ -39,17 +39,15 @@ class MomentSettings:
 
     kind: ClassVar[str] = "moment"
     direct: ClassVar[bool] = False
-    elements: tuple[int, ...]
-    cutoff: float = 4.9
-    channels: int = 12
-    radial: int = 10
-    degree: int = 3
-    hidden: int = 64
+    elements: tuple[int, ...] = setting(least=1, most=118)
+    cutoff: float = setting(4.9, above=1.0, most=15.0, unit="Å")
+    channels: int = setting(12, least=1, most=64)
+    radial: int = setting(10, least=2, most=64)
+    degree: int = setting(3, least=1, most=MAX_DEGREE)
+    hidden: int = setting(64, least=0, most=1024)
 
     def __post_init__(self) -> None:
-        _check_elements(self.elements)
-        _check_cutoff(self.cutoff)
-        _check_sizes(self, {"channels": (1, 64), "radial": (2, 64), "degree": (1, MAX_DEGREE), "hidden": (0, 1024)})
+        _check_order(self)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
@@ -66,7 +64,7 @@ def lighter(size: MomentSettings) -> MomentSettings:
     return replace(size, **{name: min(most, getattr(size, name)) for name, most in LIGHT.items()})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class PainnSettings:
     """Size and cutoff of a `PainnNet`.
 
@@ -80,19 +78,15 @@ class PainnSettings:
     """
 
     kind: ClassVar[str] = "painn"
-    elements: tuple[int, ...]
-    cutoff: float = 5.0
-    width: int = 64
-    layers: int = 3
-    radial: int = 16
+    elements: tuple[int, ...] = setting(least=1, most=118)
+    cutoff: float = setting(5.0, above=1.0, most=15.0, unit="Å")
+    width: int = setting(64, least=2, most=1024)
+    layers: int = setting(3, least=1, most=12)
+    radial: int = setting(16, least=2, most=64)
     direct: bool = False
 
     def __post_init__(self) -> None:
-        _check_elements(self.elements)
-        _check_cutoff(self.cutoff)
-        _check_sizes(self, {"width": (2, 1024), "layers": (1, 12), "radial": (2, 64)})
-        if not isinstance(self.direct, bool):
-            raise BadInput("direct", f"{self.direct!r}", allowed="True or False", fix="keep the default")
+        _check_order(self)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that tell its size."""
@@ -102,7 +96,7 @@ class PainnSettings:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class SplittingMapSettings:
     """Stride and size of a `SplittingMap`.
 
@@ -113,16 +107,9 @@ class SplittingMapSettings:
     """
 
     kind: ClassVar[str] = "splitting"
-    stride_fs: float = 16.0
-    kicks: int = 2
+    stride_fs: float = setting(16.0, above=0.0, most=LONGEST_STRIDE, unit="fs")
+    kicks: int = setting(2, least=1, most=64, fix="one for about every 8 fs, two at least")
     potential: MomentSettings
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.stride_fs <= LONGEST_STRIDE:
-            allowed = f"above 0 and at most {LONGEST_STRIDE:g} fs"
-            raise BadInput("stride_fs", f"{self.stride_fs} fs", allowed=allowed, fix="16 fs suits most solids")
-        if not 1 <= self.kicks <= 64:
-            raise BadInput("kicks", f"{self.kicks}", allowed="1 to 64", fix="one for about every 8 fs, two at least")
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -149,7 +136,7 @@ class SplittingMapSettings:
         return shapes | {"largest_force": (self.stages, len(self.elements))}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class OneStepSettings:
     """Size and cutoff of a `OneStepNet`.
 
@@ -164,19 +151,16 @@ class OneStepSettings:
     """
 
     kind: ClassVar[str] = "one_step"
-    strides_fs: tuple[float, ...] = (16.0,)
-    cutoff: float = 4.5
-    width: int = 32
-    layers: int = 2
-    waves: int = 8
-    learned: int = 8
+    strides_fs: tuple[float, ...] = setting((16.0,), above=0.0, most=LONGEST_STRIDE, unit="fs")
+    cutoff: float = setting(4.5, above=1.0, most=15.0, unit="Å")
+    width: int = setting(32, least=2, most=1024)
+    layers: int = setting(2, least=1, most=12)
+    waves: int = setting(8, least=2, most=64)
+    learned: int = setting(8, least=1, most=64)
     potential: MomentSettings
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strides_fs", tuple(self.strides_fs))
-        _check_strides(self.strides_fs)
-        _check_cutoff(self.cutoff)
-        _check_sizes(self, {"width": (2, 1024), "layers": (1, 12), "waves": (2, 64), "learned": (1, 64)})
+        _check_strides(self)
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -197,7 +181,7 @@ class OneStepSettings:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class OneStepAttentionSettings:
     """Size and cutoff of a `OneStepAttentionNet`.
 
@@ -214,25 +198,21 @@ class OneStepAttentionSettings:
     """
 
     kind: ClassVar[str] = "one_step_attention"
-    elements: tuple[int, ...]
-    strides_fs: tuple[float, ...] = (16.0,)
-    cutoff: float = 4.5
-    width: int = 64
-    heads: int = 4
-    layers: int = 2
-    attention_layers: int = 1
+    elements: tuple[int, ...] = setting(least=1, most=118)
+    strides_fs: tuple[float, ...] = setting((16.0,), above=0.0, most=LONGEST_STRIDE, unit="fs")
+    cutoff: float = setting(4.5, above=1.0, most=15.0, unit="Å")
+    width: int = setting(64, least=4, most=1024)
+    heads: int = setting(4, least=1, most=64)
+    layers: int = setting(2, least=1, most=12)
+    attention_layers: int = setting(1, least=1, most=12)
     residual: bool = True
     mass_scaled: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strides_fs", tuple(self.strides_fs))
-        _check_strides(self.strides_fs)
-        _check_elements(self.elements)
-        _check_cutoff(self.cutoff)
-        _check_sizes(self, {"width": (4, 1024), "heads": (1, 64), "layers": (1, 12), "attention_layers": (1, 12)})
+        _check_strides(self)
+        _check_order(self)
         if self.width % self.heads:
-            allowed = f"a divisor of the width {self.width}"
-            raise BadInput("heads", f"{self.heads}", allowed=allowed, fix="keep the default")
+            refuse(self, "heads", allowed=f"a divisor of the width, {self.width}", fix="keep the default")
 
     @property
     def stride_fs(self) -> float:
@@ -245,23 +225,11 @@ class OneStepAttentionSettings:
         return {"embedding": (len(self.elements), self.width), last: (self.width, 3 * self.width)}
 
 
-def _check_strides(strides_fs: tuple[float, ...]) -> None:
-    if not strides_fs or not all(0.0 < stride <= LONGEST_STRIDE for stride in strides_fs):
-        allowed = f"at least one, each above 0 and at most {LONGEST_STRIDE:g} fs"
-        raise BadInput("strides_fs", f"{strides_fs}", allowed=allowed, fix="8 and 16 fs suit most solids")
+def _check_strides(made: OneStepSettings | OneStepAttentionSettings) -> None:
+    if not made.strides_fs:
+        refuse(made, "strides_fs", allowed="at least one", fix="8 and 16 fs suit most solids")
 
 
-def _check_elements(elements: tuple[int, ...]) -> None:
-    if not elements or list(elements) != sorted(set(elements)) or not 1 <= min(elements) <= max(elements) <= 118:
-        raise BadInput("elements", f"{elements}", allowed="distinct ascending atomic numbers, 1 to 118", fix="list each once")
-
-
-def _check_cutoff(cutoff: float) -> None:
-    if not 1.0 < cutoff <= 15.0:
-        raise BadInput("cutoff", f"{cutoff} Å", allowed="1 to 15 Å", fix="5 Å suits most solids")
-
-
-def _check_sizes(settings: object, limits: dict[str, tuple[int, int]]) -> None:
-    for name, (low, high) in limits.items():
-        if not low <= getattr(settings, name) <= high:
-            raise BadInput(name, f"{getattr(settings, name)}", allowed=f"{low} to {high}", fix="keep the default")
+def _check_order(made: MomentSettings | PainnSettings | OneStepAttentionSettings) -> None:
+    if not made.elements or list(made.elements) != sorted(set(made.elements)):
+        refuse(made, "elements", allowed="distinct ascending atomic numbers, 1 to 118", fix="list each once")
