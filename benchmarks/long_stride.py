@@ -92,18 +92,18 @@ def one(material: Material, stride_fs: float, given: argparse.Namespace, runs: P
     begun = time.process_time()
     potential, seconds = load(material.student, precision="float32"), []
 
-    def settle(net: StrideMap) -> dict[str, float]:
+    def adjust(net: StrideMap) -> dict[str, float]:
         seconds.append(time.process_time() - begun)
         return set_kick_scale(net, potential, material.start, settings, folder)
 
-    result = train_stride(segments, material.student, settings.train, folder, settle=settle)
+    result = train_stride(segments, material.student, settings.train, folder, adjust=adjust)
     minutes = seconds[0] / 60.0
     found = judge_map(result, potential, material.start, settings)
     extra = {
         "errors": result.errors,
         "parameters": result.parameters,
         "kicks": settings.train.kick_size,
-        "settled": result.settled,
+        "settled": result.adjusted,
     }
     known = json.loads((folder / FOUND).read_text(encoding="utf-8")) if (folder / FOUND).is_file() else {}
     write_json(folder / FOUND, {"training CPU minutes": minutes} | known | {"material": material.name, "tag": given.tag} | extra)

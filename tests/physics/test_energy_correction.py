@@ -70,8 +70,8 @@ def test_a_correction_beyond_the_clip_is_a_debt():
     after = kept.step(state, Generator())
     assert 0.0 < float(after.energy_debt) < 5.0
     still = replace(begin(inner), momenta=torch.zeros_like(BOX.positions))
-    settled = kept.settled(evaluated(still, inner.evaluate), total_energy(still) + 1.0)
-    assert bool(torch.isfinite(settled.momenta).all()) and float(settled.energy_debt) == pytest.approx(1.0)
+    corrected = kept.corrected(evaluated(still, inner.evaluate), total_energy(still) + 1.0)
+    assert bool(torch.isfinite(corrected.momenta).all()) and float(corrected.energy_debt) == pytest.approx(1.0)
     for wrong in ({"every": 0}, {"clip": 0.0}, {"clip": float("nan")}):
         with pytest.raises(BadInput):
             replace(kept, **wrong)

@@ -1,4 +1,4 @@
-"""The strength of a map's kicks: found again where it was spoilt, left alone where nothing is known or nothing is wrong."""
+"""The scale of a map's kicks: found again where it was spoilt, left alone where nothing is known or nothing is wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from mdistill.data.relax import relax
 from mdistill.derivatives import Conservative
 from mdistill.estimates import Estimate
-from mdistill.judge import kick_scale as strength
+from mdistill.judge import kick_scale
 from mdistill.judge.dynamics import Judged
 from mdistill.judge.kick_scale import kick_factor, set_kick_scale
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
@@ -52,7 +52,7 @@ def spoilt(student: MomentNet, factor: float) -> SplittingMap:
 
 @pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler here, and 100,000 steps in plain Python")
 @pytest.mark.parametrize("factor", [pytest.param(0.85, marks=pytest.mark.slow), 1.0, pytest.param(1.1, marks=pytest.mark.slow)])
-def test_it_finds_the_strength_that_small_steps_have(student, rest, factor):
+def test_it_finds_the_scale_that_small_steps_have(student, rest, factor):
     net = spoilt(student, factor)
     found = set_kick_scale(net, compiled(Conservative(student), double=True), rest, settings())
     assert found["factor"] * factor == pytest.approx(1.0, abs=0.03)
@@ -71,7 +71,7 @@ def test_what_was_found_is_not_looked_for_again(student, rest, tmp_path, monkeyp
         hotter = 0.1 * (len(asked) == 2)
         return Judged(temperatures={"all": Estimate(value=KELVIN + hotter, error=0.01, unit="K")})
 
-    monkeypatch.setattr(strength, "judged", runs)
+    monkeypatch.setattr(kick_scale, "judged", runs)
     first, again, longer = (spoilt(student, 1.0) for _ in range(3))
     found = set_kick_scale(first, potential, rest, how, kept)
     assert found["factor"] == pytest.approx(0.98, abs=1e-3) and len(asked) == 3

@@ -89,13 +89,13 @@ def test_a_mean_not_far_beyond_its_limit_asks_for_longer_runs():
 
 
 def test_the_facts_say_how_kicks_were_made_stronger():
-    settled = {"factor": 1.005, "off_K": -1.5, "off_error_K": 0.7}
+    adjusted = {"factor": 1.005, "off_K": -1.5, "off_error_K": 0.7}
 
     def facts(found: Compared) -> dict:
         return {row[0]: row[1] for row in tables(found, HOW)[2].rows}
 
     plain_map = replace(compared(), errors={"position": 0.01, "momentum": 0.04})
-    found, plain = facts(replace(plain_map, settled=settled)), facts(plain_map)
+    found, plain = facts(replace(plain_map, adjusted=adjusted)), facts(plain_map)
     assert found["kick scale minus 1 (%)"] == pytest.approx(0.5)
     before = found["NVE temperature error before scaling (K)"]
     assert (before.value, before.error) == (-1.5, 0.7)

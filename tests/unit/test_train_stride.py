@@ -91,23 +91,23 @@ def test_it_learns_what_verlet_misses(flow, student, tmp_path):
     assert bool((limits < 100.0).all()) and bool((limits.amax(1) > 0.1).all())
 
 
-def test_what_settles_a_map_is_in_its_file_and_its_limits(flow, student, tmp_path):
+def test_what_adjusts_a_map_is_in_its_file_and_its_limits(flow, student, tmp_path):
     seen = []
 
-    def settle(net: SplittingMap) -> dict[str, float]:
+    def adjust(net: SplittingMap) -> dict[str, float]:
         seen.append(net.largest_force.clone())
         net.scale_kicks(1.05)
-        return {"strength": 1.05}
+        return {"factor": 1.05}
 
     plain = train_stride(flow, student, settings(10), tmp_path / "plain")
-    settled = train_stride(flow, student, settings(10), tmp_path / "settled", settle=settle)
-    first, second = load_map(plain.path), load_map(settled.path)
-    assert plain.settled == {} and settled.settled == {"strength": 1.05}
-    assert read_metadata(settled.path)["provenance"]["settled"] == {"strength": 1.05}
+    adjusted = train_stride(flow, student, settings(10), tmp_path / "adjusted", adjust=adjust)
+    first, second = load_map(plain.path), load_map(adjusted.path)
+    assert plain.adjusted == {} and adjusted.adjusted == {"factor": 1.05}
+    assert read_metadata(adjusted.path)["provenance"]["adjusted"] == {"factor": 1.05}
     for a, b in zip(first.stages, second.stages, strict=True):
         assert float(b.scale / a.scale) == pytest.approx(1.05, rel=1e-12)
-    assert bool((seen[0] < 100.0).all()), "it has limits when it is settled"
-    assert settled.errors["momentum"] != plain.errors["momentum"], "errors are those of the map in the file"
+    assert bool((seen[0] < 100.0).all()), "it has limits when it is adjusted"
+    assert adjusted.errors["momentum"] != plain.errors["momentum"], "errors are those of the map in the file"
     assert not torch.equal(second.looked_at, first.looked_at), "limits too"
 
 

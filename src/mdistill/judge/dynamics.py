@@ -151,8 +151,8 @@ def heat_between(before: State, after: State) -> float:
     """Heat from a thermostat since `before`, eV: as counted, or for energy-conserving steps the change of the energy."""
     if after.heat is not None:
         return float(after.heat[0])
-    kept = [float(total_energy(s)[0]) + (0.0 if s.energy_debt is None else float(s.energy_debt[0])) for s in (before, after)]
-    return kept[1] - kept[0]
+    conserved = [float(total_energy(s)[0]) + (0.0 if s.energy_debt is None else float(s.energy_debt[0])) for s in (before, after)]
+    return conserved[1] - conserved[0]
 
 
 def _known(temperatures: dict[str, Estimate], settings: JudgeSettings, which: Longer, target_K: float | None) -> bool:
@@ -171,18 +171,18 @@ def _known(temperatures: dict[str, Estimate], settings: JudgeSettings, which: Lo
 def mean_temperatures(rows: list[dict[str, float]]) -> dict[str, Estimate]:
     """Means over blocks, by "all" and element; errors allow for correlated blocks. Under a thermostat the mean of all follows
     from its heat, and elements are measured against it."""
-    found: dict[str, Estimate] = {}
+    temperatures: dict[str, Estimate] = {}
     if not rows:
-        return found
+        return temperatures
     column = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     sharp = _by_heat(column[_BY_WORK], column[_CHANGE]) if _BY_WORK in column else None
     for name, series in column.items():
         if name == _ALL:
-            found["all"] = sharp or mean_of(series, unit="K")
+            temperatures["all"] = sharp or mean_of(series, unit="K")
         elif name.startswith("mean_T_"):
             mean = mean_of(series if sharp is None else series - column[_ALL], unit="K")
-            found[name.removeprefix("mean_T_").removesuffix("_K")] = mean if sharp is None else mean + sharp
-    return found
+            temperatures[name.removeprefix("mean_T_").removesuffix("_K")] = mean if sharp is None else mean + sharp
+    return temperatures
 
 
 def _by_heat(by_work: np.ndarray, change: np.ndarray) -> Estimate:
@@ -216,17 +216,17 @@ def _thinned(run: Trajectory) -> Trajectory:
     return replace(run, positions=run.positions[::every], cell=run.cell[::every], times=run.times[::every], momenta=momenta)
 
 
-def small_steps(evaluate: Evaluate, system: System, how: JudgeSettings) -> VelocityVerlet:
+def small_steps(evaluate: Evaluate, system: System, settings: JudgeSettings) -> VelocityVerlet:
     """The time steps that a map is compared with."""
-    return VelocityVerlet(evaluate=evaluate, time_step=how.time_step_fs or 0.5 * default_time_step(system))
+    return VelocityVerlet(evaluate=evaluate, time_step=settings.time_step_fs or 0.5 * default_time_step(system))
 
 
-def equilibrated_start(small: VelocityVerlet, system: System, how: JudgeSettings) -> State:
+def equilibrated_start(small: VelocityVerlet, system: System, settings: JudgeSettings) -> State:
     """A state at the temperature of the judgement, after Langevin dynamics with time steps."""
-    kelvin, generator = how.temperature_K or 0.0, Generator().manual_seed(how.seed)
+    kelvin, generator = settings.temperature_K or 0.0, Generator().manual_seed(settings.seed)
     state = at_temperature(system, small.evaluate, temperature_K=kelvin, generator=generator)
     warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
-    steps = max(1, round(how.equilibration_ps * PS / warm.stride_fs))
-    again = Generator().manual_seed(how.seed)
+    steps = max(1, round(settings.equilibration_ps * PS / warm.stride_fs))
+    again = Generator().manual_seed(settings.seed)
     state, _ = sample(state, dynamics(warm, small.evaluate), generator=again, equilibration=steps)
     return replace(state, time=0.0, running_sums=None)

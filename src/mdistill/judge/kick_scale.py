@@ -68,40 +68,40 @@ def set_kick_scale(
     if known is not None:
         net.scale_kicks(known.get("factor", 1.0))
         return known
-    found = _search(net, potential, system, settings, stop=stop)
+    adjustment = _search(net, potential, system, settings, stop=stop)
     if folder is not None:
-        Ledger(folder).keep(work, found)
-    return found
+        Ledger(folder).keep(work, adjustment)
+    return adjustment
 
 
 def _search(
     net: StrideMap, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest
 ) -> dict[str, float]:
     seed, limit = child_seed(settings.judge.seed, "kick scale"), _SHARPER * settings.judge.temperature_limit_K
-    how = replace(settings.judge, seed=seed, temperature_limit_K=limit)
+    judge = replace(settings.judge, seed=seed, temperature_limit_K=limit)
     evaluate, usual, stride = make_evaluator(potential, system), default_time_step(system), net.settings.stride_fs
-    small = small_steps(evaluate, system, how)
-    start, strength, first = equilibrated_start(small, system, how), 1.0, None
+    small = small_steps(evaluate, system, judge)
+    start, scale, first = equilibrated_start(small, system, judge), 1.0, None
     with progress("kick scale", (_TIMES + 1) * BLOCKS, unit="block") as advance:
-        exact = judged(small, "NVE", start, evaluate, how, longer="all", stop=stop, advance=advance)
+        exact = judged(small, "NVE", start, evaluate, judge, longer="all", stop=stop, advance=advance)
         for _ in range(_TIMES):
             single = net.folded().in_type(torch.float32).requires_grad_(False)
             long = long_strides(single, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
-            kept = CorrectEnergy(inner=long, evaluate=evaluate)
-            own = judged(kept, "NVE", start, evaluate, how, longer="all", stop=stop, advance=advance)
-            off = _between(own, exact)
+            corrected = CorrectEnergy(inner=long, evaluate=evaluate)
+            run = judged(corrected, "NVE", start, evaluate, judge, longer="all", stop=stop, advance=advance)
+            off = _between(run, exact)
             if off is None:
                 break
             first = first or off
-            factor = kick_factor(off, how.temperature_K or 0.0)
+            factor = kick_factor(off, judge.temperature_K or 0.0)
             advance(0, f"{off.value:+.1f} K, kicks × {factor:.4f}")
             if factor == 1.0:
                 break
             net.scale_kicks(factor)
-            strength *= factor
+            scale *= factor
     if first is None or first.value is None or first.error is None:
         return {}
-    return {"factor": strength, "off_K": first.value, "off_error_K": first.error}
+    return {"factor": scale, "off_K": first.value, "off_error_K": first.error}
 
 
 def kick_factor(off: Estimate, kelvin: float) -> float:
@@ -112,10 +112,10 @@ def kick_factor(off: Estimate, kelvin: float) -> float:
     return min(max(1.0 - 2.0 * off.value / kelvin * known, 0.9), 1.1)
 
 
-def _between(own: Judged, exact: Judged) -> Estimate | None:
+def _between(run: Judged, exact: Judged) -> Estimate | None:
     """Difference of mean temperatures; None where a run broke or an error is not known."""
-    a, b = own.temperatures.get("all"), exact.temperatures.get("all")
-    if own.broken or exact.broken or a is None or b is None:
+    a, b = run.temperatures.get("all"), exact.temperatures.get("all")
+    if run.broken or exact.broken or a is None or b is None:
         return None
     off = a - b
     return None if off.value is None or off.error is None else off

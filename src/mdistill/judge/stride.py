@@ -39,62 +39,46 @@ def judge_map(
     result: StrideResult, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest = NEVER
 ) -> Results:
     """Dynamics of a map, of time steps of its student, and of velocity Verlet with as many force calls."""
-    how = settings.judge
+    judge = settings.judge
     net = load_stride(result.path)
     evaluate = make_evaluator(potential, system)
     usual = default_time_step(system)
-    small = small_steps(evaluate, system, how)
+    small = small_steps(evaluate, system, judge)
     stride = net.settings.stride_fs
     kicks = net.settings.kicks if net.has_kicks else max(1, round(stride / 8.0))
     long = long_strides(net, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
-    alike = VelocityVerlet(evaluate=evaluate, time_step=min(stride / kicks, 10.0))
-    start = equilibrated_start(small, system, how)
+    coarse = VelocityVerlet(evaluate=evaluate, time_step=min(stride / kicks, 10.0))
+    start = equilibrated_start(small, system, judge)
     corrected = long if long.keeps_energy else CorrectEnergy(inner=long, evaluate=evaluate)
     kinds: dict[str, dict[str, Propagator]] = {
         "small steps": dict.fromkeys(("NVE", "Bussi"), small),
         "long strides": dict.fromkeys(ENSEMBLES, corrected),
         "no energy correction": dict.fromkeys(ENSEMBLES, long.uncorrected()),
-        "as many force calls": dict.fromkeys(ENSEMBLES, alike),
+        "as many force calls": dict.fromkeys(ENSEMBLES, coarse),
     }
-    runs = _run_all(kinds, start, evaluate, how, stop=stop)
-    reference, own = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
+    runs = _run_all(kinds, start, evaluate, judge, stop=stop)
+    reference, strides = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
     timed = {f"Verlet, {usual:g} fs": ordinary, f"strides, {stride:g} fs": corrected}
-    per_day, faster = speeds({n: dynamics(step, evaluate).propagator for n, step in timed.items()}, start, repeats=how.repeats)
+    per_day, faster = speeds({n: dynamics(step, evaluate).propagator for n, step in timed.items()}, start, repeats=judge.repeats)
     compared = Compared(
-        stride_fs=stride,
-        kicks=kicks,
-        usual_fs=usual,
-        errors=result.errors,
-        settled=result.settled,
-        runs=runs,
-        overlaps=likeness(reference, own) if reference is not None and own is not None else {},
-        reversal_A=reversal_error(long, start, _REVERSED_STRIDES),
-        per_day=list(per_day.values()),
-        speed_up=list(faster.values())[1],
-        fallbacks=long.counts.fallbacks,
-        strides=long.counts.strides,
-        name=net.name,
-        atoms=system.n_atoms,
-        light=net.has_kicks and settings.train.kick_size == "light",
-    )
+        stride_fs=stride, kicks=kicks, usual_fs=usual, errors=result.errors, adjusted=result.adjusted, runs=runs,
+        overlaps=likeness(reference, strides) if reference is not None and strides is not None else {},
+        reversal_A=reversal_error(long, start, _REVERSED_STRIDES), per_day=list(per_day.values()),
+        speed_up=list(faster.values())[1], fallbacks=long.counts.fallbacks, strides=long.counts.strides, name=net.name,
+        atoms=system.n_atoms, light=net.has_kicks and settings.train.kick_size == "light",
+    )  # fmt: skip
     results = Results(
-        command="train stride",
-        settings=to_json(settings),
-        hardware=hardware(),
-        provenance={"stride": net.name, "potential": potential.name},
-        values=values(compared),
-        headlines=[Headline(quantity="stride_speed_up", value="stride_speed_up")],
-        gates=gates(compared, how),
-        rungs=[rung(compared, result.sha256)],
-        tables=tables(compared, how),
-        citations=["mdistill", "flashmd", "sympnets"],
-    )
+        command="train stride", settings=to_json(settings), hardware=hardware(),
+        provenance={"stride": net.name, "potential": potential.name}, values=values(compared),
+        headlines=[Headline(quantity="stride_speed_up", value="stride_speed_up")], gates=gates(compared, judge),
+        rungs=[rung(compared, result.sha256)], tables=tables(compared, judge), citations=["mdistill", "flashmd", "sympnets"],
+    )  # fmt: skip
     return in_section(SECTION, results)
 
 
 def _run_all(
-    kinds: dict[str, dict[str, Propagator]], start: State, evaluate: Evaluate, how: JudgeSettings, *, stop: StopRequest
+    kinds: dict[str, dict[str, Propagator]], start: State, evaluate: Evaluate, settings: JudgeSettings, *, stop: StopRequest
 ) -> dict[str, dict[str, Judged]]:
     """Runs of every kind of step and ensemble: gated ones until their verdicts are certain, as are the NVE reference runs."""
     runs: dict[str, dict[str, Judged]] = {}
@@ -103,8 +87,9 @@ def _run_all(
             for e, step in steps.items():
                 gated = name == "long strides"
                 longer: Longer = "elements" if gated else "all" if (name, e) == ("small steps", "NVE") else ""
-                aim = target_of(runs, e, how.temperature_K or 0.0) if gated else None
+                aim = target_of(runs, e, settings.temperature_K or 0.0) if gated else None
                 runs.setdefault(name, {})[e] = judged(
-                    step, e, start, evaluate, how, longer=longer, target_K=aim.value if aim else None, stop=stop, advance=advance
-                )
+                    step, e, start, evaluate, settings, longer=longer, target_K=aim.value if aim else None, stop=stop,
+                    advance=advance,
+                )  # fmt: skip
     return runs

@@ -32,7 +32,7 @@ class Compared:
         fallbacks, strides: Number of strides replaced by time steps, and of all strides.
         name, atoms: Name of the map; number of atoms of the structure.
         light: Whether its kicks are light.
-        settled: Facts of the kick scale (`judge.kick_scale`).
+        adjusted: Facts of the kick scale (`judge.kick_scale`).
     """
 
     stride_fs: float
@@ -49,7 +49,7 @@ class Compared:
     name: str
     atoms: int
     light: bool = False
-    settled: Mapping[str, float] = field(default_factory=dict)
+    adjusted: Mapping[str, float] = field(default_factory=dict)
 
 
 def deviations(compared: Compared, kind: str, ensemble: str, kelvin: float) -> dict[str, Estimate]:
@@ -153,10 +153,10 @@ def tables(compared: Compared, settings: JudgeSettings) -> list[Table]:
         ["NVE drift, no energy correction (eV/atom/ps)", plain.drift.slope if plain.drift else None],
         ["reversal error, 50 strides (Å)", compared.reversal_A],
     ]
-    if compared.settled:
-        before = Estimate(value=compared.settled["off_K"], error=compared.settled["off_error_K"], unit="K")
+    if compared.adjusted:
+        before = Estimate(value=compared.adjusted["off_K"], error=compared.adjusted["off_error_K"], unit="K")
         facts += [
-            ["kick scale minus 1 (%)", 100.0 * (compared.settled["factor"] - 1.0)],
+            ["kick scale minus 1 (%)", 100.0 * (compared.adjusted["factor"] - 1.0)],
             ["NVE temperature error before scaling (K)", before],
         ]
     return [
@@ -204,11 +204,8 @@ def values(compared: Compared) -> dict[str, Estimate]:
 def rung(compared: Compared, model: str) -> Rung:
     """The stride rung."""
     return Rung(
-        kind="stride",
-        name=f"strides of {compared.stride_fs:g} fs",
-        speed_up=compared.speed_up,
+        kind="stride", name=f"strides of {compared.stride_fs:g} fs", speed_up=compared.speed_up,
         errors={"error of a stride": exactly(100.0 * compared.errors["momentum, median"], "% of velocity")},
         note="Cost of strides per usual time step. Error: median over held-out structures of the momenta after one stride.",
-        command="train stride",
-        model=model,
-    )
+        command="train stride", model=model,
+    )  # fmt: skip

@@ -54,7 +54,7 @@ class CorrectEnergy:
 
     def step(self, state: State, generator: Generator) -> State:
         target = self.target(state)
-        return self.settled(evaluated(self.inner.step(unheated(state), generator), self.evaluate), target)
+        return self.corrected(evaluated(self.inner.step(unheated(state), generator), self.evaluate), target)
 
     def around(self, inner: Propagator) -> CorrectEnergy:
         return replace(self, inner=inner)
@@ -79,7 +79,7 @@ class CorrectEnergy:
         missing = target - total_energy(state)
         return replace(state, heat=None, energy_debt=missing if state.heat is None else missing + state.heat)
 
-    def settled(self, state: State, target: Float[Tensor, " struct"]) -> State:
+    def corrected(self, state: State, target: Float[Tensor, " struct"]) -> State:
         """The state after a step, its energy put right where it is due."""
         state = self.owing(state, target)
         missing = state.energy_debt

@@ -26,7 +26,7 @@ from mdistill.training.stride_objective import StrideObjective, squares
 from mdistill.training.windows import Window, join_windows, windows_hash, windows_of
 
 MODEL = "stride.mdistill"
-Settle = Callable[[StrideMap], dict[str, float]]
+Adjust = Callable[[StrideMap], dict[str, float]]
 _AT_ONCE = 16
 
 
@@ -42,7 +42,7 @@ class StrideResult:
         history: Rows of {step, epoch, minutes, train, validation}.
         parameters: Number of trained numbers.
         train_windows, held_out_windows: Counts.
-        settled: Facts of what was done to the map after training.
+        adjusted: Facts of what was done to the map after training.
     """
 
     path: Path
@@ -52,19 +52,13 @@ class StrideResult:
     parameters: int
     train_windows: int
     held_out_windows: int
-    settled: dict[str, float] = field(default_factory=dict)
+    adjusted: dict[str, float] = field(default_factory=dict)
 
 
 def train_stride(
-    segments: Sequence[Segment],
-    potential: Path,
-    settings: StrideSettings,
-    folder: Path,
-    *,
-    settle: Settle | None = None,
-    stop: StopRequest = NEVER,
-    provenance: dict[str, Any] | None = None,
-) -> StrideResult:
+    segments: Sequence[Segment], potential: Path, settings: StrideSettings, folder: Path, *, adjust: Adjust | None = None,
+    stop: StopRequest = NEVER, provenance: dict[str, Any] | None = None,
+) -> StrideResult:  # fmt: skip
     """Train a long-stride map; writes `stride.mdistill`, `training.ckpt` and `history.json`, or resumes.
 
     Args:
@@ -72,7 +66,7 @@ def train_stride(
         potential: Model file of the potential that the segments were made with.
         settings: How.
         folder, stop: Where; asked between steps.
-        settle: What to do to the trained map in place, its limits set, before it is saved; gives facts to be kept with it.
+        adjust: What to do to the trained map in place, its limits set, before it is saved; gives facts to be kept with it.
         provenance: Kept in the model file.
     Raises:
         BadInput: Too short segments, nothing to hold out, or a model file that holds no moment potential.
@@ -98,20 +92,16 @@ def train_stride(
     final = result.module.folded()
     set_limits = resolve(kind.limit)
     caught = set_limits(final, taught, windows, held_out)
-    if settled := settle(final) if settle is not None else {}:
+    if adjusted := adjust(final) if adjust is not None else {}:
         caught = set_limits(final, taught, windows, held_out)
     made_from = (provenance or {}) | {"steps": result.steps, "settings": asdict(settings), "potential": begun[1]}
-    digest = save_model(Path(folder) / MODEL, final, made_from | {"settled": settled})
+    digest = save_model(Path(folder) / MODEL, final, made_from | {"adjusted": adjusted})
     return StrideResult(
-        path=Path(folder) / MODEL,
-        sha256=digest,
+        path=Path(folder) / MODEL, sha256=digest,
         errors=one_stride_errors(final, [w for w in held_out if w.stride_fs == settings.stride_fs]) | caught,
-        history=result.history,
-        parameters=sum(p.numel() for p in final.parameters()),
-        train_windows=len(windows),
-        held_out_windows=len(held_out),
-        settled=settled,
-    )
+        history=result.history, parameters=sum(p.numel() for p in final.parameters()), train_windows=len(windows),
+        held_out_windows=len(held_out), adjusted=adjusted,
+    )  # fmt: skip
 
 
 def map_of(potential: MomentNet, settings: StrideSettings, windows: Sequence[Window]) -> StrideMap:

@@ -19,16 +19,9 @@ from mdistill.workflows.settings import ProductionSettings
 
 
 def produce(
-    system: System,
-    student: Potential,
-    temperatures_K: Sequence[float],
-    settings: ProductionSettings,
-    folder: Path,
-    *,
-    mobile: int | None,
-    stride: StrideMap | None = None,
-    stop: StopRequest = NEVER,
-) -> Results:
+    system: System, student: Potential, temperatures_K: Sequence[float], settings: ProductionSettings, folder: Path, *,
+    mobile: int | None, stride: StrideMap | None = None, stop: StopRequest = NEVER,
+) -> Results:  # fmt: skip
     """NVT dynamics at each temperature, each in `folder/<T>K`, then MSD, diffusivity, conductivity and Arrhenius fit.
 
     Args:
@@ -45,15 +38,10 @@ def produce(
     runs: list[tuple[float, Trajectory]] = []
     for temperature in temperatures_K:
         md = SimulateSettings(
-            ensemble="nvt",
-            thermostat=settings.thermostat,
-            temperature_K=temperature,
-            time_ps=settings.time_ps,
-            equilibration_ps=settings.equilibration_ps,
-            time_step_fs=None if stride is not None else settings.time_step_fs,
-            every_fs=settings.every_fs,
-            seed=child_seed(settings.seed, f"{temperature:g} K"),
-        )
+            ensemble="nvt", thermostat=settings.thermostat, temperature_K=temperature, time_ps=settings.time_ps,
+            equilibration_ps=settings.equilibration_ps, time_step_fs=None if stride is not None else settings.time_step_fs,
+            every_fs=settings.every_fs, seed=child_seed(settings.seed, f"{temperature:g} K"),
+        )  # fmt: skip
         done = simulate(system, student, md, folder / f"{temperature:g}K", stride=stride, stop=stop)
         rows.append([f"{temperature:g}", *_row(done)])
         runs.append((temperature, read_hdf5(done.trajectory)))

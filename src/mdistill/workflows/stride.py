@@ -21,14 +21,9 @@ SEGMENTS = "segments"
 
 
 def stride_rung(
-    student: Path,
-    systems: list[System],
-    settings: StrideRungSettings,
-    folder: Path,
-    *,
-    recorded: Sequence[Segment] = (),
+    student: Path, systems: list[System], settings: StrideRungSettings, folder: Path, *, recorded: Sequence[Segment] = (),
     stop: StopRequest = NEVER,
-) -> Results:
+) -> Results:  # fmt: skip
     """Train a map on the student's own flow and judge it.
 
     Args:
@@ -46,6 +41,6 @@ def stride_rung(
     """
     segments = recorded or make_segments(systems, load(student), settings.segments, folder / SEGMENTS, stop=stop)
     potential = load(student, precision="float32")
-    settle = partial(set_kick_scale, potential=potential, system=systems[0], settings=settings, folder=folder, stop=stop)
-    result = train_stride(segments, student, settings.train, folder, settle=settle, stop=stop)
+    adjust = partial(set_kick_scale, potential=potential, system=systems[0], settings=settings, folder=folder, stop=stop)
+    result = train_stride(segments, student, settings.train, folder, adjust=adjust, stop=stop)
     return judge_map(result, potential, systems[0], settings, stop=stop)
