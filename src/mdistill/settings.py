@@ -125,6 +125,13 @@ def hints(kind: type) -> dict[str, Any]:
     return _HINTS[kind]
 
 
+@functools.cache
+def visible(kind: Any) -> frozenset[str]:
+    """Names of the fields that flags and files may set. What a run derives itself, such as seeds, is suppressed."""
+    full = typing.get_type_hints(kind, include_extras=True)
+    return frozenset(name for name in full if "Suppress" not in repr(getattr(full[name], "__metadata__", "")))
+
+
 def _bare(kind: Any) -> Any:
     """X of X | None."""
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
@@ -188,12 +195,12 @@ def from_json(kind: type[Made], raw: Mapping[str, Any], *, source: object, defau
     Raises:
         BadInput: An unknown name, a value of another type, or a value out of range.
     """
-    known = hints(kind)
+    known, open_to = hints(kind), [field.name for field in dataclasses.fields(kind) if field.name in visible(kind)]  # type: ignore[arg-type]
     for name in raw:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+        if name not in open_to:
+            close = difflib.get_close_matches(name, open_to, n=1)
             fix = f"did you mean {prefix}{close[0]}?" if close else "remove it"
-            raise BadInput(f"{prefix}{name} in {source}", "is unknown", allowed=", ".join(known), fix=fix)
+            raise BadInput(f"{prefix}{name} in {source}", "is unknown", allowed=", ".join(open_to), fix=fix)
     values = {}
     for name, value in raw.items():
         inner = None if default is None else getattr(default, name)
@@ -227,8 +234,8 @@ def _read(kind: Any, value: Any, *, source: object, default: Any, prefix: str) -
 
 
 def changes(made: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names (dotted) and values of the fields that differ from those of a default of the same class."""
-    for field in dataclasses.fields(made):
+    """Names (dotted) and values of the visible fields that differ from those of a default of the same class."""
+    for field in (field for field in dataclasses.fields(made) if field.name in visible(type(made))):
         value, usual = getattr(made, field.name), getattr(default, field.name)
         if dataclasses.is_dataclass(value) and type(value) is type(usual):
             yield from changes(value, usual, f"{prefix}{field.name}.")

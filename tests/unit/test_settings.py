@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -137,6 +137,15 @@ def test_a_bad_entry_of_a_file_is_named(raw: dict, said: str) -> None:
     with pytest.raises(BadInput) as caught:
         from_json(Outer, raw, source="run.toml")
     assert said in str(caught.value)
+
+
+def test_files_neither_set_nor_hold_the_seeds_that_a_run_derives() -> None:
+    for raw in ({"production": {"seed": 3}}, {"prepare": {"disorder": {"orderings": 3}}}):
+        with pytest.raises(BadInput, match=r"(?s)(seed|orderings) in run.toml: is unknown"):
+            from_json(DistillSettings, {"structure": "x.cif", **raw}, source="run.toml")
+    usual = DistillSettings(structure=Path("x.cif"))
+    derived = replace(usual, seed=7, production=replace(usual.production, seed=child_seed(7, "production")))
+    assert dict(changes(derived, usual)) == {"seed": 7}
 
 
 def test_streams_of_different_names_or_seeds_share_no_number() -> None:

@@ -59,7 +59,7 @@ def parse(
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(kind, args=rest, prog=program, description=description, **extra)
-    except SystemExit as end:
+    except (SystemExit, BadInput) as end:
         refusal = _refusal(end)
         if refusal is None:
             sys.stderr.write(said.getvalue())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import field
 
+import tyro
+
 from mdistill.settings import setting, settings
 
 
@@ -23,7 +25,7 @@ class DisorderSettings:
         most_sites: Largest number of sites (occupied or not) in the supercell.
     """
 
-    orderings: int = setting(1, least=1)
+    orderings: tyro.conf.Suppress[int] = setting(1, least=1)
     enumerate_up_to: int = setting(20_000, least=0)
     anneals: int = setting(4, least=1)
     sweeps: int = setting(300, least=1)

@@ -7,9 +7,8 @@ from dataclasses import field, replace
 import tyro
 
 from mdistill.analysis.settings import GateLimits
-from mdistill.errors import BadInput
 from mdistill.labelling.settings import SegmentSettings
-from mdistill.settings import HOTTEST, LONGEST_STEP, SEEDS, child_seed, setting, settings
+from mdistill.settings import HOTTEST, LONGEST_STEP, SEEDS, child_seed, refuse, setting, settings
 from mdistill.training.settings import StrideSettings
 
 
@@ -142,8 +141,8 @@ class StrideRungSettings:
     def __post_init__(self) -> None:
         longest = self.segments.frames * self.segments.every_fs
         if self.train.stride_fs * self.train.strides > longest * (1 + 1e-9):
-            problem = f"{self.train.stride_fs:g} fs, {self.train.strides} in a row"
-            raise BadInput("stride_fs", problem, allowed=f"{longest:g} fs in all", fix="--segments.frames for longer segments")
+            allowed = f"at most {longest / self.train.strides:g} fs, for {self.train.strides} in a row in a segment"
+            refuse(self.train, "stride_fs", allowed=allowed, fix="more frames for longer segments")
 
     def seeded(self, seed: int) -> StrideRungSettings:
         """The settings with seeds derived from one."""

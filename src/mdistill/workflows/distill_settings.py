@@ -13,7 +13,7 @@ from mdistill.errors import BadInput
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings, ValidateSettings
 from mdistill.labelling.settings import LabelSettings, SegmentSettings
 from mdistill.nets.settings import LONGEST_STRIDE
-from mdistill.settings import HOTTEST, SEEDS, child_seed, refuse, setting, settings
+from mdistill.settings import HOTTEST, SEEDS, BadSetting, child_seed, refuse, setting, settings
 from mdistill.training.settings import FitSettings, StrideSettings, TrainSettings
 from mdistill.workflows.settings import ProductionSettings, RefineSettings
 
@@ -66,7 +66,12 @@ class DistillSettings:
         if not self.temperatures:
             refuse(self, "temperatures", allowed="one or more, K", fix="--temperatures 500 700 900")
         if self.stride_fs is not None:
-            self.rung()
+            try:
+                self.rung()
+            except BadSetting as error:
+                if error.name != "stride_fs":
+                    raise
+                refuse(self, "stride_fs", allowed=error.allowed, fix=error.fix)
         same: list[tuple[str, float | None, float | None]] = [
             ("prepare.cutoff", self.prepare.cutoff, PrepareSettings().cutoff),
             ("train.cutoff", self.train.cutoff, None),
