@@ -120,16 +120,11 @@ def kernel_weights(net: MomentNet, *, double: bool) -> Weights:
     sizes = {name: getattr(settings, name) for name in ("radial", "degree", "channels", "hidden")}
     decay = array(net.core.decay).reshape(n * n, 4)
     return Weights(
-        sizes=sizes | {"real": "double" if double else "float"},
-        head=np.array([settings.cutoff, FREEZE, float(net.scale)]),
-        reference=array(net.reference),
-        rest=resting.reshape(n),
-        closest=array(net.closest),
-        core=(np.array(CHARGES), array(net.core.strength), decay, array(net.core.outer)),
-        mixing=array(net.mixing),
-        layers=layers,
+        sizes=sizes | {"real": "double" if double else "float"}, head=np.array([settings.cutoff, FREEZE, float(net.scale)]),
+        reference=array(net.reference), rest=resting.reshape(n), closest=array(net.closest),
+        core=(np.array(CHARGES), array(net.core.strength), decay, array(net.core.outer)), mixing=array(net.mixing), layers=layers,
         sphere=sphere,
-    )
+    )  # fmt: skip
 
 
 def _head(net: MomentNet, array: Callable[[Tensor], np.ndarray]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:

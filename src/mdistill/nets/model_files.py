@@ -72,13 +72,9 @@ def save_model(path: Path, net: Network, provenance: Header | None = None) -> st
     tensors = {name: value.detach().cpu().contiguous().numpy() for name, value in net.state_dict().items()}
     digest = tensor_hash(tensors)
     metadata = {
-        "format": FORMAT,
-        "kind": net.kind,
-        "settings": dataclasses.asdict(net.settings),
-        "elements": sorted(net.elements),
-        "sha256": digest,
-        "provenance": provenance or {},
-    }
+        "format": FORMAT, "kind": net.kind, "settings": dataclasses.asdict(net.settings), "elements": sorted(net.elements),
+        "sha256": digest, "provenance": provenance or {},
+    }  # fmt: skip
     text = json.dumps(metadata, allow_nan=False)
     write_bytes(path, safetensors.numpy.save(tensors, metadata={"mdistill": text}))
     return digest

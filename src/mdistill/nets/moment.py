@@ -86,14 +86,11 @@ class MomentNet(Student):
         degrees = torch.tensor([degree for degree in range(settings.degree + 1) for _ in range(2 * degree + 1)])
         points, weights = sphere_quadrature(3 * settings.degree)
         constants = {
-            "degrees": degrees,
-            "waves": pi * torch.arange(settings.radial, dtype=torch.float64),
+            "degrees": degrees, "waves": pi * torch.arange(settings.radial, dtype=torch.float64),
             "by_degree": (degrees == torch.arange(settings.degree + 1).unsqueeze(1)).to(torch.float64),
-            "table": harmonics_table(settings.degree),
-            "slopes": gradient_table(harmonics_table(settings.degree)),
-            "on_grid": harmonics(points, harmonics_table(settings.degree)),
-            "grid_weights": weights.unsqueeze(0),
-        }
+            "table": harmonics_table(settings.degree), "slopes": gradient_table(harmonics_table(settings.degree)),
+            "on_grid": harmonics(points, harmonics_table(settings.degree)), "grid_weights": weights.unsqueeze(0),
+        }  # fmt: skip
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
 
@@ -142,15 +139,11 @@ class MomentNet(Student):
         met = torch.eye(n, dtype=kind, device=vectors.device) * (self.closest < self.cutoff).to(kind).unsqueeze(2)
         inverse_range = 1.0 / (self.cutoff - self.closest).clamp_min(FREEZE)
         basis = Basis(
-            cutoff=self.cutoff,
-            freeze=FREEZE,
-            closest=self.closest.flatten().index_select(0, pair).view(*slots.shape, 1),
+            cutoff=self.cutoff, freeze=FREEZE, closest=self.closest.flatten().index_select(0, pair).view(*slots.shape, 1),
             inverse_range=inverse_range.flatten().index_select(0, pair).view(*slots.shape, 1),
-            sender=met.view(n * n, n).index_select(0, pair).view(*slots.shape, n, 1),
-            waves=self.waves,
-            table=self.table,
+            sender=met.view(n * n, n).index_select(0, pair).view(*slots.shape, n, 1), waves=self.waves, table=self.table,
             slopes=self.slopes,
-        )
+        )  # fmt: skip
         return dense, pair, basis
 
     def _core_energies(self, dense: Tensor, pair: Tensor, slots: Tensor) -> Float[Tensor, " atom"]:

@@ -162,15 +162,9 @@ class OneStepMap(StrideMap):
         return arrival.positions, arrival.momenta
 
     def leap(
-        self,
-        system: System,
-        momenta: Float[Tensor, "atom 3"],
-        masses: Float[Tensor, " atom"],
-        stride_fs: float,
-        *,
-        forces: Float[Tensor, "atom 3"] | None = None,
-        graph: Graph | None = None,
-    ) -> Arrival:
+        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float, *,
+        forces: Float[Tensor, "atom 3"] | None = None, graph: Graph | None = None,
+    ) -> Arrival:  # fmt: skip
         """The state after a stride.
 
         Args:

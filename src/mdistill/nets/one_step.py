@@ -124,15 +124,9 @@ class OneStepNet(OneStepMap):
         return self
 
     def leap(
-        self,
-        system: System,
-        momenta: Float[Tensor, "atom 3"],
-        masses: Float[Tensor, " atom"],
-        stride_fs: float,
-        *,
-        forces: Float[Tensor, "atom 3"] | None = None,
-        graph: Graph | None = None,
-    ) -> Arrival:
+        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float, *,
+        forces: Float[Tensor, "atom 3"] | None = None, graph: Graph | None = None,
+    ) -> Arrival:  # fmt: skip
         graph = build_graph_at(system, self.cutoff) if graph is None else graph
         forces = self.forces(system) if forces is None else forces
         species, weight = self.species(system.numbers), masses.unsqueeze(1)
@@ -228,13 +222,9 @@ class Exchange(torch.nn.Module):
             self.last.weight.zero_()
 
     def forward(
-        self,
-        scalar: Float[Tensor, "atom width"],
-        vector: Float[Tensor, "atom 3 width"],
-        pairs: Meetings,
-        theta: float,
+        self, scalar: Float[Tensor, "atom width"], vector: Float[Tensor, "atom 3 width"], pairs: Meetings, theta: float,
         scale: Float[Tensor, "2 atom"],
-    ) -> Float[Tensor, "2 atom 3"]:
+    ) -> Float[Tensor, "2 atom 3"]:  # fmt: skip
         first, second = pairs.receiver, pairs.sender
         calm, vector = bounded(scalar, vector)
         met, turned = self.meet(calm), self.mix(vector)

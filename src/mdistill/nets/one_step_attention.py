@@ -93,15 +93,9 @@ class OneStepAttentionNet(OneStepMap):
         return self
 
     def leap(
-        self,
-        system: System,
-        momenta: Float[Tensor, "atom 3"],
-        masses: Float[Tensor, " atom"],
-        stride_fs: float,
-        *,
-        forces: Float[Tensor, "atom 3"] | None = None,
-        graph: Graph | None = None,
-    ) -> Arrival:
+        self, system: System, momenta: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], stride_fs: float, *,
+        forces: Float[Tensor, "atom 3"] | None = None, graph: Graph | None = None,
+    ) -> Arrival:  # fmt: skip
         """The state after a stride; forces are not used."""
         graph = build_graph_at(system, self.cutoff) if graph is None else graph
         weight, theta, owner = masses.unsqueeze(1), stride_fs / self.settings.stride_fs, system.owner

@@ -136,12 +136,9 @@ class PainnNet(Student):
         met = (closest < self.cutoff).to(felt.dtype)
         window = sqrt(2.0 / self.cutoff) * met * cutoff_envelope(felt, self.cutoff) / felt
         return Edges(
-            receiver=graph.receiver,
-            sender=graph.sender,
-            sender_species=pair.remainder(len(self.settings.elements)),
-            basis=torch.sin(felt * self.waves) * window,
-            unit=vectors / distance,
-        )
+            receiver=graph.receiver, sender=graph.sender, sender_species=pair.remainder(len(self.settings.elements)),
+            basis=torch.sin(felt * self.waves) * window, unit=vectors / distance,
+        )  # fmt: skip
 
     def _pair(self, graph: Graph, species: Int[Tensor, " atom"]) -> Int[Tensor, " edge"]:
         """Species of the receiver × number of species + species of the sender."""
@@ -181,11 +178,8 @@ class Message(torch.nn.Module):
         self.filters = torch.nn.Parameter(start / sqrt(radial))
 
     def forward(
-        self,
-        scalar: Float[Tensor, "rows width"],
-        vector: Float[Tensor, "rows 3 width"],
-        edges: Edges,
-    ) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows 3 width"]]:
+        self, scalar: Float[Tensor, "rows width"], vector: Float[Tensor, "rows 3 width"], edges: Edges,
+    ) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows 3 width"]]:  # fmt: skip
         plain, along, out = (part.contiguous() for part in self.speak(scalar).split(self.width, 1))
         filters, sender = [edges.basis @ weights for weights in self.filters], edges.sender
         on_scalar = plain.index_select(0, sender) * filters[0]

@@ -112,12 +112,9 @@ class SplittingMap(StrideMap):
 
 
 def compose(
-    stages: list[Forces],
-    settings: SplittingMapSettings,
-    system: System,
-    momenta: Float[Tensor, "atom 3"],
+    stages: list[Forces], settings: SplittingMapSettings, system: System, momenta: Float[Tensor, "atom 3"],
     masses: Float[Tensor, " atom"],
-) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]:
+) -> tuple[Float[Tensor, "atom 3"], Float[Tensor, "atom 3"]]:  # fmt: skip
     """One stride of kicks and drifts, given the forces of each stage."""
     drift = settings.stride_fs / settings.kicks
     positions, inverse = system.positions, 1.0 / masses.unsqueeze(1)

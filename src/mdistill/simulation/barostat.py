@@ -109,12 +109,9 @@ class StochasticCellRescaling:
             BadInput: A direction is open.
         """
         if not bool(state.system.pbc.all()):
-            raise BadInput(
-                "ensemble",
-                f"npt for a structure with periodicity {state.system.pbc.all(0).tolist()}",
-                allowed="periodic in all three directions",
-                fix="use nvt, or give the structure a full cell",
-            )
+            problem = f"npt for a structure with periodicity {state.system.pbc.all(0).tolist()}"
+            allowed = "periodic in all three directions"
+            raise BadInput("ensemble", problem, allowed=allowed, fix="use nvt, or give the structure a full cell")
 
     def strained(self, state: State, generator: Generator) -> State:
         """One strain of every struct, accepted or refused by itself."""

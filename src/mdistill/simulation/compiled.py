@@ -89,15 +89,12 @@ class CompiledDynamics:
         system = replace(before.system, positions=torch.from_numpy(point.positions))
         baoab = motion.ensemble == Ensemble.LANGEVIN and self.mover.counts is None
         return replace(
-            before,
-            system=system,
-            momenta=torch.from_numpy(point.momenta),
-            middle_momenta=torch.from_numpy(point.middle) if baoab else None,
-            time=now,
+            before, system=system, momenta=torch.from_numpy(point.momenta),
+            middle_momenta=torch.from_numpy(point.middle) if baoab else None, time=now,
             running_sums=self._running_sums(before, point.sums, taken, self._evaluated(motion, taken)),
             heat=None if before.heat is None else torch.tensor([point.sums[2]], dtype=torch.float64),
             prediction=self.evaluate.potential.answer(system, point.energy, point.forces, point.virial),
-        )
+        )  # fmt: skip
 
     def _point(self, state: State) -> Point:
         """Copies of a state's arrays."""
@@ -107,18 +104,12 @@ class CompiledDynamics:
         sums[:3] = so_far.potential, so_far.pressure, 0.0 if state.heat is None else float(state.heat[0])
         sums[3 + self._kinds(state)] = so_far.kinetic.numpy()
         return Point(
-            positions=positions,
-            momenta=state.momenta.numpy().copy(),
-            cell=self._box_of(state.system),
-            pbc=state.system.pbc[0].numpy(),
-            masses=np.ascontiguousarray(state.masses.numpy()),
-            middle=np.empty_like(positions),
+            positions=positions, momenta=state.momenta.numpy().copy(), cell=self._box_of(state.system),
+            pbc=state.system.pbc[0].numpy(), masses=np.ascontiguousarray(state.masses.numpy()), middle=np.empty_like(positions),
             forces=np.zeros_like(positions) if answer is None else answer.forces.numpy().copy(),
-            energy=np.nan if answer is None else float(answer.energy[0]),
-            virial=np.zeros((3, 3)),
-            known=answer is not None,
+            energy=np.nan if answer is None else float(answer.energy[0]), virial=np.zeros((3, 3)), known=answer is not None,
             sums=sums,
-        )
+        )  # fmt: skip
 
     def _running_sums(self, before: State, sums: np.ndarray, taken: int, evaluated: int) -> RunningSums:
         earlier, kinetic = before.running_sums or no_steps(before.system), torch.from_numpy(sums[3 + self._kinds(before)])

@@ -34,14 +34,10 @@ def make_propagator(settings: SimulateSettings, nve: NveStep, evaluate: Evaluate
     if settings.ensemble != "npt":
         return corrected
     return StochasticCellRescaling(
-        inner=corrected,
-        evaluate=evaluate,
-        temperature_K=settings.temperature_K,
-        pressure_GPa=settings.pressure_GPa,
-        relaxation_ps=settings.barostat_ps,
-        compressibility_per_GPa=settings.compressibility_per_GPa,
+        inner=corrected, evaluate=evaluate, temperature_K=settings.temperature_K, pressure_GPa=settings.pressure_GPa,
+        relaxation_ps=settings.barostat_ps, compressibility_per_GPa=settings.compressibility_per_GPa,
         strains=ISOTROPIC if settings.barostat == "isotropic" else ANISOTROPIC,
-    )
+    )  # fmt: skip
 
 
 def _langevin(nve: NveStep, temperature_K: float, friction_per_ps: float) -> Propagator:

@@ -133,15 +133,9 @@ class OneStepStrides:
 
 
 def one_step_strides(
-    net: OneStepMap,
-    system: System,
-    evaluate: Evaluate,
-    *,
-    time: float,
-    skin: float,
-    small_step: float,
+    net: OneStepMap, system: System, evaluate: Evaluate, *, time: float, skin: float, small_step: float,
     guard: Guard | None = None,
-) -> OneStepStrides:
+) -> OneStepStrides:  # fmt: skip
     """A map as a propagator; arguments as `simulation.stride_maps.long_strides`."""
     frame = not net.equivariant
     return OneStepStrides(net=net, evaluate=evaluate, stride_fs=time, small_step=small_step, random_frame=frame, skin=skin)
@@ -158,13 +152,10 @@ def _centred(state: State, arrival: Arrival, time: float) -> State:
     moved = weight * (arrival.positions - system.positions) - time * state.momenta
     velocity, shift = (per_struct(system, x) / per_struct(system, weight) for x in (gained, moved))
     return replace(
-        state,
-        system=replace(system, positions=arrival.positions - shift.index_select(0, system.owner)),
-        momenta=arrival.momenta - weight * velocity.index_select(0, system.owner),
-        time=state.time + time,
-        prediction=None,
+        state, system=replace(system, positions=arrival.positions - shift.index_select(0, system.owner)),
+        momenta=arrival.momenta - weight * velocity.index_select(0, system.owner), time=state.time + time, prediction=None,
         middle_momenta=None,
-    )
+    )  # fmt: skip
 
 
 def _drift(state: State) -> Float[Tensor, "struct 3"]:

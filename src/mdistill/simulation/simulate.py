@@ -69,14 +69,9 @@ def default_time_step(system: System) -> float:
 
 
 def simulate(
-    system: System,
-    potential: Potential,
-    settings: SimulateSettings,
-    folder: Path,
-    *,
-    stride: StrideMap | None = None,
+    system: System, potential: Potential, settings: SimulateSettings, folder: Path, *, stride: StrideMap | None = None,
     stop: StopRequest = NEVER,
-) -> SimulationResult:
+) -> SimulationResult:  # fmt: skip
     """Run molecular dynamics in a folder, or continue the run that the folder holds.
 
     Writes trajectory.h5 (or .extxyz), log.csv, restart.npz and ledger.json. A continued run is bit for bit the one that was
@@ -128,14 +123,10 @@ class _Run:
         self.seconds, self.taken = point.extras.get("seconds", 0.0), int(point.extras.get("taken", 0))
         suffix = "h5" if settings.format == "hdf5" else "extxyz"
         self.recorder = Recorder(
-            trajectory=TrajectoryWriter(folder / f"trajectory.{suffix}", self.provenance),
-            log=Log(folder / "log.csv"),
-            restart=self.restart,
-            generator=self.generator,
-            every=max(1, round(settings.every_fs / self.time_step)),
-            interval=settings.restart_seconds,
-            extras=self._extras,
-        )
+            trajectory=TrajectoryWriter(folder / f"trajectory.{suffix}", self.provenance), log=Log(folder / "log.csv"),
+            restart=self.restart, generator=self.generator, every=max(1, round(settings.every_fs / self.time_step)),
+            interval=settings.restart_seconds, extras=self._extras,
+        )  # fmt: skip
         reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if "reference" in point.extras else None
         self.guard = Guard(settings=settings.guard, temperature_K=settings.temperature_K, reference_energy=reference)
         self.evaluate = make_evaluator(potential, system, skin=settings.skin_A, guard=self.guard)
@@ -156,24 +147,15 @@ class _Run:
                 self._go(stop, advance)
             self.ledger.finish(self.work, seconds=self.seconds)
         values = summarise(
-            self.recorder.log.path,
-            atoms=self.state.system.n_atoms,
-            time_step=self.time_step,
-            steps_taken=self.taken,
-            seconds=self.seconds,
-            conserved=self.settings.ensemble == "nve",
-        )
+            self.recorder.log.path, atoms=self.state.system.n_atoms, time_step=self.time_step, steps_taken=self.taken,
+            seconds=self.seconds, conserved=self.settings.ensemble == "nve",
+        )  # fmt: skip
         if self.strides is not None:
             values["fallbacks"] = fallback_share(self.strides)
         return SimulationResult(
-            trajectory=self.recorder.trajectory.path,
-            log=self.recorder.log.path,
-            state=self.state,
-            values=values,
-            steps=self.steps,
-            seconds=self.seconds,
-            resumed=self.resumed,
-        )
+            trajectory=self.recorder.trajectory.path, log=self.recorder.log.path, state=self.state, values=values,
+            steps=self.steps, seconds=self.seconds, resumed=self.resumed,
+        )  # fmt: skip
 
     def _claim(self) -> None:
         """Make the folder this run's, with trajectory and log as they were at the restart point (or none)."""
@@ -282,21 +264,13 @@ def _time_step(system: System, settings: SimulateSettings, stride: StrideMap | N
 def _check(system: System, potential: Potential, stride: StrideMap | None) -> None:
     """Refuse what cannot be simulated."""
     if system.n_structs != 1 or system.n_atoms == 0:
-        raise BadInput(
-            "structure",
-            f"{system.n_structs} structures with {system.n_atoms} atoms",
-            allowed="one structure",
-            fix="run them one by one",
-        )
+        problem = f"{system.n_structs} structures with {system.n_atoms} atoms"
+        raise BadInput("structure", problem, allowed="one structure", fix="run them one by one")
     for model in (potential, stride):
         unknown = set(system.numbers.tolist()) - model.elements if model is not None and model.elements else set()
         if unknown and model is not None:
             from ase.data import chemical_symbols
 
             names, known = ([chemical_symbols[z] for z in sorted(part)] for part in (unknown, model.elements))
-            raise BadInput(
-                "structure",
-                f"{model.name} does not know {', '.join(names)}",
-                allowed=", ".join(known),
-                fix="use a model for these elements",
-            )
+            problem = f"{model.name} does not know {', '.join(names)}"
+            raise BadInput("structure", problem, allowed=", ".join(known), fix="use a model for these elements")

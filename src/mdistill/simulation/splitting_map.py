@@ -74,14 +74,9 @@ class SplittingStrides:
         if len(stages) < len(self.stages) or self.evaluate is not evaluate:
             return None
         strides = Strides(
-            stages,
-            evaluate.engine,
-            kicks=self.kicks,
-            largest_force=self.largest_force.numpy(),
-            looked_at=self.looked_at,
-            largest_change=self.largest_change,
-            small_steps=math.ceil(self.stride_fs / self.small_step - 1e-9),
-        )
+            stages, evaluate.engine, kicks=self.kicks, largest_force=self.largest_force.numpy(), looked_at=self.looked_at,
+            largest_change=self.largest_change, small_steps=math.ceil(self.stride_fs / self.small_step - 1e-9),
+        )  # fmt: skip
         return Mover(strides, self.counts)
 
     def motion(self, state: State, generator: Generator, steps: int) -> dict[str, Any]:
@@ -137,15 +132,9 @@ def _balanced(prediction: Prediction) -> Prediction:
 
 
 def splitting_strides(
-    net: SplittingMap,
-    system: System,
-    evaluate: Evaluate,
-    *,
-    time: float,
-    skin: float,
-    small_step: float,
+    net: SplittingMap, system: System, evaluate: Evaluate, *, time: float, skin: float, small_step: float,
     guard: Guard | None = None,
-) -> SplittingStrides:
+) -> SplittingStrides:  # fmt: skip
     """A map as a propagator; arguments as `simulation.stride_maps.long_strides`. Its kicks run on compiled kernels where there
     are any, which share one neighbour list where their cutoffs are equal."""
     potentials = net.potentials()
@@ -156,12 +145,7 @@ def splitting_strides(
     for k, engine in enumerate(engines):
         any(engine.share_list(other) for other in engines[:k])
     return SplittingStrides(
-        stages=stages,
-        evaluate=evaluate,
-        stride_fs=time,
-        kicks=net.settings.kicks,
-        largest_force=net.largest_force.to(torch.float64).index_select(1, net.species(system.numbers)),
-        small_step=small_step,
-        looked_at=float(net.looked_at) * system.n_atoms**0.5,
-        largest_change=float(net.largest_change) * system.n_atoms**0.5,
-    )
+        stages=stages, evaluate=evaluate, stride_fs=time, kicks=net.settings.kicks,
+        largest_force=net.largest_force.to(torch.float64).index_select(1, net.species(system.numbers)), small_step=small_step,
+        looked_at=float(net.looked_at) * system.n_atoms**0.5, largest_change=float(net.largest_change) * system.n_atoms**0.5,
+    )  # fmt: skip

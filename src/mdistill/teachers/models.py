@@ -52,12 +52,9 @@ def find_student(folder: Path) -> Path:
     for pattern in ("student.mdistill", "refine/student.mdistill", "train/student.mdistill"):
         if (folder / pattern).is_file():
             return folder / pattern
-    raise BadInput(
-        folder,
-        "holds no student.mdistill",
-        allowed="a student file or a run folder made by `mdistill distill` or `mdistill train`",
-        fix="check the path, or train one: mdistill train potential LABELS --out FOLDER",
-    )
+    allowed = "a student file or a run folder made by `mdistill distill` or `mdistill train`"
+    fix = "check the path, or train one: mdistill train potential LABELS --out FOLDER"
+    raise BadInput(folder, "holds no student.mdistill", allowed=allowed, fix=fix)
 
 
 def load_stride(path: Path, *, student: Path | None = None, precision: Precision = "float32") -> StrideMap:

@@ -70,14 +70,9 @@ class _Normal:
 
 
 def fit_closed_form(
-    frames: Sequence[LabelledFrame],
-    settings: TrainSettings,
-    folder: Path,
-    *,
-    how: ClosedFormSettings | None = None,
-    stop: StopRequest = NEVER,
-    provenance: dict[str, Any] | None = None,
-) -> tuple[TrainingResult, Posterior, dict[str, float]]:
+    frames: Sequence[LabelledFrame], settings: TrainSettings, folder: Path, *, how: ClosedFormSettings | None = None,
+    stop: StopRequest = NEVER, provenance: dict[str, Any] | None = None,
+) -> tuple[TrainingResult, Posterior, dict[str, float]]:  # fmt: skip
     """Fit the linear student; writes `student.mdistill` and `posterior.safetensors`. The same input gives the same weights.
 
     Args:
@@ -109,16 +104,10 @@ def fit_closed_form(
     potential = load_model(path)
     predictions = evaluate(potential, held_out)
     result = TrainingResult(
-        path=path,
-        sha256=digest,
-        accuracy=accuracy(held_out, predictions),
-        curvature_error=curvature_error(potential.net, held_out),
-        parity=parity(held_out, predictions),
-        history=[],
-        parameters=products.count,
-        train_frames=len(train),
-        held_out_frames=len(held_out),
-    )
+        path=path, sha256=digest, accuracy=accuracy(held_out, predictions),
+        curvature_error=curvature_error(potential.net, held_out), parity=parity(held_out, predictions), history=[],
+        parameters=products.count, train_frames=len(train), held_out_frames=len(held_out),
+    )  # fmt: skip
     errors = torch.cat([(p.forces - f.target.forces).flatten() for p, f in zip(predictions, held_out, strict=True)])
     known = torch.cat([posterior.force_errors(cast(f.system, dtype=torch.float64)).flatten() for f in held_out])
     within = {f"within {k} sigma": float((errors.abs() < k * known).double().mean()) for k in (1, 2)}

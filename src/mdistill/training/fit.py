@@ -135,12 +135,9 @@ class _Run(Generic[Module, Item]):
         at = self.at
         train = {name: total / max(at.counted, 1) for name, total in at.sums.items()}
         row = {
-            "step": at.step,
-            "epoch": epoch,
-            "minutes": at.minutes,
-            "train": train,
+            "step": at.step, "epoch": epoch, "minutes": at.minutes, "train": train,
             "validation": validate(self.average, self.objective, validation, self.settings.batch_size),
-        }
+        }  # fmt: skip
         at.history, at.sums, at.counted = [*at.history, row], {}, 0
         self.objective.observe(at.history)
 
@@ -181,17 +178,9 @@ class _Run(Generic[Module, Item]):
 
 
 def fit(
-    module: Module,
-    objective: Objective[Item],
-    train: Sequence[Item],
-    validation: Sequence[Item],
-    settings: FitSettings,
-    *,
-    folder: Path,
-    stop: StopRequest = NEVER,
-    work: Work = TRAINING,
-    title: str = "train",
-) -> FitResult[Module]:
+    module: Module, objective: Objective[Item], train: Sequence[Item], validation: Sequence[Item], settings: FitSettings, *,
+    folder: Path, stop: StopRequest = NEVER, work: Work = TRAINING, title: str = "train",
+) -> FitResult[Module]:  # fmt: skip
     """Train a module; its weights change in place, the averaged copy is returned.
 
     Args:

@@ -92,15 +92,9 @@ class Prepared:
 
 
 def train_potential(
-    frames: Sequence[LabelledFrame],
-    settings: TrainSettings,
-    folder: Path,
-    *,
-    stop: StopRequest = NEVER,
-    start_from: Path | None = None,
-    redraw: Potential | None = None,
-    provenance: dict[str, Any] | None = None,
-) -> TrainingResult:
+    frames: Sequence[LabelledFrame], settings: TrainSettings, folder: Path, *, stop: StopRequest = NEVER,
+    start_from: Path | None = None, redraw: Potential | None = None, provenance: dict[str, Any] | None = None,
+) -> TrainingResult:  # fmt: skip
     """Train a potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder, or resumes.
 
     Reference energies are fitted first, the core begins at the closest labels, whole time blocks are held out.
@@ -136,46 +130,25 @@ def prepare_fit(
     models = {} if redraw is None else {"teacher": model_id(redraw)}
     objective = PotentialObjective(
         terms=loss_terms(train, settings, redrawn=_product_size(train, redraw, settings.fit.seed)),
-        every=settings.curvature_every,
-        probes=settings.curvature_probes,
-        seed=settings.fit.seed,
-        dimers=contact_dimers(net, dtype),
-        teacher=redraw,
+        every=settings.curvature_every, probes=settings.curvature_probes, seed=settings.fit.seed,
+        dimers=contact_dimers(net, dtype), teacher=redraw,
         teacher_error=None if settings.teacher_error is None else 1e-3 * settings.teacher_error,
-    )
+    )  # fmt: skip
     return Prepared(
-        net=net.in_type(dtype),
-        objective=objective,
-        items=items,
-        held_items=held_items,
-        train=train,
-        held_out=held_out,
-        settings=settings,
-        work=replace(TRAINING, settings=settings, inputs=inputs, models=models),
-    )
+        net=net.in_type(dtype), objective=objective, items=items, held_items=held_items, train=train, held_out=held_out,
+        settings=settings, work=replace(TRAINING, settings=settings, inputs=inputs, models=models),
+    )  # fmt: skip
 
 
 def run_fit(
-    ready: Prepared,
-    folder: Path,
-    *,
-    stop: StopRequest = NEVER,
-    finish: Callable[[Student], None] = lambda _: None,
+    ready: Prepared, folder: Path, *, stop: StopRequest = NEVER, finish: Callable[[Student], None] = lambda _: None,
     provenance: dict[str, Any] | None = None,
-) -> TrainingResult:
+) -> TrainingResult:  # fmt: skip
     """Fit, write the model file, judge what it holds. `finish` is given the fitted network before it is written."""
     how = ready.settings.fit.suited(ready.settings.net)
     fitted = fit(
-        ready.net,
-        ready.objective,
-        ready.items,
-        ready.held_items,
-        how,
-        folder=folder,
-        stop=stop,
-        work=ready.work,
-        title="train",
-    )
+        ready.net, ready.objective, ready.items, ready.held_items, how, folder=folder, stop=stop, work=ready.work, title="train",
+    )  # fmt: skip
     finish(fitted.module)
     made_from = (provenance or {}) | {"steps": fitted.steps, "settings": asdict(ready.settings)}
     made_from |= {"train_frames": len(ready.train), "held_out_frames": len(ready.held_out)}
@@ -184,16 +157,11 @@ def run_fit(
     potential = load_model(path)
     predictions = evaluate(potential, ready.held_out)
     return TrainingResult(
-        path=path,
-        sha256=digest,
-        accuracy=accuracy(ready.held_out, predictions),
-        curvature_error=curvature_error(potential.net, ready.held_out),
-        parity=parity(ready.held_out, predictions),
-        history=fitted.history,
-        parameters=sum(p.numel() for p in fitted.module.parameters()),
-        train_frames=len(ready.train),
+        path=path, sha256=digest, accuracy=accuracy(ready.held_out, predictions),
+        curvature_error=curvature_error(potential.net, ready.held_out), parity=parity(ready.held_out, predictions),
+        history=fitted.history, parameters=sum(p.numel() for p in fitted.module.parameters()), train_frames=len(ready.train),
         held_out_frames=len(ready.held_out),
-    )
+    )  # fmt: skip
 
 
 def _product_size(frames: Sequence[LabelledFrame], redraw: Potential | None, seed: int) -> float:

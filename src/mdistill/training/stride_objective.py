@@ -109,12 +109,9 @@ class StrideObjective:
 def turned_window(window: Window, turn: Float[Tensor, "3 3"]) -> Window:
     """The window seen from a turned frame."""
     return replace(
-        window,
-        system=turned(window.system, turn),
-        momenta=window.momenta @ turn,
-        positions_after=window.positions_after @ turn,
+        window, system=turned(window.system, turn), momenta=window.momenta @ turn, positions_after=window.positions_after @ turn,
         momenta_after=window.momenta_after @ turn,
-    )
+    )  # fmt: skip
 
 
 def random_turn(random: np.random.Generator) -> Float[Tensor, "3 3"]:
