@@ -168,7 +168,7 @@ def test_measured_structures_of_many_kinds(tmp_path: Path, trust: Callable[..., 
         composition: dict[int, float] = {}
         for one in classes:
             for number, count in one.counts.items():
-                assert abs(count - one.wanted[number]) < 2.0
+                assert abs(count - one.by_occupancy[number]) < 2.0
                 if number and count:
                     composition[number] = composition.get(number, 0.0) + count
         settings = DisorderSettings(anneals=1, sweeps=20)

@@ -51,8 +51,8 @@ def accuracy(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction])
         BadInput: No frames, or another number of predictions.
     """
     if not frames or len(frames) != len(predictions):
-        found = f"{len(frames)} frames and {len(predictions)} predictions"
-        raise BadInput("held-out frames", found, allowed="at least one of each, as many", fix="hold out a block of labels")
+        sizes = f"{len(frames)} frames and {len(predictions)} predictions"
+        raise BadInput("held-out frames", sizes, allowed="at least one of each, as many", fix="hold out a block of labels")
     everything = list(range(len(frames)))
     temperatures = sorted({frame.temperature_K for frame in frames if frame.temperature_K > 0.0})
     groups = {"all": everything} | {
@@ -88,19 +88,23 @@ def _force_deviation(
 ) -> Deviation:
     atoms = [frames[k].system.numbers == element if element else slice(None) for k in mine]
     labels = [frames[k].target.forces[a].detach().cpu().double().numpy() for k, a in zip(mine, atoms, strict=True)]
-    found = [predictions[k].forces[a].detach().cpu().double().numpy() for k, a in zip(mine, atoms, strict=True)]
-    return _deviation(found, labels, blocks[mine], "eV/Å", scale=float(np.linalg.norm(np.concatenate(labels), axis=1).mean()))
+    predicted = [predictions[k].forces[a].detach().cpu().double().numpy() for k, a in zip(mine, atoms, strict=True)]
+    return _deviation(predicted, labels, blocks[mine], "eV/Å", scale=float(np.linalg.norm(np.concatenate(labels), axis=1).mean()))
 
 
 def _frame_deviation(
-    found: list[np.ndarray], target: list[np.ndarray], mine: list[int], blocks: np.ndarray, unit: str
+    predicted: list[np.ndarray], target: list[np.ndarray], mine: list[int], blocks: np.ndarray, unit: str
 ) -> Deviation:
     values = np.stack([target[k] for k in mine])
-    return _deviation([found[k] for k in mine], list(values), blocks[mine], unit, scale=float((values - values.mean(0)).std()))
+    return _deviation(
+        [predicted[k] for k in mine], list(values), blocks[mine], unit, scale=float((values - values.mean(0)).std())
+    )
 
 
-def _deviation(found: list[np.ndarray], target: list[np.ndarray], blocks: np.ndarray, unit: str, *, scale: float) -> Deviation:
-    residuals = [np.abs(f - t) for f, t in zip(found, target, strict=True)]
+def _deviation(
+    predicted: list[np.ndarray], target: list[np.ndarray], blocks: np.ndarray, unit: str, *, scale: float
+) -> Deviation:
+    residuals = [np.abs(f - t) for f, t in zip(predicted, target, strict=True)]
     per_frame, weights = np.array([r.mean() for r in residuals]), np.array([r.size for r in residuals], dtype=float)
     value = float(np.average(per_frame, weights=weights))
     names, error, samples = np.unique(blocks), None, len(per_frame)

@@ -97,9 +97,9 @@ def diffusivity(trajectory: Trajectory, *, species: str, settings: DiffusionSett
     if len(moved) < 20:
         raise BadInput("trajectory", f"{len(moved)} frames", allowed="at least 20", fix="run longer or write frames more often")
     hops = count_hops(moved, spacing, distance=settings.hop_distance)
-    found = _diffusion(moved, spacing, species, hops=hops, settings=settings)
+    diffusion = _diffusion(moved, spacing, species, hops=hops, settings=settings)
     alone = moved.shape[1] == trajectory.numbers.shape[0]
-    return replace(found, notes=[*found.notes, "no host atoms: displacements are absolute"]) if alone else found
+    return replace(diffusion, notes=[*diffusion.notes, "no host atoms: displacements are absolute"]) if alone else diffusion
 
 
 def count_hops(moved: Float[np.ndarray, "frame ion 3"], spacing: float, *, distance: float) -> int:
@@ -128,14 +128,14 @@ def _diffusion(
     late = _late_line(curve, windows, line)
     slope = long_slope(curve, windows)
     steepness = 1.0 if slope.value is None else slope.value + 2.0 * (slope.error or 0.0)
-    found = Diffusion(
+    diffusion = Diffusion(
         species=species, tracer=Estimate(value=None, error=None, unit="cm²/s"), msd=curve, detected=False, slope=slope,
         intercept=Estimate(value=line.offset, error=line.offset_error, unit="Å²"), fit_from=float(curve.x[start]), hops=hops,
         ions=ions, duration=(frames - 1) * spacing,
     )  # fmt: skip
     caged = late is not None and steepness < CAGED_SLOPE
     if not hops or (hops >= FEW_HOPS and (caged or line.slope <= 1.645 * line.slope_error)):
-        return _below_detection(found, line, settings)
+        return _below_detection(diffusion, line, settings)
     tracer = _sampled(fitted, windows, start, hops, settings.seed)
     notes = []
     if hops < COUNTED_HOPS:
@@ -148,7 +148,7 @@ def _diffusion(
             f"{species}: MSD grows as τ^{slope.value:.2f} and flattens: this run hardly reaches diffusion; "
             "the interval covers the line through the longest lags too"
         )
-    return replace(found, tracer=tracer, detected=True, notes=notes)
+    return replace(diffusion, tracer=tracer, detected=True, notes=notes)
 
 
 def _late_line(curve: Curve, windows: Float[np.ndarray, " lag"], line: Line) -> Line | None:
@@ -159,18 +159,18 @@ def _late_line(curve: Curve, windows: Float[np.ndarray, " lag"], line: Line) -> 
     return late if flatter else None
 
 
-def _below_detection(found: Diffusion, line: Line, settings: DiffusionSettings) -> Diffusion:
+def _below_detection(diffusion: Diffusion, line: Line, settings: DiffusionSettings) -> Diffusion:
     """The upper limit (one-sided 95 %): of the line fit, and of three hops where none was seen."""
-    unseen = 3.0 * settings.hop_length**2 / (2 * DIMENSIONS * found.ions * found.duration)
+    unseen = 3.0 * settings.hop_length**2 / (2 * DIMENSIONS * diffusion.ions * diffusion.duration)
     fitted = (max(line.slope, 0.0) + 1.645 * line.slope_error) / (2 * DIMENSIONS)
     limit = DIFFUSIVITY_CM2_S * max(unseen, fitted)
     seen = f"no ion left its site by more than {settings.hop_distance:g} Å"
-    if found.hops:
-        slope = "" if found.slope.value is None else f", MSD growing as τ^{found.slope.value:.2f} at the longest lags"
-        seen = f"{found.hops} hops within cages{slope}; a line from {found.fit_from / PS:.3g} ps on bounds D from above"
-    note = f"{found.species}: below detection in {found.duration / PS:.3g} ps ({seen})"
-    tracer = replace(found.tracer, samples=max(1, found.hops), upper_limit=limit)
-    return replace(found, tracer=tracer, notes=[note])
+    if diffusion.hops:
+        slope = "" if diffusion.slope.value is None else f", MSD growing as τ^{diffusion.slope.value:.2f} at the longest lags"
+        seen = f"{diffusion.hops} hops within cages{slope}; a line from {diffusion.fit_from / PS:.3g} ps on bounds D from above"
+    note = f"{diffusion.species}: below detection in {diffusion.duration / PS:.3g} ps ({seen})"
+    tracer = replace(diffusion.tracer, samples=max(1, diffusion.hops), upper_limit=limit)
+    return replace(diffusion, tracer=tracer, notes=[note])
 
 
 def _sampled(curve: Curve, windows: Float[np.ndarray, " lag"], start: int, hops: int, seed: int) -> Estimate:

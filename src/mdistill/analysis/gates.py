@@ -101,12 +101,12 @@ def overlap(first: Curve, second: Curve, *, segments: Curve | None = None) -> Ov
     if any(empty):
         return None if all(empty) else Overlap(divergence=1.0, noise=0.0, shift=float(first.x[-1]))
     divergence, shift = jensen_shannon(first, second), wasserstein(first, second)
-    apart, moved = segment_scatter(segments) if segments is not None else (np.zeros(0), np.zeros(0))
-    if len(apart) < _LEAST_SEGMENTS:
+    divergences, shifts = segment_scatter(segments) if segments is not None else (np.zeros(0), np.zeros(0))
+    if len(divergences) < _LEAST_SEGMENTS:
         return Overlap(divergence=divergence, noise=sampling_divergence(first, second), shift=shift)
     return Overlap(
-        divergence=divergence, noise=float(apart.mean()), shift=shift, scatter=float(apart.std(ddof=1)),
-        shift_noise=float(moved.mean() + 2.0 * moved.std(ddof=1)),
+        divergence=divergence, noise=float(divergences.mean()), shift=shift, scatter=float(divergences.std(ddof=1)),
+        shift_noise=float(shifts.mean() + 2.0 * shifts.std(ddof=1)),
     )  # fmt: skip
 
 
@@ -118,14 +118,14 @@ def rdf_overlaps(first: Trajectory, second: Trajectory, *, segments: int = 0) ->
         segments: The second run is this many runs as long as the first, one after the other (see `overlap`).
     """
     reach = min(largest_radius(first), largest_radius(second), _FARTHEST_A)
-    shells, found = {"r_max": reach, "bins": max(10, round(reach / _SHELL_A))}, {}
+    shells, overlaps = {"r_max": reach, "bins": max(10, round(reach / _SHELL_A))}, {}
     for pair in species_pairs(second):
         one = rdf(first, pair=pair, **shells)  # type: ignore[arg-type]
         other = rdf(second, pair=pair, blocks=segments or 10, **shells)  # type: ignore[arg-type]
         difference = overlap(one, other, segments=other if segments else None)
         if difference is not None:
-            found["–".join(pair)] = one, other, difference
-    return found
+            overlaps["–".join(pair)] = one, other, difference
+    return overlaps
 
 
 def rdf_gate(overlaps: Mapping[str, Overlap], limits: GateLimits, *, broken: Mapping[str, str] | None = None) -> Gate:

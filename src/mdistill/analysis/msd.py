@@ -19,12 +19,12 @@ def atoms_of(trajectory: Trajectory, species: str) -> Int[np.ndarray, " ion"]:
         BadInput: No such element, or none of it in the trajectory.
     """
     present = sorted({chemical_symbols[z] for z in trajectory.numbers.tolist()})
-    found = np.flatnonzero(trajectory.numbers.cpu().numpy() == atomic_numbers.get(species, -1))
-    if not len(found):
+    indices = np.flatnonzero(trajectory.numbers.cpu().numpy() == atomic_numbers.get(species, -1))
+    if not len(indices):
         raise BadInput(
             "species", f"{species!r} is not in the trajectory", allowed=f"one of {', '.join(present)}", fix="choose one of them"
         )
-    return found
+    return indices
 
 
 def frame_spacing(trajectory: Trajectory) -> float:

@@ -56,10 +56,10 @@ def primitive_cell(system: System) -> System:
     numbers = system.numbers.cpu().numpy()
     cell = system.cell[0].detach().cpu().double().numpy()
     fractional = system.positions.detach().cpu().double().numpy() @ np.linalg.inv(cell)
-    found = primitive_of((cell, fractional, numbers), symprec=_SYMMETRY_A)
-    if found is None or len(found[2]) >= len(numbers):
+    primitive = primitive_of((cell, fractional, numbers), symprec=_SYMMETRY_A)
+    if primitive is None or len(primitive[2]) >= len(numbers):
         return system
-    cell, fractional, numbers = found
+    cell, fractional, numbers = primitive
     return make_system(fractional @ cell, numbers, cell, [True] * 3)
 
 

@@ -104,9 +104,9 @@ def _shell_counts(
     for frame, weight in enumerate(weights):
         here, there = scaled[frame][:, first], scaled[frame][:, second]
         for begin in range(0, len(first), rows):
-            apart = [there[k][None] - here[k][begin : begin + rows, None] for k in range(3)]
-            apart = [component - np.rint(component) for component in apart]
-            squared = sum(metric[frame, k, m] * apart[k] * apart[m] for k in range(3) for m in range(3) if metric[frame, k, m])
+            gaps = [there[k][None] - here[k][begin : begin + rows, None] for k in range(3)]
+            gaps = [component - np.rint(component) for component in gaps]
+            squared = sum(metric[frame, k, m] * gaps[k] * gaps[m] for k in range(3) for m in range(3) if metric[frame, k, m])
             near = np.sqrt(squared[(squared < r_max**2) & (first[begin : begin + rows, None] != second)])
             totals += weight * np.bincount(np.minimum((near * (bins / r_max)).astype(np.int64), bins - 1), minlength=bins)
     return totals

@@ -63,8 +63,8 @@ def normal_modes(system: System, hessian: Float[Tensor, "row atom 3"]) -> Modes:
     """
     n = system.n_atoms
     if tuple(hessian.shape) != (3 * n, n, 3) or not bool(torch.isfinite(hessian).all()):
-        found = f"{tuple(hessian.shape)}, finite: {bool(torch.isfinite(hessian).all())}"
-        raise BadInput("hessian", found, allowed=f"({3 * n}, {n}, 3), finite", fix="compute all rows of this structure")
+        state = f"{tuple(hessian.shape)}, finite: {bool(torch.isfinite(hessian).all())}"
+        raise BadInput("hessian", state, allowed=f"({3 * n}, {n}, 3), finite", fix="compute all rows of this structure")
     if n < 2:
         raise BadInput("structure", "one atom, which has no vibrations at Γ", allowed="two atoms or more", fix="repeat the cell")
     root = _masses(system).sqrt().repeat_interleave(3)
@@ -93,9 +93,9 @@ def density_of_states(
     """
     if not width > 0.0:
         raise BadInput("width", f"{width:g} THz", allowed="above 0 THz", fix="use 0.3")
-    found = modes.frequencies
-    x = frequencies_between(float(found.min()), float(found.max()), width) if frequencies is None else frequencies
-    y = torch.exp(-0.5 * ((x.unsqueeze(1) - found) / width).square()).sum(1) / (width * math.sqrt(2.0 * math.pi))
+    centres = modes.frequencies
+    x = frequencies_between(float(centres.min()), float(centres.max()), width) if frequencies is None else frequencies
+    y = torch.exp(-0.5 * ((x.unsqueeze(1) - centres) / width).square()).sum(1) / (width * math.sqrt(2.0 * math.pi))
     return Curve(x=x, y=y, error=torch.zeros_like(y), x_unit="THz", y_unit="1/THz", label=label)
 
 
@@ -148,8 +148,8 @@ def harmonic(system: System, modes: Modes, temperature_K: float, *, farthest: fl
     if not (math.isfinite(temperature_K) and temperature_K >= 0.0):
         raise BadInput("temperature_K", f"{temperature_K}", allowed="0 K or more", fix="use 300")
     if modes.vectors.shape[1] != system.n_atoms:
-        found = f"of {modes.vectors.shape[1]} atoms for a structure of {system.n_atoms}"
-        raise BadInput("modes", found, allowed="the structure's own", fix="compute normal_modes of this structure")
+        problem = f"of {modes.vectors.shape[1]} atoms for a structure of {system.n_atoms}"
+        raise BadInput("modes", problem, allowed="the structure's own", fix="compute normal_modes of this structure")
     reach = _thermal(system, modes, temperature_K).norm(dim=2).amax(1)
     return (modes.frequencies > 0.0) & (reach <= farthest)
 
@@ -161,7 +161,7 @@ def _thermal(system: System, modes: Modes, temperature_K: float) -> Float[Tensor
     return spread.reshape(-1, 1, 1) * modes.vectors / _masses(system).sqrt().reshape(1, -1, 1)
 
 
-def hessian_error(found: Float[Tensor, "probe atom 3"], target: Float[Tensor, "probe atom 3"], *, whole: bool) -> Estimate:
+def hessian_error(student: Float[Tensor, "probe atom 3"], target: Float[Tensor, "probe atom 3"], *, whole: bool) -> Estimate:
     r"""‖ΔH‖/‖H‖ (Frobenius norms) from the whole Hessian, or from its products with random directions.
 
     ‖A‖² = Σ rows |A_r|² = E |A v|² for random v with independent entries ±1 (Hutchinson), so that few v suffice;
@@ -175,10 +175,10 @@ def hessian_error(found: Float[Tensor, "probe atom 3"], target: Float[Tensor, "p
     Reference:
         M. F. Hutchinson, Commun. Stat. Simul. Comput. 19, 433 (1990), doi 10.1080/03610919008812866.
     """
-    if found.shape != target.shape or not bool(target.any()):
-        shapes = f"{tuple(found.shape)} and {tuple(target.shape)}, target zero: {not bool(target.any())}"
+    if student.shape != target.shape or not bool(target.any()):
+        shapes = f"{tuple(student.shape)} and {tuple(target.shape)}, target zero: {not bool(target.any())}"
         raise BadInput("curvature", shapes, allowed="equal shapes, a target that is not zero", fix="check the structures")
-    wrong = (found - target).double().square().sum((1, 2)).cpu().numpy()
+    wrong = (student - target).double().square().sum((1, 2)).cpu().numpy()
     size = target.double().square().sum((1, 2)).cpu().numpy()
     value, count = math.sqrt(wrong.sum() / size.sum()), len(wrong)
     if whole or count < 2:

@@ -31,13 +31,13 @@ class SiteClass:
     Attributes:
         label: The crystallographic site.
         sites: Indices into the supercell's sites.
-        wanted: Atomic number -> atoms by occupancy in the supercell (not whole); VACANCY for empty sites.
+        by_occupancy: Atomic number -> atoms by occupancy in the supercell (not whole); VACANCY for empty sites.
         counts: Atomic number -> whole atoms chosen.
     """
 
     label: str
     sites: tuple[int, ...]
-    wanted: dict[int, float]
+    by_occupancy: dict[int, float]
     counts: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -146,7 +146,7 @@ def _board(
     i, j, distance = neighbour_pairs(large, max(float(table.max()), 0.1))
     variable = np.zeros(len(large.sites), dtype=bool)
     for one in classes:
-        variable[list(one.sites)] |= len(one.wanted) > 1
+        variable[list(one.sites)] |= len(one.by_occupancy) > 1
     keep = (i < j) & (variable[i] | variable[j])
     return _Board(
         species=species, charges=np.array([charges[n] for n in species.tolist()]), limits=table,
@@ -175,7 +175,7 @@ def _placements(sites: tuple[int, ...], counts: list[tuple[int, int]]) -> Iterat
             yield dict.fromkeys(chosen, kind) | others
 
 
-def _enumerate(board: _Board, classes: list[SiteClass], wanted: int, generator: np.random.Generator) -> list[np.ndarray]:
+def _enumerate(board: _Board, classes: list[SiteClass], count: int, generator: np.random.Generator) -> list[np.ndarray]:
     """Every arrangement, in batches; the lowest distinct ones without close pairs (or one with fewest, if none).
 
     They come in random order, so that of arrangements with equal energy none is preferred.
@@ -196,24 +196,24 @@ def _enumerate(board: _Board, classes: list[SiteClass], wanted: int, generator: 
         close = board.too_close(states)
         if worst is None or close.min() < worst[0]:
             worst = (int(close.min()), states[close.argmin()])
-        pool = _distinct(board, [*pool, *states[close == 0]], wanted)
+        pool = _distinct(board, [*pool, *states[close == 0]], count)
     return pool or [worst[1]]  # type: ignore[index]
 
 
-def _distinct(board: _Board, states: list[np.ndarray], wanted: int) -> list[np.ndarray]:
+def _distinct(board: _Board, states: list[np.ndarray], count: int) -> list[np.ndarray]:
     """The lowest states that are not symmetry-equivalent to a lower one."""
     if not states:
         return []
-    kept: list[np.ndarray] = []
+    distinct: list[np.ndarray] = []
     prints: list[np.ndarray] = []
     for k in np.argsort(board.energies(np.array(states)), kind="stable"):
         mark = board.fingerprint(states[k])
         if all(np.abs(mark - other).max() > _SAME_ENERGY for other in prints):
-            kept.append(states[k])
+            distinct.append(states[k])
             prints.append(mark)
-        if len(kept) == wanted:
+        if len(distinct) == count:
             break
-    return kept
+    return distinct
 
 
 def _anneal(board: _Board, classes: list[SiteClass], sweeps: int, generator: np.random.Generator) -> np.ndarray:

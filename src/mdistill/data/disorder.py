@@ -61,7 +61,7 @@ def site_classes(crystal: Crystal, charges: dict[int, float]) -> list[SiteClass]
     """The classes of sites with the whole numbers of atoms each gets.
 
     Sites with one label form a class; where every label is unique (a P1 list) sites with equal occupancies do. The
-    counts n minimise Σ|n − wanted| over classes and over elements, with full classes and a neutral cell: the largest
+    counts n minimise Σ|n − occupancy| over classes and over elements, with full classes and a neutral cell: the largest
     remainder rule under charge neutrality, solved exactly as an integer program.
 
     Raises:
@@ -76,20 +76,22 @@ def site_classes(crystal: Crystal, charges: dict[int, float]) -> list[SiteClass]
     for members in groups.values():
         first = crystal.sites[members[0]]
         total = sum(first.occupancies.values())
-        wanted = {n: len(members) * o / max(total, 1.0) for n, o in first.occupancies.items()}
-        empty = len(members) - sum(wanted.values())
-        wanted = wanted | ({VACANCY: empty} if empty > 1e-3 * len(members) else {})
-        classes.append(SiteClass(label=first.label, sites=tuple(members), wanted=wanted))
+        shares = {n: len(members) * o / max(total, 1.0) for n, o in first.occupancies.items()}
+        empty = len(members) - sum(shares.values())
+        shares = shares | ({VACANCY: empty} if empty > 1e-3 * len(members) else {})
+        classes.append(SiteClass(label=first.label, sites=tuple(members), by_occupancy=shares))
     counts = _whole_numbers(crystal, classes, charges)
-    return [replace(one, counts=dict(zip(one.wanted, found, strict=True))) for one, found in zip(classes, counts, strict=True)]
+    return [
+        replace(one, counts=dict(zip(one.by_occupancy, whole, strict=True))) for one, whole in zip(classes, counts, strict=True)
+    ]
 
 
 def _whole_numbers(crystal: Crystal, classes: list[SiteClass], charges: dict[int, float]) -> list[list[int]]:
     """Variables: n of each (class, species), then its deviation, then the deviation of each element's total."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    pairs = [(c, number) for c, one in enumerate(classes) for number in one.wanted]
-    wanted = np.array([classes[c].wanted[number] for c, number in pairs])
+    pairs = [(c, number) for c, one in enumerate(classes) for number in one.by_occupancy]
+    targets = np.array([classes[c].by_occupancy[number] for c, number in pairs])
     elements = sorted({number for _, number in pairs})
     member = np.array([[number == element for _, number in pairs] for element in elements], dtype=float)
     inside = np.array([[c == k for c, _ in pairs] for k in range(len(classes))], dtype=float)
@@ -101,10 +103,10 @@ def _whole_numbers(crystal: Crystal, classes: list[SiteClass], charges: dict[int
     rows = [
         LinearConstraint(np.hstack([inside, none((len(classes), n + e))]), *[[len(one.sites) for one in classes]] * 2),
         LinearConstraint(np.hstack([charge, none(n + e)])[None], -slack, slack),
-        LinearConstraint(np.hstack([np.eye(n), -np.eye(n), none((n, e))]), -np.inf, wanted),
-        LinearConstraint(np.hstack([-np.eye(n), -np.eye(n), none((n, e))]), -np.inf, -wanted),
-        LinearConstraint(np.hstack([member, none((e, n)), -np.eye(e)]), -np.inf, member @ wanted),
-        LinearConstraint(np.hstack([-member, none((e, n)), -np.eye(e)]), -np.inf, -member @ wanted),
+        LinearConstraint(np.hstack([np.eye(n), -np.eye(n), none((n, e))]), -np.inf, targets),
+        LinearConstraint(np.hstack([-np.eye(n), -np.eye(n), none((n, e))]), -np.inf, -targets),
+        LinearConstraint(np.hstack([member, none((e, n)), -np.eye(e)]), -np.inf, member @ targets),
+        LinearConstraint(np.hstack([-member, none((e, n)), -np.eye(e)]), -np.inf, -member @ targets),
     ]
     result = milp(
         np.concatenate([none(n), np.ones(n + e)]),
@@ -116,8 +118,8 @@ def _whole_numbers(crystal: Crystal, classes: list[SiteClass], charges: dict[int
         problem = f"no whole numbers of atoms on its sites make {crystal.formula} neutral"
         fix = "correct the occupancies, or choose a larger cell (--prepare.min-length)"
         raise BadInput(crystal.source, problem, allowed="occupancies near a neutral composition", fix=fix)
-    found = np.rint(result.x[:n]).astype(int)
-    return [[int(k) for k, (c, _) in zip(found, pairs, strict=True) if c == index] for index in range(len(classes))]
+    rounded = np.rint(result.x[:n]).astype(int)
+    return [[int(k) for k, (c, _) in zip(rounded, pairs, strict=True) if c == index] for index in range(len(classes))]
 
 
 def order(
@@ -145,7 +147,7 @@ def order(
     classes = site_classes(large, charges)
     while True:
         try:
-            found = find_arrangements(
+            arrangements = find_arrangements(
                 large, classes, charges=charges, limits=closest_allowed(charges, settings), settings=settings,
                 generator=np.random.default_rng(seed),
             )  # fmt: skip
@@ -154,10 +156,10 @@ def order(
             if settings.like_factor - 0.05 < settings.least_like_factor - 1e-9:
                 raise
             settings = replace(settings, like_factor=settings.like_factor - 0.05)
-    rule = describe(crystal, large, classes, charges=charges, settings=settings, found=found)
+    rule = describe(crystal, large, classes, charges=charges, settings=settings, arrangements=arrangements)
     return [
         Ordering(crystal=_filled(large, numbers), energy=float(energy), rule=rule)
-        for energy, numbers in zip(found.energies, found.numbers, strict=True)
+        for energy, numbers in zip(arrangements.energies, arrangements.numbers, strict=True)
     ]
 
 
@@ -201,13 +203,13 @@ def arrangements_count(classes: list[SiteClass]) -> float:
 
 def describe(
     crystal: Crystal, large: Crystal, classes: list[SiteClass], *, charges: dict[int, float], settings: DisorderSettings,
-    found: Arrangements | None = None,
+    arrangements: Arrangements | None = None,
 ) -> str:  # fmt: skip
     """The rule as sentences, for the report and for --dry-run (then without the energies)."""
     parts = []
     for one in classes:
-        if len(one.wanted) > 1:
-            shares = ", ".join(f"{n} {_name(k)} (by occupancy {one.wanted[k]:.4g})" for k, n in one.counts.items())
+        if len(one.by_occupancy) > 1:
+            shares = ", ".join(f"{n} {_name(k)} (by occupancy {one.by_occupancy[k]:.4g})" for k, n in one.counts.items())
             parts.append(f"{one.label}: {len(one.sites)} sites get {shares}")
     total: dict[int, float] = {}
     for one in classes:
@@ -239,9 +241,9 @@ def describe(
         sentences.append("Atoms of equal charge on one class of sites have equal energy: how they share it is random (seed).")
     if gone:
         sentences.append(f"{', '.join(gone)} rounds to no atom in this cell: a larger cell would keep it.")
-    if found is not None and len(found.energies) > 1:
-        above = ", ".join(f"{energy - found.energies[0]:.3g}" for energy in found.energies)
-        sentences.append(f"{len(found.energies)} distinct orderings were chosen, {above} eV per cell above the lowest.")
+    if arrangements is not None and len(arrangements.energies) > 1:
+        above = ", ".join(f"{energy - arrangements.energies[0]:.3g}" for energy in arrangements.energies)
+        sentences.append(f"{len(arrangements.energies)} distinct orderings were chosen, {above} eV per cell above the lowest.")
     return " ".join(sentences)
 
 

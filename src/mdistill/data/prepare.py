@@ -118,7 +118,7 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
             [
                 one.label,
                 len(one.sites),
-                _shares(one.wanted, len(one.sites)),
+                _shares(one.by_occupancy, len(one.sites)),
                 formula({n: c for n, c in one.counts.items() if n and c}),
             ]
             for one in classes
@@ -171,23 +171,23 @@ def prepare(
     """
     planned = plan(crystal, settings, elements=potential.elements, subject=potential.name)
     disorder = replace(settings.disorder, orderings=settings.orderings)
-    found = order(crystal, supercell=planned.supercell, settings=disorder, seed=seed)
+    orderings = order(crystal, supercell=planned.supercell, settings=disorder, seed=seed)
     notes = list(planned.notes)
-    if len(found) < settings.orderings:
-        notes.append(f"{settings.orderings} orderings were requested; the search found {len(found)}")
-    with progress("relax", (settings.relax_steps + 1) * len(found)) as advance:
+    if len(orderings) < settings.orderings:
+        notes.append(f"{settings.orderings} orderings were requested; the search found {len(orderings)}")
+    with progress("relax", (settings.relax_steps + 1) * len(orderings)) as advance:
         relaxed = [
             relax(
                 to_system(one.crystal), potential, max_steps=settings.relax_steps, largest_force=settings.largest_force,
                 stress_GPa=settings.stress_gpa, stop=stop, advance=advance,
             )
-            for one in found
+            for one in orderings
         ]  # fmt: skip
     relaxed.sort(key=lambda pair: pair[1].energy)
     for k, (system, result) in enumerate(relaxed):
         notes.extend(_relaxation_notes(k, system, result, settings))
     return Preparation(
-        systems=[system for system, _ in relaxed], relaxations=[result for _, result in relaxed], rule=found[0].rule,
+        systems=[system for system, _ in relaxed], relaxations=[result for _, result in relaxed], rule=orderings[0].rule,
         supercell=planned.supercell, notes=tuple(notes),
     )  # fmt: skip
 

@@ -59,12 +59,12 @@ def frames_apart(segment: Segment, stride_fs: float) -> int:
     Raises:
         BadInput: The stride is no multiple of the spacing, or longer than the segment.
     """
-    apart = round(stride_fs / segment.every_fs)
+    every = round(stride_fs / segment.every_fs)
     longest = (segment.frames - 1) * segment.every_fs
-    if apart < 1 or abs(apart * segment.every_fs - stride_fs) > 1e-6 * stride_fs or stride_fs > longest * (1.0 + 1e-9):
+    if every < 1 or abs(every * segment.every_fs - stride_fs) > 1e-6 * stride_fs or stride_fs > longest * (1.0 + 1e-9):
         allowed = f"multiples of {segment.every_fs:g} fs up to {longest:g} fs"
         raise BadInput("stride", f"{stride_fs:g} fs", allowed=allowed, fix="choose one of these, or make other segments")
-    return apart
+    return every
 
 
 def cut(

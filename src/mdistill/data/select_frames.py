@@ -92,11 +92,11 @@ def select(
         floor: A candidate with a pair closer than this fraction of the shortest such pair in `reference` is dropped.
         describe: Structure → vector.
     """
-    kept = usable(candidates, reference, floor=floor)
-    if not kept or count <= 0:
+    usable_frames = usable(candidates, reference, floor=floor)
+    if not usable_frames or count <= 0:
         return []
     known = [describe(system) for system in reference]
-    points = torch.stack([describe(candidates[k]) for k in kept])
+    points = torch.stack([describe(candidates[k]) for k in usable_frames])
     scale = torch.cat([*(vector.unsqueeze(0) for vector in known), points]).std(0, correction=0).clamp_min(1e-12)
     points = points / scale
     if known:
@@ -104,13 +104,13 @@ def select(
     else:
         distance = (points - points.mean(0)).square().sum(1).sqrt()
     chosen: list[int] = []
-    while len(chosen) < min(count, len(kept)):
+    while len(chosen) < min(count, len(usable_frames)):
         best = int(distance.argmax())
         from_best = (points - points[best]).square().sum(1).sqrt()
         distance = torch.minimum(distance, from_best) if known or chosen else from_best
         chosen.append(best)
         distance[chosen] = -1.0
-    return [kept[k] for k in chosen]
+    return [usable_frames[k] for k in chosen]
 
 
 def _finite(system: System) -> bool:

@@ -110,8 +110,8 @@ def _refuse_huge(path: Path, kind: str, head: bytes) -> None:
         numbers = [line.split() for line in lines[5:7]]
         count = max((sum(map(int, words)) for words in numbers if words and all(w.isdigit() for w in words)), default=0)
     elif kind == "lammps-data":
-        found = re.search(r"(?m)^\s*(\d+)\s+atoms", "\n".join(lines))
-        count = int(found[1]) if found else 0
+        count_line = re.search(r"(?m)^\s*(\d+)\s+atoms", "\n".join(lines))
+        count = int(count_line[1]) if count_line else 0
     if count > MOST_ATOMS:
         raise _too_many(path, count)
 

@@ -150,13 +150,13 @@ def _oxidation(data: dict[str, Any]) -> dict[int, float]:
     """Oxidation numbers of the _atom_type_ loop, averaged per element; empty where not given."""
     from ase.data import atomic_numbers
 
-    found: dict[int, list[float]] = {}
+    numbers: dict[int, list[float]] = {}
     for symbol, value in zip(data.get("_atom_type_symbol", []), data.get("_atom_type_oxidation_number", []), strict=False):
         letters = re.match(r"[A-Za-z]*", symbol).group().capitalize()  # type: ignore[union-attr]
         letters = _ISOTOPES.get(letters, letters)
         if letters in atomic_numbers and re.fullmatch(r"[+-]?\d+(\.\d*)?", value):
-            found.setdefault(atomic_numbers[letters], []).append(float(value))
-    return {number: float(np.mean(values)) for number, values in found.items()}
+            numbers.setdefault(atomic_numbers[letters], []).append(float(value))
+    return {number: float(np.mean(values)) for number, values in numbers.items()}
 
 
 def _operations(block: Any, data: dict[str, Any], source: str, notes: list[str]) -> np.ndarray:
@@ -185,7 +185,7 @@ def _operations(block: Any, data: dict[str, Any], source: str, notes: list[str])
 def _orbit(place: np.ndarray, operations: np.ndarray, cell: np.ndarray, tolerance: float) -> np.ndarray:
     """All distinct images [image, 3] of a position in the cell; images within the tolerance (Å) are averaged."""
     images = operations[:, :, :3] @ place + operations[:, :, 3]
-    kept: list[np.ndarray] = []
+    centres: list[np.ndarray] = []
     left = np.ones(len(images), dtype=bool)
     for k in range(len(images)):
         if not left[k]:
@@ -194,8 +194,8 @@ def _orbit(place: np.ndarray, operations: np.ndarray, cell: np.ndarray, toleranc
         difference -= np.round(difference)
         near = left & (np.linalg.norm(difference @ cell, axis=1) < tolerance)
         left &= ~near
-        kept.append(images[k] + difference[near].mean(axis=0))
-    orbit = np.array(kept)
+        centres.append(images[k] + difference[near].mean(axis=0))
+    orbit = np.array(centres)
     return np.where(np.abs(orbit % 1.0 - 1.0) < 1e-9, 0.0, orbit % 1.0)
 
 

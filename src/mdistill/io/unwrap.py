@@ -113,8 +113,8 @@ def _check_order(
             same = movers[numbers[movers] == number]
             if len(same) < 2:
                 continue
-            apart = positions[frame + 1, same][:, None] - positions[frame, same][None]
-            scaled = apart @ np.linalg.inv(frames[frame + 1])
+            step = positions[frame + 1, same][:, None] - positions[frame, same][None]
+            scaled = step @ np.linalg.inv(frames[frame + 1])
             distance = np.linalg.norm((scaled - np.rint(scaled) * periodic) @ frames[frame + 1], axis=-1)
             np.fill_diagonal(distance, 1e6)
             row, column = linear_sum_assignment(distance)

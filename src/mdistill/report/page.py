@@ -72,9 +72,9 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def add_to_report(run: Path, found: Results) -> Path:
+def add_to_report(run: Path, results: Results) -> Path:
     """Add the sections and rungs of a command to the results of a run folder; page and figures are written again."""
-    write_svg_files(add_to_run(run, found), run)
+    write_svg_files(add_to_run(run, results), run)
     return write_report(run)
 
 

@@ -179,15 +179,15 @@ def in_section(name: str, results: Results) -> Results:
     return dataclasses.replace(results, sections=[Section(name=name, values=list(results.values), **parts)])
 
 
-def with_sections(whole: Results, found: Results) -> Results:
+def with_sections(whole: Results, added: Results) -> Results:
     """The results of a run with the sections of a command in place of its older ones of the same names, and its rungs.
 
     Notes of the command are not taken over.
     """
-    named = {section.name for section in found.sections}
+    named = {section.name for section in added.sections}
     old = [section for section in whole.sections if section.name in named]
     values, gates, tables, figures = ({n for s in old for n in getattr(s, p)} for p in ("values", "gates", "tables", "figures"))
-    kept = dataclasses.replace(
+    rest = dataclasses.replace(
         whole,
         values={name: value for name, value in whole.values.items() if name not in values},
         headlines=[h for h in whole.headlines if h.value not in values],
@@ -195,12 +195,12 @@ def with_sections(whole: Results, found: Results) -> Results:
         tables=[table for table in whole.tables if table.name not in tables],
         figures=[figure for figure in whole.figures if figure.name not in figures],
     )
-    return merge(kept, dataclasses.replace(found, notes=[]))
+    return merge(rest, dataclasses.replace(added, notes=[]))
 
 
-def add_to_run(run: Path, found: Results) -> Results:
+def add_to_run(run: Path, added: Results) -> Results:
     """Write the sections and rungs of a command into the results of a run folder; gives the results."""
-    whole = with_sections(read_results(run), found)
+    whole = with_sections(read_results(run), added)
     write_results(run, whole)
     return whole
 
