@@ -249,8 +249,8 @@ WRONG = {
     "holds no prepare/structures.extxyz": (lambda run: shutil.rmtree(run / "prepare"), []),
     "no such file": (lambda run: (run / "results.json").unlink(), ["--teacher", ""]),
     "did you mean 'sevennet-0'?": (lambda run: None, ["--teacher", "sevenet-0"]),
-    "probes: 1\n  allowed: at least 2": (lambda run: None, ["--probes", "1"]),
-    "temperature_K: -5": (lambda run: None, ["--temperature-K", "-5"]),
+    "--probes: 1\n  allowed: at least 2": (lambda run: None, ["--probes", "1"]),
+    "--temperature-K: -5": (lambda run: None, ["--temperature-K", "-5"]),
 }
 
 
