@@ -17,9 +17,9 @@ from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
 from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
-from mdistill.judge.potential import validate
+from mdistill.judge.potential import closest_distances, pair_name, scan_pairs, validate
 from mdistill.judge.settings import ValidateSettings
-from mdistill.judge.timing import closest_distances, compare_speed, pair_name, scan_pairs
+from mdistill.judge.timing import compare_speed
 from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.results import Results, read_results, write_results
 from mdistill.simulation.evaluator import Evaluator

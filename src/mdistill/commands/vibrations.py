@@ -59,10 +59,11 @@ def main(arguments: list[str]) -> int:
     """Measure and add to the report; prints the tables."""
     given = parse(VibrationArguments, arguments, program="mdistill vibrations", description=HELP, groups=GROUPS)
     from mdistill.interrupt import stop_on_signals
+    from mdistill.judge.vibrations import vibrations
     from mdistill.report.page import add_to_report
     from mdistill.runs.lock import locked
-    from mdistill.workflows.run_parts import teacher_of
-    from mdistill.workflows.vibrations import vibrations_of_run
+    from mdistill.teachers.models import find_student, load
+    from mdistill.workflows.run_parts import relaxed_systems, teacher_of
 
     use_threads(given.threads)
     teacher = teacher_of(given.run, given.teacher, device=given.device)
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> int:
     command = "mdistill vibrations " + shlex.join(arguments)
     out = given.out or given.run / "vibrations"
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        found = vibrations_of_run(given.run, teacher, settings, out, stop=stop)
+        found = vibrations(load(find_student(given.run)), teacher, relaxed_systems(given.run)[0], settings, out, stop=stop)
         page = add_to_report(given.run, found)
     finish(stamped(found, settings, repeat=command), out, report=True)
     print(f"added to: {page}")

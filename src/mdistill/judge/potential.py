@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from ase.data import chemical_symbols, covalent_radii
 
 from mdistill.analysis.accuracy import accuracy
 from mdistill.analysis.gates import (
     Drift,
+    PairScan,
     drift_gate,
     energy_drift,
     energy_gate,
@@ -26,11 +30,12 @@ from mdistill.analysis.gates import (
 from mdistill.analysis.settings import GateLimits
 from mdistill.errors import BlowUp
 from mdistill.estimates import Estimate, Gate
+from mdistill.graph import build_graph, concatenate, edge_vectors, make_system
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.potential_tables import Measured, figures, rungs, tables
 from mdistill.judge.replay import replay
 from mdistill.judge.settings import ValidateSettings
-from mdistill.judge.timing import Speed, closest_distances, compare_speed, scan_pairs
+from mdistill.judge.timing import Speed, compare_speed
 from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.hardware import hardware
 from mdistill.runs.identity import model_id, structure_sha256
@@ -216,3 +221,51 @@ def _values(measured: Measured) -> dict[str, Estimate]:
         "student_us_per_atom_step": speed.student,
         "speed_up": speed.ratio,
     }
+
+
+def pair_name(first: int, second: int) -> str:
+    """ "Li–S", lower atomic number first."""
+    return "–".join(sorted((chemical_symbols[first], chemical_symbols[second])))
+
+
+def closest_distances(frames: Sequence[LabelledFrame], *, cutoff: float = 6.0) -> dict[tuple[int, int], float]:
+    """Closest distance (Å) of every pair of elements in the frames; the sum of covalent radii where none is near."""
+    elements = sorted({z for frame in frames for z in frame.system.numbers.tolist()})
+    closest: dict[tuple[int, int], float] = {}
+    for frame in frames:
+        graph = build_graph(frame.system, cutoff)
+        lengths = edge_vectors(graph).norm(dim=1)
+        first, second = frame.system.numbers[graph.receiver], frame.system.numbers[graph.sender]
+        for pair in combinations_with_replacement(elements, 2):
+            mine = lengths[(first == pair[0]) & (second == pair[1])]
+            if mine.numel():
+                closest[pair] = min(closest.get(pair, cutoff), float(mine.min()))
+    pairs = combinations_with_replacement(elements, 2)
+    return {pair: closest.get(pair, float(covalent_radii[pair[0]] + covalent_radii[pair[1]])) for pair in pairs}
+
+
+def scan_pairs(
+    potential: Potential, ends: Mapping[tuple[int, int], float], *, start: float = 0.3, spacing: float = 0.01
+) -> dict[str, PairScan]:
+    """Energy and force of two atoms alone, from `start` to the end given for each pair (Å).
+
+    Args:
+        potential: Any potential.
+        ends: Last distance per pair of atomic numbers; the closest distance in the labels, where data take over.
+        start: First distance.
+        spacing: Between points.
+    Returns:
+        Scans by pair name.
+    """
+    scans = {}
+    for (first, second), end in sorted(ends.items()):
+        distance = np.linspace(start, max(end, start + 4 * spacing), max(5, round((end - start) / spacing) + 1))
+        dimers = [
+            make_system(np.array([[0, 0, 0], [0, 0, r]]), np.array([first, second]), np.zeros((3, 3)), [False] * 3)
+            for r in distance
+        ]
+        prediction = potential(build_graph(concatenate(dimers), potential.cutoff))
+        forces = prediction.forces.detach().cpu().double().numpy().reshape(-1, 2, 3)
+        energy = prediction.energy.detach().cpu().double().numpy()
+        scans[pair_name(first, second)] = PairScan(distance=distance, energy=energy, force=forces[:, 1, 2])
+    return scans
