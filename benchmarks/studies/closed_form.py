@@ -47,7 +47,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, how in SIZES.items():
         begun = time.monotonic()
-        result, posterior, within = fit_closed_form(frames, settings, given.runs / f"closed-form-{name}", how=how)
+        result, posterior, within = fit_closed_form(frames, settings, given.runs / f"closed-form-{name}", closed_form=how)
         rows.append(
             {"fit": f"closed form, {name}", "weights": result.parameters, "minutes": (time.monotonic() - begun) / 60.0}
             | errors(result.accuracy)

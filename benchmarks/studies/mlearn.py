@@ -84,7 +84,7 @@ def main() -> None:
         for name, (energy, force) in published.items():
             rows.append({"element": element, "model": name, "energy MAE (meV/atom)": energy, "force MAE (eV/Å)": force})
         begun = time.monotonic()
-        linear = fit_closed_form(train, settings, given.runs / element / "closed-form", how=how)[0]
+        linear = fit_closed_form(train, settings, given.runs / element / "closed-form", closed_form=how)[0]
         rows.append(row_of("closed form", element, linear, test, (time.monotonic() - begun) / 60.0))
         begun = time.monotonic()
         learned = train_potential(train, settings, given.runs / element / "gradient")

@@ -81,7 +81,7 @@ def main() -> None:
     first = home / "first" / MODEL
     if not first.is_file():
         train_potential(taught, FIRST, first.parent)
-    _, posterior, _ = fit_closed_form(taught, FIRST, home / "closed-form", how=SCREEN)
+    _, posterior, _ = fit_closed_form(taught, FIRST, home / "closed-form", closed_form=SCREEN)
 
     def error(path: Path) -> float:
         return 1e3 * (accuracy(unseen, evaluate(load(path), unseen)).force["all"].mean_absolute.value or 0.0)

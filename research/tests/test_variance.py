@@ -20,7 +20,7 @@ SETTINGS = TrainSettings(cutoff=4.5, radial=6, held_out=0.25)
 
 def test_the_most_uncertain_structures_are_those_of_the_explicit_posterior(tmp_path):
     frames = morse_frames(40)
-    _, posterior, _ = fit_closed_form(frames, SETTINGS, tmp_path, how=SMALL)
+    _, posterior, _ = fit_closed_form(frames, SETTINGS, tmp_path, closed_form=SMALL)
     pool = [f.system for f in frames[:6]]
     pool += [
         replace(s, positions=x * s.positions, cell=x * s.cell)

@@ -37,7 +37,7 @@ def start(linear: MomentNet, frames, channels: int) -> MomentNet:
 
 
 def without_cubes(tmp_path, frames) -> MomentNet:
-    fit_closed_form(frames, SETTINGS, tmp_path, how=SMALL)
+    fit_closed_form(frames, SETTINGS, tmp_path, closed_form=SMALL)
     linear = load_net(tmp_path / MODEL).requires_grad_(False)
     linear.last.weight.view(len(linear.settings.elements), linear.settings.degree + 3, -1)[:, -1] = 0.0
     return linear
@@ -67,7 +67,7 @@ def test_fewer_channels_keep_the_leading_part(tmp_path):
 
 def test_training_starts_there(tmp_path):
     frames = morse_frames(40)
-    fit_closed_form(frames, SETTINGS, tmp_path / "linear", how=SMALL)
+    fit_closed_form(frames, SETTINGS, tmp_path / "linear", closed_form=SMALL)
     cold = train_potential(frames, SETTINGS, tmp_path / "cold")
     warm = train_from_linear(frames, SETTINGS, tmp_path / "warm", linear=tmp_path / "linear" / MODEL)
     assert warm.accuracy.force["all"].mean_absolute.value < 0.5 * cold.accuracy.force["all"].mean_absolute.value

@@ -83,7 +83,7 @@ def test_every_cubic_form_is_a_sum_of_cubes():
 
 def test_a_fit_learns_and_is_the_same_twice(tmp_path, trust):
     frames = morse_frames(60, probes=1)
-    results = [fit_closed_form(frames, SETTINGS, tmp_path / str(k), how=SMALL) for k in range(2)]
+    results = [fit_closed_form(frames, SETTINGS, tmp_path / str(k), closed_form=SMALL) for k in range(2)]
     (result, posterior, within), (again, _, _) = results
     assert result.sha256 == again.sha256
     force = result.accuracy.force["all"]
@@ -97,7 +97,7 @@ def test_a_fit_learns_and_is_the_same_twice(tmp_path, trust):
 
 def test_error_bars_grow_away_from_the_data(tmp_path):
     frames = morse_frames(40)
-    _, posterior, _ = fit_closed_form(frames, SETTINGS, tmp_path, how=SMALL)
+    _, posterior, _ = fit_closed_form(frames, SETTINGS, tmp_path, closed_form=SMALL)
     near = frames[0].system
     far = replace(near, positions=0.93 * near.positions, cell=0.93 * near.cell)
     assert float(posterior.force_errors(far).mean()) > 1.2 * float(posterior.force_errors(near).mean())
@@ -105,7 +105,7 @@ def test_error_bars_grow_away_from_the_data(tmp_path):
 
 def test_the_posterior_comes_back_and_damage_is_noticed(tmp_path):
     frames = morse_frames(40)
-    result, posterior, _ = fit_closed_form(frames, SETTINGS, tmp_path, how=SMALL)
+    result, posterior, _ = fit_closed_form(frames, SETTINGS, tmp_path, closed_form=SMALL)
     path = tmp_path / POSTERIOR
     again = load_posterior(path, model=result.sha256)
     system = frames[0].system
@@ -124,7 +124,7 @@ def test_the_posterior_comes_back_and_damage_is_noticed(tmp_path):
 def test_a_fit_to_shuffled_labels_is_seen_to_be_bad(tmp_path, trust):
     frames = morse_frames(40)
     wrong = [replace(f, target=g.target) for f, g in zip(frames, frames[1:] + frames[:1], strict=True)]
-    good, bad = (fit_closed_form(x, SETTINGS, tmp_path / n, how=SMALL)[0] for n, x in (("good", frames), ("bad", wrong)))
+    good, bad = (fit_closed_form(x, SETTINGS, tmp_path / n, closed_form=SMALL)[0] for n, x in (("good", frames), ("bad", wrong)))
     assert bad.accuracy.force["all"].mean_absolute.value > 3 * good.accuracy.force["all"].mean_absolute.value
     trust("T28", "closed-form fit to shuffled labels", "seen", "seen", planted=True)
 

@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
         if given.method == "closed-form":
             from mdistill.training.closed_form import fit_closed_form
 
-            result, posterior, within = fit_closed_form(frames, given.settings, folder, how=given.closed_form, stop=stop)
+            result, posterior, within = fit_closed_form(frames, given.settings, folder, closed_form=given.closed_form, stop=stop)
             fitted = closed_form_results(result, posterior, within)
         else:
             from mdistill.training.potential import train_potential

@@ -68,10 +68,10 @@ def set_kick_scale(
     if known is not None:
         net.scale_kicks(known.get("factor", 1.0))
         return known
-    adjustment = _search(net, potential, system, settings, stop=stop)
+    adjusted = _search(net, potential, system, settings, stop=stop)
     if folder is not None:
-        Ledger(folder).keep(work, adjustment)
-    return adjustment
+        Ledger(folder).keep(work, adjusted)
+    return adjusted
 
 
 def _search(

@@ -230,9 +230,9 @@ class Exchange(torch.nn.Module):
         met, turned = self.meet(calm), self.mix(vector)
         hidden = silu(met.index_select(0, first) + met.index_select(0, second) + self.see(pairs.seen))
         gains = self.last(silu(self.second(hidden)) * pairs.envelope).view(len(first), 2, _ARROWS + turned.shape[2])
-        apart = theta * (turned.index_select(0, second) - turned.index_select(0, first))
+        differences = theta * (turned.index_select(0, second) - turned.index_select(0, first))
         paces = pairs.arrows.new_tensor([theta**2, 1.0, 1.0, 1.0, 1.0])
-        pushes = (gains @ torch.cat([paces * pairs.arrows, apart], 2).transpose(1, 2)).transpose(0, 1).to(torch.float64)
+        pushes = (gains @ torch.cat([paces * pairs.arrows, differences], 2).transpose(1, 2)).transpose(0, 1).to(torch.float64)
         pushes = (scale[:, first] * scale[:, second]).sqrt().unsqueeze(2) * pushes
         return pushes.new_zeros((2, len(scalar), 3)).index_add(1, first, pushes).index_add(1, second, -pushes)
 

@@ -167,8 +167,8 @@ class LeapingBarostat:
     def leap(self, state: State, generator: Generator, step: int, steps: int) -> tuple[State, int, bool]:
         self.plain.check(state)
         every = self.plain.every
-        wanted = min(steps, every - round(state.time / self.stride_fs) % every)
-        state, taken, suspect = self.inner.leap(state, generator, step, wanted)
+        most = min(steps, every - round(state.time / self.stride_fs) % every)
+        state, taken, suspect = self.inner.leap(state, generator, step, most)
         strained = round(state.time / self.stride_fs) % every == 0
         return (self.plain.strained(state, generator) if strained else state), taken, suspect or strained
 

@@ -50,12 +50,12 @@ class CompiledDynamics:
     def step(self, state: State, generator: Generator) -> State:
         return self.leap(state, generator, round(state.time / self.stride_fs), 1)[0]
 
-    def leap(self, state: State, generator: Generator, step: int, steps: int, **kept: float) -> tuple[State, int, bool]:
-        """The state after at most so many steps; `kept`: what a `Motion` needs to know of the energy that strides keep."""
-        wanted = steps
+    def leap(self, state: State, generator: Generator, step: int, steps: int, **correction: float) -> tuple[State, int, bool]:
+        """The state after at most so many steps; `correction`: what a `Motion` needs to know of the energy that strides keep."""
+        asked = steps
         if self._seconds_per_step:
             steps = max(1, min(steps, int(_LONGEST_LEAP_S / self._seconds_per_step)))
-        motion = replace(self._motion(state, generator, step, steps), whole=steps == wanted, **kept)  # type: ignore[arg-type]
+        motion = replace(self._motion(state, generator, step, steps), whole=steps == asked, **correction)  # type: ignore[arg-type]
         point = self._point(state)
         began = time.monotonic()
         taken, stopped = self.mover.loop.run(motion, point)

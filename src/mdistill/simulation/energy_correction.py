@@ -87,8 +87,8 @@ class CorrectEnergy:
             return state
         internal = internal_momenta(state, state.momenta)
         kinetic = kinetic_energy(replace(state, momenta=internal, middle_momenta=None))
-        wanted = (1.0 + missing / kinetic.clamp_min(1e-300)).clamp_min(0.0).sqrt()
-        factor = torch.where(kinetic > 0.0, wanted.clamp(1.0 - self.clip, 1.0 + self.clip), torch.ones_like(wanted))
+        exact = (1.0 + missing / kinetic.clamp_min(1e-300)).clamp_min(0.0).sqrt()
+        factor = torch.where(kinetic > 0.0, exact.clamp(1.0 - self.clip, 1.0 + self.clip), torch.ones_like(exact))
         momenta = state.momenta + (factor.index_select(0, state.system.owner).unsqueeze(1) - 1.0) * internal
         return replace(state, momenta=momenta, energy_debt=missing - (factor.square() - 1.0) * kinetic)
 

@@ -43,12 +43,12 @@ class Evaluator:
     def __call__(self, system: System) -> Prediction:
         if not bool(torch.isfinite(system.positions).all() & torch.isfinite(system.cell).all()):
             return _nothing(system)
-        found = self.potential(self._pairs.graph(system if self.device is None else cast(system, device=self.device)))
+        prediction = self.potential(self._pairs.graph(system if self.device is None else cast(system, device=self.device)))
         like = system.positions
         return Prediction(
-            energy=found.energy.detach().to(like),
-            forces=found.forces.detach().to(like),
-            stress=None if found.stress is None else found.stress.detach().to(like),
+            energy=prediction.energy.detach().to(like),
+            forces=prediction.forces.detach().to(like),
+            stress=None if prediction.stress is None else prediction.stress.detach().to(like),
         )
 
 

@@ -119,17 +119,17 @@ class OneStepStrides:
             return moved
         start, common, internal = _kinetic(before), *_shares(moved)
         debt = torch.zeros_like(start) if before.energy_debt is None else before.energy_debt
-        own = prediction_of(before).energy + start - prediction_of(moved).energy - common
-        if not bool((_factor(own, internal) - 1.0).abs().max() <= self.worst):
+        internal_after = prediction_of(before).energy + start - prediction_of(moved).energy - common
+        if not bool((_factor(internal_after, internal) - 1.0).abs().max() <= self.worst):
             self.counts.energetic += 1
             return None
-        wanted = _factor(own + debt, internal)
-        factor = wanted.clamp(1.0 - self.clip, 1.0 + self.clip)
-        self.counts.clips += int((wanted != factor).any())
+        exact = _factor(internal_after + debt, internal)
+        factor = exact.clamp(1.0 - self.clip, 1.0 + self.clip)
+        self.counts.clips += int((exact != factor).any())
         owner, weight = moved.system.owner, moved.masses.unsqueeze(1)
         drift = weight * _drift(moved).index_select(0, owner)
         momenta = drift + factor.index_select(0, owner).unsqueeze(1) * (moved.momenta - drift)
-        return replace(moved, momenta=momenta, energy_debt=own + debt - factor.square() * internal)
+        return replace(moved, momenta=momenta, energy_debt=internal_after + debt - factor.square() * internal)
 
 
 def one_step_strides(
@@ -176,10 +176,10 @@ def _kinetic(state: State) -> Float[Tensor, " struct"]:
     return 0.5 * KINETIC * per_struct(state.system, state.momenta.square().sum(1) / state.masses)
 
 
-def _factor(wanted: Float[Tensor, " struct"], found: Float[Tensor, " struct"]) -> Float[Tensor, " struct"]:
-    """√(wanted/found) of kinetic energies; 0 where none is wanted, 1 where none is there and none is wanted."""
-    still = (found <= 0.0) & (wanted.abs() <= 1e-12)
-    return torch.where(still, torch.ones_like(found), (wanted.clamp_min(0.0) / found.clamp_min(1e-300)).sqrt())
+def _factor(target: Float[Tensor, " struct"], kinetic: Float[Tensor, " struct"]) -> Float[Tensor, " struct"]:
+    """√(target/kinetic); 0 where the target is none, 1 where both are none."""
+    still = (kinetic <= 0.0) & (target.abs() <= 1e-12)
+    return torch.where(still, torch.ones_like(kinetic), (target.clamp_min(0.0) / kinetic.clamp_min(1e-300)).sqrt())
 
 
 def _random_turn(generator: Generator) -> Float[Tensor, "3 3"]:

@@ -81,10 +81,10 @@ def rollout(
         raise BadInput("steps", str(steps), allowed="0 or more", fix="give a number of steps that is not negative")
     step, last, leaping = first_step, first_step + steps, isinstance(propagator, LeapingPropagator)
     while step < last:
-        wanted = min(last - step, leap - step % leap) if leaping else 1
+        most = min(last - step, leap - step % leap) if leaping else 1
         try:
             if leaping:
-                state, taken, suspect = propagator.leap(state, generator, step, wanted)  # type: ignore[attr-defined]
+                state, taken, suspect = propagator.leap(state, generator, step, most)  # type: ignore[attr-defined]
             else:
                 state, taken, suspect = propagator.step(state, generator), 1, True
         except BadInput as error:

@@ -67,7 +67,7 @@ def means(state: State, before: RunningSums) -> dict[str, float | None]:
     numbers, periodic = torch.unique(system.numbers), bool(system.pbc.all())
     kinetic = (now.kinetic - before.kinetic) / max(steps, 1)
     freedom = _freedom(state, numbers)
-    found: dict[str, float | None] = {
+    row: dict[str, float | None] = {
         "mean_potential_eV": (now.potential - before.potential) / evaluated if evaluated else None,
         "mean_temperature_K": float(kinetic.sum() / BOLTZMANN) / int(degrees_of_freedom(state)[0]),
         "mean_pressure_GPa": (now.pressure - before.pressure) / evaluated / GPA if evaluated and periodic else None,
@@ -75,8 +75,8 @@ def means(state: State, before: RunningSums) -> dict[str, float | None]:
     from ase.data import chemical_symbols
 
     for number, energy, count in zip(numbers.tolist(), kinetic, freedom, strict=True):
-        found[f"mean_T_{chemical_symbols[number]}_K"] = float(energy / (count * BOLTZMANN))
-    return found if steps else dict.fromkeys(found)
+        row[f"mean_T_{chemical_symbols[number]}_K"] = float(energy / (count * BOLTZMANN))
+    return row if steps else dict.fromkeys(row)
 
 
 def _freedom(state: State, numbers: Tensor) -> Float[Tensor, " element"]:

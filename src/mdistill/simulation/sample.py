@@ -112,12 +112,12 @@ def sample(
     Returns:
         The last state and the frames.
     """
-    last, kept = state, Collect()
+    last, collected = state, Collect()
     if with_start:
-        kept(0, state)
+        collected(0, state)
     for step, frame, last in sampled(
         state, moving, generator=generator, equilibration=equilibration, frames=frames, every=every, stop=stop
     ):
         if frame:
-            kept(step, last)
-    return last, kept
+            collected(step, last)
+    return last, collected

@@ -101,13 +101,13 @@ class SplittingStrides:
                 positions = state.system.positions + drift * inverse * state.momenta
                 state = replace(state, system=replace(state.system, positions=positions))
             stage = min(k, self.kicks - k)
-            found = _balanced(self.stages[stage](state.system))
-            forces = found.forces
+            prediction = _balanced(self.stages[stage](state.system))
+            forces = prediction.forces
             if not bool((forces.norm(dim=1) <= self.largest_force[stage]).all()):
                 return None
             share = 0.5 if k in (0, self.kicks) else 1.0
             kicked = replace(state, momenta=state.momenta + (share * drift * ACCELERATION) * forces)
-            energies.append(float((found.energy + kinetic_energy(kicked if k else state)).sum()))
+            energies.append(float((prediction.energy + kinetic_energy(kicked if k else state)).sum()))
             state = kicked
         if not abs(energies[-1] - energies[0]) <= self.looked_at and not self._right(before, state):
             return None

@@ -70,7 +70,7 @@ class _Normal:
 
 
 def fit_closed_form(
-    frames: Sequence[LabelledFrame], settings: TrainSettings, folder: Path, *, how: ClosedFormSettings | None = None,
+    frames: Sequence[LabelledFrame], settings: TrainSettings, folder: Path, *, closed_form: ClosedFormSettings | None = None,
     stop: StopRequest = NEVER, provenance: dict[str, Any] | None = None,
 ) -> tuple[TrainingResult, Posterior, dict[str, float]]:  # fmt: skip
     """Fit the linear student; writes `student.mdistill` and `posterior.safetensors`. The same input gives the same weights.
@@ -78,7 +78,7 @@ def fit_closed_form(
     Args:
         frames, settings: Labelled structures; cutoff, radial functions, degree and held-out share.
         folder, stop: Where; asked between frames (nothing is kept of an interrupted fit: it takes about a minute).
-        how: Size of the basis, curvature, iterations.
+        closed_form: Size of the basis, curvature, iterations.
         provenance: Kept in the model file.
     Returns:
         Errors on the held-out blocks, the posterior, and the calibration of its force errors there: shares of residuals
@@ -88,17 +88,17 @@ def fit_closed_form(
         Interrupted: Stopped on request.
     """
     check_labels(frames)
-    how = how or ClosedFormSettings()
+    closed_form = closed_form or ClosedFormSettings()
     train, held_out = split_blocks(frames, held_out=settings.held_out)
     train = with_probes(train, settings.curvature)
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
     size = MomentSettings(elements=elements, **settings.network() | {"channels": 1, "hidden": 0})
-    products = _products(size, items_of(train, size.cutoff, torch.float64), how)
-    posterior = _solve(products, _normal_equations(products, train, how, stop), how.iterations)
+    products = _products(size, items_of(train, size.cutoff, torch.float64), closed_form)
+    posterior = _solve(products, _normal_equations(products, train, closed_form, stop), closed_form.iterations)
     student = to_student(products, posterior.weights, seed=settings.fit.seed)
     path = Path(folder) / MODEL
     made_from = {"train_frames": len(train), "held_out_frames": len(held_out), "fit": "closed-form"}
-    made_from |= {"settings": asdict(settings), "closed_form": asdict(how)}
+    made_from |= {"settings": asdict(settings), "closed_form": asdict(closed_form)}
     digest = save_model(path, student, (provenance or {}) | made_from)
     save_posterior(Path(folder) / POSTERIOR, posterior, model=digest)
     potential = load_model(path)
@@ -114,34 +114,34 @@ def fit_closed_form(
     return result, posterior, within
 
 
-def _products(size: MomentSettings, items: Sequence[Item], how: ClosedFormSettings) -> Products:
+def _products(size: MomentSettings, items: Sequence[Item], closed_form: ClosedFormSettings) -> Products:
     net = MomentNet(size)
     with torch.no_grad():
         net.last.weight.zero_()
         net.set_closest(beginnings(net, items))
         net.reference.copy_(reference_energies(net, items))
-        return make_products(net, *moments_of(net, spread_over(items)), second=how.second, third=how.third)
+        return make_products(net, *moments_of(net, spread_over(items)), second=closed_form.second, third=closed_form.third)
 
 
 def _normal_equations(
-    products: Products, frames: Sequence[LabelledFrame], how: ClosedFormSettings, stop: StopRequest
+    products: Products, frames: Sequence[LabelledFrame], closed_form: ClosedFormSettings, stop: StopRequest
 ) -> dict[str, _Normal]:
     """Every labelled row of every frame, added up."""
     size = products.count
-    found = {
+    normals = {
         kind: _Normal(torch.zeros((size, size), dtype=torch.float64), torch.zeros(size, dtype=torch.float64)) for kind in _KINDS
     }
     probed = [k for k, frame in enumerate(frames) if frame.probes is not None]
-    curved = {probed[int(k)] for k in np.linspace(0, len(probed) - 1, min(how.curvature_frames, len(probed)))}
+    curved = {probed[int(k)] for k in np.linspace(0, len(probed) - 1, min(closed_form.curvature_frames, len(probed)))}
     with progress("closed form", len(frames), unit="frame") as advance, torch.no_grad():
         for number, frame in enumerate(frames):
-            for kind, rows, labels in _rows_of(products, frame, curved=number in curved, step=how.step_A):
-                found[kind].add(rows, labels)
+            for kind, rows, labels in _rows_of(products, frame, curved=number in curved, step=closed_form.step_A):
+                normals[kind].add(rows, labels)
             advance(1, "")
             stop.raise_if_pending()
-    for normal in found.values():
+    for normal in normals.values():
         normal.flush()
-    return {kind: normal for kind, normal in found.items() if normal.rows}
+    return {kind: normal for kind, normal in normals.items() if normal.rows}
 
 
 def _rows_of(products: Products, frame: LabelledFrame, *, curved: bool, step: float) -> Iterator[tuple[str, Tensor, Tensor]]:

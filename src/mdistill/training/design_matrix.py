@@ -185,8 +185,8 @@ def to_student(products: Products, weights: Float[Tensor, " weight"], *, seed: i
     student = MomentNet(replace(settings, channels=channels, hidden=0))
     mixing = torch.zeros((n, degrees, size, channels), dtype=torch.float64)
     last = torch.zeros((n, degrees + 2, channels), dtype=torch.float64)
-    for z, own in enumerate(weights.view(n, -1)):
-        first, squares, cubic = own.split([size, degrees * len(products.pairs), len(products.triples)])
+    for z, share in enumerate(weights.view(n, -1)):
+        first, squares, cubic = share.split([size, degrees * len(products.pairs), len(products.triples)])
         mixing[z, 0, :, -1], last[z, 0, -1] = first, 1.0
         for degree, part in enumerate(squares.view(degrees, -1)):
             form = torch.zeros((second, second), dtype=torch.float64)
@@ -241,10 +241,10 @@ def sum_of_cubes(
                 )
             return rates.reshape(len(index), -1)
 
-        found = least_squares(
+        solution = least_squares(
             residual, rng.normal(0.0, 0.5, count * variables), jac=jacobian, method="trf", xtol=1e-15, ftol=1e-15, gtol=1e-15
         )
-        best = min(best, float(np.abs(found.fun).max()))
+        best = min(best, float(np.abs(solution.fun).max()))
         if best < 1e-11:
-            return size, torch.from_numpy(found.x.reshape(count, variables))
+            return size, torch.from_numpy(solution.x.reshape(count, variables))
     raise MdistillError(f"the cubic form of the closed-form fit was met to {best:.1e} only")

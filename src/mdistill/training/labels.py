@@ -101,21 +101,21 @@ def with_probes(frames: Sequence[LabelledFrame], kind: Literal["any", "rows", "p
     """
     if kind == "any":
         return list(frames)
-    wanted = {"rows": "rows", "probes": "random", "none": ""}[kind]
-    found = [_with_probes(frame, wanted) for frame in frames]
-    if kind != "none" and all(frame.probes is None for frame in found):
-        fix = f"label with --probe-kind {wanted} --probes 1 or more"
+    probes = {"rows": "rows", "probes": "random", "none": ""}[kind]
+    chosen = [_with_probes(frame, probes) for frame in frames]
+    if kind != "none" and all(frame.probes is None for frame in chosen):
+        fix = f"label with --probe-kind {probes} --probes 1 or more"
         raise BadInput("curvature", f"{kind}, but no frame has such labels", allowed="labels with them, or any or none", fix=fix)
-    return found
+    return chosen
 
 
-def _with_probes(frame: LabelledFrame, wanted: str) -> LabelledFrame:
+def _with_probes(frame: LabelledFrame, kind: str) -> LabelledFrame:
     if frame.probes is None or frame.products is None:
         return frame
-    kept = [k for k, probe in enumerate(frame.probes) if probe_kind(probe) == wanted]
-    if not kept:
+    rows = [k for k, probe in enumerate(frame.probes) if probe_kind(probe) == kind]
+    if not rows:
         return replace(frame, probes=None, products=None)
-    return replace(frame, probes=frame.probes[kept], products=frame.products[kept])
+    return replace(frame, probes=frame.probes[rows], products=frame.products[rows])
 
 
 def check_labels(frames: Sequence[LabelledFrame]) -> None:

@@ -55,10 +55,10 @@ class PotentialObjective:
         target, probes = target_of(frames, graph.system.positions), None
         if step >= 0 and step % self.every == 0:
             target, probes = self._curvature(frames, target, step)
-        prediction, found = predict(module, graph, probes=probes, create_graph=step >= 0)  # type: ignore[arg-type]
+        prediction, products = predict(module, graph, probes=probes, create_graph=step >= 0)  # type: ignore[arg-type]
         atoms = torch.bincount(graph.system.owner, minlength=len(batch)).to(torch.float64)
         gradient = self._energy_gradient(module, graph, step)
-        loss, errors = total_loss(self._terms(), prediction, found, target, atoms, gradient=gradient)
+        loss, errors = total_loss(self._terms(), prediction, products, target, atoms, gradient=gradient)
         if self.dimers is not None and step >= 0 and step % EVERY == 1:
             loss = loss + EVERY * attraction(module, self.dimers)  # type: ignore[arg-type]
         return loss, errors

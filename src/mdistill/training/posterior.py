@@ -93,15 +93,15 @@ def load_posterior(path: Path, *, model: str) -> Posterior:
         if described["format"] != FORMAT or described["sha256"] != tensor_hash(tensors):
             raise ValueError("another format, or bytes that were altered")
         settings = MomentSettings(**described["settings"] | {"elements": tuple(described["settings"]["elements"])})
-        found = {name: torch.from_numpy(array.astype(np.float64)) for name, array in tensors.items()}
+        arrays = {name: torch.from_numpy(array.astype(np.float64)) for name, array in tensors.items()}
         pairs, triples = pairs_and_triples(int(described["second"]), int(described["third"]))
         net = MomentNet(settings)
         with torch.no_grad():
-            net.set_closest(found["closest"])
-        products = Products(net, found["directions"], pairs, triples)
+            net.set_closest(arrays["closest"])
+        products = Products(net, arrays["directions"], pairs, triples)
         noise = {str(kind): float(value) for kind, value in described["noise"].items()}
         numbers = (float(described[name]) for name in ("ridge", "effective", "usual"))
-        posterior = Posterior(products, found["weights"], found["factor"], noise, *numbers)
+        posterior = Posterior(products, arrays["weights"], arrays["factor"], noise, *numbers)
         fits = posterior.weights.shape == (products.count,) and posterior.factor.shape == (products.count,) * 2
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise BadInput(path, f"cannot be used ({error})", allowed=allowed, fix=fix) from error

@@ -145,9 +145,9 @@ def run_fit(
     provenance: dict[str, Any] | None = None,
 ) -> TrainingResult:  # fmt: skip
     """Fit, write the model file, judge what it holds. `finish` is given the fitted network before it is written."""
-    how = ready.settings.fit.suited(ready.settings.net)
     fitted = fit(
-        ready.net, ready.objective, ready.items, ready.held_items, how, folder=folder, stop=stop, work=ready.work, title="train",
+        ready.net, ready.objective, ready.items, ready.held_items, ready.settings.fit.suited(ready.settings.net),
+        folder=folder, stop=stop, work=ready.work, title="train",
     )  # fmt: skip
     finish(fitted.module)
     made_from = (provenance or {}) | {"steps": fitted.steps, "settings": asdict(ready.settings)}
@@ -183,8 +183,8 @@ def curvature_error(net: EnergyNet, frames: Sequence[LabelledFrame]) -> float | 
     wrong, size = 0.0, 0.0
     for frame in frames:
         if frame.probes is not None and frame.products is not None:
-            found = predict(net, build_graph(frame.system, net.cutoff), probes=frame.probes)[1].detach()
-            wrong += float((found - frame.products).square().sum())
+            products = predict(net, build_graph(frame.system, net.cutoff), probes=frame.probes)[1].detach()
+            wrong += float((products - frame.products).square().sum())
             size += float(frame.products.square().sum())
     return None if size == 0.0 else (wrong / size) ** 0.5
 
@@ -192,12 +192,12 @@ def curvature_error(net: EnergyNet, frames: Sequence[LabelledFrame]) -> float | 
 def parity(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction]) -> dict[str, list[tuple[float, float]]]:
     """Pairs (label, prediction) for a parity plot, thinned evenly: "force" eV/Å, "energy" eV/atom, "stress" eV/Å³."""
     pairs: dict[str, list[Tensor]] = {"force": [], "energy": [], "stress": []}
-    for frame, found in zip(frames, predictions, strict=True):
+    for frame, prediction in zip(frames, predictions, strict=True):
         label = frame.target
-        pairs["force"].append(torch.stack([label.forces.flatten(), found.forces.flatten()], 1))
-        pairs["energy"].append(torch.stack([label.energy, found.energy], 1) / frame.system.n_atoms)
-        if label.stress is not None and found.stress is not None:
-            pairs["stress"].append(torch.stack([label.stress.flatten(), found.stress.flatten()], 1))
+        pairs["force"].append(torch.stack([label.forces.flatten(), prediction.forces.flatten()], 1))
+        pairs["energy"].append(torch.stack([label.energy, prediction.energy], 1) / frame.system.n_atoms)
+        if label.stress is not None and prediction.stress is not None:
+            pairs["stress"].append(torch.stack([label.stress.flatten(), prediction.stress.flatten()], 1))
     return {name: _thinned(torch.cat(rows)) for name, rows in pairs.items() if rows}
 
 

@@ -31,9 +31,9 @@ def split_blocks(frames: Sequence[LabelledFrame], *, held_out: float = 0.15) -> 
         sizes[frame.block] = sizes.get(frame.block, 0) + 1
     chosen: set[int] = set()
     for sizes in groups.values():
-        blocks, wanted = sorted(sizes), math.ceil(held_out * sum(sizes.values()))
-        while len(blocks) > 1 and wanted > 0:
-            wanted -= sizes[blocks[-1]]
+        blocks, missing = sorted(sizes), math.ceil(held_out * sum(sizes.values()))
+        while len(blocks) > 1 and missing > 0:
+            missing -= sizes[blocks[-1]]
             chosen.add(blocks.pop())
     if not chosen:
         raise BadInput(
@@ -56,8 +56,8 @@ def split_segments(segments: Sequence[Segment], *, held_out: float = 0.1) -> tup
         chosen |= {(kelvin, block) for block in blocks[len(blocks) - count :]}
     if not chosen:
         raise BadInput("segments", f"{len(segments)}, one block per temperature", allowed="two blocks", fix="make more segments")
-    kept: list[Segment] = []
-    apart: list[Segment] = []
+    train: list[Segment] = []
+    held: list[Segment] = []
     for segment in segments:
-        (apart if (segment.temperature_K, segment.block) in chosen else kept).append(segment)
-    return kept, apart
+        (held if (segment.temperature_K, segment.block) in chosen else train).append(segment)
+    return train, held

@@ -121,9 +121,9 @@ def _watched(stage: MomentNet, window: Window, largest: Float[Tensor, " species"
     species = stage.species(window.system.numbers)
 
     def forces(system: System) -> Tensor:
-        found = forces_through(stage, build_graph_at(system, stage.cutoff))
-        largest.scatter_reduce_(0, species, found.norm(dim=1), "amax")
-        return found
+        pushed = forces_through(stage, build_graph_at(system, stage.cutoff))
+        largest.scatter_reduce_(0, species, pushed.norm(dim=1), "amax")
+        return pushed
 
     return forces
 

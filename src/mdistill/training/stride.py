@@ -87,8 +87,17 @@ def train_stride(
     work = replace(TRAINING, settings=settings, inputs=inputs)
     if not settings.float64:
         net = net.in_type(torch.float32)
-    how = settings.fit.suited(settings.kind)
-    result = fit(net, objective, windows, held_out, how, folder=Path(folder), stop=stop, work=work, title="train stride")
+    result = fit(
+        net,
+        objective,
+        windows,
+        held_out,
+        settings.fit.suited(settings.kind),
+        folder=Path(folder),
+        stop=stop,
+        work=work,
+        title="train stride",
+    )
     final = result.module.folded()
     set_limits = resolve(kind.limit)
     caught = set_limits(final, taught, windows, held_out)
@@ -132,11 +141,11 @@ def one_stride_errors(net: StrideMap, windows: Sequence[Window]) -> dict[str, fl
             positions, momenta = net(batch.system, batch.momenta, batch.masses, batch.stride_fs)
             parts.append((*squares(batch, positions, momenta), batch.system.numbers, batch.system.owner + start))
     position, momentum, numbers, owner = (torch.cat(column) for column in zip(*parts, strict=True))
-    found = {"position": float(position.mean()) ** 0.5, "momentum": float(momentum.mean()) ** 0.5}
+    errors = {"position": float(position.mean()) ** 0.5, "momentum": float(momentum.mean()) ** 0.5}
     for number in numbers.unique().tolist():
-        own = numbers == number
-        found[f"position {chemical_symbols[number]}"] = float(position[own].mean()) ** 0.5
-        found[f"momentum {chemical_symbols[number]}"] = float(momentum[own].mean()) ** 0.5
+        of_element = numbers == number
+        errors[f"position {chemical_symbols[number]}"] = float(position[of_element].mean()) ** 0.5
+        errors[f"momentum {chemical_symbols[number]}"] = float(momentum[of_element].mean()) ** 0.5
     counts = torch.bincount(owner)
     each = torch.zeros(len(counts), dtype=momentum.dtype).index_add(0, owner, momentum) / counts
-    return found | {"momentum, median": float(each.median()) ** 0.5}
+    return errors | {"momentum, median": float(each.median()) ** 0.5}

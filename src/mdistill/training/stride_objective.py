@@ -53,14 +53,14 @@ class StrideObjective:
         if self.turning and step >= 0:
             random = np.random.default_rng([self.seed, step, 1])
             batch = [turned_window(w, random_turn(random)) for w in batch]
-        loss, found = torch.zeros((), dtype=torch.float64), {"position": 0.0, "momentum": 0.0, "energy": 0.0}
+        loss, parts = torch.zeros((), dtype=torch.float64), {"position": 0.0, "momentum": 0.0, "energy": 0.0}
         with torch.set_grad_enabled(step >= 0):
             for stride in sorted({w.stride_fs for w in batch}):
                 alike = [w for w in batch if w.stride_fs == stride]
                 part, squares = self._loss(module, join_windows(alike))
                 loss = loss + len(alike) / len(batch) * part
-                found = {name: value + len(alike) / len(batch) * squares[name] for name, value in found.items()}
-        return loss, {name: value**0.5 for name, value in found.items()}
+                parts = {name: value + len(alike) / len(batch) * squares[name] for name, value in parts.items()}
+        return loss, {name: value**0.5 for name, value in parts.items()}
 
     def observe(self, history: Sequence[dict[str, Any]]) -> None:
         """Nothing depends on the history."""
@@ -72,7 +72,7 @@ class StrideObjective:
     def _loss(self, module: torch.nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The loss of windows of one stride, and squares of its parts."""
         system, momenta, loss = batch.system, batch.momenta, torch.zeros((), dtype=torch.float64)
-        found = {"position": 0.0, "momentum": 0.0, "energy": 0.0}
+        parts = {"position": 0.0, "momentum": 0.0, "energy": 0.0}
         strides = len(batch.positions_after)
         for positions_after, momenta_after in zip(batch.positions_after, batch.momenta_after, strict=True):
             positions, momenta = module(system, momenta, batch.masses, batch.stride_fs)
@@ -80,13 +80,13 @@ class StrideObjective:
             position, momentum = errors(batch, positions - positions_after, momenta - momenta_after)
             each = per_struct(batch, position + momentum)
             loss = loss + self.tolerance**2 * (each / self.tolerance**2).log1p().mean() / strides
-            found["position"] += float(per_struct(batch, position).detach().median()) / strides
-            found["momentum"] += float(per_struct(batch, momentum).detach().median()) / strides
+            parts["position"] += float(per_struct(batch, position).detach().median()) / strides
+            parts["momentum"] += float(per_struct(batch, momentum).detach().median()) / strides
         if self.energy is not None and self.energy_weight > 0.0:
             change = self._energy_error(system, momenta, batch)
             loss = loss + self.energy_weight * change
-            found["energy"] = float(change.detach())
-        return loss, found
+            parts["energy"] = float(change.detach())
+        return loss, parts
 
     def _energy_error(self, system: System, momenta: Tensor, batch: Batch) -> Tensor:
         """⟨(ΔH)² / (3N (k_B T)²/2)⟩ of the last stride."""

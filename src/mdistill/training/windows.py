@@ -58,11 +58,11 @@ def windows_of(segments: Sequence[Segment], stride_fs: float, *, strides: int = 
     """
     windows = []
     for segment in segments:
-        apart = frames_apart(segment, stride_fs)
+        length = frames_apart(segment, stride_fs)
         frames_apart(segment, strides * stride_fs)
-        step = frames_apart(segment, every_fs) if every_fs else apart
-        for first in range(0, segment.frames - strides * apart, step):
-            after = slice(first + apart, first + strides * apart + 1, apart)
+        step = frames_apart(segment, every_fs) if every_fs else length
+        for first in range(0, segment.frames - strides * length, step):
+            after = slice(first + length, first + strides * length + 1, length)
             windows.append(
                 Window(
                     system=replace(segment.system, positions=segment.positions[first]), momenta=segment.momenta[first],
