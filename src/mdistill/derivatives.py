@@ -49,8 +49,8 @@ class DirectNet(EnergyNet, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Conservative:
-    """An energy network as a `CurvedPotential`: forces and stress are exact derivatives of one energy."""
+class _OfNet:
+    """What a potential takes over from its network."""
 
     net: EnergyNet
 
@@ -66,6 +66,11 @@ class Conservative:
     def name(self) -> str:
         return self.net.name
 
+
+@dataclass(frozen=True, slots=True)
+class Conservative(_OfNet):
+    """An energy network as a `CurvedPotential`: forces and stress are exact derivatives of one energy."""
+
     def __call__(self, graph: Graph) -> Prediction:
         prediction = _conservative(self.net, graph)[0]
         stress = None if prediction.stress is None else prediction.stress.detach()
@@ -77,23 +82,11 @@ class Conservative:
 
 
 @dataclass(frozen=True, slots=True)
-class Direct:
+class Direct(_OfNet):
     """A network with a force head as a `CurvedPotential`. Its forces are not the gradient of an energy; curvature products are
     −vᵀJ, and stress is None."""
 
     net: DirectNet
-
-    @property
-    def cutoff(self) -> float:
-        return self.net.cutoff
-
-    @property
-    def elements(self) -> frozenset[int]:
-        return self.net.elements
-
-    @property
-    def name(self) -> str:
-        return self.net.name
 
     def __call__(self, graph: Graph) -> Prediction:
         with torch.no_grad():

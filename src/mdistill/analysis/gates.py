@@ -192,7 +192,7 @@ def drift_gate(runs: Mapping[str, Drift | str], limits: GateLimits) -> Gate:
     done = {name: run for name, run in runs.items() if not isinstance(run, str)}
     judged = {n: (abs(d.slope), limit) for n, d in done.items()}
     verdict = worst_gate("NVE drift", judged, "|drift| of the total energy")
-    beyond = [n for n, (e, _) in judged.items() if (e.value or 0.0) - 2.0 * (e.error or 0.0) > limit]
+    beyond = [n for n, (e, _) in judged.items() if not gate(n, e, limit, errors=2.0).passed]
     unclear = [n for n, (e, _) in judged.items() if (e.error or 0.0) > 0.5 * limit]
     beside = "; fluctuation about it " + ", ".join(
         f"{1e3 * (d.fluctuation.value or 0.0):.2g} meV/atom ({n})" for n, d in done.items()
