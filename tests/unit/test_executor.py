@@ -53,9 +53,9 @@ class Odd:
         what = int(system.positions[0, 0])
         write_text(self.folder / f"{what}-{os.getpid()}", "")
         if what == HANG:
-            program = subprocess.Popen(["sleep", "600"])
-            write_text(self.folder / "program", str(program.pid))
-            program.wait()
+            with subprocess.Popen(["sleep", "600"]) as program:
+                write_text(self.folder / "program", str(program.pid))
+                program.wait()
         if what == CRASH:
             os._exit(7)
         if what == RAISE:
