@@ -20,7 +20,7 @@ FORGOTTEN = """
 """Names that the code no longer has; they stand in files of old formats and in `research/` alone."""
 GONE = """
     workflows/run workflows/models workflows/label workflows/segments workflows/measurements workflows/judge_stride workflows/strength
-    workflows/validate workflows/vibrations workflows/replay workflows/transport workflows/simulate io/results simulation/record
+    workflows/validate workflows/replay workflows/transport workflows/simulate io/results simulation/record
     simulation/kept simulation/tally simulation/flight simulation/composed simulation/strides simulation/start simulation/engines
     simulation/evaluate nets/spline nets/moments nets/composition nets/stride nets/stride_attention nets/doubt data/screen
     commands/parse kernels/library kernels/spline kernels/strides training/checkpoint training/products training/contacts

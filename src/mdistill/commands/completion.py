@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Annotated, Literal
 
 import tyro
@@ -55,17 +57,17 @@ def main(arguments: list[str]) -> int:
 
 def script(shell: str) -> str:
     """The completion script of a shell."""
-    from mdistill.cli import COMMANDS
-
-    flags = {name: _flags(name) for name in (*(set(COMMANDS) - {"train"}), "train_potential", "train_stride")}
+    files = {module.name for module in iter_modules([str(Path(__file__).parent)])} - {"arguments"}
+    commands = sorted(files - {"train_stride"})
+    flags = {name: _flags(name) for name in sorted({*files, "train_potential"} - {"train"})}
     if shell == "fish":
-        first = f'complete -c mdistill -n __fish_use_subcommand -f -a "{" ".join(COMMANDS)}"\n'
+        first = f'complete -c mdistill -n __fish_use_subcommand -f -a "{" ".join(commands)}"\n'
         seen = "complete -c mdistill -n '__fish_seen_subcommand_from {}' -l {}\n"
         return first + "".join(seen.format(name.split("_")[-1], flag[2:]) for name, known in flags.items() for flag in known)
     cases = "\n".join(
         f'    *,-*,{name}) COMPREPLY=($(compgen -W "{" ".join(known)}" -- "$word")) ;;' for name, known in sorted(flags.items())
     )
-    bash = _BASH.format(commands=" ".join(COMMANDS), cases=cases)
+    bash = _BASH.format(commands=" ".join(commands), cases=cases)
     return f"autoload -U +X bashcompinit && bashcompinit\n{bash}" if shell == "zsh" else bash
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from markupsafe import escape
 
 from mdistill.report.tables import format_estimate
-from mdistill.runs.results import Results, Rung, Table
+from mdistill.runs.results import Cell, Results, Rung, Table
 
 _WIDTH, _RUNG, _GAP, _LEFT = 600, 52, 84, 250
 _LONGEST, _LETTER = 32, 0.6
@@ -32,7 +32,9 @@ def ladder_table(rungs: Sequence[Rung]) -> Table:
     """The rungs as a table, the dearest model first."""
     errors = list(dict.fromkeys((name, error.unit) for rung in rungs for name, error in rung.errors.items()))
     columns = ["model", "µs/atom/step", "speed-up", *(f"{name} ({unit})" if unit else name for name, unit in errors)]
-    rows = [[rung.name, rung.cost, rung.speed_up, *(rung.errors.get(name) for name, _ in errors)] for rung in rungs]
+    rows: list[list[Cell]] = [
+        [rung.name, rung.cost, rung.speed_up, *(rung.errors.get(name) for name, _ in errors)] for rung in rungs
+    ]
     return Table("ladder", "From teacher to student", "ladder", columns, rows, " ".join(rung.note for rung in rungs if rung.note))
 
 
