@@ -1,1 +1,1 @@
-"""A teacher at work: the plan of its tasks, and who carries them out."""
+"""Labels of a teacher: plan, tasks, engines and executors."""

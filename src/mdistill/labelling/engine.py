@@ -1,4 +1,4 @@
-"""What answers questions about a structure: any potential, and later codes that run as programs of their own."""
+"""Engines label structures: any potential, and later external programs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mdistill.types import CurvedPotential, Potential, Prediction, System
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What an engine says of one structure.
+    """Labels of one structure by an engine.
 
     Attributes:
         prediction: Energy, forces and stress.
-        products: Curvature products H·v (eV/Å²) of the directions asked for; None where none was.
+        products: Curvature products H·v (eV/Å²) along the given directions; None without directions.
     """
 
     prediction: Prediction
@@ -30,12 +30,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why there is no answer, or none to learn from.
+    """Reason for a missing or unusable answer.
 
     Attributes:
-        reason: In words.
-        retry: Whether the same question may be answered at another try.
-        engine_failed: Whether the engine is to blame, not the structure.
+        reason: The reason, as a sentence.
+        retry: Whether another attempt may succeed.
+        engine_failed: Whether the engine failed, not the structure.
     """
 
     reason: str
@@ -45,7 +45,7 @@ class Failure:
 
 @runtime_checkable
 class Engine(Protocol):
-    """Answers questions about one structure. `elements` is empty where any element is accepted."""
+    """Labels one structure. `elements` is empty where any element is accepted."""
 
     @property
     def name(self) -> str: ...
@@ -61,9 +61,9 @@ class Engine(Protocol):
             system: One struct.
             folder: For the engine's own files; made by the engine where it needs one.
             probes: Directions.
-            known: The prediction where it is known already; then it is not asked for again.
+            known: The prediction, where it is known.
         Raises:
-            BadInput: The engine does not know an element: no structure of this kind will be answered.
+            BadInput: The engine does not know an element.
         """
         ...
 
@@ -102,5 +102,5 @@ def as_engine(source: Potential | Engine) -> Engine:
 
 
 def curvature_calls(source: Potential | Engine | None, probes: int) -> int:
-    """Calls (energy and forces) that `probes` curvature directions cost on one structure, about."""
+    """Approximate number of energy and force calls for `probes` curvature directions on one structure."""
     return 2 * probes + isinstance(source, CurvedPotential)

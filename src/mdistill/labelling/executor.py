@@ -1,7 +1,7 @@
-"""Who asks an engine, and what happens where it hangs or dies. Answers come in the order of the questions, whoever gives them.
+"""Executors call an engine and handle calls that hang or die. Answers come in the order of the questions.
 
-`Serial` asks in this process, `Processes` in workers of one thread each. A call that takes too long is ended: in a worker by
-killing it with all that it started, in this process by an alarm, which reaches what waits or runs Python but no native code.
+`Serial` calls it in this process, `Processes` in workers of one thread each. A call that takes too long is stopped: a worker is
+killed with its children; this process uses an alarm, which interrupts waiting and Python code but not native code.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from mdistill.labelling.tasks import Question
 from mdistill.types import Graph, Prediction
 
 _LOOK_S = 0.2
-"""Between two looks at the stop request."""
+"""Seconds between checks of the stop request."""
 _CLOCK_S = 1.1
-"""How well the system knows when a process began: it counts from a boot time in whole seconds."""
+"""Uncertainty of a process's start time (s): the system counts from a boot time in whole seconds."""
 
 
 class NoAnswer(MdistillError):
-    """An engine failed within dynamics, twice on one structure."""
+    """An engine failed twice on one structure of a dynamics."""
 
 
 class Executor(Protocol):
-    """Has questions answered."""
+    """Answers questions with an engine."""
 
     @property
     def engine(self) -> Engine: ...
@@ -51,36 +51,36 @@ class Executor(Protocol):
         """Answers in the order of the questions.
 
         Args:
-            questions: What to ask.
-            attempts: How often a question is asked that failed and may be answered at another try.
-            stop: Asked before every question; where a stop was asked for, the answers end after those under way.
+            questions: Structures to label.
+            attempts: Largest number of calls for a question whose failure allows a retry.
+            stop: Checked before every question; after a request the answers end with those under way.
         Raises:
             BadInput: The engine does not know an element.
         """
         ...
 
     def close(self) -> None:
-        """End what it started."""
+        """Stop its processes."""
         ...
 
 
 def executor(engine: Engine, *, workers: int, seconds: float, folder: Path) -> Executor:
-    """The executor for so many worker processes; 0: this process.
+    """The executor for this number of worker processes; 0: this process.
 
     Args:
-        engine: Whom to ask.
-        workers: How many.
+        engine: The engine.
+        workers: Number of worker processes.
         seconds: Longest time of one answer.
-        folder: Holds a folder for each question that an engine keeps files of.
+        folder: Folder for the files of each question.
     """
     if workers < 0:
-        raise BadInput("workers", f"{workers}", allowed="0 or more", fix="--workers 0 asks in this process")
+        raise BadInput("workers", f"{workers}", allowed="0 or more", fix="--workers 0 uses this process")
     return Processes(engine, workers, seconds, folder) if workers else Serial(engine, seconds, folder)
 
 
 @dataclass(frozen=True, slots=True)
 class Serial:
-    """Asks in this process."""
+    """Calls the engine in this process."""
 
     engine: Engine
     seconds: float
@@ -116,7 +116,7 @@ def _ask(engine: Engine, question: Question, folder: Path) -> Answer | Failure:
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raise `TimeoutError` in the block after so many seconds, and end what it started; nothing outside the main thread."""
+    """Raise `TimeoutError` in the block after this time (s) and stop its child processes; no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -145,7 +145,7 @@ def _too_long(seconds: float) -> str:
 
 
 class Processes:
-    """Asks in worker processes, which end with `close`; one that hung or died is replaced."""
+    """Calls the engine in worker processes until `close`; a worker that hung or died is replaced."""
 
     def __init__(self, engine: Engine, workers: int, seconds: float, folder: Path) -> None:
         self.engine, self.workers, self.seconds, self.folder = engine, workers, seconds, folder
@@ -182,7 +182,7 @@ class Processes:
         self._busy[worker] = number
 
     def _returned(self) -> Iterator[tuple[int, Answer | Failure]]:
-        """Wait a little; the answers that came, with the numbers of their questions. A worker that died or hangs is gone."""
+        """Wait briefly and return new answers with the numbers of their questions. Workers that died or hang are removed."""
         nearest = min(worker.until for worker in self._busy) - time.monotonic()
         told = wait([worker.pipe for worker in self._busy], timeout=min(max(nearest, 0.0), _LOOK_S))
         for worker in [w for w in self._busy if w.pipe in told or time.monotonic() >= w.until]:
@@ -206,7 +206,7 @@ class Processes:
 
 
 class _Worker:
-    """A process with an engine in it, in a process group of its own, so that it dies with all that it started."""
+    """A process with an engine, in its own process group, so that its children die with it."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         forks = sys.platform == "linux" and not torch.cuda.is_available()
@@ -223,7 +223,7 @@ class _Worker:
             self.pipe.send_bytes(pickle.dumps(question))
 
     def answer(self) -> Answer | Failure | BadInput | None:
-        """What it says, or the bad input it was given; None where it died."""
+        """Its answer, or the bad input; None where it died."""
         try:
             answer = pickle.loads(self.pipe.recv_bytes())  # noqa: S301  (written by our own process)
         except (EOFError, OSError):
@@ -231,7 +231,7 @@ class _Worker:
         return BadInput(**answer) if isinstance(answer, dict) else answer
 
     def kill(self) -> int | None:
-        """End it and what it started; its exit status, where it had ended by itself."""
+        """Stop it and its children; returns the exit status where it had ended."""
         self.process.join(_LOOK_S if not self.process.is_alive() else 0.0)
         status = self.process.exitcode
         with suppress(ProcessLookupError):
@@ -243,7 +243,7 @@ class _Worker:
 
 
 def _serve(pipe: Connection, engine: Engine, folder: Path) -> None:
-    """A worker's life: one question after the other, with one thread, until nobody asks any more."""
+    """Main loop of a worker: one question after the other, with one thread, until the executor closes."""
     os.setsid()
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

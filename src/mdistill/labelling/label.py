@@ -1,9 +1,9 @@
-r"""Teacher labels from structures: strained, rattled and pressed cells, then teacher dynamics up a temperature ladder.
+r"""Teacher labels from structures: strained, rattled and compressed cells, then teacher dynamics up a temperature ladder.
 
 A plan is a fixed list of tasks per structure: "strain", "rattle", "contact", then "md" at each temperature in turn, each
-starting where the one before ended. Frames of dynamics are the teacher's own predictions along the way. Every append to
-the store names its task and how far it came, and `restart.npz` holds the phase-space point of the running dynamics, so a
-run that was stopped or killed goes on with the very numbers an uninterrupted one gives, and adds no frame twice.
+starting at the end of the one before. Frames of dynamics are labelled by the teacher's predictions along the way. Each append
+to the store names its task and progress, and `restart.npz` holds the phase-space point of the running dynamics. So a run that
+was stopped or killed continues bit for bit and adds no frame twice.
 
 Files in the folder: labels.jsonl and labels-*.npz (`data.store`), ledger.json, restart.npz, notes.jsonl, broken/*.extxyz.
 """
@@ -46,12 +46,12 @@ from mdistill.types import LabelledFrame, Potential, State, System
 LARGEST_SHARE = 0.05
 """Share of structures the teacher may fail on before the run stops."""
 _GROUP = 8
-"""Single structures between two writes; also the block size of on-policy frames."""
+"""Number of single structures per write; also the block size of on-policy frames."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """What one run carries along: frames wait in `pending` until they are written."""
+    """State of one run; frames are in `pending` until they are written."""
 
     executor: Executor
     settings: LabelSettings
@@ -61,7 +61,7 @@ class _Run:
     pending: list[LabelledFrame] = field(default_factory=list)
 
     def position(self, name: str) -> int:
-        """How far a task came, by what is in the store."""
+        """Progress of a task, from the store."""
         return max((int(key.rpartition("@")[2]) for key in self.store.keys if key.rpartition("@")[0] == name), default=0)
 
     def flush(self, name: str, position: int) -> None:
@@ -70,7 +70,7 @@ class _Run:
             self.pending = []
 
     def keep(self, question: Question, answer: Answer | Failure) -> None:
-        """Keep the frame; set a broken one aside, and stop the run when too many are broken."""
+        """Collect the frame; write a broken one to `broken/`, and stop the run when too many are broken."""
         frame = frame_of(question, answer, largest_force=self.settings.largest_force)
         if isinstance(frame, Failure):
             where = _set_aside(self.store.folder, f"{question.name}-{question.index}", question.system)
@@ -88,7 +88,7 @@ class _Run:
             raise MdistillError(
                 f"{self.executor.engine.name} failed on {failed} of {asked} structures (limit {LARGEST_SHARE:.0%}); they are in "
                 f"{self.store.folder / 'broken'}, the reasons in {self.store.folder / 'notes.jsonl'}.\n"
-                "  fix: look at the reasons, e.g. lower the highest temperature or raise --timeout-s; what was labelled is kept"
+                "  fix: read the reasons; lower the highest temperature or raise --timeout-s. Labels so far are stored"
             )
 
 
@@ -96,19 +96,19 @@ def label_run(
     systems: Sequence[System], teacher: Potential | Engine, settings: LabelSettings, folder: Path, *, workers: int = 0,
     stop: StopRequest = NEVER,
 ) -> Results:  # fmt: skip
-    """Carry out the plan; a folder in which it was begun is gone on with.
+    """Carry out the plan, or continue it in its folder.
 
     Args:
         systems: Prepared (relaxed) structures, one struct each.
-        teacher: Whom to ask.
-        settings: What to ask it.
+        teacher: The teacher.
+        settings: Labels to compute.
         folder: Holds the label store.
-        workers: Processes that ask the teacher; 0: this one. What is stored is the same.
-        stop: Asked between steps and structures.
+        workers: Number of worker processes for teacher calls; 0: this process. The labels are the same.
+        stop: Checked between steps and structures.
     Returns:
         Table of frames per structure, source and temperature, and notes on what was left out.
     Raises:
-        Interrupted: After saving, when a stop was asked for.
+        Interrupted: A stop was requested; everything is saved.
         MdistillError: The teacher failed on more than 5 % of the structures, or twice at the same point of a dynamics (the
             structures are in `folder/broken`); or the folder cannot be written.
         BadInput: The folder holds a run of another plan; or the teacher does not know an element.
@@ -137,18 +137,18 @@ def label_structures(
     systems: Sequence[System], teacher: Potential | Engine, store: LabelStore, *, name: str, settings: LabelSettings,
     source: str = "on-policy", temperature_K: float = 0.0, workers: int = 0, stop: StopRequest = NEVER,
 ) -> int:  # fmt: skip
-    """Label structures found elsewhere (the student's own dynamics) and add them to a store; resumes like `label_run`.
+    """Label given structures (from the student's dynamics) and add them to a store; resumes like `label_run`.
 
     Args:
         systems: One struct each.
-        teacher: Whom to ask.
-        store: Where the frames go, in blocks of 8.
+        teacher: The teacher.
+        store: Label store; frames are added in blocks of 8.
         name: Names this set ("round-1"); a set of this name that is already there is completed, not repeated.
         settings: Its probes, probe_every, largest_force, timeout_s and seed are used.
-        source, temperature_K: Kept with the frames.
+        source, temperature_K: Stored with the frames.
         workers, stop: As for `label_run`.
     Returns:
-        How many frames of this set the store holds.
+        Number of frames of this set in the store.
     Raises:
         Interrupted, MdistillError, BadInput: As `label_run`.
     """
@@ -174,7 +174,7 @@ def _asking(
 
 
 def _label_each(run: _Run, asked: Sequence[Question]) -> None:
-    """Single structures of one set; goes on after those that the store holds."""
+    """Single structures of one set, after those in the store."""
     left = asked[run.position(asked[0].name) :] if asked else []
     for question, answer in zip(left, run.executor.answers(left, stop=run.stop), strict=False):
         run.keep(question, answer)
@@ -215,7 +215,7 @@ def _dynamics(run: _Run, number: int, task: Task, relaxed: System) -> None:
                 save(over=last)
                 run.stop.raise_if_pending()
     except BlowUp as blown:
-        text = f"{task.name}: {blown.reason} at step {blown.step}; the frames before it are kept"
+        text = f"{task.name}: {blown.reason} at step {blown.step}; frames before it are stored"
         _note(run.store.folder, text, failure=False)
         save(over=True, blown=True)
     except NoAnswer as error:
@@ -224,12 +224,12 @@ def _dynamics(run: _Run, number: int, task: Task, relaxed: System) -> None:
         raise MdistillError(
             f"{run.executor.engine.name} failed twice after step {step} of the dynamics at {task.temperature_K:g} K: {error}\n"
             f"  saved: the structure in {where}, all labels so far in {run.store.folder}\n"
-            "  fix: run the teacher on that structure to see what is wrong, then run the same command again: it resumes"
+            "  fix: run the teacher on that structure to find the cause, then run the same command again: it resumes"
         ) from error
 
 
 def _begin(path: Path, number: int, task: Task, relaxed: System, settings: LabelSettings) -> RestartPoint | None:
-    """Where a dynamics goes on, or begins: where the one before ended, if that did not blow up. None: it is over."""
+    """Start of a dynamics: its restart point, or the end of the one before unless that blew up. None: it is finished."""
     before = load_restart(path) if path.exists() else None
     if before is not None and (before.extras["task"] > number or (before.extras["task"] == number and before.extras["over"])):
         return None
@@ -266,7 +266,7 @@ def _notes(folder: Path) -> list[dict[str, Any]]:
 
 
 def _set_aside(folder: Path, name: str, system: System) -> Path:
-    """Write a structure the teacher failed on, for the user to look at."""
+    """Write a structure that the teacher failed on."""
     from ase.io import write
 
     path = folder / "broken" / (name.replace("/", "-") + ".extxyz")

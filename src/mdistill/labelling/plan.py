@@ -1,4 +1,4 @@
-"""What to ask a teacher: the fixed list of tasks that the settings mean, and what it costs."""
+"""Plan of labels: the list of tasks of the settings, and its cost."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def plan(systems: Sequence[System], settings: LabelSettings) -> list[Task]:
 def estimate_cost(
     systems: Sequence[System], settings: LabelSettings, seconds_per_call: float, *, teacher: Potential | Engine | None = None
 ) -> tuple[int, float]:
-    """Teacher calls and minutes that `label_run` will take; probes are counted in calls they cost."""
+    """Teacher calls and minutes of `label_run`; probes count as the calls they cost."""
     calls = 0
     for task in plan(systems, settings):
         calls += task_calls(task, settings) + (task.kind == "md")

@@ -1,4 +1,4 @@
-"""Segments of the exact flow of a potential, to teach long-stride maps: NVE from thermostatted states, or from files."""
+"""NVE segments of a potential, for training long-stride maps: from thermostatted states, or from files."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ _WANDERING, _LOOKED_AT = 0.2, 20
 def make_segments(
     systems: Sequence[System], potential: Potential, settings: SegmentSettings, folder: Path, *, stop: StopRequest = NEVER
 ) -> list[Segment]:
-    """NVE segments of every structure at every temperature and strain; what the folder already holds is not made again.
+    """NVE segments of every structure at every temperature and strain; segments in the folder are not computed again.
 
-    Starts are drawn from Langevin dynamics, one velocity-correlation time apart. Nearly free where the potential is a student
-    with compiled dynamics.
+    Starts are drawn from Langevin dynamics, one velocity-correlation time apart. With a compiled student they cost
+    almost nothing.
 
     Args:
         systems: Structures of the same atoms, Å.
-        potential: Whose flow is to be learned.
-        settings: How many, how long, at which temperatures.
-        folder: Gets one file per structure, temperature and strain.
+        potential: The potential of the dynamics.
+        settings: Number, length and temperatures.
+        folder: Folder for one file per structure, temperature and strain.
     Raises:
         BadInput: The folder holds segments of other settings or another potential.
-        BlowUp: The potential's own dynamics left the physical range.
-        Interrupted: A stop was requested; finished files are kept.
+        BlowUp: The dynamics left the physical range.
+        Interrupted: A stop was requested; finished files are stored.
     """
     inputs, models = {"structures": structure_sha256(*systems)}, {"potential": model_id(potential)}
     work, ledger = Work(key="segments", settings=settings, inputs=inputs, models=models), Ledger(folder)
@@ -76,16 +76,16 @@ def make_segments(
 def recorded_segments(
     paths: Sequence[Path], system: System, potential: Potential, settings: SegmentSettings, *, frame_time_fs: float | None = None
 ) -> list[Segment]:
-    """NVE trajectories with momenta from elsewhere, cut into segments of as many frames as the settings ask for.
+    """Recorded NVE trajectories with momenta, cut into segments of the settings' number of frames.
 
     Args:
-        paths: Each a run of the system's atoms in its order, in a format that `read_trajectory` reads with momenta.
-        system: Says what is periodic.
-        potential: Whose flow they are, or nearly.
-        settings: Its `frames`; nothing else has a meaning here.
-        frame_time_fs: Time between frames, fs, where a file does not tell.
+        paths: Trajectories of the system's atoms in its order, in a format with momenta that `read_trajectory` reads.
+        system: Sets the periodic directions.
+        potential: Their potential, or one close to it.
+        settings: Only `frames` is used.
+        frame_time_fs: Time between frames, fs, where a file has none.
     Raises:
-        BadInput: Other atoms; no momenta, too few frames, a changing cell; an energy that wanders as no NVE run's does.
+        BadInput: Other atoms; no momenta, too few frames, a changing cell; an energy that changes more than in NVE.
     """
     system, segments = cast(system, dtype=torch.float64, device="cpu"), list[Segment]()
     evaluate, masses = make_evaluator(potential, system), standard_masses(system)
@@ -109,7 +109,7 @@ def recorded_segments(
 
 
 def _mean_temperature(run: Trajectory, masses: Float[Tensor, " atom"]) -> float:
-    """Of all frames, K; 0 without momenta."""
+    """Mean temperature of all frames, K; 0 without momenta."""
     if run.momenta is None:
         return 0.0
     twice = KINETIC * (run.momenta.square().sum(2) / masses).sum(1).mean()
@@ -117,7 +117,7 @@ def _mean_temperature(run: Trajectory, masses: Float[Tensor, " atom"]) -> float:
 
 
 def _wandering(parts: Sequence[Segment], evaluate: Evaluate) -> float:
-    """Root mean square change of the total energy over a segment, over √(3N/2) k_B T, which the kinetic energy has alone."""
+    """Root mean square change of the total energy over a segment, over √(3N/2) k_B T, the fluctuation of the kinetic energy."""
     changes = []
     for part in parts[:: max(1, len(parts) // _LOOKED_AT)]:
         points = [State(system=replace(part.system, positions=part.positions[k]), momenta=part.momenta[k], masses=part.masses)
@@ -129,7 +129,7 @@ def _wandering(parts: Sequence[Segment], evaluate: Evaluate) -> float:
 
 
 class _Task:
-    """Number of a file, and whom to ask and tell on the way."""
+    """Number of a file, stop request and progress."""
 
     def __init__(self, number: int, stop: StopRequest, advance: Advance) -> None:
         self.number, self.stop, self.advance = number, stop, advance

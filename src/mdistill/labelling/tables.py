@@ -1,4 +1,4 @@
-"""What labelling gave, as a table."""
+"""Table of labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def label_results(
     frames: Sequence[LabelledFrame], tasks: Sequence[Task], settings: LabelSettings, *, teacher: str,
     seconds: float, notes: list[str],
 ) -> Results:  # fmt: skip
-    """Frames by source and temperature, and what was planned."""
+    """Frames by source and temperature, computed and planned."""
     rows: list[list[Cell]] = []
     for key in sorted({(f.source, f.temperature_K) for f in frames}):
         mine = [f for f in frames if (f.source, f.temperature_K) == key]

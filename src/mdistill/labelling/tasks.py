@@ -1,4 +1,4 @@
-"""Questions: the single structures of a plan, as plain data that any process can answer, and the frames their answers make."""
+"""Questions: single structures of a plan as plain data for any process, and frames from their answers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from mdistill.types import LabelledFrame, Prediction, System
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One structure to ask an engine about.
+    """One structure to label.
 
     Attributes:
-        name, index: The set it belongs to, and its number there.
+        name, index: Its set, and its number in the set.
         system: One struct.
-        probes: Directions of the curvature products asked for.
-        known: The prediction where it is known already (dynamics run by the engine).
+        probes: Directions of curvature products.
+        known: The prediction, where it is known (dynamics run by the engine).
         source, temperature_K, block: As in `LabelledFrame`.
     """
 
@@ -41,7 +41,7 @@ class Question:
 
 
 def still_questions(task: Task, system: System, settings: LabelSettings) -> list[Question]:
-    """The single structures of a task that is no dynamics."""
+    """The single structures of a task without dynamics."""
     generator, sources = stream(settings.seed, task.name), [str(task.kind)] * task.frames
     if task.kind == "strain":
         made = strained(system, isotropic=settings.strains, shears=settings.shears, rattle=0.03, generator=generator)
@@ -56,7 +56,7 @@ def still_questions(task: Task, system: System, settings: LabelSettings) -> list
 def frame_questions(
     task: Task, number: int, system: System, prediction: Prediction | None, settings: LabelSettings
 ) -> list[Question]:
-    """Those of one frame of dynamics: the frame, and copies of it with all atoms displaced, which belong to no temperature."""
+    """Questions of one frame of dynamics: the frame and its displaced copies, which have no temperature."""
     block, generator = task.first_block + number // task.per_block, stream(settings.seed, f"{task.name} displaced {number}")
     copies = rattled(system, amplitudes=(settings.displacement_A,) * settings.displaced, generator=generator)
     frame = Question(name=task.name, index=number, system=system, probes=_probes(task.name, number, system, settings),
@@ -85,7 +85,7 @@ def _probes(name: str, index: int, system: System, settings: LabelSettings) -> F
 
 
 def frame_of(question: Question, answer: Answer | Failure, *, largest_force: float) -> LabelledFrame | Failure:
-    """The frame to keep, or why there is none: no answer, or one not finite, of a wrong shape or beyond `largest_force`."""
+    """The frame, or the reason for none: no answer, or one that is not finite, of wrong shape or beyond `largest_force`."""
     if isinstance(answer, Failure):
         return answer
     problem = _problem(question, answer, largest_force)
@@ -102,7 +102,7 @@ def _problem(question: Question, answer: Answer, largest_force: float) -> Failur
         return Failure(reason=f"energy and forces have shapes {shapes[0]} and {shapes[1]}")
     parts = [prediction.energy, prediction.forces] + ([] if prediction.stress is None else [prediction.stress])
     if any(part.dtype in (torch.float16, torch.bfloat16) for part in parts):
-        return Failure(reason="half-precision answer: too coarse to learn from")
+        return Failure(reason="half-precision answer: too coarse for training")
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         return Failure(reason="energy, forces or stress are not finite")
     largest = float(prediction.forces.square().sum(-1).max().sqrt())

@@ -1,1 +1,1 @@
-"""What is done, by whom, with what: locks, ledgers, typed results, hardware."""
+"""Run folders: locks, ledgers, typed results, hardware."""

@@ -1,5 +1,5 @@
-"""Folders and results of commit ca4b391, as they are written today: there each kind of work had a file of its own for its ledger
-entry, and rungs, headlines and sections had to be told by headings and names.
+"""Folders and results of commit ca4b391 in today's form. There each kind of work had its own ledger file, and rungs, headlines
+and sections follow from headings and names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FIT, _LIMIT = re.compile(r"\bfit\b.*", re.IGNORECASE), re.compile(r"(95 % )?upp
 _RENAMED = {"save_every_fs": "every_fs", "spacing_fs": "every_fs", "force_cap": "largest_force", "fmax": "largest_force"}
 """Settings that have another name today."""
 _SECTIONS = {"strides": "stride", "vibrations": "vibrations "}
-"""What names of values and gates of a section began with."""
+"""Prefixes of values and gates of a section."""
 
 
 def earlier_entries(folder: Path) -> dict[str, dict[str, Any]]:
@@ -71,7 +71,7 @@ def upgraded_results(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _series(series: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Series with their subjects, which are their labels less the words that say whose or which kind they are."""
+    """Series with their subjects: labels without the words for source and kind."""
     subjects: list[str] = []
     for one in series:
         about = _LIMIT.sub("", _FIT.sub("", one["label"]))
@@ -94,7 +94,7 @@ def _headlines(values: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _rungs(table: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rungs of a ladder table, whose headings said which column is what."""
+    """The rungs of a ladder table, from its headings."""
     rungs = []
     for number, row in enumerate(table["rows"]):
         rung: dict[str, Any] = {"kind": ("teacher", "potential", "stride")[min(number, 2)], "name": str(row[0]), "errors": {}}

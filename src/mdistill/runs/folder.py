@@ -1,7 +1,7 @@
 """Run folders: which settings they belong to, and stages, each a subfolder, that are done once.
 
-A stage's ledger tells what it was made with. The same work with intact outputs is skipped; work that was begun resumes in its
-folder; a stage of other work is set aside (`<stage>.superseded-<n>`), never deleted.
+A stage's ledger records its settings and inputs. The same work with intact outputs is skipped; interrupted work resumes in its
+folder; a stage of other work is renamed `<stage>.superseded-<n>`, never deleted.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def keep_settings(
 
     Args:
         folder: The run folder.
-        command: What is run, without "mdistill".
+        command: Name of the command, without "mdistill".
         settings: All its settings.
-        inputs: sha256 of what it reads, by name.
+        inputs: sha256 of its inputs, by name.
         paths: Names of settings that are paths of inputs; they may change.
         update: Whether other settings are allowed; None where the command has no --update.
     Raises:
         BadInput: The folder holds a run with other settings (the message shows the difference), or one of an earlier version.
     """
     instead = "choose another --out" + (
-        "" if update is None else ", or add --update to rerun the stages that these settings touch"
+        "" if update is None else ", or add --update to rerun the stages that these settings affect"
     )
     if not update and not (folder / LEDGER).exists() and (folder / SETTINGS).exists():
         problem = "holds a run of an earlier version of mdistill, whose stages cannot be resumed"
-        fix = instead.replace("the stages that these settings touch", "all stages (the old ones are set aside)")
+        fix = instead.replace("the stages that these settings affect", "all stages (the old ones are set aside)")
         raise BadInput(folder, problem, allowed=f"a run folder with a {LEDGER}", fix=fix)
     ledger, work = Ledger(folder), Work(key=COMMAND, settings={COMMAND: command} | to_json(settings), inputs=inputs or {})
     changed = None if update else ledger.differences(work, may_change=paths)
@@ -52,13 +52,13 @@ def keep_settings(
 
 
 def run_settings(folder: Path) -> dict[str, Any]:
-    """Command and settings that a folder was made with; nothing where it holds no work."""
+    """Command and settings of a folder; empty without work."""
     entries = Ledger(folder).entries()
     return dict(next(iter([e for e in (entries.get(COMMAND), *entries.values()) if e]), {"settings": {}})["settings"])
 
 
 def stages(folder: Path) -> dict[str, dict[str, Any]]:
-    """Ledger entries of a run's stages by name; those set aside are left out."""
+    """Ledger entries of a run's stages by name, without superseded ones."""
     folders = sorted(path for path in folder.glob("*") if path.is_dir() and ".superseded-" not in path.name)
     entries = {path.name: Ledger(path).entries().get(path.name) for path in folders}
     return {name: entry for name, entry in entries.items() if entry is not None}
@@ -68,10 +68,10 @@ def run_stage(folder: Path, work: Work, outputs: Collection[str], act: Callable[
     """Do the work of a stage unless it is done.
 
     Args:
-        folder: The stage's folder; an interrupted stage finds what it left there.
-        work: Which work: its settings, inputs and models. With other ones it begins in a new folder.
+        folder: Folder of the stage, also for resuming.
+        work: Settings, inputs and models. Other ones start in a new folder.
         outputs: Names of the files in `folder` that `act` must have written.
-        act: Does the work; resumes by itself from what is in the folder.
+        act: Does the work, or resumes it from the folder.
     Returns:
         Whether work was done (False: skipped).
     """

@@ -1,4 +1,4 @@
-"""What a number was measured with: machine, instruction set, package version, commit."""
+"""Machine, instruction set, package version and commit of a measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INSTRUCTIONS = {"avx512f": "avx512", "avx2": "avx2", "asimd": "neon", "neon": "
 
 
 def hardware() -> dict[str, Any]:
-    """What a timing was measured on."""
+    """Hardware of a timing."""
     import psutil
     import torch
 
@@ -28,7 +28,7 @@ def hardware() -> dict[str, Any]:
 
 
 def instructions(lines: list[str]) -> str:
-    """The widest vector instructions that the lines of /proc/cpuinfo name: avx512, avx2, neon, or "" for none of them."""
+    """The widest vector instructions named in /proc/cpuinfo: avx512, avx2, neon or ""."""
     flags = set(" ".join([*_after(lines, "flags"), *_after(lines, "Features")]).split())
     return next((name for flag, name in _INSTRUCTIONS.items() if flag in flags), "")
 
@@ -45,7 +45,7 @@ def _after(lines: list[str], name: str) -> Iterator[str]:
 
 
 def code_version() -> dict[str, str]:
-    """Package version, and the commit where the package runs from a git checkout."""
+    """Package version, and in a git checkout the commit."""
     from mdistill import __version__
 
     try:

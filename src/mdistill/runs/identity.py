@@ -1,4 +1,4 @@
-"""What tells two files, structures or models apart: sha256 of their content."""
+"""Identity of files, structures and models: sha256 of their content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model_id(model: Potential | torch.nn.Module) -> str:
 
 
 def weights_sha256(model: Potential | torch.nn.Module, *, mode: str = "") -> str:
-    """What tells a model from another of the same name: its own `sha256` or its `net`'s, else that of its weights, else "".
+    """Identity of a model: its own `sha256` or that of its `net`, else that of its weights, else "".
 
     A model whose weights can be used in several ways also has a mode.
     """

@@ -1,14 +1,14 @@
-"""`ledger.json`, one in every work folder: which work was done there, with what, and what came of it.
+"""`ledger.json`, one in every work folder: its pieces of work with their settings, inputs and outputs.
 
 Schema (format 1): {format, work: {key: entry}}. An entry is one piece of work, such as a stage, a simulation, a training.
 
-    settings   everything that decides what it does     last      settings of nothing but what it does last
-    inputs     name → sha256 of what it reads           models    part → sha256 of the weights of the potentials it asks
+    settings   all settings that affect its result      last      settings of its last part only
+    inputs     name → sha256 of its input               models    part → sha256 of the weights of its potentials
     version    of the package                           state     "begun", "done" or "kept" (in its values)
-    outputs    name → sha256 of its files               seconds, values: what it took, and small results
+    outputs    name → sha256 of its files               seconds, values: its time, and small results
 
-Work with the same settings, inputs, models and version is the same work: it resumes, or it is skipped where it is done. Content
-identifies everything and paths nothing, so a folder can be moved.
+Work with the same settings, inputs, models and version is the same work: it resumes, or is skipped if it is done. Identity is by
+content, not by path, so a folder can be moved.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ LEDGER, FORMAT = "ledger.json", 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One piece of work, as known before it is done.
+    """One piece of work, before it is done.
 
     Attributes:
         key: Its name in its folder.
-        settings: Everything that decides what it does: a settings class, or a mapping of them by name.
-        inputs: sha256 of what it reads, by name (`identity.contents` for files).
-        models: What the potentials are that it asks, by their part in it (`identity.model_id`).
-        last: Settings of nothing but what it does last; where only they differ, it resumes and does that part again.
+        settings: All settings that affect its result: a settings class, or a mapping of them by name.
+        inputs: sha256 of its inputs, by name (`identity.contents` for files).
+        models: Identity of its potentials, by their part in it (`identity.model_id`).
+        last: Settings of its last part only; where only they differ, that part runs again.
     """
 
     key: str
@@ -48,7 +48,7 @@ class Work:
     last: Any = None
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this work, as JSON."""
+        """Identity of the work, as JSON."""
         own = {"settings": self.settings or {}, "inputs": self.inputs, "models": self.models}
         return to_json(own) | {"version": __version__}
 
@@ -64,7 +64,7 @@ class Ledger:
     folder: Path
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """All entries by key, also of folders made before there was a ledger; none where there is nothing.
+        """All entries by key, also of folders of earlier versions; empty without any.
 
         Raises:
             BadInput: A ledger that cannot be read.
@@ -78,11 +78,11 @@ class Ledger:
         return dict(raw["work"])
 
     def differences(self, work: Work, *, may_change: Collection[str] = ()) -> list[str] | None:
-        """How the work entered under this key differs, as `name: there → now`; None where nothing is entered.
+        """Differences of the entry of this key, as `name: there → now`; None without an entry.
 
         Args:
             work: The work to do now.
-            may_change: Names of settings that do not count; "version" for that of the package.
+            may_change: Names of settings that are not compared; "version" for that of the package.
         """
         entry = self.entries().get(work.key)
         if entry is None:
@@ -95,15 +95,15 @@ class Ledger:
         return [line.removeprefix("settings.") for line in differences(there, now)]
 
     def begun(self, work: Work, *, holds: str, may_change: Collection[str] = (), files: Collection[str] = ()) -> bool:
-        """Whether this work was begun here and can resume.
+        """Whether this work began here and can resume.
 
         Args:
             work: The work to do now.
-            holds: What the folder may hold, for the message ("labels", "a simulation").
+            holds: Content of the folder, for the message ("labels", "a simulation").
             may_change: As for `differences`.
-            files: Patterns of the files that the work writes; without an entry none of them may be here.
+            files: Patterns of files of the work; without an entry none of them may exist.
         Raises:
-            BadInput: The folder holds other work of this key (the message lists the differences), or files nobody entered.
+            BadInput: The folder holds other work of this key (the message lists the differences), or files without an entry.
         """
         changed = self.differences(work, may_change=may_change)
         if changed:
@@ -116,14 +116,14 @@ class Ledger:
         return changed is not None
 
     def resumes(self, work: Work, *, holds: str, may_change: Collection[str] = (), files: Collection[str] = ()) -> bool:
-        """As `begun`; work that was not begun is entered now."""
+        """As `begun`; new work is entered now."""
         known = self.begun(work, holds=holds, may_change=may_change, files=files)
         if not known:
             self.begin(work)
         return known
 
     def begin(self, work: Work) -> None:
-        """Enter work as begun; what the ledger said of it before is forgotten."""
+        """Enter work as begun; its earlier entry is removed."""
         self._enter(work, {"state": "begun"})
 
     def finish(self, work: Work, outputs: Collection[str] = (), *, seconds: float = 0.0) -> None:
@@ -132,14 +132,14 @@ class Ledger:
         self._enter(work, {"state": "done", "outputs": hashes, "seconds": round(seconds, 2)})
 
     def is_done(self, work: Work) -> bool:
-        """Whether this very work is done and its outputs are as it left them."""
+        """Whether this work is done and its outputs are intact."""
         entry = self.entries().get(work.key)
         if entry is None or entry.get("state") != "done" or self.differences(work) or entry.get("last") != to_json(work.last):
             return False
         return all((self.folder / n).is_file() and sha256(self.folder / n) == h for n, h in entry["outputs"].items())
 
     def kept(self, work: Work) -> dict[str, Any] | None:
-        """Small results of this very work, as JSON; None where the ledger lacks them."""
+        """Small results of this work, as JSON; None where the ledger has none."""
         entry = self.entries().get(work.key)
         return dict(entry["values"]) if entry is not None and entry["state"] == "kept" and not self.differences(work) else None
 

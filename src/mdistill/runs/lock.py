@@ -1,4 +1,4 @@
-"""One process in a run folder. The lock is the operating system's: it is free as soon as its holder ends, in whatever way."""
+"""One process per run folder. The operating system holds the lock and frees it when its process ends, however that happens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ABANDONED_SECONDS = 86_400.0
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a folder, and remove the unfinished files that dead processes left in it.
+    """Lock a folder against a second process, and remove unfinished files of dead processes.
 
     Raises:
         BadInput: Another process works in the folder; the message names its number, its host and when it began.
@@ -48,7 +48,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _holder(folder: Path) -> str:
-    """Who holds the lock, in words."""
+    """The holder of the lock, for a message."""
     with suppress(BadInput, KeyError, TypeError):
         held = read_json(folder / HOLDER)
         return f"process {held['process']} on {held['host']} (since {held['time']})"
@@ -56,7 +56,7 @@ def _holder(folder: Path) -> str:
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove the unfinished files of dead processes: those of this machine at once, others after a day. Gives their paths."""
+    """Remove the unfinished files of dead processes: those of this machine at once, others after a day. Returns their paths."""
     import psutil
 
     removed = []

@@ -1,15 +1,15 @@
-"""`results.json`: what a command measured, with errors and units; the only file the report reads.
+"""`results.json`: results of a command with errors and units; the only input of the report.
 
 Schema (format 2); an estimate is {value, error, unit, samples, interval, upper_limit}:
 
     command, version, created, settings, hardware, provenance, notes: [text], citations: [key]
     values     {name: estimate}
-    headlines  [{quantity, value, temperature_K}]: which values say it all, by name
+    headlines  [{quantity, value, temperature_K}]: the most important values, by name
     gates      [{name, measured: estimate, limit, sense, passed, detail, parts: {name: estimate}}]
     rungs      [{kind, name, cost: estimate, speed_up: estimate, errors: {name: estimate}, note, command, model}]
     tables     [{name, title, section, columns, rows: [[text, number, estimate or null]], caption}]
     figures    [{name, title, section, x_label, y_label, series, kind, caption, x_ticks}]
-    sections   [{name, values, gates, tables, figures}]: names of what a command replaces as a whole when it is run again
+    sections   [{name, values, gates, tables, figures}]: names of parts that a command replaces when it runs again
 
 Files of format 1 are read too (`earlier.upgraded_results`).
 """
@@ -54,7 +54,7 @@ class Series:
 
     Attributes:
         error: One standard error of y; None where there is none.
-        subject: What it is about; series of one subject share a colour. "": its label.
+        subject: Its subject; series of one subject share a colour. "": its label.
         limit: Whether its points are upper limits.
     """
 
@@ -86,16 +86,16 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """One model of the ladder, beside the one above it.
+    """One model of the ladder, compared with the one above it.
 
     Attributes:
         kind: Its product; the order of `KINDS` is that of the ladder, and a run has one rung of each.
-        name: As shown.
+        name: Name shown.
         cost: Time of a step, µs/atom/step; of a stride, per usual time step. None: that of the rung above over `speed_up`.
-        speed_up: How much faster than the rung above.
-        errors: Distance from the rung above, by name.
-        note: How cost and errors were measured, for the caption.
-        command, model: Which command measured it; sha256 or name of the model.
+        speed_up: Speed over the rung above.
+        errors: Errors against the rung above, by name.
+        note: Method of cost and errors, for the caption.
+        command, model: Its command; sha256 or name of the model.
     """
 
     kind: RungKind
@@ -110,7 +110,7 @@ class Rung:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """A value for the top of the page: what it is, its name among the values, and the temperature where it was measured."""
+    """A value for the top of the page: quantity, name among the values, temperature."""
 
     quantity: Quantity
     value: str
@@ -119,7 +119,7 @@ class Headline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """Names of everything that a command adds to a run, and replaces there when it is run again."""
+    """Names of the parts that a command adds to a run, and replaces when it runs again."""
 
     name: str
     values: list[str] = field(default_factory=list)
@@ -130,7 +130,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """Everything one command measured. Tables and figures are shown in the sections "ladder", "structure", "gates", "accuracy",
+    """All results of one command. Tables and figures are shown in the sections "ladder", "structure", "gates", "accuracy",
     "vibrations", "strides", "dynamics", "transport", "training", "settings", in this order, and in others after them."""
 
     command: str
@@ -151,7 +151,7 @@ class Results:
 
 
 def merge(first: Results, second: Results) -> Results:
-    """Both together; `second`'s values, headlines and rungs win where they coincide, `first`'s command and settings stand."""
+    """Both together; `second`'s values, headlines and rungs replace equal names; command and settings are those of `first`."""
     told = {(h.quantity, h.temperature_K): h for h in first.headlines + second.headlines}
     named = {section.name: section for section in first.sections + second.sections}
     return dataclasses.replace(
@@ -174,15 +174,15 @@ def _ladder(rungs: list[Rung]) -> list[Rung]:
 
 
 def in_section(name: str, results: Results) -> Results:
-    """Results with all that they hold as one section, for `add_to_run`."""
+    """The results as one section, for `add_to_run`."""
     parts = {part: [one.name for one in getattr(results, part)] for part in ("gates", "tables", "figures")}
     return dataclasses.replace(results, sections=[Section(name=name, values=list(results.values), **parts)])
 
 
 def with_sections(whole: Results, added: Results) -> Results:
-    """The results of a run with the sections of a command in place of its older ones of the same names, and its rungs.
+    """The results of a run with the sections of a command in place of older ones of the same names, and its rungs.
 
-    Notes of the command are not taken over.
+    Notes of the command are left out.
     """
     named = {section.name for section in added.sections}
     old = [section for section in whole.sections if section.name in named]
@@ -199,7 +199,7 @@ def with_sections(whole: Results, added: Results) -> Results:
 
 
 def add_to_run(run: Path, added: Results) -> Results:
-    """Write the sections and rungs of a command into the results of a run folder; gives the results."""
+    """Write the sections and rungs of a command into the results of a run folder; returns the results."""
     whole = with_sections(read_results(run), added)
     write_results(run, whole)
     return whole

@@ -1,4 +1,4 @@
-"""One run, whatever wrote it: read, unwrapped, and everything it says about structure and transport."""
+"""Structure and transport of one trajectory of any program."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LARGEST_RDF = 8.0
 
 
 def analyse(trajectories: str | Path | Sequence[str | Path] | Trajectory, settings: AnalyseSettings) -> Results:
-    """Everything one run (one file, several joined, or a `Trajectory`) says about structure and transport.
+    """Structure and transport of one run: one file, several joined, or a `Trajectory`.
 
     Raises:
-        BadInput: See `read_trajectory` and `diffusivity`; or nothing is left after `discard_ps`.
+        BadInput: See `read_trajectory` and `diffusivity`; or no frames remain after `discard_ps`.
     """
     notes: list[str] = []
     if isinstance(trajectories, Trajectory):
@@ -45,7 +45,7 @@ def _discarded(trajectory: Trajectory, discard_ps: float) -> Trajectory:
     keep = trajectory.times - trajectory.times[0] >= discard_ps * PS - 1e-6
     if int(keep.sum()) < 20:
         problem = f"{discard_ps:g} ps leaves {int(keep.sum())} of {len(keep)} frames"
-        raise BadInput("discard_ps", problem, allowed="at least 20 frames left", fix="discard less, or run longer")
+        raise BadInput("discard_ps", problem, allowed="at least 20 frames", fix="discard less, or run longer")
     momenta = None if trajectory.momenta is None else trajectory.momenta[keep]
     return replace(
         trajectory, positions=trajectory.positions[keep], cell=trajectory.cell[keep], times=trajectory.times[keep],

@@ -1,4 +1,4 @@
-"""Students of several sizes on one run's labels: what a step costs and how far each lies from the teacher."""
+"""Students of several sizes on one run's labels: cost of a step and errors of each."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class _Point:
 
 
 def bench(run: Path, teacher: Potential, settings: BenchSettings, *, stop: StopRequest = NEVER) -> Results:
-    """Train each size on the labels of a run folder, judge all on the same held-out blocks, time all beside the teacher.
+    """Train each size on the labels of a run folder, compare all on the same held-out blocks, and time all with the teacher.
 
-    Students are kept in `run`/bench/<size> and not trained again; the table and the plot are added to the run's results.
+    Students are stored in `run`/bench/<size> and not trained again; the table and the plot are added to the run's results.
 
     Raises:
         BadInput: The folder holds no student, labels or structure.
@@ -67,7 +67,7 @@ def _student(folder: Path, train: TrainSettings, frames: list[LabelledFrame], st
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """What every student is judged by."""
+    """Data and timings of the comparison."""
 
     teacher: Potential
     held_out: list[LabelledFrame]

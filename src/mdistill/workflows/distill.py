@@ -47,16 +47,16 @@ STUDENT = "student.mdistill"
 def distill(
     settings: DistillSettings, folder: Path, *, update: bool = False, workers: int = 0, stop: StopRequest = NEVER
 ) -> Results:
-    """Do the main job in a run folder, or what is left of it.
+    """Do the main job in a run folder, or the rest of it.
 
     Args:
         settings: All settings.
         folder: The run folder; made if absent.
-        update: Allow other settings than the folder's; only the stages they touch are done again.
-        workers: Processes that ask the teacher for labels; 0: this one.
-        stop: Asked within every long loop.
+        update: Allow other settings than the folder's; only the stages that they affect run again.
+        workers: Number of worker processes for teacher calls; 0: this process.
+        stop: Checked within every long loop.
     Returns:
-        Everything measured, as written to `results.json`.
+        All results, as written to `results.json`.
     Raises:
         BadInput: A file or setting that cannot be used; another process works in the folder; other settings.
         BlowUp: A production run broke.
@@ -77,7 +77,7 @@ def distill(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Job:
-    """What all stages share."""
+    """Data that all stages share."""
 
     settings: DistillSettings
     folder: Path
@@ -123,7 +123,7 @@ class _Job:
         self, name: str, settings: Mapping[str, object], inputs: list[Path], outputs: list[str],
         act: Callable[[Path], Results], *, last: object = None, asks: bool = False,
     ) -> None:  # fmt: skip
-        """One stage; `asks`: it asks the teacher."""
+        """One stage; `asks`: whether it uses the teacher."""
         folder = self.folder / name
         if asks:
             settings = {**settings, "teacher": self.settings.teacher}
@@ -173,14 +173,14 @@ class _Job:
         )  # fmt: skip
 
     def _long_strides(self) -> StrideMap | None:
-        """The map, where there is one that passed its gates."""
+        """The map, if it passed its gates."""
         folder = self.folder / "stride"
         if not self.settings.stride_fs or not all(gate.passed for gate in read_results(folder).gates):
             return None
         return load_stride(folder / STRIDE, student=self.folder / "refine" / STUDENT)
 
     def _student(self) -> Potential:
-        """The last fit, in float32: nearly twice as fast; the NVE drift gate judges whether that is good enough."""
+        """The last fit, in float32: nearly twice as fast; the NVE drift gate checks its precision."""
         return load(self.folder / "refine" / STUDENT, device=self.settings.device, precision="float32")
 
     def _systems(self) -> list[System]:

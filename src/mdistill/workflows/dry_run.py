@@ -1,4 +1,4 @@
-"""What the main job would do: sites, disorder rule, supercell, teacher calls and minutes. Writes nothing."""
+"""Plan of the main job: sites, disorder rule, supercell, teacher calls and minutes. It writes nothing."""
 
 from __future__ import annotations
 
@@ -103,5 +103,5 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
     return Table(
         name="costs", title=f"Teacher {settings.teacher}: {measured}", section="settings",
         columns=["stage", "teacher calls", "minutes"], rows=rows,
-        caption="The student's own dynamics (gates, production, strides judged) come on top, at the speed shown in the ladder.",
+        caption="Dynamics of the student (gates, production, judgement of strides) are not included; the ladder shows its speed.",
     )  # fmt: skip

@@ -15,10 +15,10 @@ STUDENT_SUFFIX = ".mdistill"
 
 
 def card(path: Path) -> Results:
-    """What a file or run folder holds.
+    """Content of a file or run folder.
 
     Raises:
-        BadInput: Nothing there that mdistill knows.
+        BadInput: No file that mdistill knows.
     """
     if path.is_dir():
         return _run(path)

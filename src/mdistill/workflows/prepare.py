@@ -1,4 +1,4 @@
-"""The prepare stage as files: relaxed orderings in `structures.extxyz`, what was done in `results.json`."""
+"""The prepare stage as files: relaxed orderings in `structures.extxyz`, a record in `results.json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mdistill.types import Potential, System
 def prepared_systems(
     crystal: Crystal, teacher: Potential, settings: PrepareSettings, folder: Path, *, seed: int, stop: StopRequest = NEVER
 ) -> tuple[list[System], Results]:
-    """Order, repeat and relax in a stage folder (skipped when done); gives the structures as the file holds them."""
+    """Order, repeat and relax in a stage folder (skipped when done); returns the structures of the file."""
     work = Work(
         key="prepare",
         settings={"prepare": settings, "seed": seed, "teacher": teacher.name},

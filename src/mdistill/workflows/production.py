@@ -1,4 +1,4 @@
-"""Production MD with the student at each temperature, and what the trajectories say about transport."""
+"""Production MD with the student at each temperature, and transport from its trajectories."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def produce(
     Args:
         system: One structure to start from (the trained cell).
         student: Any potential.
-        temperatures_K: Where.
+        temperatures_K: Temperatures, K.
         settings: Length, thermostat, frames.
-        folder: Finished runs in it are not repeated, an interrupted one is continued.
+        folder: Finished runs in it are not repeated; an interrupted one continues.
         mobile: Atomic number of the mobile ion; None for dynamics only.
         stride: A long-stride map to use in place of time steps.
-        stop: Asked between steps.
+        stop: Checked between steps.
     """
     rows: list[list[Cell]] = []
     runs: list[tuple[float, Trajectory]] = []

@@ -1,7 +1,7 @@
 """On-policy rounds: the student runs MD, its most novel frames go to the teacher, the student is refitted.
 
-A student fitted to its teacher's trajectories visits other configurations when it moves by itself; labelling those is
-what makes its own dynamics trustworthy (`distill` does at least one round).
+The student's dynamics visits configurations that its teacher's trajectories did not. Their labels make that dynamics reliable;
+`distill` does at least one round.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _BLOCKS_PER_ROUND = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounds:
-    """What every round needs.
+    """Data that all rounds share.
 
     Attributes:
         systems: Structures the student's MD starts from.
         teacher: Labels the selected frames.
-        temperatures_K: Of the student's MD.
-        settings: How many rounds, how long, how many frames.
+        temperatures_K: Temperatures of the student's MD, K.
+        settings: Numbers of rounds and frames, length of the MD.
         label: Probes and caps for the new labels.
         train: Size and weights of the student; each refit takes `settings.refit_share` of its time.
-        workers: Processes that ask the teacher; 0: this one.
+        workers: Number of worker processes for teacher calls; 0: this process.
     """
 
     systems: Sequence[System]
@@ -65,11 +65,11 @@ def refine(
     """Do the rounds; each stores its MD, labels and fit in `folder/round-k` and resumes from there.
 
     Args:
-        rounds: What to do.
+        rounds: Data and settings.
         frames: Labels the student was trained on.
         student: Model file of the first fit.
-        folder: Of the stage; `student.mdistill` becomes the last fit.
-        stop: Asked in every loop.
+        folder: Folder of the stage; `student.mdistill` in it becomes the last fit.
+        stop: Checked in every loop.
     Returns:
         The last fit, and a table of the rounds.
     """
@@ -105,7 +105,7 @@ def refine(
 def _label_own_frames(
     rounds: Rounds, number: int, known: Sequence[LabelledFrame], student: Potential, home: Path, *, stop: StopRequest
 ) -> tuple[list[LabelledFrame], str]:
-    """The student's MD from each structure at each temperature, screened and labelled; what broke, in words."""
+    """New labels from the student's MD at each structure and temperature, and notes on broken runs."""
     store, notes = LabelStore(home / "labels"), list[str]()
     for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
         where = home / f"md-{index}-{temperature:g}K"

@@ -1,4 +1,4 @@
-"""What a run of `mdistill distill` holds for jobs that add to it: structures, teacher, labels."""
+"""Parts of a run of `mdistill distill` for jobs that add to it: structures, teacher, labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def relaxed_systems(run: Path) -> list[System]:
 
 
 def teacher_of(run: Path, name: str = "", *, device: str = "cpu") -> Potential:
-    """A teacher by name, or the one that a run was taught by.
+    """A teacher by name, or the teacher of a run.
 
     Raises:
         BadInput: No name, and the run's results name none; or a teacher that cannot be loaded.

@@ -1,4 +1,4 @@
-"""The stride rung: segments of a student's exact flow → a long-stride map → judged beside small steps of that student."""
+"""The stride rung: NVE segments of a student → a long-stride map → comparison with time steps of that student."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def stride_rung(
     student: Path, systems: list[System], settings: StrideRungSettings, folder: Path, *, recorded: Sequence[Segment] = (),
     stop: StopRequest = NEVER,
 ) -> Results:  # fmt: skip
-    """Train a map on the student's own flow and judge it.
+    """Train a map on NVE dynamics of the student, and compare it with time steps.
 
     Args:
         student: Model file of a moment student.
-        systems: Structures whose dynamics is learned; the first is where the map is judged.
+        systems: Structures of the segments; the map is judged on the first.
         settings: Segments, training, judging.
-        folder: Gets segments/, stride.mdistill, its training and a ledger; what is there is not done again.
-        recorded: Segments to learn from in place of new ones.
+        folder: Folder for segments/, stride.mdistill, its training and a ledger; finished parts are not repeated.
+        recorded: Segments to use in place of new ones.
     Returns:
         Tables, gates and values of the section "strides", and the rung.
     Raises:
