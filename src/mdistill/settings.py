@@ -250,19 +250,19 @@ def describe(kind: type, name: str) -> str:
         return ""
     if rest:
         return describe(_bare(hints(kind)[first]), rest)
-    for names, text in _attributes(kind):
+    for names, text in _attributes(kind.__doc__ or ""):
         if first in names:
             return text.split(". ")[0].rstrip(".")
     return ""
 
 
 @functools.cache
-def _attributes(kind: Any) -> tuple[tuple[tuple[str, ...], str], ...]:
+def _attributes(docstring: str) -> tuple[tuple[tuple[str, ...], str], ...]:
     from docstring_parser import parse
 
     return tuple(
         (tuple(part.strip() for part in entry.arg_name.split(",")), " ".join((entry.description or "").split()))
-        for entry in parse(kind.__doc__ or "").params
+        for entry in parse(docstring).params
     )
 
 
