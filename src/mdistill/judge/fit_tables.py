@@ -27,9 +27,8 @@ def training_results(result: TrainingResult, title: str) -> Results:
         ),
     ]
     figure = Figure(
-        name=f"history_{key}", title=f"Learning curve, {title}", section="training", kind="logy", x_label="training time (min)",
-        y_label="mean error", series=series,
-    )  # fmt: skip
+        f"history_{key}", f"Learning curve, {title}", "training", "training time (min)", "mean error", series, kind="logy"
+    )
     values = {
         "parameters": exactly(result.parameters),
         "train_frames": exactly(result.train_frames),
@@ -47,10 +46,8 @@ def closed_form_results(result: TrainingResult, posterior: Posterior, within: Ma
     rows += [["ridge", posterior.ridge]]
     rows += [[f"spread of residuals, {kind} ({units[kind]})", value] for kind, value in posterior.noise.items()]
     rows += [[f"held-out force errors {name.replace('sigma', 'σ')} (%)", 100.0 * share] for name, share in within.items()]
-    table = Table(
-        name="closed_form", title="Closed-form fit", section="training", columns=["what", "value"], rows=rows,
-        caption="A good error bar holds 68 % of the errors within 1σ and 95 % within 2σ.",
-    )  # fmt: skip
+    caption = "A good error bar holds 68 % of the errors within 1σ and 95 % within 2σ."
+    table = Table("closed_form", "Closed-form fit", "training", ["what", "value"], rows, caption)
     counted = {"train_frames": result.train_frames, "held_out_frames": result.held_out_frames, "parameters": result.parameters}
     values = {name: exactly(count) for name, count in counted.items()}
     values |= {f"force_errors_{k.replace(' ', '_')}": exactly(v) for k, v in within.items()}

@@ -98,14 +98,9 @@ def _error_table(errors: Accuracy) -> Table:
         ]
         for group, deviation in errors.force.items()
     ]  # fmt: skip
-    return Table(
-        name="errors",
-        title="Errors on held-out labels",
-        section="accuracy",
-        columns=["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |F| (meV/Å)", "energy MAE (meV/atom)", "stress MAE (GPa)"],
-        rows=rows,
-        caption="Held-out time blocks by temperature and element. Force errors per component; |F| is the length of the force.",
-    )
+    columns = ["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |F| (meV/Å)", "energy MAE (meV/atom)", "stress MAE (GPa)"]
+    caption = "Held-out time blocks by temperature and element. Force errors per component; |F| is the length of the force."
+    return Table("errors", "Errors on held-out labels", "accuracy", columns, rows, caption)
 
 
 def _rdf_tables(measured: Measured) -> list[Table]:
@@ -132,19 +127,14 @@ def _rdf_figures(measured: Measured, most: int = 6) -> list[Figure]:
         theirs, ours = measured.curves[name]
         x, likeness = theirs.x.tolist(), measured.overlaps[name]
         noise = f"{100 * likeness.divergence:.2g} % (sampling noise {100 * likeness.noise:.2g} %)"
+        title = f"RDF {name}"
+        series = [
+            Series(label="teacher", x=x, y=theirs.y.tolist(), style="dashed"),
+            Series(label="student", x=x, y=ours.y.tolist()),
+        ]
+        caption = f"Jensen–Shannon divergence {noise}, Wasserstein-1 distance {likeness.shift:.3f} Å."
         drawn.append(
-            Figure(
-                name=f"rdf-{name.replace(', ', '-').replace(' ', '')}",
-                title=f"RDF {name}",
-                section="dynamics",
-                x_label="r (Å)",
-                y_label="g(r)",
-                series=[
-                    Series(label="teacher", x=x, y=theirs.y.tolist(), style="dashed"),
-                    Series(label="student", x=x, y=ours.y.tolist()),
-                ],
-                caption=f"Jensen–Shannon divergence {noise}, Wasserstein-1 distance {likeness.shift:.3f} Å.",
-            )
+            Figure(f"rdf-{name.replace(', ', '-').replace(' ', '')}", title, "dynamics", "r (Å)", "g(r)", series, caption=caption)
         )
     return drawn
 

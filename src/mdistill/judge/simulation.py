@@ -77,10 +77,8 @@ def uncertainty_results(potential: Potential, model: Path, done: SimulationResul
         Series(label="along the run", x=times, y=errors),
         Series(label="on the training data", x=times, y=[posterior.usual] * len(times), style="dashed"),
     ]
-    figure = Figure(
-        name="force_uncertainty", title="Uncertainty of the forces from that of the weights", section="dynamics",
-        x_label="time (ps)", y_label="standard error (eV/Å)", series=series,
-    )  # fmt: skip
+    title = "Uncertainty of the forces from that of the weights"
+    figure = Figure("force_uncertainty", title, "dynamics", "time (ps)", "standard error (eV/Å)", series)
     worst = max(errors)
     more, when = worst / posterior.usual, times[errors.index(worst)]
     warning = (

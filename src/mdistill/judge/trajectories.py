@@ -184,10 +184,8 @@ def _arrhenius_results(symbol: str, points: Sequence[_Point], charge: float) -> 
     span = f"{fit.temperatures[0]:g}–{fit.temperatures[-1]:g} K"
     note = f"D and σ at {ROOM_K:g} K are extrapolated from {span}"
     outside = fit.is_extrapolation(ROOM_K)
-    table = Table(
-        name="arrhenius", title=f"Arrhenius fit, {span}", section="transport", columns=columns, rows=[row],
-        caption="ln D = ln D₀ − Eₐ/(k_B T), weighted by the errors of D" + (f". {note}." if outside else "."),
-    )  # fmt: skip
+    caption = "ln D = ln D₀ − Eₐ/(k_B T), weighted by the errors of D" + (f". {note}." if outside else ".")
+    table = Table("arrhenius", f"Arrhenius fit, {span}", "transport", columns, [row], caption)
     return Results(
         command="transport", values=values, headlines=[Headline(quantity="activation_energy", value="activation_energy")],
         tables=[table], figures=figures, notes=[note] if outside else [],
@@ -242,13 +240,10 @@ def structure_results(trajectory: Trajectory, *, species: str) -> Results:
         curves = [rdf(trajectory, pair=pair, r_max=reach) for pair in chosen]
         whose = species if name == "mobile" else "the host"
         if curves:
-            figures.append(
-                Figure(
-                    name=f"rdf-{name}", title=f"Radial distribution functions of {whose}", section="dynamics", x_label="r (Å)",
-                    y_label="g(r)", caption="Bands: one standard error from ten time blocks.",
-                    series=[Series(label=c.label, x=c.x.tolist(), y=c.y.tolist(), error=c.error.tolist()) for c in curves],
-                )
-            )  # fmt: skip
+            title = f"Radial distribution functions of {whose}"
+            caption = "Bands: one standard error from ten time blocks."
+            series = [Series(label=c.label, x=c.x.tolist(), y=c.y.tolist(), error=c.error.tolist()) for c in curves]
+            figures.append(Figure(f"rdf-{name}", title, "dynamics", "r (Å)", "g(r)", series, caption=caption))
     return replace(results, figures=figures)
 
 
@@ -265,9 +260,6 @@ def _host_table(trajectory: Trajectory, species: str) -> tuple[Table, list[str]]
         rows.append([symbol, str(moved.shape[1]), last, str(hops)])
         if hops:
             notes.append(f"host: {symbol} atoms left their sites {hops} times; the host may be melting, rotating or diffusing")
-    table = Table(
-        name="host", title="Host lattice", section="dynamics",
-        columns=["element", "atoms", "MSD at the longest lag (Å²)", "hops"], rows=rows,
-        caption="A solid host vibrates about its sites: no hops, MSD below about 1 Å².",
-    )  # fmt: skip
+    caption = "A solid host vibrates about its sites: no hops, MSD below about 1 Å²."
+    table = Table("host", "Host lattice", "dynamics", ["element", "atoms", "MSD at the longest lag (Å²)", "hops"], rows, caption)
     return table, notes

@@ -125,16 +125,19 @@ def _curvature_table(compared: Compared) -> Table:
         )
     taken = "all rows" if compared.whole else f"{compared.hessian.samples} random directions (error: jackknife over them)"
     saddle = teacher is not None and teacher.imaginary > 0
-    return Table(
-        name="curvature",
-        title="Curvature",
-        section=SECTION,
-        columns=["what", "teacher", "student, same structure", "student, its own minimum"],
-        rows=rows,
-        caption="The structure is the run's, which the teacher relaxed. "
+    caption = (
+        "The structure is the run's, which the teacher relaxed. "
         f"Hessians of its {compared.system.n_atoms} atoms from {taken}. Harmonic frequencies at Γ of the cell, free motions "
         "left out; imaginary ones count as negative. MAE: frequencies paired in ascending order."
-        + (" That structure is not a minimum of the teacher." if saddle else ""),
+        + (" That structure is not a minimum of the teacher." if saddle else "")
+    )
+    return Table(
+        "curvature",
+        "Curvature",
+        SECTION,
+        ["what", "teacher", "student, same structure", "student, its own minimum"],
+        rows,
+        caption,
     )
 
 
@@ -148,15 +151,12 @@ def _minimum_table(compared: Compared) -> Table:
         ["largest force left (eV/Å)", way.max_force, back.max_force if asked else None],
         ["force calls", way.steps, back.steps if asked else None],
     ]
-    return Table(
-        name="minimum",
-        title="Minimum",
-        section=SECTION,
-        columns=["what", "student, from the teacher's structure", "teacher, from the student's minimum"],
-        rows=rows,
-        caption="Relaxation of atoms and cell. RMSD without a common shift and the change of the cell. The second column is "
-        "the distance from the student's minimum to the nearest one of the teacher.",
+    columns = ["what", "student, from the teacher's structure", "teacher, from the student's minimum"]
+    caption = (
+        "Relaxation of atoms and cell. RMSD without a common shift and the change of the cell. The second column is "
+        "the distance from the student's minimum to the nearest one of the teacher."
     )
+    return Table("minimum", "Minimum", SECTION, columns, rows, caption)
 
 
 def _displaced_table(compared: Compared, settings: VibrationSettings) -> Table:
@@ -166,16 +166,13 @@ def _displaced_table(compared: Compared, settings: VibrationSettings) -> Table:
     ]
     whose, modes = ("student's", compared.student) if compared.teacher is None else ("teacher's", compared.teacher)
     used = int(harmonic(compared.system, modes, settings.temperature_K, farthest=settings.farthest_A).sum())
-    return Table(
-        name="displaced",
-        title="Errors on structures displaced along normal modes",
-        section=SECTION,
-        columns=["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |F| (meV/Å)"],
-        rows=rows,
-        caption=f"{settings.displaced} structures, {used} of the {whose} {len(modes.frequencies)} modes displaced at once with "
+    title = "Errors on structures displaced along normal modes"
+    caption = (
+        f"{settings.displaced} structures, {used} of the {whose} {len(modes.frequencies)} modes displaced at once with "
         f"the classical amplitudes of {settings.temperature_K:g} K, except imaginary ones and those that would move an "
-        f"atom by more than {settings.farthest_A:g} Å. Errors: scatter between the structures.",
+        f"atom by more than {settings.farthest_A:g} Å. Errors: scatter between the structures."
     )
+    return Table("displaced", title, SECTION, ["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |F| (meV/Å)"], rows, caption)
 
 
 def _density_figure(compared: Compared, teacher: Modes, settings: VibrationSettings) -> Figure:
@@ -191,16 +188,12 @@ def _density_figure(compared: Compared, teacher: Modes, settings: VibrationSetti
         for name, modes in (("teacher", teacher), ("student", compared.student))
     ]
     imaginary = min(ends) < 0.0
-    return Figure(
-        name="vibrational-density",
-        title="Vibrational density of states",
-        section=SECTION,
-        x_label="frequency (THz)",
-        y_label="density of states (1/THz)",
-        series=drawn,
-        caption=f"At the structure the teacher relaxed, at Γ of the cell, broadened by {settings.width_THz:g} THz; the "
-        "integral is the number of vibrations." + (" Imaginary frequencies are shown as negative." if imaginary else ""),
+    title = "Vibrational density of states"
+    caption = (
+        f"At the structure the teacher relaxed, at Γ of the cell, broadened by {settings.width_THz:g} THz; the "
+        "integral is the number of vibrations." + (" Imaginary frequencies are shown as negative." if imaginary else "")
     )
+    return Figure("vibrational-density", title, SECTION, "frequency (THz)", "density of states (1/THz)", drawn, caption=caption)
 
 
 def _bands_figure(teacher: Bands, student: Bands) -> Figure:
