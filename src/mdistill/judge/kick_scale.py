@@ -40,14 +40,9 @@ _TIMES, _SHARPER = 3, 0.6
 
 
 def set_kick_scale(
-    net: StrideMap,
-    potential: Potential,
-    system: System,
-    settings: StrideRungSettings,
-    folder: Path | None = None,
-    *,
+    net: StrideMap, potential: Potential, system: System, settings: StrideRungSettings, folder: Path | None = None, *,
     stop: StopRequest = NEVER,
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """Scale the kicks of a trained map, in place, until NVE has the temperature of time steps.
 
     Args:

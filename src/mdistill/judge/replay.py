@@ -24,15 +24,9 @@ from mdistill.types import Potential, System, Trajectory
 
 
 def replay(
-    student: Potential,
-    relaxed: System,
-    taught: LabelSettings,
-    frames: Mapping[float, int],
-    *,
-    repeats: int,
-    seed: int = 0,
+    student: Potential, relaxed: System, taught: LabelSettings, frames: Mapping[float, int], *, repeats: int, seed: int = 0,
     stop: StopRequest = NEVER,
-) -> dict[float, Trajectory]:
+) -> dict[float, Trajectory]:  # fmt: skip
     """Run the teacher's dynamics several times with the student.
 
     Args:

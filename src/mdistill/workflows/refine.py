@@ -105,7 +105,7 @@ def refine(
 def _label_own_frames(
     rounds: Rounds, number: int, known: Sequence[LabelledFrame], student: Potential, home: Path, *, stop: StopRequest
 ) -> tuple[list[LabelledFrame], str]:
-    """New labels from the student's MD at each structure and temperature, and notes on broken runs."""
+    """Novel frames of the student's MD from each structure at each temperature, labelled; reasons of runs that broke."""
     store, notes = LabelStore(home / "labels"), list[str]()
     for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
         where = home / f"md-{index}-{temperature:g}K"
