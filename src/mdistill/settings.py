@@ -235,7 +235,7 @@ def _read(kind: Any, value: Any, *, source: object, default: Any, prefix: str) -
 
 def changes(made: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Names (dotted) and values of the visible fields that differ from those of a default of the same class."""
-    for field in (field for field in dataclasses.fields(made) if field.name in visible(type(made))):
+    for field in (field for field in dataclasses.fields(made) if field.name in visible(type(made))):  # type: ignore[arg-type]
         value, usual = getattr(made, field.name), getattr(default, field.name)
         if dataclasses.is_dataclass(value) and type(value) is type(usual):
             yield from changes(value, usual, f"{prefix}{field.name}.")
