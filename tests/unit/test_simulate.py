@@ -236,9 +236,9 @@ BAD: dict[str, tuple[object, ...]] = {
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_bad_settings(name: str, value: object) -> None:
-    with pytest.raises(BadInput, match=rf"(?s)^{name}: .*allowed: .*fix: ") as caught:
+    with pytest.raises(BadInput, match=rf"(?s)^SimulateSettings.{name}: .*allowed: .*fix: ") as caught:
         SimulateSettings(**{name: value})
-    assert repr(value) in str(caught.value) and caught.value.exit_status == 2
+    assert f"{name}: {value}" in str(caught.value) and caught.value.exit_status == 2
 
 
 def test_structures_that_cannot_be_simulated(tmp_path: Path) -> None:
