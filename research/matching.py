@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,31 +30,9 @@ from mdistill.training.labels import Item, join
 from mdistill.training.potential import TrainingResult, prepare_fit, run_fit
 from mdistill.training.settings import TrainSettings
 from mdistill.types import Graph, LabelledFrame
+from research.features import element_features, node_features, node_width
 
 _NAME = "matched"
-
-
-class Featured(Protocol):
-    """A teacher's network that shows what it makes of every atom."""
-
-    @property
-    def cutoff(self) -> float: ...
-    @property
-    def elements(self) -> frozenset[int]: ...
-    @property
-    def node_width(self) -> int: ...
-    def node_features(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, "atom feature"]: ...
-
-
-@runtime_checkable
-class Embedding(Protocol):
-    """A teacher's network that begins with features of elements."""
-
-    @property
-    def cutoff(self) -> float: ...
-    @property
-    def elements(self) -> frozenset[int]: ...
-    def element_features(self, graph: Graph) -> Float[Tensor, "atom feature"]: ...
 
 
 class Matching(Protocol):
@@ -74,14 +52,14 @@ class NodeMatching:
         weight: w; forces weigh 1. (Published: 1000 beside 100. Spline students of molecules want 1 or less.)
     """
 
-    teacher: Featured
+    teacher: Any
     weight: float = 10.0
     _known: dict[int, tuple[LabelledFrame, Tensor]] = field(default_factory=dict, init=False)
     _square: float = field(default=0.0, init=False)
 
     def attach(self, net: Student, *, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        n_in, n_out = net.node_width, self.teacher.node_width
+        n_in, n_out = node_width(net), node_width(self.teacher)
         net.add_module(_NAME, Linear(n_in, n_out, bias=True, generator=generator).to(next(net.parameters()).dtype))
 
     def detach(self, net: Student) -> None:
@@ -89,8 +67,7 @@ class NodeMatching:
 
     def loss(self, net: torch.nn.Module, graph: Graph, frames: Sequence[LabelledFrame]) -> Tensor:
         wanted = torch.cat([self._features(frame) for frame in frames])
-        student: Any = net
-        found = getattr(net, _NAME)(student.node_features(graph, edge_vectors(graph)))
+        found = getattr(net, _NAME)(node_features(net, graph, edge_vectors(graph)))
         return self.weight * (found - wanted.to(found)).square().mean() / self._square
 
     def _features(self, frame: LabelledFrame) -> Float[Tensor, "atom feature"]:
@@ -98,7 +75,7 @@ class NodeMatching:
         if id(frame) not in self._known:
             graph = build_graph(cast(frame.system, dtype=torch.float64), self.teacher.cutoff)
             with torch.no_grad():
-                features = self.teacher.node_features(graph, edge_vectors(graph))
+                features = node_features(self.teacher, graph, edge_vectors(graph))
             self._square = self._square or max(float(features.square().mean()), 1e-12)
             self._known[id(frame)] = (frame, features)
         return self._known[id(frame)][1]
@@ -112,15 +89,16 @@ class EmbeddingMatching:
         BadInput: Another kind of network, or elements that the teacher does not know.
     """
 
-    teacher: Featured | Embedding
+    teacher: Any
 
     def attach(self, net: Student, *, seed: int) -> None:
         teacher = self.teacher
-        if not isinstance(net, PainnNet) or not isinstance(teacher, Embedding) or not net.elements <= teacher.elements:
+        embedded = isinstance(teacher, PainnNet) or hasattr(teacher, "element_features")
+        if not isinstance(net, PainnNet) or not embedded or not net.elements <= teacher.elements:
             allowed = "a PaiNN student and a PaiNN or SevenNet teacher that knows its elements"
             raise BadInput("embedding", "of another kind of network", allowed=allowed, fix="match nodes")
         generator = torch.Generator().manual_seed(seed)
-        frozen = teacher.element_features(_apart(net.settings.elements, teacher.cutoff)).detach().to(net.embedding.dtype)
+        frozen = element_features(teacher, _apart(net.settings.elements, teacher.cutoff)).detach().to(net.embedding.dtype)
         start = torch.randn((frozen.shape[1], net.settings.width), generator=generator, dtype=frozen.dtype)
         with torch.no_grad():
             net.embedding.copy_(frozen @ start / frozen.shape[1] ** 0.5)

@@ -119,10 +119,12 @@ def test_rates_suit_the_network_unless_set():
     assert FitSettings(weight_decay=0.0).suited("painn").weight_decay == 0.0
 
 
-@pytest.mark.parametrize("wrong", [{"net": "schnet"}, {"painn": PainnSize(layers=0)}, {"energy_gradient_weight": -1.0}])
+@pytest.mark.parametrize("wrong", [{"net": "schnet"}, {"energy_gradient_weight": -1.0}])
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(BadInput):
         TrainSettings(**wrong)
+    with pytest.raises(BadInput, match="layers"):
+        PainnSize(layers=0)
 
 
 def test_from_labels_to_dynamics_on_the_command_line(frames, tmp_path, capsys):

@@ -153,18 +153,6 @@ class MomentNet(Student):
             return zeros
         return zeros.index_add(0, near.div(slots.shape[1], rounding_mode="floor"), 0.5 * energy.to(torch.float64))
 
-    @property
-    def node_width(self) -> int:
-        """Number of node features."""
-        return (self.settings.degree + 3) * self.settings.channels
-
-    def node_features(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, "atom feature"]:
-        """The normalised invariants of every atom."""
-        species = self.species(graph.system.numbers)
-        slots = self.layout(species)
-        dense = (self.features(self.moments(graph, vectors, species)[0], slots) - self.mean) / self.spread
-        return dense.new_zeros((len(species) + 1, dense.shape[2])).index_copy(0, slots.flatten(), dense.flatten(0, 1))[:-1]
-
     def features(
         self, moments: Float[Tensor, "atom lm basis"], slots: Int[Tensor, "species slot"]
     ) -> Float[Tensor, "species slot feature"]:

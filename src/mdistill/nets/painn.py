@@ -95,20 +95,6 @@ class PainnNet(Student):
         core, core_forces = self._core_with_forces(graph, vectors, species)
         return self._energies(scalar, species) + core, forces - mean.index_select(0, owner) + core_forces
 
-    @property
-    def node_width(self) -> int:
-        """Number of node features."""
-        return self.settings.width
-
-    def node_features(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, "atom feature"]:
-        """The scalar features of every atom after the last block."""
-        species = self.species(graph.system.numbers)
-        return self._features(graph, vectors, species)[0][: len(species)]
-
-    def element_features(self, graph: Graph) -> Float[Tensor, "atom feature"]:
-        """What every atom's element is embedded as."""
-        return self.embedding.index_select(0, self.species(graph.system.numbers))
-
     def _features(
         self, graph: Graph, vectors: Tensor, species: Tensor
     ) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows 3 width"]]:

@@ -45,9 +45,9 @@ class LastLayerUncertainty(torch.nn.Module):
         lower = torch.linalg.cholesky(products + floor * torch.eye(len(products), dtype=products.dtype))
         self.root.copy_(torch.linalg.solve_triangular(lower, torch.eye(len(products), dtype=products.dtype), upper=False))
 
-    def trusted(self, doubt: Float[Tensor, " atom"], species: Int[Tensor, " atom"]) -> bool:
+    def trusted(self, uncertainty: Float[Tensor, " atom"], species: Int[Tensor, " atom"]) -> bool:
         """Whether no atom's σ is larger than trusted; not a number is not trusted."""
-        return bool((doubt <= self.largest.index_select(0, species)).all())
+        return bool((uncertainty <= self.largest.index_select(0, species)).all())
 
 
 def with_one(features: Float[Tensor, "atom feature"]) -> Float[Tensor, "atom more"]:
