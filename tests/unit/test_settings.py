@@ -140,11 +140,11 @@ def test_a_bad_entry_of_a_file_is_named(raw: dict, said: str) -> None:
 
 
 def test_files_neither_set_nor_hold_the_seeds_that_a_run_derives() -> None:
-    for raw in ({"production": {"seed": 3}}, {"prepare": {"disorder": {"orderings": 3}}}):
+    for raw in ({"label": {"seed": 3}}, {"prepare": {"disorder": {"orderings": 3}}}):
         with pytest.raises(BadInput, match=r"(?s)(seed|orderings) in run.toml: is unknown"):
             from_json(DistillSettings, {"structure": "x.cif", **raw}, source="run.toml")
     usual = DistillSettings(structure=Path("x.cif"))
-    derived = replace(usual, seed=7, production=replace(usual.production, seed=child_seed(7, "production")))
+    derived = replace(usual, seed=7, label=replace(usual.label, seed=child_seed(7, "label")))
     assert dict(changes(derived, usual)) == {"seed": 7}
 
 

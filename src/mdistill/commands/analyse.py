@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +21,6 @@ class AnalyseArguments:
     """Files of one trajectory in time order: .h5, a run folder, XDATCAR (also .gz), extxyz, .traj, …"""
     out: Path
     """Folder for results.json and report.html."""
-    seed: int = 0
-    """Seed of the Bayesian sampling."""
     settings: Annotated[AnalyseSettings, tyro.conf.arg(name="")]
 
 
@@ -45,14 +43,13 @@ GROUPS = {
 def main(arguments: list[str]) -> int:
     """Analyse; prints the transport table."""
     given = parse(AnalyseArguments, arguments, program="mdistill analyse", description=HELP, groups=GROUPS)
-    settings = replace(given.settings, seed=given.seed)
     from mdistill.workflows.analyse import analyse
 
-    results = analyse([_file(path) for path in given.trajectories], settings)
+    results = analyse([_file(path) for path in given.trajectories], given.settings)
     command = "mdistill analyse " + shlex.join(arguments)
     folder = output_folder(given.out)
     write_config(folder, "mdistill analyse", given)
-    finish(stamped(results, settings, repeat=command), folder, report=True)
+    finish(stamped(results, given.settings, repeat=command), folder, report=True)
     return 0
 
 

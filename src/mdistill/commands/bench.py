@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +23,6 @@ class BenchArguments:
     """Folder for results.json and a page of its own (default: RUN/bench)."""
     teacher: str = ""
     """Teacher to time (default: the run's)."""
-    seed: int = 0
-    """Seed of everything random."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
     max_hours: float | None = None
@@ -52,13 +50,12 @@ def main(arguments: list[str]) -> int:
     from mdistill.workflows.bench import bench
     from mdistill.workflows.run_parts import teacher_of
 
-    settings = replace(given.settings, seed=given.seed)
     use_threads(given.threads)
     teacher = teacher_of(given.run, given.teacher)
     command = "mdistill bench " + shlex.join(arguments)
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        found = bench(given.run, teacher, settings, stop=stop)
+        found = bench(given.run, teacher, given.settings, stop=stop)
         page = add_to_report(given.run, found)
-    finish(stamped(found, settings, repeat=command), given.out or given.run / "bench", report=True)
+    finish(stamped(found, given.settings, repeat=command), given.out or given.run / "bench", report=True)
     print(f"added to: {page}")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,8 +29,6 @@ class SimulateArguments:
     """Repeats of the cell."""
     device: str = "cpu"
     """Device: cpu or cuda."""
-    seed: int = 0
-    """Seed of velocities and thermostat."""
     precision: Literal["float32", "float64"] = "float32"
     """Float type of the student."""
     threads: int | None = None
@@ -63,7 +61,6 @@ GROUPS = {
 def main(arguments: list[str]) -> int:
     """Simulate; prints averages and speed."""
     given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP, groups=GROUPS)
-    settings = replace(given.settings, seed=given.seed)
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import read_system
     from mdistill.judge.simulation import dynamics_results, uncertainty_results
@@ -83,11 +80,11 @@ def main(arguments: list[str]) -> int:
     folder = output_folder(given.out)
     command = "mdistill simulate " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        done = simulate(system, potential, settings, folder, stride=stride, stop=stop)
-    results = dynamics_results(done, potential, settings)
+        done = simulate(system, potential, given.settings, folder, stride=stride, stop=stop)
+    results = dynamics_results(done, potential, given.settings)
     if Path(given.potential).exists():
         results = merge(results, uncertainty_results(potential, Path(given.potential), done))
     write_config(folder, "mdistill simulate", given)
-    finish(stamped(results, settings, repeat=command), folder, report=True)
+    finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"trajectory: {done.trajectory}")
     return 0

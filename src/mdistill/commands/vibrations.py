@@ -27,8 +27,6 @@ class VibrationArguments:
     """Teacher to compare with (default: the run's)."""
     device: str = "cpu"
     """Device of the teacher: cpu or cuda."""
-    seed: int = 0
-    """Seed of everything random."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
     max_hours: float | None = None
@@ -67,7 +65,7 @@ def main(arguments: list[str]) -> int:
 
     use_threads(given.threads)
     teacher = teacher_of(given.run, given.teacher, device=given.device)
-    settings = replace(given.settings, seed=given.seed, **({"whole_up_to": 0} if given.quick else {}))
+    settings = replace(given.settings, whole_up_to=0) if given.quick else given.settings
     command = "mdistill vibrations " + shlex.join(arguments)
     out = given.out or given.run / "vibrations"
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:

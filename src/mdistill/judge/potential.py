@@ -61,6 +61,7 @@ def validate(  # noqa: PLR0917
     taught: LabelSettings,
     teacher_frames: Sequence[LabelledFrame] | None = None,
     labels: Sequence[LabelledFrame] | None = None,
+    seed: int = 0,
     stop: StopRequest = NEVER,
 ) -> Results:
     """Measure everything that the gates need. It resumes in its folder; a failed gate is a result, not an error.
@@ -72,6 +73,7 @@ def validate(  # noqa: PLR0917
         settings, folder: Lengths and limits; folder of the student's runs (nve-…, hot-…), with the speed in its ledger.
         taught: Settings of the teacher's dynamics, which the student repeats for its RDFs.
         teacher_frames: Frames of the teacher's dynamics of this structure, for its RDFs; the held-out ones by default.
+        seed: Seed of the student's dynamics.
         labels: All labels; pair scans end at their closest distances. By default the held-out and the teacher's frames.
         stop: Checked between steps and measurements.
     Returns:
@@ -87,10 +89,10 @@ def validate(  # noqa: PLR0917
     measured = Measured(
         accuracy=accuracy(held_out, predictions),
         scans=scan_pairs(student, closest_distances(labels or [*held_out, *frames]), start=settings.scan_from_A),
-        speed=_speed(teacher, student, start, settings, folder),
+        speed=_speed(teacher, student, start, settings.speed_repeats, folder, seed=seed),
         repeated=_repeated(taught, settings.replays),
     )
-    dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, stop=stop)
+    dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, seed=seed, stop=stop)
     by_temperature = {k: [f for f in frames if f.temperature_K == k] for k in temperatures}
     dynamics.compare_structure(measured, {k: part for k, part in by_temperature.items() if len(part) > 1}, taught)
     for kelvin in sorted({temperatures[0], temperatures[-1]}):
@@ -114,6 +116,7 @@ class _Dynamics:
     start: System
     settings: ValidateSettings
     folder: Path
+    seed: int
     stop: StopRequest
 
     def run(self, name: str, kelvin: float, time_ps: float, **changed: Any) -> SimulationResult | BlowUp:
@@ -122,7 +125,7 @@ class _Dynamics:
             temperature_K=kelvin,
             time_ps=time_ps,
             equilibration_ps=self.settings.equilibration_ps,
-            seed=child_seed(self.settings.seed, name, f"{kelvin:g} K"),
+            seed=child_seed(self.seed, name, f"{kelvin:g} K"),
             **({"time_step_fs": self.settings.time_step_fs} | changed),
         )
         self.stop.raise_if_pending()
@@ -135,7 +138,7 @@ class _Dynamics:
         """RDFs of every pair and temperature in the teacher's frames and in the student's repetitions of its dynamics."""
         if not frames or not bool(self.start.pbc.all()):
             return
-        counts, repeats, seed = {kelvin: len(part) for kelvin, part in frames.items()}, self.settings.replays, self.settings.seed
+        counts, repeats, seed = {kelvin: len(part) for kelvin, part in frames.items()}, self.settings.replays, self.seed
         try:
             runs = replay(self.student, self.start, taught, counts, repeats=repeats, seed=seed, stop=self.stop)
         except BlowUp as error:
@@ -185,16 +188,14 @@ def _trajectory(frames: Sequence[LabelledFrame]) -> Trajectory:
     )
 
 
-def _speed(teacher: Potential, student: Potential, start: System, settings: ValidateSettings, folder: Path) -> Speed:
+def _speed(teacher: Potential, student: Potential, start: System, repeats: int, folder: Path, *, seed: int) -> Speed:
     """The speed, measured once per folder, so that a resumed validation reports the same."""
     models = {"teacher": model_id(teacher), "student": model_id(student)}
-    work = Work(
-        key="speed", settings={"repeats": settings.speed_repeats}, inputs={"structure": structure_sha256(start)}, models=models
-    )
+    work = Work(key="speed", settings={"repeats": repeats}, inputs={"structure": structure_sha256(start)}, models=models)
     known = Ledger(folder).kept(work)
     if known is not None:
         return Speed(**{name: estimate_from(value) for name, value in known.items()})
-    speed = compare_speed(teacher, student, start, repeats=settings.speed_repeats, seed=settings.seed)
+    speed = compare_speed(teacher, student, start, repeats=repeats, seed=seed)
     Ledger(folder).keep(work, speed)
     return speed
 

@@ -29,7 +29,6 @@ class ValidateSettings:
         scan_from_A: First distance of the pair scans, Å.
         speed_repeats: Number of timings; each costs one teacher call.
         parity_points: Largest number of points in a parity plot.
-        seed: Seed of the dynamics.
     Raises:
         BadInput: A value that cannot be used.
     """
@@ -45,7 +44,6 @@ class ValidateSettings:
     scan_from_A: float = setting(0.3, least=0.05, most=1.5, unit="Å")
     speed_repeats: int = setting(9, least=3, most=1000)
     parity_points: int = setting(1500, least=10, most=100_000)
-    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
 
 @settings
@@ -82,7 +80,7 @@ class VibrationSettings:
     relax_steps: int = setting(500, least=0, most=1_000_000)
     largest_force: float = setting(0.005, least=1e-6, most=1.0, unit="eV/Å")
     teacher_steps: int = setting(60, least=0, most=1_000_000)
-    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
+    seed: int = setting(0, least=0, most=SEEDS)
 
 
 @settings

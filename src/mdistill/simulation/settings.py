@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
-import tyro
-
 from mdistill.settings import HOTTEST, LONGEST_STEP, SEEDS, setting, settings
 
 
@@ -73,7 +71,7 @@ class SimulateSettings:
     compressibility_per_GPa: float = setting(0.03, above=0.0, most=1e9, unit="1/GPa")
     every_fs: float = setting(20.0, above=0.0, most=1e9, unit="fs")
     format: Literal["hdf5", "extxyz"] = "hdf5"
-    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
+    seed: int = setting(0, least=0, most=SEEDS)
     skin_A: float = setting(1.2, least=0.0, most=5.0, unit="Å")
     restart_seconds: float = setting(30.0, least=0.0, most=1e6, unit="s")
     guard: GuardSettings = field(default_factory=GuardSettings)

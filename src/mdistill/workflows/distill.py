@@ -94,21 +94,22 @@ class _Job:
         first, final = home / "train" / STUDENT, home / "refine" / STUDENT
         everything = home / "refine" / "labels.txt"
         prepared_systems(
-            self.crystal, self.teacher, settings.prepare, home / "prepare", seed=child_seed(settings.seed, "prepare"),
-            stop=self.stop,
+            self.crystal, self.teacher, settings.prepare, home / "prepare", seed=self._seed("prepare"), stop=self.stop,
         )  # fmt: skip
         self._stage("label", {"label": settings.label}, [start], ["labels.jsonl"], self._label, asks=True)
         self._stage("train", {"train": settings.train}, [labels], [STUDENT], self._train)
-        refined = {"refine": settings.refine, "train": settings.train, "label": settings.label}
+        refined = {"refine": settings.refine, "train": settings.train, "label": settings.label, "seed": settings.seed}
         self._stage("refine", refined, [labels, first, start], [STUDENT, "labels.txt"], self._refine, asks=True)
-        self._stage("gates", {"validate": settings.validate}, [final, everything, start], [], self._validate, asks=True)
+        limits = {"validate": settings.validate, "seed": settings.seed}
+        self._stage("gates", limits, [final, everything, start], [], self._validate, asks=True)
         produced_from = [final, start]
         if settings.stride_fs:
             rung = settings.rung()
             learned = {"segments": rung.segments, "train": rung.train, "skin_A": rung.skin_A}
             self._stage("stride", learned, [final, start], [STRIDE], self._stride, last=rung.judge)
             produced_from.append(home / "stride" / STRIDE)
-        asked = {"production": settings.production, "temperatures": settings.temperatures, "mobile": settings.mobile}
+        asked = {"production": settings.production, "temperatures": settings.temperatures}
+        asked |= {"mobile": settings.mobile, "seed": settings.seed}
         self._stage("production", asked, produced_from, [], self._produce)
         with replacing(home / STUDENT) as partial:
             copyfile(final, partial)
@@ -131,6 +132,9 @@ class _Job:
         work = Work(key=name, settings=settings, inputs=contents(*inputs), models=models, last=last)
         run_stage(folder, work, ["results.json", *outputs], lambda: write_results(folder, act(folder)))
 
+    def _seed(self, name: str) -> int:
+        return child_seed(self.settings.seed, name)
+
     def _label(self, folder: Path) -> Results:
         systems = self._systems()
         check_teacher(self.teacher, self.settings.teacher, system=systems[0])
@@ -144,7 +148,7 @@ class _Job:
         settings = self.settings
         rounds = Rounds(
             systems=self._systems(), teacher=self.teacher, temperatures_K=settings.label.temperatures_K, settings=settings.refine,
-            label=settings.label, train=settings.train, workers=self.workers,
+            label=settings.label, train=settings.train, seed=self._seed("refine"), workers=self.workers,
         )  # fmt: skip
         result, table = refine(rounds, self._labels(), self.folder / "train" / STUDENT, folder, stop=self.stop)
         shards = sorted(folder.glob("round-*/labels/*.npz"))
@@ -159,7 +163,7 @@ class _Job:
         compared = [frame for frame in frames if frame.temperature_K in settings.temperatures]
         return validate(
             self._student(), self.teacher, held_out, self._systems()[0], settings.validate, folder, taught=settings.label,
-            teacher_frames=compared, labels=read_labels(self.folder), stop=self.stop,
+            teacher_frames=compared, labels=read_labels(self.folder), seed=self._seed("validate"), stop=self.stop,
         )  # fmt: skip
 
     def _stride(self, folder: Path) -> Results:
@@ -169,7 +173,7 @@ class _Job:
         settings = self.settings
         return produce(
             self._systems()[0], self._student(), settings.temperatures, settings.production, folder,
-            mobile=mobile_element(settings.mobile), stride=self._long_strides(), stop=self.stop,
+            mobile=mobile_element(settings.mobile), seed=self._seed("production"), stride=self._long_strides(), stop=self.stop,
         )  # fmt: skip
 
     def _long_strides(self) -> StrideMap | None:

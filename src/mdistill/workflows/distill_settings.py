@@ -127,17 +127,14 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     prepare, train = settings.prepare, settings.train
     if settings.cutoff is not None:
         prepare, train = replace(prepare, cutoff=settings.cutoff), replace(train, cutoff=settings.cutoff)
-    seeds = {name: child_seed(settings.seed, name) for name in ("label", "train", "refine", "validate", "production")}
-    label = replace(settings.label, seed=seeds["label"])
+    label = replace(settings.label, seed=child_seed(settings.seed, "label"))
     if not label.temperatures_K:
         label = replace(label, temperatures_K=ladder(temperatures))
     if mobile != "none":
         check_mobile(crystal, mobile)
     return replace(
         settings, mobile=mobile, temperatures=temperatures, prepare=prepare, label=label,
-        train=replace(train, fit=replace(train.fit, seed=seeds["train"])), refine=replace(settings.refine, seed=seeds["refine"]),
-        validate=replace(settings.validate, seed=seeds["validate"]),
-        production=replace(settings.production, seed=seeds["production"]),
+        train=replace(train, fit=replace(train.fit, seed=child_seed(settings.seed, "train"))),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from mdistill.workflows.settings import ProductionSettings
 
 def produce(
     system: System, student: Potential, temperatures_K: Sequence[float], settings: ProductionSettings, folder: Path, *,
-    mobile: int | None, stride: StrideMap | None = None, stop: StopRequest = NEVER,
+    mobile: int | None, seed: int = 0, stride: StrideMap | None = None, stop: StopRequest = NEVER,
 ) -> Results:  # fmt: skip
     """NVT dynamics at each temperature, each in `folder/<T>K`, then MSD, diffusivity, conductivity and Arrhenius fit.
 
@@ -31,6 +31,7 @@ def produce(
         settings: Length, thermostat, frames.
         folder: Finished runs in it are not repeated; an interrupted one continues.
         mobile: Atomic number of the mobile ion; None for dynamics only.
+        seed: Seed of everything random.
         stride: A long-stride map to use in place of time steps.
         stop: Checked between steps.
     """
@@ -40,7 +41,7 @@ def produce(
         md = SimulateSettings(
             ensemble="nvt", thermostat=settings.thermostat, temperature_K=temperature, time_ps=settings.time_ps,
             equilibration_ps=settings.equilibration_ps, time_step_fs=None if stride is not None else settings.time_step_fs,
-            every_fs=settings.every_fs, seed=child_seed(settings.seed, f"{temperature:g} K"),
+            every_fs=settings.every_fs, seed=child_seed(seed, f"{temperature:g} K"),
         )  # fmt: skip
         done = simulate(system, student, md, folder / f"{temperature:g}K", stride=stride, stop=stop)
         rows.append([f"{temperature:g}", *_row(done)])
@@ -55,9 +56,7 @@ def produce(
     dynamics = Results(command="production", tables=[table], citations=["bussi" if settings.thermostat == "bussi" else "baoab"])
     if mobile is None:
         return replace(dynamics, notes=["No mobile ion was named: no transport properties were computed."])
-    return merge(
-        dynamics, transport_results(runs, species=mobile, charge=settings.charge, seed=child_seed(settings.seed, "diffusivity"))
-    )
+    return merge(dynamics, transport_results(runs, species=mobile, charge=settings.charge, seed=child_seed(seed, "diffusivity")))
 
 
 def _row(done: SimulationResult) -> list[Cell]:

@@ -47,6 +47,7 @@ class Rounds:
         settings: Numbers of rounds and frames, length of the MD.
         label: Probes and caps for the new labels.
         train: Size and weights of the student; each refit takes `settings.refit_share` of its time.
+        seed: Seed of the student's MD.
         workers: Number of worker processes for teacher calls; 0: this process.
     """
 
@@ -56,6 +57,7 @@ class Rounds:
     settings: RefineSettings
     label: LabelSettings
     train: TrainSettings
+    seed: int = 0
     workers: int = 0
 
 
@@ -110,7 +112,7 @@ def _label_own_frames(
     for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
         where = home / f"md-{index}-{temperature:g}K"
         try:
-            simulate(system, student, _dynamics(rounds.settings, number, temperature), where, stop=stop)
+            simulate(system, student, _dynamics(rounds, number, temperature), where, stop=stop)
         except BlowUp as blown:
             notes.append(f"{temperature:g} K: {blown.reason} at step {blown.step}")
         candidates = _frames(where / "trajectory.h5", system)
@@ -123,10 +125,11 @@ def _label_own_frames(
     return [replace(frame, block=frame.block + number * _BLOCKS_PER_ROUND) for frame in store.read()], "; ".join(notes)
 
 
-def _dynamics(settings: RefineSettings, number: int, temperature: float) -> SimulateSettings:
+def _dynamics(rounds: Rounds, number: int, temperature: float) -> SimulateSettings:
     return SimulateSettings(
-        ensemble="nvt", thermostat="langevin", friction_per_ps=10.0, temperature_K=temperature, time_ps=settings.time_ps,
-        every_fs=settings.every_fs, seed=child_seed(settings.seed, f"round {number}", f"{temperature:g} K"),
+        ensemble="nvt", thermostat="langevin", friction_per_ps=10.0, temperature_K=temperature,
+        time_ps=rounds.settings.time_ps, every_fs=rounds.settings.every_fs,
+        seed=child_seed(rounds.seed, f"round {number}", f"{temperature:g} K"),
     )  # fmt: skip
 
 

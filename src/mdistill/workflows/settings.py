@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import tyro
 from ase.data import chemical_symbols
 
 from mdistill.analysis.settings import DiffusionSettings
@@ -23,7 +22,6 @@ class RefineSettings:
         frames: Frames sent to the teacher per temperature, structure and round.
         refit_share: Time of a refit as a share of the first fit's.
         refit_rate: Learning rate of a refit as a share of the first fit's.
-        seed: Seed of the student's MD.
     """
 
     rounds: int = setting(1, least=1)
@@ -32,7 +30,6 @@ class RefineSettings:
     frames: int = setting(12, least=1)
     refit_share: float = setting(0.5, above=0.0, most=10.0)
     refit_rate: float = setting(0.3, above=0.0, most=1.0)
-    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
     def __post_init__(self) -> None:
         if self.every_fs > 1000.0 * self.time_ps:
@@ -50,7 +47,6 @@ class ProductionSettings:
         every_fs: Time between frames, fs.
         thermostat: Thermostat: bussi does not change diffusion; langevin thermalises every atom and slows diffusion.
         charge: Charge of the mobile ion, e; 0: its usual charge.
-        seed: Seed of velocities and thermostat.
     """
 
     time_ps: float = setting(500.0, above=0.0, most=1e8, unit="ps")
@@ -59,7 +55,6 @@ class ProductionSettings:
     every_fs: float = setting(50.0, above=0.0, most=1e8, unit="fs")
     thermostat: Literal["bussi", "langevin"] = "bussi"
     charge: float = setting(0.0, least=-10.0, most=10.0, unit="e")
-    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
 
 @settings
@@ -76,7 +71,7 @@ class BenchSettings:
     sizes: tuple[str, ...] = tuple(SIZES)
     minutes: float = setting(4.0, above=0.0, below=1e5, unit="min")
     repeats: int = setting(7, least=3, most=1000)
-    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
+    seed: int = setting(0, least=0, most=SEEDS)
 
     def __post_init__(self) -> None:
         for size in self.sizes or ("",):
@@ -110,7 +105,7 @@ class AnalyseSettings:
     every: int = setting(1, least=1)
     fit_from_ps: float | None = setting(None, above=0.0, unit="ps")
     hop_distance: float = setting(1.5, above=0.0, unit="Å")
-    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
+    seed: int = setting(0, least=0, most=SEEDS)
 
     def __post_init__(self) -> None:
         if self.species not in chemical_symbols[1:]:
