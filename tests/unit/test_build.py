@@ -192,7 +192,7 @@ def test_a_folder_of_somebody_else_is_not_used(folder, source, tmp_path, monkeyp
         answers = iter([mine, mine + 1])  # of the folder in the temporary place, of this user's first question
         monkeypatch.setattr(building.os, "getuid", lambda: next(answers, mine))
     monkeypatch.setattr(building.tempfile, "tempdir", str(tmp_path))
-    with pytest.warns(MdistillNotice, match=r"cannot be kept in .*kernels.*MDISTILL_CACHE"):
+    with pytest.warns(MdistillNotice, match=r"cannot be stored in .*kernels.*MDISTILL_CACHE"):
         source.library(times=2)
     assert not list((tmp_path / "other").iterdir())
     assert len(list(tmp_path.glob("mdistill-*/*.so"))) == 1

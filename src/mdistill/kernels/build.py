@@ -1,8 +1,8 @@
 """Builds C++ sources for given sizes and loads them; built libraries stay in a cache folder.
 
 A library is built once per source, sizes, flags, compiler and processor (a few seconds), then loaded in a millisecond. Its
-sha256 stands beside it: a damaged file is built again. The folder belongs to the user alone (mode 0700), because whoever writes
-a library there runs code as the user.
+sha256 is stored beside it: a damaged file is built again. The folder belongs to the user alone (mode 0700), because whoever
+writes a library there runs code as the user.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ARGUMENT = re.compile(r"(const )?([\w:]+) ?(\*?)[^,]*,?")
 
 
 class NoKernel(MdistillError):
-    """A kernel cannot be built here; the message tells why and what to do."""
+    """A kernel cannot be built here; the message names the cause and a fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def compiler() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where built kernels are kept: $MDISTILL_CACHE, else mdistill in the user's cache folder."""
+    """Folder of built kernels: $MDISTILL_CACHE, else mdistill in the user's cache folder."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mdistill"
     return Path(os.environ.get("MDISTILL_CACHE") or base) / "kernels"
 
@@ -90,10 +90,10 @@ def _library(source: Source, macros: tuple[tuple[str, str | int], ...]) -> ctype
 
 
 def build(source: Source, macros: dict[str, str | int], folders: Sequence[Path]) -> ctypes.CDLL:
-    """The library from the first of the folders that can keep it, built where it is absent or damaged.
+    """The library from the first usable folder, built where it is absent or damaged.
 
     Raises:
-        NoKernel: No compiler, one that fails, or no folder that can keep the library.
+        NoKernel: No compiler, one that fails, or no usable folder.
     """
     if (program := compiler()) is None:
         raise NoKernel("no C++ compiler was found\n  fix: install g++, or name a compiler with the variable CXX")
@@ -109,8 +109,8 @@ def build(source: Source, macros: dict[str, str | int], folders: Sequence[Path])
                     _compile([*command, str(source.files[0])], folder / name)
                 return _declared(ctypes.CDLL(str(folder / name)), source.files[0])
         except (OSError, NotImplementedError) as error:
-            notify(f"compiled kernels cannot be kept in {folder} ({error}); MDISTILL_CACHE names another folder")
-    raise NoKernel("no folder can keep it\n  fix: set MDISTILL_CACHE to a folder of your own that can be written")
+            notify(f"compiled kernels cannot be stored in {folder} ({error}); MDISTILL_CACHE names another folder")
+    raise NoKernel("no folder can be written\n  fix: set MDISTILL_CACHE to a folder of your own that you can write")
 
 
 def _secure(folder: Path) -> None:
@@ -129,7 +129,7 @@ def _secure(folder: Path) -> None:
 
 
 def _intact(path: Path) -> bool:
-    """Whether the library has the sha256 that stands beside it."""
+    """Whether the library has the sha256 stored beside it."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() == path.with_suffix(".sha256").read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -152,7 +152,7 @@ def _compile(command: list[str], path: Path) -> None:
             lines = [line for line in run.stderr.splitlines() if line.strip()]
             silent = [f"no library and no message, exit status {run.returncode}"]
             errors += [line for line in lines if "error" in line.lower()][:1] or lines[:1] or silent
-    fix = "install g++, or name a compiler that works with the variable CXX; `mdistill doctor` tells whether it does"
+    fix = "install g++, or name a compiler that works with the variable CXX; `mdistill doctor` tests it"
     raise NoKernel(f"the C++ compiler {command[0]} failed: {errors[0].strip()}\n  fix: {fix}")
 
 
@@ -164,7 +164,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _processor() -> str:
-    """What machine code for this processor depends on."""
+    """Identity of the processor for machine code."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
     listed = (line for line in lines if line.startswith(("flags", "Features")))
@@ -187,7 +187,7 @@ def _argument(const: str, kind: str, pointer: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """A pointer to numbers as ctypes asks for it; what the function only reads is converted."""
+    """A pointer to numbers for ctypes; arrays that the function only reads are converted."""
 
     dtype: np.dtype[Any]
     converted: bool
@@ -209,7 +209,7 @@ class _Pointer(ctypes.c_void_p):
 
 
 def c_struct(**values: Any) -> Any:
-    """A C struct: double for floats, addresses for arrays (kept alive by the caller), int64_t for other numbers, None as null."""
+    """A C struct: double for floats, addresses for arrays (the caller holds them), int64_t for other numbers, None as null."""
     numbers = [_number(value) for value in values.values()]
     return _struct(tuple(values), tuple(map(type, numbers)))(*numbers)
 

@@ -1,6 +1,6 @@
-"""The moment network in compiled code: weights handed over once, then energy, forces, virial and dynamics of one structure.
+"""The moment network in compiled code: weights are passed once; then energy, forces, virial and dynamics of one structure.
 
-Float64 goes in and comes out; inside, edges and networks are computed in the float type of the library, energies, forces
+Input and output are float64; inside, edges and networks are computed in the float type of the library, energies, forces
 and virials are added up in float64. The radial functions are evaluated exactly (Chebyshev recurrence), not tabulated.
 """
 
@@ -30,10 +30,10 @@ class Weights:
     """A student's weights as float64 arrays (n species, k radial functions, c channels, h hidden units, f features).
 
     Attributes:
-        sizes: What the library is compiled for: radial, degree, channels, hidden, and the float type real.
+        sizes: Sizes of the compiled library: radial, degree, channels, hidden, and the float type real.
         head: [3] cutoff (Å), width of the frozen zone (Å), energy scale (eV).
         reference, rest: [n] E0 (eV); output of the MLP for an isolated atom.
-        closest: [n, n] distance below which learned functions come to rest, Å.
+        closest: [n, n] distance below which learned functions are constant, Å.
         core: Core repulsion: [4] charges, [n·n] strengths (eV Å), [n·n, 4] decays (1/Å), [n·n] outer radii (Å).
         mixing: [n, degree + 1, n·k, c].
         layers: Weight [n, f or h, h] and bias [n, h] of the first and second layer, then [n, h] of the last, normalisation of
@@ -67,12 +67,12 @@ class MomentKernel:
         weakref.finalize(self, self.library.mdistill_net_free, self.pointer)
 
     def engine(self, species: Int[Array, " atom"], *, threads: int, skin: float) -> Engine:
-        """What evaluates one structure with atoms of these species (indices), again and again."""
+        """An engine for one structure with atoms of these species (indices)."""
         return Engine(self, np.ascontiguousarray(species, dtype=np.int32), threads, skin)
 
 
 class Engine:
-    """One structure: keeps its neighbour list between calls. Results depend on the positions alone, not on the calls before."""
+    """One structure with its neighbour list. Results depend on the positions alone, not on earlier calls."""
 
     def __init__(self, kernel: MomentKernel, species: Int[Array, " atom"], threads: int, skin: float) -> None:
         self.kernel, self.library, self.species, self.atoms = kernel, kernel.library, species, len(species)
@@ -85,7 +85,7 @@ class Engine:
         self.library.mdistill_limits(self._pointer, distances)
 
     def share_list(self, other: Engine) -> bool:
-        """Use the neighbour list of another engine from now on, where it has the same pairs; says whether it has."""
+        """Use the neighbour list of another engine if it has the same pairs; returns whether it has."""
         same = (self.kernel.cutoff, self.skin) == (other.kernel.cutoff, other.skin)
         if not same or not np.array_equal(self.species, other.species):
             return False
@@ -108,7 +108,7 @@ class Engine:
         """Energy of each atom (eV), forces, virial with the edges given.
 
         Args:
-            first: [atom + 1] where the edges of each receiver begin.
+            first: [atom + 1] first edge of each receiver.
             sender: [edge].
             offset: [edge, 3] lattice vector to add to the sender's position, Å.
             positions: [atom, 3] Å.
@@ -129,7 +129,7 @@ class Engine:
 
 
 def threads_for(atoms: int, available: int) -> int:
-    """Threads worth using: fewer than 150 atoms each are not worth another one."""
+    """Useful number of threads: at least 150 atoms each."""
     return max(1, min(available, atoms // _ATOMS_PER_THREAD))
 
 
@@ -138,7 +138,7 @@ def neighbours(
 ) -> tuple[Array, Array, Array]:
     """Pairs within a cutoff by the compiled search: first [atom + 1], sender [pair], offset [pair, 3] (Å).
 
-    Up to `few` atoms (−1: the usual number) all pairs are gone through, above that it takes bins; the answer is the same.
+    Up to `few` atoms (−1: the usual number) all pairs are tested, above that bins are used; the result is the same.
     """
     first, room = np.empty(len(positions) + 1, dtype=np.int64), 128 * len(positions)
     search = kernel.library.mdistill_search
@@ -151,7 +151,7 @@ def neighbours(
 
 
 def build_failure() -> str | None:
-    """Why no kernel can be built here (a tiny one is tried, outside the cache folder); None where one can."""
+    """Reason why no kernel can be built here, tested with a tiny one outside the cache folder; None if it can."""
     tiny: dict[str, str | int] = {"radial": 2, "degree": 1, "channels": 1, "hidden": 1, "real": "double"}
     with tempfile.TemporaryDirectory() as folder:
         try:

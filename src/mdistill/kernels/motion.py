@@ -1,4 +1,4 @@
-"""Stretches of compiled dynamics as Python sees them: what to do, a phase-space point, and the call."""
+"""Calls of compiled dynamics: plan, phase-space point, and the call."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Ensemble(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Motion:
-    """A stretch of dynamics, and the limits at which it stops early; the same as `Plan` in motion.hpp.
+    """Plan of one call, with limits at which it stops early; the same as `Plan` in motion.hpp.
 
     Attributes:
-        steps, first_step: How many steps; number of the step before.
+        steps, first_step: Number of steps; number of the step before.
         ensemble: Energy-conserving, or the thermostat.
         time_step: Time of a step, fs.
         keep: exp(−γh) of BAOAB, exp(−γh/2) of OBABO, exp(−h/τ) of Bussi.
-        temperature_K: Of the thermostat.
+        temperature_K: Temperature of the thermostat, K.
         keys: One key of random numbers per step (BAOAB), or two (OBABO).
         normal, chi_square: [step] random numbers of Bussi's thermostat.
-        whole: Whether strides add up energy and pressure at the last of the steps (time steps do at each).
-        correct_every, correct_from: One stride of so many (0: none), counted from the second, corrects the total energy.
-        total_energy, largest_correction: eV, to which the thermostat's heat is added; relative change of momenta.
+        whole: Whether strides record energy and pressure at the last step (time steps record each).
+        correct_every, correct_from: Mean interval of energy corrections, in strides (0: none), and the first stride counted.
+        total_energy, largest_correction: Total energy (eV) without the thermostat's heat; largest relative change of momenta.
         watch_every: Limits are checked at steps that are multiples of it; 0: never.
         largest_force, highest_temperature, reference_energy, energy_change: eV/Å, K, eV, eV/atom; inf or nan: no limit.
     """
@@ -72,7 +72,7 @@ class Point:
         cell, pbc: [3, 3] Å, [3].
         masses: [atom] u.
         middle: [atom, 3] momenta in the middle of the last BAOAB step.
-        forces, energy, virial: Of the positions where `known`: [atom, 3] eV/Å, eV, [3, 3] Σ d ⊗ ∂E/∂d (eV).
+        forces, energy, virial: Values at the positions where `known`: [atom, 3] eV/Å, eV, [3, 3] Σ d ⊗ ∂E/∂d (eV).
         sums: [3 + species] added up over all steps: energy (eV), pressure (eV/Å³), heat of the thermostat (eV), twice the
             internal kinetic energies (eV).
     """
@@ -94,7 +94,7 @@ _PLAN = [(f.name, f.type == "float") for f in fields(Motion)]
 
 
 def run(function: Any, pointer: int, motion: Motion, point: Point) -> tuple[int, bool]:
-    """Take steps and change the point in place: how many, and whether the last of them passed a limit or is not finite."""
+    """Take steps and change the point in place. Returns their number, and whether the last exceeds a limit or is not finite."""
     plan = {name: float(getattr(motion, name)) if real else getattr(motion, name) for name, real in _PLAN}
     point.pbc = np.ascontiguousarray(point.pbc, dtype=np.int32)
     place = c_struct(**{name: getattr(point, name) for name in Point.__slots__})

@@ -1,4 +1,4 @@
-"""Long strides in compiled code: kicks by engines of any library, drifts, thermostats, small steps where a kick is too strong."""
+"""Long strides in compiled code: kicks by engines of any library, drifts, thermostats, time steps where a kick is too large."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mdistill.kernels.motion import Motion, Point, run
 
 
 class Strides:
-    """A map of one structure (`simulation/splitting_map.py`): K evaluations a stride, for its last kick is the next one's first.
+    """A map of one structure (`simulation/splitting_map.py`): K evaluations a stride.
 
-    It remembers the force at the place where it stopped: results do not depend on the calls before.
+    It stores the force at its last positions; results do not depend on earlier calls.
 
     Args:
         stages: An engine for each kick's potential; kick k of K uses number min(k, K − k).
-        potential: For energies, and forces of the small steps.
+        potential: The student: energies, and forces of time steps.
         kicks: K.
-        largest_force: [stage, atom] eV/Å; beyond it a stride is taken in small steps of velocity Verlet.
-        looked_at: eV; a stride that changes the energy, with the first stage's potential, by more is evaluated with `potential`:
-        largest_change: eV; where it changes the energy by more than this it is taken in small steps too.
-        small_steps: How many in a stride.
+        largest_force: [stage, atom] eV/Å; beyond it a stride is replaced by time steps of velocity Verlet.
+        looked_at: Energy change with the first stage's potential (eV) beyond which a stride is evaluated with `potential`.
+        largest_change: Energy change (eV) beyond which such a stride is replaced by time steps.
+        small_steps: Number of time steps in a stride.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Strides:
         weakref.finalize(self, self._library.mdistill_strides_free, self._pointer)
 
     def new_fallbacks(self) -> int:
-        """Strides taken in small steps since the last question."""
+        """Strides replaced by time steps since the last call."""
         before, self._fallbacks_seen = self._fallbacks_seen, int(self._library.mdistill_fallbacks(self._pointer))
         return self._fallbacks_seen - before
 

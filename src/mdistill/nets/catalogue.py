@@ -1,4 +1,4 @@
-"""Every kind of network: its classes, rates, and the functions of other rooms that are its own, each loaded when it is used.
+"""Every kind of network: its classes, rates, and its functions in other rooms, loaded on first use.
 
 A new network is one file and one line here; code outside the package adds its line to `POTENTIALS` or `MAPS` itself. Classes and
 functions are named "module:name", so that neither torch nor another kind is loaded.
@@ -40,12 +40,12 @@ class MapKind:
 
     Attributes:
         settings, net, rates: As of `PotentialKind`.
-        begin: begin(segments, potential, settings, folder, stop=…) gives the model file of the potential it begins with.
+        begin: begin(segments, potential, settings, folder, stop=…) returns the model file of its initial potential.
         untrained: untrained(potential, settings, windows) makes the map before training.
-        limit: limit(net, potential, windows, held_out) sets where the trained map is to be trusted, and tells its error rates.
-        propagator: propagator(net, system, evaluate, …) makes it an NVE step, as `simulation.stride_maps.long_strides`.
+        limit: limit(net, potential, windows, held_out) sets the limits of the trained map and returns its errors.
+        propagator: propagator(net, system, evaluate, …) returns it as an NVE step, as `simulation.stride_maps.long_strides`.
 
-    A map whose training is another than `training.stride` leaves the three before the last out.
+    A map with another training than `training.stride` leaves `begin`, `untrained` and `limit` out.
     """
 
     settings: str
@@ -94,10 +94,10 @@ else:  # choices of the command line
 
 
 def kind_of(name: str) -> PotentialKind | MapKind:
-    """The line of a kind.
+    """The entry of a kind.
 
     Raises:
-        BadInput: There is none.
+        BadInput: Unknown kind.
     """
     kinds: dict[str, Any] = POTENTIALS | MAPS
     if name not in kinds:
@@ -107,6 +107,6 @@ def kind_of(name: str) -> PotentialKind | MapKind:
 
 
 def resolve(path: str) -> Any:
-    """What stands at "module:name"."""
+    """The object at "module:name"."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""A moment network on its compiled kernel: the same potential, ten to thirty times faster on a CPU; torch stays the oracle."""
+"""A moment network on its compiled kernel: the same potential, ten to thirty times faster on a CPU."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class CompiledMoment:
 
 
 def compiled(potential: Potential, *, double: bool) -> Potential:
-    """The same potential on its kernel; as it is where it has none, where kernels are turned off, or, with a notice, where none
+    """The same potential on its kernel; unchanged where it has none, where kernels are turned off, or, with a notice, where none
     can be built."""
     net = getattr(potential, "net", None)
     kind = POTENTIALS.get(getattr(net, "kind", ""))
@@ -106,7 +106,7 @@ def compiled_moment(potential: Conservative, *, double: bool) -> CompiledMoment:
 
 
 def kernel_weights(net: MomentNet, *, double: bool) -> Weights:
-    """A student's weights as the kernel takes them, computed in float64."""
+    """A student's weights in the form of the kernel, computed in float64."""
     settings, net = net.settings, net.folded()
     n = len(settings.elements)
 
@@ -141,7 +141,7 @@ def _head(net: MomentNet, array: Callable[[Tensor], np.ndarray]) -> tuple[tuple[
 
 
 def _leads(harmonics: np.ndarray) -> bool:
-    """Whether a quadrature point is the one kept of its antipodal pair: the first nonzero harmonic of degree 1 is positive."""
+    """Whether a quadrature point represents its antipodal pair: its first nonzero harmonic of degree 1 is positive."""
     first = harmonics[1:4]
     return bool(first[np.abs(first) > 1e-9][0] > 0)
 

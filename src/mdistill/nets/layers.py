@@ -1,4 +1,4 @@
-"""The pieces networks are made of: spherical harmonics, cutoffs, dense layouts of ragged data, layers per species."""
+"""Parts of networks: spherical harmonics, cutoffs, dense layouts of ragged data, layers per species."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from mdistill.errors import BadInput
 
 FREEZE = 0.15
-"""Width (Å) over which the learned radial functions come to rest, just below the closest labelled distance."""
+"""Width (Å) of the zone in which learned radial functions become constant, just below the closest labelled distance."""
 
 
 def monomials(unit: Float[Tensor, "... 3"], count: int) -> Float[Tensor, "... monomial"]:
@@ -121,7 +121,7 @@ def frozen_below(distance: Tensor, closest: Tensor, width: float) -> Tensor:
     r"""The distance itself where r ≥ closest, constant where r ≤ closest − width, twice continuously differentiable.
 
     r̃ = c − w/2 + w (u³ − u⁴/2) + max(r − c, 0),  u = clamp((r − c)/w + 1, 0, 1);  dr̃/dr = 3u² − 2u³ in between.
-    A function of r̃ has no radial derivative below closest − width: it cannot pull atoms together there.
+    A function of r̃ has no radial derivative below closest − width: it cannot attract atoms there.
     """
     beyond = distance - closest
     u = (beyond * (1.0 / width) + 1.0).clamp(0.0, 1.0)
@@ -142,14 +142,14 @@ def rows(group: Int[Tensor, " item"], n_groups: int, *, spare: int = 0) -> Int[T
 
 
 def species_table(elements: Sequence[int]) -> Int[Tensor, " number"]:
-    """Place of every atomic number in `elements`, −1 where it is none of them."""
+    """Index of every atomic number in `elements`, −1 for others."""
     table = torch.full((119,), -1, dtype=torch.int64)
     table[list(elements)] = torch.arange(len(elements))
     return table
 
 
 def species_index(table: Int[Tensor, " number"], numbers: Int[Tensor, " atom"]) -> Int[Tensor, " atom"]:
-    """Place of each atom's element by `species_table`.
+    """Index of each atom's element by `species_table`.
 
     Raises:
         BadInput: An element the table does not know.
@@ -164,7 +164,7 @@ def species_index(table: Int[Tensor, " number"], numbers: Int[Tensor, " atom"]) 
 
 
 class Linear(torch.nn.Module):
-    """A linear layer whose first weights come from a generator."""
+    """A linear layer with initial weights from a generator."""
 
     def __init__(self, n_in: int, n_out: int, *, bias: bool, generator: torch.Generator) -> None:
         super().__init__()

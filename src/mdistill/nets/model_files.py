@@ -1,4 +1,4 @@
-"""Model files: safetensors with a JSON header that says what the model is, checked byte for byte before use.
+"""Model files: safetensors with a JSON header that describes the model, checked byte for byte before use.
 
 Layout (format 2): one safetensors file `student.mdistill`. Its `__metadata__` holds "mdistill": JSON of
 {format, kind, settings, elements, sha256, provenance}; sha256 is over name, type, shape and bytes of every tensor, so a
@@ -62,12 +62,12 @@ _AGAIN = "copy the file again from where it was made, or train again"
 
 
 def save_model(path: Path, net: Network, provenance: Header | None = None) -> str:
-    """Write a network as a model file, all or nothing, and give the sha256 of its tensors.
+    """Write a network as a model file, all or nothing, and return the sha256 of its tensors.
 
     Args:
         path: Usually `student.mdistill`.
         net: The network; floating tensors are stored as float64 or as they are.
-        provenance: What it was made from (teacher, frames, commit …), JSON values.
+        provenance: Its origin (teacher, frames, commit …), JSON values.
     """
     tensors = {name: value.detach().cpu().contiguous().numpy() for name, value in net.state_dict().items()}
     digest = tensor_hash(tensors)
@@ -138,7 +138,7 @@ def network_of(settings: Any, *, seed: int = 0) -> Any:
 
 
 def read_metadata(path: Path) -> Header:
-    """What a model file says of itself: format, kind, settings, elements, sha256 of the weights, provenance.
+    """Header of a model file: format, kind, settings, elements, sha256 of the weights, provenance.
 
     Raises:
         BadInput: Not a model file, too large a header, or a newer format.
@@ -147,7 +147,7 @@ def read_metadata(path: Path) -> Header:
 
 
 def read_header(path: Path, key: str) -> Any:
-    """The JSON kept under `key` in the header of a safetensors file, read without touching the tensors.
+    """The JSON under `key` in the header of a safetensors file, read without the tensors.
 
     Raises:
         BadInput: No file, larger than FILE_LIMIT, a header larger than HEADER_LIMIT or the file, or no such JSON in it.
@@ -225,7 +225,7 @@ def _sized(make: type[Any], raw: Header) -> Any:
 
 
 def _check_size(path: Path, settings: Any, tensors: dict[str, np.ndarray]) -> None:
-    """Refuse settings that announce a larger network than the file holds, before that network is built."""
+    """Reject settings of a larger network than the file holds, before that network is built."""
     for name, shape in settings.shapes().items():
         stored = tensors[name].shape if name in tensors else None
         if stored != shape:

@@ -3,7 +3,7 @@ r"""The moment student: a one-hop energy network of radial functions per species
 Symbols: i, j atoms; Z species; r, r̂ length and direction of the edge i→j; c channel; k radial function; lm degree, order.
 
     A_i,c,lm = Σ_j R_c,l^{Z_i Z_j}(r) Y_lm(r̂),      R_c,l^{ZZ'}(r) = Σ_k W_c,l,k^{ZZ'} cos(π k x) f(r̃)
-    x = (r̃ − r₀)/(r_c − r₀),  r̃ = r frozen below r₀, just nearer than any label of the pair,  f(r̃) = (1 − (r̃/r_c)²)³
+    x = (r̃ − r₀)/(r_c − r₀),  r̃ = r frozen below r₀, just below the closest label of the pair,  f(r̃) = (1 − (r̃/r_c)²)³
     first order   A_c,00
     second order  Σ_m A_c,lm²                                            for every l and c
     third order   ∫ f_c³ dΩ,  f_c(n) = Σ_lm A_c,lm Y_lm(n)   (all Gaunt-coupled triples at once)
@@ -44,12 +44,12 @@ from mdistill.types import Graph
 class MomentNet(Student):
     """The network: `net(graph, vectors)` gives the energy of every atom (eV, float64) whatever float type it computes in.
 
-    Mixing weights act through `whitening` [species, degree, basis, basis], a fixed change of basis chosen by training so that
-    all directions are learned at like speed; `folded` multiplies it in.
+    Mixing weights act through `whitening` [species, degree, basis, basis], a fixed change of basis set by training, so that
+    all directions are learned at similar speed; `folded` multiplies it in.
 
-    Further buffers set by training: `mean` and `spread` of the features. Its radial basis has no slope where it begins: hence it
-    begins below the closest label. Begun at the label itself, forces lost a quarter of their accuracy, and pairs a little nearer
-    were given a curvature far off.
+    Further buffers set by training: `mean` and `spread` of the features. The radial basis has no slope where it begins, so it
+    begins below the closest label. With a start at the label, force errors were a quarter larger and the curvature of closer
+    pairs was wrong.
     """
 
     begins_below = 0.3
@@ -114,7 +114,7 @@ class MomentNet(Student):
         return atomic + self.reference.index_select(0, species) + core
 
     def layout(self, species: Int[Tensor, " atom"]) -> Int[Tensor, "species slot"]:
-        """Atoms in a dense table by species, with at least one spare slot (holding the number of atoms) per species."""
+        """Atoms in a dense table by species, with at least one spare slot (with the number of atoms) per species."""
         order = torch.argsort(species, stable=True)
         slots = rows(species.index_select(0, order), len(self.settings.elements), spare=1)
         return torch.cat([order, order.new_full((1,), len(order))]).index_select(0, slots.flatten()).view(slots.shape)
@@ -130,7 +130,7 @@ class MomentNet(Student):
     def basis(
         self, graph: Graph, vectors: Tensor, species: Tensor, slots: Int[Tensor, "atom slot"]
     ) -> tuple[Float[Tensor, "flat 3"], Int[Tensor, " flat"], Basis]:
-        """Edge vectors in a dense table (atoms slow, slots fast), their pairs of species, and what they are expanded in."""
+        """Edge vectors in a dense table (atoms slow, slots fast), their pairs of species, and their basis."""
         n, kind = len(self.settings.elements), self.mixing.dtype
         filler = vectors.new_tensor([[self.cutoff, 0.0, 0.0]], dtype=kind)
         dense = torch.cat([vectors.to(kind), filler]).index_select(0, slots.flatten())
@@ -156,7 +156,7 @@ class MomentNet(Student):
     def features(
         self, moments: Float[Tensor, "atom lm basis"], slots: Int[Tensor, "species slot"]
     ) -> Float[Tensor, "species slot feature"]:
-        """Invariants of every atom in the dense layout by species; the spare slots hold those of an isolated atom."""
+        """Invariants of every atom in the dense layout by species; spare slots hold those of an isolated atom."""
         (n, width), atoms, channels = slots.shape, len(moments), self.settings.channels
         filled = torch.cat([moments.flatten(1), moments.new_zeros((1, moments.shape[1] * moments.shape[2]))])
         by_species = filled.index_select(0, slots.flatten()).view(n, width, *moments.shape[1:])

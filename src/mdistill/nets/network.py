@@ -1,4 +1,4 @@
-"""What every network of a model file is, by what it does: an energy, a long-stride map, a map that takes its stride at once."""
+"""Classes of networks by their task: an energy, a long-stride map, a one-step map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mdistill.types import Graph, System
 
 
 class Network(torch.nn.Module):
-    """A network of a model file. Names of its tensors are part of the file; `settings` says its size and its kind."""
+    """A network of a model file. Names of its tensors are part of the file; `settings` holds its size and kind."""
 
     species_of: Tensor
 
@@ -34,7 +34,7 @@ class Network(torch.nn.Module):
 
     @property
     def cutoff(self) -> float:
-        """Å."""
+        """Cutoff, Å."""
         return float(self.settings.cutoff)
 
     @property
@@ -54,11 +54,11 @@ class Network(torch.nn.Module):
         return species_index(self.species_of, numbers)
 
     def folded(self) -> Self:
-        """A copy in float64 on the CPU, as it is saved: the same function, without what only training needs."""
+        """A float64 copy on the CPU, as saved: the same function, without training-only parts."""
         raise NotImplementedError
 
     def in_type(self, dtype: torch.dtype) -> Self:
-        """Compute in this float type, in place; what has to be exact stays float64."""
+        """Compute in this float type, in place; exact quantities stay float64."""
         raise NotImplementedError
 
 
@@ -66,8 +66,8 @@ class Student(Network):
     """`net(graph, vectors)` gives the energy of every atom (eV, float64) whatever float type it computes in.
 
     Buffers set by training: `reference` E0 per species (eV), `scale` (eV; eV/Å of direct forces), `closest` per pair: where its
-    learned functions begin (Å; the cutoff where the pair was never met: it then has no learned interaction). `begins_below`: how
-    much nearer than the closest label that is, Å.
+    learned functions begin (Å; the cutoff for a pair without labels, which then has no learned interaction). `begins_below`:
+    distance of that point below the closest label, Å.
     """
 
     begins_below: ClassVar[float] = 0.0
@@ -84,11 +84,11 @@ class Student(Network):
 
     @property
     def direct(self) -> bool:
-        """Whether forces come from a head of their own instead of the gradient of the energy."""
+        """Whether forces come from a head of their own, not from the gradient of the energy."""
         return bool(self.settings.direct)
 
     def set_closest(self, closest: Float[Tensor, "species species"]) -> None:
-        """Take over where the learned functions of each pair begin (Å; anything ≥ the cutoff: never met)."""
+        """Set where the learned functions of each pair begin (Å; ≥ the cutoff: a pair without labels)."""
         self.closest.copy_(closest.clamp_max(self.cutoff))
         self.core.reach_to(self.closest)
 
@@ -106,8 +106,8 @@ class Student(Network):
 class StrideMap(Network):
     """`net(system, momenta, masses, stride_fs)` gives the positions and momenta after the stride.
 
-    `equivariant`: whether a turned structure gives a turned answer whatever the weights; `has_kicks`: whether it is made of
-    kicks, which `scale_kicks` makes stronger.
+    `equivariant`: whether a rotated structure gives a rotated answer for any weights; `has_kicks`: whether it consists of kicks,
+    which `scale_kicks` scales.
     """
 
     equivariant: ClassVar[bool] = True
@@ -118,10 +118,10 @@ class StrideMap(Network):
         return "-".join([f"{self.kind}{self.settings.stride_fs:g}fs", *(chemical_symbols[z] for z in self.settings.elements)])
 
     def check(self, stride_fs: float) -> None:
-        """Refuse a stride outside those it was taught.
+        """Reject a stride outside its training.
 
         Raises:
-            BadInput: It is.
+            BadInput: The stride is outside.
         """
         shortest, longest = min(self.settings.strides_fs), max(self.settings.strides_fs)
         if not (1.0 - 1e-9) * shortest <= stride_fs <= (1.0 + 1e-9) * longest:
@@ -129,7 +129,7 @@ class StrideMap(Network):
             raise BadInput("stride", f"{stride_fs:g} fs", allowed=known, fix="train a map for this stride, or leave it out")
 
     def scale_kicks(self, factor: float) -> None:
-        """Make its kicks so many times as strong, in place."""
+        """Multiply its kicks by this factor, in place."""
         raise NotImplementedError
 
     def forward(
@@ -143,7 +143,7 @@ Net = TypeVar("Net", bound=Network)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """Where a map takes a state; features: of every atom, what its last layer is made from."""
+    """State after a stride; features: input of the last layer, for every atom."""
 
     positions: Float[Tensor, "atom 3"]
     momenta: Float[Tensor, "atom 3"]
@@ -151,7 +151,7 @@ class Arrival:
 
 
 class OneStepMap(StrideMap):
-    """A map without kicks, whose last layer tells its uncertainty: `leap` gives the features, too."""
+    """A map without kicks, with an uncertainty from its last layer; `leap` also returns the features."""
 
     doubt: LastLayerUncertainty
 
@@ -170,8 +170,8 @@ class OneStepMap(StrideMap):
         Args:
             system, momenta, masses: The state.
             stride_fs: t, fs.
-            forces: Of the potential it was taught, eV/Å, where they are known already.
-            graph: Neighbours within the cutoff, where they are known already.
+            forces: Forces of its student, eV/Å, where they are known.
+            graph: Neighbours within the cutoff, where they are known.
         """
         raise NotImplementedError
 

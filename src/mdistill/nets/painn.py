@@ -1,4 +1,4 @@
-r"""The message-passing student: PaiNN, scalar and vector features of every atom that speak to their neighbours.
+r"""The message-passing student: PaiNN, scalar and vector features of every atom that are exchanged with its neighbours.
 
 Symbols: i, j atoms; r, û length and direction of the edge i→j; s_i scalar and v_i vector features; ∘ channel by channel.
 
@@ -44,7 +44,7 @@ _TINY = 1e-18
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edges:
-    """What messages travel along: b_n(r) of every edge, û, where from and where to."""
+    """Edges of the messages: b_n(r), û, sender and receiver."""
 
     receiver: Int[Tensor, " edge"]
     sender: Int[Tensor, " edge"]
@@ -54,7 +54,7 @@ class Edges:
 
 
 class PainnNet(Student):
-    """The network: `net(graph, vectors)` gives the energy of every atom; a pair that was never met sends no messages."""
+    """The network: `net(graph, vectors)` gives the energy of every atom; a pair without labels sends no messages."""
 
     waves: Tensor
     gate: Mlp | None
@@ -154,7 +154,7 @@ class PainnNet(Student):
 
 
 class Message(torch.nn.Module):
-    """What an atom hears from its neighbours; see the equations above."""
+    """Messages from the neighbours; see the equations above."""
 
     def __init__(self, width: int, radial: int, random: torch.Generator) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class Message(torch.nn.Module):
 
 
 class Update(torch.nn.Module):
-    """What an atom makes of its own scalars and vectors; see the equations above."""
+    """Update of an atom's scalars and vectors; see the equations above."""
 
     def __init__(self, width: int, random: torch.Generator) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The universal repulsion of nuclei at short distance, beneath every learned potential, so that nothing falls together."""
+"""Repulsion of nuclei at short distance under every learned potential, so that atoms cannot collapse."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ CHARGES = (0.18175, 0.50986, 0.28022, 0.02817)
 _DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
 _SCREENING = 0.46850
 BONDED = 0.75
-"""Where no data say how close a pair comes, the core ends at this multiple of the sum of covalent radii."""
+"""End of the core without labels, as a multiple of the sum of covalent radii."""
 CONTACT, NEIGHBOURS = 1.5, 1.8
-"""Multiples of the sum of covalent radii: where labels come as near as the second the core ends at the closest of them, else at
-the first."""
+"""Multiples of the sum of covalent radii: the core ends at the closest label if that is within the second, else at the first."""
 _INNER = 0.8
 _TINY = 1e-18
 
@@ -37,7 +36,7 @@ class CoreRepulsion(torch.nn.Module):
     fall, so that the force is repulsive at every distance below `outer`.
 
     `outer` [species, species] (Å) is 0.75 × the sum of covalent radii until `reach_to` moves it to the closest labelled
-    distance (or a little below): where labels exist the core is exactly zero, and below it is what acts.
+    distance (or a little below): where labels exist the core is exactly zero; below it alone acts.
 
     Reference:
         J. F. Ziegler, J. P. Biersack, U. Littmark, The Stopping and Range of Ions in Matter, vol. 1 (1985).
@@ -58,7 +57,7 @@ class CoreRepulsion(torch.nn.Module):
         self._sums = covalent_sums(elements)
 
     def reach_to(self, closest: Float[Tensor, "species species"]) -> None:
-        """Let the core end where labels begin: at the distance given for each pair (Å) if that is within 1.8 × the
+        """Set the end of the core to the first labels: at the distance given for each pair (Å) if that is within 1.8 × the
         sum of covalent radii, so that no gap is left between core and labels; otherwise at 1.5 × the sum."""
         near = closest.to(self._sums)
         self.outer.copy_(torch.where(near <= NEIGHBOURS * self._sums, near, CONTACT * self._sums))
@@ -66,7 +65,7 @@ class CoreRepulsion(torch.nn.Module):
     def forward(
         self, vectors: Float[Tensor, "edge 3"], pair: Int[Tensor, " edge"]
     ) -> tuple[Float[Tensor, " near"], Int[Tensor, " near"]]:
-        """Energy (eV) of the few edges within the core, and which they are. pair = species_i · n_species + species_j."""
+        """Energy (eV) of the edges within the core, and their indices. pair = species_i · n_species + species_j."""
         reach = self.outer.flatten().index_select(0, pair)
         near = (vectors.detach().square().sum(1) < reach.square()).nonzero()[:, 0]
         r, which = (vectors.index_select(0, near).square().sum(1) + _TINY).sqrt(), pair.index_select(0, near)

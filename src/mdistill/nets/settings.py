@@ -21,7 +21,7 @@ LONGEST_STRIDE = 100.0
 INVARIANTS = 5
 """Invariants of relative displacements and accelerations that a `OneStepNet` sees on every edge."""
 MAX_DEGREE = 3
-"""Highest degree of the spherical harmonics that are written out."""
+"""Highest degree of the spherical harmonics."""
 
 
 @settings
@@ -30,7 +30,7 @@ class MomentSettings:
 
     Attributes:
         elements: Atomic numbers it knows, ascending.
-        cutoff: Å.
+        cutoff: Cutoff, Å.
         channels: Learned radial channels per degree.
         radial: Radial basis functions per species pair.
         degree: Highest l of the moments, 1 to 3.
@@ -50,7 +50,7 @@ class MomentSettings:
         _check_order(self)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of tensors that tell its size."""
+        """Shapes of the tensors that fix its size."""
         n, basis = len(self.elements), len(self.elements) * self.radial
         shapes: dict[str, tuple[int, ...]] = {
             "mixing": (n, self.degree + 1, basis, self.channels),
@@ -60,7 +60,7 @@ class MomentSettings:
 
 
 def lighter(size: MomentSettings) -> MomentSettings:
-    """This size with no more than LIGHT has of anything."""
+    """This size, limited by LIGHT."""
     return replace(size, **{name: min(most, getattr(size, name)) for name, most in LIGHT.items()})
 
 
@@ -70,11 +70,11 @@ class PainnSettings:
 
     Attributes:
         elements: Atomic numbers it knows, ascending.
-        cutoff: Å of one message; it sees `layers` × as far.
+        cutoff: Cutoff of one message, Å; information travels `layers` × as far.
         width: Channels of the scalar and of the vector features.
         layers: Message and update blocks.
         radial: Radial basis functions.
-        direct: Forces from a head of their own (not the gradient of the energy), without stress.
+        direct: Whether forces come from a head of their own, without stress.
     """
 
     kind: ClassVar[str] = "painn"
@@ -89,7 +89,7 @@ class PainnSettings:
         _check_order(self)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of tensors that tell its size."""
+        """Shapes of the tensors that fix its size."""
         return {
             "embedding": (len(self.elements), self.width),
             f"messages.{self.layers - 1}.filters": (3, self.radial, self.width),
@@ -121,16 +121,16 @@ class SplittingMapSettings:
 
     @property
     def strides_fs(self) -> tuple[float, ...]:
-        """The strides it is taught: one."""
+        """Its one stride."""
         return (self.stride_fs,)
 
     @property
     def stages(self) -> int:
-        """Different potentials: the sequence of kicks is a palindrome."""
+        """Number of different potentials: the sequence of kicks is a palindrome."""
         return self.kicks // 2 + 1
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of tensors that tell its size."""
+        """Shapes of the tensors that fix its size."""
         last = self.stages - 1
         shapes = {f"stages.{last}.{name}": shape for name, shape in self.potential.shapes().items()}
         return shapes | {"largest_force": (self.stages, len(self.elements))}
@@ -141,13 +141,13 @@ class OneStepSettings:
     """Size and cutoff of a `OneStepNet`.
 
     Attributes:
-        strides_fs: Strides it is taught, fs; it takes any between the shortest and the longest.
-        cutoff: Å of one message.
+        strides_fs: Training strides, fs; any between the shortest and the longest is allowed.
+        cutoff: Cutoff of one message, Å.
         width: Channels of the scalar and of the vector features.
         layers: Messages before the impulses.
         waves: Radial basis functions.
-        learned: Learned vectors of every atom whose differences push pairs.
-        potential: Size of the potential whose forces it starts from.
+        learned: Number of learned vectors of every atom, whose differences enter pair impulses.
+        potential: Size of the potential of its forces.
     """
 
     kind: ClassVar[str] = "one_step"
@@ -168,11 +168,11 @@ class OneStepSettings:
 
     @property
     def stride_fs(self) -> float:
-        """The longest stride, which is taken where none is asked for."""
+        """The longest stride, used by default."""
         return max(self.strides_fs)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of tensors that tell its size."""
+        """Shapes of the tensors that fix its size."""
         shapes = {f"potential.{name}": shape for name, shape in self.potential.shapes().items()}
         return shapes | {
             "embedding": (len(self.elements), self.width),
@@ -187,14 +187,14 @@ class OneStepAttentionSettings:
 
     Attributes:
         elements: Atomic numbers it knows, ascending.
-        strides_fs: Strides it is taught, fs; it takes any between the shortest and the longest.
-        cutoff: Å of one message.
-        width: Of a token.
-        heads: Of the attention.
+        strides_fs: Training strides, fs; any between the shortest and the longest is allowed.
+        cutoff: Cutoff of one message, Å.
+        width: Width of a token.
+        heads: Number of attention heads.
         layers: Messages along edges.
-        attention_layers: Attention layers in each.
-        residual: Whether it gives the difference from free flight rather than the whole displacement and momentum.
-        mass_scaled: Whether what it gives is scaled by √m, so that all elements are of one size.
+        attention_layers: Number of attention layers in each.
+        residual: Whether it predicts the difference from free flight, not the whole displacement and momentum.
+        mass_scaled: Whether predictions are scaled by √m, so that all elements have one scale.
     """
 
     kind: ClassVar[str] = "one_step_attention"
@@ -216,11 +216,11 @@ class OneStepAttentionSettings:
 
     @property
     def stride_fs(self) -> float:
-        """The longest stride, which is taken where none is asked for."""
+        """The longest stride, used by default."""
         return max(self.strides_fs)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of tensors that tell its size."""
+        """Shapes of the tensors that fix its size."""
         last = f"rounds.{self.layers - 1}.layers.{self.attention_layers - 1}.ask.weight"
         return {"embedding": (len(self.elements), self.width), last: (self.width, 3 * self.width)}
 

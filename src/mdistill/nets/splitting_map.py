@@ -1,4 +1,4 @@
-r"""A long-stride map composed of kicks and drifts, each kick with a learned potential: symplectic by construction.
+r"""A long-stride map of kicks and drifts, each kick with a learned potential: symplectic by construction.
 
 A stride t is K drifts of h = t/K between K + 1 kicks, as in velocity Verlet, but the potential of a kick is learned:
 
@@ -7,12 +7,12 @@ A stride t is K drifts of h = t/K between K + 1 kicks, as in velocity Verlet, bu
 
 q, p, m: positions, momenta, masses   V_s: a moment potential (`nets/moment.py`), s = 0 … K/2   h: length of a drift
 
-Whatever the V_s, the map is symplectic (each factor is), time-reversible (the sequence is a palindrome), conserves total
+For any V_s the map is symplectic (each factor is), time-reversible (the sequence is a palindrome), conserves total
 momentum and angular momentum (V_s is translation and rotation invariant), and costs K force evaluations a stride, since
 the last kick of one stride and the first of the next act at the same place. With V_s = V it is velocity Verlet of step h;
-trained on pairs (q, p) → (q', p') of the exact flow the V_s absorb its error. One harmonic mode of frequency ω is met
-exactly with K = 2: two force constants fix cos ωt and sin(ωt)/ω, all there is to its matrix, for ωt < π. With K = 1 there is
-one force constant: the frequency can be right, not also how a mode shares its energy between momenta and positions.
+trained on pairs (q, p) → (q', p') of the exact flow the V_s absorb its error. One harmonic mode of frequency ω is
+exact with K = 2: two force constants fix cos ωt and sin(ωt)/ω, which determine its matrix, for ωt < π. With K = 1 there is one
+force constant: the frequency can be right, but not also how a mode shares its energy between momenta and positions.
 
 References:
     Kicks and drifts learned as a symplectic map: P. Jin et al., SympNets, Neural Networks 132, 166 (2020), doi
@@ -40,7 +40,7 @@ from mdistill.types import Graph, System
 from mdistill.units import ACCELERATION
 
 UNLIMITED = 1e6
-"""eV/Å, eV; no limit yet."""
+"""No limit yet, eV/Å or eV."""
 Forces = Callable[[System], Float[Tensor, "atom 3"]]
 
 
@@ -48,8 +48,8 @@ class SplittingMap(StrideMap):
     """`net(system, momenta, masses, stride)` gives the positions and momenta after the stride, differentiable in the weights.
 
     Buffers set by training: `largest_force` [stage, species] eV/Å of a kick; `looked_at` and `largest_change` eV/√atom, the
-    change of K + V₀ (V₀: the first kick's potential) beyond which a stride's energy is looked at, and of that energy. Beyond
-    the first and the last the map is not to be trusted.
+    change of K + V₀ (V₀: the first kick's potential) beyond which a stride's energy is checked, and the largest change of that
+    energy. Beyond `largest_force` and `largest_change` a stride is replaced by time steps.
     """
 
     has_kicks = True
@@ -66,7 +66,7 @@ class SplittingMap(StrideMap):
             self.register_buffer(name, torch.tensor(UNLIMITED, dtype=torch.float64))
 
     def begin_as(self, net: MomentNet) -> None:
-        """Let every kick begin with this potential.
+        """Set every kick to this potential.
 
         Raises:
             BadInput: It has another size or other elements.
@@ -96,7 +96,7 @@ class SplittingMap(StrideMap):
         return self
 
     def potentials(self) -> list[MomentNet]:
-        """Of each stage."""
+        """Forces of each stage."""
         return list(self.stages)  # type: ignore[arg-type]
 
     def forward(

@@ -1,6 +1,6 @@
-r"""How far a network's answer may be off, from its last layer: σ² = α² fᵀ (FᵀF/M + ς²)⁻¹ f for every atom.
+r"""Uncertainty of a network from its last layer: σ² = α² fᵀ (FᵀF/M + ς²)⁻¹ f for every atom.
 
-f: features that the last layer is linear in, with a 1   F: those of M atoms met in training   ς: a small floor
+f: features that the last layer is linear in, with a 1   F: those of M atoms of the training data   ς: a small floor
 α: of each element, such that σ² is on average the squared error on structures held out
 
 The Laplace approximation of a linear last layer: σ grows where an atom's features leave the directions seen in training.
@@ -22,7 +22,7 @@ _FLOOR = 1e-6
 
 
 class LastLayerUncertainty(torch.nn.Module):
-    """Buffers set after training: `root` R with RᵀR = (FᵀF/M + ς²)⁻¹, `calibration` α and `largest` trusted σ per species."""
+    """Buffers set after training: `root` R with RᵀR = (FᵀF/M + ς²)⁻¹, `calibration` α and `largest` allowed σ per species."""
 
     root: Tensor
     calibration: Tensor
@@ -40,13 +40,13 @@ class LastLayerUncertainty(torch.nn.Module):
         return length * self.calibration.index_select(0, species)
 
     def learn(self, products: Float[Tensor, "feature feature"]) -> None:
-        """Take over FᵀF/M (features with the 1); ς² is a millionth of its mean eigenvalue."""
+        """Set FᵀF/M (features with the 1); ς² is a millionth of its mean eigenvalue."""
         floor = _FLOOR * float(products.diagonal().mean()) + 1e-300
         lower = torch.linalg.cholesky(products + floor * torch.eye(len(products), dtype=products.dtype))
         self.root.copy_(torch.linalg.solve_triangular(lower, torch.eye(len(products), dtype=products.dtype), upper=False))
 
     def trusted(self, uncertainty: Float[Tensor, " atom"], species: Int[Tensor, " atom"]) -> bool:
-        """Whether no atom's σ is larger than trusted; not a number is not trusted."""
+        """Whether every atom's σ is below its limit; NaN is not."""
         return bool((uncertainty <= self.largest.index_select(0, species)).all())
 
 

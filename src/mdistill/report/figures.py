@@ -1,4 +1,4 @@
-"""Figures as SVG: drawn by matplotlib, coloured through CSS variables so that one drawing suits light, dark and paper."""
+"""Figures as SVG: drawn by matplotlib, coloured through CSS variables, for light, dark and paper."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def figure_svg(figure: Figure, *, number: int = 0, inline: bool = True) -> str:
     """A figure as an SVG element, the same bytes each time.
 
     Args:
-        figure: What to draw; null values are gaps. In an "arrhenius" figure x is 1000/T in 1/K.
+        figure: The figure; null values are gaps. In an "arrhenius" figure x is 1000/T in 1/K.
         number: Prefix of every id, so that several drawings live in one page.
         inline: For a page: colours are the page's CSS variables, text takes the page's font. Otherwise a file of its own.
     """
@@ -50,7 +50,7 @@ def figure_svg(figure: Figure, *, number: int = 0, inline: bool = True) -> str:
 
 
 def write_svg_files(results: Results, folder: Path) -> list[Path]:
-    """Write each figure as SVG and PNG (300 dpi) into `folder`/figures and give the paths.
+    """Write each figure as SVG and PNG (300 dpi) into `folder`/figures and return the paths.
 
     Raises:
         MdistillError: The folder cannot be written.
@@ -91,7 +91,7 @@ def _draw(figure: Figure) -> Any:
 
 
 def _colours(series: Sequence[Series]) -> list[str]:
-    """One colour per thing shown: "teacher Li–S" and "student Li–S" share theirs, and so do "900 K" and "900 K fit"."""
+    """One colour per subject: "teacher Li–S" and "student Li–S" share theirs, and so do "900 K" and "900 K fit"."""
     order = {subject: i for i, subject in enumerate(dict.fromkeys(map(_subject, series)))}
     return [PALETTE[order[_subject(one)] % len(PALETTE)] for one in series]
 
@@ -235,7 +235,7 @@ def _extent(figure: Figure) -> tuple[float, float]:
 
 
 def _distinct(x: np.ndarray, y: np.ndarray, extent: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Of points that coincide at the plot's resolution, one each: nothing visible is lost, outliers least of all."""
+    """One of the points that coincide at the plot's resolution; outliers remain."""
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
     if len(x) <= 2 * _PARITY_CELLS:
@@ -247,7 +247,7 @@ def _distinct(x: np.ndarray, y: np.ndarray, extent: tuple[float, float]) -> tupl
 
 
 def _envelope(y: np.ndarray) -> np.ndarray:
-    """Indices that keep the lowest and highest value of each stretch of a long curve (all of a short one)."""
+    """Indices of the lowest and highest value of each part of a long curve (all of a short one)."""
     if len(y) <= 2 * _LINE_BUCKETS:
         return np.arange(len(y))
     filled = np.where(np.isfinite(y), y, 0.0)

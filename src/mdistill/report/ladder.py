@@ -1,4 +1,4 @@
-"""The ladder drawn: each model a rung, with what a step costs, and what each step down gains and loses."""
+"""Drawing of the ladder: each model a rung with the cost of a step; between rungs speed-up and errors."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _SYMBOLS: dict[Quantity, str] = {
     "stride_speed_up": "speed-up by strides", "speed_up": "speed-up", "conductivity": "σ", "diffusivity": "D",
     "activation_energy": "activation energy",
 }  # fmt: skip
-"""How headlines are called, in the order shown."""
+"""Labels of headlines, in the order shown."""
 _MOST_HEADLINES = 7
 
 
@@ -52,7 +52,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chapter:
-    """What the page shows under one heading."""
+    """A section of the page."""
 
     key: str
     title: str
@@ -61,7 +61,7 @@ class Chapter:
 
 
 def write_report(folder: Path) -> Path:
-    """Read `folder`/results.json and write `folder`/report.html; gives its path.
+    """Read `folder`/results.json and write `folder`/report.html; returns its path.
 
     Raises:
         BadInput: results.json is absent or not of its schema.
@@ -116,7 +116,7 @@ def render(results: Results) -> str:
 
 
 def check(results: Results) -> None:
-    """Refuse tables and figures whose parts do not fit together.
+    """Reject tables and figures whose parts do not fit together.
 
     Raises:
         BadInput: Rows and columns, or x, y and error, of different length.
@@ -144,7 +144,7 @@ def title(results: Results) -> str:
 
 
 def headlines(results: Results) -> list[Number]:
-    """The few values that say it all: speed-up, σ (else D) at each temperature, activation energy; else the first few."""
+    """The most important values: speed-up, σ (else D) at each temperature, activation energy; else the first few."""
     known = [h for h in results.headlines if h.value in results.values]
     left_out = {"diffusivity"} if any(h.quantity == "conductivity" for h in known) else set()
     chosen = [
@@ -168,7 +168,7 @@ def spoken(name: str) -> str:
 
 
 def gauge(gate: Gate) -> float | None:
-    """How much of an upper limit is used, in percent of the gauge's width (the limit stands at 80 %); None without one."""
+    """Measured value as a percentage of the gauge's width (the limit is at 80 %); None without an upper limit."""
     value, limit = gate.measured.value, gate.limit
     if value is None or limit <= 0 or value < 0 or gate.sense == "at least":
         return None
@@ -176,13 +176,13 @@ def gauge(gate: Gate) -> float | None:
 
 
 def numeric_columns(table: Table) -> set[int]:
-    """Indices of the columns that hold numbers and nothing else but gaps; they are set flush right."""
+    """Indices of the columns of numbers and gaps, which are right-aligned."""
     columns = list(zip(*shown_rows(table), strict=True))
     return {i for i, column in enumerate(columns) if i and all(c.numeric for c in column)}
 
 
 def chapters(results: Results) -> list[Chapter]:
-    """Sections that have content, in order; the gates' section also stands where there are gates only."""
+    """Sections with content, in order; the gates' section appears also with gates only."""
     tables = all_tables(results)
     named = [t.section for t in tables] + [f.section for f in results.figures]
     keys = list(SECTIONS) + [k for k in dict.fromkeys(named) if k not in SECTIONS]
@@ -201,7 +201,7 @@ def chapters(results: Results) -> list[Chapter]:
 
 def _subtitle(results: Results) -> str:
     teacher = results.settings.get("teacher")
-    return f"mdistill {results.command}" + (f" · taught by {_name(teacher)}" if teacher else "")
+    return f"mdistill {results.command}" + (f" · teacher {_name(teacher)}" if teacher else "")
 
 
 def _name(value: Any) -> str:
