@@ -19,11 +19,10 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mdistill.settings import within
-from mdistill.simulation.compiled import CompiledDynamics
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.kinetics import internal_momenta, kinetic_energy
 from mdistill.simulation.noise import scattered
-from mdistill.simulation.propagators import Evaluate
+from mdistill.simulation.propagators import CompiledSteps, Evaluate
 from mdistill.simulation.verlet import evaluated
 from mdistill.types import LeapingPropagator, Propagator, State
 
@@ -61,8 +60,9 @@ class CorrectEnergy:
 
     def leaping(self, inner: LeapingPropagator) -> Propagator:
         """Around compiled strides, which rescale inside."""
-        strides = isinstance(inner, CompiledDynamics) and inner.mover.counts is not None
-        return LeapingCorrectEnergy(self, inner) if strides else self  # type: ignore[arg-type]
+        if isinstance(inner, CompiledSteps) and inner.mover.counts is not None:
+            return LeapingCorrectEnergy(self, inner)
+        return self
 
     def target(self, state: State) -> Float[Tensor, " struct"]:
         """H₀ of each struct, eV."""
@@ -98,7 +98,7 @@ class LeapingCorrectEnergy:
     """Strides whose energy is put right inside; however they are cut, what it is to be is found once a leap."""
 
     plain: CorrectEnergy
-    inner: CompiledDynamics
+    inner: CompiledSteps
 
     @property
     def stride_fs(self) -> float:

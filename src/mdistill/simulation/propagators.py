@@ -104,6 +104,15 @@ class Compilable(Propagator, Protocol):
         ...
 
 
+@runtime_checkable
+class CompiledSteps(LeapingPropagator, Protocol):
+    """Compiled steps; those of strides take a correction of the total energy in."""
+
+    @property
+    def mover(self) -> Mover: ...
+    def leap(self, state: State, generator: Generator, step: int, steps: int, **correction: float) -> tuple[State, int, bool]: ...
+
+
 def nve_mover(step: Propagator, evaluate: EngineEvaluator) -> Mover | None:
     """What takes the compiled steps of an NVE step; None of any other."""
     return step.mover(evaluate) if isinstance(step, NveStep) and isinstance(step, Compilable) else None
