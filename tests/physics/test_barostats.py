@@ -178,7 +178,7 @@ def check_pressure(run: SolidRun) -> float:
 
 
 @pytest.mark.parametrize("name", list(STRAINS))
-@pytest.mark.parametrize("pressure_GPa", [LOW, HIGH])
+@pytest.mark.parametrize("pressure_GPa", [LOW, pytest.param(HIGH, marks=pytest.mark.slow)])
 def test_average_pressure_is_the_target(name: str, pressure_GPa: float, trust: Callable[..., None]) -> None:
     run = solid(name, pressure_GPa)
     off = check_pressure(run)
