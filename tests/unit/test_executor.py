@@ -101,6 +101,7 @@ def test_answers_come_in_the_order_of_the_questions(workers: int, tmp_path: Path
     assert workers == 0 or not any(map(alive, processes)), "workers end with it"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the program is killed before it is waited for
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_task_that_hangs_is_killed_with_what_it_started(workers: int, tmp_path: Path, trust: Any) -> None:
     with closing(odd(tmp_path, workers, seconds=1.0)) as asked:

@@ -111,5 +111,5 @@ def test_heat_limit_follows_the_number_of_atoms() -> None:
 
 @pytest.mark.parametrize("bad", [{"every": 0}, {"largest_force": -1.0}, {"closest_pair": 2.0}, {"energy_change": math.nan}])
 def test_bad_settings(bad: dict[str, float]) -> None:
-    with pytest.raises(BadInput, match="guard"):
+    with pytest.raises(BadInput, match=rf"GuardSettings\.{next(iter(bad))}: "):
         GuardSettings(**bad)
