@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from dataclasses import dataclass, field
@@ -14,10 +13,12 @@ from torch import Generator, Tensor
 
 from mdistill.errors import BadInput
 from mdistill.io.files import replacing
-from mdistill.types import Prediction, RunningSums, State, System
+from mdistill.nets.model_files import tensor_hash
+from mdistill.simulation.running_sums import from_vector, to_vector
+from mdistill.types import Prediction, State, System
 
 FORMAT = 3
-"""The format written; read are also 1, without a tally, and 2, whose tally was evaluated at every step."""
+"""The format written; read are also 1, without running sums, and 2, whose sums were evaluated at every step."""
 _LARGEST = 4_000_000_000
 _SYSTEM = ("positions", "numbers", "cell", "pbc", "owner")
 
@@ -57,13 +58,7 @@ def save_restart(path: Path, point: RestartPoint) -> None:
     if state.prediction is not None:
         tensors |= {"energy": state.prediction.energy, "forces": state.prediction.forces, "stress": state.prediction.stress}
     if state.running_sums is not None:
-        counted = [
-            float(state.running_sums.steps),
-            float(state.running_sums.evaluated),
-            state.running_sums.potential,
-            state.running_sums.pressure,
-        ]
-        tensors["running_sums"] = torch.cat([torch.tensor(counted, dtype=torch.float64), state.running_sums.kinetic])
+        tensors["running_sums"] = to_vector(state.running_sums)
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
     header = {
         "format": FORMAT,
@@ -101,28 +96,20 @@ def load_restart(path: Path) -> RestartPoint:
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}\n".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return np.frombuffer(digest.digest(), dtype=np.uint8)
+    return np.frombuffer(bytes.fromhex(tensor_hash(arrays)), dtype=np.uint8)
 
 
 def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
     system = System(**{name: tensors[name] for name in _SYSTEM})
     known = "energy" in tensors
     prediction = Prediction(energy=tensors["energy"], forces=tensors["forces"], stress=tensors.get("stress")) if known else None
-    counted = tensors.get("running_sums")
-    tally = None
-    if counted is not None:
-        counted = torch.cat([counted[:1], counted]) if header["format"] == 2 else counted
-        steps, evaluated, potential, squeeze = counted[:4].tolist()
-        added = {"potential": potential, "pressure": squeeze, "kinetic": counted[4:]}
-        tally = RunningSums(steps=int(steps), evaluated=int(evaluated), **added)
+    sums = tensors.get("running_sums")
+    if sums is not None and header["format"] == 2:
+        sums = torch.cat([sums[:1], sums])
     state = State(
         system=system, momenta=tensors["momenta"], masses=tensors["masses"], time=float.fromhex(header["time"]),
-        prediction=prediction, middle_momenta=tensors.get("middle_momenta"), running_sums=tally,
-        energy_debt=tensors.get("energy_debt"),
+        prediction=prediction, middle_momenta=tensors.get("middle_momenta"), energy_debt=tensors.get("energy_debt"),
+        running_sums=None if sums is None else from_vector(sums),
     )  # fmt: skip
     extras = {name: float.fromhex(value) for name, value in header["extras"].items()}
     return RestartPoint(step=int(header["step"]), state=state, generator_state=tensors["generator"], extras=extras)

@@ -27,6 +27,18 @@ def no_steps(system: System) -> RunningSums:
     return RunningSums(steps=0, evaluated=0, potential=0.0, pressure=0.0, kinetic=torch.zeros(kinds, dtype=torch.float64))
 
 
+def to_vector(sums: RunningSums) -> Float[Tensor, " number"]:
+    """Steps, steps evaluated, potential, pressure, kinetic by element."""
+    numbers = [float(sums.steps), float(sums.evaluated), sums.potential, sums.pressure]
+    return torch.cat([torch.tensor(numbers, dtype=torch.float64), sums.kinetic])
+
+
+def from_vector(vector: Float[Tensor, " number"]) -> RunningSums:
+    """The sums of a `to_vector`."""
+    steps, evaluated, potential, squeeze = vector[:4].tolist()
+    return RunningSums(steps=int(steps), evaluated=int(evaluated), potential=potential, pressure=squeeze, kinetic=vector[4:])
+
+
 @dataclass(frozen=True, slots=True)
 class WithRunningSums:
     """A propagator of one struct that keeps count of its steps in `State.running_sums`."""
