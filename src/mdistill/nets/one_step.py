@@ -116,7 +116,7 @@ class OneStepNet(OneStepMap):
         return double_copy(self, self.state_dict())
 
     def in_type(self, dtype: torch.dtype) -> OneStepNet:
-        """Compute impulses and forces in this float type; positions, momenta and doubt stay float64."""
+        """Compute impulses and forces in this float type; positions, momenta and uncertainty stay float64."""
         for part in (self.pace, self.pull, self.rounds, self.exchange):
             part.to(dtype)
         self.embedding.data, self.isotope.data = self.embedding.data.to(dtype), self.isotope.data.to(dtype)

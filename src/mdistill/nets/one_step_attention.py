@@ -86,7 +86,7 @@ class OneStepAttentionNet(OneStepMap):
         return double_copy(self, self.state_dict())
 
     def in_type(self, dtype: torch.dtype) -> OneStepAttentionNet:
-        """Compute in this float type; positions, momenta and doubt stay float64."""
+        """Compute in this float type; positions, momenta and uncertainty stay float64."""
         for part in (self.motion, self.moving, self.rounds, self.own, self.others):
             part.to(dtype)
         self.embedding.data, self.neighbour.data = self.embedding.data.to(dtype), self.neighbour.data.to(dtype)

@@ -66,8 +66,8 @@ class CoreRepulsion(torch.nn.Module):
         self, vectors: Float[Tensor, "edge 3"], pair: Int[Tensor, " edge"]
     ) -> tuple[Float[Tensor, " near"], Int[Tensor, " near"]]:
         """Energy (eV) of the edges within the core, and their indices. pair = species_i · n_species + species_j."""
-        reach = self.outer.flatten().index_select(0, pair)
-        near = (vectors.detach().square().sum(1) < reach.square()).nonzero()[:, 0]
+        outer = self.outer.flatten().index_select(0, pair)
+        near = (vectors.detach().square().sum(1) < outer.square()).nonzero()[:, 0]
         r, which = (vectors.index_select(0, near).square().sum(1) + _TINY).sqrt(), pair.index_select(0, near)
         outer = self.outer.flatten().index_select(0, which)
         charges = torch.tensor(CHARGES, dtype=r.dtype, device=r.device)

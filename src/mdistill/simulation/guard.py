@@ -82,11 +82,11 @@ class Guard:
         if self._limits is None or not torch.equal(self._limits[0], state.system.numbers):
             self._limits = (state.system.numbers, _pair_limits(state.system.numbers, self.distances, self.settings.closest_pair))
         limits = self._limits[1]
-        reach = float(limits.max()) if limits.numel() else 0.0
-        if reach <= 0.0:
+        cutoff = float(limits.max()) if limits.numel() else 0.0
+        if cutoff <= 0.0:
             return
-        if self._near is None or self._near.cutoff != reach:
-            self._near = SkinList(cutoff=reach, skin=1.0)
+        if self._near is None or self._near.cutoff != cutoff:
+            self._near = SkinList(cutoff=cutoff, skin=1.0)
         graph = self._near.graph(state.system)
         length = edge_vectors(graph).norm(dim=1)
         numbers = state.system.numbers

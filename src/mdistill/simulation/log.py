@@ -55,7 +55,7 @@ class Log:
 
 def log_row(step: int, state: State, since: RunningSums | None = None) -> dict[str, float | None]:
     """One line of the log: columns by name, with the temperature of each element, T_<element>_K, and last the means over the
-    steps since the row before (whose tally is `since`), mean_…; None where undefined."""
+    steps since the row before (whose sums are `since`), mean_…; None where undefined."""
     from ase.data import chemical_symbols
 
     potential, kinetic = float(prediction_of(state).energy[0]), float(kinetic_energy(state)[0])

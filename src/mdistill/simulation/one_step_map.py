@@ -8,7 +8,7 @@ p̂ − P: momenta relative to the centre of mass, of kinetic energy K̂   P, K_
 H: total energy at the start of this stride   D: energy debt, carried in `State.energy_debt`
 
 So a thermostat around it changes H as it likes. A stride is taken anew by small steps of velocity Verlet, and counted, where the
-network's own doubt (`nets/uncertainty.py`) is larger than in training, where α is off by more than `worst` for this stride's own
+network's own uncertainty (`nets/uncertainty.py`) is larger than in training, where α is off by more than `worst` for this stride's own
 error, and where anything is not finite.
 
 Reference: F. Bigi, S. Chong, A. Kristiadi, M. Ceriotti, FlashMD, arXiv 2505.19350 (2025); clips, debt and the way back are ours.

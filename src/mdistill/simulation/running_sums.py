@@ -3,7 +3,7 @@ r"""Observables of every step, added up along a run: frames then tell of the tim
 Of each step are added the potential energy, the pressure, and twice the internal kinetic energy of each element; compiled
 dynamics adds them inside (`kernels/motion.hpp`), `WithRunningSums` does for any other propagator. Compiled long strides have no
 potential energy and pressure on the way: they add those of the state where a leap was asked to end (a frame, a strain). The
-mean over the steps between two points of a run is the difference of their tallies over the difference of their numbers of
+mean over the steps between two points of a run is the difference of their sums over the difference of their numbers of
 steps.
 """
 
@@ -22,7 +22,7 @@ from mdistill.units import BOLTZMANN, GPA
 
 
 def no_steps(system: System) -> RunningSums:
-    """The tally of a run of one struct before its first step."""
+    """The sums of a run of one struct before its first step."""
     kinds = len(system.numbers.unique())
     return RunningSums(steps=0, evaluated=0, potential=0.0, pressure=0.0, kinetic=torch.zeros(kinds, dtype=torch.float64))
 

@@ -83,24 +83,24 @@ def calibrate_uncertainty(
     errors of positions and momenta after a stride added up; the largest trusted σ is exceeded in one window of a thousand, and
     a margin.
     """
-    doubt, n = net.doubt, len(net.settings.elements)
+    uncertainty, n = net.doubt, len(net.settings.elements)
     seen = [(batch.system, features) for batch, _, _, features in _leaps(net, windows)]
     more = with_one(torch.cat([features for _, features in seen]))
-    doubt.learn(more.T @ more / len(more))
-    doubt.calibration.fill_(1.0)
+    uncertainty.learn(more.T @ more / len(more))
+    uncertainty.calibration.fill_(1.0)
     sums, guesses = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
     for batch, positions, momenta, features in _leaps(net, held_out):
         species = net.species(batch.system.numbers)
         position, momentum = squares(batch, positions, momenta)
         sums.index_add_(0, species, position + momentum)
-        guesses.index_add_(0, species, doubt(features, species).square())
-    doubt.calibration.copy_(torch.where(guesses > 0, (sums / guesses.clamp_min(1e-300)).sqrt(), torch.ones_like(sums)))
+        guesses.index_add_(0, species, uncertainty(features, species).square())
+    uncertainty.calibration.copy_(torch.where(guesses > 0, (sums / guesses.clamp_min(1e-300)).sqrt(), torch.ones_like(sums)))
     worst: list[Tensor] = []
     for system, features in seen:
         species = net.species(system.numbers)
         largest = torch.zeros(system.n_structs * n, dtype=torch.float64)
-        worst.append(largest.scatter_reduce(0, system.owner * n + species, doubt(features, species), "amax").view(-1, n))
-    doubt.largest.copy_(_MARGIN * torch.cat(worst).quantile(_RARE, dim=0))
+        worst.append(largest.scatter_reduce(0, system.owner * n + species, uncertainty(features, species), "amax").view(-1, n))
+    uncertainty.largest.copy_(_MARGIN * torch.cat(worst).quantile(_RARE, dim=0))
     return {}
 
 
