@@ -1,4 +1,4 @@
-r"""Long strides by a direct map (`nets/one_step.py`, `nets/one_step_attention.py`): NVE with energy and momentum put right.
+r"""Long strides by a one-step map (`nets/one_step.py`, `nets/one_step_attention.py`): NVE with energy and momentum restored.
 
 After the map has taken (q, p) to (q̂, p̂) over a stride t:
     momentum   centre of mass to where free flight takes it, total momentum to what it was
@@ -7,9 +7,9 @@ After the map has taken (q, p) to (q̂, p̂) over a stride t:
 p̂ − P: momenta relative to the centre of mass, of kinetic energy K̂   P, K_P: share of the centre of mass   V: potential energy
 H: total energy at the start of this stride   D: energy debt, carried in `State.energy_debt`
 
-So a thermostat around it changes H as it likes. A stride is taken anew by small steps of velocity Verlet, and counted, where the
-network's own uncertainty (`nets/uncertainty.py`) is larger than in training, where α is off by more than `worst` for this stride's own
-error, and where anything is not finite.
+A thermostat around it changes H as it likes. A stride is repeated by small steps of velocity Verlet, and counted, where the
+network's uncertainty (`nets/uncertainty.py`) is larger than in training, where α differs from 1 by more than `worst` for this
+stride's own error, and where anything is not finite.
 
 Reference: F. Bigi, S. Chong, A. Kristiadi, M. Ceriotti, FlashMD, arXiv 2505.19350 (2025); clips, debt and the way back are ours.
 """
