@@ -10,7 +10,7 @@ P: target pressure   T: temperature   V: volume   N: atoms   β: compressibility
 
 As Δ → 0 this is the stochastic cell rescaling of Bernetti and Bussi (isotropic; Itô form for ln V) and of Del Tatto et al.
 (anisotropic, symmetric strains so that the cell does not spin), in the form that takes the kinetic part of the pressure as
-its average and leaves momenta alone. Each strain is then accepted or refused as in Metropolis Monte Carlo,
+its average and does not change momenta. Each strain is then accepted or rejected as in Metropolis Monte Carlo,
 ln a = ln φ(new) − ln φ(old) + ln q(−ε|new) − ln q(ε|old),   φ = V^{N+1} exp(−(U + P V)/k_B T),   q: normal, mean μ, width s
 (−k_B T ln a is the increment of the effective energy whose drift measures the error of the published integrator), so that
 the volume is sampled exactly at any Δ, τ and β: an ideal gas has ⟨V⟩ = (N+1) k_B T/P and var V = (N+1)(k_B T/P)². The measure
@@ -57,8 +57,8 @@ ANISOTROPIC = _basis((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 class StochasticCellRescaling:
     """NpT: a thermostatted propagator with a fluctuating cell. Every struct must be periodic in three directions.
 
-    Positions are scaled with the cell, unwrapped images too: distances travelled over many frames are to be measured with
-    the cell of each frame in mind.
+    Positions are scaled with the cell, also unwrapped images; displacements over many frames must account for the cell of each
+    frame.
 
     Attributes:
         inner: The propagator between strains; a thermostat at the same temperature.
@@ -66,7 +66,7 @@ class StochasticCellRescaling:
         temperature_K: T, K.
         pressure_GPa: P, GPa.
         relaxation_ps: τ, ps.
-        compressibility_per_GPa: β, 1/GPa; a guess is enough, τ is then that much off.
+        compressibility_per_GPa: β, 1/GPa; its error scales τ only.
         strains: E_k, `ISOTROPIC` or `ANISOTROPIC`.
         every: m, steps between two strains; each costs one evaluation.
     """
@@ -103,7 +103,7 @@ class StochasticCellRescaling:
         return state if round(state.time / self.stride_fs) % self.every else self.strained(state, generator)
 
     def check(self, state: State) -> None:
-        """Refuse what has no volume.
+        """Reject a system without volume.
 
         Raises:
             BadInput: A direction is open.
@@ -111,10 +111,10 @@ class StochasticCellRescaling:
         if not bool(state.system.pbc.all()):
             problem = f"npt for a structure with periodicity {state.system.pbc.all(0).tolist()}"
             allowed = "periodic in all three directions"
-            raise BadInput("ensemble", problem, allowed=allowed, fix="use nvt, or give the structure a full cell")
+            raise BadInput("ensemble", problem, allowed=allowed, fix="use nvt, or use a structure with a full cell")
 
     def strained(self, state: State, generator: Generator) -> State:
-        """One strain of every struct, accepted or refused by itself."""
+        """One strain of every struct, accepted or rejected independently."""
         old = evaluated(state, self.evaluate)
         system, strains = state.system, self.strains.to(state.system.positions)
         normal = struct_normals(generator, system, len(strains))
@@ -152,7 +152,7 @@ class StochasticCellRescaling:
 
 @dataclass(frozen=True, slots=True)
 class LeapingBarostat:
-    """Constant pressure with compiled dynamics between two strains."""
+    """Constant pressure with compiled dynamics between strains."""
 
     plain: StochasticCellRescaling
     inner: LeapingPropagator

@@ -1,4 +1,4 @@
-r"""Stochastic velocity rescaling: canonical sampling by one random factor for all velocities, which leaves diffusion alone.
+r"""Stochastic velocity rescaling: canonical sampling by one random factor for all velocities, which does not change diffusion.
 
 After each step of an energy-conserving propagator (velocity Verlet, a long stride) p ← α p with
 α² = c + (1 − c) (K̄/(n K)) (R² + S) + 2 R √(c (1 − c) K̄/(n K)),   sign α = sign(R + √(c n K/((1 − c) K̄)))
@@ -38,7 +38,7 @@ class Bussi:
     """NVT.
 
     Attributes:
-        inner: The step before, NVE; h is its stride.
+        inner: The NVE step before; h is its stride.
         temperature_K: T, K.
         relaxation_fs: τ, fs.
     """

@@ -1,7 +1,7 @@
-"""Dynamics in compiled code: the same propagators, many steps per call, for potentials that bring an engine.
+"""Dynamics in compiled code: the same propagators, many steps per call, for potentials with an engine.
 
-Momenta, noise and order of operations are those of the plain propagators: the same seed gives the same trajectory but for
-rounding. A state depends on the one before alone, not on how a run was cut into leaps.
+Momenta, noise and order of operations are those of the plain propagators: the same seed gives the same trajectory up to
+rounding. A state depends on the one before, not on the lengths of leaps.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class CompiledDynamics:
     """Steps of a `Compilable` propagator in compiled code.
 
     Attributes:
-        plain: The propagator to be like.
+        plain: The plain propagator.
         evaluate: Energy and forces.
-        mover: What takes the steps.
-        guard: Whose limits end a leap; None to go on regardless. Strides look at all of them where a leap ends, at distances
-            and temperature on the way.
+        mover: The engine or strides that take the steps.
+        guard: Guard whose limits end a leap; None: no limits. Strides check all limits where a leap ends, and distances and
+            temperature on the way.
     """
 
     plain: Compilable
@@ -51,7 +51,7 @@ class CompiledDynamics:
         return self.leap(state, generator, round(state.time / self.stride_fs), 1)[0]
 
     def leap(self, state: State, generator: Generator, step: int, steps: int, **correction: float) -> tuple[State, int, bool]:
-        """The state after at most so many steps; `correction`: what a `Motion` needs to know of the energy that strides keep."""
+        """The state after at most this many steps; `correction`: energy correction of strides, as fields of `Motion`."""
         asked = steps
         if self._seconds_per_step:
             steps = max(1, min(steps, int(_LONGEST_LEAP_S / self._seconds_per_step)))
@@ -63,7 +63,7 @@ class CompiledDynamics:
         return self._state(state, point, motion, taken), taken, stopped
 
     def _evaluated(self, motion: Motion, taken: int) -> int:
-        """Of how many steps energy and pressure were added up: of strides at the end asked for alone, wherever a leap was cut."""
+        """Number of steps with energy and pressure: for strides only the requested last step, independent of leaps."""
         counts = self.mover.counts
         if counts is None:
             return taken
@@ -72,7 +72,7 @@ class CompiledDynamics:
         return int(motion.whole and taken == motion.steps)
 
     def _box_of(self, system: System) -> np.ndarray:
-        """The checked cell; checked again only where it is another tensor than last time."""
+        """The checked cell; a new check only for a new tensor."""
         if self._box is None or self._box[0] is not system.cell:
             self._box = (system.cell, checked_box(system, self.evaluate.potential.cutoff))
         return self._box[1]
@@ -117,12 +117,12 @@ class CompiledDynamics:
         return RunningSums(steps=steps, evaluated=evaluated, potential=float(sums[0]), pressure=float(sums[1]), kinetic=kinetic)
 
     def _kinds(self, state: State) -> np.ndarray:
-        """Which of the potential's elements are in the structure."""
+        """The potential's elements that are in the structure."""
         return np.searchsorted(sorted(self.evaluate.potential.elements), np.unique(state.system.numbers.numpy()))
 
 
 def compile_propagator(plain: Propagator, evaluate: Evaluate, guard: Guard | None = None) -> Propagator:
-    """A propagator like the plain one with compiled steps; the plain one where there is none like it."""
+    """The propagator with compiled steps, or the plain one where there are none."""
     if not isinstance(evaluate, EngineEvaluator):
         return plain
     if isinstance(plain, BetweenSteps):

@@ -1,13 +1,13 @@
-r"""Dynamics whose total energy is put right now and then: for long strides, whose small errors would else add up to heat.
+r"""Corrections of the total energy at some steps: for long strides, whose small errors would otherwise add up to heat.
 
-One step of every n  p ← P + α (p − P),  α² = (K + H₀ + Q − H)/K,  α held within 1 ± clip
+One step of every n  p ← P + α (p − P),  α² = (K + H₀ + Q − H)/K,  α limited to 1 ± clip
 
-p − P: momenta relative to the centre of mass   K: their kinetic energy   H: total energy   H₀: what it was
-Q: what a thermostat has put in since (`State.heat`; H − Q is the conserved energy of thermostatted dynamics)
+p − P: momenta relative to the centre of mass   K: their kinetic energy   H: total energy   H₀: its initial value
+Q: heat from a thermostat since then (`State.heat`; H − Q is the conserved energy of thermostatted dynamics)
 
-What is missing between two such steps, and what the clip leaves, is carried in `State.energy_debt`. What else changes the
-energy, a strain say, does so between two steps and is left alone. Which step of the n is drawn by its number: at equal
-intervals a vibration that keeps pace with them would always be met in the same phase, and cooled or heated.
+Energy missing between two corrections, and the part beyond the clip, are carried in `State.energy_debt`. Other energy changes,
+such as strains, occur between two steps and are not corrected. Steps with a correction are chosen pseudo-randomly by their
+number: at equal intervals, vibrations in resonance with them would be cooled or heated.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class CorrectEnergy:
     """NVE, or NVT around a thermostat.
 
     Attributes:
-        inner: The step, which leaves the energy nearly as it was but for a thermostat's heat.
-        evaluate: The potential that the energy is counted with.
+        inner: The step, which nearly conserves the energy apart from a thermostat's heat.
+        evaluate: The potential of the energy.
         every: n, the mean number of steps from one correction to the next.
         clip: Largest |α − 1|.
     """
@@ -59,7 +59,7 @@ class CorrectEnergy:
         return replace(self, inner=inner)
 
     def leaping(self, inner: LeapingPropagator) -> Propagator:
-        """Around compiled strides, which rescale inside."""
+        """The correction for compiled strides, which rescale inside."""
         if isinstance(inner, CompiledSteps) and inner.mover.counts is not None:
             return LeapingCorrectEnergy(self, inner)
         return self
@@ -70,17 +70,17 @@ class CorrectEnergy:
         return energy if state.energy_debt is None else energy + state.energy_debt
 
     def due(self, number: int) -> bool:
-        """Whether the step of this number (of the first: 1) ends with the energy put right."""
+        """Whether the step of this number (of the first: 1) ends with a correction."""
         block, place = divmod(number, self.every)
         return place == scattered(block) % self.every
 
     def owing(self, state: State, target: Float[Tensor, " struct"]) -> State:
-        """The state with what it is missing, heat allowed for, as its debt."""
+        """The state with its missing energy as debt; heat is not missing."""
         missing = target - total_energy(state)
         return replace(state, heat=None, energy_debt=missing if state.heat is None else missing + state.heat)
 
     def corrected(self, state: State, target: Float[Tensor, " struct"]) -> State:
-        """The state after a step, its energy put right where it is due."""
+        """The state after a step, corrected where due."""
         state = self.owing(state, target)
         missing = state.energy_debt
         if missing is None or not self.due(round(state.time / self.stride_fs)):
@@ -95,7 +95,7 @@ class CorrectEnergy:
 
 @dataclass(frozen=True, slots=True)
 class LeapingCorrectEnergy:
-    """Strides whose energy is put right inside; however they are cut, what it is to be is found once a leap."""
+    """Strides with corrections inside; their target energy is computed once a leap."""
 
     plain: CorrectEnergy
     inner: CompiledSteps
@@ -119,5 +119,5 @@ class LeapingCorrectEnergy:
 
 
 def unheated(state: State) -> State:
-    """The state from which heat is counted."""
+    """The state with heat counted from zero."""
     return replace(state, heat=state.momenta.new_zeros(state.system.n_structs))

@@ -1,4 +1,4 @@
-"""From an energy-conserving step to an ensemble: the thermostat around it, the barostat around both."""
+"""Ensembles: a thermostat around an energy-conserving step, a barostat around both."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ def make_propagator(settings: SimulateSettings, nve: NveStep, evaluate: Evaluate
     """The propagator of an ensemble.
 
     Args:
-        settings: Which ensemble, at what temperature and pressure.
-        nve: The step that conserves energy: velocity Verlet or a long stride, whose energy is put right now and then, less what
-            a thermostat puts in.
+        settings: Ensemble, temperature and pressure.
+        nve: The step that conserves energy: velocity Verlet, or a long stride, which gets an energy correction.
         evaluate: Energy and stress of a system.
-        equilibrate: The one used before the run proper: Langevin, in NVE runs too.
+        equilibrate: Whether for equilibration, with Langevin dynamics also in NVE.
     """
     plain: Propagator = nve
     if equilibrate and settings.ensemble != "npt":

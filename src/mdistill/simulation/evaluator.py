@@ -1,4 +1,4 @@
-"""Evaluation along a trajectory: a potential with a neighbour list that is reused between steps, compiled where it can be."""
+"""Evaluation along a trajectory: a potential with a neighbour list reused between steps, compiled where possible."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mdistill.types import Potential, Prediction, System
 class Evaluator:
     """evaluate(system) -> Prediction, in the float type and on the device of the positions.
 
-    The prediction depends on the structure alone, not on what was evaluated before (the skin list hands out exactly
-    the edges of a fresh search), so that a restarted run repeats an uninterrupted one bit for bit. A structure with
+    The prediction depends on the structure alone, not on earlier evaluations (the skin list returns exactly the edges of a
+    fresh search), so a restarted run repeats an uninterrupted one bit for bit. A structure with
     non-finite positions or cell has no energy: it gets NaN everywhere, which the guard reports.
 
     Attributes:
         potential: Any potential.
-        skin: Atoms may move skin/2 (Å) before the neighbour list is rebuilt; more is rarer and longer lists.
-        device: Where the potential wants its graph; by default where its weights are, else where the positions are.
+        skin: Skin of the neighbour list, Å; larger skins give rarer searches and longer lists.
+        device: Device of the graph; by default that of the weights, else of the positions.
     """
 
     potential: Potential
@@ -62,7 +62,7 @@ class CompiledPotential(Potential, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineEvaluator:
-    """evaluate(system) -> Prediction by an engine that keeps its neighbour list; as `Evaluator` otherwise."""
+    """evaluate(system) -> Prediction by an engine with its neighbour list; otherwise as `Evaluator`."""
 
     potential: CompiledPotential
     engine: Engine
@@ -78,8 +78,8 @@ class EngineEvaluator:
 def make_evaluator(
     potential: Potential, system: System, *, skin: float = 1.2, guard: Guard | None = None
 ) -> Evaluator | EngineEvaluator:
-    """What evaluates the atoms of a system along a trajectory: an engine, watching the guard's closest distances, where the
-    potential brings one and the system is one struct; else an `Evaluator`."""
+    """The evaluator of a system along a trajectory: an engine that watches the guard's closest distances, where the potential
+    has one and the system is one struct; else an `Evaluator`."""
     if not isinstance(potential, CompiledPotential) or system.n_structs != 1:
         return Evaluator(potential, skin)
     engine = potential.engine(system, threads=threads_for(system.n_atoms, torch.get_num_threads()), skin=skin)

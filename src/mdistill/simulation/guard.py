@@ -1,4 +1,4 @@
-"""Stops a simulation that left the physical range, at the step where it happened, and says why."""
+"""Guard: stops a simulation at the step where it leaves the physical range, and names the cause."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Guard:
     Attributes:
         settings: The limits.
         temperature_K: T₀ of the temperature check; None for no such check.
-        reference_energy: [struct] total energy (eV) that an NVE run must keep; None for no such check.
+        reference_energy: [struct] total energy (eV) of an NVE run; None for no such check.
         distances: Closest labelled distance (Å) per pair of atomic numbers (smaller first); covalent radii where missing.
     """
 
@@ -46,7 +46,7 @@ class Guard:
             self._check_energy(step, state)
 
     def limits(self, state: State) -> dict[str, Any]:
-        """The limits that compiled dynamics watches by itself, by their names in `kernels.motion.Motion`."""
+        """The limits that compiled dynamics checks, by their names in `kernels.motion.Motion`."""
         if not self.settings.on:
             return {}
         known, reference = self.temperature_K is not None, self.reference_energy

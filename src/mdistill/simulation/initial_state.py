@@ -1,4 +1,4 @@
-"""Where a simulation starts: masses and Maxwell–Boltzmann momenta."""
+"""Initial states: masses and Maxwell–Boltzmann momenta."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-r"""What is measured on a phase-space point: kinetic energy, temperature, pressure.
+r"""Kinetic energy, temperature and pressure of a phase-space point.
 
 Temperature is that of the motion relative to the centre of mass, which has 3N − 3 degrees of freedom in every ensemble:
 where total momentum is zero and conserved (Verlet, Bussi) and where it fluctuates (Langevin). A single atom has 3.
-Kinetic quantities are measured on `State.middle_momenta` where the integrator gives them (BAOAB: the momentum at its full
-step is too cold by (ωh)²/4, at the middle it is exact), else on `State.momenta`.
+Kinetic quantities are measured on `State.middle_momenta` where the integrator has them (BAOAB: momenta at the full
+step are too cold by (ωh)²/4, those in the middle are exact), else on `State.momenta`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def per_struct(system: System, values: Tensor) -> Tensor:
 
 
 def internal_momenta(state: State, momenta: Float[Tensor, "atom 3"]) -> Float[Tensor, "atom 3"]:
-    """Momenta relative to each struct's centre of mass; those of a single atom as they are."""
+    """Momenta relative to each struct's centre of mass; unchanged for a single atom."""
     system = state.system
     drift = per_struct(system, momenta) / per_struct(system, state.masses).unsqueeze(1)
     drift = torch.where((atom_counts(system) > 1).unsqueeze(1), drift, torch.zeros_like(drift))
@@ -52,7 +52,7 @@ def kinetic_energy(state: State) -> Float[Tensor, " struct"]:
 
 
 def heated(before: State, after: State) -> State:
-    """The state after a thermostat changed its momenta, with the heat that this put in, where it is asked for."""
+    """The state after a thermostat changed its momenta, with its heat where that is recorded."""
     if before.heat is None:
         return after
     change = _kinetic(after, after.momenta) - _kinetic(before, before.momenta)
@@ -97,7 +97,7 @@ def pressure_tensor(state: State) -> Float[Tensor, "struct 3 3"] | None:
 
     Π = (1/V) (N/(N−1)) Σ_i p_i⊗p_i/m_i − σ     p_i: momenta relative to the centre of mass   σ: stress, tension positive
 
-    The factor N/(N−1) restores the share of the centre of mass, so that an ideal gas has ⟨Π⟩ = N k_B T/V exactly.
+    The factor N/(N−1) accounts for the centre of mass: an ideal gas has ⟨Π⟩ = N k_B T/V exactly.
     """
     if state.prediction is None or state.prediction.stress is None:
         return None

@@ -1,4 +1,4 @@
-r"""Langevin dynamics by BAOAB: canonical sampling with hardly any time-step error in positions.
+r"""Langevin dynamics by BAOAB: canonical sampling with a very small time-step error in positions.
 
 B: p ← p + (h/2) F;   A: r ← r + (h/2) p/m;   O: p ← c p + √(1 − c²) √(m k_B T) ξ;   A;   B        c = exp(−γh)
 
@@ -6,7 +6,7 @@ r, p, m, F: positions, momenta, masses, forces   h: time step   γ: friction   T
 
 Total momentum is not conserved: all 3N momenta are thermalised. In a harmonic well of frequency ω the variance of r is
 exact and so is that of p at O; the momentum at the full step is too cold by the factor 1 − (ωh)²/4. Hence
-`State.middle_momenta` (after O) is what temperature and kinetic energy are measured on.
+temperature and kinetic energy are measured on `State.middle_momenta` (after O).
 
 Reference: Leimkuhler, Matthews, J. Chem. Phys. 138, 174102 (2013), doi 10.1063/1.4802990.
 """
@@ -39,7 +39,7 @@ class Baoab:
         evaluate: Forces of a system.
         time_step: h, fs.
         temperature_K: T, K.
-        friction_per_ps: γ, 1/ps. Small disturbs diffusion less, large equilibrates faster.
+        friction_per_ps: γ, 1/ps. Small values change diffusion less, large values equilibrate faster.
     """
 
     evaluate: Evaluate
@@ -104,7 +104,7 @@ class Obabo:
         return 2.0 * (1.0 - math.exp(-self.friction_per_ps * self.stride_fs / PS))
 
     def mover(self, evaluate: EngineEvaluator) -> Mover | None:
-        """Of long strides alone: an engine has no OBABO."""
+        """Compiled strides only: engines have no OBABO."""
         mover = nve_mover(self.inner, evaluate)
         return None if mover is None or mover.counts is None else mover
 

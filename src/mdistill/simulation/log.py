@@ -1,4 +1,4 @@
-"""What a simulation writes: trajectory, log of energies and temperatures, restart file; in step with each other."""
+"""Output of a simulation: trajectory, log of energies and temperatures, restart file, consistent with each other."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
 
 
 def truncate_log(path: Path, step: int) -> int:
-    """Remove rows with a step above `step`; gives the number of rows left."""
+    """Remove rows with a step above `step`. Returns the number of rows left."""
     if not path.exists():
         return 0
     lines = path.read_text(encoding="ascii").splitlines()
@@ -104,8 +104,8 @@ def truncate_log(path: Path, step: int) -> int:
 class Recorder:
     """Collects frames and log rows, and saves everything at intervals, the restart file last.
 
-    What the restart file says is therefore always in the trajectory and log; what they hold beyond it is removed when
-    the run resumes. Saving takes about 2 % of the time at most: the interval grows with the time that a save takes.
+    So trajectory and log always contain the restart point; later rows are removed when the run resumes. Saving takes at most
+    about 2 % of the time: the interval grows with the time of a save.
 
     Attributes:
         trajectory: Writer of the frames (steps ≥ 0).
@@ -113,8 +113,8 @@ class Recorder:
         restart: Path of the restart file.
         generator: The run's source of randomness.
         every: Steps between frames and rows.
-        interval: Least seconds between saves.
-        extras: Numbers to keep in the restart file; called at each save.
+        interval: Shortest time between saves, s.
+        extras: Numbers for the restart file; called at each save.
         step: Number of the last step seen.
         since: RunningSums at the last row.
     """
@@ -165,7 +165,7 @@ class Recorder:
         """Cut the files back to a restart point.
 
         Raises:
-            BadInput: They hold less than they did at that point.
+            BadInput: They hold less than at that point.
         """
         self.step, self.frames, self.rows = point.step, int(point.extras["frames"]), int(point.extras["rows"])
         self.since = _since(point.extras)
@@ -180,12 +180,12 @@ class Recorder:
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:
-    """Refuse to go on with a log of other columns."""
+    """Reject a log with other columns."""
     if path.exists():
         with open(path, encoding="ascii") as handle:
             found = handle.readline().rstrip("\n").split(",")
         if found != columns:
-            fix = "choose another --out and start again from its last frame, or finish the run with the version it was begun with"
+            fix = "choose another --out and start again from its last frame, or finish the run with the version that began it"
             raise BadInput(path, f"has {len(found)} columns", allowed=f"the {len(columns)} that this version writes", fix=fix)
 
 

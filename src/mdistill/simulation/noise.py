@@ -1,8 +1,8 @@
-r"""Random numbers in streams: struct k of a batch gets the same numbers whatever else is in the batch.
+r"""Random numbers in streams: the numbers of struct k do not depend on the rest of the batch.
 
 Each call draws one key from the `Generator`; number i of struct k is then a function of (key, k, i) alone:
     x_i = mix(mix(key + mix(k)) + i·γ),   γ = 2⁶⁴/golden ratio, mix: the finalizer of SplitMix64.
-So noise is equal on every device, does not change when structs are appended to the batch, and a restart needs nothing but
+So noise is equal on every device, does not change when structs are appended to the batch, and a restart needs only
 the state of the generator.
 
 Reference: Steele, Lea, Flood, Fast splittable pseudorandom number generators, OOPSLA 2014, doi 10.1145/2660193.2660195.
@@ -63,7 +63,7 @@ def struct_uniforms(generator: Generator, system: System) -> Tensor:
 
 
 def scattered(number: int) -> int:
-    """A number below 2⁶⁴ that looks drawn at random, the same for the same number."""
+    """A pseudo-random number below 2⁶⁴, a function of the argument alone."""
     return int(_mix(np.array([number % 2**64], dtype=np.uint64) * _GAMMA)[0])
 
 

@@ -1,8 +1,8 @@
 r"""Long strides by a one-step map (`nets/one_step.py`, `nets/one_step_attention.py`): NVE with energy and momentum restored.
 
 After the map has taken (q, p) to (q̂, p̂) over a stride t:
-    momentum   centre of mass to where free flight takes it, total momentum to what it was
-    energy     p ← P + α (p̂ − P), α² = (H + D − V(q̂) − K_P)/K̂, α held within 1 ± clip;  D ← what is then still missing
+    momentum   centre of mass as in free flight, total momentum unchanged
+    energy     p ← P + α (p̂ − P), α² = (H + D − V(q̂) − K_P)/K̂, α limited to 1 ± clip;  D ← energy still missing
 
 p̂ − P: momenta relative to the centre of mass, of kinetic energy K̂   P, K_P: share of the centre of mass   V: potential energy
 H: total energy at the start of this stride   D: energy debt, carried in `State.energy_debt`
@@ -11,7 +11,7 @@ A thermostat around it changes H as it likes. A stride is repeated by small step
 network's uncertainty (`nets/uncertainty.py`) is larger than in training, where α differs from 1 by more than `worst` for this
 stride's own error, and where anything is not finite.
 
-Reference: F. Bigi, S. Chong, A. Kristiadi, M. Ceriotti, FlashMD, arXiv 2505.19350 (2025); clips, debt and the way back are ours.
+Reference: F. Bigi, S. Chong, A. Kristiadi, M. Ceriotti, FlashMD, arXiv 2505.19350 (2025); clips, debt and fallback are ours.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from mdistill.units import KINETIC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneStepStrides:
-    """NVE, one long stride per step. Conserves total momentum; energy but for what is clipped.
+    """NVE, one long stride per step. Conserves total momentum, and energy up to the clip.
 
     Attributes:
         net: The map.
-        evaluate: The potential it was taught: energies, the forces it starts from, and the small steps.
+        evaluate: Its student: energies, initial forces, and time steps.
         stride_fs: t.
-        small_step: Of velocity Verlet in a stride that is taken anew, fs at most.
-        rescale: Whether the energy is put right.
+        small_step: Longest time step of velocity Verlet in a replaced stride, fs.
+        rescale: Whether the energy is corrected.
         clip: Largest |α − 1|.
-        worst: Largest |α − 1| that a stride by itself may ask for.
-        random_frame: Whether every stride is taken in a frame turned at random: for maps that are not equivariant.
-        counts: Of strides so far.
+        worst: Largest |α − 1| of a stride alone.
+        random_frame: Whether every stride uses a randomly rotated frame: for maps that are not equivariant.
+        counts: Counts of strides.
     """
 
     splits: ClassVar[bool] = False
@@ -87,7 +87,7 @@ class OneStepStrides:
         return moved
 
     def _moved(self, state: State, turn: Float[Tensor, "3 3"] | None) -> State | None:
-        """The state after a stride of the map, None where it is not to be trusted."""
+        """The state after a stride of the map, None where it fails a check."""
         arrival = self._arrival(state, turn)
         species, counts = self.net.species(state.system.numbers), self.counts
         if not _finite(arrival.positions, arrival.momenta):
@@ -114,7 +114,7 @@ class OneStepStrides:
         return replace(arrival, positions=arrival.positions @ turn.T, momenta=arrival.momenta @ turn.T)
 
     def _rescaled(self, before: State, moved: State) -> State | None:
-        """The energy put right as far as the clip allows; None where the stride by itself is too far off."""
+        """The state with corrected energy within the clip; None where the stride alone is too far off."""
         if not self.rescale:
             return moved
         start, common, internal = _kinetic(before), *_shares(moved)
@@ -159,7 +159,7 @@ def _centred(state: State, arrival: Arrival, time: float) -> State:
 
 
 def _drift(state: State) -> Float[Tensor, "struct 3"]:
-    """Velocity of each struct's centre of mass, Å/fs; 0 of a single atom, whose motion is all its own."""
+    """Velocity of each struct's centre of mass, Å/fs; 0 for a single atom."""
     system = state.system
     drift = per_struct(system, state.momenta) / per_struct(system, state.masses).unsqueeze(1)
     alone = torch.bincount(system.owner, minlength=system.n_structs) == 1

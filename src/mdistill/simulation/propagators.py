@@ -1,4 +1,4 @@
-"""What propagators can do beyond a step: protocols that thermostats, corrections and compiled code ask for, never for a class."""
+"""Protocols of propagators beyond a step, for thermostats, corrections and compiled code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Evaluate = Callable[[System], Prediction]
 
 @dataclass(slots=True)
 class StrideCounts:
-    """Long strides taken; those with a clipped rescale; those repeated in small steps, and why: too uncertain, too large a change
-    of energy, not finite."""
+    """Numbers of long strides: all; with a clipped rescale; replaced by time steps, because uncertain, with too large an energy
+    change, or not finite."""
 
     strides: int = 0
     fallbacks: int = 0
@@ -41,7 +41,7 @@ class NveStep(Propagator, Protocol):
 
     @property
     def keeps_energy(self) -> bool:
-        """Whether its energy stays right over any number of steps; where not, `CorrectEnergy` belongs around it."""
+        """Whether it conserves energy over any number of steps; otherwise it needs `CorrectEnergy`."""
         ...
 
     @property
@@ -54,13 +54,13 @@ class LongStrides(NveStep, Protocol):
     @property
     def counts(self) -> StrideCounts: ...
     def uncorrected(self) -> NveStep:
-        """The map alone: energies are not rescaled."""
+        """The map without energy rescaling."""
         ...
 
 
 @runtime_checkable
 class BetweenSteps(Propagator, Protocol):
-    """What acts between the steps of another propagator (energy correction, barostat): thermostats and sums go inside."""
+    """A wrapper that acts between steps (energy correction, barostat); thermostats and sums go inside."""
 
     @property
     def inner(self) -> Propagator: ...
@@ -69,7 +69,7 @@ class BetweenSteps(Propagator, Protocol):
         ...
 
     def leaping(self, inner: LeapingPropagator) -> Propagator:
-        """The same around compiled steps; itself where it cannot be around these."""
+        """The same around compiled steps; itself where that is impossible."""
         ...
 
 
@@ -85,7 +85,7 @@ class Thermostat(Propagator, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Mover:
-    """What takes compiled steps: an engine, or strides, which are counted."""
+    """Taker of compiled steps: an engine, or strides, which are counted."""
 
     loop: Engine | Strides
     counts: StrideCounts | None = None
@@ -96,11 +96,11 @@ class Compilable(Propagator, Protocol):
     """A propagator whose steps compiled code can take."""
 
     def mover(self, evaluate: EngineEvaluator) -> Mover | None:
-        """What takes the steps; None where nothing compiled does."""
+        """The engine or strides; None without compiled code."""
         ...
 
     def motion(self, state: State, generator: Generator, steps: int) -> dict[str, Any]:
-        """What a `kernels.motion.Motion` has to know of the ensemble, noise of so many steps included."""
+        """Fields of `kernels.motion.Motion` for the ensemble, with noise for this number of steps."""
         ...
 
 
@@ -114,15 +114,15 @@ class CompiledSteps(LeapingPropagator, Protocol):
 
 
 def nve_mover(step: Propagator, evaluate: EngineEvaluator) -> Mover | None:
-    """What takes the compiled steps of an NVE step; None of any other."""
+    """The engine or strides of an NVE step; None for other propagators."""
     return step.mover(evaluate) if isinstance(step, NveStep) and isinstance(step, Compilable) else None
 
 
 def inside(step: Propagator, wrap: Callable[[Propagator], Propagator]) -> Propagator:
-    """`wrap` around a step, within all that acts between steps."""
+    """`wrap` around a step, inside all wrappers that act between steps."""
     return step.around(inside(step.inner, wrap)) if isinstance(step, BetweenSteps) else wrap(step)
 
 
 def innermost(step: Propagator) -> Propagator:
-    """The step within all that acts between steps."""
+    """The step inside all wrappers that act between steps."""
     return innermost(step.inner) if isinstance(step, BetweenSteps) else step

@@ -1,4 +1,4 @@
-"""Saving and loading everything that a simulation needs to go on as if it had never stopped."""
+"""Restart files: everything a simulation needs to continue bit for bit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RestartPoint:
         step: Number of the step that led to the state.
         state: Positions, momenta, masses, time, and the prediction, bit for bit.
         generator_state: `Generator.get_state()`, a byte tensor.
-        extras: Numbers of the caller, such as the seconds spent so far.
+        extras: Numbers of the caller, such as the seconds used so far.
     """
 
     step: int
@@ -50,7 +50,7 @@ def save_restart(path: Path, point: RestartPoint) -> None:
     """Write a restart file (npz without pickle, with the sha256 of its content), all or nothing.
 
     Raises:
-        MdistillError: The file cannot be written; the old one stands.
+        MdistillError: The file cannot be written; the old one is intact.
     """
     state, system = point.state, point.state.system
     tensors = {name: getattr(system, name) for name in _SYSTEM} | {"momenta": state.momenta, "masses": state.masses}

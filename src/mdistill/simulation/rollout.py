@@ -35,7 +35,7 @@ class Calling:
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """An observer that keeps states in memory; `trajectory()` is the trajectory of a single struct."""
+    """An observer that collects states in memory; `trajectory()` is the trajectory of a single struct."""
 
     every: int = 1
     states: list[State] = field(default_factory=list)
@@ -58,24 +58,24 @@ def rollout(
     state: State, propagator: Propagator, *, steps: int, generator: Generator, observers: Sequence[Observer] = (),
     guard: Callable[[int, State], None] | None = None, stop: StopRequest = NEVER, first_step: int = 0, leap: int = 1,
 ) -> State:  # fmt: skip
-    """Take steps first_step + 1 … first_step + steps; observers see the state after a step, never the one handed in.
+    """Take steps first_step + 1 … first_step + steps; observers see the states after steps, not the initial one.
 
     Args:
-        state: Where to start.
-        propagator: What makes a step.
-        steps: How many steps.
-        generator: Source of randomness; with `state` and the step number it is all that a restart needs.
+        state: Initial state.
+        propagator: The propagator.
+        steps: Number of steps.
+        generator: Source of randomness; a restart needs it, `state` and the step number.
         observers: Called in order after the guard.
-        guard: Called after every step (of leaps: where one asks for it), before the observers, so that none of them sees a
-            state that is refused.
-        stop: Asked after every step or leap; the loop then returns early with the last state.
+        guard: Called after every step (after a leap where it asks for a check) and before the observers, which see no rejected
+            state.
+        stop: Checked after every step or leap; on request the loop returns the last state.
         first_step: Number of the step that led to `state`.
-        leap: A `LeapingPropagator` may go to the next multiple of this in one call; observers see the ends of leaps alone.
+        leap: A `LeapingPropagator` may go to the next multiple of this in one call; observers see only the ends of leaps.
     Returns:
         The last state.
     Raises:
         BadInput: steps is negative.
-        BlowUp: From the guard, or because a step after the first led to a structure that is refused as bad input.
+        BlowUp: From the guard, or because a step after the first leads to a structure that is rejected as bad input.
     """
     if steps < 0:
         raise BadInput("steps", str(steps), allowed="0 or more", fix="give a number of steps that is not negative")

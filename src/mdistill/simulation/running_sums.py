@@ -1,4 +1,4 @@
-r"""Observables of every step, added up along a run: frames then tell of the time between them, not of one instant.
+r"""Sums of observables over all steps of a run, so that rows of the log hold means over the time between them.
 
 Of each step are added the potential energy, the pressure, and twice the internal kinetic energy of each element; compiled
 dynamics adds them inside (`kernels/motion.hpp`), `WithRunningSums` does for any other propagator. Compiled long strides have no
@@ -41,7 +41,7 @@ def from_vector(vector: Float[Tensor, " number"]) -> RunningSums:
 
 @dataclass(frozen=True, slots=True)
 class WithRunningSums:
-    """A propagator of one struct that keeps count of its steps in `State.running_sums`."""
+    """A propagator of one struct that adds to `State.running_sums` at each step."""
 
     plain: Propagator
 
@@ -64,15 +64,15 @@ class WithRunningSums:
 
 
 def with_running_sums(propagator: Propagator) -> Propagator:
-    """The propagator, counting its steps: within all that acts between steps; a leaping one does already."""
+    """The propagator with running sums, inside all wrappers that act between steps; a leaping one has them already."""
     return propagator if isinstance(propagator, LeapingPropagator) else inside(propagator, WithRunningSums)
 
 
 def means(state: State, before: RunningSums) -> dict[str, float | None]:
     """Means over the steps since `before`, by column of the log: potential energy (eV), temperatures (K), pressure (GPa).
 
-    Of potential energy and pressure over those steps for which they are known (`RunningSums.evaluated`). None where there was no
-    step; no pressure where a direction is open.
+    Potential energy and pressure are means over the steps with known values (`RunningSums.evaluated`). None without a step; no
+    pressure where a direction is open.
     """
     system, now = state.system, state.running_sums or before
     steps, evaluated = now.steps - before.steps, now.evaluated - before.evaluated
@@ -92,6 +92,6 @@ def means(state: State, before: RunningSums) -> dict[str, float | None]:
 
 
 def _freedom(state: State, numbers: Tensor) -> Float[Tensor, " element"]:
-    """Degrees of freedom of each element, as `start.temperature` counts them."""
+    """Degrees of freedom of each element, as in `kinetics.temperature`."""
     share = state.masses / state.masses.sum() if len(state.masses) > 1 else torch.zeros_like(state.masses)
     return torch.stack([(3.0 * (1.0 - share))[state.system.numbers == number].sum() for number in numbers])

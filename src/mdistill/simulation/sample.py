@@ -1,7 +1,7 @@
-"""Equilibrate, then sample: the one place where a potential and a step become the dynamics of a structure.
+"""Equilibrate, then sample: dynamics of a structure from a potential and a step.
 
-`dynamics` joins a propagator, in compiled code where the potential has some, with what watches it. `sampled` runs it and hands
-out states: after equilibration, then at every frame. It goes on from any step, so a caller that saves what it is handed resumes.
+`dynamics` combines a propagator, compiled where possible, with its guard. `sampled` runs it and yields states: after
+equilibration, then at every frame. It continues from any step, so a caller that saves these states can resume.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from mdistill.types import Propagator, State, System
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dynamics:
-    """What moves a structure, and what watches it.
+    """A propagator and its guard.
 
     Attributes:
-        propagator: Makes the steps.
-        watch: Raises where a state is unphysical; None watches nothing.
+        propagator: The propagator.
+        watch: Raises where a state is unphysical; None: no check.
     """
 
     propagator: Propagator
@@ -39,7 +39,7 @@ class Dynamics:
 
 
 class Sample(NamedTuple):
-    """A state that dynamics came to: after `step` steps, as frame number `frame` (from 1; 0 where it is no frame)."""
+    """A state after `step` steps; frame number `frame` from 1, or 0."""
 
     step: int
     frame: int
@@ -47,20 +47,20 @@ class Sample(NamedTuple):
 
 
 def dynamics(plain: Propagator, evaluate: Evaluate, guard: Guard | None = None, *, sums: bool = False) -> Dynamics:
-    """A propagator at work.
+    """A propagator with its guard.
 
     Args:
         plain: The propagator.
-        evaluate: Its potential; one with an engine has the steps made in compiled code.
-        guard: Watches the states.
-        sums: Keep `State.running_sums`.
+        evaluate: Its potential; an engine makes the steps in compiled code.
+        guard: The guard.
+        sums: Whether to record `State.running_sums`.
     """
     moving = compile_propagator(plain, evaluate, guard)
     return Dynamics(propagator=with_running_sums(moving) if sums else moving, watch=guard)
 
 
 def langevin(evaluate: Evaluate, guard: Guard, *, temperature_K: float, time_step_fs: float, friction_per_ps: float) -> Dynamics:
-    """Guarded Langevin dynamics in small steps."""
+    """Guarded Langevin dynamics with time steps."""
     plain = Baoab(evaluate=evaluate, time_step=time_step_fs, temperature_K=temperature_K, friction_per_ps=friction_per_ps)
     return dynamics(plain, evaluate, guard)
 
@@ -74,17 +74,17 @@ def sampled(
     state: State, moving: Dynamics, *, generator: Generator, equilibration: int = 0, frames: int = 0, every: int = 1,
     step: int = 0, observers: Sequence[Observer] = (), stop: StopRequest = NEVER,
 ) -> Iterator[Sample]:  # fmt: skip
-    """Run dynamics, and hand out the state after equilibration and at each frame.
+    """Run dynamics, and yield the state after equilibration and at each frame.
 
     Args:
-        state: Where to go on from.
+        state: Initial state.
         moving: The dynamics.
         generator: Source of randomness.
         equilibration: Steps before the first frame's interval.
-        frames, every: How many frames, how many steps apart.
+        frames, every: Number of frames; steps between them.
         step: Number of steps that led to `state`.
-        observers: Of every step.
-        stop: Asked after every step; where a stop was asked for, the state reached is handed out as the last.
+        observers: Observers of every step.
+        stop: Checked after every step; on request the current state is yielded as the last.
     Raises:
         BlowUp: From the guard.
     """
@@ -105,10 +105,10 @@ def sample(
     state: State, moving: Dynamics, *, generator: Generator, equilibration: int = 0, frames: int = 0, every: int = 1,
     with_start: bool = False, stop: StopRequest = NEVER,
 ) -> tuple[State, Collect]:  # fmt: skip
-    """Run dynamics and keep its frames in memory; arguments as of `sampled`.
+    """Run dynamics and collect its frames in memory; arguments as of `sampled`.
 
     Args:
-        with_start: Keep the state handed in too, as the first frame.
+        with_start: Whether the initial state is the first frame.
     Returns:
         The last state and the frames.
     """

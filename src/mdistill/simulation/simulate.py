@@ -44,11 +44,11 @@ class SimulationResult:
     """A finished run.
 
     Attributes:
-        trajectory: Frames from time 0 (after equilibration) on; None where not even one was due.
+        trajectory: Frames from time 0 (after equilibration) on; None without a frame.
         log: CSV table of energies, temperatures, pressure, volume.
         state: The last state.
-        values: Averages after equilibration and speed, by name (see `summarise`); with long strides "fallbacks", the share of all
-            strides that were taken in small steps.
+        values: Averages after equilibration and speed, by name (see `summarise`); with long strides "fallbacks", the share of
+            strides replaced by time steps.
         steps: Steps of the run after equilibration.
         seconds: Wall-clock seconds in the loop, all resumes together.
         resumed: Whether an earlier, interrupted run was continued.
@@ -74,22 +74,22 @@ def simulate(
 ) -> SimulationResult:  # fmt: skip
     """Run molecular dynamics in a folder, or continue the run that the folder holds.
 
-    Writes trajectory.h5 (or .extxyz), log.csv, restart.npz and ledger.json. A continued run is bit for bit the one that was
-    never interrupted. The same call on a finished run only reads its results.
+    Writes trajectory.h5 (or .extxyz), log.csv, restart.npz and ledger.json. A continued run equals an uninterrupted one bit
+    for bit. The same call on a finished run only reads its results.
 
     Args:
         system: One structure, Å.
         potential: Any potential.
-        settings: How to simulate.
+        settings: Ensemble and lengths.
         folder: Made if absent.
-        stride: A long-stride map taught by this potential, in place of velocity Verlet; it fixes the time step.
-        stop: Asked after every step.
+        stride: A long-stride map of this potential, in place of velocity Verlet; it sets the time step.
+        stop: Checked after every step.
     Returns:
         Paths, the last state, averages with errors, speed.
     Raises:
         BadInput: Elements the potential does not know, npt without three periodic directions or stress, or a folder with
-            another run (shows what differs) or a damaged one.
-        BlowUp: The guard stopped the run; frames before are kept, the offending one is in offending.extxyz.
+            another run (the message lists differences) or a damaged one.
+        BlowUp: The guard stopped the run; frames before are written, the broken one to offending.extxyz.
         Interrupted: A stop was requested; everything is saved.
         MdistillError: A file could not be written.
     """
@@ -97,7 +97,7 @@ def simulate(
 
 
 class _Run:
-    """One run: equilibration at steps −m … 0, the run proper at steps 0 … n."""
+    """One run: equilibration at steps −m … 0, production at steps 0 … n."""
 
     def __init__(
         self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: StrideMap | None
@@ -135,11 +135,11 @@ class _Run:
         self.began = 0.0
 
     def finish(self, stop: StopRequest) -> SimulationResult:
-        """Do what is left and summarise."""
+        """Do the remaining steps and summarise."""
         todo = self.steps - self.step
         if self.resumed and todo < 0:
             raise BadInput("time_ps", f"{self.settings.time_ps:g} ps, but the run in {self.folder} is longer already",
-                           allowed="at least what has been run", fix="give a longer time or another --out")  # fmt: skip
+                           allowed="at least the length of the run so far", fix="use a longer time or another --out")  # fmt: skip
         if todo > 0:
             self._claim()
             done = self.step - self.first
@@ -158,7 +158,7 @@ class _Run:
         )  # fmt: skip
 
     def _claim(self) -> None:
-        """Make the folder this run's, with trajectory and log as they were at the restart point (or none)."""
+        """Prepare the folder, with trajectory and log cut back to the restart point (or empty)."""
         self.ledger.begin(self.work)
         if self.resumed:
             self.recorder.resume(self.point)
@@ -184,7 +184,7 @@ class _Run:
         self.recorder.save(self.state)
 
     def _begin(self) -> None:
-        """Step 0: the clock is set to 0, the centre of mass is put at rest, the first frame is kept."""
+        """Step 0: time 0, centre of mass at rest, first frame."""
         self.state = replace(without_drift(self.state), time=0.0)
         if self.settings.ensemble == "nve":
             self.guard.reference_energy = total_energy(self.state)
@@ -218,7 +218,7 @@ class _Run:
         return f"{per_day:.3g} ns/day  {float(temperature(state)[0]):.0f} K"
 
     def _watch(self, step: int, state: State) -> None:
-        """The guard; a state that it refuses is written to offending.extxyz."""
+        """The guard; a rejected state is written to offending.extxyz."""
         try:
             self.guard(step, state)
         except BlowUp as error:
@@ -240,7 +240,7 @@ class _Run:
         return extras
 
     def _strides(self, system: System, stride: StrideMap) -> LongStrides:
-        """The map as a step, which goes on counting."""
+        """The map as a step that continues its counts."""
         small, skin = default_time_step(system), self.settings.skin_A
         long = long_strides(stride, system, self.evaluate, time=self.time_step, skin=skin, small_step=small, guard=self.guard)
         for name in ("strides", "fallbacks"):
@@ -262,7 +262,7 @@ def _time_step(system: System, settings: SimulateSettings, stride: StrideMap | N
 
 
 def _check(system: System, potential: Potential, stride: StrideMap | None) -> None:
-    """Refuse what cannot be simulated."""
+    """Reject structures that cannot be simulated."""
     if system.n_structs != 1 or system.n_atoms == 0:
         problem = f"{system.n_structs} structures with {system.n_atoms} atoms"
         raise BadInput("structure", problem, allowed="one structure", fix="run them one by one")

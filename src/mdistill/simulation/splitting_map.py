@@ -1,9 +1,9 @@
-r"""Long strides: NVE dynamics by a learned composition of kicks and drifts (`nets/splitting_map.py`), with a way back.
+r"""Long strides: NVE dynamics by a learned splitting map (`nets/splitting_map.py`), with a fallback to time steps.
 
-Where a kick meets a force larger than in strides that the map gets right, or a stride changes the energy by more than these
-do, the map is not to be trusted: the stride is taken anew in small steps of velocity Verlet with the potential that the map
-was taught, and counted. So is one that ends in numbers that are not finite. To know the energy costs two evaluations, so
-only the strides are looked at that change K + V₀ most (V₀: the first kick's potential, at hand at both ends): one in fifty.
+A stride is replaced by time steps of velocity Verlet with the student, and counted, in three cases: a kick's force exceeds its
+range in accurate strides of the training data, the energy changes by more than in these, or a number is not finite. The energy
+costs two evaluations, so it is checked for one stride in fifty: those that change K + V₀ most (V₀: the first kick's potential,
+known at both ends).
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from mdistill.units import ACCELERATION
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplittingStrides:
-    """NVE, one long stride per step. Symplectic, reversible, conserves momentum, but where it falls back.
+    """NVE, one long stride per step. Symplectic, reversible and momentum-conserving, except in fallbacks.
 
     Attributes:
         stages: Forces of each kick's potential, the outermost first; kick k of K uses number min(k, K − k).
-        evaluate: The potential that the map was taught: energies, and forces of the small steps.
+        evaluate: Its student: energies, and forces of time steps.
         stride_fs: t.
         kicks: K, force evaluations per stride.
         largest_force: [stage, atom] eV/Å; beyond it a stride falls back.
-        looked_at: Change of K + V₀ in a stride, eV, beyond which its energy is looked at.
-        largest_change: Of the energy in a stride that is looked at, eV; beyond it a stride falls back.
-        small_step: Of velocity Verlet in a stride that falls back, fs at most.
+        looked_at: Change of K + V₀ in a stride, eV, beyond which its energy is checked.
+        largest_change: Largest energy change of a checked stride, eV; beyond it a stride falls back.
+        small_step: Longest time step of velocity Verlet in a fallback, fs.
     """
 
     splits: ClassVar[bool] = False
@@ -91,7 +91,7 @@ class SplittingStrides:
         return evaluated(moved, self.evaluate)
 
     def _moved(self, state: State) -> State | None:
-        """The state after a stride of the map, None where it is not to be trusted."""
+        """The state after a stride of the map, None where it fails a check."""
         drift, state = self.stride_fs / self.kicks, replace(state, middle_momenta=None)
         before = state
         inverse = 1.0 / state.masses.unsqueeze(1)
@@ -114,7 +114,7 @@ class SplittingStrides:
         return replace(state, time=state.time + self.stride_fs, prediction=None)
 
     def _right(self, before: State, after: State) -> bool:
-        """Whether a stride changed the energy by no more than it may."""
+        """Whether the energy change of a stride is within its limit."""
         change = [float((self.evaluate(s.system).energy + kinetic_energy(s)).sum()) for s in (before, after)]
         return abs(change[1] - change[0]) <= self.largest_change
 
@@ -127,7 +127,7 @@ class SplittingStrides:
 
 
 def _balanced(prediction: Prediction) -> Prediction:
-    """Forces less their mean: what single precision leaves of a sum that should vanish would let the centre of mass drift."""
+    """Forces minus their mean: rounding in single precision would otherwise let the centre of mass drift."""
     return replace(prediction, forces=prediction.forces - prediction.forces.mean(0))
 
 
@@ -135,8 +135,8 @@ def splitting_strides(
     net: SplittingMap, system: System, evaluate: Evaluate, *, time: float, skin: float, small_step: float,
     guard: Guard | None = None,
 ) -> SplittingStrides:  # fmt: skip
-    """A map as a propagator; arguments as `simulation.stride_maps.long_strides`. Its kicks run on compiled kernels where there
-    are any, which share one neighbour list where their cutoffs are equal."""
+    """A map as a propagator; arguments as `simulation.stride_maps.long_strides`. Kicks run on compiled kernels where possible,
+    and share one neighbour list where their cutoffs are equal."""
     potentials = net.potentials()
     double = potentials[0].mixing.dtype == torch.float64
     fast = [compiled(Conservative(potential), double=double) for potential in potentials]

@@ -16,15 +16,15 @@ def long_strides(
     """A map as a propagator.
 
     Args:
-        net: The map, in the float type it is to compute in.
+        net: The map, in the float type of the computation.
         system: The structure.
-        evaluate: The potential it was taught.
-        time: The stride, fs; one that the map was taught.
-        skin: Of its neighbour lists, Å.
-        small_step: Longest step of velocity Verlet where it falls back, fs.
-        guard: Whose closest distances compiled strides watch.
+        evaluate: Its student.
+        time: The stride, fs; a training stride of the map.
+        skin: Skin of its neighbour lists, Å.
+        small_step: Longest time step of velocity Verlet in a fallback, fs.
+        guard: Guard with the closest distances that compiled strides watch.
     Raises:
-        BadInput: A stride the map was not taught.
+        BadInput: A stride outside the map's training.
     """
     net.check(time)
     make = resolve(MAPS[net.kind].propagator)
@@ -33,7 +33,7 @@ def long_strides(
 
 
 def fallback_share(strides: LongStrides) -> Estimate:
-    """Of strides that were taken in small steps; unknown before the first."""
+    """Share of strides replaced by time steps; unknown before the first."""
     counts = strides.counts
     value = counts.fallbacks / counts.strides if counts.strides else None
     return exactly(value, samples=counts.strides)

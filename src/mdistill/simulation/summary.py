@@ -1,4 +1,4 @@
-"""What a finished simulation says of itself: averages with errors, energy drift, speed."""
+"""Summary of a finished simulation: averages with errors, energy drift, speed."""
 
 from __future__ import annotations
 
