@@ -224,6 +224,7 @@ def test_bench_adds_accuracy_against_speed_to_the_run(workspace, tmp_path, capsy
     assert all(row[2].value > 0 and row[4].value > 0 for row in rows[1:])
     assert "Accuracy against speed" in (run / "report.html").read_text(encoding="utf-8")
     assert "tiny" in capsys.readouterr().out
+    assert 'sizes = ["tiny"]' in (run / "bench" / "run.toml").read_text()
     assert cli.run(["bench", str(tmp_path)]) == 2 and cli.run([*command, "--sizes", "huge"]) == 2
 
 
@@ -241,6 +242,10 @@ def test_vibrations_adds_a_section_to_the_run(workspace, tmp_path, capsys):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Vibrational density of states" in page and "Hessian error" in page and "Gates" in page
     assert "frequency MAE" in capsys.readouterr().out
+    again = ["vibrations", "--config", str(run / "vibrations" / "run.toml"), "--out", str(tmp_path / "again")]
+    assert cli.run(again) == 0
+    first, second = (read_results(folder) for folder in (run / "vibrations", tmp_path / "again"))
+    assert first.values["vibrations frequency_mae"] == second.values["vibrations frequency_mae"]
     assert (run / "vibrations" / "report.html").exists() and list((run / "figures").glob("*vibrational-density.svg"))
 
 

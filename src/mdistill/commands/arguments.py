@@ -148,7 +148,7 @@ def write_config(folder: Path, command: str, given: Any, *, default: Any = None,
     entries: dict[str, Any] = {"preset": preset} if preset else {}
     for name, value in changes(given, default or with_missing(kind)):
         plain = name.removeprefix(f"{inner}.") if inner else name
-        if plain not in _PLACE and plain != "quick":
+        if plain not in _PLACE and plain != preset:
             entries[plain] = _relative(value, folder)
     head = f"Repeats this run: {command} {CONFIG}\nWritten by mdistill {__version__}; what is not here has its default."
     path = folder / CONFIG

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, parse, stamped, use_threads, write_config
 from mdistill.workflows.settings import BenchSettings
 
 
@@ -56,6 +56,8 @@ def main(arguments: list[str]) -> int:
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         found = bench(given.run, teacher, given.settings, stop=stop)
         page = add_to_report(given.run, found)
-    finish(stamped(found, given.settings, repeat=command), given.out or given.run / "bench", report=True)
+    out = given.out or given.run / "bench"
+    write_config(out, "mdistill bench", given)
+    finish(stamped(found, given.settings, repeat=command), out, report=True)
     print(f"added to: {page}")
     return 0

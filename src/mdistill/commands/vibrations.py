@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, parse, stamped, use_threads
+from mdistill.commands.arguments import finish, parse, stamped, use_threads, write_config
 from mdistill.judge.settings import VibrationSettings
 
 
@@ -71,6 +71,7 @@ def main(arguments: list[str]) -> int:
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         found = vibrations(load(find_student(given.run)), teacher, relaxed_systems(given.run)[0], settings, out, stop=stop)
         page = add_to_report(given.run, found)
+    write_config(out, "mdistill vibrations", given)
     finish(stamped(found, settings, repeat=command), out, report=True)
     print(f"added to: {page}")
     return 0

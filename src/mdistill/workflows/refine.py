@@ -109,10 +109,11 @@ def _label_own_frames(
 ) -> tuple[list[LabelledFrame], str]:
     """Novel frames of the student's MD from each structure at each temperature, labelled; reasons of runs that broke."""
     store, notes = LabelStore(home / "labels"), list[str]()
+    label = replace(rounds.label, seed=child_seed(rounds.seed, f"round {number}", "label"))
     for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
         where = home / f"md-{index}-{temperature:g}K"
         try:
-            simulate(system, student, _dynamics(rounds, number, temperature), where, stop=stop)
+            simulate(system, student, _dynamics(rounds, number, index, temperature), where, stop=stop)
         except BlowUp as blown:
             notes.append(f"{temperature:g} K: {blown.reason} at step {blown.step}")
         candidates = _frames(where / "trajectory.h5", system)
@@ -120,16 +121,16 @@ def _label_own_frames(
         chosen = select(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames)
         label_structures(
             [candidates[k] for k in sorted(chosen)], rounds.teacher, store, name=f"{index}/{temperature:g}",
-            settings=rounds.label, temperature_K=temperature, workers=rounds.workers, stop=stop,
+            settings=label, temperature_K=temperature, workers=rounds.workers, stop=stop,
         )  # fmt: skip
     return [replace(frame, block=frame.block + number * _BLOCKS_PER_ROUND) for frame in store.read()], "; ".join(notes)
 
 
-def _dynamics(rounds: Rounds, number: int, temperature: float) -> SimulateSettings:
+def _dynamics(rounds: Rounds, number: int, structure: int, temperature: float) -> SimulateSettings:
     return SimulateSettings(
         ensemble="nvt", thermostat="langevin", friction_per_ps=10.0, temperature_K=temperature,
         time_ps=rounds.settings.time_ps, every_fs=rounds.settings.every_fs,
-        seed=child_seed(rounds.seed, f"round {number}", f"{temperature:g} K"),
+        seed=child_seed(rounds.seed, f"round {number}", f"structure {structure}", f"{temperature:g} K"),
     )  # fmt: skip
 
 
