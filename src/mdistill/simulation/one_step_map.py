@@ -7,9 +7,9 @@ After the map has taken (q, p) to (q̂, p̂) over a stride t:
 p̂ − P: momenta relative to the centre of mass, of kinetic energy K̂   P, K_P: share of the centre of mass   V: potential energy
 H: total energy at the start of this stride   D: energy debt, carried in `State.energy_debt`
 
-A thermostat around it changes H as it likes. A stride is repeated by small steps of velocity Verlet, and counted, where the
-network's uncertainty (`nets/uncertainty.py`) is larger than in training, where α differs from 1 by more than `worst` for this
-stride's own error, and where anything is not finite.
+A thermostat around it may change H freely. A stride is replaced by time steps of velocity Verlet, and counted, where the
+network's uncertainty (`nets/uncertainty.py`) exceeds that in training, where α for this stride alone differs from 1 by more than
+`worst`, and where a number is not finite.
 
 Reference: F. Bigi, S. Chong, A. Kristiadi, M. Ceriotti, FlashMD, arXiv 2505.19350 (2025); clips, debt and fallback are ours.
 """

@@ -1,10 +1,9 @@
 r"""Sums of observables over all steps of a run, so that rows of the log hold means over the time between them.
 
-Of each step are added the potential energy, the pressure, and twice the internal kinetic energy of each element; compiled
-dynamics adds them inside (`kernels/motion.hpp`), `WithRunningSums` does for any other propagator. Compiled long strides have no
-potential energy and pressure on the way: they add those of the state where a leap was asked to end (a frame, a strain). The
-mean over the steps between two points of a run is the difference of their sums over the difference of their numbers of
-steps.
+Potential energy, pressure, and twice the internal kinetic energy of each element are added at each step: inside compiled
+dynamics (`kernels/motion.hpp`), by `WithRunningSums` for other propagators. Compiled long strides add potential energy and
+pressure only at frame and barostat steps. The mean between two points of a run is the difference of their sums over the
+difference of their numbers of steps.
 """
 
 from __future__ import annotations

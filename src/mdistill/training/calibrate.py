@@ -1,4 +1,4 @@
-"""What is set from the labels before training starts: reference energies, closest distances, scales, a good basis."""
+"""Quantities set from the labels before training: reference energies, closest distances, scales, basis."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _FLOOR = 1e-2
 def calibrate(net: Student, items: Sequence[Item], *, fresh: bool) -> None:
     """Set the buffers of a float64 network from the training items.
 
-    Where learned functions end is always set, reference energies and scale only where `fresh` (a refit keeps the function
-    it starts from); so, of a moment network, the whitening always and the normalisation of features where fresh.
+    The start of learned functions and the whitening of a moment network are always set. Reference energies, scale and the
+    normalisation of features are set only where `fresh`: a refit starts from its earlier function.
     """
     with torch.no_grad():
         closest = beginnings(net, items)
@@ -58,7 +58,7 @@ def beginnings(net: Student, items: Sequence[Item]) -> Float[Tensor, "species sp
 
 
 def closest_distances(net: Student, items: Sequence[Item]) -> Float[Tensor, "species species"]:
-    """Shortest distance of every pair of elements over all items, Å (symmetric; infinite where a pair never met)."""
+    """Shortest distance of every pair of elements over all items, Å (symmetric; infinite for a pair without labels)."""
     n = len(net.settings.elements)
     closest = torch.full((n * n,), torch.inf, dtype=torch.float64)
     for item in items:
@@ -85,8 +85,8 @@ def reference_energies(net: Student, items: Sequence[Item]) -> Float[Tensor, " s
 def whitening(net: MomentNet, items: Sequence[Item]) -> Float[Tensor, "species degree basis basis"]:
     """(C + λ)^(−1/2), C the second moment ⟨M Mᵀ⟩ of the moments per species and degree, λ = 1e-2 × its largest eigenvalue.
 
-    Radial functions overlap strongly; in this basis their combinations are learned at like speed. The floor λ keeps rare
-    combinations (a pair that hardly ever meets) from being blown up.
+    Radial functions overlap strongly; in this basis their combinations are learned at similar speed. The floor λ limits
+    rare combinations (of a pair that is hardly ever close).
     """
     moments, species = moments_of(net, items)
     n, degrees, size = net.mixing.shape[:3]
@@ -113,7 +113,7 @@ def moments_of(net: MomentNet, items: Sequence[Item]) -> tuple[Float[Tensor, "at
 def normalise_features(net: MomentNet, items: Sequence[Item]) -> None:
     """Mean of every feature per species; one scale per feature for all species, its root mean square.
 
-    A scale per species would blow up what hardly varies (a rigid unit), and with it the forces of unseen structures.
+    A scale per species would amplify features that hardly vary (a rigid unit), and with them the forces of unseen structures.
     """
     moments, species = moments_of(net, items)
     slots = net.layout(species)

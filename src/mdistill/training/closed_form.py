@@ -3,9 +3,9 @@ r"""The student as one linear regression: energies, forces, stress and curvature
 w = argmin Σ_t |X_t w − y_t|²/σ_t² + λ |D w|²,   D² = diag(Σ_t X_tᵀX_t/σ_t²)
 
 t: energy per atom, forces, stress, curvature products H·v (central differences of the rows of the forces, exact in w)
-X_t, y_t: rows of `products.design`; labels less reference energies and core   σ_t: spread of the residuals of each kind,
-λ: ridge; both by maximum of the evidence, in turns (σ of all but forces at most its first guess). X_tᵀX_t are added up
-frame by frame, so that memory does not grow with the data. The posterior of the weights, covariance
+X_t, y_t: rows of `design_matrix.design`; labels less reference energies and core   σ_t: spread of the residuals of each kind,
+λ: ridge; both maximise the evidence, alternately (σ of all but forces at most its first guess). X_tᵀX_t are summed frame by
+frame, so memory does not grow with the data. The posterior of the weights, covariance
 (Σ_t X_tᵀX_t/σ_t² + λ D²)⁻¹, gives each prediction an error bar.
 
 Reference: D. J. C. MacKay, Neural Comput. 4, 415 (1992), doi 10.1162/neco.1992.4.3.415.
@@ -41,7 +41,7 @@ from mdistill.types import LabelledFrame
 from mdistill.units import VOIGT
 
 _KINDS = {"energy": 2e-3, "forces": 5e-2, "stress": 1e-3, "curvature": 0.5}
-"""What is fitted, with a first guess of its residuals: eV/atom, eV/Å, eV/Å³, eV/Å²."""
+"""Fitted quantities, with a first guess of their residuals: eV/atom, eV/Å, eV/Å³, eV/Å²."""
 _ROWS = 1024
 
 
@@ -77,9 +77,9 @@ def fit_closed_form(
 
     Args:
         frames, settings: Labelled structures; cutoff, radial functions, degree and held-out share.
-        folder, stop: Where; asked between frames (nothing is kept of an interrupted fit: it takes about a minute).
+        folder, stop: Folder; stop is checked between frames (an interrupted fit starts again: it takes about a minute).
         closed_form: Size of the basis, curvature, iterations.
-        provenance: Kept in the model file.
+        provenance: Stored in the model file.
     Returns:
         Errors on the held-out blocks, the posterior, and the calibration of its force errors there: shares of residuals
         within one and two standard errors.
@@ -126,7 +126,7 @@ def _products(size: MomentSettings, items: Sequence[Item], closed_form: ClosedFo
 def _normal_equations(
     products: Products, frames: Sequence[LabelledFrame], closed_form: ClosedFormSettings, stop: StopRequest
 ) -> dict[str, _Normal]:
-    """Every labelled row of every frame, added up."""
+    """Sums over all labelled rows of all frames."""
     size = products.count
     normals = {
         kind: _Normal(torch.zeros((size, size), dtype=torch.float64), torch.zeros(size, dtype=torch.float64)) for kind in _KINDS
@@ -166,7 +166,7 @@ def _rows_of(products: Products, frame: LabelledFrame, *, curved: bool, step: fl
 
 
 def _solve(products: Products, normal: dict[str, _Normal], iterations: int) -> Posterior:
-    """Weights and noise in turns; see the head of this file."""
+    """Alternating fits of weights and noise; see the head of this file."""
     noise = {kind: _KINDS[kind] for kind in normal}
     ridge, effective, usual = 1e-6, 0.0, 0.0
     for _ in range(iterations):

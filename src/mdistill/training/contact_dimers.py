@@ -1,8 +1,8 @@
-"""A prior for where labels end: two atoms alone, nearer than any label has them, do not attract each other.
+"""A prior below the closest labels: two isolated atoms closer than any label do not attract each other.
 
-Labels show pairs in a crystal, with neighbours around them. A pair alone lies outside what was learned, and between the
-closest label and where learned radial functions have come to rest (`nets.layers.FREEZE`) it may be given a spurious well. A
-few dimers at those distances, asked now and then during training, prevent it; they carry no label, only the sign.
+Labels show pairs in a crystal, with neighbours. An isolated pair is outside the training data and may get a spurious well
+between the closest label and the point where learned radial functions become constant (`nets.layers.FREEZE`). A few dimers at
+those distances, evaluated at some training steps, prevent it; they have no label, only the sign.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from mdistill.nets.network import Student
 from mdistill.types import Graph
 
 EVERY = 4
-"""Steps between two looks at the dimers."""
+"""Steps between evaluations of the dimers."""
 _SPACING = 0.03
-"""Between dimers, Å."""
+"""Distance between dimers, Å."""
 _MARGIN = 0.02
-"""Repulsion asked for, eV/Å."""
+"""Required repulsion, eV/Å."""
 
 
 def contact_dimers(net: Student, dtype: torch.dtype) -> Graph | None:
-    """Dimers of all pairs met, from where learned functions have come to rest up to the closest label; None where none was."""
+    """Dimers of all labelled pairs, from the constant zone of learned functions up to the closest label; None without pairs."""
     made, elements = [], net.settings.elements
     for a, first in enumerate(elements):
         for b, second in enumerate(elements[a:], a):
@@ -45,6 +45,6 @@ def contact_dimers(net: Student, dtype: torch.dtype) -> Graph | None:
 
 
 def attraction(net: Student, dimers: Graph) -> Tensor:
-    """Mean force (eV/Å) by which the dimers fall short of repelling each other; differentiable in the weights."""
+    """Mean missing repulsion of the dimers (eV/Å); differentiable in the weights."""
     forces = predict(net, dimers, create_graph=True)[0].forces
     return (_MARGIN - forces[1::2, 2]).clamp_min(0.0).mean()

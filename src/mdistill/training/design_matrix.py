@@ -4,9 +4,9 @@ Moments are projected onto the leading directions of their own scatter (per spec
     first order   M_00,b                                        every basis function b
     second order  Σ_m A_lm,a A_lm,b                             a ≤ b ≤ p₂, every l
     third order   ∫ f_a f_b f_c dΩ,  f_a(n) = Σ_lm A_lm,a Y_lm(n)      a ≤ b ≤ c ≤ p₃
-Any weights w of these are an ordinary student without hidden layer: the quadratic form of each degree is a sum of squares
-of rotated channels (its eigenvectors), the cubic form a sum of cubes of channels (Waring), so that the fitted energy is
-carried over exactly and runs on the same code and kernel.
+Any weights w of these equal a student without hidden layer: the quadratic form of each degree is a sum of squares
+of rotated channels (its eigenvectors), the cubic form a sum of cubes of channels (Waring), so the fitted energy
+transfers exactly and runs on the same kernel.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Products:
     """The invariants of a network's moments.
 
     Attributes:
-        net: Supplies moments; a `MomentNet` with reference energies, closest distances and core set.
+        net: A `MomentNet` with reference energies, closest distances and core set.
         directions: [species, degree + 1, basis, p] P, columns by falling scatter.
         pairs: [pair, 2] a ≤ b below p₂.
         triples: [triple, 3] a ≤ b ≤ c below p₃.
@@ -56,7 +56,7 @@ class Products:
 
     @property
     def count(self) -> int:
-        """Weights in all."""
+        """Number of weights."""
         return len(self.net.settings.elements) * self.per_species
 
 
@@ -92,7 +92,7 @@ def pairs_and_triples(second: int, third: int) -> tuple[Int[Tensor, "pair 2"], I
 
 
 def design(products: Products, graph: Graph) -> Design:
-    """What each weight contributes to energy, forces and stress of one struct."""
+    """Contributions of each weight to energy, forces and stress of one struct."""
     net, system = products.net, graph.system
     n, species = len(net.settings.elements), net.species(system.numbers)
     vectors = edge_vectors(graph).to(torch.float64)
@@ -163,7 +163,7 @@ def _projections(angular: Tensor, tangent: Tensor, held: Tensor) -> tuple[Tensor
 
 
 def _partners(triples: Tensor, couples: Tensor) -> list[Tensor]:
-    """For each place of a triple the number of the couple that the other two make."""
+    """For each position in a triple, the index of the pair of the other two."""
     number = {tuple(pair): k for k, pair in enumerate(couples.tolist())}
     return [
         torch.tensor([number[tuple(sorted(t[:place] + t[place + 1 :]))] for t in triples.tolist()], dtype=torch.int64)
@@ -172,10 +172,10 @@ def _partners(triples: Tensor, couples: Tensor) -> list[Tensor]:
 
 
 def to_student(products: Products, weights: Float[Tensor, " weight"], *, seed: int = 0) -> MomentNet:
-    """The student without hidden layer that has exactly this energy.
+    """The student without hidden layer with exactly this energy.
 
     Raises:
-        MdistillError: The cubic form of some species could not be written as a sum of cubes (never seen).
+        MdistillError: The cubic form of some species could not be written as a sum of cubes.
     """
     net, settings = products.net, products.net.settings
     n, degrees, size = len(settings.elements), settings.degree + 1, products.directions.shape[2]
@@ -247,4 +247,4 @@ def sum_of_cubes(
         best = min(best, float(np.abs(solution.fun).max()))
         if best < 1e-11:
             return size, torch.from_numpy(solution.x.reshape(count, variables))
-    raise MdistillError(f"the cubic form of the closed-form fit was met to {best:.1e} only")
+    raise MdistillError(f"the cubic form of the closed-form fit is exact only to {best:.1e} only")

@@ -1,8 +1,8 @@
 """The only training loop: AdamW, cosine schedule, moving average of the weights, checkpoints that resume bit for bit.
 
-It knows no product: an objective turns a batch of items into a loss. The order of items and every other random choice
-follow from (seed, epoch) and (seed, step) alone, and the schedule from the step, never from the clock; so a training that
-was stopped anywhere and resumed gives the same bits as one that was not (same machine, same threads).
+It knows no product: an objective turns a batch of items into a loss. The order of items and every other random choice depend
+on (seed, epoch) and (seed, step) alone, and the schedule on the step, not on the clock. So a resumed training equals an
+uninterrupted one bit for bit (same machine, same threads).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _EPSILON = 1e-8
 
 
 class Objective(Protocol[Item_contra]):
-    """What is to be made small."""
+    """The objective of a training."""
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[Item_contra], step: int) -> tuple[Tensor, dict[str, float]]:
         """The loss (a scalar with gradient) and measured numbers to record; step is −1 in validation."""
@@ -54,7 +54,7 @@ class Objective(Protocol[Item_contra]):
         ...
 
     def describe(self, measures: dict[str, float]) -> str:
-        """The measures in a few words, for the progress bar."""
+        """The measures as text for the progress bar."""
         ...
 
 
@@ -69,7 +69,7 @@ class FitResult(Generic[Module]):
 
 @dataclass(slots=True)
 class _Progress:
-    """Where training stands; everything of it is in the checkpoint."""
+    """State of a training, as in the checkpoint."""
 
     step: int = 0
     total: int = 0
@@ -103,7 +103,7 @@ class _Run(Generic[Module, Item]):
         if not math.isfinite(float(loss.detach()) + norm):
             raise MdistillError(
                 f"training diverged at step {step + 1}: the loss is {float(loss.detach())}, its gradient {norm}.\n"
-                f"  kept: {self.folder / CHECKPOINT} holds the last good state (if one was written)\n"
+                f"  kept: {self.folder / CHECKPOINT} holds the last good state, if one was written\n"
                 f"  fix: a lower learning rate (now {settings.learning_rate}), and check the labels for outliers"
             )
         torch._foreach_mul_(gradients, min(1.0, settings.clip / (norm + 1e-12)))
@@ -154,7 +154,7 @@ class _Run(Generic[Module, Item]):
         write_json(self.folder / HISTORY, self.at.history)
 
     def load(self) -> None:
-        """Take over the checkpoint of the folder."""
+        """Load the checkpoint of the folder."""
         path = self.folder / CHECKPOINT
         fix = f"remove {path} to train from the start"
         header = read_header(path, "training")
@@ -187,15 +187,15 @@ def fit(
         module: Every parameter that requires grad is trained.
         objective: Loss of a batch of items.
         train: Items to learn from.
-        validation: Held-out items, measured now and then, never used to choose anything.
-        settings: How.
-        folder: Gets `training.ckpt` every epoch and `history.json`; a checkpoint found there is resumed.
-        stop: Asked between steps; training then saves and raises Interrupted.
-        work: Settings and data behind module, objective and items; a checkpoint of other work or other `settings` is refused.
+        validation: Held-out items, evaluated at intervals, never used for a choice.
+        settings: Steps, batch size, learning rate.
+        folder: Gets `training.ckpt` every epoch and `history.json`; training resumes from a checkpoint there.
+        stop: Checked between steps; on request training saves and raises Interrupted.
+        work: Settings and data behind module, objective and items; a checkpoint of other work or other `settings` is rejected.
         title: Text of the progress bar.
     Raises:
         BadInput: No items, or a checkpoint that is damaged or of another training.
-        MdistillError: The loss is no longer finite; the last checkpoint is kept.
+        MdistillError: The loss is no longer finite; the last checkpoint is intact.
         Interrupted: Stopped on request, after saving.
     """
     if not train:
@@ -227,7 +227,7 @@ def fit(
 def _advance(
     run: _Run[Module, Item], train: Sequence[Item], validation: Sequence[Item], *, until: int, stop: StopRequest, advance: Advance
 ) -> None:
-    """Train up to step `until`, saving at ends of epochs (not more often than every few seconds) and when asked to stop."""
+    """Train up to step `until`, saving at ends of epochs (at most every few seconds) and on a stop request."""
     at, size = run.at, run.settings.batch_size
     per_epoch = math.ceil(len(train) / size)
     saved = time.monotonic()

@@ -51,7 +51,7 @@ def join(graphs: Sequence[Graph]) -> Graph:
 
 
 def target_of(frames: Sequence[LabelledFrame], like: Tensor) -> Target:
-    """Energies (float64), forces and stress of the frames in the float type of `like`; missing stress marked."""
+    """Energies (float64), forces and stress of the frames in the float type of `like`; missing stress is marked."""
     stress = [torch.zeros(1, 3, 3) if frame.target.stress is None else frame.target.stress for frame in frames]
     label = Prediction(
         energy=torch.cat([frame.target.energy for frame in frames]).to(torch.float64),
@@ -97,7 +97,7 @@ def with_probes(frames: Sequence[LabelledFrame], kind: Literal["any", "rows", "p
     """The frames with curvature labels of one kind only: Hessian rows, other probes, any or none.
 
     Raises:
-        BadInput: Rows or probes are asked for and no frame has any.
+        BadInput: Rows or probes are selected and no frame has any.
     """
     if kind == "any":
         return list(frames)
@@ -119,7 +119,7 @@ def _with_probes(frame: LabelledFrame, kind: str) -> LabelledFrame:
 
 
 def check_labels(frames: Sequence[LabelledFrame]) -> None:
-    """Refuse labels that would poison a training.
+    """Reject labels that cannot be trained on.
 
     Raises:
         BadInput: No frames, a frame of several structures, forces of another shape, or numbers that are not finite.

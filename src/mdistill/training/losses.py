@@ -1,4 +1,4 @@
-"""Losses as sums of terms: a quantity × a norm × a weight, each made dimensionless by the teacher's own scale."""
+"""Losses as sums of terms: a quantity × a norm × a weight, each made dimensionless by the scale of the labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Term:
             or "energy gradient" (−∇E of a network with direct forces against the labelled forces, eV/Å).
         norm: "absolute", "square" or "length" (Euclidean length of each atom's vector).
         weight: Pure number.
-        scale: What residuals are divided by, in the unit of the quantity: the spread of the teacher's labels.
+        scale: Divisor of the residuals, in the unit of the quantity: the spread of the labels.
     """
 
     quantity: Quantity
@@ -53,7 +53,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Labels of a batch, with what is missing marked.
+    """Labels of a batch, with masks of missing ones.
 
     Attributes:
         label: Energies, forces and stress; stress is zero where has_stress is False.
@@ -74,15 +74,15 @@ def residual(
     quantity: Quantity, prediction: Prediction, products: Float[Tensor, "probe atom 3"], target: Target,
     atoms: Float[Tensor, " struct"], *, gradient: Float[Tensor, "atom 3"] | None = None,
 ) -> Float[Tensor, "row component"] | None:  # fmt: skip
-    """Prediction − label of one quantity in its own unit, missing labels left out; None where nothing is labelled.
+    """Prediction − label of one quantity in its own unit, without missing labels; None without labels.
 
     Args:
-        quantity: Which.
+        quantity: The quantity.
         prediction: Energies, forces, stress of the batch.
         products: Curvature products of the batch, as many per struct as target.products, or none.
         target: Labels.
         atoms: Atoms per struct.
-        gradient: Minus the gradient of the energy, where that is not what the forces are.
+        gradient: Minus the gradient of the energy, where forces differ from it.
     """
     if quantity == "energy":
         return ((prediction.energy - target.label.energy) / atoms).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""What training a potential makes small: energies, forces, stress, curvature; each over the teacher's own scale."""
+"""Objective of a potential: errors of energies, forces, stress and curvature, each over the scale of the labels."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from mdistill.training.settings import TrainSettings
 from mdistill.types import Graph, LabelledFrame, Potential
 
 GRADIENT_EVERY = 4
-"""Steps between two looks at the energy gradient of a student with direct forces."""
+"""Steps between evaluations of the energy gradient of a student with direct forces."""
 NEAR_TEACHER = 1.05
-"""A student whose force error is below this many times its teacher's has learned what curvature can teach."""
+"""Force error over the teacher's below which the weight of curvature is halved."""
 
 
 @dataclass(slots=True, kw_only=True)
 class PotentialObjective:
-    """Energy, forces, stress at every step; curvature products at every n-th; now and then dimers that must not attract each
-    other (`training.contacts`) and, of a student with direct forces, the gradient of its energy.
+    """Energy, forces, stress at every step; curvature products at every n-th; at some steps dimers that must not attract each
+    other (`training.contact_dimers`) and, for a student with direct forces, the gradient of its energy.
 
     Attributes:
         terms: The loss.
         every, probes: Steps between curvature terms; probes per struct in one.
-        seed: Of the choice of probes.
-        dimers: See `training.contacts`.
-        teacher: Where given, probes are drawn anew at every such step and it is asked for their products.
+        seed: Seed of the choice of probes.
+        dimers: See `training.contact_dimers`.
+        teacher: If given, it computes products of new probes at every such step.
         teacher_error: Its force error against these labels, eV/Å: the curvature's weight is halved, once, when a validation
             error comes within 5 % of it.
     """
@@ -105,12 +105,12 @@ class PotentialObjective:
 
 
 def loss_terms(frames: Sequence[LabelledFrame], settings: TrainSettings, *, redrawn: float = 0.0) -> list[Term]:
-    """The terms, each over the teacher's own scale; energies are weighed against forces through a length of 1 Å.
+    """The terms, each over the scale of the labels; energies and forces are related by a length of 1 Å.
 
     Args:
         frames: Labels; a quantity they lack has no term.
         settings: The weights.
-        redrawn: Root mean square of products that will be drawn during training, eV/Å²; 0 where the labels hold them.
+        redrawn: Root mean square of products drawn during training, eV/Å²; 0 with stored products.
     """
     force = max(root_mean_square(torch.cat([f.target.forces for f in frames])), 1e-6)
     terms = [

@@ -1,4 +1,4 @@
-"""What one-step maps take from data besides their weights: the sizes of impulses, and how far to trust them."""
+"""Quantities of one-step maps from data besides their weights: sizes of impulses, limits of the uncertainty."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MARGIN, _RARE = 1.1, 0.999
 def taught_potential(
     segments: Sequence[Segment], potential: Path, settings: StrideSettings, folder: Path, *, stop: StopRequest = NEVER
 ) -> Path:
-    """Model file of the potential that a map begins with: the one it is taught."""
+    """Model file of the initial potential of a map: its student."""
     return potential
 
 
@@ -43,7 +43,7 @@ def one_step_of(potential: MomentNet, settings: StrideSettings, windows: Sequenc
 
 
 def attention_of(potential: MomentNet, settings: StrideSettings, windows: Sequence[Window]) -> OneStepAttentionNet:
-    """A map by attention before training."""
+    """An attention map before training."""
     size = OneStepAttentionSettings(elements=potential.settings.elements, strides_fs=settings.strides_fs)
     net = OneStepAttentionNet(size, seed=settings.fit.seed)
     net.speed.copy_(typical_speed(windows))
@@ -57,7 +57,7 @@ def typical_speed(windows: Sequence[Window]) -> Tensor:
 
 
 def typical_impulses(net: OneStepNet, windows: Sequence[Window]) -> Float[Tensor, "2 species"]:
-    """Sizes (eV/Å, root mean squares) of what is left to learn after free flight under the first force, by element.
+    """Sizes (eV/Å, root mean squares) of the rest after free flight under the first force, by element.
 
     Of positions, √⟨|(q' − q − t p/m) m/t − A t F/2|²⟩/(A t), of momenta √⟨|p' − p − A t F|²⟩/(A t); 1 where an element is absent.
     """
@@ -77,11 +77,11 @@ def typical_impulses(net: OneStepNet, windows: Sequence[Window]) -> Float[Tensor
 def calibrate_uncertainty(
     net: OneStepMap, potential: EnergyNet, windows: Sequence[Window], held_out: Sequence[Window]
 ) -> dict[str, float]:
-    """Fill the buffers of `net.doubt`; nothing is told of it, and the potential is not used.
+    """Set the buffers of `net.doubt`; returns nothing, and does not use the potential.
 
     FᵀF from the windows trained on; α of each element such that ⟨σ²⟩ is the mean square of errors on those held out, relative
-    errors of positions and momenta after a stride added up; the largest trusted σ is exceeded in one window of a thousand, and
-    a margin.
+    errors of positions and momenta after a stride added up; the largest allowed σ is that exceeded in one window of a
+    thousand, plus a margin.
     """
     uncertainty, n = net.doubt, len(net.settings.elements)
     seen = [(batch.system, features) for batch, _, _, features in _leaps(net, windows)]

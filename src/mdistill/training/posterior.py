@@ -1,4 +1,4 @@
-"""What a closed-form fit knows of its weights: error bars for every prediction, kept beside the student.
+"""Posterior of a closed-form fit: error bars for every prediction, stored beside the student.
 
 `posterior.safetensors` (format 1): weights, factor (float32), directions, closest distances; its header holds JSON of
 {format, settings, second, third, noise, ridge, effective, usual, model, sha256}.
@@ -32,16 +32,16 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """What is known of the weights.
+    """Posterior of the weights.
 
     Attributes:
-        products: The invariants they weigh.
-        weights: [weight] their mean.
+        products: The invariants.
+        weights: [weight] mean.
         factor: [weight, weight] F with covariance F Fᵀ.
         noise: Spread of the residuals of each kind.
         ridge: λ.
         effective: Number of weights that the data determine.
-        usual: Standard error of a force component that the weights alone give on the training data (root mean square, eV/Å).
+        usual: Standard error of a force component from the weights on the training data (root mean square, eV/Å).
     """
 
     products: Products
@@ -53,17 +53,17 @@ class Posterior:
     usual: float
 
     def force_errors(self, system: System) -> Float[Tensor, "atom 3"]:
-        """Standard error of every force component (eV/Å): of the weights and of what the form cannot fit, together."""
+        """Standard error of every force component (eV/Å): from the weights and from the residuals together."""
         return (self.weight_errors(system).square() + self.noise["forces"] ** 2).sqrt()
 
     def weight_errors(self, system: System) -> Float[Tensor, "atom 3"]:
-        """The part of it (eV/Å) that comes from the weights: large where a structure is unlike those taught."""
+        """Standard error (eV/Å) from the weights alone: large where a structure differs from the training data."""
         rows = design(self.products, build_graph(system, self.products.net.cutoff)).forces
         return (rows @ self.factor).square().sum(1).sqrt().view(-1, 3)
 
 
 def save_posterior(path: Path, posterior: Posterior, *, model: str) -> None:
-    """Write it, all or nothing. `model`: sha256 of the student it belongs to."""
+    """Write it, all or nothing. `model`: sha256 of its student."""
     products = posterior.products
     tensors = {
         "weights": posterior.weights.numpy(),
@@ -91,7 +91,7 @@ def load_posterior(path: Path, *, model: str) -> Posterior:
     try:
         tensors = safetensors.numpy.load(path.read_bytes())
         if described["format"] != FORMAT or described["sha256"] != tensor_hash(tensors):
-            raise ValueError("another format, or bytes that were altered")
+            raise ValueError("another format, or altered bytes")
         settings = MomentSettings(**described["settings"] | {"elements": tuple(described["settings"]["elements"])})
         arrays = {name: torch.from_numpy(array.astype(np.float64)) for name, array in tensors.items()}
         pairs, triples = pairs_and_triples(int(described["second"]), int(described["third"]))

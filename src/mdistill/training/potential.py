@@ -43,11 +43,11 @@ _SIZED_BY = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """What training gave.
+    """Result of a training.
 
     Attributes:
         path: The model file.
-        sha256: Of its weights.
+        sha256: sha256 of its weights.
         accuracy: Errors on the held-out blocks.
         curvature_error: RMS of H·v − teacher's over RMS of the teacher's on held-out frames; None without such labels.
         parity: Up to a few thousand pairs (teacher, student) per quantity: "force" eV/Å, "energy" eV/atom, "stress" eV/Å³.
@@ -70,14 +70,14 @@ class TrainingResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A fit that is ready to begin.
+    """A fit before its first step.
 
     Attributes:
-        net: The calibrated network, in the float type it is trained in.
-        objective: What training makes small.
+        net: The calibrated network, in the float type of training.
+        objective: The objective.
         items, held_items: Frames with their graphs: trained on, held out.
         train, held_out: The frames themselves.
-        settings: How to fit.
+        settings: Steps, batch size, learning rate.
         work: The fit, for the ledger of its folder.
     """
 
@@ -101,10 +101,10 @@ def train_potential(
 
     Args:
         frames, settings: Labelled structures; how.
-        folder, stop: Where; asked between steps.
+        folder, stop: Folder; stop is checked between steps.
         start_from: A model file of the same elements and size to start from (refit); None to start afresh.
-        redraw: A teacher to ask for the products of new random probes at every curvature step, instead of the stored ones.
-        provenance: Kept in the model file: teacher, commit, …
+        redraw: A teacher that computes products of new random probes at every curvature step, in place of stored ones.
+        provenance: Stored in the model file: teacher, commit, …
     Raises:
         BadInput: Frames that are not finite, nothing to hold out, a start_from of another size or other elements.
         MdistillError: Training diverged, or the disk is full.
@@ -144,7 +144,7 @@ def run_fit(
     ready: Prepared, folder: Path, *, stop: StopRequest = NEVER, finish: Callable[[Student], None] = lambda _: None,
     provenance: dict[str, Any] | None = None,
 ) -> TrainingResult:  # fmt: skip
-    """Fit, write the model file, judge what it holds. `finish` is given the fitted network before it is written."""
+    """Fit, write the model file, evaluate its content. `finish` is given the fitted network before it is written."""
     fitted = fit(
         ready.net, ready.objective, ready.items, ready.held_items, ready.settings.fit.suited(ready.settings.net),
         folder=folder, stop=stop, work=ready.work, title="train",
@@ -165,7 +165,7 @@ def run_fit(
 
 
 def _product_size(frames: Sequence[LabelledFrame], redraw: Potential | None, seed: int) -> float:
-    """Root mean square of curvature products that will be drawn anew, eV/Å²; 0 where none will."""
+    """Root mean square of curvature products drawn during training, eV/Å²; 0 with stored products."""
     if redraw is None:
         return 0.0
     generator = torch.Generator().manual_seed(seed)
@@ -174,7 +174,7 @@ def _product_size(frames: Sequence[LabelledFrame], redraw: Potential | None, see
 
 
 def evaluate(potential: Potential, frames: Sequence[LabelledFrame]) -> list[Prediction]:
-    """What a potential says of every frame, one by one in order; `analysis.accuracy.accuracy` compares it with the labels."""
+    """Predictions of a potential for every frame, in order; `analysis.accuracy.accuracy` compares it with the labels."""
     return [potential(build_graph(frame.system, potential.cutoff)) for frame in frames]
 
 

@@ -1,4 +1,4 @@
-"""How to train: settings, checked at construction. No torch in here, so that `--help` is quick."""
+"""Settings of training. No torch in here, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ KICK_SHARE = 0.3
 
 @settings
 class FitSettings:
-    """How to train.
+    """A fit by gradient descent.
 
     Attributes:
         max_minutes: Time budget, min, turned once into a number of steps by timing the first few (where steps is 0).
-        max_epochs: Passes over the data at most (where steps is 0): a few hundred frames are learned by heart after more.
+        max_epochs: Largest number of passes over the data.
         steps: Optimiser steps; 0 for the time budget. A fixed number makes the result the same on every run.
-        batch_size: Items per step.
+        batch_size: Number of structures per step.
         learning_rate: Peak learning rate; by default what suits the network. Linear warm-up, then a cosine down to 1 %.
-        warmup: Steps of linear warm-up.
-        ema: Decay per step of the moving average of the weights, which is what training returns.
+        warmup: Number of steps of linear warm-up.
+        ema: Decay per step of the moving average of the weights, the result of training.
         clip: Largest norm of the gradient.
-        weight_decay: Decoupled decay per unit of learning rate; None for what suits the network.
-        seed: Of the order of items and all other random choices.
+        weight_decay: Decoupled decay per unit of learning rate; by default that of the network.
+        seed: Seed of the order of structures and all other random choices.
     """
 
     max_minutes: float = setting(8.0, least=1e-3, most=1e5, unit="min")
@@ -44,7 +44,7 @@ class FitSettings:
     seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
     def suited(self, net: str) -> FitSettings:
-        """With the learning rate and weight decay that suit this kind of network where none are set."""
+        """The settings with the learning rate and weight decay of this kind of network where none are set."""
         rate, decay = kind_of(net).rates
         return replace(
             self,
@@ -55,14 +55,13 @@ class FitSettings:
 
 @settings
 class PainnSize:
-    """How large a message-passing student is.
+    """Size of a message-passing student.
 
     Attributes:
-        width: Channels of the scalar and of the vector features.
-        layers: Message and update blocks; it sees so many cutoffs far.
-        radial: Radial basis functions.
-        direct: Forces from a head of their own instead of the gradient of the energy: about twice as fast, but energy is not
-            conserved and there is no stress.
+        width: Number of channels of the scalar and vector features.
+        layers: Number of message blocks; the range is this many cutoffs.
+        radial: Number of radial basis functions.
+        direct: Forces from a head of their own: twice as fast, but energy is not conserved and there is no stress.
     """
 
     width: int = setting(64, least=2, most=1024)
@@ -73,30 +72,30 @@ class PainnSize:
 
 @settings
 class TrainSettings:
-    """How to train a potential.
+    """Training of a potential.
 
     Attributes:
         net: Network: moment (one hop, compiled, fastest) or painn (message passing).
-        painn: Size of a message-passing student (the next five are the moment's).
+        painn: Size of a message-passing student.
         size: Size of the moment net: tiny is fastest, large most accurate. The next five change one part of it.
         cutoff: Cutoff, Å. 5 Å by default for a message-passing net.
-        channels: Radial channels per degree.
-        radial: Radial basis functions per species pair.
-        degree: Highest degree of the harmonics.
+        channels: Number of radial channels per degree.
+        radial: Number of radial basis functions per species pair.
+        degree: Highest degree of the spherical harmonics.
         hidden: Width of the MLPs.
         energy_weight: Weight of |ΔE| per atom over the force scale × 1 Å.
         force_weight: Weight of ‖ΔF‖ over the teacher's RMS force component.
         stress_weight: Weight of |Δσ| over the teacher's RMS stress.
-        atomic_weight: Weight of |ΔE_i| of each atom over the force scale × 1 Å, where the teacher tells them.
+        atomic_weight: Weight of |ΔE_i| of each atom over the force scale × 1 Å, if the teacher has atomic energies.
         curvature: Curvature labels: rows of the Hessian, random probes, any, none.
         curvature_weight: Weight of ‖ΔH·v‖ over the teacher's RMS product.
         curvature_every: Steps between curvature terms (each costs about two plain steps).
-        curvature_probes: Probes (rows) of each structure in such a step.
-        teacher_error: The teacher's own force error against these labels, meV/Å, where they are not its own: once the student's
-            is within 5 % of it, the curvature's weight is halved.
-        energy_gradient_weight: Of students with direct forces: weight of ‖−∇E − F‖ over the teacher's RMS force component.
+        curvature_probes: Number of probes (rows) of each structure in such a step.
+        teacher_error: Force error of the teacher against labels of another origin, meV/Å. The curvature weight is halved once
+            the student's error is within 5 % of it.
+        energy_gradient_weight: Weight for students with direct forces of ‖−∇E − F‖ over the teacher's RMS force component.
         held_out: Fraction of the frames held out, as whole time blocks.
-        float64: Train in double precision (twice as slow, rarely better).
+        float64: Double precision in training (twice as slow, rarely better).
         fit: Time, batch size, learning rate, seed.
     """
 
@@ -127,8 +126,8 @@ class TrainSettings:
         return {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in SIZES[self.size].items()}
 
     def student(self, elements: tuple[int, ...]) -> Any:
-        """What the network of these elements is made with: of a moment student `network()`, of another the cutoff where one is
-        given, and the block of settings that has its name."""
+        """Settings of the network for these elements: `network()` of a moment student; for others the cutoff, if set, and the
+        block of settings with its name."""
         size = self.network() if self.net == MomentSettings.kind else {} if self.cutoff is None else {"cutoff": self.cutoff}
         block = getattr(self, self.net, None)
         return resolve(kind_of(self.net).settings)(elements=elements, **size, **({} if block is None else asdict(block)))
@@ -136,23 +135,21 @@ class TrainSettings:
 
 @settings
 class StrideSettings:
-    """How to train a long-stride map.
+    """Training of a long-stride map.
 
     Attributes:
-        map: splitting: kicks and drifts, symplectic, compiled. one_step: the whole stride by one network.
-        one_step_net: Network of a one-step map. equivariant: impulses between pairs, from the forces. attention: no built-in
-            symmetry.
-        stride_fs: Time that one application advances, fs.
-        shorter_fs: Further strides that a one-step map is taught, fs.
-        kicks: Of a splitting map, force evaluations per stride; by default one for about every 8 fs, and two at least.
-        kick_size: Of a splitting map's kicks. light: the student's cutoff, at most 8 channels, 6 radial functions, degree 2
-            and 32 hidden units, little more than half the cost of a medium student. student: as large as the student.
-        reversal: Half of the windows, drawn anew at every step, are run backwards; a splitting map is reversible as it is.
-        turning: Windows are turned at random, which only a map without built-in symmetry needs; by default for attention.
-        strides: Strides in a row that are compared with the exact flow.
-        energy_weight: Weight of the error of the total energy after the last of them.
+        map: Kind of map: splitting (kicks and drifts, symplectic, compiled) or one_step (one network for the whole stride).
+        one_step_net: Network of a one-step map: equivariant (impulses between pairs) or attention (no built-in symmetry).
+        stride_fs: Stride, fs.
+        shorter_fs: Further training strides of a one-step map, fs.
+        kicks: Number of force evaluations per stride of a splitting map; by default one per 8 fs, at least two.
+        kick_size: Size of the kicks of a splitting map: light (about half the cost of a medium student) or student.
+        reversal: Time reversal of half of the windows, chosen at every step; splitting maps are reversible anyway.
+        turning: Random rotation of the windows; by default only for attention, which has no built-in symmetry.
+        strides: Number of consecutive strides compared with NVE dynamics.
+        energy_weight: Weight of the error of the total energy after these strides.
         held_out: Fraction of the segments held out, as whole blocks.
-        float64: Forces in double precision in training (twice as slow, rarely better).
+        float64: Double-precision forces in training (twice as slow, rarely better).
         fit: Time, batch size, learning rate, seed.
     """
 
@@ -181,13 +178,13 @@ class StrideSettings:
 
     @property
     def most_minutes(self) -> float:
-        """Longest time (minutes) that training takes, that of a light kick included."""
+        """Longest training time (minutes), with that of a light kick."""
         light = self.map == "splitting" and self.kick_size == "light"
         return self.fit.max_minutes * (1.0 + KICK_SHARE * light)
 
     @property
     def strides_fs(self) -> tuple[float, ...]:
-        """All strides it is taught, ascending."""
+        """All training strides, ascending."""
         return (*sorted(self.shorter_fs), self.stride_fs)
 
     @property
@@ -198,14 +195,14 @@ class StrideSettings:
 
 @settings
 class ClosedFormSettings:
-    """The linear student.
+    """The closed-form fit of a linear student.
 
     Attributes:
-        second: Channels per degree whose products of two are used.
-        third: Channels whose products of three are used.
-        curvature_frames: Frames whose curvature products are used (each costs two more frames); 0 for none.
-        step_A: Largest displacement of an atom in their differences, Å.
-        iterations: Of weights and noise in turns.
+        second: Number of channels per degree in products of two.
+        third: Number of channels in products of three.
+        curvature_frames: Number of frames with curvature products (each costs two more frames); 0: none.
+        step_A: Largest displacement of an atom in finite differences, Å.
+        iterations: Number of alternating fits of weights and noise.
     """
 
     second: int = setting(14, least=1, most=64)

@@ -1,4 +1,4 @@
-"""Held-out sets: whole blocks of contiguous time, never random frames (neighbours in time are nearly copies)."""
+"""Held-out sets: whole blocks of contiguous time, never random frames (neighbours in time are almost copies)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def split_blocks(frames: Sequence[LabelledFrame], *, held_out: float = 0.15) -> 
 
     Blocks are grouped by source and temperature and ordered by number. From each group of at least two blocks the last
     ones are held out until they hold at least the fraction `held_out` of its frames; one block always stays for
-    training. A group of a single block is trained on. Displaced copies of frames go where their block goes. The choice
-    depends on the blocks alone, so the same store splits the same way every time.
+    training. A group of a single block is trained on. Displaced copies of frames stay with their block. The choice
+    depends on the blocks alone, so a store always splits the same way.
 
     Raises:
         BadInput: held_out outside (0, 0.9), or every group has a single block (nothing could be held out).

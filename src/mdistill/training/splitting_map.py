@@ -1,4 +1,4 @@
-"""A splitting map and its training data: the potential its kicks begin as, and the limits within which it is to be trusted."""
+"""Initial potential of the kicks of a splitting map, and its limits."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from mdistill.units import KINETIC
 
 _FOLDER = "kick"
 _FRAMES = 800
-"""Frames that a lighter potential is taught on."""
+"""Number of frames for training a lighter potential."""
 _RIGHT = 4.0
-"""A stride is right where its error is below this many times the median error."""
+"""Largest error of an accurate stride, as a multiple of the median error."""
 _FORCE_MARGIN, _ENERGY_MARGIN, _UNSEEN = 1.05, 1.2, 0.98
 _JUDGED = 800
 
@@ -38,13 +38,13 @@ _JUDGED = 800
 def first_kick(
     segments: Sequence[Segment], potential: Path, settings: StrideSettings, folder: Path, *, stop: StopRequest = NEVER
 ) -> Path:
-    """Model file of what every kick begins as: the student, or a lighter potential, trained in `folder`/kick or resumed.
+    """Model file of the initial potential of every kick: the student, or a lighter potential trained in `folder`/kick.
 
     Args:
-        segments: Of the exact flow of `potential`; up to 800 of their frames are labelled with it.
+        segments: NVE segments of `potential`; up to 800 of their frames are labelled with it.
         potential: Model file of the student.
-        settings: Of the map.
-        folder, stop: Where; asked between steps.
+        settings: Settings of the map.
+        folder, stop: Folder; stop is checked between steps.
     Raises:
         BadInput: The file holds no moment potential, or there are fewer than two segments at every temperature.
         MdistillError: Training diverged, or the disk is full.
@@ -62,7 +62,7 @@ def first_kick(
 
 
 def labelled(segments: Sequence[Segment], potential: Potential) -> list[LabelledFrame]:
-    """Frames of the segments, evenly spaced, with what the potential says of them; each segment is a block."""
+    """Frames of the segments, evenly spaced, with predictions of the potential; each segment is a block."""
     each = max(1, _FRAMES // len(segments))
     frames = []
     for block, segment in enumerate(segments[:: max(1, len(segments) // _FRAMES)]):
@@ -74,7 +74,7 @@ def labelled(segments: Sequence[Segment], potential: Potential) -> list[Labelled
 
 
 def splitting_map_of(potential: MomentNet, settings: StrideSettings, windows: Sequence[Window] = ()) -> SplittingMap:
-    """A map all of whose kicks are those of this potential: velocity Verlet of step stride/kicks."""
+    """A map with this potential in all kicks: velocity Verlet of step stride/kicks."""
     size = SplittingMapSettings(stride_fs=settings.stride_fs, kicks=settings.evaluations, potential=potential.settings)
     net = SplittingMap(size)
     net.begin_as(potential)
@@ -84,15 +84,14 @@ def splitting_map_of(potential: MomentNet, settings: StrideSettings, windows: Se
 def set_limits(
     net: SplittingMap, potential: EnergyNet, windows: Sequence[Window], held_out: Sequence[Window] = ()
 ) -> dict[str, float]:
-    """Set the map's limits from strides that it gets right; a fiftieth of them change K + V₀ by more than `looked_at`.
+    """Set the map's limits from its accurate strides; a fiftieth of them change K + V₀ by more than `looked_at`.
 
     Args:
         net: The trained map, float64; changes in place.
-        potential: What it was taught.
-        windows: What it was trained on; up to 1,600 of them are looked at.
+        potential: Its student.
+        windows: Its training data; up to 1,600 windows are used.
     Returns:
-        "wrong": the share of strides that it gets wrong; "wrong, noticed": the share of these that pass a limit (1 where
-        there are none).
+        "wrong": the share of inaccurate strides; "wrong, noticed": the share of these that exceed a limit (1 without any).
     """
     forces: list[Tensor] = []
     rows: list[list[float]] = []
@@ -117,7 +116,7 @@ def set_limits(
 
 
 def _watched(stage: MomentNet, window: Window, largest: Float[Tensor, " species"]) -> Forces:
-    """The forces of a stage, keeping the largest of each species."""
+    """The forces of a stage, with the largest of each species recorded."""
     species = stage.species(window.system.numbers)
 
     def forces(system: System) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training of a long-stride map on segments of the exact flow."""
+"""Training of a long-stride map on NVE segments."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrideResult:
-    """What training gave.
+    """Result of a training.
 
     Attributes:
-        path, sha256: The model file; of its weights.
+        path, sha256: The model file; sha256 of its weights.
         errors: On held-out segments, relative errors after one stride by name: "position" and "momentum" overall and of each
             element ("momentum Li"), root mean squares over √(3 k_B T), "momentum, median" over structs; and of the training
-            windows "wrong", the share that the map gets wrong, and "wrong, noticed".
+            windows "wrong", the share of inaccurate strides, and "wrong, noticed".
         history: Rows of {step, epoch, minutes, train, validation}.
         parameters: Number of trained numbers.
         train_windows, held_out_windows: Counts.
-        adjusted: Facts of what was done to the map after training.
+        adjusted: Facts of adjustments after training.
     """
 
     path: Path
@@ -62,12 +62,12 @@ def train_stride(
     """Train a long-stride map; writes `stride.mdistill`, `training.ckpt` and `history.json`, or resumes.
 
     Args:
-        segments: Of the exact flow of `potential`.
-        potential: Model file of the potential that the segments were made with.
-        settings: How.
-        folder, stop: Where; asked between steps.
-        adjust: What to do to the trained map in place, its limits set, before it is saved; gives facts to be kept with it.
-        provenance: Kept in the model file.
+        segments: NVE segments of `potential`.
+        potential: Model file of the potential of the segments.
+        settings: Kind of map, stride and fit.
+        folder, stop: Folder; stop is checked between steps.
+        adjust: Function that changes the trained map in place, after its limits and before it is saved; returns facts to store.
+        provenance: Stored in the model file.
     Raises:
         BadInput: Too short segments, nothing to hold out, or a model file that holds no moment potential.
         MdistillError: Training diverged, or the disk is full.
@@ -114,7 +114,7 @@ def train_stride(
 
 
 def map_of(potential: MomentNet, settings: StrideSettings, windows: Sequence[Window]) -> StrideMap:
-    """A map before training: with this potential, sizes of impulses by the windows."""
+    """A map before training, with this potential and sizes of impulses from the windows."""
     net: StrideMap = resolve(MAPS[settings.kind].untrained)(potential, settings, windows)
     return net
 
@@ -123,7 +123,7 @@ def load_moment(path: Path) -> MomentNet:
     """The moment network of a model file.
 
     Raises:
-        BadInput: It holds another kind.
+        BadInput: The file holds another kind.
     """
     net = load_net(path)
     if net.kind != MomentSettings.kind:

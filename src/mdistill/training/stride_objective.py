@@ -1,11 +1,11 @@
-r"""What training a long-stride map makes small: mass-scaled errors of positions and momenta after a stride, and of the energy.
+r"""Objective of a long-stride map: mass-scaled errors of positions and momenta after a stride, and of the energy.
 
     L = ⟨ δ² ln(1 + e_s/δ²) ⟩ + w_E ⟨ (H(q̂, p̂) − H(q', p'))² / (3N (k_B T)²/2) ⟩
     e_s = ⟨ [ |√m (q̂ − q')/t|² + |(p̂ − p')/√m|² ] / (3 k_B T) ⟩  over the atoms of struct s
 
-q̂, p̂: predicted   q', p': exact, after a stride t   m: masses   T: temperature of the run   H: energy by the taught potential
-N: atoms   δ: error beyond which a struct counts less: a collision that no stride can follow must not outweigh all others.
-By equipartition √m v is of one size for all elements.
+q̂, p̂: predicted   q', p': exact, after a stride t   m: masses   T: temperature of the run   H: energy by the student
+N: atoms   δ: error beyond which a struct counts less, so that a collision that no stride can follow does not dominate.
+By equipartition √m v has the same size for all elements.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from mdistill.units import BOLTZMANN, KINETIC
 
 @dataclass(slots=True, kw_only=True)
 class StrideObjective:
-    """Errors of a map on windows of the exact flow.
+    """Errors of a map on NVE windows.
 
     Attributes:
-        reversal: Whether half of the windows, drawn anew at every step, are run backwards.
+        reversal: Whether half of the windows, chosen at every step, run backwards.
         turning: Whether each window is rotated or reflected at random at every step: for maps that are not equivariant.
-        seed: Of these choices.
-        energy: The potential of the exact flow, for the energy term; None for no such term.
+        seed: Seed of these choices.
+        energy: The potential of the windows, for the energy term; None: no such term.
         energy_weight: w_E.
         tolerance: δ.
     """
@@ -63,7 +63,7 @@ class StrideObjective:
         return loss, {name: value**0.5 for name, value in parts.items()}
 
     def observe(self, history: Sequence[dict[str, Any]]) -> None:
-        """Nothing depends on the history."""
+        """No effect: the objective has no state."""
 
     def describe(self, measures: dict[str, float]) -> str:
         position, momentum = (100.0 * measures.get(name, float("nan")) for name in ("position", "momentum"))
@@ -107,7 +107,7 @@ class StrideObjective:
 
 
 def turned_window(window: Window, turn: Float[Tensor, "3 3"]) -> Window:
-    """The window seen from a turned frame."""
+    """The window in a rotated frame."""
     return replace(
         window, system=turned(window.system, turn), momenta=window.momenta @ turn, positions_after=window.positions_after @ turn,
         momenta_after=window.momenta_after @ turn,

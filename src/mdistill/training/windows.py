@@ -1,4 +1,4 @@
-"""NVE segments as batches of strides to learn."""
+"""NVE segments as batches of training strides."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mdistill.types import System
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A phase-space point and where the exact flow takes it, one stride after another.
+    """A phase-space point and its NVE trajectory, stride by stride.
 
     Attributes:
         system: One struct at the start.
         momenta: [atom, 3] u·Å/fs.
         masses: [atom] u.
         positions_after, momenta_after: [stride, atom, 3] after one stride, two, …
-        stride_fs: fs.
-        temperature_K: Of the run it came from.
+        stride_fs: Stride, fs.
+        temperature_K: Temperature of its run, K.
     """
 
     system: System
@@ -74,7 +74,7 @@ def windows_of(segments: Sequence[Segment], stride_fs: float, *, strides: int = 
 
 
 def reversed_in_time(window: Window) -> Window:
-    """The twin that runs backwards, (q', −p') → (q, −p), which the exact flow obeys too."""
+    """The time-reversed window, (q', −p') → (q, −p), also a trajectory."""
     positions = torch.cat([window.system.positions.unsqueeze(0), window.positions_after]).flip(0)
     momenta = -torch.cat([window.momenta.unsqueeze(0), window.momenta_after]).flip(0)
     return replace(
@@ -94,7 +94,7 @@ def join_windows(windows: Sequence[Window]) -> Batch:
 
 
 def windows_hash(windows: Sequence[Window]) -> str:
-    """sha256 of what windows hold."""
+    """sha256 of the content of windows."""
     digest = hashlib.sha256()
     for w in windows:
         for tensor in (w.system.positions, w.momenta, w.positions_after, w.momenta_after, w.masses, w.system.numbers):
