@@ -353,7 +353,7 @@ def test_train_stride_adds_the_rung_to_the_run_and_simulate_takes_it(workspace, 
     log = (tmp_path / "md" / "log.csv").read_text(encoding="ascii").splitlines()
     assert [float(line.split(",")[1]) for line in log[1:]] == pytest.approx([32.0 * k for k in range(11)])
     assert cli.run([*md, "--potential", str(run / "train" / "student.mdistill"), "--out", str(tmp_path / "other")]) == 2
-    assert "taught by another student" in capsys.readouterr().err
+    assert "belongs to another student" in capsys.readouterr().err
     assert cli.run([*md, "--time-step-fs", "2", "--potential", str(run), "--out", str(tmp_path / "step")]) == 2
     assert cli.run(["train", "stride", "--from", str(tmp_path), "--out", str(tmp_path / "no")]) == 2
     nve = ["simulate", start, "--potential", str(run), "--ensemble", "nve", "--temperature-K", "300", "--time-ps", "0.3"]

@@ -244,7 +244,7 @@ def changes(made: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, An
 
 
 def describe(kind: type, name: str) -> str:
-    """First sentence of what the class's docstring says of a field, dotted for one inside; "" where it says nothing."""
+    """First sentence of a field's description in the class's docstring (dotted names for nested fields); "" without one."""
     first, _, rest = name.partition(".")
     if first not in hints(kind):
         return ""
@@ -267,7 +267,7 @@ def _attributes(docstring: str) -> tuple[tuple[tuple[str, ...], str], ...]:
 
 
 def to_toml(entries: Mapping[str, Any], comment: Callable[[str], str], *, head: str = "") -> str:
-    """Dotted names and values as TOML, each with what `comment` says of it. None, which TOML lacks, is left out."""
+    """Dotted names and values as TOML, each with its `comment`. None, which TOML lacks, is left out."""
     lines = [f"# {line}".rstrip() for line in head.splitlines()]
     for name, value in entries.items():
         if value is not None:

@@ -183,7 +183,7 @@ def drift_gate(runs: Mapping[str, Drift | str], limits: GateLimits) -> Gate:
     """|drift| of the total energy in every NVE run; a run that was stopped is given by the reason (text) and fails.
 
     A run fails where |drift| exceeds the limit by more than two standard errors, and where its error is larger than half
-    the limit: it is then too short to tell.
+    the limit: the run is then too short for a verdict.
     """
     limit, unit = limits.drift_eV_atom_ps, "eV/atom/ps"
     stopped = [f"{name}: {run}" for name, run in runs.items() if isinstance(run, str)]
@@ -197,7 +197,7 @@ def drift_gate(runs: Mapping[str, Drift | str], limits: GateLimits) -> Gate:
     beside = "; fluctuation about it " + ", ".join(
         f"{1e3 * (d.fluctuation.value or 0.0):.2g} meV/atom ({n})" for n, d in done.items()
     )
-    beside += f"; too short a run to tell (error above half the limit): {', '.join(unclear)}" if unclear else ""
+    beside += f"; run too short for a verdict (error above half the limit): {', '.join(unclear)}" if unclear else ""
     parts = verdict.parts | {f"{name}, fluctuation": d.fluctuation for name, d in done.items()}
     return replace(verdict, passed=bool(done) and not beyond and not unclear, detail=verdict.detail + beside, parts=parts)
 

@@ -220,7 +220,7 @@ def _anneal(board: _Board, classes: list[SiteClass], sweeps: int, generator: np.
     """One annealing run: Metropolis swaps within classes while the temperature falls; the best state met.
 
     It starts from a random arrangement without close pairs; swaps that would create one are rejected. Where the
-    start cannot be freed, it comes back as it is, for the message.
+    start cannot be freed, it is returned unchanged, for the message.
     """
     state = _start(board, classes, len(board.matrix))
     partners: _Lists = {}

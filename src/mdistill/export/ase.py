@@ -24,12 +24,12 @@ def calculator(potential: Potential, *, skin: float = 0.5) -> Calculator:
 
     energy and free_energy in eV (equal), forces in eV/Å [atom, 3], stress in eV/Å³ as ASE has it: Voigt order
     (xx, yy, zz, yz, xz, xy), tension positive. Stress exists only for structures periodic in three directions; asking for
-    it elsewhere raises ASE's `PropertyNotImplementedError`. Every answer is a fresh array, and does not depend on what was
-    asked before. Neighbours are kept between calls until an atom moved further than half the skin.
+    it elsewhere raises ASE's `PropertyNotImplementedError`. Every answer is a new array and does not depend on earlier
+    calls. The neighbour list is reused until an atom has moved by more than half the skin.
 
     Args:
         potential: Student, teacher, or anything else that is a `Potential`.
-        skin: Å beyond the cutoff within which neighbours are remembered.
+        skin: Skin of the neighbour list, Å.
     Raises:
         BadInput: At the call, if the structure holds an element that the potential does not know.
     """

@@ -1,6 +1,6 @@
 """CIF to sites: symmetry is expanded and rows at one position become one mixed site. Occupancies are not rounded.
 
-pymatgen tokenises the file and gives the symmetry operations; the expansion is done here, so that each site keeps the
+pymatgen tokenises the file and reads the symmetry operations; the expansion is done here, so that each site keeps the
 label of its row, and is checked against pymatgen's own composition.
 """
 

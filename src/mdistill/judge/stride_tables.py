@@ -26,7 +26,7 @@ class Compared:
         stride_fs, kicks, usual_fs: Stride, force calls in it, the usual time step, fs.
         errors: Relative one-stride errors on held-out segments.
         runs: Runs by kind of step ("small steps", "long strides", "no energy correction", "as many force calls") and ensemble.
-        overlaps: RDFs of long strides against small steps, by pair.
+        overlaps: RDFs of long strides against time steps, by pair.
         reversal_A: Distance from the start after going there and back.
         per_day: ns/day of the usual Verlet and of the map; speed_up: their ratio.
         fallbacks, strides: Number of strides replaced by time steps, and of all strides.
@@ -168,7 +168,7 @@ def tables(compared: Compared, settings: JudgeSettings) -> list[Table]:
             rows=rows,
             caption=f"{settings.time_ps:g} ps each at {kelvin:g} K, gated ones up to {longest_ps:g} ps where "
             "their means would be known too badly otherwise, or lie within their error of a limit. Under a thermostat the target "
-            "is its temperature, in NVE the mean of all atoms in small steps from the same start.",
+            "is its temperature, in NVE the mean of all atoms with time steps from the same start.",
         ),
         Table(
             name="stride-errors", title="Error of one stride on held-out segments", section=SECTION,
@@ -188,7 +188,7 @@ def _label(compared: Compared, kind: str) -> str:
         "long strides": f"strides of {compared.stride_fs:g} fs",
         "no energy correction": f"strides of {compared.stride_fs:g} fs, no energy correction",
         "as many force calls": f"plain Verlet, {each:g} fs",
-    }.get(kind, "small steps")
+    }.get(kind, "time steps")
 
 
 def values(compared: Compared) -> dict[str, Estimate]:

@@ -42,7 +42,7 @@ from mdistill.types import Graph
 
 
 class MomentNet(Student):
-    """The network: `net(graph, vectors)` gives the energy of every atom (eV, float64) whatever float type it computes in.
+    """The network: `net(graph, vectors)` gives the energy of every atom (eV, float64), in any float type.
 
     Mixing weights act through `whitening` [species, degree, basis, basis], a fixed change of basis set by training, so that
     all directions are learned at similar speed; `folded` multiplies it in.

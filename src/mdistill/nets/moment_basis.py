@@ -32,7 +32,7 @@ class Basis:
 
     Attributes:
         cutoff: Å.
-        freeze: Width of the zone in which r̃ comes to rest, Å.
+        freeze: Width of the zone in which r̃ becomes constant, Å.
         closest: [atom, slot, 1] r₀ of the slot's pair, Å.
         inverse_range: [atom, slot, 1] 1/(r_c − r₀).
         sender: [atom, slot, species, 1] 1 at the neighbour's species, 0 elsewhere and where the pair does not interact.
@@ -164,7 +164,7 @@ class _Push(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Handed to `_Bend` out of autograd's sight, so that it runs only where derivatives in the edge vectors are asked."""
+    """Argument of `_Bend`, hidden from autograd, so that it runs only for derivatives in the edge vectors."""
 
     weights: Tensor
     basis: Basis

@@ -63,7 +63,7 @@ class Network(torch.nn.Module):
 
 
 class Student(Network):
-    """`net(graph, vectors)` gives the energy of every atom (eV, float64) whatever float type it computes in.
+    """`net(graph, vectors)` gives the energy of every atom (eV, float64), in any float type.
 
     Buffers set by training: `reference` E0 per species (eV), `scale` (eV; eV/Å of direct forces), `closest` per pair: where its
     learned functions begin (Å; the cutoff for a pair without labels, which then has no learned interaction). `begins_below`:

@@ -1,17 +1,17 @@
 r"""A one-step map: free flight, the force at the start, and learned impulses between pairs of atoms.
 
     q' = q + t p/m + (t/m) [ g_q A t F/2 + Σ_j K_ij ]        p' = p + g_p A t F + Σ_j J_ij        J_ij = −J_ji,  K_ij = −K_ji
-    J_ij = A t s_ij Σ_x c_x(ij) X_ij       X_ij ∈ { θ² r̂, u_ij, r̂ (r̂·u_ij), a_ij, r̂ (r̂·a_ij), θ (V_j − V_i) }     K alike
+    J_ij = A t s_ij Σ_x c_x(ij) X_ij       X_ij ∈ { θ² r̂, u_ij, r̂ (r̂·u_ij), a_ij, r̂ (r̂·a_ij), θ (V_j − V_i) }     K likewise
 
-q, p, m: positions, momenta, masses   t: stride   θ = t/longest stride   A: units.ACCELERATION   F: forces of the potential
-it is taught   u_ij: free flight v t of j less that of i   a_ij: A F t²/m alike   r̂: from i to j   V_i: learned vectors
+q, p, m: positions, momenta, masses   t: stride   θ = t/longest stride   A: units.ACCELERATION   F: forces
+of its student   u_ij: free flight v t of j less that of i   a_ij: A F t²/m likewise   r̂: from i to j   V_i: learned vectors
 c: an MLP of the distance, of invariants of u_ij, a_ij and r̂, and of s_i + s_j, learned scalars of both atoms; 0 at the cutoff
 s_ij: eV/Å, √(s_i s_j), what impulses of these elements are like   g = 1 + θ² × (a function of θ)
 
 s_i and V_i come from rounds of messages that carry r̂, u, a and V (PaiNN with flights and accelerations, what layers see being
 bounded). So the map is
 equivariant under rotations, reflections and permutations, knows no frame at rest, conserves momentum, and moves the centre
-of mass as in free flight, whatever the weights; an isolated atom flies freely; and since F, u and a vanish with t as they
+of mass as in free flight, for any weights; an isolated atom flies freely; and since F, u and a vanish with t as they
 do, p' → p + A t F as t → 0. It is neither symplectic nor reversible, and does not conserve energy: `simulation/one_step_map.py`.
 
 References:
@@ -100,7 +100,7 @@ class OneStepNet(OneStepMap):
         self.register_buffer("waves", waves, persistent=False)
 
     def start_from(self, net: MomentNet) -> None:
-        """Take over the potential it is taught; it is not trained.
+        """Set the potential of its student, which is not trained.
 
         Raises:
             BadInput: It has another size or other elements.

@@ -117,7 +117,7 @@ class OneStepAttentionNet(OneStepMap):
     def _tokens(
         self, graph: Graph, scaled: Float[Tensor, "atom 3"], masses: Float[Tensor, " atom"], theta: float
     ) -> tuple[Float[Tensor, "atom width"], Float[Tensor, "edge width"], Float[Tensor, "edge 1"]]:
-        """What the heads look at: tokens of atoms and of edges after the last round, and the envelope of edges."""
+        """Input of the heads: tokens of atoms and of edges after the last round, and the envelope of edges."""
         vectors, kind = edge_vectors(graph), self.embedding.dtype
         distance = (vectors.square().sum(1, keepdim=True) + _TINY).sqrt()
         envelope = cutoff_envelope(distance, self.cutoff)

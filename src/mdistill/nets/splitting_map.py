@@ -10,7 +10,7 @@ q, p, m: positions, momenta, masses   V_s: a moment potential (`nets/moment.py`)
 For any V_s the map is symplectic (each factor is), time-reversible (the sequence is a palindrome), conserves total
 momentum and angular momentum (V_s is translation and rotation invariant), and costs K force evaluations a stride, since
 the last kick of one stride and the first of the next act at the same place. With V_s = V it is velocity Verlet of step h;
-trained on pairs (q, p) → (q', p') of the exact flow the V_s absorb its error. One harmonic mode of frequency ω is
+trained on pairs (q, p) → (q', p') of exact dynamics the V_s absorb its error. One harmonic mode of frequency ω is
 exact with K = 2: two force constants fix cos ωt and sin(ωt)/ω, which determine its matrix, for ωt < π. With K = 1 there is one
 force constant: the frequency can be right, but not also how a mode shares its energy between momenta and positions.
 

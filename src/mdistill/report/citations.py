@@ -27,7 +27,7 @@ def bibliography() -> dict[str, Work]:
 
 
 def works(keys: Iterable[str]) -> dict[str, Work]:
-    """The works behind the keys, each once, in the order asked for. A teacher's name stands for its papers.
+    """The works behind the keys, each once, in the order of the keys. A teacher's name means its papers.
 
     Raises:
         BadInput: Unknown key.

@@ -29,7 +29,7 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,san
 
 
 def ladder_table(rungs: Sequence[Rung]) -> Table:
-    """The rungs as a table, the dearest model first."""
+    """The rungs as a table, the most expensive model first."""
     errors = list(dict.fromkeys((name, error.unit) for rung in rungs for name, error in rung.errors.items()))
     columns = ["model", "µs/atom/step", "speed-up", *(f"{name} ({unit})" if unit else name for name, unit in errors)]
     rows: list[list[Cell]] = [
@@ -44,12 +44,12 @@ def all_tables(results: Results) -> list[Table]:
 
 
 def ladder_svg(results: Results) -> str:
-    """The rungs as a drawing of its own (light and dark); "" where there are none."""
+    """The rungs as a separate drawing (light and dark); "" without rungs."""
     return draw_rungs(results.rungs) if results.rungs else ""
 
 
 def draw_rungs(rungs: Sequence[Rung]) -> str:
-    """The drawing: rungs from the dearest model down, a bar on a logarithmic scale for the cost of a step."""
+    """The drawing: rungs from the most expensive model down, a bar on a logarithmic scale for the cost of a step."""
     height = len(rungs) * (_RUNG + _GAP) - _GAP + 24
     rails = "".join(f'<line class="rail" x1="{x}" x2="{x}" y1="6" y2="{height - 6}"/>' for x in (26, _LEFT - 26))
     costs = [cost for rung in rungs if (cost := _cost(rung)) > 0.0] or [1.0]

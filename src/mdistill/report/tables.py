@@ -122,7 +122,7 @@ def _hint(estimate: Estimate) -> str:
 
 
 def shown_rows(table: Table) -> list[list[Shown]]:
-    """All cells of a table as shown; floats get the digits that tell the different values of their column apart."""
+    """All cells of a table as shown; floats have enough digits to distinguish the values of their column."""
     digits = [_column_digits(column) for column in zip(*table.rows, strict=True)]
     rows = [[show(cell, heading) for cell, heading in zip(row, table.columns, strict=True)] for row in table.rows]
     return [

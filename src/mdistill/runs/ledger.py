@@ -111,7 +111,7 @@ class Ledger:
             raise BadInput(self.folder, problem, allowed="the same ones (the work resumes)", fix="choose another --out")
         strange = sorted(path.name for pattern in files for path in self.folder.glob(pattern)) if changed is None else []
         if strange:
-            problem, fix = f"holds {', '.join(strange)}, but no {LEDGER} says how they were made", "choose another --out"
+            problem, fix = f"holds {', '.join(strange)}, but no {LEDGER} with their settings", "choose another --out"
             raise BadInput(self.folder, problem, allowed=f"{holds} of this version of mdistill, or an empty folder", fix=fix)
         return changed is not None
 

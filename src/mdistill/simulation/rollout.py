@@ -66,7 +66,7 @@ def rollout(
         steps: Number of steps.
         generator: Source of randomness; a restart needs it, `state` and the step number.
         observers: Called in order after the guard.
-        guard: Called after every step (after a leap where it asks for a check) and before the observers, which see no rejected
+        guard: Called after every step (after a leap that requests a check) and before the observers, which see no rejected
             state.
         stop: Checked after every step or leap; on request the loop returns the last state.
         first_step: Number of the step that led to `state`.

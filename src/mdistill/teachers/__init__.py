@@ -151,7 +151,7 @@ def check_teacher(potential: Potential, name: str, *, system: System | None = No
     Args:
         potential: The teacher.
         name: Its name.
-        system: One struct on which a calculator without golden answers is asked whether it keeps the order of atoms
+        system: One struct for checking that a calculator without golden answers keeps the order of atoms
             (two calls).
     Returns:
         Largest deviations: energy (eV/atom), forces (eV/Å), stress (eV/Å³); empty without golden answers.

@@ -62,10 +62,10 @@ def load_stride(path: Path, *, student: Path | None = None, precision: Precision
 
     Args:
         path: The model file or its folder.
-        student: Where given, the student (or its run folder) that the map must have been taught by.
+        student: If given, the student (or its run folder) that the map must belong to.
         precision: float32 or float64.
     Raises:
-        BadInput: No such file, one that holds no map, or a map taught by another student.
+        BadInput: No such file, one that holds no map, or a map of another student.
     """
     import torch
 
@@ -77,8 +77,8 @@ def load_stride(path: Path, *, student: Path | None = None, precision: Precision
         own = read_metadata(find_student(student) if student.is_dir() else student)["sha256"]
         taught = read_metadata(file)["provenance"].get("potential")
         if taught != own:
-            problem = f"was taught by another student (sha256 {str(taught)[:12]}…, this one has {own[:12]}…)"
-            raise BadInput(file, problem, allowed="a map and the student that taught it", fix="mdistill train stride --from RUN")
+            problem = f"belongs to another student (sha256 {str(taught)[:12]}…, this one has {own[:12]}…)"
+            raise BadInput(file, problem, allowed="a map and its student", fix="mdistill train stride --from RUN")
     elif student is not None:
-        raise BadInput(file, f"with {student}", allowed="the student that taught the map", fix="name its file or run folder")
+        raise BadInput(file, f"with {student}", allowed="the student of the map", fix="name its file or run folder")
     return net.in_type(getattr(torch, precision)).requires_grad_(False)
