@@ -27,6 +27,7 @@ from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.types import State
 from mdistill.units import BOLTZMANN, GPA
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using heuristic P_mass:UserWarning")  # ASE's own choice of a piston's mass
 ATOMS, KELVIN, PRESSURE = 8, 300.0, 0.1
 STRAINS = {"isotropic": ISOTROPIC, "anisotropic": ANISOTROPIC}
 
