@@ -255,6 +255,7 @@ def test_direct_forces_hold_the_core(trust):
 # --- compiled by torch ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about its own work
 @pytest.mark.slow
 def test_torch_compile_gives_the_same_answers():
     """Traced forward and backward of the whole network, run by aten (no C++ compiler needed)."""
@@ -273,6 +274,7 @@ def test_torch_compile_gives_the_same_answers():
     assert_close(found.stress, expected.stress, absolute=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about its own work
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
 def test_a_message_compiled_to_machine_code_gives_the_same_answers():
