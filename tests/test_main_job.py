@@ -293,7 +293,7 @@ def test_train_closed_form(workspace, tmp_path, capsys):
             "500",
         ]
         assert cli.run(["simulate", structure, "--potential", out, *how, "--out", f"{out}/md{kelvin}"]) == 0
-        assert ("leaves what it was taught" in capsys.readouterr().out) == warned
+        assert ("leaves its training data" in capsys.readouterr().out) == warned
     refused = ["--start-from", f"{out}/student.mdistill", "--out", str(tmp_path / "x")]
     assert cli.run(["train", "potential", run, "--fit", "closed-form", *refused]) == 2
 

@@ -91,7 +91,7 @@ def check(made: Any) -> None:
             object.__setattr__(made, field.name, value)
         choices = typing.get_args(_bare(kind)) if typing.get_origin(_bare(kind)) is Literal else ()
         bounds = field.metadata.get("range", {})
-        allowed = ", ".join(map(str, choices)) if choices else _range(bounds, kind)
+        allowed = ", ".join(map(str, choices)) if choices else _range(bounds)
         for one in value if isinstance(value, tuple) else (value,):
             good = one in choices if choices else _fits(one, bounds, kind)
             if not good:
@@ -115,7 +115,7 @@ def within(subject: str, value: float, low: float, high: float, *, unit: str = "
     bounds = {"above" if open_low else "least": low, "most": high, "unit": unit}
     if not _fits(value, bounds, float):
         value_and_unit = f"{value!r} {unit}".rstrip()
-        raise BadInput(subject, value_and_unit, allowed=_range(bounds, float), fix=fix or f"give {subject} a value in this range")
+        raise BadInput(subject, value_and_unit, allowed=_range(bounds), fix=fix or f"give {subject} a value in this range")
 
 
 def hints(kind: type) -> dict[str, Any]:
@@ -158,12 +158,14 @@ def _fits(value: Any, bounds: Mapping[str, Any], kind: Any) -> bool:
     )
 
 
-def _range(bounds: Mapping[str, Any], kind: Any) -> str:
-    parts = [f"above {bounds['above']:g}"] if bounds.get("above") is not None else []
-    parts += [f"at least {bounds['least']:g}"] if bounds.get("least") is not None else []
-    parts += [f"at most {bounds['most']:g}"] if bounds.get("most") is not None else []
-    parts += [f"below {bounds['below']:g}"] if bounds.get("below") is not None else []
+def _range(bounds: Mapping[str, Any]) -> str:
+    words = (("above", "above"), ("at least", "least"), ("at most", "most"), ("below", "below"))
+    parts = [f"{word} {_number(bounds[name])}" for word, name in words if bounds.get(name) is not None]
     return f"{', '.join(parts) or 'a finite number'} {bounds.get('unit', '')}".rstrip()
+
+
+def _number(value: float) -> str:
+    return f"{value}" if isinstance(value, int) else f"{value:g}"
 
 
 def _spoken(value: object) -> str:

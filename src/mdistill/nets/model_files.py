@@ -114,7 +114,7 @@ def _load(path: Path, kinds: Mapping[str, Any]) -> Any:
     if metadata["kind"] not in kinds:
         problem, allowed = f"a model of kind {metadata['kind']!r}", ", ".join(kinds)
         known = metadata["kind"] in POTENTIALS.keys() | MAPS.keys()
-        fix = "name the other of the two model files" if known else "upgrade mdistill, or use another file"
+        fix = "name the other of the two model files" if known else "use a model of these kinds, or a newer mdistill"
         raise BadInput(path, problem, allowed=allowed, fix=fix)
     digest = tensor_hash(tensors)
     if digest != metadata["sha256"]:
