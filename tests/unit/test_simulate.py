@@ -181,7 +181,7 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
         simulate(fcc(2, 5.5), Calls(), SimulateSettings(**FAST), tmp_path / "a")
     assert (tmp_path / "a" / "ledger.json").read_bytes() == before
     (tmp_path / "a" / "ledger.json").unlink()
-    with pytest.raises(BadInput, match="no ledger.json says how"):
+    with pytest.raises(BadInput, match="no ledger.json with their settings"):
         run(tmp_path / "a")
 
 
