@@ -45,6 +45,7 @@ from mdistill.runs.results import read_results, write_results
 from mdistill.teachers.models import load
 from mdistill.training import one_step_map as training
 from mdistill.training.settings import FitSettings, StrideSettings
+from mdistill.training.stride import train_stride
 from research.train_action import train_action
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -87,7 +88,7 @@ def one(material: Material, arm: str, given: argparse.Namespace, home: Path) -> 
     segments = make_segments([material.start], load(material.student), settings.segments, home / "segments")
     begun = time.process_time()
     with attention_without(WITHOUT.get(arm, {})):
-        teach = train_action if arm == "action" else training.train_stride
+        teach = train_action if arm == "action" else train_stride
         result = teach(segments, material.student, train, folder)
     spent = {"training CPU minutes": (time.process_time() - begun) / 60.0, "steps": result.history[-1]["step"]}
     found = judge_map(result, load(material.student, precision="float32"), material.start, settings)

@@ -30,6 +30,7 @@ from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import EngineEvaluator, make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.rollout import rollout
+from mdistill.simulation.splitting_map import SplittingStrides
 from mdistill.simulation.stride_maps import LongStrides, long_strides
 from mdistill.simulation.verlet import Evaluate, VelocityVerlet, evaluated
 from mdistill.teachers.models import load, load_stride
@@ -85,8 +86,9 @@ def costs(material: Material, folder: Path, rounds: int) -> dict[str, Any]:
     """A row of the record."""
     net, evaluate = load_stride(folder), make_evaluator(load(material.student, precision="float32"), material.start, skin=SKIN)
     inner = long_strides(net, material.start, evaluate, time=net.settings.stride_fs, skin=SKIN, small_step=material.time_step_fs)
-    kick = inner.stages[0]  # type: ignore[union-attr]
     assert isinstance(net, SplittingMap)
+    assert isinstance(inner, SplittingStrides)
+    kick = inner.stages[0]
     assert isinstance(kick, EngineEvaluator)
     calls = timed(material, evaluate, inner, kick)
     found, atoms = in_turn(calls, rounds), material.start.n_atoms
