@@ -78,6 +78,15 @@ def test_the_run_is_complete_and_honest(workspace, trust):
     trust("T28", "exit status of a run with failed gates", 4 if failed else 0, "4 exactly when a gate failed")
 
 
+def test_a_damaged_trajectory_is_noticed(workspace, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(workspace / "runs" / "li6ps5cl", run, copy_function=shutil.copy2)
+    damaged = run / "production" / "300K" / "trajectory.h5"
+    damaged.write_bytes(damaged.read_bytes()[:5000])
+    assert cli.run(["distill", str(workspace / "examples" / "li6ps5cl.cif"), "--quick", *TINY, "--out", str(run)]) == 2
+    assert "trajectory.h5" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_run_is_repeated_from_its_settings_file_alone(workspace, tmp_path, trust):
     """The same weights, frames and numbers, bit for bit; only what a clock measured may differ."""

@@ -50,7 +50,7 @@ def overview() -> str:
 
 def run(arguments: list[str]) -> int:
     """Run one command line and give its exit status; errors are printed to standard error."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all", "help"):
         print(overview())
         return 0
     if arguments[0] in ("-V", "--version"):

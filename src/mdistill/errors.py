@@ -50,7 +50,8 @@ class BlowUp(MdistillError):
         self.step = step
         self.reason = reason
         self.kept = kept
-        super().__init__(f"simulation stopped at step {step}: {reason}" + (f"\n  kept: {kept}" if kept else ""))
+        when = f"at step {step}" if step >= 0 else f"during equilibration, {-step} steps before its end"
+        super().__init__(f"simulation stopped {when}: {reason}" + (f"\n  kept: {kept}" if kept else ""))
 
 
 class Interrupted(MdistillError):

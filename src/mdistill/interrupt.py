@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -44,14 +45,18 @@ def stop_on_signals(
 ) -> Iterator[StopRequest]:
     """Within the block SIGINT, SIGTERM and SIGUSR1 set the request instead of ending the process.
 
-    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread signals are not caught.
+    The first is answered on the terminal. A second SIGINT raises KeyboardInterrupt at once, a second SIGTERM ends the process.
+    Outside the main thread signals are not caught.
     """
     request = StopRequest(deadline=None if max_hours is None else time.monotonic() + 3600.0 * max_hours, resume=resume)
 
     def note(number: int, _frame: object) -> None:
-        if request.signal_number == signal.SIGINT and number == signal.SIGINT:
+        if request.signal_number and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if request.signal_number and number == signal.SIGTERM:
+            raise SystemExit(128 + number)
         request.signal_number = number
+        os.write(2, b"\nmdistill: stops and saves after this step; the same signal again ends it at once\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield request

@@ -37,6 +37,13 @@ def test_second_interrupt_ends_at_once():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_second_termination_ends_the_process():
+    with stop_on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(SystemExit, match="143"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_never_is_never_pending():
     NEVER.raise_if_pending()
     assert not NEVER.pending()

@@ -95,7 +95,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         BadInput: Absent, or no TOML.
     """
     if not path.is_file():
-        raise BadInput(path, "no such file", allowed=f"a settings file such as the {CONFIG} of a run", fix="check the path")
+        raise BadInput(
+            path,
+            "is a folder" if path.is_dir() else "no such file",
+            allowed=f"a settings file such as the {CONFIG} of a run",
+            fix="check the path",
+        )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

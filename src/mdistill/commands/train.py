@@ -67,12 +67,10 @@ GROUPS = {
 def main(arguments: list[str]) -> int:
     """Train; prints the errors on the held-out blocks."""
     if not arguments or arguments[0] not in PRODUCTS:
-        if arguments and arguments[0] in ("-h", "--help"):
+        if arguments and arguments[0] in ("-h", "--help", "--help-all"):
             print(f"{USAGE}\n\n{HELP}")
             return 0
-        raise BadInput(
-            "mdistill train", "names no product", allowed=", ".join(PRODUCTS), fix="mdistill train potential LABELS --out FOLDER"
-        )
+        raise BadInput("product", "none named", allowed=", ".join(PRODUCTS), fix="mdistill train potential LABELS --out FOLDER")
     if arguments[0] == "stride":
         from mdistill.commands.train_stride import main as train_stride
 

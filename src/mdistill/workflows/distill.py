@@ -110,7 +110,8 @@ class _Job:
             produced_from.append(home / "stride" / STRIDE)
         asked = {"production": settings.production, "temperatures": settings.temperatures}
         asked |= {"mobile": settings.mobile, "seed": settings.seed}
-        self._stage("production", asked, produced_from, [], self._produce)
+        trajectories = [f"{kelvin:g}K/trajectory.h5" for kelvin in settings.temperatures]
+        self._stage("production", asked, produced_from, trajectories, self._produce)
         with replacing(home / STUDENT) as partial:
             copyfile(final, partial)
         results = Results(command="distill", provenance=self._provenance(), citations=self._citations())
