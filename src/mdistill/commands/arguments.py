@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
+import inspect
 import io
+import itertools
 import os
 import re
 import sys
@@ -224,10 +227,13 @@ def _text(kind: type, inner: str | None, name: str) -> str:
 
 
 def _field_docstring(kind: type, name: str) -> str:
-    """The string below a field, as tyro shows it."""
-    from tyro._docstrings import get_field_docstring
-
-    return (get_field_docstring(kind, name, ()) or "").split(". ")[0].rstrip(".")
+    """First sentence of the string below a field; "" where there is none."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.target.id == name:
+            text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
+            return " ".join(str(text).split()).split(". ")[0].rstrip(".")
+    return ""
 
 
 def _leaf(kind: type, inner: str | None, name: str) -> tuple[Any, dataclasses.Field[Any]]:
