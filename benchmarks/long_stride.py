@@ -37,7 +37,7 @@ from mdistill.judge.kick_scale import set_kick_scale
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
 from mdistill.judge.stride import judge_map
 from mdistill.judge.timing import speeds
-from mdistill.judge.trajectories import transport_results
+from mdistill.judge.trajectories import Runs, transport_results
 from mdistill.labelling.segments import make_segments
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.nets.network import StrideMap
@@ -218,7 +218,7 @@ def conductivity(material: Material, folder: Path, given: argparse.Namespace) ->
                 if isinstance(done, str):
                     rows[f"{name}, {kelvin:g} K"] = done
                     break
-                runs = [(kelvin, read_hdf5(done.trajectory))]
+                runs = [Runs(temperature_K=kelvin, trajectories=[read_hdf5(done.trajectory)])]
                 found.append(transport_results(runs, species=MOBILE[material.name], charge=0.0).values)
             else:
                 rows[f"{name}, {kelvin:g} K"] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mdistill.errors import BadInput
-from mdistill.judge.trajectories import structure_results, transport_results
+from mdistill.judge.trajectories import Runs, structure_results, transport_results
 from mdistill.report.page import write_report
 from mdistill.runs.results import read_results, write_results
 from mdistill.units import BOLTZMANN
@@ -37,8 +37,8 @@ def test_one_run_from_a_file_to_the_report(tmp_path: Path) -> None:
 def test_several_temperatures_give_the_activation_energy() -> None:
     energy = 0.25
     rates = {t: 4.0 * np.exp(-energy / (BOLTZMANN * t)) for t in (500, 700, 900)}
-    runs = [(float(t), hoppers(t, rate=rate, frames=400)[0]) for t, rate in rates.items()]
-    runs.append((300.0, crystal(0, vibration=0.1)))
+    measured = {float(t): hoppers(t, rate=rate, frames=400)[0] for t, rate in rates.items()} | {300.0: crystal(0, vibration=0.1)}
+    runs = [Runs(temperature_K=t, trajectories=[trajectory]) for t, trajectory in measured.items()]
     found = transport_results(runs, species=3)
     fitted = found.values["activation_energy"]
     assert fitted.value is not None and fitted.error is not None
@@ -54,9 +54,14 @@ def test_several_temperatures_give_the_activation_energy() -> None:
 
 
 def test_extrapolation_is_flagged() -> None:
-    runs = [(t, hoppers(int(t), rate=0.1, frames=200)[0]) for t in (500.0, 700.0)]
+    runs = [Runs(temperature_K=t, trajectories=[hoppers(int(t), rate=0.1, frames=200)[0]]) for t in (500.0, 700.0)]
     found = transport_results(runs, species="Li")
     assert any("extrapolated from 500–700 K" in note for note in found.notes)
+
+
+def test_each_run_has_a_student_or_none_has() -> None:
+    with pytest.raises(BadInput, match="2 trajectories, 1 students"):
+        Runs(temperature_K=300.0, trajectories=[crystal(0, frames=40), crystal(1, frames=40)], students=[1])
 
 
 def test_without_temperature_there_is_no_conductivity() -> None:

@@ -30,14 +30,38 @@ ROOM_K = 300.0
 LARGEST_RDF = 8.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """Independent runs of one state.
+
+    Attributes:
+        temperature_K: Temperature (K); None where unknown: no conductivity.
+        trajectories: Unwrapped trajectories of the same atoms, one a run.
+        students: Number of the student that made each run; empty: one model.
+    Raises:
+        BadInput: No trajectory, or another number of students than of trajectories.
+    """
+
+    temperature_K: float | None
+    trajectories: Sequence[Trajectory]
+    students: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        runs, students = len(self.trajectories), len(self.students)
+        if not runs or students not in (0, runs):
+            allowed = "at least one run, and a student for each or none"
+            raise BadInput(
+                "runs", f"{runs} trajectories, {students} students", allowed=allowed, fix="name the student of each run"
+            )
+
+
 def transport_results(
-    runs: Sequence[tuple[float | None, Trajectory]], *, species: str | int, charge: float = 0.0, seed: int = 0,
-    settings: DiffusionSettings | None = None,
-) -> Results:  # fmt: skip
-    """MSD, diffusivity and conductivity of each (temperature K, trajectory), and the Arrhenius fit of two or more.
+    runs: Sequence[Runs], *, species: str | int, charge: float = 0.0, seed: int = 0, settings: DiffusionSettings | None = None
+) -> Results:
+    """MSD, diffusivity and conductivity at each temperature, and the Arrhenius fit of two or more.
 
     Args:
-        runs: Temperatures (None where unknown: no conductivity) and unwrapped trajectories of one system.
+        runs: Independent runs of one system at each temperature.
         species: Mobile ion, symbol or atomic number.
         charge: Its charge (e); 0: its usual charge.
         seed: Seed of the Bayesian sampling; ignored with `settings`.
@@ -45,10 +69,10 @@ def transport_results(
     """
     symbol = species if isinstance(species, str) else chemical_symbols[species]
     settings = settings or DiffusionSettings(seed=seed)
-    ion_charge, notes = _charge(symbol, charge) if any(t for t, _ in runs) else (charge, [])
+    ion_charge, notes = _charge(symbol, charge) if any(run.temperature_K for run in runs) else (charge, [])
     points: list[_Point] = []
-    for temperature, trajectory in sorted(runs, key=lambda run: run[0] or 0.0):
-        points.append(_measure(temperature, trajectory, symbol, ion_charge, settings))
+    for one in sorted(runs, key=lambda run: run.temperature_K or 0.0):
+        points.append(_measure(one, symbol, ion_charge, settings))
     named = [_named(p.temperature, n) for p in points for n in p.tracer.notes]
     values = {f"{kind}{p.suffix}": e for p in points for kind, e in p.estimates.items()}
     results = Results(
@@ -86,16 +110,25 @@ class _Point:
         return f"{self.temperature:g} K" if self.temperature else self.tracer.species
 
 
-def _measure(
-    temperature: float | None, trajectory: Trajectory, symbol: str, charge: float, settings: DiffusionSettings
-) -> _Point:
-    tracer = diffusivity(trajectory, species=symbol, settings=settings)
+def _measure(runs: Runs, symbol: str, charge: float, settings: DiffusionSettings) -> _Point:
+    tracer = _tracer(runs.trajectories, symbol, settings)
     estimates: dict[Quantity, Estimate] = {"diffusivity": tracer.tracer}
-    volumes = np.abs(np.linalg.det(trajectory.cell.double().cpu().numpy()))
-    volume = mean_volume(trajectory) if volumes.min() > 1e-3 else None
+    temperature, volume = runs.temperature_K, _volume(runs.trajectories)
     if temperature and volume:
         estimates["conductivity"] = conductivity(tracer, charge=charge, temperature_K=temperature, volume=volume)
     return _Point(temperature=temperature, tracer=tracer, volume=volume, estimates=estimates)
+
+
+def _tracer(trajectories: Sequence[Trajectory], symbol: str, settings: DiffusionSettings) -> Diffusion:
+    if len(trajectories) > 1:
+        raise BadInput("runs", f"{len(trajectories)} of one state", allowed="one run", fix="analyse each run alone")
+    return diffusivity(trajectories[0], species=symbol, settings=settings)
+
+
+def _volume(trajectories: Sequence[Trajectory]) -> float | None:
+    """Mean volume (Å³) over all runs; None: an open cell."""
+    volumes = [np.abs(np.linalg.det(t.cell.double().cpu().numpy())).min() for t in trajectories]
+    return float(np.mean([mean_volume(t) for t in trajectories])) if min(volumes) > 1e-3 else None
 
 
 def _charge(symbol: str, charge: float) -> tuple[float, list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mdistill.errors import BadInput
 from mdistill.io.import_trajectory import read_trajectory
-from mdistill.judge.trajectories import structure_results, transport_results
+from mdistill.judge.trajectories import Runs, structure_results, transport_results
 from mdistill.runs.results import Results, merge
 from mdistill.types import Trajectory
 from mdistill.units import PS
@@ -34,9 +34,8 @@ def analyse(trajectories: str | Path | Sequence[str | Path] | Trajectory, settin
     trajectory = _discarded(trajectory, settings.discard_ps)
     if settings.discard_ps:
         notes.append(f"the first {settings.discard_ps:g} ps were left out as equilibration")
-    transport = transport_results(
-        [(settings.temperature_K, trajectory)], species=settings.species, charge=settings.charge, settings=settings.diffusion()
-    )
+    runs = [Runs(temperature_K=settings.temperature_K, trajectories=[trajectory])]
+    transport = transport_results(runs, species=settings.species, charge=settings.charge, settings=settings.diffusion())
     structure = structure_results(trajectory, species=settings.species)
     return replace(merge(transport, structure), command="analyse", notes=notes + transport.notes + structure.notes)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.trajectories import read_hdf5
-from mdistill.judge.trajectories import transport_results
+from mdistill.judge.trajectories import Runs, transport_results
 from mdistill.nets.network import StrideMap
 from mdistill.runs.results import Cell, Results, Table, merge
 from mdistill.settings import child_seed
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
-from mdistill.types import Potential, System, Trajectory
+from mdistill.types import Potential, System
 from mdistill.workflows.settings import ProductionSettings
 
 
@@ -36,7 +36,7 @@ def produce(
         stop: Checked between steps.
     """
     rows: list[list[Cell]] = []
-    runs: list[tuple[float, Trajectory]] = []
+    runs: list[Runs] = []
     for temperature in temperatures_K:
         md = SimulateSettings(
             ensemble="nvt", thermostat=settings.thermostat, temperature_K=temperature, time_ps=settings.time_ps,
@@ -45,7 +45,7 @@ def produce(
         )  # fmt: skip
         done = simulate(system, student, md, folder / f"{temperature:g}K", stride=stride, stop=stop)
         rows.append([f"{temperature:g}", *_row(done)])
-        runs.append((temperature, read_hdf5(done.trajectory)))
+        runs.append(Runs(temperature_K=temperature, trajectories=[read_hdf5(done.trajectory)]))
     table = Table(
         name="production",
         title="Production MD" if stride is None else f"Production MD in strides of {stride.settings.stride_fs:g} fs",
