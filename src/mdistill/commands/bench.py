@@ -52,12 +52,11 @@ def main(arguments: list[str]) -> int:
 
     use_threads(given.threads)
     teacher = teacher_of(given.run, given.teacher)
-    command = "mdistill bench " + shlex.join(arguments)
+    command, out = "mdistill bench " + shlex.join(arguments), given.out or given.run / "bench"
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
+        write_config(out, "mdistill bench", given)
         found = bench(given.run, teacher, given.settings, stop=stop)
         page = add_to_report(given.run, found)
-    out = given.out or given.run / "bench"
-    write_config(out, "mdistill bench", given)
     finish(stamped(found, given.settings, repeat=command), out, report=True)
     print(f"added to: {page}")
     return 0

@@ -94,23 +94,24 @@ def main(arguments: list[str]) -> int:
 
     command = "mdistill distill " + shlex.join(arguments)
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        results = distill(given.settings, folder, update=given.update, workers=given.workers, stop=stop)
-    own = dataclasses.replace(
-        given, settings=dataclasses.replace(given.settings, structure=_copied(given.settings.structure, folder))
-    )
-    write_config(folder, "mdistill distill", own, default=default, preset=preset)
+        results = distill(
+            given.settings, folder, update=given.update, workers=given.workers, stop=stop,
+            on_begin=lambda: _write_config(given, folder, default=default, preset=preset),
+        )  # fmt: skip
     finish(stamped(results, given.settings, repeat=command), folder, report=True, sections=("ladder", "transport"))
     print(f"repeat:  mdistill distill {shlex.quote(str(folder / 'run.toml'))} --out FOLDER")
     print(f"cite:    mdistill cite {shlex.quote(str(folder))}")
     return 0 if all(gate.passed for gate in results.gates) else 4
 
 
-def _copied(structure: Path, folder: Path) -> Path:
-    """A copy of the structure file in the run folder."""
+def _write_config(given: DistillArguments, folder: Path, *, default: DistillArguments, preset: str) -> None:
+    """Write run.toml, and beside it a copy of the structure file."""
     from mdistill.io.files import sha256
 
+    structure = given.settings.structure
     copy = folder / INPUT / structure.name
     if not copy.exists() or sha256(copy) != sha256(structure):
         copy.parent.mkdir(exist_ok=True)
         copyfile(structure, copy)
-    return copy
+    given = dataclasses.replace(given, settings=dataclasses.replace(given.settings, structure=copy))
+    write_config(folder, "mdistill distill", given, default=default, preset=preset)

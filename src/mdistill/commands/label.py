@@ -80,9 +80,9 @@ def main(arguments: list[str]) -> int:
     command = "mdistill label " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         keep_settings(folder, "label", {"label": settings, "prepare": given.prepare, "teacher": given.teacher})
+        write_config(folder, "mdistill label", given)
         seed = child_seed(given.seed, "prepare")
         systems, _ = prepared_systems(crystal, teacher, given.prepare, folder / "prepare", seed=seed, stop=stop)
         results = label_run(systems, teacher, settings, folder, workers=given.workers, stop=stop)
-    write_config(folder, "mdistill label", given)
     finish(stamped(results, settings, repeat=command), folder)
     return 0

@@ -80,11 +80,13 @@ def main(arguments: list[str]) -> int:
     folder = output_folder(given.out)
     command = "mdistill simulate " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        done = simulate(system, potential, given.settings, folder, stride=stride, stop=stop)
+        done = simulate(
+            system, potential, given.settings, folder, stride=stride, stop=stop,
+            on_begin=lambda: write_config(folder, "mdistill simulate", given),
+        )  # fmt: skip
     results = dynamics_results(done, potential, given.settings)
     if Path(given.potential).exists():
         results = merge(results, uncertainty_results(potential, Path(given.potential), done))
-    write_config(folder, "mdistill simulate", given)
     finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"trajectory: {done.trajectory}")
     return 0

@@ -103,6 +103,7 @@ def main(arguments: list[str]) -> int:
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         inputs = {"labels": frames_hash(frames)} | ({"start_from": sha256(given.start_from)} if given.start_from else {})
         keep_settings(folder, "train potential", kept, inputs=inputs, paths=("labels", "start_from"))
+        write_config(folder, "mdistill train potential", given)
         if given.method == "closed-form":
             from mdistill.training.closed_form import fit_closed_form
 
@@ -114,7 +115,6 @@ def main(arguments: list[str]) -> int:
             result = train_potential(frames, given.settings, folder, stop=stop, start_from=given.start_from, redraw=teacher)
             fitted = training_results(result, "fit")
     results = merge(fitted, accuracy_results(result))
-    write_config(folder, "mdistill train potential", given)
     finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"student: {result.path}")
     return 0

@@ -95,12 +95,12 @@ def main(arguments: list[str]) -> int:
     folder, command = output_folder(out), "mdistill train stride " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         keep_settings(folder, "train stride", settings)
+        write_config(folder, "mdistill train stride", given)
         rung = stride_rung(student, systems, settings, folder, recorded=flow, stop=stop)
         found = stamped(rung, settings, repeat=command)
     if run is not None:
         with locked(run):
             print(f"added to: {add_to_report(run, found)}")
-    write_config(folder, "mdistill train stride", given)
     finish(found, folder, report=True)
     print(f"map: {folder / 'stride.mdistill'}")
     return 0 if all(gate.passed for gate in found.gates) else 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def default_time_step(system: System) -> float:
 
 def simulate(
     system: System, potential: Potential, settings: SimulateSettings, folder: Path, *, stride: StrideMap | None = None,
-    stop: StopRequest = NEVER,
+    stop: StopRequest = NEVER, on_begin: Callable[[], object] | None = None,
 ) -> SimulationResult:  # fmt: skip
     """Run molecular dynamics in a folder, or continue the run that the folder holds.
 
@@ -84,6 +85,7 @@ def simulate(
         folder: Made if absent.
         stride: A long-stride map of this potential, in place of velocity Verlet; it sets the time step.
         stop: Checked after every step.
+        on_begin: Called once the folder is known to be usable, before the first step.
     Returns:
         Paths, the last state, averages with errors, speed.
     Raises:
@@ -93,7 +95,7 @@ def simulate(
         Interrupted: A stop was requested; everything is saved.
         MdistillError: A file could not be written.
     """
-    return _Run(system, potential, settings, Path(folder), stride).finish(stop)
+    return _Run(system, potential, settings, Path(folder), stride).finish(stop, on_begin)
 
 
 class _Run:
@@ -134,12 +136,14 @@ class _Run:
         self.nve: NveStep = self.strides or VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
         self.began = 0.0
 
-    def finish(self, stop: StopRequest) -> SimulationResult:
+    def finish(self, stop: StopRequest, on_begin: Callable[[], object] | None) -> SimulationResult:
         """Do the remaining steps and summarise."""
         todo = self.steps - self.step
         if self.resumed and todo < 0:
             raise BadInput("time_ps", f"{self.settings.time_ps:g} ps, but the run in {self.folder} is longer already",
                            allowed="at least the length of the run so far", fix="use a longer time or another --out")  # fmt: skip
+        if on_begin is not None:
+            on_begin()
         if todo > 0:
             self._claim()
             done = self.step - self.first

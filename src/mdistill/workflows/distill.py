@@ -45,8 +45,9 @@ STUDENT = "student.mdistill"
 
 
 def distill(
-    settings: DistillSettings, folder: Path, *, update: bool = False, workers: int = 0, stop: StopRequest = NEVER
-) -> Results:
+    settings: DistillSettings, folder: Path, *, update: bool = False, workers: int = 0, stop: StopRequest = NEVER,
+    on_begin: Callable[[], object] | None = None,
+) -> Results:  # fmt: skip
     """Do the main job in a run folder, or the rest of it.
 
     Args:
@@ -55,6 +56,7 @@ def distill(
         update: Allow other settings than the folder's; only the stages that they affect run again.
         workers: Number of worker processes for teacher calls; 0: this process.
         stop: Checked within every long loop.
+        on_begin: Called once the folder is known to be usable, before the first stage.
     Returns:
         All results, as written to `results.json`.
     Raises:
@@ -70,6 +72,8 @@ def distill(
     with locked(folder):
         inputs = {"structure": crystal.sha256}
         keep_settings(folder, "distill", settings, inputs=inputs, paths=("structure",), update=update)
+        if on_begin is not None:
+            on_begin()
         results = _Job(settings, folder, crystal, teacher, workers, stop).all()
         write_results(folder, results)
     return results
