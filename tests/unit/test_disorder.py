@@ -91,11 +91,12 @@ def check_orderings(
     composition: dict[int, float],
     settings: DisorderSettings,
     *,
+    count: int = 1,
     factor: float = 0.8,
 ) -> float:
     """Composition, neutrality, distances and distinctness of what `order` returns; gives the smallest distance ratio."""
     charges = charges_of(crystal)
-    found = order(crystal, supercell=supercell, settings=settings)
+    found = order(crystal, supercell=supercell, count=count, settings=settings)
     ratios = []
     for one in found:
         numbers = numbers_of(one.crystal)
@@ -113,9 +114,8 @@ def check_orderings(
 
 def test_example_becomes_li24(trust: Callable[..., None]) -> None:
     crystal = read_structure(EXAMPLE)
-    settings = replace(QUICK, orderings=3)
-    check_orderings(crystal, (1, 1, 1), {3: 24.0, 15: 4.0, 16: 20.0, 17: 4.0}, settings)
-    found = order(crystal, settings=settings)
+    check_orderings(crystal, (1, 1, 1), {3: 24.0, 15: 4.0, 16: 20.0, 17: 4.0}, QUICK, count=3)
+    found = order(crystal, count=3, settings=QUICK)
     numbers = numbers_of(found[0].crystal)
     i, j, distance = neighbour_pairs(found[0].crystal, 3.0)
     closest = float(distance[(numbers[i] == 3) & (numbers[j] == 3)].min())
@@ -189,7 +189,7 @@ def test_enumeration_finds_the_true_minimum(trust: Callable[..., None]) -> None:
         places = np.array([crystal.positions[k] for k in [*chosen, *range(8, 12)]])
         charges = np.array([1.0] * 4 + [-1.0] * 4)
         energies.append(0.5 * charges @ ewald_matrix(places, crystal.cell) @ charges)
-    found = order(crystal, settings=DisorderSettings(orderings=50))
+    found = order(crystal, count=50)
     assert found[0].energy == pytest.approx(min(energies), abs=1e-6)
     assert sorted(round(o.energy, 4) for o in found) == sorted(set(np.round(energies, 4)))
     trust("T30", "lowest ordering by enumeration − brute force (eV)", found[0].energy - min(energies), "0 ± 1e-6")
@@ -255,7 +255,6 @@ def test_impossible_split_sites_are_refused() -> None:
 
 def test_bad_settings_and_sizes() -> None:
     for values in (
-        {"orderings": 0},
         {"sweeps": 0},
         {"like_factor": -1.0},
         {"unlike_factor": float("nan")},

@@ -135,13 +135,14 @@ def test_a_wrong_share_of_heat_is_noticed(springs, monkeypatch, trust):
 def test_gated_runs_are_held_against_the_thermostat_or_small_steps(monkeypatch):
     calls: list[tuple[str, str, object, object]] = []
 
-    def noted(step, ensemble, start, evaluate, how, *, longer, target_K, **_):
+    def noted(step, ensemble, start, evaluate, how, *, seed, longer, target_K, **_):
+        assert seed == 5
         calls.append((step, ensemble, longer, target_K))
         return dynamics.Judged(temperatures={"all": Estimate(value=290.0 if ensemble == "NVE" else 0.0, error=1.0, unit="K")})
 
     monkeypatch.setattr(stride, "judged", noted)
     kinds = {"small steps": {"NVE": "small"}, "long strides": {"NVE": "long", "Bussi": "long"}, "other": {"NVE": "other"}}
-    stride._run_all(kinds, None, None, JudgeSettings(temperature_K=KELVIN), stop=NEVER)
+    stride._run_all(kinds, None, None, JudgeSettings(temperature_K=KELVIN), seed=5, stop=NEVER)
     assert calls == [
         ("small", "NVE", "all", None),
         ("long", "NVE", "elements", 290.0),

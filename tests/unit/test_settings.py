@@ -16,12 +16,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdistill.errors import BadInput
-from mdistill.settings import changes, child_seed, describe, from_json, setting, settings, stream, to_json, to_toml, within
+from mdistill.judge.settings import StrideRungSettings
+from mdistill.settings import (
+    amended,
+    changes,
+    child_seed,
+    describe,
+    from_json,
+    setting,
+    settings,
+    stream,
+    to_json,
+    to_toml,
+    within,
+)
 from mdistill.simulation.barostat import StochasticCellRescaling
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.workflows import stride as workflow
 from mdistill.workflows.distill_settings import DistillSettings
 
 
@@ -140,12 +154,20 @@ def test_a_bad_entry_of_a_file_is_named(raw: dict, said: str) -> None:
 
 
 def test_files_neither_set_nor_hold_the_seeds_that_a_run_derives() -> None:
-    for raw in ({"label": {"seed": 3}}, {"prepare": {"disorder": {"orderings": 3}}}):
+    for raw in ({"label": {"seed": 3}}, {"train": {"fit": {"seed": 3}}}, {"prepare": {"disorder": {"orderings": 3}}}):
         with pytest.raises(BadInput, match=r"(?s)(seed|orderings) in run.toml: is unknown"):
             from_json(DistillSettings, {"structure": "x.cif", **raw}, source="run.toml")
     usual = DistillSettings(structure=Path("x.cif"))
-    derived = replace(usual, seed=7, label=replace(usual.label, seed=child_seed(7, "label")))
+    derived = replace(usual, seed=7, train=replace(usual.train, fit=replace(usual.train.fit, seed=child_seed(7, "train"))))
     assert dict(changes(derived, usual)) == {"seed": 7}
+
+
+def test_values_added_to_the_json_of_settings_are_the_only_change() -> None:
+    made = StrideRungSettings()
+    raw = amended(made, {"segments.seed": 3, "train.fit.seed": 4})
+    assert raw["segments"].pop("seed") == 3 and raw["train"]["fit"]["seed"] == 4
+    raw["train"]["fit"]["seed"] = made.train.fit.seed
+    assert raw == to_json(made)
 
 
 def test_streams_of_different_names_or_seeds_share_no_number() -> None:
@@ -156,13 +178,21 @@ def test_streams_of_different_names_or_seeds_share_no_number() -> None:
     assert torch.equal(torch.rand(3, generator=stream(3, "a")), torch.rand(3, generator=stream(3, "a")))
 
 
-def test_every_part_of_a_run_has_a_stream_of_its_own() -> None:
-    """`--seed 7` reaches the stride rung, and no two parts of one run share a seed."""
-    seeds = {}
+def test_every_part_of_the_stride_rung_has_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seed reaches segments, training, kick scale and judgement; no two of them share one, nor do two seeds."""
+    parts: dict[str, int] = {}
+
+    def train(segments, student, settings, folder, *, adjust, stop):
+        parts["train"] = settings.fit.seed
+        adjust(None)
+
+    monkeypatch.setattr(workflow, "load", lambda *_, **__: None)
+    monkeypatch.setattr(workflow, "train_stride", train)
+    for name in ("make_segments", "set_kick_scale", "judge_map"):
+        monkeypatch.setattr(workflow, name, lambda *_, name=name, seed, **__: parts.update({name: seed}))
+    seeds = []
     for seed in (0, 7):
-        made = DistillSettings(structure=Path("x.cif"), seed=seed, stride_fs=16.0)
-        rung = made.rung()
-        parts = [rung.segments.seed, rung.train.fit.seed, rung.judge.seed]
-        parts += [child_seed(child_seed(seed, "production"), f"{kelvin:g} K") for kelvin in made.temperatures]
-        seeds[seed] = parts
-    assert len({*seeds[0], *seeds[7]}) == 12
+        workflow.stride_rung(Path("x"), [None], StrideRungSettings(), Path("x"), seed=seed)
+        assert parts["set_kick_scale"] == parts["judge_map"]
+        seeds += {*parts.values()}
+    assert len(seeds) == len({*seeds}) == 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ import tyro
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.data.settings import PrepareSettings
 from mdistill.labelling.settings import LabelSettings
-from mdistill.settings import child_seed
+from mdistill.settings import amended, child_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,6 @@ GROUPS = {
 def main(arguments: list[str]) -> int:
     """Label; prints the table of frames."""
     given = parse(LabelArguments, arguments, program="mdistill label", description=HELP, groups=GROUPS)
-    settings = replace(given.settings, seed=child_seed(given.seed, "label"))
     from mdistill.data.prepare import plan
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import read_structure
@@ -69,20 +68,21 @@ def main(arguments: list[str]) -> int:
     from mdistill.runs.folder import keep_settings
     from mdistill.runs.lock import locked
     from mdistill.teachers.models import load
-    from mdistill.workflows.prepare import prepared_systems
+    from mdistill.workflows.prepare import prepared_systems, recorded
 
     use_threads(given.threads)
     crystal = read_structure(given.structure)
     plan(crystal, given.prepare)
     teacher = load(given.teacher, device=given.device)
     plan(crystal, given.prepare, elements=teacher.elements, subject=given.teacher)
-    folder = output_folder(given.out)
+    folder, settings, seed = output_folder(given.out), given.settings, child_seed(given.seed, "label")
+    ledger = {"label": amended(settings, {"seed": seed}), "prepare": recorded(given.prepare), "teacher": given.teacher}
     command = "mdistill label " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        keep_settings(folder, "label", {"label": settings, "prepare": given.prepare, "teacher": given.teacher})
+        keep_settings(folder, "label", ledger)
         write_config(folder, "mdistill label", given)
-        seed = child_seed(given.seed, "prepare")
-        systems, _ = prepared_systems(crystal, teacher, given.prepare, folder / "prepare", seed=seed, stop=stop)
-        results = label_run(systems, teacher, settings, folder, workers=given.workers, stop=stop)
+        order = child_seed(given.seed, "prepare")
+        systems, _ = prepared_systems(crystal, teacher, given.prepare, folder / "prepare", seed=order, stop=stop)
+        results = label_run(systems, teacher, settings, folder, seed=seed, workers=given.workers, stop=stop)
     finish(stamped(results, settings, repeat=command), folder)
     return 0

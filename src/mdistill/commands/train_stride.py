@@ -12,6 +12,7 @@ import tyro
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.errors import BadInput
 from mdistill.judge.settings import StrideRungSettings
+from mdistill.settings import amended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> int:
     from mdistill.runs.folder import keep_settings, run_settings
     from mdistill.runs.lock import locked
     from mdistill.teachers.models import find_student, load
-    from mdistill.workflows.stride import stride_rung
+    from mdistill.workflows.stride import rung_seeds, stride_rung
 
     use_threads(given.threads)
     run = given.source if (given.source / "prepare" / STRUCTURES).is_file() else None
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> int:
     else:
         systems = read_systems((run or given.source) / "prepare" / STRUCTURES)
     kelvins = tuple(run_settings(run).get("label", {}).get("temperatures_K", ())) if run else ()
-    flow, wanted = list[Segment](), given.settings.seeded(given.seed)
+    flow, wanted = list[Segment](), given.settings
     if given.nve:
         flow = recorded_segments(given.nve, systems[0], load(student), wanted.segments, frame_time_fs=given.frame_time_fs)
         kelvins = tuple(sorted({round(part.temperature_K, 1) for part in flow}))
@@ -94,9 +95,10 @@ def main(arguments: list[str]) -> int:
     settings = wanted.resolved(kelvins)
     folder, command = output_folder(out), "mdistill train stride " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        keep_settings(folder, "train stride", settings)
+        seeds = {f"{part}.seed": seed for part, seed in rung_seeds(given.seed).items()}
+        keep_settings(folder, "train stride", amended(settings, seeds))
         write_config(folder, "mdistill train stride", given)
-        rung = stride_rung(student, systems, settings, folder, recorded=flow, stop=stop)
+        rung = stride_rung(student, systems, settings, folder, recorded=flow, seed=given.seed, stop=stop)
         found = stamped(rung, settings, repeat=command)
     if run is not None:
         with locked(run):

@@ -96,9 +96,9 @@ class _Board:
 
 def find_arrangements(
     large: Crystal, classes: list[SiteClass], *, charges: dict[int, float], limits: dict[tuple[int, int], float],
-    settings: DisorderSettings, generator: np.random.Generator,
+    count: int, settings: DisorderSettings, generator: np.random.Generator,
 ) -> Arrangements:  # fmt: skip
-    """The best distinct arrangements without pairs below their limit.
+    """The best `count` distinct arrangements without pairs below their limit.
 
     Raises:
         BadInput: No arrangement without close pairs.
@@ -107,29 +107,29 @@ def find_arrangements(
     board = _board(large, classes, species, charges, limits)
     ways = math.exp(min(sum(_log_ways(one) for one in classes), 700.0))
     if ways <= settings.enumerate_up_to + 0.5:
-        candidates = _enumerate(board, classes, settings.orderings, generator)
+        candidates = _enumerate(board, classes, count, generator)
     else:
-        candidates = _anneals(board, classes, settings, generator)
+        candidates = _anneals(board, classes, count, settings, generator)
     good = [state for state in candidates if not board.too_close(state[None])[0]]
     if not good:
         raise _no_room(large, board, candidates[0])
-    best = _distinct(board, good, settings.orderings)
+    best = _distinct(board, good, count)
     return Arrangements(energies=board.energies(np.array(best)), numbers=species[np.array(best)])
 
 
 def _anneals(
-    board: _Board, classes: list[SiteClass], settings: DisorderSettings, generator: np.random.Generator
+    board: _Board, classes: list[SiteClass], count: int, settings: DisorderSettings, generator: np.random.Generator
 ) -> list[np.ndarray]:
     """Annealing runs, more of them while distinct orderings are missing; two without a way round close pairs end it."""
     good: list[np.ndarray] = []
-    runs = max(settings.anneals, settings.orderings)
-    for run in range(runs + 2 * settings.orderings):
+    runs = max(settings.anneals, count)
+    for run in range(runs + 2 * count):
         state = _anneal(board, classes, settings.sweeps, generator)
         free = not board.too_close(state[None])[0]
         good += [state] if free else []
         if not good and run == 1:
             return [state]
-        if run + 1 >= runs and len(_distinct(board, good, settings.orderings)) == settings.orderings:
+        if run + 1 >= runs and len(_distinct(board, good, count)) == count:
             break
     return good
 

@@ -123,14 +123,16 @@ def _whole_numbers(crystal: Crystal, classes: list[SiteClass], charges: dict[int
 
 
 def order(
-    crystal: Crystal, *, supercell: tuple[int, int, int] = (1, 1, 1), settings: DisorderSettings | None = None, seed: int = 0,
+    crystal: Crystal, *, supercell: tuple[int, int, int] = (1, 1, 1), count: int = 1,
+    settings: DisorderSettings | None = None, seed: int = 0,
 ) -> list[Ordering]:  # fmt: skip
     """Distinct orderings of low energy of a crystal in a supercell, lowest electrostatic energy first.
 
     Args:
         crystal: With partial occupancies, mixed sites or vacancies; an ordered one comes back repeated.
         supercell: Repeats along the three lattice vectors.
-        settings: Number of orderings, and the search.
+        count: Largest number of orderings.
+        settings: The search.
         seed: Of the Monte Carlo search; same seed, same orderings.
     Raises:
         BadInput: Not neutral, too many sites, or no arrangement without pairs that are too close.
@@ -148,8 +150,8 @@ def order(
     while True:
         try:
             arrangements = find_arrangements(
-                large, classes, charges=charges, limits=closest_allowed(charges, settings), settings=settings,
-                generator=np.random.default_rng(seed),
+                large, classes, charges=charges, limits=closest_allowed(charges, settings), count=count,
+                settings=settings, generator=np.random.default_rng(seed),
             )  # fmt: skip
             break
         except BadInput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -170,8 +170,7 @@ def prepare(
         Interrupted: A stop was requested.
     """
     planned = plan(crystal, settings, elements=potential.elements, subject=potential.name)
-    disorder = replace(settings.disorder, orderings=settings.orderings)
-    orderings = order(crystal, supercell=planned.supercell, settings=disorder, seed=seed)
+    orderings = order(crystal, supercell=planned.supercell, count=settings.orderings, settings=settings.disorder, seed=seed)
     notes = list(planned.notes)
     if len(orderings) < settings.orderings:
         notes.append(f"{settings.orderings} orderings were requested; the search found {len(orderings)}")

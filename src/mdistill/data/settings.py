@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import field
 
-import tyro
-
 from mdistill.settings import setting, settings
 
 
@@ -14,7 +12,6 @@ class DisorderSettings:
     """Search for orderings of a disordered crystal.
 
     Attributes:
-        orderings: Number of distinct orderings, lowest electrostatic energy first.
         enumerate_up_to: Largest number of arrangements that are all tried; beyond it swap Monte Carlo searches.
         anneals: Number of annealing runs from different random starts.
         sweeps: Number of swap attempts per disordered site in each run.
@@ -25,7 +22,6 @@ class DisorderSettings:
         most_sites: Largest number of sites (occupied or not) in the supercell.
     """
 
-    orderings: tyro.conf.Suppress[int] = setting(1, least=1)
     enumerate_up_to: int = setting(20_000, least=0)
     anneals: int = setting(4, least=1)
     sweeps: int = setting(300, least=1)

@@ -77,8 +77,8 @@ class Judged:
 
 
 def judged(
-    nve: Propagator, ensemble: str, start: State, evaluate: Evaluate, settings: JudgeSettings, *, longer: Longer = "",
-    target_K: float | None = None, stop: StopRequest = NEVER, advance: Advance = silent,
+    nve: Propagator, ensemble: str, start: State, evaluate: Evaluate, settings: JudgeSettings, *, seed: int = 0,
+    longer: Longer = "", target_K: float | None = None, stop: StopRequest = NEVER, advance: Advance = silent,
 ) -> Judged:  # fmt: skip
     """Run an NVE step alone or under a thermostat.
 
@@ -88,6 +88,7 @@ def judged(
         start: An equilibrated state at the settings' temperature.
         evaluate: The potential: energies of the frames.
         settings: Lengths.
+        seed: Seed of the thermostat.
         longer: Continue, up to `longest_ps`, until the mean temperature of all atoms, or also of each element, is certain enough
             for its gate; the frames are those of the first `time_ps`.
         target_K: Target of the means. The run also continues while a mean is within its error of the limit, on either side.
@@ -100,7 +101,7 @@ def judged(
     moving = dynamics(plain, evaluate, guard, sums=True)
     every = max(1, round(settings.every_fs / nve.stride_fs))
     per_block = max(every, round(settings.time_ps * PS / nve.stride_fs / BLOCKS) // every * every)
-    frames, generator = Collect(every=every), Generator().manual_seed(settings.seed + 1)
+    frames, generator = Collect(every=every), Generator().manual_seed(seed + 1)
     state = replace(evaluated(without_drift(start), evaluate), time=0.0, running_sums=no_steps(start.system))
     rows: list[dict[str, float]] = []
     most = math.ceil(BLOCKS * settings.longest_ps / settings.time_ps) if longer else BLOCKS
@@ -221,12 +222,12 @@ def small_steps(evaluate: Evaluate, system: System, settings: JudgeSettings) -> 
     return VelocityVerlet(evaluate=evaluate, time_step=settings.time_step_fs or 0.5 * default_time_step(system))
 
 
-def equilibrated_start(small: VelocityVerlet, system: System, settings: JudgeSettings) -> State:
+def equilibrated_start(small: VelocityVerlet, system: System, settings: JudgeSettings, *, seed: int = 0) -> State:
     """A state at the temperature of the judgement, after Langevin dynamics with time steps."""
-    kelvin, generator = settings.temperature_K or 0.0, Generator().manual_seed(settings.seed)
+    kelvin, generator = settings.temperature_K or 0.0, Generator().manual_seed(seed)
     state = at_temperature(system, small.evaluate, temperature_K=kelvin, generator=generator)
     warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
     steps = max(1, round(settings.equilibration_ps * PS / warm.stride_fs))
-    again = Generator().manual_seed(settings.seed)
+    again = Generator().manual_seed(seed)
     state, _ = sample(state, dynamics(warm, small.evaluate), generator=again, equilibration=steps)
     return replace(state, time=0.0, running_sums=None)

@@ -28,7 +28,7 @@ from mdistill.nets.network import StrideMap
 from mdistill.progress import progress
 from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.runs.ledger import Ledger, Work
-from mdistill.settings import child_seed
+from mdistill.settings import amended, child_seed
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.simulate import default_time_step
@@ -41,7 +41,7 @@ _TIMES, _SHARPER = 3, 0.6
 
 def set_kick_scale(
     net: StrideMap, potential: Potential, system: System, settings: StrideRungSettings, folder: Path | None = None, *,
-    stop: StopRequest = NEVER,
+    seed: int = 0, stop: StopRequest = NEVER,
 ) -> dict[str, float]:  # fmt: skip
     """Scale the kicks of a trained map, in place, until NVE has the temperature of time steps.
 
@@ -50,6 +50,7 @@ def set_kick_scale(
         potential: Its student, in the float type of the runs.
         system: The structure; temperature and length are those of the settings.
         settings, stop: Settings of the rung; stop is checked between blocks.
+        seed: Seed of the rung's judgement; runs here have another one.
         folder: Folder with the ledger; an entry of the same map, student and settings is used.
     Returns:
         "factor" of the kicks; error of the mean temperature before, "off_K", and its uncertainty, "off_error_K". Empty where
@@ -58,32 +59,32 @@ def set_kick_scale(
     if not net.has_kicks:
         return {}
     models = {"map": model_id(net), "student": model_id(potential)}
-    work = Work(key="kick scale", settings=settings.judge, inputs={"structure": structure_sha256(system)}, models=models)
+    inputs = {"structure": structure_sha256(system)}
+    work = Work(key="kick scale", settings=amended(settings.judge, {"seed": seed}), inputs=inputs, models=models)
     known = None if folder is None else Ledger(folder).kept(work)
     if known is not None:
         net.scale_kicks(known.get("factor", 1.0))
         return known
-    adjusted = _search(net, potential, system, settings, stop=stop)
+    adjusted = _search(net, potential, system, settings, seed=child_seed(seed, "kick scale"), stop=stop)
     if folder is not None:
         Ledger(folder).keep(work, adjusted)
     return adjusted
 
 
 def _search(
-    net: StrideMap, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest
+    net: StrideMap, potential: Potential, system: System, settings: StrideRungSettings, *, seed: int, stop: StopRequest
 ) -> dict[str, float]:
-    seed, limit = child_seed(settings.judge.seed, "kick scale"), _SHARPER * settings.judge.temperature_limit_K
-    judge = replace(settings.judge, seed=seed, temperature_limit_K=limit)
+    judge = replace(settings.judge, temperature_limit_K=_SHARPER * settings.judge.temperature_limit_K)
     evaluate, usual, stride = make_evaluator(potential, system), default_time_step(system), net.settings.stride_fs
     small = small_steps(evaluate, system, judge)
-    start, scale, first = equilibrated_start(small, system, judge), 1.0, None
+    start, scale, first = equilibrated_start(small, system, judge, seed=seed), 1.0, None
     with progress("kick scale", (_TIMES + 1) * BLOCKS, unit="block") as advance:
-        exact = judged(small, "NVE", start, evaluate, judge, longer="all", stop=stop, advance=advance)
+        exact = judged(small, "NVE", start, evaluate, judge, seed=seed, longer="all", stop=stop, advance=advance)
         for _ in range(_TIMES):
             single = net.folded().in_type(torch.float32).requires_grad_(False)
             long = long_strides(single, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
             corrected = CorrectEnergy(inner=long, evaluate=evaluate)
-            run = judged(corrected, "NVE", start, evaluate, judge, longer="all", stop=stop, advance=advance)
+            run = judged(corrected, "NVE", start, evaluate, judge, seed=seed, longer="all", stop=stop, advance=advance)
             off = _between(run, exact)
             if off is None:
                 break

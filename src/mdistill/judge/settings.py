@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 
-import tyro
-
 from mdistill.analysis.settings import GateLimits
 from mdistill.labelling.settings import SegmentSettings
-from mdistill.settings import HOTTEST, LONGEST_STEP, SEEDS, child_seed, refuse, setting, settings
+from mdistill.settings import HOTTEST, LONGEST_STEP, SEEDS, refuse, setting, settings
 from mdistill.training.settings import StrideSettings
 
 
@@ -102,7 +100,6 @@ class JudgeSettings:
         element_limit_K: Largest error of the mean temperature of an element, K.
         rdf_divergence: Largest Jensen–Shannon divergence of any pair's RDF.
         repeats: Number of timings.
-        seed: Seed of velocities and thermostats.
     """
 
     temperature_K: float | None = setting(None, above=0.0, most=HOTTEST, unit="K")
@@ -117,7 +114,6 @@ class JudgeSettings:
     element_limit_K: float = setting(5.0, above=0.0, most=1e6, unit="K")
     rdf_divergence: float = setting(0.02, above=0.0, most=1e6)
     repeats: int = setting(7, least=3, most=1000)
-    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
 
 @settings
@@ -141,13 +137,6 @@ class StrideRungSettings:
         if self.train.stride_fs * self.train.strides > longest * (1 + 1e-9):
             allowed = f"at most {longest / self.train.strides:g} fs, for {self.train.strides} in a row in a segment"
             refuse(self.train, "stride_fs", allowed=allowed, fix="more frames for longer segments")
-
-    def seeded(self, seed: int) -> StrideRungSettings:
-        """The settings with seeds derived from one."""
-        fit = replace(self.train.fit, seed=child_seed(seed, "train"))
-        segments = replace(self.segments, seed=child_seed(seed, "segments"))
-        judge = replace(self.judge, seed=child_seed(seed, "judge"))
-        return replace(self, segments=segments, train=replace(self.train, fit=fit), judge=judge)
 
     def resolved(self, temperatures_K: tuple[float, ...]) -> StrideRungSettings:
         """The settings with temperatures filled in where they are not set."""

@@ -36,8 +36,9 @@ _REVERSED_STRIDES = 50
 
 
 def judge_map(
-    result: StrideResult, potential: Potential, system: System, settings: StrideRungSettings, *, stop: StopRequest = NEVER
-) -> Results:
+    result: StrideResult, potential: Potential, system: System, settings: StrideRungSettings, *, seed: int = 0,
+    stop: StopRequest = NEVER,
+) -> Results:  # fmt: skip
     """Dynamics of a map, of time steps of its student, and of velocity Verlet with as many force calls."""
     judge = settings.judge
     net = load_stride(result.path)
@@ -48,7 +49,7 @@ def judge_map(
     kicks = net.settings.kicks if net.has_kicks else max(1, round(stride / 8.0))
     long = long_strides(net, system, evaluate, time=stride, skin=settings.skin_A, small_step=usual)
     coarse = VelocityVerlet(evaluate=evaluate, time_step=min(stride / kicks, 10.0))
-    start = equilibrated_start(small, system, judge)
+    start = equilibrated_start(small, system, judge, seed=seed)
     corrected = long if long.keeps_energy else CorrectEnergy(inner=long, evaluate=evaluate)
     kinds: dict[str, dict[str, Propagator]] = {
         "small steps": dict.fromkeys(("NVE", "Bussi"), small),
@@ -56,7 +57,7 @@ def judge_map(
         "no energy correction": dict.fromkeys(ENSEMBLES, long.uncorrected()),
         "as many force calls": dict.fromkeys(ENSEMBLES, coarse),
     }
-    runs = _run_all(kinds, start, evaluate, judge, stop=stop)
+    runs = _run_all(kinds, start, evaluate, judge, seed=seed, stop=stop)
     reference, strides = runs["small steps"]["Bussi"].trajectory, runs["long strides"]["Bussi"].trajectory
     ordinary = VelocityVerlet(evaluate=evaluate, time_step=usual)
     timed = {f"Verlet, {usual:g} fs": ordinary, f"strides, {stride:g} fs": corrected}
@@ -78,8 +79,9 @@ def judge_map(
 
 
 def _run_all(
-    kinds: dict[str, dict[str, Propagator]], start: State, evaluate: Evaluate, settings: JudgeSettings, *, stop: StopRequest
-) -> dict[str, dict[str, Judged]]:
+    kinds: dict[str, dict[str, Propagator]], start: State, evaluate: Evaluate, settings: JudgeSettings, *, seed: int,
+    stop: StopRequest,
+) -> dict[str, dict[str, Judged]]:  # fmt: skip
     """Runs of every kind of step and ensemble: gated ones until their verdicts are certain, as are the NVE reference runs."""
     runs: dict[str, dict[str, Judged]] = {}
     with progress("judge strides", sum(map(len, kinds.values())) * BLOCKS, unit="block") as advance:
@@ -89,7 +91,7 @@ def _run_all(
                 longer: Longer = "elements" if gated else "all" if (name, e) == ("small steps", "NVE") else ""
                 aim = target_of(runs, e, settings.temperature_K or 0.0) if gated else None
                 runs.setdefault(name, {})[e] = judged(
-                    step, e, start, evaluate, settings, longer=longer, target_K=aim.value if aim else None, stop=stop,
-                    advance=advance,
+                    step, e, start, evaluate, settings, seed=seed, longer=longer, target_K=aim.value if aim else None,
+                    stop=stop, advance=advance,
                 )  # fmt: skip
     return runs

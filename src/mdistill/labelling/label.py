@@ -33,7 +33,7 @@ from mdistill.progress import Advance, progress, silent
 from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.results import Results
-from mdistill.settings import stream
+from mdistill.settings import amended, stream
 from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.initial_state import initial_state
@@ -56,6 +56,7 @@ class _Run:
     executor: Executor
     settings: LabelSettings
     store: LabelStore
+    seed: int
     stop: StopRequest
     advance: Advance = silent
     pending: list[LabelledFrame] = field(default_factory=list)
@@ -93,8 +94,8 @@ class _Run:
 
 
 def label_run(
-    systems: Sequence[System], teacher: Potential | Engine, settings: LabelSettings, folder: Path, *, workers: int = 0,
-    stop: StopRequest = NEVER,
+    systems: Sequence[System], teacher: Potential | Engine, settings: LabelSettings, folder: Path, *, seed: int = 0,
+    workers: int = 0, stop: StopRequest = NEVER,
 ) -> Results:  # fmt: skip
     """Carry out the plan, or continue it in its folder.
 
@@ -103,6 +104,7 @@ def label_run(
         teacher: The teacher.
         settings: Labels to compute.
         folder: Holds the label store.
+        seed: Seed of everything random.
         workers: Number of worker processes for teacher calls; 0: this process. The labels are the same.
         stop: Checked between steps and structures.
     Returns:
@@ -115,17 +117,17 @@ def label_run(
     """
     tasks = plan(systems, settings)
     inputs, models = {"structures": structure_sha256(*systems)}, {"teacher": model_id(teacher)}  # type: ignore[arg-type]
-    work = Work(key="labels", settings=settings, inputs=inputs, models=models)
+    work = Work(key="labels", settings=amended(settings, {"seed": seed}), inputs=inputs, models=models)
     ledger, begin = Ledger(folder), time.monotonic()
     ledger.resumes(work, holds="labels", may_change=("timeout_s", "version"), files=("labels.jsonl",))
-    with _asking(teacher, settings, LabelStore(folder), workers, stop) as run:
+    with _asking(teacher, settings, LabelStore(folder), seed=seed, workers=workers, stop=stop) as run:
         done = sum(run.position(task.name) for task in tasks)
         with progress("labels", sum(task_calls(task, settings) for task in tasks), unit="call", done=done) as run.advance:
             for number, task in enumerate(tasks):
                 if task.kind == "md":
                     _dynamics(run, number, task, systems[task.structure])
                 else:
-                    _label_each(run, still_questions(task, systems[task.structure], settings))
+                    _label_each(run, still_questions(task, systems[task.structure], settings, seed=seed))
         run.check(at_least=0.0)
         notes = [entry["text"] for entry in _notes(folder)]
         name, seconds = run.executor.engine.name, time.monotonic() - begin
@@ -135,7 +137,7 @@ def label_run(
 
 def label_structures(
     systems: Sequence[System], teacher: Potential | Engine, store: LabelStore, *, name: str, settings: LabelSettings,
-    source: str = "on-policy", temperature_K: float = 0.0, workers: int = 0, stop: StopRequest = NEVER,
+    source: str = "on-policy", temperature_K: float = 0.0, seed: int = 0, workers: int = 0, stop: StopRequest = NEVER,
 ) -> int:  # fmt: skip
     """Label given structures (from the student's dynamics) and add them to a store; resumes like `label_run`.
 
@@ -144,9 +146,9 @@ def label_structures(
         teacher: The teacher.
         store: Label store; frames are added in blocks of 8.
         name: Names this set ("round-1"); a set of this name that is already there is completed, not repeated.
-        settings: Its probes, probe_every, largest_force, timeout_s and seed are used.
+        settings: Its probes, probe_every, largest_force and timeout_s are used.
         source, temperature_K: Stored with the frames.
-        workers, stop: As for `label_run`.
+        seed, workers, stop: As for `label_run`.
     Returns:
         Number of frames of this set in the store.
     Raises:
@@ -155,9 +157,11 @@ def label_structures(
     others = [block for entry in store.index() if not entry["key"].startswith(f"{name}@") for block in entry["blocks"]]
     first = max(others, default=-1) + 1
     blocks = [first + k // _GROUP for k in range(len(systems))]
-    asked = questions(name, systems, settings, sources=[source] * len(systems), blocks=blocks, temperature_K=temperature_K)
+    asked = questions(
+        name, systems, settings, sources=[source] * len(systems), blocks=blocks, seed=seed, temperature_K=temperature_K
+    )
     with (
-        _asking(teacher, settings, store, workers, stop) as run,
+        _asking(teacher, settings, store, seed=seed, workers=workers, stop=stop) as run,
         progress(f"labels {name}", len(systems), unit="call", done=run.position(name)) as run.advance,
     ):
         _label_each(run, asked)
@@ -166,11 +170,11 @@ def label_structures(
 
 @contextmanager
 def _asking(
-    teacher: Potential | Engine, settings: LabelSettings, store: LabelStore, workers: int, stop: StopRequest
+    teacher: Potential | Engine, settings: LabelSettings, store: LabelStore, *, seed: int, workers: int, stop: StopRequest
 ) -> Iterator[_Run]:
     asked = executor(as_engine(teacher), workers=workers, seconds=settings.timeout_s, folder=store.folder / "engine")
     with closing(asked):
-        yield _Run(executor=asked, settings=settings, store=store, stop=stop)
+        yield _Run(executor=asked, settings=settings, store=store, seed=seed, stop=stop)
 
 
 def _label_each(run: _Run, asked: Sequence[Question]) -> None:
@@ -187,7 +191,7 @@ def _label_each(run: _Run, asked: Sequence[Question]) -> None:
 def _dynamics(run: _Run, number: int, task: Task, relaxed: System) -> None:
     """Dynamics at one temperature, from the restart point if there is one for this task."""
     settings, path = run.settings, run.store.folder / "restart.npz"
-    point = _begin(path, number, task, relaxed, settings)
+    point = _begin(path, number, task, relaxed, run.seed)
     if point is None:
         return
     state, step, generator = point.state, point.step, point.generator()
@@ -228,7 +232,7 @@ def _dynamics(run: _Run, number: int, task: Task, relaxed: System) -> None:
         ) from error
 
 
-def _begin(path: Path, number: int, task: Task, relaxed: System, settings: LabelSettings) -> RestartPoint | None:
+def _begin(path: Path, number: int, task: Task, relaxed: System, seed: int) -> RestartPoint | None:
     """Start of a dynamics: its restart point, or the end of the one before unless that blew up. None: it is finished."""
     before = load_restart(path) if path.exists() else None
     if before is not None and (before.extras["task"] > number or (before.extras["task"] == number and before.extras["over"])):
@@ -236,7 +240,7 @@ def _begin(path: Path, number: int, task: Task, relaxed: System, settings: Label
     if before is not None and before.extras["task"] == number:
         return before
     usable = before is not None and before.extras["structure"] == task.structure and not before.extras["blown"]
-    generator = stream(settings.seed, task.name)
+    generator = stream(seed, task.name)
     system = before.state.system if before is not None and usable else relaxed
     state = initial_state(system, temperature_K=task.temperature_K, generator=generator)
     return RestartPoint(step=0, state=state, generator_state=generator.get_state())
@@ -244,7 +248,7 @@ def _begin(path: Path, number: int, task: Task, relaxed: System, settings: Label
 
 def _keep_frame(run: _Run, task: Task, number: int, state: State) -> None:
     """A frame of dynamics and its displaced copies."""
-    asked = frame_questions(task, number, state.system, state.prediction, run.settings)
+    asked = frame_questions(task, number, state.system, state.prediction, run.settings, seed=run.seed)
     for question, answer in zip(asked, run.executor.answers(asked), strict=True):
         run.keep(question, answer)
         if question is not asked[0]:

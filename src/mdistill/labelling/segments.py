@@ -20,7 +20,7 @@ from mdistill.labelling.settings import SegmentSettings
 from mdistill.progress import Advance, progress
 from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.runs.ledger import Ledger, Work
-from mdistill.settings import stream
+from mdistill.settings import amended, stream
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import standard_masses, without_drift
@@ -36,8 +36,9 @@ _WANDERING, _LOOKED_AT = 0.2, 20
 
 
 def make_segments(
-    systems: Sequence[System], potential: Potential, settings: SegmentSettings, folder: Path, *, stop: StopRequest = NEVER
-) -> list[Segment]:
+    systems: Sequence[System], potential: Potential, settings: SegmentSettings, folder: Path, *, seed: int = 0,
+    stop: StopRequest = NEVER,
+) -> list[Segment]:  # fmt: skip
     """NVE segments of every structure at every temperature and strain; segments in the folder are not computed again.
 
     Starts are drawn from Langevin dynamics, one velocity-correlation time apart. With a compiled student they cost
@@ -48,13 +49,14 @@ def make_segments(
         potential: The potential of the dynamics.
         settings: Number, length and temperatures.
         folder: Folder for one file per structure, temperature and strain.
+        seed: Seed of everything random.
     Raises:
         BadInput: The folder holds segments of other settings or another potential.
         BlowUp: The dynamics left the physical range.
         Interrupted: A stop was requested; finished files are stored.
     """
     inputs, models = {"structures": structure_sha256(*systems)}, {"potential": model_id(potential)}
-    work, ledger = Work(key="segments", settings=settings, inputs=inputs, models=models), Ledger(folder)
+    work, ledger = Work(key="segments", settings=amended(settings, {"seed": seed}), inputs=inputs, models=models), Ledger(folder)
     ledger.resumes(work, holds="segments", may_change=("version",), files=("segments-*.npz",))
     tasks = [
         (k, kelvin, strain) for k in range(len(systems)) for kelvin in settings.temperatures_K for strain in settings.strains
@@ -67,7 +69,7 @@ def make_segments(
                 advance(settings.segments)
             else:
                 system = _strained(cast(systems[k], dtype=torch.float64, device="cpu"), strain)
-                write_segments(path, _at(system, potential, settings, kelvin, _Task(number, stop, advance)))
+                write_segments(path, _at(system, potential, settings, kelvin, _Task(number, seed, stop, advance)))
             segments += read_segments(path)
     ledger.finish(work)
     return segments
@@ -129,10 +131,10 @@ def _wandering(parts: Sequence[Segment], evaluate: Evaluate) -> float:
 
 
 class _Task:
-    """Number of a file, stop request and progress."""
+    """Number of a file, seed, stop request and progress."""
 
-    def __init__(self, number: int, stop: StopRequest, advance: Advance) -> None:
-        self.number, self.stop, self.advance = number, stop, advance
+    def __init__(self, number: int, seed: int, stop: StopRequest, advance: Advance) -> None:
+        self.number, self.seed, self.stop, self.advance = number, seed, stop, advance
 
 
 def _at(system: System, potential: Potential, settings: SegmentSettings, kelvin: float, task: _Task) -> list[Segment]:
@@ -142,7 +144,7 @@ def _at(system: System, potential: Potential, settings: SegmentSettings, kelvin:
     usual = default_time_step(system)
     warm = langevin(evaluate, guard, temperature_K=kelvin, time_step_fs=usual, friction_per_ps=settings.friction_per_ps)
     nve = dynamics(VelocityVerlet(evaluate=evaluate, time_step=small), evaluate, guard)
-    generator = stream(settings.seed, f"task {task.number}")
+    generator = stream(task.seed, f"task {task.number}")
     state = at_temperature(system, evaluate, temperature_K=kelvin, generator=generator)
     state, _ = sample(state, warm, generator=generator, equilibration=round(settings.equilibration_ps * PS / usual))
     per_frame = max(1, round(settings.every_fs / small))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
-import tyro
-
-from mdistill.settings import HOTTEST, LONGEST_STEP, SEEDS, refuse, setting, settings
+from mdistill.settings import HOTTEST, LONGEST_STEP, refuse, setting, settings
 from mdistill.simulation.settings import GuardSettings
 
 
@@ -35,7 +33,6 @@ class LabelSettings:
         largest_force: Largest force of a labelled frame, eV/Å; frames with a larger one are left out.
         max_frames: Largest number of labels, displaced copies included; frames per temperature are reduced to fit.
         timeout_s: Longest teacher call, s; a longer one counts as failed.
-        seed: Seed of everything random.
     """
 
     temperatures_K: tuple[float, ...] = setting((300.0, 600.0, 900.0, 1200.0), above=0.0, most=HOTTEST, unit="K")
@@ -57,7 +54,6 @@ class LabelSettings:
     largest_force: float = setting(50.0, above=0.0, unit="eV/Å")
     max_frames: int = setting(100_000, least=1)
     timeout_s: float = setting(1800.0, above=0.0, unit="s")
-    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
 
     def __post_init__(self) -> None:
         if self.blocks > self.frames:
@@ -81,7 +77,6 @@ class SegmentSettings:
         equilibration_ps: Equilibration before the first segment, ps.
         friction_per_ps: Langevin friction, 1/ps.
         blocks: Number of time blocks of each run, the units of held-out sets.
-        seed: Seed of everything random.
         guard: Limits that stop a broken run.
     """
 
@@ -95,7 +90,6 @@ class SegmentSettings:
     equilibration_ps: float = setting(2.0, least=0.0, most=1e6, unit="ps")
     friction_per_ps: float = setting(10.0, above=0.0, most=1000.0, unit="1/ps")
     blocks: int = setting(10, least=1)
-    seed: tyro.conf.Suppress[int] = setting(0, least=0, most=SEEDS)
     guard: GuardSettings = field(default_factory=GuardSettings)
 
     def __post_init__(self) -> None:

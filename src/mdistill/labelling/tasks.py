@@ -40,9 +40,9 @@ class Question:
     block: int = 0
 
 
-def still_questions(task: Task, system: System, settings: LabelSettings) -> list[Question]:
+def still_questions(task: Task, system: System, settings: LabelSettings, *, seed: int) -> list[Question]:
     """The single structures of a task without dynamics."""
-    generator, sources = stream(settings.seed, task.name), [str(task.kind)] * task.frames
+    generator, sources = stream(seed, task.name), [str(task.kind)] * task.frames
     if task.kind == "strain":
         made = strained(system, isotropic=settings.strains, shears=settings.shears, rattle=0.03, generator=generator)
     elif task.kind == "rattle":
@@ -50,16 +50,16 @@ def still_questions(task: Task, system: System, settings: LabelSettings) -> list
         sources[0] = "relaxed"
     else:
         made = short_contacts(system, count=settings.contacts, generator=generator)
-    return questions(task.name, made, settings, sources=sources, blocks=[task.first_block] * task.frames)
+    return questions(task.name, made, settings, sources=sources, blocks=[task.first_block] * task.frames, seed=seed)
 
 
 def frame_questions(
-    task: Task, number: int, system: System, prediction: Prediction | None, settings: LabelSettings
+    task: Task, number: int, system: System, prediction: Prediction | None, settings: LabelSettings, *, seed: int
 ) -> list[Question]:
     """Questions of one frame of dynamics: the frame and its displaced copies, which have no temperature."""
-    block, generator = task.first_block + number // task.per_block, stream(settings.seed, f"{task.name} displaced {number}")
+    block, generator = task.first_block + number // task.per_block, stream(seed, f"{task.name} displaced {number}")
     copies = rattled(system, amplitudes=(settings.displacement_A,) * settings.displaced, generator=generator)
-    frame = Question(name=task.name, index=number, system=system, probes=_probes(task.name, number, system, settings),
+    frame = Question(name=task.name, index=number, system=system, probes=_probes(task.name, number, system, settings, seed),
                    known=prediction, temperature_K=task.temperature_K, block=block)  # fmt: skip
     name = f"{task.name}-displaced"
     return [frame, *(Question(name=name, index=number, system=copy, source="displaced", block=block) for copy in copies)]
@@ -67,20 +67,20 @@ def frame_questions(
 
 def questions(
     name: str, systems: Sequence[System], settings: LabelSettings, *, sources: Sequence[str], blocks: Sequence[int],
-    temperature_K: float = 0.0,
+    seed: int, temperature_K: float = 0.0,
 ) -> list[Question]:  # fmt: skip
     """Structures as questions, every n-th with curvature."""
     return [
-        Question(name=name, index=k, system=system, probes=_probes(name, k, system, settings), source=source,
+        Question(name=name, index=k, system=system, probes=_probes(name, k, system, settings, seed), source=source,
                  temperature_K=temperature_K, block=block)
         for k, (system, source, block) in enumerate(zip(systems, sources, blocks, strict=True))
     ]  # fmt: skip
 
 
-def _probes(name: str, index: int, system: System, settings: LabelSettings) -> Float[Tensor, "probe atom 3"] | None:
+def _probes(name: str, index: int, system: System, settings: LabelSettings, seed: int) -> Float[Tensor, "probe atom 3"] | None:
     if not settings.probes or index % settings.probe_every:
         return None
-    generator = stream(settings.seed, f"{name} probe {index}")
+    generator = stream(seed, f"{name} probe {index}")
     return draw_probes(system, settings.probes, generator, kind=settings.probe_kind)
 
 

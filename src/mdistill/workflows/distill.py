@@ -27,7 +27,7 @@ from mdistill.runs.identity import contents, model_id
 from mdistill.runs.ledger import Work
 from mdistill.runs.lock import locked
 from mdistill.runs.results import Results, merge, read_results, with_sections, write_results
-from mdistill.settings import child_seed
+from mdistill.settings import amended, child_seed
 from mdistill.teachers import check_teacher
 from mdistill.teachers.models import STRIDE, load, load_stride
 from mdistill.training.potential import train_potential
@@ -38,7 +38,7 @@ from mdistill.workflows.prepare import prepared_systems
 from mdistill.workflows.production import produce
 from mdistill.workflows.refine import Rounds, refine
 from mdistill.workflows.run_parts import read_labels
-from mdistill.workflows.stride import stride_rung
+from mdistill.workflows.stride import rung_seeds, stride_rung
 
 STAGES = ("prepare", "label", "train", "refine", "gates", "production")
 STUDENT = "student.mdistill"
@@ -100,17 +100,19 @@ class _Job:
         prepared_systems(
             self.crystal, self.teacher, settings.prepare, home / "prepare", seed=self._seed("prepare"), stop=self.stop,
         )  # fmt: skip
-        self._stage("label", {"label": settings.label}, [start], ["labels.jsonl"], self._label, asks=True)
+        label = amended(settings.label, {"seed": self._seed("label")})
+        self._stage("label", {"label": label}, [start], ["labels.jsonl"], self._label, asks=True)
         self._stage("train", {"train": settings.train}, [labels], [STUDENT], self._train)
-        refined = {"refine": settings.refine, "train": settings.train, "label": settings.label, "seed": settings.seed}
+        refined = {"refine": settings.refine, "train": settings.train, "label": label, "seed": settings.seed}
         self._stage("refine", refined, [labels, first, start], [STUDENT, "labels.txt"], self._refine, asks=True)
         limits = {"validate": settings.validate, "seed": settings.seed}
         self._stage("gates", limits, [final, everything, start], [], self._validate, asks=True)
         produced_from = [final, start]
         if settings.stride_fs:
-            rung = settings.rung()
-            learned = {"segments": rung.segments, "train": rung.train, "skin_A": rung.skin_A}
-            self._stage("stride", learned, [final, start], [STRIDE], self._stride, last=rung.judge)
+            seeds = {f"{part}.seed": seed for part, seed in rung_seeds(self._seed("stride")).items()}
+            learned = amended(settings.rung(), seeds)
+            judge = learned.pop("judge")
+            self._stage("stride", learned, [final, start], [STRIDE], self._stride, last=judge)
             produced_from.append(home / "stride" / STRIDE)
         asked = {"production": settings.production, "temperatures": settings.temperatures}
         asked |= {"mobile": settings.mobile, "seed": settings.seed}
@@ -143,7 +145,9 @@ class _Job:
     def _label(self, folder: Path) -> Results:
         systems = self._systems()
         check_teacher(self.teacher, self.settings.teacher, system=systems[0])
-        return label_run(systems, self.teacher, self.settings.label, folder, workers=self.workers, stop=self.stop)
+        return label_run(
+            systems, self.teacher, self.settings.label, folder, seed=self._seed("label"), workers=self.workers, stop=self.stop
+        )
 
     def _train(self, folder: Path) -> Results:
         result = train_potential(self._labels(), self.settings.train, folder, stop=self.stop, provenance=self._provenance())
@@ -172,7 +176,8 @@ class _Job:
         )  # fmt: skip
 
     def _stride(self, folder: Path) -> Results:
-        return stride_rung(self.folder / "refine" / STUDENT, self._systems(), self.settings.rung(), folder, stop=self.stop)
+        student, rung, seed = self.folder / "refine" / STUDENT, self.settings.rung(), self._seed("stride")
+        return stride_rung(student, self._systems(), rung, folder, seed=seed, stop=self.stop)
 
     def _produce(self, folder: Path) -> Results:
         settings = self.settings

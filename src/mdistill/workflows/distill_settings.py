@@ -81,14 +81,13 @@ class DistillSettings:
                 raise BadInput(f"--{name}", f"{value}", allowed="one cutoff for the whole job", fix=f"--cutoff {value:g}")
 
     def rung(self) -> StrideRungSettings:
-        """Settings of the stride rung, with this stride, the run's temperatures, and seeds of its own.
+        """Settings of the stride rung, with this stride and the run's temperatures.
 
         Raises:
             BadInput: The stride cannot be learned from such segments.
         """
         train = replace(self.strides.train, stride_fs=self.stride_fs or self.strides.train.stride_fs)
-        rung = replace(self.strides, train=train).resolved(self.label.temperatures_K or ladder(self.temperatures))
-        return rung.seeded(child_seed(self.seed, "stride"))
+        return replace(self.strides, train=train).resolved(self.label.temperatures_K or ladder(self.temperatures))
 
 
 def quick_settings(structure: Path) -> DistillSettings:
@@ -127,7 +126,7 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     prepare, train = settings.prepare, settings.train
     if settings.cutoff is not None:
         prepare, train = replace(prepare, cutoff=settings.cutoff), replace(train, cutoff=settings.cutoff)
-    label = replace(settings.label, seed=child_seed(settings.seed, "label"))
+    label = settings.label
     if not label.temperatures_K:
         label = replace(label, temperatures_K=ladder(temperatures))
     if mobile != "none":

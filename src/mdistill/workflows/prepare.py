@@ -15,7 +15,13 @@ from mdistill.runs.folder import run_stage
 from mdistill.runs.identity import model_id
 from mdistill.runs.ledger import Work
 from mdistill.runs.results import Results, read_results, write_results
+from mdistill.settings import amended
 from mdistill.types import Potential, System
+
+
+def recorded(settings: PrepareSettings) -> dict[str, object]:
+    """The settings as the ledger holds them; the number of orderings has a second entry there, always 1."""
+    return amended(settings, {"disorder.orderings": 1})
 
 
 def prepared_systems(
@@ -24,7 +30,7 @@ def prepared_systems(
     """Order, repeat and relax in a stage folder (skipped when done); returns the structures of the file."""
     work = Work(
         key="prepare",
-        settings={"prepare": settings, "seed": seed, "teacher": teacher.name},
+        settings={"prepare": recorded(settings), "seed": seed, "teacher": teacher.name},
         inputs={"structure": crystal.sha256},
         models={"teacher": model_id(teacher)},
     )

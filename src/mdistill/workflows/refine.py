@@ -109,7 +109,7 @@ def _label_own_frames(
 ) -> tuple[list[LabelledFrame], str]:
     """Novel frames of the student's MD from each structure at each temperature, labelled; reasons of runs that broke."""
     store, notes = LabelStore(home / "labels"), list[str]()
-    label = replace(rounds.label, seed=child_seed(rounds.seed, f"round {number}", "label"))
+    seed = child_seed(rounds.seed, f"round {number}", "label")
     for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
         where = home / f"md-{index}-{temperature:g}K"
         try:
@@ -121,7 +121,7 @@ def _label_own_frames(
         chosen = select(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames)
         label_structures(
             [candidates[k] for k in sorted(chosen)], rounds.teacher, store, name=f"{index}/{temperature:g}",
-            settings=label, temperature_K=temperature, workers=rounds.workers, stop=stop,
+            settings=rounds.label, temperature_K=temperature, seed=seed, workers=rounds.workers, stop=stop,
         )  # fmt: skip
     return [replace(frame, block=frame.block + number * _BLOCKS_PER_ROUND) for frame in store.read()], "; ".join(notes)
 
