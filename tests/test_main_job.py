@@ -31,7 +31,7 @@ ENVIRONMENT = {
 TINY = shlex.split(
     "--teacher toy_teacher:salt --temperatures 300 400 --prepare.relax-steps 200 --label.frames 20 --label.every-fs 20 "
     "--label.probe-every 20 --train.fit.steps 250 --train.channels 6 --train.radial 8 --train.hidden 24 --refine.time-ps 0.3 "
-    "--refine.frames 3 --validate.replays 4 --validate.drift-ps 0.4 --validate.stability-ps 0.2 --validate.equilibration-ps 0.1 "
+    "--committee 2 --refine.frames 3 --validate.replays 4 --validate.drift-ps 0.4 --validate.stability-ps 0.2 --validate.equilibration-ps 0.1 "
     "--validate.speed-repeats 3 --production.time-ps 1.2 --production.equilibration-ps 0.2"
 )
 
@@ -76,6 +76,27 @@ def test_the_run_is_complete_and_honest(workspace, trust):
     failed = [g.name for g in results.gates if not g.passed]
     assert ("FAILED" in page or "failed" in page) == bool(failed) or not failed
     trust("T28", "exit status of a run with failed gates", 4 if failed else 0, "4 exactly when a gate failed")
+
+
+def test_the_committee_lies_beside_the_student_and_is_judged(workspace):
+    run = workspace / "runs" / "li6ps5cl"
+    for name in ("student.mdistill", "student-2.mdistill"):
+        assert (run / name).read_bytes() == (run / "refine" / name).read_bytes() != (run / "train" / name).read_bytes()
+    assert (run / "student.mdistill").read_bytes() != (run / "student-2.mdistill").read_bytes()
+    assert not (run / "student-3.mdistill").exists()
+    results = read_results(run)
+    assert results.values["committee_spread"].value > 0.0 and results.values["committee_error_over_spread"].value > 0.0
+    assert next(table for table in results.tables if table.name == "committee").rows[1][1].value > 0.0
+    assert any(figure.name == "committee_calibration" for figure in results.figures)
+
+
+def test_a_damaged_member_is_made_again(workspace, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workspace / "runs" / "li6ps5cl", run, copy_function=shutil.copy2)
+    right = (run / "refine" / "student-2.mdistill").read_bytes()
+    (run / "refine" / "student-2.mdistill").write_bytes(right[:-20])
+    assert cli.run(["distill", str(workspace / "examples" / "li6ps5cl.cif"), "--quick", *TINY, "--out", str(run)]) in (0, 4)
+    assert (run / "refine" / "student-2.mdistill").read_bytes() == (run / "student-2.mdistill").read_bytes() == right
 
 
 def test_a_damaged_trajectory_is_noticed(workspace, tmp_path, capsys):

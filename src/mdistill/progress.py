@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,12 +15,37 @@ def silent(_n: float = 1, _note: str = "") -> None:
     """An advance function that shows nothing."""
 
 
+_FORWARD: Callable[[float, float, str], None] | None = None
+
+
+def forward_progress(send: Callable[[float, float, str], None]) -> None:
+    """Have every bar of this process call send(done, total, note), at most twice a second, in place of being shown."""
+    global _FORWARD  # noqa: PLW0603  (one terminal, one process: set once, at the start of a worker)
+    _FORWARD = send
+
+
+def _forwarder(send: Callable[[float, float, str], None], total: float, done: float) -> Advance:
+    last, count = 0.0, done
+
+    def advance(n: float = 1, note: str = "") -> None:
+        nonlocal last, count
+        count += n
+        if time.monotonic() - last > 0.5 or count >= total:
+            last = time.monotonic()
+            send(count, total, note)
+
+    return advance
+
+
 @contextmanager
 def progress(description: str, total: float, *, unit: str = "step", done: float = 0) -> Iterator[Advance]:
     """Show a bar while the block runs and yield its advance function. Silent with MDISTILL_QUIET=1.
 
     Where standard error is no terminal (a batch job's log), one line is printed about every 30 seconds instead.
     """
+    if _FORWARD is not None:
+        yield _forwarder(_FORWARD, total, done)
+        return
     if os.environ.get("MDISTILL_QUIET") == "1" or total <= 0:
         yield silent
         return
@@ -52,8 +78,6 @@ def progress(description: str, total: float, *, unit: str = "step", done: float 
 
 
 def _log_lines(description: str, total: float, unit: str, done: float, say: Callable[..., None]) -> Advance:
-    import time
-
     start, last, count = time.monotonic(), time.monotonic(), done
 
     def advance(n: float = 1, note: str = "") -> None:

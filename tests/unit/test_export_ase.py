@@ -122,7 +122,7 @@ def test_neighbours_are_kept_between_steps() -> None:
         atoms.positions += 0.01 * step
         again = fresh_atoms(atoms, calculator(Conservative(Morse())))
         assert atoms.get_potential_energy() == again.get_potential_energy()
-    assert calc._evaluate[1]._pairs.rebuilds == 1
+    assert calc._evaluate[1][0]._pairs.rebuilds == 1
 
 
 @dataclass(frozen=True)

@@ -78,3 +78,16 @@ def test_distances() -> None:
     }  # fmt: skip
     assert abs(closest_ratio(salt(5.32), floors) - 0.95) < 1e-9
     assert closest_ratio(salt(8.0), {(11, 17): 2.8}) == float("inf")
+
+
+def test_weights_change_which_novel_structure_comes_first() -> None:
+    candidates = rattles(0.0001, 11, 0)
+    value = {id(s): float(k) for k, s in enumerate(candidates)}
+    heavy = {id(candidates[7]): 20.0}
+
+    def at(system: System) -> torch.Tensor:
+        return torch.tensor([value[id(system)]])
+
+    assert select(candidates, candidates[:1], 2, describe=at) == [10, 5]
+    assert select(candidates, candidates[:1], 2, describe=at, weigh=lambda s: heavy.get(id(s), 1.0)) == [7, 10]
+    assert len(set(select(candidates, candidates[:1], 9, describe=at, weigh=lambda s: heavy.get(id(s), 1.0)))) == 9

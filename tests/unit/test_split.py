@@ -54,3 +54,11 @@ def test_displaced_copies_go_where_their_block_goes():
     plain, both = split_blocks(every, held_out=0.3), split_blocks(every + copies, held_out=0.3)
     for alone, together in zip(plain, both, strict=True):
         assert {f.block for f in alone} == {f.block for f in together} and len(together) == 2 * len(alone)
+
+
+def test_members_of_a_committee_hold_out_other_blocks_while_there_are_any():
+    every = frames({(600.0, k): 10 for k in range(5)} | {(900.0, 5): 4, (900.0, 6): 4, (1000.0, 7): 4})
+    held = [{f.block for f in split_blocks(every, held_out=0.15, member=member)[1]} for member in range(1, 7)]
+    assert held == [{4, 6}, {3, 5}, {2, 6}, {1, 5}, {0, 6}, {4, 5}]
+    pairs = [{f.block for f in split_blocks(every, held_out=0.35, member=member)[1] if f.block < 5} for member in (1, 2, 3)]
+    assert pairs == [{3, 4}, {1, 2}, {4, 0}]

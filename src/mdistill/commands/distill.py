@@ -65,7 +65,7 @@ examples:
 GROUPS = {
     "what": ("teacher", "temperatures", "mobile", "seed", "quick", "stride_fs"),
     "structure": ("cutoff", "prepare.orderings", "prepare.max_atoms"),
-    "labels and student": ("label.frames", "train.size", "train.fit.max_minutes", "refine.rounds"),
+    "labels and student": ("label.frames", "train.size", "train.fit.max_minutes", "committee", "refine.rounds"),
     "production": ("production.time_ps", "production.time_step_fs", "production.charge"),
     "run": ("out", "dry_run", "update", "device", "threads", "workers", "max_hours"),
 }

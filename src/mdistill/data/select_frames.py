@@ -3,7 +3,8 @@ r"""Choosing few structures that cover much: distance filter, then farthest poin
 A structure is described by smoothed histograms of its pair distances, one per pair of elements,
     d_ab(k) = (1/n_ab) Σ_pairs exp(−(r − r_k)²/2w²) f_c(r),      r_k: grid up to the cutoff, n_ab: atoms of kinds a, b
 and per element by the spread of the atoms' own histograms, so that one unusual atom among many shows.
-Each next structure chosen is the one farthest from all chosen so far and from the reference set.
+Each next structure chosen is the one farthest from all chosen so far and from the reference set; with weights, the one whose
+distance times weight is largest.
 
 Reference:
     Gonzalez, Theor. Comput. Sci. 38, 293 (1985), doi 10.1016/0304-3975(85)90224-5 (farthest-point selection).
@@ -82,6 +83,7 @@ def usable(candidates: Sequence[System], reference: Sequence[System], *, floor: 
 
 def select(
     candidates: Sequence[System], reference: Sequence[System], count: int, *, floor: float = 0.75, describe: Describe = histogram,
+    weigh: Callable[[System], float] | None = None,
 ) -> list[int]:  # fmt: skip
     """Indices of at most `count` candidates, most novel first (deterministic; ties go to the earlier candidate).
 
@@ -91,12 +93,14 @@ def select(
         count: Number of frames to choose.
         floor: A candidate with a pair closer than this fraction of the shortest such pair in `reference` is dropped.
         describe: Structure → vector.
+        weigh: Structure → weight of its novelty, such as the spread of a committee; by default all weigh the same.
     """
     usable_frames = usable(candidates, reference, floor=floor)
     if not usable_frames or count <= 0:
         return []
     known = [describe(system) for system in reference]
     points = torch.stack([describe(candidates[k]) for k in usable_frames])
+    weights = torch.tensor([1.0 if weigh is None else weigh(candidates[k]) for k in usable_frames], dtype=points.dtype)
     scale = torch.cat([*(vector.unsqueeze(0) for vector in known), points]).std(0, correction=0).clamp_min(1e-12)
     points = points / scale
     if known:
@@ -105,7 +109,7 @@ def select(
         distance = (points - points.mean(0)).square().sum(1).sqrt()
     chosen: list[int] = []
     while len(chosen) < min(count, len(usable_frames)):
-        best = int(distance.argmax())
+        best = int(torch.where(distance < 0.0, distance, distance * weights).argmax())
         from_best = (points - points[best]).square().sum(1).sqrt()
         distance = torch.minimum(distance, from_best) if known or chosen else from_best
         chosen.append(best)

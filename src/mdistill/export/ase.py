@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -13,13 +14,20 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
+from mdistill.analysis.spread import energy_spread, forces_spread
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
 from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
+from mdistill.teachers.models import find_student, load
+from mdistill.training.committee import members_beside
 from mdistill.types import Potential
 
+_SPREADS = ("forces_spread", "energy_spread")
 
-def calculator(potential: Potential, *, skin: float = 0.5) -> Calculator:
+
+def calculator(
+    potential: Potential | str | Path, *, skin: float = 0.5, committee: Sequence[Potential | str | Path] | None = None
+) -> Calculator:
     """An ASE calculator that answers with the potential's energy, forces and stress.
 
     energy and free_energy in eV (equal), forces in eV/Å [atom, 3], stress in eV/Å³ as ASE has it: Voigt order
@@ -27,23 +35,41 @@ def calculator(potential: Potential, *, skin: float = 0.5) -> Calculator:
     it elsewhere raises ASE's `PropertyNotImplementedError`. Every answer is a new array and does not depend on earlier
     calls. The neighbour list is reused until an atom has moved by more than half the skin.
 
+    With a committee two more properties exist, and are evaluated when asked for, as by
+    `atoms.calc.get_property("forces_spread", atoms)`: forces_spread in eV/Å [atom] and energy_spread in eV, the spread of the
+    members and the potential (`analysis.spread`). Large spread means that the students are uncertain.
+
     Args:
-        potential: Student, teacher, or anything else that is a `Potential`.
+        potential: Student, teacher, or anything else that is a `Potential`; or its name or path (`teachers.models.load`).
         skin: Skin of the neighbour list, Å.
+        committee: Further members; by default the students beside a student given by its path, `student-2.mdistill`, …
     Raises:
-        BadInput: At the call, if the structure holds an element that the potential does not know.
+        BadInput: No such model, or at the call, if the structure holds an element that the potential does not know.
     """
-    return _PotentialCalculator(potential, skin)
+    if committee is None and _named(potential):
+        committee = members_beside(find_student(path) if (path := Path(potential)).is_dir() else path)
+    return _PotentialCalculator(_loaded(potential), skin, [_loaded(member) for member in committee or ()])
+
+
+def _named(potential: Potential | str | Path) -> TypeGuard[str | Path]:
+    return isinstance(potential, (str, Path))
+
+
+def _loaded(potential: Potential | str | Path) -> Potential:
+    return load(potential) if _named(potential) else potential  # type: ignore[return-value]
 
 
 class _PotentialCalculator(Calculator):
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012  (the name and form ASE reads)
 
-    def __init__(self, potential: Potential, skin: float) -> None:
+    def __init__(self, potential: Potential, skin: float, committee: Sequence[Potential]) -> None:
         super().__init__()
         self._potential = potential
+        self._members = [potential, *committee]
         self._skin = skin
-        self._evaluate: tuple[Tensor, Evaluator | EngineEvaluator] | None = None
+        self._evaluate: tuple[Tensor, list[Evaluator | EngineEvaluator]] | None = None
+        if committee:
+            self.implemented_properties = [*self.implemented_properties, *_SPREADS]
 
     @property
     def name(self) -> str:
@@ -66,8 +92,9 @@ class _PotentialCalculator(Calculator):
             raise BadInput("structure", "positions or cell are not finite", allowed="finite numbers", fix="check the structure")
         system = make_system(self.atoms.positions, numbers, self.atoms.cell.array, self.atoms.pbc)
         if self._evaluate is None or not torch.equal(self._evaluate[0], system.numbers):
-            self._evaluate = (system.numbers, make_evaluator(self._potential, system, skin=self._skin))
-        prediction = self._evaluate[1](system)
+            self._evaluate = (system.numbers, [make_evaluator(member, system, skin=self._skin) for member in self._members])
+        evaluate = self._evaluate[1]
+        prediction = evaluate[0](system)
         energy = float(prediction.energy.sum())
         results: dict[str, Any] = {
             "energy": energy,
@@ -76,4 +103,8 @@ class _PotentialCalculator(Calculator):
         }
         if prediction.stress is not None:
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].detach().cpu().double().numpy())
+        if len(evaluate) > 1 and set(_SPREADS) & set(properties):
+            answers = [prediction, *(member(system) for member in evaluate[1:])]
+            results["forces_spread"] = forces_spread(answers).cpu().numpy()
+            results["energy_spread"] = float(energy_spread(answers).sum())
         self.results = results

@@ -6,12 +6,9 @@ killed with its children; this process uses an alarm, which interrupts waiting a
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -22,12 +19,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from mdistill.errors import BadInput, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.labelling.engine import Answer, Engine, Failure
 from mdistill.labelling.tasks import Question
+from mdistill.processes import begin_worker, worker_context
 from mdistill.types import Graph, Prediction
 
 _LOOK_S = 0.2
@@ -209,8 +205,7 @@ class _Worker:
     """A process with an engine, in its own process group, so that its children die with it."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
-        forks = sys.platform == "linux" and not torch.cuda.is_available()
-        context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+        context = worker_context()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, engine, folder), daemon=True)
         self.process.start()
@@ -244,13 +239,7 @@ class _Worker:
 
 def _serve(pipe: Connection, engine: Engine, folder: Path) -> None:
     """Main loop of a worker: one question after the other, with one thread, until the executor closes."""
-    os.setsid()
-    _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("SIGTERM", "SIGUSR1"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+    begin_worker()
     while True:
         try:
             question = pickle.loads(pipe.recv_bytes())  # noqa: S301  (written by our own process)
@@ -263,12 +252,6 @@ def _serve(pipe: Connection, engine: Engine, folder: Path) -> None:
         except Exception as error:
             answer = Failure(reason=f"{type(error).__name__}: {error}", retry=True)
         pipe.send_bytes(pickle.dumps(answer))
-
-
-def _die_with_parent() -> None:
-    """Have the system kill this process when its parent dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True)

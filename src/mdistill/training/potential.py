@@ -93,7 +93,7 @@ class Prepared:
 
 def train_potential(
     frames: Sequence[LabelledFrame], settings: TrainSettings, folder: Path, *, stop: StopRequest = NEVER,
-    start_from: Path | None = None, redraw: Potential | None = None, provenance: dict[str, Any] | None = None,
+    start_from: Path | None = None, redraw: Potential | None = None, provenance: dict[str, Any] | None = None, member: int = 1,
 ) -> TrainingResult:  # fmt: skip
     """Train a potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder, or resumes.
 
@@ -105,20 +105,23 @@ def train_potential(
         start_from: A model file of the same elements and size to start from (refit); None to start afresh.
         redraw: A teacher that computes products of new random probes at every curvature step, in place of stored ones.
         provenance: Stored in the model file: teacher, commit, …
+        member: Number in a committee; each holds out other blocks.
     Raises:
         BadInput: Frames that are not finite, nothing to hold out, a start_from of another size or other elements.
         MdistillError: Training diverged, or the disk is full.
         Interrupted: Stopped on request, after saving.
     """
-    return run_fit(prepare_fit(frames, settings, start_from=start_from, redraw=redraw), folder, stop=stop, provenance=provenance)
+    ready = prepare_fit(frames, settings, start_from=start_from, redraw=redraw, member=member)
+    return run_fit(ready, folder, stop=stop, provenance=provenance)
 
 
 def prepare_fit(
-    frames: Sequence[LabelledFrame], settings: TrainSettings, *, start_from: Path | None = None, redraw: Potential | None = None
-) -> Prepared:
+    frames: Sequence[LabelledFrame], settings: TrainSettings, *, start_from: Path | None = None, redraw: Potential | None = None,
+    member: int = 1,
+) -> Prepared:  # fmt: skip
     """Split the frames, make and calibrate the network, set up the objective. Arguments and errors as `train_potential`."""
     check_labels(frames)
-    train, held_out = split_blocks(frames, held_out=settings.held_out)
+    train, held_out = split_blocks(frames, held_out=settings.held_out, member=member)
     train = with_probes(train, "none" if redraw is not None else settings.curvature)
     dtype = torch.float64 if settings.float64 else torch.float32
     size = settings.student(tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()})))

@@ -10,13 +10,16 @@ from mdistill.errors import BadInput
 from mdistill.types import LabelledFrame
 
 
-def split_blocks(frames: Sequence[LabelledFrame], *, held_out: float = 0.15) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+def split_blocks(
+    frames: Sequence[LabelledFrame], *, held_out: float = 0.15, member: int = 1
+) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
     """Training and held-out frames: from every temperature the later blocks are held out, at least one where there are two.
 
     Blocks are grouped by source and temperature and ordered by number. From each group of at least two blocks the last
     ones are held out until they hold at least the fraction `held_out` of its frames; one block always stays for
     training. A group of a single block is trained on. Displaced copies of frames stay with their block. The choice
-    depends on the blocks alone, so a store always splits the same way.
+    depends on the blocks alone, so a store always splits the same way. Member 2 of a committee holds out the blocks before
+    those of member 1, and so on; after the first block comes the last one again.
 
     Raises:
         BadInput: held_out outside (0, 0.9), or every group has a single block (nothing could be held out).
@@ -31,10 +34,14 @@ def split_blocks(frames: Sequence[LabelledFrame], *, held_out: float = 0.15) -> 
         sizes[frame.block] = sizes.get(frame.block, 0) + 1
     chosen: set[int] = set()
     for sizes in groups.values():
-        blocks, missing = sorted(sizes), math.ceil(held_out * sum(sizes.values()))
-        while len(blocks) > 1 and missing > 0:
-            missing -= sizes[blocks[-1]]
-            chosen.add(blocks.pop())
+        blocks, wanted = sorted(sizes), math.ceil(held_out * sum(sizes.values()))
+        for _ in range(member):
+            missing, held = wanted, list[int]()
+            while len(held) < len(blocks) - 1 and missing > 0:
+                held.append(blocks[-1])
+                missing -= sizes[held[-1]]
+                blocks = [held[-1], *blocks[:-1]]
+        chosen |= set(held)
     if not chosen:
         raise BadInput(
             "labels", f"{len(frames)} frames in {len({f.block for f in frames})} block(s), one per temperature",

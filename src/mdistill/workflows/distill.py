@@ -30,7 +30,7 @@ from mdistill.runs.results import Results, merge, read_results, with_sections, w
 from mdistill.settings import amended, child_seed
 from mdistill.teachers import check_teacher
 from mdistill.teachers.models import STRIDE, load, load_stride
-from mdistill.training.potential import train_potential
+from mdistill.training.committee import member_file, members_beside, train_committee
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
@@ -95,16 +95,17 @@ class _Job:
         settings, home = self.settings, self.folder
         start = home / "prepare" / STRUCTURES
         labels = home / "label" / "labels.jsonl"
-        first, final = home / "train" / STUDENT, home / "refine" / STUDENT
+        names = [member_file(number) for number in range(1, settings.committee + 1)]
+        first, final = [home / "train" / name for name in names], home / "refine" / STUDENT
         everything = home / "refine" / "labels.txt"
         prepared_systems(
             self.crystal, self.teacher, settings.prepare, home / "prepare", seed=self._seed("prepare"), stop=self.stop,
         )  # fmt: skip
         label = amended(settings.label, {"seed": self._seed("label")})
         self._stage("label", {"label": label}, [start], ["labels.jsonl"], self._label, asks=True)
-        self._stage("train", {"train": settings.train}, [labels], [STUDENT], self._train)
+        self._stage("train", {"train": settings.train, "committee": settings.committee}, [labels], names, self._train)
         refined = {"refine": settings.refine, "train": settings.train, "label": label, "seed": settings.seed}
-        self._stage("refine", refined, [labels, first, start], [STUDENT, "labels.txt"], self._refine, asks=True)
+        self._stage("refine", refined, [labels, *first, start], [*names, "labels.txt"], self._refine, asks=True)
         limits = {"validate": settings.validate, "seed": settings.seed}
         self._stage("gates", limits, [final, everything, start], [], self._validate, asks=True)
         produced_from = [final, start]
@@ -118,8 +119,11 @@ class _Job:
         asked |= {"mobile": settings.mobile, "seed": settings.seed}
         trajectories = [f"{kelvin:g}K/trajectory.h5" for kelvin in settings.temperatures]
         self._stage("production", asked, produced_from, trajectories, self._produce)
-        with replacing(home / STUDENT) as partial:
-            copyfile(final, partial)
+        for stale in members_beside(home / STUDENT):
+            stale.unlink()
+        for name in names:
+            with replacing(home / name) as partial:
+                copyfile(home / "refine" / name, partial)
         results = Results(command="distill", provenance=self._provenance(), citations=self._citations())
         for name in STAGES:
             results = merge(results, read_results(home / name))
@@ -150,8 +154,11 @@ class _Job:
         )
 
     def _train(self, folder: Path) -> Results:
-        result = train_potential(self._labels(), self.settings.train, folder, stop=self.stop, provenance=self._provenance())
-        return training_results(result, "first fit")
+        results = train_committee(
+            self._labels(), self.settings.train, folder, count=self.settings.committee, stop=self.stop,
+            provenance=self._provenance(),
+        )  # fmt: skip
+        return training_results(results[0], "first fit")
 
     def _refine(self, folder: Path) -> Results:
         settings = self.settings
@@ -159,11 +166,12 @@ class _Job:
             systems=self._systems(), teacher=self.teacher, temperatures_K=settings.label.temperatures_K, settings=settings.refine,
             label=settings.label, train=settings.train, seed=self._seed("refine"), workers=self.workers,
         )  # fmt: skip
-        result, table = refine(rounds, self._labels(), self.folder / "train" / STUDENT, folder, stop=self.stop)
+        first = [self.folder / "train" / member_file(number) for number in range(1, settings.committee + 1)]
+        results, tables = refine(rounds, self._labels(), first, folder, stop=self.stop)
         shards = sorted(folder.glob("round-*/labels/*.npz"))
         with replacing(folder / "labels.txt") as partial:
             partial.write_text("".join(f"{sha256(p)} {p.relative_to(folder)}\n" for p in shards), encoding="utf-8")
-        return merge(table, training_results(result, "last fit"))
+        return merge(tables, training_results(results[0], "last fit"))
 
     def _validate(self, folder: Path) -> Results:
         settings = self.settings

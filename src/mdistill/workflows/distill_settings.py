@@ -39,6 +39,7 @@ class DistillSettings:
         prepare: Orderings, supercell, relaxation.
         label: Labels of the teacher.
         train: The student and its fit.
+        committee: Number of students with other seeds and held-out blocks; their spread is the model's uncertainty. 1: none.
         refine: On-policy rounds.
         validate: Gates.
         production: Production MD.
@@ -56,6 +57,7 @@ class DistillSettings:
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
     label: LabelSettings = field(default_factory=lambda: LabelSettings(temperatures_K=()))
     train: TrainSettings = field(default_factory=TrainSettings)
+    committee: int = setting(3, least=1, most=100)
     refine: RefineSettings = field(default_factory=RefineSettings)
     validate: ValidateSettings = field(default_factory=ValidateSettings)
     production: ProductionSettings = field(default_factory=ProductionSettings)

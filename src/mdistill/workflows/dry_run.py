@@ -10,6 +10,7 @@ from mdistill.errors import MissingPackage
 from mdistill.graph import empty_graph
 from mdistill.io.structures import read_structure, to_system
 from mdistill.labelling.plan import estimate_cost
+from mdistill.processes import usable_cores
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import child_seed
 from mdistill.teachers.models import load
@@ -78,7 +79,7 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
     refine_calls = (
         settings.refine.rounds * settings.refine.frames * len(settings.label.temperatures_K) * settings.prepare.orderings
     )
-    fit = settings.train.fit.max_minutes
+    fit = settings.train.fit.max_minutes * max(1.0, settings.committee / usable_cores())
     refit = fit * settings.refine.refit_share * settings.refine.rounds
     stages: list[tuple[str, int, float]] = [
         ("relax (at most)", planned.relaxation_calls, planned.relaxation_calls * per_call / 60.0),

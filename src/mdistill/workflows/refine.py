@@ -1,4 +1,7 @@
-"""On-policy rounds: the student runs MD, its most novel frames go to the teacher, the student is refitted.
+"""On-policy rounds: the student runs MD, frames of it go to the teacher, all students of the committee are refitted.
+
+Student 1 runs the MD. Frames are chosen by novelty × spread: distance from all known frames in the space of
+`data.select_frames`, times the largest spread of the committee's forces on an atom. A single student chooses by novelty.
 
 The student's dynamics visits configurations that its teacher's trajectories did not. Their labels make that dynamics reliable;
 `distill` does at least one round.
@@ -6,13 +9,14 @@ The student's dynamics visits configurations that its teacher's trajectories did
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from shutil import copyfile
 
 from mdistill.analysis.accuracy import accuracy
+from mdistill.analysis.spread import calibration, forces_spread
 from mdistill.data.select_frames import select
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
@@ -21,16 +25,19 @@ from mdistill.graph import make_system
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
 from mdistill.io.trajectories import read_hdf5
+from mdistill.judge.committee import committee_results
 from mdistill.labelling.label import label_structures
 from mdistill.labelling.settings import LabelSettings
-from mdistill.runs.results import Cell, Results, Table
+from mdistill.runs.results import Cell, Results, Table, merge
 from mdistill.settings import child_seed
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load
-from mdistill.training.potential import TrainingResult, evaluate, train_potential
+from mdistill.training.committee import member_file, train_committee
+from mdistill.training.potential import TrainingResult, evaluate
 from mdistill.training.settings import TrainSettings
-from mdistill.types import LabelledFrame, Potential, System
+from mdistill.types import LabelledFrame, Potential, Prediction, System
 from mdistill.workflows.settings import RefineSettings
 
 _BLOCKS_PER_ROUND = 1_000_000
@@ -62,18 +69,18 @@ class Rounds:
 
 
 def refine(
-    rounds: Rounds, frames: Sequence[LabelledFrame], student: Path, folder: Path, *, stop: StopRequest = NEVER
-) -> tuple[TrainingResult, Results]:
-    """Do the rounds; each stores its MD, labels and fit in `folder/round-k` and resumes from there.
+    rounds: Rounds, frames: Sequence[LabelledFrame], students: Sequence[Path], folder: Path, *, stop: StopRequest = NEVER
+) -> tuple[list[TrainingResult], Results]:
+    """Do the rounds; each stores its MD, labels and fits in `folder/round-k` and resumes from there.
 
     Args:
         rounds: Data and settings.
-        frames: Labels the student was trained on.
-        student: Model file of the first fit.
-        folder: Folder of the stage; `student.mdistill` in it becomes the last fit.
+        frames: Labels the students were trained on.
+        students: Model files of the first fits; the first runs the MD.
+        folder: Folder of the stage; `student.mdistill`, `student-2.mdistill`, … in it become the last fits.
         stop: Checked in every loop.
     Returns:
-        The last fit, and a table of the rounds.
+        The last fits, and a table of the rounds; with a committee also its table and figure.
     """
     settings, everything = rounds.settings, list(frames)
     first = rounds.train.fit.suited(rounds.train.net)
@@ -88,37 +95,49 @@ def refine(
         ),
     )
     rows: list[list[Cell]] = []
+    unseen: list[LabelledFrame] = []
+    answers: list[list[Prediction]] = [[] for _ in students]
     for number in range(1, settings.rounds + 1):
         home = folder / f"round-{number}"
-        new, notes = _label_own_frames(rounds, number, everything, load(student, precision="float32"), home, stop=stop)
-        before = _force_error(student, new)
+        new, notes = _label_own_frames(rounds, number, everything, students, home, stop=stop)
+        for given, student in zip(answers, students, strict=True):
+            given.extend(evaluate(load(student), new))
+        unseen += new
+        before = _force_error(new, answers[0][len(answers[0]) - len(new) :])
         everything += new
-        result = train_potential(everything, refit, home / "train", stop=stop, start_from=student)
-        student = result.path
-        rows.append([f"{number}", len(new), before, _force_error(student, new), notes or "stable"])
-    with replacing(folder / "student.mdistill") as partial:
-        copyfile(student, partial)
+        results = train_committee(everything, refit, home / "train", count=len(students), start_from=students, stop=stop)
+        students = [result.path for result in results]
+        rows.append([f"{number}", len(new), before, _force_error(new, evaluate(load(students[0]), new)), notes or "stable"])
+    for number, student in enumerate(students, 1):
+        with replacing(folder / member_file(number)) as partial:
+            copyfile(student, partial)
     columns = ["round", "new teacher frames", "force MAE before refit (meV/Å)", "after (meV/Å)", "student MD"]
-    caption = "The new frames are the most novel of the student's own MD. Before: its error on them, unseen."
+    chosen = "the most novel" if len(students) == 1 else "novel ones with a large spread of the committee"
+    caption = f"The new frames are {chosen} of the student's own MD. Before: its error on them, unseen."
     table = Table("rounds", "On-policy rounds", "training", columns, rows, caption)
-    return result, Results(command="refine", tables=[table])
+    found = Results(command="refine", tables=[table])
+    if len(students) > 1:
+        judged = calibration(unseen, answers) if unseen else None
+        found = merge(found, committee_results(results, judged, frames="the new frames, before the refit"))
+    return results, found
 
 
 def _label_own_frames(
-    rounds: Rounds, number: int, known: Sequence[LabelledFrame], student: Potential, home: Path, *, stop: StopRequest
+    rounds: Rounds, number: int, known: Sequence[LabelledFrame], students: Sequence[Path], home: Path, *, stop: StopRequest
 ) -> tuple[list[LabelledFrame], str]:
     """Novel frames of the student's MD from each structure at each temperature, labelled; reasons of runs that broke."""
     store, notes = LabelStore(home / "labels"), list[str]()
+    members = [load(student, precision="float32") for student in students]
     seed = child_seed(rounds.seed, f"round {number}", "label")
     for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
         where = home / f"md-{index}-{temperature:g}K"
         try:
-            simulate(system, student, _dynamics(rounds, number, index, temperature), where, stop=stop)
+            simulate(system, members[0], _dynamics(rounds, number, index, temperature), where, stop=stop)
         except BlowUp as blown:
             notes.append(f"{temperature:g} K: {blown.reason} at step {blown.step}")
         candidates = _frames(where / "trajectory.h5", system)
         like = [f.system for f in known if f.temperature_K == temperature and f.system.n_atoms == system.n_atoms]
-        chosen = select(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames)
+        chosen = select(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames, weigh=_spread_of(members, system))
         label_structures(
             [candidates[k] for k in sorted(chosen)], rounds.teacher, store, name=f"{index}/{temperature:g}",
             settings=rounds.label, temperature_K=temperature, seed=seed, workers=rounds.workers, stop=stop,
@@ -145,7 +164,15 @@ def _frames(trajectory: Path, system: System) -> list[System]:
     ]
 
 
-def _force_error(student: Path, frames: Sequence[LabelledFrame]) -> Estimate:
+def _spread_of(members: Sequence[Potential], like: System) -> Callable[[System], float] | None:
+    """Largest spread of the members' forces on an atom of a structure, eV/Å; None with a single member."""
+    if len(members) == 1:
+        return None
+    evaluators = [make_evaluator(member, like) for member in members]
+    return lambda system: float(forces_spread([evaluate(system) for evaluate in evaluators]).max())
+
+
+def _force_error(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction]) -> Estimate:
     if not frames:
         return unknown("meV/Å")
-    return accuracy(frames, evaluate(load(student), frames)).force["all"].mean_absolute.scaled(1e3, "meV/Å")
+    return accuracy(frames, predictions).force["all"].mean_absolute.scaled(1e3, "meV/Å")
