@@ -179,7 +179,10 @@ def slope_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """One validation check: the measured value must be `sense` the limit (in measured.unit). `detail` holds further text."""
+    """One validation check: the measured value must be `sense` the limit (in measured.unit).
+
+    `detail` holds further text, `fix` what to do where it failed: one sentence.
+    """
 
     name: str
     measured: Estimate
@@ -188,6 +191,7 @@ class Gate:
     detail: str = ""
     parts: dict[str, Estimate] = field(default_factory=dict)
     sense: Literal["at most", "at least"] = "at most"
+    fix: str = ""
 
 
 def gate(

@@ -41,6 +41,21 @@ def test_full_disk_leaves_the_old_file(tmp_path, trust, writer):
     trust("T36", f"full disk at 20 offsets, {writer}: old file intact, message names the path", f"{kept} of 20", "20 of 20")
 
 
+def test_numbers_of_a_list_stand_on_one_line_and_nothing_else_changes(tmp_path):
+    value = {
+        "x": [1, -2.5e-9, None, 3],
+        "text": "[\n 1,\n 2\n]",
+        "mixed": [1, "2", [3, 4]],
+        "nested": [[1, 2], []],
+        "empty": [],
+        "": [0.5],
+    }
+    files.write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert "[1,-2.5e-09,null,3]" in text and "[3,4]" in text and text.count("\n") < 20
+
+
 def test_a_failure_while_writing_leaves_no_trace(tmp_path):
     path = tmp_path / "a.json"
     files.write_json(path, {"a": 1})

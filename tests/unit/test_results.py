@@ -14,13 +14,17 @@ from mdistill.errors import BadInput
 from mdistill.estimates import Gate, exactly
 from mdistill.report.page import headlines
 from mdistill.runs.results import (
+    Density,
     Figure,
     Headline,
+    Hops,
     Results,
     Rung,
+    Scene,
     Series,
     Table,
     add_to_run,
+    headline_parts,
     in_section,
     merge,
     read_results,
@@ -48,6 +52,40 @@ def test_what_is_written_is_read(tmp_path):
     found = read_results(tmp_path)
     assert found.rungs == results.rungs and found.headlines == results.headlines and found.sections == results.sections
     assert found.values == results.values and found.gates == results.gates and found.tables == results.tables
+
+
+def scene(name: str = "paths") -> Scene:
+    hops = [Hops(start=(0.0, 0.5, 1.0), end=(1.5, 0.5, 1.0), count=3)]
+    return Scene(name=name, title="t", section="transport", numbers=[3, 17], positions=[[0.0, 0.5, 1.0], [2.0, 2.0, 2.0]],
+                 cell=[[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 4.0]], mobile=3, hops=hops,
+                 density=Density(shape=(2, 1, 2), values=[0, 255, 3, 0], largest=0.2))  # fmt: skip
+
+
+def test_a_scene_is_read_as_written_with_one_line_for_its_numbers(tmp_path):
+    results = in_section("paths", Results(command="x", scenes=[scene(), scene("other")]))
+    text = write_results(tmp_path, results).read_text(encoding="utf-8")
+    assert read_results(tmp_path).scenes == results.scenes and "[0,255,3,0]" in text
+    again = in_section("paths", Results(command="x", scenes=[scene("new")]))
+    assert [one.name for one in with_sections(read_results(tmp_path), again).scenes] == ["new"]
+
+
+def test_a_file_without_doubts_parts_and_scenes_is_read(tmp_path):
+    told = [Headline(quantity="conductivity", value="conductivity_700K", temperature_K=700.0, doubts=["Only 3 hops."])]
+    write_results(tmp_path, Results(command="x", headlines=told))
+    assert read_results(tmp_path).headlines == told
+    raw = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    del raw["scenes"], raw["headlines"][0]["doubts"]
+    (tmp_path / "results.json").write_text(json.dumps(raw), encoding="utf-8")
+    found = read_results(tmp_path)
+    assert found.scenes == [] and found.headlines[0].doubts == []
+
+
+def test_parts_of_a_headline_are_those_of_its_temperature():
+    values = {f"conductivity{part}_{t}K": exactly(t) for part in ("", "_statistical", "_model") for t in (500, 700)}
+    told = Headline(quantity="conductivity", value="conductivity_700K", temperature_K=700.0)
+    found = headline_parts(Results(command="x", values=values), told)
+    assert found == {"statistical": exactly(700), "model": exactly(700)}
+    assert headline_parts(Results(command="x", values={"conductivity_700K": exactly(1)}), told) == {}
 
 
 def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):

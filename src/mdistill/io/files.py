@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from mdistill.errors import BadInput, MdistillError
 
 PARTIAL = ".partial"
 """Suffix of unfinished files; the process and host that write them precede it."""
+_NUMBERS = re.compile(r"\[\n\s*((?:(?:null|-?\d[-+.\deE]*),?\n\s*)+)\]")
 
 
 def this_host() -> str:
@@ -72,8 +74,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, all or nothing. NaN and infinity are rejected."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    """Write JSON, all or nothing, a list of numbers on one line. NaN and infinity are rejected."""
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(path, _NUMBERS.sub(lambda found: f"[{''.join(found[1].split())}]", text) + "\n")
 
 
 def read_json(path: Path, *, limit_bytes: int = 200_000_000) -> Any:

@@ -4,12 +4,13 @@ Schema (format 2); an estimate is {value, error, unit, samples, interval, upper_
 
     command, version, created, settings, hardware, provenance, notes: [text], citations: [key]
     values     {name: estimate}
-    headlines  [{quantity, value, temperature_K}]: the most important values, by name
-    gates      [{name, measured: estimate, limit, sense, passed, detail, parts: {name: estimate}}]
+    headlines  [{quantity, value, temperature_K, doubts: [text]}]: the most important values, by name
+    gates      [{name, measured: estimate, limit, sense, passed, detail, parts: {name: estimate}, fix}]
     rungs      [{kind, name, cost: estimate, speed_up: estimate, errors: {name: estimate}, note, command, model}]
     tables     [{name, title, section, columns, rows: [[text, number, estimate or null]], caption}]
     figures    [{name, title, section, x_label, y_label, series, kind, caption, x_ticks}]
-    sections   [{name, values, gates, tables, figures}]: names of parts that a command replaces when it runs again
+    scenes     [{name, title, section, numbers, positions, cell, mobile, density, hops, caption}]: structures in space
+    sections   [{name, values, gates, tables, figures, scenes}]: names of parts that a command replaces when it runs again
 
 Files of format 1 are read too (`earlier.upgraded_results`).
 """
@@ -29,6 +30,8 @@ from mdistill.runs.earlier import upgraded_results
 from mdistill.settings import to_json
 
 FORMAT = 2
+PARTS = ("gates", "tables", "figures", "scenes")
+"""Named parts of results, besides the values."""
 KINDS = ("teacher", "potential", "stride")
 RungKind = Literal["teacher", "potential", "stride"]
 Quantity = Literal["stride_speed_up", "speed_up", "conductivity", "diffusivity", "activation_energy"]
@@ -85,6 +88,56 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Density:
+    """Number density of the mobile ion on a periodic grid over the cell of its scene.
+
+    Attributes:
+        shape: Number of voxels along each lattice vector.
+        values: Voxel by voxel, the third index fastest; 255 is `largest`.
+        largest: Largest density, ions/Å³.
+    """
+
+    shape: tuple[int, int, int]
+    values: list[int]
+    largest: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hops:
+    """Two sites (Å, the nearest images of each other) and the number of hops between them, in either direction."""
+
+    start: tuple[float, float, float]
+    end: tuple[float, float, float]
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A structure in space, and where its mobile ions went.
+
+    Attributes:
+        name, title, section, caption: As of a `Figure`.
+        numbers: Atomic numbers.
+        positions: Å, one row of three for each atom.
+        cell: Å, rows are lattice vectors.
+        mobile: Atomic number of the mobile ion; 0: none.
+        density: Density of the mobile ion.
+        hops: Pairs of sites that exchanged ions.
+    """
+
+    name: str
+    title: str
+    section: str
+    numbers: list[int]
+    positions: list[list[float]]
+    cell: list[list[float]]
+    mobile: int = 0
+    density: Density | None = None
+    hops: list[Hops] = field(default_factory=list)
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
     """One model of the ladder, compared with the one above it.
 
@@ -110,11 +163,21 @@ class Rung:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """A value for the top of the page: quantity, name among the values, temperature."""
+    """A value for the top of the page.
+
+    Its parts are the values named like it: `conductivity_700K` has `conductivity_statistical_700K` (`headline_parts`).
+
+    Attributes:
+        quantity: Its quantity.
+        value: Its name among the values.
+        temperature_K: Its temperature, K.
+        doubts: Reasons not to trust it, a short sentence each.
+    """
 
     quantity: Quantity
     value: str
     temperature_K: float | None = None
+    doubts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,12 +189,14 @@ class Section:
     gates: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     figures: list[str] = field(default_factory=list)
+    scenes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """All results of one command. Tables and figures are shown in the sections "ladder", "structure", "gates", "accuracy",
-    "vibrations", "strides", "dynamics", "transport", "training", "settings", in this order, and in others after them."""
+    """All results of one command. Tables, figures and scenes are shown in the sections "ladder", "structure", "gates",
+    "accuracy", "vibrations", "strides", "dynamics", "transport", "training", "settings", in this order, and in others after them.
+    """
 
     command: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +209,7 @@ class Results:
     sections: list[Section] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    scenes: list[Scene] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     citations: list[str] = field(default_factory=list)
     version: str = ""
@@ -157,9 +223,17 @@ def merge(first: Results, second: Results) -> Results:
     return dataclasses.replace(
         first, values=first.values | second.values, headlines=list(told.values()), gates=first.gates + second.gates,
         rungs=_ladder(first.rungs + second.rungs), sections=list(named.values()), tables=first.tables + second.tables,
-        figures=first.figures + second.figures, notes=first.notes + [n for n in second.notes if n not in first.notes],
+        figures=first.figures + second.figures, scenes=first.scenes + second.scenes,
+        notes=first.notes + [n for n in second.notes if n not in first.notes],
         citations=first.citations + [c for c in second.citations if c not in first.citations],
     )  # fmt: skip
+
+
+def headline_parts(results: Results, headline: Headline) -> dict[str, Estimate]:
+    """Statistical and model error of a headline, where the results hold them."""
+    rest = headline.value.removeprefix(headline.quantity)
+    named = {part: f"{headline.quantity}_{part}{rest}" for part in ("statistical", "model")}
+    return {part: results.values[name] for part, name in named.items() if name in results.values}
 
 
 def _ladder(rungs: list[Rung]) -> list[Rung]:
@@ -175,7 +249,7 @@ def _ladder(rungs: list[Rung]) -> list[Rung]:
 
 def in_section(name: str, results: Results) -> Results:
     """The results as one section, for `add_to_run`."""
-    parts = {part: [one.name for one in getattr(results, part)] for part in ("gates", "tables", "figures")}
+    parts = {part: [one.name for one in getattr(results, part)] for part in PARTS}
     return dataclasses.replace(results, sections=[Section(name=name, values=list(results.values), **parts)])
 
 
@@ -186,15 +260,13 @@ def with_sections(whole: Results, added: Results) -> Results:
     """
     named = {section.name for section in added.sections}
     old = [section for section in whole.sections if section.name in named]
-    values, gates, tables, figures = ({n for s in old for n in getattr(s, p)} for p in ("values", "gates", "tables", "figures"))
-    rest = dataclasses.replace(
-        whole,
-        values={name: value for name, value in whole.values.items() if name not in values},
-        headlines=[h for h in whole.headlines if h.value not in values],
-        gates=[gate for gate in whole.gates if gate.name not in gates],
-        tables=[table for table in whole.tables if table.name not in tables],
-        figures=[figure for figure in whole.figures if figure.name not in figures],
-    )
+    values = {name for section in old for name in section.values}
+    replaced = {part: {name for section in old for name in getattr(section, part)} for part in PARTS}
+    left: dict[str, Any] = {
+        part: [one for one in getattr(whole, part) if one.name not in names] for part, names in replaced.items()
+    }
+    left["values"] = {name: value for name, value in whole.values.items() if name not in values}
+    rest = dataclasses.replace(whole, headlines=[h for h in whole.headlines if h.value not in values], **left)
     return merge(rest, dataclasses.replace(added, notes=[]))
 
 
@@ -252,7 +324,7 @@ def _results(raw: dict[str, Any]) -> Results:
     built = {
         "values": _estimates(raw["values"]), "headlines": [Headline(**h) for h in raw["headlines"]], "gates": gates,
         "rungs": [_rung(rung) for rung in raw["rungs"]], "sections": [Section(**section) for section in raw["sections"]],
-        "tables": tables, "figures": figures,
+        "tables": tables, "figures": figures, "scenes": [_scene(scene) for scene in raw.get("scenes", [])],
     }  # fmt: skip
     return Results(**{k: v for k, v in raw.items() if k != "format"} | built)
 
@@ -260,6 +332,12 @@ def _results(raw: dict[str, Any]) -> Results:
 def _rung(raw: dict[str, Any]) -> Rung:
     measured = {name: _cell(raw[name]) for name in ("cost", "speed_up")}
     return Rung(**raw | measured | {"errors": _estimates(raw["errors"])})
+
+
+def _scene(raw: dict[str, Any]) -> Scene:
+    density, hops = raw["density"], [Hops(**h | {end: tuple(h[end]) for end in ("start", "end")}) for h in raw["hops"]]
+    built = None if density is None else Density(**density | {"shape": tuple(density["shape"])})
+    return Scene(**raw | {"density": built, "hops": hops})
 
 
 def _estimates(raw: dict[str, Any]) -> dict[str, Estimate]:
