@@ -11,7 +11,7 @@ import tyro
 
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.data.settings import PrepareSettings
-from mdistill.labelling.settings import LabelSettings
+from mdistill.labelling.settings import USUAL_TIMEOUT, LabelSettings
 from mdistill.settings import amended, child_seed
 
 
@@ -76,13 +76,20 @@ def main(arguments: list[str]) -> int:
     teacher = load(given.teacher, device=given.device)
     plan(crystal, given.prepare, elements=teacher.elements, subject=given.teacher)
     folder, settings, seed = output_folder(given.out), given.settings, child_seed(given.seed, "label")
-    ledger = {"label": amended(settings, {"seed": seed}), "prepare": recorded(given.prepare), "teacher": given.teacher}
+    ledger = {
+        "label": amended(settings, {"seed": seed, "timeout_s": USUAL_TIMEOUT}),
+        "prepare": recorded(given.prepare),
+        "teacher": given.teacher,
+    }
     command = "mdistill label " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         keep_settings(folder, "label", ledger)
         write_config(folder, "mdistill label", given)
         order = child_seed(given.seed, "prepare")
-        systems, _ = prepared_systems(crystal, teacher, given.prepare, folder / "prepare", seed=order, stop=stop)
+        systems, _ = prepared_systems(
+            crystal, teacher, given.prepare, folder / "prepare", seed=order, timeout_s=settings.timeout_s, workers=given.workers,
+            stop=stop,
+        )  # fmt: skip
         results = label_run(systems, teacher, settings, folder, seed=seed, workers=given.workers, stop=stop)
     finish(stamped(results, settings, repeat=command), folder)
     return 0

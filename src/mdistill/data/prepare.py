@@ -166,7 +166,7 @@ def prepare(
         stop: Checked between relaxation steps.
     Raises:
         BadInput: See `plan`; or no arrangement without close pairs.
-        BlowUp: The teacher returned a non-finite energy, force or stress.
+        NotRelaxed: The teacher raised an error, or returned a non-finite energy, force or stress.
         Interrupted: A stop was requested.
     """
     planned = plan(crystal, settings, elements=potential.elements, subject=potential.name)

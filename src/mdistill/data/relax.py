@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mdistill.errors import BlowUp
+from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.graph import build_graph, volumes
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.progress import Advance, silent
@@ -68,6 +68,14 @@ class _Fire:
         return move * min(1.0, _LONGEST_STEP / max(float(move.norm(dim=1).max()), 1e-300))
 
 
+class NotRelaxed(MdistillError):
+    """A potential failed on a structure of a relaxation, `system`."""
+
+    def __init__(self, name: str, step: int, reason: str, system: System) -> None:
+        self.system = system
+        super().__init__(f"{name} failed in step {step} of the relaxation: {reason}")
+
+
 def relax(
     system: System, potential: Potential, *, max_steps: int = 200, largest_force: float = 0.05, stress_GPa: float = 0.1,
     stop: StopRequest = NEVER, advance: Advance = silent,
@@ -87,7 +95,7 @@ def relax(
     Returns:
         The structure of lowest energy met, and how it got there.
     Raises:
-        BlowUp: The potential gave a non-finite number.
+        NotRelaxed: The potential raised an error, or gave a non-finite number.
         Interrupted: A stop was requested.
     Reference:
         E. Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006), doi 10.1103/PhysRevLett.97.170201; cell as in E. B. Tadmor
@@ -121,10 +129,15 @@ def relax(
 
 
 def _ask(potential: Potential, system: System, step: int) -> Prediction:
-    prediction = potential(build_graph(system, potential.cutoff))
+    try:
+        prediction = potential(build_graph(system, potential.cutoff))
+    except (BadInput, Interrupted):
+        raise
+    except Exception as error:
+        raise NotRelaxed(potential.name, step, f"{error or type(error).__name__}", system) from error
     parts = [prediction.energy, prediction.forces, *([] if prediction.stress is None else [prediction.stress])]
     if not all(bool(torch.isfinite(part).all()) for part in parts):
-        raise BlowUp(step, f"{potential.name} gave a non-finite energy, force or stress while relaxing")
+        raise NotRelaxed(potential.name, step, "energy, forces or stress are not finite", system)
     return prediction
 
 

@@ -6,6 +6,7 @@ A half-occupied site stays half occupied; `data/disorder.py` replaces it by whol
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from mdistill.errors import BadInput
 from mdistill.io.checks import READABLE, check_crystal, check_file, text_of
 from mdistill.io.cif import parse_cif
 from mdistill.io.crystal import Crystal, Site, formula
-from mdistill.io.files import sha256
+from mdistill.io.files import replacing, sha256
 from mdistill.types import System
 
 if TYPE_CHECKING:
@@ -165,6 +166,14 @@ def to_atoms(structure: Crystal | System) -> Atoms:
         cell=structure.cell[0].detach().cpu().numpy().astype(np.float64),
         pbc=structure.pbc[0].cpu().numpy(),
     )
+
+
+def write_systems(path: Path, systems: Sequence[System]) -> None:
+    """Write structures to one extxyz file, all or nothing."""
+    from ase.io import write
+
+    with replacing(path) as partial:
+        write(partial, [to_atoms(system) for system in systems], format="extxyz")
 
 
 def read_systems(path: Path) -> list[System]:

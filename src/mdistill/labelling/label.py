@@ -21,8 +21,8 @@ from typing import Any
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.files import append_line, replacing
-from mdistill.io.structures import to_atoms
+from mdistill.io.files import append_line
+from mdistill.io.structures import write_systems
 from mdistill.labelling.engine import Answer, Engine, Failure, as_engine
 from mdistill.labelling.executor import AskedPotential, Executor, NoAnswer, executor
 from mdistill.labelling.plan import Task, plan, steps, task_calls
@@ -271,9 +271,6 @@ def _notes(folder: Path) -> list[dict[str, Any]]:
 
 def _set_aside(folder: Path, name: str, system: System) -> Path:
     """Write a structure that the teacher failed on."""
-    from ase.io import write
-
     path = folder / "broken" / (name.replace("/", "-") + ".extxyz")
-    with replacing(path) as partial:
-        write(partial, to_atoms(system), format="extxyz")
+    write_systems(path, [system])
     return path

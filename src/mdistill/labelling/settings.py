@@ -8,6 +8,9 @@ from typing import Literal
 from mdistill.settings import HOTTEST, LONGEST_STEP, refuse, setting, settings
 from mdistill.simulation.settings import GuardSettings
 
+USUAL_TIMEOUT = 1800.0
+"""Longest call in the ledgers of runs, s, whatever it is: no result depends on it, and a longer one may be allowed later."""
+
 
 @settings
 class LabelSettings:
@@ -53,7 +56,7 @@ class LabelSettings:
     probe_every: int = setting(4, least=1)
     largest_force: float = setting(50.0, above=0.0, unit="eV/Å")
     max_frames: int = setting(100_000, least=1)
-    timeout_s: float = setting(1800.0, above=0.0, unit="s")
+    timeout_s: float = setting(USUAL_TIMEOUT, above=0.0, unit="s")
 
     def __post_init__(self) -> None:
         if self.blocks > self.frames:

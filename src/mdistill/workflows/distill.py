@@ -21,6 +21,7 @@ from mdistill.io.structures import STRUCTURES, read_structure, read_systems
 from mdistill.judge.fit_tables import training_results
 from mdistill.judge.potential import validate
 from mdistill.labelling.label import label_run
+from mdistill.labelling.settings import USUAL_TIMEOUT
 from mdistill.nets.network import StrideMap
 from mdistill.runs.folder import keep_settings, run_stage
 from mdistill.runs.identity import contents, model_id
@@ -71,7 +72,8 @@ def distill(
     plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
     with locked(folder):
         inputs = {"structure": crystal.sha256}
-        keep_settings(folder, "distill", settings, inputs=inputs, paths=("structure",), update=update)
+        recorded = amended(settings, {"label.timeout_s": USUAL_TIMEOUT})
+        keep_settings(folder, "distill", recorded, inputs=inputs, paths=("structure",), update=update)
         if on_begin is not None:
             on_begin()
         results = _Job(settings, folder, crystal, teacher, workers, stop).all()
@@ -99,9 +101,10 @@ class _Job:
         first, final = [home / "train" / name for name in names], home / "refine" / STUDENT
         everything = home / "refine" / "labels.txt"
         prepared_systems(
-            self.crystal, self.teacher, settings.prepare, home / "prepare", seed=self._seed("prepare"), stop=self.stop,
+            self.crystal, self.teacher, settings.prepare, home / "prepare", seed=self._seed("prepare"),
+            timeout_s=settings.label.timeout_s, workers=self.workers, stop=self.stop,
         )  # fmt: skip
-        label = amended(settings.label, {"seed": self._seed("label")})
+        label = amended(settings.label, {"seed": self._seed("label"), "timeout_s": USUAL_TIMEOUT})
         self._stage("label", {"label": label}, [start], ["labels.jsonl"], self._label, asks=True)
         self._stage("train", {"train": settings.train, "committee": settings.committee}, [labels], names, self._train)
         refined = {"refine": settings.refine, "train": settings.train, "label": label, "seed": settings.seed}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from mdistill.data.prepare import plan, prepare, relaxation_table
+from mdistill.data.relax import NotRelaxed
 from mdistill.data.settings import PrepareSettings
+from mdistill.errors import MdistillError
 from mdistill.estimates import exactly
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.crystal import Crystal
-from mdistill.io.files import replacing
-from mdistill.io.structures import STRUCTURES, read_systems, to_atoms
+from mdistill.io.structures import STRUCTURES, read_systems, write_systems
+from mdistill.labelling.engine import as_engine
+from mdistill.labelling.executor import AskedPotential, executor
 from mdistill.runs.folder import run_stage
 from mdistill.runs.identity import model_id
 from mdistill.runs.ledger import Work
@@ -25,9 +29,25 @@ def recorded(settings: PrepareSettings) -> dict[str, object]:
 
 
 def prepared_systems(
-    crystal: Crystal, teacher: Potential, settings: PrepareSettings, folder: Path, *, seed: int, stop: StopRequest = NEVER
-) -> tuple[list[System], Results]:
-    """Order, repeat and relax in a stage folder (skipped when done); returns the structures of the file."""
+    crystal: Crystal, teacher: Potential, settings: PrepareSettings, folder: Path, *, seed: int,
+    timeout_s: float = 1800.0, workers: int = 0, stop: StopRequest = NEVER,
+) -> tuple[list[System], Results]:  # fmt: skip
+    """Order, repeat and relax in a stage folder (skipped when done); returns the structures of the file.
+
+    Args:
+        crystal: As read.
+        teacher: The teacher.
+        settings: Cutoff, orderings, relaxation.
+        folder: Folder of the stage.
+        seed: Seed of the search for orderings.
+        timeout_s: Longest teacher call, s.
+        workers: 0: the teacher is called in this process. Otherwise one worker process calls it, which can be killed.
+        stop: Checked between relaxation steps.
+    Raises:
+        BadInput: As `prepare`.
+        MdistillError: The teacher failed twice on a structure, which is in `folder/broken`.
+        Interrupted: A stop was requested.
+    """
     work = Work(
         key="prepare",
         settings={"prepare": recorded(settings), "seed": seed, "teacher": teacher.name},
@@ -35,19 +55,30 @@ def prepared_systems(
         models={"teacher": model_id(teacher)},
     )
     outputs = [STRUCTURES, "results.json"]
-    run_stage(folder, work, outputs, lambda: _prepare(crystal, teacher, settings, folder, seed=seed, stop=stop))
+
+    def act() -> None:
+        asked = executor(as_engine(teacher), workers=min(workers, 1), seconds=timeout_s, folder=folder / "engine")
+        with closing(asked):
+            _prepare(crystal, AskedPotential(asked), settings, folder, seed=seed, stop=stop)
+
+    run_stage(folder, work, outputs, act)
     return read_systems(folder / STRUCTURES), read_results(folder)
 
 
 def _prepare(
     crystal: Crystal, teacher: Potential, settings: PrepareSettings, folder: Path, *, seed: int, stop: StopRequest
 ) -> None:
-    from ase.io import write
-
     planned = plan(crystal, settings, elements=teacher.elements, subject=teacher.name)
-    done = prepare(crystal, teacher, settings, seed=seed, stop=stop)
-    with replacing(folder / STRUCTURES) as partial:
-        write(partial, [to_atoms(system) for system in done.systems], format="extxyz")
+    try:
+        done = prepare(crystal, teacher, settings, seed=seed, stop=stop)
+    except NotRelaxed as error:
+        broken = folder / "broken" / "relaxation.extxyz"
+        write_systems(broken, [error.system])
+        raise MdistillError(
+            f"{error}\n  saved: the structure in {broken}\n  fix: run the teacher on that structure to find the cause, or "
+            "raise the longest time of a call (timeout_s); then run the same command again"
+        ) from error
+    write_systems(folder / STRUCTURES, done.systems)
     values = {"atoms": exactly(done.systems[0].n_atoms)}
     tables = [planned.sites, relaxation_table(done)]
     write_results(folder, Results(command="prepare", values=values, tables=tables, notes=[done.rule, *done.notes]))
