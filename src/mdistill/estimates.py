@@ -181,7 +181,15 @@ def slope_of(
 class Gate:
     """One validation check: the measured value must be `sense` the limit (in measured.unit).
 
-    `detail` holds further text, `fix` what to do where it failed: one sentence.
+    Attributes:
+        name: Subject of the check.
+        measured, limit, sense: What is compared.
+        passed: The verdict; true where the check is not `judged`.
+        detail: Further text.
+        parts: Everything that was compared, by name.
+        limits: Limits of the parts where they differ, in the units of the parts.
+        judged: False for a check without a verdict, such as a slope that shows that a conductivity is only a bound.
+        fix: What to do where it failed: one sentence.
     """
 
     name: str
@@ -191,6 +199,8 @@ class Gate:
     detail: str = ""
     parts: dict[str, Estimate] = field(default_factory=dict)
     sense: Literal["at most", "at least"] = "at most"
+    limits: dict[str, float] = field(default_factory=dict)
+    judged: bool = True
     fix: str = ""
 
 
@@ -219,7 +229,8 @@ def worst_gate(name: str, judged: Mapping[str, tuple[Estimate, float]], what: st
     if math.isinf(shares[worst]):
         return gate(name, unknown(estimate.unit), limit, f"{what} is not finite ({worst})")
     detail = f"{what}, worst of {len(judged)}: {worst}, {100.0 * shares[worst]:.3g} % of the limit"
-    return replace(gate(name, estimate, limit, detail), parts={n: e for n, (e, _) in judged.items()})
+    parts, limits = {n: e for n, (e, _) in judged.items()}, {n: limit for n, (_, limit) in judged.items()}
+    return replace(gate(name, estimate, limit, detail), parts=parts, limits=limits if len(set(limits.values())) > 1 else {})
 
 
 def _share(estimate: Estimate, limit: float) -> float:

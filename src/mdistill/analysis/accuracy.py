@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -22,11 +22,13 @@ class Deviation:
         root_mean_square: The same residuals, root mean square, unit of mean_absolute.
         scale: How large the quantity itself is: mean |F| (length of the force vector) for forces, standard deviation over
             the frames for energy per atom and stress; unit of mean_absolute.
+        component: Mean absolute component of the labels, which `mean_absolute` compares with; 0 where it was not computed.
     """
 
     mean_absolute: Estimate
     root_mean_square: float
     scale: float
+    component: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,9 @@ def _force_deviation(
     atoms = [frames[k].system.numbers == element if element else slice(None) for k in mine]
     labels = [frames[k].target.forces[a].detach().cpu().double().numpy() for k, a in zip(mine, atoms, strict=True)]
     predicted = [predictions[k].forces[a].detach().cpu().double().numpy() for k, a in zip(mine, atoms, strict=True)]
-    return _deviation(predicted, labels, blocks[mine], "eV/Å", scale=float(np.linalg.norm(np.concatenate(labels), axis=1).mean()))
+    every = np.concatenate(labels)
+    found = _deviation(predicted, labels, blocks[mine], "eV/Å", scale=float(np.linalg.norm(every, axis=1).mean()))
+    return replace(found, component=float(np.abs(every).mean()))
 
 
 def _frame_deviation(

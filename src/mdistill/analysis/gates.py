@@ -33,7 +33,12 @@ NO_FORCE = 1e-4
 
 
 def force_gates(force: Mapping[str, Deviation], limits: GateLimits) -> list[Gate]:
-    """One gate over the temperatures (and "all"), one over the elements; the worst decides.
+    r"""One gate over the temperatures (and "all"), one over the elements; the worst decides (meV/Å).
+
+    ⟨|ΔF_i|⟩ ≤ f max(a, s ⟨|F_i|⟩)      F_i: Cartesian component of a teacher force   a: `force_eV_A`   s: `force_relative`
+    f: 1, or `element_factor` for an element
+
+    Both sides are means of absolute components. The mean length ⟨|F|⟩ is twice ⟨|F_i|⟩ where directions are random.
 
     Args:
         force: Force deviations as in `accuracy.Accuracy.force`.
@@ -42,29 +47,34 @@ def force_gates(force: Mapping[str, Deviation], limits: GateLimits) -> list[Gate
     temperatures = {name: d for name, d in force.items() if name not in elements}
 
     def judged(groups: Mapping[str, Deviation], factor: float) -> dict[str, tuple[Estimate, float]]:
-        return {
-            name: (d.mean_absolute, factor * max(limits.force_eV_A, limits.force_relative * d.scale))
-            for name, d in groups.items()
-        }
+        return {name: (d.mean_absolute.scaled(1e3, "meV/Å"), factor * force_limit(d, limits)) for name, d in groups.items()}
 
-    what = "mean absolute force error"
+    what = "mean absolute error of a force component"
     return [
         worst_gate("force error", judged(temperatures, 1.0), what),
         worst_gate("force error per element", judged(elements, limits.element_factor), what),
     ]
 
 
+def force_limit(force: Deviation, limits: GateLimits) -> float:
+    """Largest mean absolute error of a force component, meV/Å; see `force_gates`."""
+    return 1e3 * max(limits.force_eV_A, limits.force_relative * force.component)
+
+
 def energy_gate(energy: Mapping[str, Deviation], limits: GateLimits) -> Gate:
-    """Mean absolute energy error per atom at every temperature."""
-    return worst_gate(
-        "energy error", {n: (d.mean_absolute, limits.energy_eV_atom) for n, d in energy.items()}, "mean absolute energy error"
-    )
+    """Mean absolute energy error per atom at every temperature (meV/atom)."""
+    limit = 1e3 * limits.energy_eV_atom
+    judged = {name: (d.mean_absolute.scaled(1e3, "meV/atom"), limit) for name, d in energy.items()}
+    return worst_gate("energy error", judged, "mean absolute energy error")
 
 
 def stress_gate(stress: Mapping[str, Deviation], limits: GateLimits) -> Gate:
-    """Mean absolute stress error at every temperature (eV/Å³)."""
-    allowed = {n: max(limits.stress_GPa * GPA, limits.stress_relative * d.scale) for n, d in stress.items()}
-    return worst_gate("stress error", {n: (d.mean_absolute, allowed[n]) for n, d in stress.items()}, "mean absolute stress error")
+    """Mean absolute stress error at every temperature (GPa)."""
+    judged = {
+        name: (d.mean_absolute.scaled(1.0 / GPA, "GPa"), max(limits.stress_GPa, limits.stress_relative * d.scale / GPA))
+        for name, d in stress.items()
+    }
+    return worst_gate("stress error", judged, "mean absolute stress error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,13 +93,13 @@ def _error_table(errors: Accuracy) -> Table:
 
     rows: list[list[Cell]] = [
         [
-            group, cell(errors.force, group, 1e3, "meV/Å"), 1e3 * deviation.root_mean_square, 1e3 * deviation.scale,
+            group, cell(errors.force, group, 1e3, "meV/Å"), 1e3 * deviation.root_mean_square, 1e3 * deviation.component,
             cell(errors.energy, group, 1e3, "meV/atom"), cell(errors.stress, group, 1.0 / GPA, "GPa"),
         ]
         for group, deviation in errors.force.items()
     ]  # fmt: skip
-    columns = ["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |F| (meV/Å)", "energy MAE (meV/atom)", "stress MAE (GPa)"]
-    caption = "Held-out time blocks by temperature and element. Force errors per component; |F| is the length of the force."
+    columns = ["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |Fᵢ| (meV/Å)", "energy MAE (meV/atom)", "stress MAE (GPa)"]
+    caption = "Held-out time blocks by temperature and element. Fᵢ: Cartesian component of a force."
     return Table("errors", "Errors on held-out labels", "accuracy", columns, rows, caption)
 
 

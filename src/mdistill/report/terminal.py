@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdistill.estimates import Estimate
+from mdistill.estimates import Estimate, Gate
 from mdistill.report.tables import BELOW_DETECTION, format_estimate, limit_text, shown_rows
 from mdistill.runs.results import Results, Table
 
@@ -24,12 +24,13 @@ def print_summary(results: Results, console: Console | None = None, *, report: P
     console = console or Console()
     _print_rows(["value", "measured"], [[name, _measured(e)] for name, e in results.values.items()], console)
     gates = sorted(results.gates, key=lambda gate: not gate.passed)
-    rows = [["✓ passed" if g.passed else "✗ FAILED", g.name, _measured(g.measured), limit_text(g)] for g in gates]
+    rows = [[_verdict(g), g.name, _measured(g.measured), limit_text(g)] for g in gates]
     _print_rows(["verdict", "gate", "measured", "limit"], rows, console)
-    if gates:
-        passed = sum(gate.passed for gate in gates)
-        style = "bold green" if passed == len(gates) else "bold red"
-        console.print(f"{passed} of {len(gates)} gates passed", style=style, highlight=False)
+    judged = [gate for gate in gates if gate.judged]
+    if judged:
+        passed = sum(gate.passed for gate in judged)
+        style = "bold green" if passed == len(judged) else "bold red"
+        console.print(f"{passed} of {len(judged)} gates passed", style=style, highlight=False)
     if report is not None:
         console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
 
@@ -41,6 +42,12 @@ def print_table(table: Table, console: Console | None = None) -> None:
     console = console or Console()
     console.print(table.title, style="bold", highlight=False, markup=False, soft_wrap=True)
     _print_rows(table.columns, [[cell.text for cell in row] for row in shown_rows(table)], console)
+
+
+def _verdict(gate: Gate) -> str:
+    if not gate.passed:
+        return "✗ FAILED"
+    return "✓ passed" if gate.judged else "– not judged"
 
 
 def _measured(estimate: Estimate) -> str:
