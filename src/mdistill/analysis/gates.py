@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from mdistill.analysis.rdf import (
     species_pairs,
     wasserstein,
 )
+from mdistill.analysis.reweighting import UNIT, Spread
 from mdistill.analysis.settings import GateLimits
 from mdistill.analysis.statistics import Curve
 from mdistill.estimates import Estimate, Gate, exactly, gate, slope_of, unknown, worst_gate
@@ -262,6 +264,69 @@ def repulsion_gate(scans: Mapping[str, PairScan], limits: GateLimits) -> Gate:
     judged = {n: (exactly(c, "flips"), float(limits.force_flips)) for n, c in counts.items()}
     nearest = min((float(s.distance[0]) for s in scans.values()), default=0.0)
     return worst_gate("short-range repulsion", judged, f"sign changes of the pair force from {nearest:.2g} Å outwards")
+
+
+def production_gates(force: Mapping[str, Deviation], energy: Mapping[str, Estimate], limits: GateLimits) -> list[Gate]:
+    """Force errors of production frames by temperature and class, held against `force_limit`; energy errors by temperature.
+
+    Args:
+        force: Force deviations by name ("700 K, hops").
+        energy: Mean absolute energy errors less the offset of each run (meV/atom).
+    """
+    errors = {name: (d.mean_absolute.scaled(1e3, "meV/Å"), force_limit(d, limits)) for name, d in force.items()}
+    energies = {name: (error, 1e3 * limits.energy_eV_atom) for name, error in energy.items()}
+    return [
+        worst_gate("force error in production", errors, "mean absolute error of a force component"),
+        worst_gate("energy error in production", energies, "mean absolute energy error less the mean offset"),
+    ]
+
+
+def overlap_gate(spreads: Mapping[str, tuple[Spread, int]], limits: GateLimits) -> Gate:
+    """Spread of student minus teacher energy at every temperature; it fails beyond one standard error above the limit.
+
+    Args:
+        spreads: Spread and number of atoms by temperature.
+    """
+    name, what = "overlap with the teacher", "spread of student − teacher energy"
+    judged = {t: (one.width, limits.spread_kT * math.sqrt(atoms)) for t, (one, atoms) in spreads.items()}
+    known = {t: pair for t, pair in judged.items() if pair[0].value is not None}
+    if judged and not known:
+        detail = "no run has two labelled frames; --check.frames sets their number"
+        return replace(gate(name, unknown(UNIT), min(limit for _, limit in judged.values()), detail), passed=True, judged=False)
+    verdict = worst_gate(name, known, what)
+    useful = ", ".join(f"{100.0 * (one.useful.value or 0.0):.2g} % at {t}" for t, (one, _) in spreads.items() if t in known)
+    passed = bool(known) and all(gate(t, width, limit, errors=1.0).passed for t, (width, limit) in known.items())
+    return replace(verdict, passed=passed, detail=f"{verdict.detail}; exp(−σ²), the useful share of reweighted frames: {useful}")
+
+
+def softening_gate(slopes: Mapping[str, Estimate], limits: GateLimits) -> Gate:
+    """Slope of the student's against the teacher's forces, of all atoms and of each element.
+
+    It fails where a slope lies below the limit by more than two standard errors.
+    """
+    name, known = "softening", {n: slope for n, slope in slopes.items() if slope.value is not None}
+    if not known:
+        return gate(name, unknown(), limits.force_slope, "nothing to compare: no production frames", sense="at least")
+    worst = min(known, key=lambda n: (known[n].value or 0.0) + 2.0 * (known[n].error or 0.0))
+    detail = f"slope of student against teacher forces in production, smallest of {len(known)}: {worst}"
+    return gate(name, known[worst], limits.force_slope, detail, parts=known, sense="at least", errors=2.0)
+
+
+def diffusive_gate(slopes: Mapping[str, Estimate], limits: GateLimits) -> Gate:
+    """Whether D and σ are values: d ln MSD / d ln τ at every temperature. It has no verdict where a slope is significantly low.
+
+    Args:
+        slopes: By temperature.
+    """
+    name, limit = "diffusive", limits.diffusive_slope
+    known = {n: slope for n, slope in slopes.items() if slope.value is not None}
+    low = [n for n, slope in known.items() if not gate(n, slope, limit, errors=2.0, sense="at least").passed]
+    worst = min(known, key=lambda n: known[n].value or 0.0) if known else ""
+    measured = known[worst] if known else unknown()
+    text = f"MSD grows as τ to this power at the longest lags, smallest of {len(known)}: {worst}" if known else "no MSD"
+    text += f"; D and σ are upper bounds at {', '.join(low)}" if low else ""
+    verdict = gate(name, measured, limit, text, parts=known, sense="at least", errors=2.0)
+    return replace(verdict, passed=True, judged=bool(known) and not low)
 
 
 def speed_gate(speed_up: Estimate, limits: GateLimits) -> Gate:

@@ -26,6 +26,10 @@ class GateLimits:
         drift_eV_atom_ps: Largest |drift| of the NVE total energy: 1e-5 eV/atom/ps is 1 K in 13 ps of free flight.
         force_flips: Largest number of sign changes of the pair force from 0.3 Å outwards (1: one wall, one minimum).
         speed_up: Smallest ratio of teacher's to student's time per force call.
+        spread_kT: Largest spread of student minus teacher energy over production frames, k_B T times the root of the number of
+            atoms. Energies of a harmonic solid spread by 1.2 in these units, and the recorded students' errors by 0.1.
+        force_slope: Smallest slope of the student's against the teacher's forces in production; below it the student is too soft.
+        diffusive_slope: Smallest d ln MSD / d ln τ of diffusion; below it a conductivity is only a bound.
     Raises:
         BadInput: A limit is not a positive finite number.
     """
@@ -41,6 +45,9 @@ class GateLimits:
     drift_eV_atom_ps: float = setting(1.0e-5, above=0.0)
     force_flips: int = setting(1, above=0.0)
     speed_up: float = setting(2.0, above=0.0)
+    spread_kT: float = setting(0.3, above=0.0)
+    force_slope: float = setting(0.95, above=0.0, most=1.0)
+    diffusive_slope: float = setting(0.9, above=0.0, most=1.0)
 
 
 @settings

@@ -45,6 +45,21 @@ class ValidateSettings:
 
 
 @settings
+class CheckSettings:
+    """Teacher labels of production frames.
+
+    Attributes:
+        frames: Number of production frames per temperature sent to the teacher, over all runs; 0: no check.
+        hop_distance: Shortest hop of the mobile ion, Å. Half of the frames are drawn while an ion hops.
+    Raises:
+        BadInput: A value that cannot be used.
+    """
+
+    frames: int = setting(30, least=0, most=100_000)
+    hop_distance: float = setting(1.5, above=0.0, most=20.0, unit="Å")
+
+
+@settings
 class VibrationSettings:
     """Comparison of the curvature of student and teacher.
 
