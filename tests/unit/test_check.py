@@ -110,7 +110,7 @@ def test_frames_are_drawn_from_every_run_and_stand_for_their_share(right: tuple[
     drawn = draw_frames(runs[:2], 7, mobile=11, distance=1.5, pbc=[True] * 3)
     assert [frame.run for frame in drawn] == [1] * 4 + [2] * 3
     assert sum(frame.share for frame in drawn) == pytest.approx(1.0)
-    assert torch.equal(drawn[0].system.positions, read_hdf5(runs[0].path).positions[3])
+    assert torch.equal(drawn[0].system.positions, read_hdf5(runs[0].path).positions[2])
     assert draw_frames(runs[:2], 0, mobile=11, distance=1.5, pbc=[True] * 3) == []
 
 
