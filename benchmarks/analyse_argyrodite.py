@@ -19,6 +19,8 @@ from mdistill.workflows.settings import AnalyseSettings
 
 FRAME_TIME_FS = 100.0
 TEMPERATURE_K = 500.0
+KINISI_FROM = 8000.0
+"""Start of kinisi's line, fs: jumps back and forth in the cages are over."""
 
 
 def runs_of(data: Path, disorder: str) -> list[Path]:
@@ -71,8 +73,6 @@ def main() -> None:
         results = analyse(paths, settings)
         seconds = time.perf_counter() - start
         d, sigma = (results.values[f"{name}_{TEMPERATURE_K:g}K"] for name in ("diffusivity", "conductivity"))
-        table = next(t for t in results.tables if t.name == "transport")
-        fit_from = 1000.0 * float(str(table.rows[0][table.columns.index("fit from (ps)")]))
         row = {
             "disorder": f"{disorder[:-1]} %",
             "D_cm2_s": d.value,
@@ -87,9 +87,9 @@ def main() -> None:
             "sigma_limit": sigma.upper_limit,
         }
         for name, longest in (("kinisi_whole_run", 1.0), ("kinisi_half_run", 0.5)):
-            value, error = kinisi_directly(paths, fit_from=fit_from, longest=longest)
+            value, error = kinisi_directly(paths, fit_from=KINISI_FROM, longest=longest)
             row |= {name: value, f"{name}_error": error} if error < value else {name: None, f"{name}_error": "runs away"}
-        rows.append(row | {"fit_from_ps": fit_from / 1000.0, "seconds": seconds})
+        rows.append(row | {"kinisi_from_ps": KINISI_FROM / 1000.0, "seconds": seconds})
     described = {"temperature_K": TEMPERATURE_K, "frame_time_fs": FRAME_TIME_FS, "diffusion": settings.diffusion()}
     write_record("analyse_argyrodite", described, rows)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
@@ -10,6 +12,7 @@ from jaxtyping import Float, Int
 from mdistill.analysis.statistics import Curve
 from mdistill.errors import BadInput
 from mdistill.types import Trajectory
+from mdistill.units import PS
 
 
 def atoms_of(trajectory: Trajectory, species: str) -> Int[np.ndarray, " ion"]:
@@ -115,22 +118,81 @@ def mean_square_displacement(trajectory: Trajectory, *, species: str, lags: Int[
 
 
 def msd_of(
-    moved: Float[np.ndarray, "frame ion 3"], spacing: float, *, lags: Int[np.ndarray, " lag"] | None = None, label: str = ""
-) -> Curve:
-    """`mean_square_displacement` of positions (Å) already in the frame of the host; spacing of the frames in fs."""
-    frames, ions = moved.shape[:2]
+    moved: Float[np.ndarray, "frame ion 3"] | Sequence[Float[np.ndarray, "_ ion 3"]], spacing: float, *,
+    lags: Int[np.ndarray, " lag"] | None = None, label: str = "",
+) -> Curve:  # fmt: skip
+    """`mean_square_displacement` of positions (Å) already in the frame of the host; spacing of the frames in fs.
+
+    Independent runs of one state are pooled: each weighs with its number of independent windows, and only at lags that fit in it.
+    """
+    runs = [moved] if isinstance(moved, np.ndarray) else list(moved)
+    frames = max(len(run) for run in runs)
     lags = geometric_lags(frames) if lags is None else np.asarray(lags, dtype=np.int64)
     if not len(lags) or lags.min() < 1 or lags.max() >= frames:
         raise BadInput("lags", f"{lags.tolist()[:5]} …", allowed=f"1 to {frames - 1} frames", fix="choose lags within the run")
     mean, variance = np.empty(len(lags)), np.empty(len(lags))
     for k, lag in enumerate(lags):
-        squared = ((moved[lag:] - moved[:-lag]) ** 2).sum(axis=-1)
-        mean[k], variance[k] = squared.mean(), squared.var() / independent_windows(lag, frames, ions)
+        fitting = fits_in(lag, runs)
+        squared = [((run[lag:] - run[:-lag]) ** 2).sum(axis=-1) for run in fitting]
+        weight = np.array([len(run) - 1.0 for run in fitting]) / sum(len(run) - 1.0 for run in fitting)
+        mean[k] = weight @ [s.mean() for s in squared]
+        scatter = weight @ [((s - mean[k]) ** 2).mean() for s in squared]
+        variance[k] = scatter / pooled_windows(lag, runs)
     tensors = (torch.from_numpy(a) for a in (lags * spacing, mean, np.sqrt(variance)))
     x, y, error = tensors
     return Curve(x=x, y=y, error=error, x_unit="fs", y_unit="Å²", label=label)
 
 
+def fits_in(lag: int, runs: Sequence[Float[np.ndarray, "_ ion 3"]]) -> list[Float[np.ndarray, "_ ion 3"]]:
+    """The runs of which a lag (frames) is at most 90 %; all that are longer than the lag where there is none."""
+    fitting = [run for run in runs if lag <= 0.9 * (len(run) - 1)]
+    return fitting or [run for run in runs if lag < len(run)]
+
+
+def pooled_windows(lag: int, runs: Sequence[Float[np.ndarray, "_ ion 3"]]) -> float:
+    """Number of windows of `lag` frames that fit into the runs without overlap, times the ions."""
+    return sum(independent_windows(lag, *run.shape[:2]) for run in fits_in(lag, runs))
+
+
 def independent_windows(lag: Int[np.ndarray, ""] | int, frames: int, ions: int) -> float:
     """Number of windows of `lag` frames that fit into the run without overlap, times the ions; at least 1."""
     return max(1.0, ions * (frames - 1) / float(lag))
+
+
+def inflation_of(runs: Sequence[Float[np.ndarray, "_ ion 3"]], spacing: float, curve: Curve) -> float:
+    r"""How much ions that move together, and runs that differ, enlarge the variance of the MSD over that of independent ions.
+
+    g = max(g₁, (5 g₁ + (R − 1) g₂)/(R + 4))
+
+    g₁ ≥ 1: variance over windows of the squared displacement averaged over ions, over the variance of one ion divided by the
+    number of ions; mean of windows of 1, 2 and 4 ps. g₂, of R ≥ 4 runs: variance of the MSD between runs over that of
+    independent windows, mean of lags of 1/20, 1/10 and 1/5 of the shortest run.
+
+    Args:
+        runs: Displacements of each run, Å.
+        spacing: Time between frames (fs).
+        curve: Pooled MSD with errors.
+    """
+    ratios = []
+    for lag in sorted({max(1, round(time / spacing)) for time in (1 * PS, 2 * PS, 4 * PS)}):
+        squared = [(np.diff(run[::lag], axis=0) ** 2).sum(-1) for run in runs if len(run) > 4 * lag]
+        apart = np.concatenate([s - s.mean() for s in squared]) if squared else np.zeros((0, 1))
+        if len(apart) >= 8 and apart.var() > 0:
+            ratios.append(apart.mean(1).var() * len(apart) / (len(apart) - len(squared)) * apart.shape[1] / apart.var())
+    within = max(1.0, float(np.mean(ratios))) if ratios else 1.0
+    if len(runs) < 4:
+        return within
+    between, shortest = [], min(len(run) for run in runs)
+    for lag in (shortest // share for share in (20, 10, 5)):
+        if lag < 1:
+            continue
+        means = np.array([((run[lag:] - run[:-lag]) ** 2).sum(-1).mean() for run in runs])
+        windows = np.array([independent_windows(lag, *run.shape[:2]) for run in runs])
+        mean = windows @ means / windows.sum()
+        variance = float(np.interp(lag * spacing, curve.x.numpy(), curve.error.numpy())) ** 2 * windows.sum()
+        if variance > 0:
+            between.append(float(windows @ (means - mean) ** 2) / (len(runs) - 1) / variance)
+    if not between:
+        return within
+    freedom = len(runs) - 1
+    return max(within, (5.0 * within + freedom * float(np.mean(between))) / (5.0 + freedom))

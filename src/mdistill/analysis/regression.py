@@ -1,4 +1,4 @@
-"""The line through a mean square displacement: how its errors are correlated, from which lag on it is straight, its slope."""
+"""Fits to a mean square displacement: covariance of its lags, posterior of the long-time slope, logarithmic slope."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.optimize import nnls
+from scipy.stats import gamma, norm
 
 from mdistill.analysis.statistics import Curve
 from mdistill.errors import BadInput
@@ -16,94 +17,76 @@ from mdistill.units import PS
 
 RATTLING_TIME = 1.0 * PS
 """Ions forget ballistic motion and the phase of their vibration within about this time (fs)."""
+RELAXATIONS = 14
+"""Relaxation times averaged over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """c + m τ: slope m and its standard error (Å²/fs), offset c and its standard error (Å²)."""
+class Posterior:
+    """Posterior of the long-time slope of a mean square displacement: a mixture over fits.
 
-    slope: float
-    slope_error: float
+    Attributes:
+        weight: Weight of each fit, in sum 1.
+        slope: Slope of each fit (Å²/fs), which may be negative.
+        error: Its standard error (Å²/fs).
+        offset: Intercept of the straight part (Å²), averaged over the fits.
+        offset_error: Its standard error (Å²).
+    """
+
+    weight: Float[np.ndarray, " fit"]
+    slope: Float[np.ndarray, " fit"]
+    error: Float[np.ndarray, " fit"]
     offset: float
     offset_error: float
 
 
-def covariance(curve: Curve, windows: Float[np.ndarray, " lag"]) -> Float[np.ndarray, "lag lag"]:
-    r"""Covariance (Å⁴) of the MSD at two lags i ≤ j: that of a random walk, and white noise of the vibration on the diagonal.
+def covariance(curve: Curve) -> Float[np.ndarray, "lag lag"]:
+    r"""Covariance (Å⁴) of the MSD at two lags τ_i ≤ τ_j: that of a random walk, and white noise of the vibration on the diagonal.
 
-    C_ij = b_i n_i²/(n_i n_j) + δ_ij (s_i² − b_i)      s_i: error of the MSD   n: independent windows
+    C_ij = h_i τ_i τ_j + δ_ij (s_i² − h_i τ_i²)      s_i: error of the MSD
 
-    b_i ≤ s_i² is the largest random-walk part for which C is positive definite (b n² must grow with the lag).
+    h_i ≤ s_i²/τ_i² is the largest random-walk part for which C is positive definite (h must grow with the lag).
+
+    Reference:
+        McCluskey et al., J. Chem. Theory Comput. 21, 79 (2025), doi 10.1021/acs.jctc.4c01249.
     """
-    variance = curve.error.numpy() ** 2
-    walk = np.minimum.accumulate((variance * windows**2)[::-1])[::-1]
-    order = np.arange(len(windows))
-    spread = walk[np.minimum.outer(order, order)] / np.outer(windows, windows)
+    lags, variance = curve.x.numpy(), curve.error.numpy() ** 2
+    walk = np.minimum.accumulate((variance / lags**2)[::-1])[::-1]
+    order = np.arange(len(lags))
+    spread = walk[np.minimum.outer(order, order)] * np.outer(lags, lags)
     return spread + np.diag(variance - np.diag(spread))
 
 
 def modelled_errors(curve: Curve, windows: Float[np.ndarray, " lag"], start: int) -> Curve:
-    r"""The curve with the errors of a hopping walk around the line fitted from lag `start` on.
+    r"""The curve with the errors of a hopping walk around a line fitted from lag `start` on.
 
-    s² n = q L + p L²      L: line c + m τ (Å²)   n: independent windows   q ≥ 0: from hops of finite length (Å²)
-                           p ≥ 2/3: 2/3 for Gaussian displacements, more where some ions move and others do not
+    s² n = p L² + κ τ + v      L: line c + m τ, c and m ≥ 0 (Å²)   n: independent windows   κ ≥ 0: hops of finite length (Å⁴/fs)
+                               v ≥ 0: rare excursions that end (Å⁴)   p ≥ 2/3: 2/3 for Gaussian displacements in three
+                               dimensions, more where some ions move and others do not or the motion has fewer dimensions
 
-    p and q are fitted to the measured variances from 1 ps on. Errors read straight off the data would be small where the MSD
-    happens to be small, and noisy at long lags where few windows are left: weights that follow them bias D and upset it.
+    p, κ and v are fitted to the measured variances from 1 ps on. Errors read straight off the data would be small where the MSD
+    happens to be small, and noisy at long lags where few windows are left: weights that follow them bias D.
     """
     y, variance, first = curve.y.numpy(), curve.error.numpy() ** 2 * windows, earliest_start(curve)
     if not ((variance[first:] > 0).all() and (y[first:] > 0).all()):
         return curve
-    weight, late = np.sqrt(windows[first:]), y[first:]
-    excess = weight * (variance[first:] / late**2 - 2 / 3)
-    (heterogeneity, hop), _ = nnls(np.stack([weight, weight / late], axis=1), excess)
-    line, fitted = y[start:], curve
-    for _ in range(3):
-        modelled = np.sqrt(((2 / 3 + heterogeneity) * line**2 + hop * line) / windows[start:])
-        fitted = replace(curve, error=torch.cat([curve.error[:start], torch.from_numpy(modelled)]))
-        found = straight_line(fitted, windows, start)
-        line = found.offset + found.slope * curve.x[start:].numpy()
-        if not (line > 0).all():
-            break
-    return fitted
-
-
-def choose_start(curve: Curve, windows: Float[np.ndarray, " lag"]) -> int:
-    r"""Index of the first lag of the fit: the earliest from which the line agrees with those of twice and four times that lag.
-
-    Candidates run from 1 ps (ballistic motion and vibration are over) to a quarter of the longest lag. If the MSD is
-    straight from lag s on, the slopes of the efficient fits from s and from a later L obey var(m_L − m_s) = var(m_L) − var(m_s)
-    (Hausman); s is refused where a difference exceeds three such standard deviations.
-
-    Reference:
-        Hausman, Econometrica 46, 1251 (1978), doi 10.2307/1913827.
-    """
-    lags = curve.x.numpy()
-    first, last = earliest_start(curve), latest_start(curve)
-
-    def fit(start: int) -> Line:
-        return straight_line(modelled_errors(curve, windows, start), windows, start)
-
-    for start in range(first, last):
-        here = fit(start)
-        later = (fit(min(int(np.searchsorted(lags, k * lags[start])), last)) for k in (2, 4))
-        if all(_agree(here, there) for there in later):
-            return start
-    return last
+    x, late, weight = curve.x.numpy()[first:], y[first:], windows[first:] ** 0.25
+    terms = np.stack([weight, weight * x / late**2, weight / late**2], axis=1)
+    size = np.linalg.norm(terms, axis=0)
+    shares, _ = nnls(terms / size, weight * (variance[first:] / late**2 - 2 / 3))
+    spread, hop, excursion = shares / size
+    x, weight = curve.x.numpy()[start:], windows[start:] ** 0.25 / y[start:]
+    (slope, offset), _ = nnls(np.stack([weight * x / x[-1], weight], axis=1), weight * y[start:])
+    line = offset + slope * x / x[-1]
+    modelled = np.sqrt(((2 / 3 + spread) * line**2 + hop * x + excursion) / windows[start:])
+    return replace(curve, error=torch.cat([curve.error[:start], torch.from_numpy(modelled)]))
 
 
 def earliest_start(curve: Curve) -> int:
-    """Index of the first lag from 1 ps on, at most `latest_start`."""
-    return min(int(np.searchsorted(curve.x.numpy(), RATTLING_TIME * (1 - 1e-9))), latest_start(curve))
-
-
-def latest_start(curve: Curve, *, share: float = 0.25) -> int:
-    """Index of the lag at `share` of the longest, with at least four lags left to fit."""
-    return min(int(np.searchsorted(curve.x.numpy(), share * curve.x[-1].item())), len(curve.x) - 4)
-
-
-def _agree(early: Line, late: Line) -> bool:
-    return (late.slope - early.slope) ** 2 <= 3.0**2 * max(late.slope_error**2 - early.slope_error**2, 0.0)
+    """Index of the first lag from 1 ps on; at most a quarter of the longest lag, with at least four lags left to fit."""
+    lags = curve.x.numpy()
+    latest = min(int(np.searchsorted(lags, 0.25 * lags[-1])), len(lags) - 4)
+    return min(int(np.searchsorted(lags, RATTLING_TIME * (1 - 1e-9))), latest)
 
 
 def given_start(curve: Curve, fit_from: float) -> int:
@@ -120,30 +103,121 @@ def given_start(curve: Curve, fit_from: float) -> int:
     return start
 
 
-def straight_line(curve: Curve, windows: Float[np.ndarray, " lag"], start: int) -> Line:
-    """Generalised least squares of MSD = c + m τ from lag `start` on."""
+def slope_posterior(curve: Curve, start: int, *, longest_relaxation: float | None, inflation: float = 1.0) -> Posterior:
+    r"""Posterior of the long-time slope m: a line, and a line with one relaxation of any time τ_c, averaged.
+
+    MSD = c + m τ − a exp(−τ/τ_c)      weight exp(−½ (χ² + 2 k))      k: number of parameters
+
+    Each fit is generalised least squares with the covariance of `covariance`. Hops that are taken back and cages that fill
+    within τ_c do not reach m. The 14 values of τ_c share one prior weight.
+
+    Args:
+        curve: MSD (Å²) against the lag (fs), with the errors of `modelled_errors`.
+        start: Index of the first lag of the fit.
+        longest_relaxation: Longest τ_c (fs); None: the line alone.
+        inflation: Factor on the covariance for ions that move together.
+    Reference:
+        Weights: W. I. Jay, E. T. Neil, Phys. Rev. D 103, 114502 (2021), doi 10.1103/PhysRevD.103.114502.
+    """
     x, y = curve.x.numpy()[start:], curve.y.numpy()[start:]
-    return _weighted_line(x, y, covariance(curve, windows)[start:, start:])
+    spread = inflation * covariance(curve)[start:, start:]
+    line = np.stack([x, np.ones_like(x)], axis=1)
+    fits, penalties = [_least_squares(line, y, spread)], [4.0]
+    shortest = 0.7 * x[0]
+    if longest_relaxation is not None and longest_relaxation > 2.0 * shortest and len(x) > 5:
+        for time in np.geomspace(shortest, longest_relaxation, RELAXATIONS):
+            fits.append(_least_squares(np.column_stack([line, -np.exp(-x / time)]), y, spread))
+            penalties.append(6.0 + 2.0 * np.log(RELAXATIONS))
+    cost = np.array([fit[2] for fit in fits]) + penalties
+    weight = np.exp(-0.5 * (cost - cost.min()))
+    weight /= weight.sum()
+    offsets, variances = (np.array(v) for v in zip(*((best[1], errors[1, 1]) for best, errors, _ in fits), strict=True))
+    offset = float(weight @ offsets)
+    return Posterior(
+        weight=weight, slope=np.array([best[0] for best, _, _ in fits]),
+        error=np.sqrt([max(errors[0, 0], 0.0) for _, errors, _ in fits]), offset=offset,
+        offset_error=float(np.sqrt(max(weight @ (variances + offsets**2) - offset**2, 0.0))),
+    )  # fmt: skip
 
 
-def _weighted_line(x: Float[np.ndarray, " lag"], y: Float[np.ndarray, " lag"], spread: Float[np.ndarray, "lag lag"]) -> Line:
-    weight = np.linalg.pinv(spread, hermitian=True)
-    scale = float(np.abs(x).max())
-    design = np.stack([x / scale, np.ones_like(x)], axis=1)
-    parameters = np.linalg.pinv(design.T @ weight @ design, hermitian=True)
-    slope, offset = parameters @ design.T @ weight @ y
-    errors = np.sqrt(np.maximum(np.diag(parameters), 0.0))
-    return Line(
-        slope=float(slope / scale), slope_error=float(errors[0] / scale), offset=float(offset), offset_error=float(errors[1])
-    )
+def _least_squares(
+    design: Float[np.ndarray, "lag parameter"], y: Float[np.ndarray, " lag"], spread: Float[np.ndarray, "lag lag"]
+) -> tuple[Float[np.ndarray, " parameter"], Float[np.ndarray, "parameter parameter"], float]:
+    """Parameters of generalised least squares, their covariance, and χ²."""
+    size = np.abs(design).max(axis=0)
+    scaled, inverse = design / size, np.linalg.pinv(spread, hermitian=True)
+    parameters = np.linalg.pinv(scaled.T @ inverse @ scaled, hermitian=True)
+    best = parameters @ scaled.T @ inverse @ y
+    left = y - scaled @ best
+    return best / size, parameters / np.outer(size, size), float(left @ inverse @ left)
 
 
-def long_slope(curve: Curve, windows: Float[np.ndarray, " lag"]) -> Estimate:
-    """d ln(MSD)/d ln(τ) over the longest lags (a factor of five), with the error from the covariance."""
-    near = np.flatnonzero((curve.x.numpy() >= curve.x[-1].item() / 5) & (curve.y.numpy() > 0))
+def share_below_zero(posterior: Posterior) -> float:
+    """Probability of a slope below zero where negative ones are allowed: large where no growth is seen."""
+    return float(posterior.weight @ norm.cdf(0.0, posterior.slope, np.maximum(posterior.error, 1e-300)))
+
+
+def positive_slope(posterior: Posterior, *, events: float) -> tuple[float, float, tuple[float, float, float]]:
+    r"""Mean, standard deviation, and the 2.5, 97.5 and 95 % points of the slope (Å²/fs), given that it is positive.
+
+    Each fit is a Gamma distribution with mean and standard deviation of its normal distribution cut off at zero. Its relative
+    deviation is at least 1/√events: its lower end is then that of the Poisson interval of a count (Garwood, Biometrika 28, 437
+    (1936), doi 10.1093/biomet/28.3-4.437).
+
+    Args:
+        events: Independent hops seen, at least 1.
+    """
+    error = np.maximum(posterior.error, 1e-300)
+    z = posterior.slope / error
+    shift = np.exp(norm.logpdf(z) - norm.logcdf(z))
+    means = np.maximum(posterior.slope + error * shift, 1e-300)
+    deviations = np.maximum(error * np.sqrt(np.maximum(1.0 - shift * (shift + z), 1e-4)), means / np.sqrt(events))
+    mean = float(posterior.weight @ means)
+    deviation = float(np.sqrt(posterior.weight @ (deviations**2 + means**2) - mean**2))
+    shapes = (means / deviations) ** 2
+    grid = mean * np.geomspace(1e-6, 100.0, 4000)
+    below = posterior.weight @ gamma.cdf(grid * (shapes / means)[:, None], shapes[:, None])
+    low, high, bound = np.interp([0.025, 0.975, 0.95], below, grid)
+    return mean, deviation, (float(low), float(high), float(bound))
+
+
+def long_slope(curve: Curve, *, inflation: float = 1.0) -> Estimate:
+    r"""d ln(MSD − MSD(τ₀))/d ln(τ − τ₀) over the longest lags (a factor of five): 1 diffusive, near 0 caged.
+
+    τ₀, a 25th of the longest lag, takes out vibration and fast cages. Where the MSD does not grow significantly from τ₀ on, it is
+    the slope of ln MSD itself, near zero. Errors are those of the line modelled, so that a low MSD does not look precise.
+
+    Args:
+        curve: MSD (Å²) against the lag (fs), with the errors of `modelled_errors`.
+        inflation: Factor on the covariance for ions that move together.
+    """
+    lags, y, start = curve.x.numpy(), curve.y.numpy(), earliest_start(curve)
+    zero = max(start, min(int(np.searchsorted(lags, lags[-1] / 25)), len(lags) - 6))
+    x, y, spread = lags[zero:], y[zero:], inflation * covariance(curve)[zero:, zero:]
+    if len(x) < 4 or not (y > 0).all():
+        return Estimate(value=None, error=None, unit="")
+    (slope, offset), _ = nnls(np.stack([x / x[-1] / y, 1 / y], axis=1), np.ones_like(x))
+    modelled = offset + slope * x / x[-1]
+    plain = _power(x, y, modelled, spread)
+    difference = np.eye(len(x)) - np.eye(len(x))[0]
+    growth = difference @ spread @ difference.T
+    if y[-1] - y[0] < 2.0 * np.sqrt(growth[-1, -1]) or slope <= 0:
+        return plain
+    risen = _power(x - x[0], y - y[0], modelled - modelled[0], growth)
+    return plain if risen.value is None else risen
+
+
+def _power(
+    x: Float[np.ndarray, " lag"],
+    y: Float[np.ndarray, " lag"],
+    modelled: Float[np.ndarray, " lag"],
+    spread: Float[np.ndarray, "lag lag"],
+) -> Estimate:
+    near = np.flatnonzero((x >= x[-1] / 5) & (y > 0) & (modelled > 0))
     if len(near) < 3:
         return Estimate(value=None, error=None, unit="")
-    x, y = np.log(curve.x.numpy()[near]), curve.y.numpy()[near]
-    spread = covariance(curve, windows)[np.ix_(near, near)] / np.outer(y, y)
-    line = _weighted_line(x - x.mean(), np.log(y), spread)
-    return Estimate(value=line.slope, error=line.slope_error, unit="", samples=len(near))
+    logarithm = np.log(x[near])
+    design = np.stack([logarithm - logarithm.mean(), np.ones(len(near))], axis=1)
+    relative = spread[np.ix_(near, near)] / np.outer(modelled[near], modelled[near])
+    best, errors, _ = _least_squares(design, np.log(y[near]), relative)
+    return Estimate(value=float(best[0]), error=float(np.sqrt(max(errors[0, 0], 0.0))), unit="", samples=len(near))

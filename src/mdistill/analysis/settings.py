@@ -57,7 +57,7 @@ class DiffusionSettings:
     Attributes:
         lags: Number of lags, geometric from one frame on; more than 50 makes the covariance singular.
         longest: Longest lag as a fraction of the run.
-        fit_from_ps: Shortest lag of the fit (ps); None: chosen by `choose_start`.
+        fit_from_ps: Shortest lag of the fit (ps), a plain line; None: from 1 ps on, averaged over a relaxation.
         hop_distance: Distance beyond which an ion, averaged over 1 ps, has hopped, Å.
         hop_length: Length of one hop assumed in the upper limit where none is seen, Å.
         seed: Seed of the Bayesian sampling.

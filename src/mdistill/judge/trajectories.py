@@ -111,18 +111,12 @@ class _Point:
 
 
 def _measure(runs: Runs, symbol: str, charge: float, settings: DiffusionSettings) -> _Point:
-    tracer = _tracer(runs.trajectories, symbol, settings)
+    tracer = diffusivity(runs.trajectories, species=symbol, settings=settings)
     estimates: dict[Quantity, Estimate] = {"diffusivity": tracer.tracer}
     temperature, volume = runs.temperature_K, _volume(runs.trajectories)
     if temperature and volume:
         estimates["conductivity"] = conductivity(tracer, charge=charge, temperature_K=temperature, volume=volume)
     return _Point(temperature=temperature, tracer=tracer, volume=volume, estimates=estimates)
-
-
-def _tracer(trajectories: Sequence[Trajectory], symbol: str, settings: DiffusionSettings) -> Diffusion:
-    if len(trajectories) > 1:
-        raise BadInput("runs", f"{len(trajectories)} of one state", allowed="one run", fix="analyse each run alone")
-    return diffusivity(trajectories[0], species=symbol, settings=settings)
 
 
 def _volume(trajectories: Sequence[Trajectory]) -> float | None:
