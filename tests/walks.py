@@ -41,6 +41,20 @@ def hoppers(
     return trajectory_of(moved + slide, host + slide, 12.0 * np.eye(3)), rate * step**2 / 6.0 / SPACING * 0.1
 
 
+def hop_walk(
+    seed: int, *, ions: int = 24, frames: int = 2000, hops: int = 160, together: int = 1, dimensions: int = 3, step: float = 2.4,
+    vibration: float = 0.15, spacing: float = 50.0,
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Displacements [frame, ion, 3] (Å) with `hops` hops on average, `together` ions at a time; and D (Å²/fs) along an open axis."""
+    rng = np.random.default_rng(seed)
+    jumps = np.zeros((frames, ions, 3))
+    for _ in range(rng.poisson(hops / together)):
+        movers = rng.choice(ions, together, replace=False)
+        jumps[rng.integers(frames), movers] += np.eye(3)[rng.integers(dimensions)] * rng.choice([-step, step])
+    moved = np.cumsum(jumps, axis=0) + vibration * rng.normal(size=jumps.shape)
+    return moved, hops * step**2 / (2 * dimensions * ions * frames * spacing)
+
+
 def gaussian_walkers(seed: int, *, ions: int = 32, frames: int = 500, width: float = 0.4) -> tuple[Trajectory, float]:
     """Walkers with Gaussian steps of standard deviation `width` Å per axis, and their D in cm²/s."""
     rng = np.random.default_rng(seed)
