@@ -109,6 +109,25 @@ def test_a_damaged_trajectory_is_noticed(workspace, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_damaged_labels_are_named_and_update_labels_again(workspace, tmp_path, capsys, trust):
+    run, whole = tmp_path / "run", workspace / "runs" / "li6ps5cl"
+    shutil.copytree(whole, run, copy_function=shutil.copy2)
+    damaged = sorted(run.glob("label/*.npz"))[1]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    command = ["distill", str(workspace / "examples" / "li6ps5cl.cif"), "--quick", *TINY, "--out", str(run)]
+    before = stages(run)
+    assert cli.run(command) == 2
+    said = capsys.readouterr().err
+    assert f"label/{damaged.name}: was altered" in said and "--update" in said and stages(run) == before
+    assert cli.run([*command, "--update"]) in (0, 4)
+    for shard in sorted(whole.glob("label/*.npz")):
+        assert (run / "label" / shard.name).read_bytes() == shard.read_bytes(), shard.name
+    done = {path.relative_to(run).parts[0] for path, time_ns in stages(run).items() if before.get(path) != time_ns}
+    assert done == {"label", "label.superseded-1"}, "labels are the same again, so what follows from them stands"
+    trust("T20", "main job: stages done again for a damaged label file", "label", "label")
+
+
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_settings_file_alone(workspace, tmp_path, trust):
     """The same weights, frames and numbers, bit for bit; only what a clock measured may differ."""
     run = tmp_path / "moved"

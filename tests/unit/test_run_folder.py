@@ -11,6 +11,7 @@ from mdistill.errors import BadInput
 from mdistill.runs import folder as run
 from mdistill.runs.identity import contents
 from mdistill.runs.ledger import Work
+from mdistill.workflows.run_parts import check_labels
 
 ONE = Work(key="one", settings={"a": 1})
 OLD = Path(__file__).parent.parent / "golden" / "ca4b391" / "run"
@@ -67,6 +68,19 @@ def test_altered_output_is_noticed(tmp_path):
     chain(tmp_path, {"value": 10}, {"add": 1}, log)
     assert log == ["one"]
     assert (tmp_path / "two" / "sum.txt").read_text() == "2"
+
+
+@pytest.mark.parametrize("stage", ["label", "refine"])
+def test_damaged_labels_are_named_or_their_stage_is_set_aside(stage, tmp_path):
+    home = tmp_path / "run"
+    shutil.copytree(OLD, home)
+    check_labels(home, update=False)
+    next((home / stage).rglob("labels-*.npz")).write_bytes(b"x")
+    with pytest.raises(BadInput, match=r"(?s)labels-\d+.npz: was altered.*--update") as caught:
+        check_labels(home, update=False)
+    assert stage in str(caught.value) and (home / stage).is_dir()
+    check_labels(home, update=True)
+    assert not (home / stage).exists() and (home / f"{stage}.superseded-1").is_dir()
 
 
 def test_interrupted_stage_finds_its_files(tmp_path):

@@ -72,16 +72,25 @@ class LabelStore:
         Raises:
             BadInput: A shard is missing or was altered since it was written (named).
         """
+        self.check()
         frames: list[LabelledFrame] = []
+        for entry in self.index():
+            with np.load(self.folder / entry["shard"], allow_pickle=False) as arrays:
+                frames += _frames(arrays)
+        return frames if where is None else [frame for frame in frames if where(frame)]
+
+    def check(self) -> None:
+        """Hold every shard against its sha256.
+
+        Raises:
+            BadInput: A shard is missing or was altered since it was written (named), or the index was.
+        """
         for entry in self.index():
             shard = self.folder / entry["shard"]
             if not shard.is_file() or sha256(shard) != entry["sha256"]:
                 problem = "was altered since it was written" if shard.is_file() else "is missing"
                 fix = f"restore it, or remove its line from {self.folder / INDEX} to lose its {entry['frames']} frames only"
                 raise BadInput(shard, problem, allowed="the file with sha256 " + entry["sha256"], fix=fix)
-            with np.load(shard, allow_pickle=False) as arrays:
-                frames += _frames(arrays)
-        return frames if where is None else [frame for frame in frames if where(frame)]
 
     @property
     def blocks(self) -> list[int]:

@@ -79,7 +79,7 @@ def run_stage(folder: Path, work: Work, outputs: Collection[str], act: Callable[
     if ledger.is_done(work):
         return False
     if folder.exists() and ledger.differences(work) != []:
-        _set_aside(folder)
+        set_aside(folder)
     ledger.begin(work)
     begin = time.monotonic()
     act()
@@ -87,7 +87,8 @@ def run_stage(folder: Path, work: Work, outputs: Collection[str], act: Callable[
     return True
 
 
-def _set_aside(folder: Path) -> None:
+def set_aside(folder: Path) -> None:
+    """Rename the folder of a stage to `<stage>.superseded-<n>`."""
     number = 1
     while (target := folder.with_name(f"{folder.name}.superseded-{number}")).exists():
         number += 1

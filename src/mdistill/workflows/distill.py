@@ -38,7 +38,7 @@ from mdistill.workflows.distill_settings import DistillSettings, mobile_element,
 from mdistill.workflows.prepare import prepared_systems
 from mdistill.workflows.production import produce
 from mdistill.workflows.refine import Rounds, refine
-from mdistill.workflows.run_parts import read_labels
+from mdistill.workflows.run_parts import check_labels, read_labels
 from mdistill.workflows.stride import rung_seeds, stride_rung
 
 STAGES = ("prepare", "label", "train", "refine", "gates", "production")
@@ -76,6 +76,7 @@ def distill(
         keep_settings(folder, "distill", recorded, inputs=inputs, paths=("structure",), update=update)
         if on_begin is not None:
             on_begin()
+        check_labels(folder, update=update)
         results = _Job(settings, folder, crystal, teacher, workers, stop).all()
         write_results(folder, results)
     return results

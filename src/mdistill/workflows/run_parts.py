@@ -8,6 +8,7 @@ from pathlib import Path
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
 from mdistill.io.structures import STRUCTURES, read_systems
+from mdistill.runs.folder import set_aside
 from mdistill.runs.results import read_results
 from mdistill.teachers.models import load
 from mdistill.types import LabelledFrame, Potential, System
@@ -35,6 +36,23 @@ def teacher_of(run: Path, name: str = "", *, device: str = "cpu") -> Potential:
     if not name:
         raise BadInput(run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
     return load(name, device=device)
+
+
+def check_labels(run: Path, *, update: bool) -> None:
+    """Check the stored labels of a run; with `update`, stages with damaged ones are set aside and so done again.
+
+    Raises:
+        BadInput: Damaged labels without `update`.
+    """
+    for stage, folders in (("label", [run / "label"]), ("refine", sorted(run.glob("refine/round-*/labels")))):
+        try:
+            for folder in folders:
+                LabelStore(folder).check()
+        except BadInput as damage:
+            if not update:
+                fix = f"restore it, or add --update to do the stage {stage!r} again (its old folder is kept)"
+                raise BadInput(damage.subject, damage.problem, allowed=damage.allowed, fix=fix) from damage
+            set_aside(run / stage)
 
 
 def read_labels(path: Path) -> list[LabelledFrame]:
