@@ -168,13 +168,13 @@ def test_rerun_does_nothing_and_one_changed_setting_reruns_what_follows(workspac
     assert cli.run([*changed, "--update"]) in (0, 4)
     after = stages(run)
     rerun = {p.relative_to(run).parts[0] for p in after if before.get(p) != after[p]}
-    assert {name.split(".")[0] for name in rerun} == {"production"}
+    assert {name.split(".")[0] for name in rerun} == {"production", "check"}
     assert (run / "production.superseded-1").is_dir()
     trust(
         "T20",
         "main job: stages touched by a changed production setting",
         ", ".join(sorted({n.split(".")[0] for n in rerun})),
-        "production",
+        "check, production",
     )
 
 

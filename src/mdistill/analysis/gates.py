@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +30,8 @@ _SHELL_A, _FARTHEST_A = 0.05, 8.0
 """Width of the RDFs' shells and their largest distance, Å."""
 _HARDLY_ANY = 0.01
 _LEAST_SEGMENTS = 4
+NVE_DRIFT, STABILITY = "NVE drift", "stability"
+"""Names of the gates without which production does not begin."""
 NO_FORCE = 1e-4
 """Below this (eV/Å) a pair force in a scan counts as none."""
 
@@ -200,10 +202,10 @@ def drift_gate(runs: Mapping[str, Drift | str], limits: GateLimits) -> Gate:
     limit, unit = limits.drift_eV_atom_ps, "eV/atom/ps"
     stopped = [f"{name}: {run}" for name, run in runs.items() if isinstance(run, str)]
     if stopped:
-        return gate("NVE drift", unknown(unit), limit, "; ".join(stopped))
+        return gate(NVE_DRIFT, unknown(unit), limit, "; ".join(stopped))
     done = {name: run for name, run in runs.items() if not isinstance(run, str)}
     judged = {n: (abs(d.slope), limit) for n, d in done.items()}
-    verdict = worst_gate("NVE drift", judged, "|drift| of the total energy")
+    verdict = worst_gate(NVE_DRIFT, judged, "|drift| of the total energy")
     beyond = [n for n, (e, _) in judged.items() if not gate(n, e, limit, errors=2.0).passed]
     unclear = [n for n, (e, _) in judged.items() if (e.error or 0.0) > 0.5 * limit]
     beside = "; fluctuation about it " + ", ".join(
@@ -219,7 +221,17 @@ def stability_gate(completed_ps: float, asked_ps: float, *, temperature_K: float
     passed = not reason and completed_ps >= asked_ps * (1.0 - 1e-9)
     ending = "without blow-up" if passed else f"and was stopped: {reason or 'it is not complete'}"
     detail = f"MD at {temperature_K:g} K ran {completed_ps:.3g} of {asked_ps:.3g} ps {ending}"
-    return replace(gate("stability", exactly(completed_ps, "ps"), asked_ps, detail, sense="at least"), passed=passed)
+    return replace(gate(STABILITY, exactly(completed_ps, "ps"), asked_ps, detail, sense="at least"), passed=passed)
+
+
+def unstable(gates: Sequence[Gate]) -> list[Gate]:
+    """Failed gates that show unstable dynamics: stability, and NVE drift unless its runs were only too short for a verdict."""
+
+    def beyond(one: Gate) -> bool:
+        drifts = [part for part in one.parts.values() if part.unit == one.measured.unit] or [one.measured]
+        return any(not gate(one.name, drift, one.limit, errors=2.0).passed for drift in drifts)
+
+    return [one for one in gates if not one.passed and (one.name == STABILITY or (one.name == NVE_DRIFT and beyond(one)))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from mdistill.commands.arguments import (
     with_missing,
     write_config,
 )
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, BlowUp
 from mdistill.workflows.distill_settings import DistillSettings, quick_settings
 
 INPUT = "input"
@@ -90,17 +90,24 @@ def main(arguments: list[str]) -> int:
         return 0
     folder = output_folder(given.out or Path("runs") / given.settings.structure.stem)
     from mdistill.interrupt import stop_on_signals
+    from mdistill.runs.results import read_results
     from mdistill.workflows.distill import distill
 
     command = "mdistill distill " + shlex.join(arguments)
+    broken: BlowUp | None = None
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        results = distill(
-            given.settings, folder, update=given.update, workers=given.workers, stop=stop,
-            on_begin=lambda: _write_config(given, folder, default=default, preset=preset),
-        )  # fmt: skip
+        try:
+            results = distill(
+                given.settings, folder, update=given.update, workers=given.workers, stop=stop,
+                on_begin=lambda: _write_config(given, folder, default=default, preset=preset),
+            )  # fmt: skip
+        except BlowUp as blown:
+            results, broken = read_results(folder), blown
     finish(stamped(results, given.settings, repeat=command), folder, report=True, sections=("ladder", "transport"))
     print(f"repeat:  mdistill distill {shlex.quote(str(folder / 'run.toml'))} --out FOLDER")
     print(f"cite:    mdistill cite {shlex.quote(str(folder))}")
+    if broken is not None:
+        raise broken
     return 0 if all(gate.passed for gate in results.gates) else 4
 
 

@@ -75,6 +75,7 @@ def transport_results(
         points.append(_measure(one, symbol, ion_charge, settings))
     named = [_named(p.temperature, n) for p in points for n in p.tracer.notes]
     values = {f"{kind}{p.suffix}": e for p in points for kind, e in p.estimates.items()}
+    values |= {f"msd_slope{p.suffix}": p.tracer.slope for p in points if p.tracer.slope.value is not None}
     results = Results(
         command="transport",
         values=values,

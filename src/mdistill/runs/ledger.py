@@ -27,6 +27,8 @@ from mdistill.runs.earlier import earlier_entries
 from mdistill.settings import to_json
 
 LEDGER, FORMAT = "ledger.json", 1
+BEGUN = "begun"
+"""State of work that is not finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,7 @@ class Ledger:
 
     def begin(self, work: Work) -> None:
         """Enter work as begun; its earlier entry is removed."""
-        self._enter(work, {"state": "begun"})
+        self._enter(work, {"state": BEGUN})
 
     def finish(self, work: Work, outputs: Collection[str] = (), *, seconds: float = 0.0) -> None:
         """Enter work as done, with the sha256 of its output files (names in the folder)."""

@@ -5,7 +5,8 @@ Schema (format 2); an estimate is {value, error, unit, samples, interval, upper_
     command, version, created, settings, hardware, provenance, notes: [text], citations: [key]
     values     {name: estimate}
     headlines  [{quantity, value, temperature_K, doubts: [text]}]: the most important values, by name
-    gates      [{name, measured: estimate, limit, sense, passed, detail, parts: {name: estimate}, fix}]
+    gates      [{name, measured: estimate, limit, sense, passed, detail, parts: {name: estimate}, limits: {name: number},
+               judged, fix}]
     rungs      [{kind, name, cost: estimate, speed_up: estimate, errors: {name: estimate}, note, command, model}]
     tables     [{name, title, section, columns, rows: [[text, number, estimate or null]], caption}]
     figures    [{name, title, section, x_label, y_label, series, kind, caption, x_ticks}]

@@ -1,23 +1,25 @@
 """The main job: from a crystal structure and a teacher to a validated fast student, production MD, transport, a report.
 
-Stages, each a subfolder of the run and resumable: prepare → label → train → refine → gates (→ stride) → production; the run
-folder itself holds ledger.json, student.mdistill, results.json, report.html. A stage whose settings and inputs did not change
-is skipped (`folder.run_stage`).
+Stages, each a subfolder of the run and resumable: prepare → label → train → refine → gates (→ stride) → production → check;
+the run folder itself holds ledger.json, student.mdistill, results.json, report.html. A stage whose settings and inputs did not
+change is skipped (`folder.run_stage`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shutil import copyfile
 
 from mdistill.data.prepare import plan
 from mdistill.data.store import LabelStore
+from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.crystal import Crystal, reduced_formula
 from mdistill.io.files import replacing, sha256
 from mdistill.io.structures import STRUCTURES, read_structure, read_systems
+from mdistill.judge.check import check_production
 from mdistill.judge.fit_tables import training_results
 from mdistill.judge.potential import validate
 from mdistill.labelling.label import label_run
@@ -25,7 +27,7 @@ from mdistill.labelling.settings import USUAL_TIMEOUT
 from mdistill.nets.network import StrideMap
 from mdistill.runs.folder import keep_settings, run_stage
 from mdistill.runs.identity import contents, model_id
-from mdistill.runs.ledger import Work
+from mdistill.runs.ledger import BEGUN, Ledger, Work
 from mdistill.runs.lock import locked
 from mdistill.runs.results import Results, merge, read_results, with_sections, write_results
 from mdistill.settings import amended, child_seed
@@ -40,8 +42,9 @@ from mdistill.workflows.production import produce
 from mdistill.workflows.refine import Rounds, refine
 from mdistill.workflows.run_parts import check_labels, read_labels
 from mdistill.workflows.stride import rung_seeds, stride_rung
+from mdistill.workflows.verdict import broken_results, with_fixes, withheld
 
-STAGES = ("prepare", "label", "train", "refine", "gates", "production")
+STAGES = ("prepare", "label", "train", "refine", "gates", "production", "check")
 STUDENT = "student.mdistill"
 
 
@@ -62,7 +65,7 @@ def distill(
         All results, as written to `results.json`.
     Raises:
         BadInput: A file or setting that cannot be used; another process works in the folder; other settings.
-        BlowUp: A production run broke.
+        BlowUp: A production run broke; `results.json` holds the stages before, a failed gate and the way out.
         Interrupted: A stop was requested; the same call resumes.
     """
     crystal = read_structure(settings.structure)
@@ -77,7 +80,12 @@ def distill(
         if on_begin is not None:
             on_begin()
         check_labels(folder, update=update)
-        results = _Job(settings, folder, crystal, teacher, workers, stop).all()
+        job = _Job(settings, folder, crystal, teacher, workers, stop)
+        try:
+            results = job.all()
+        except BlowUp as blown:
+            write_results(folder, job.broken(blown))
+            raise
         write_results(folder, results)
     return results
 
@@ -98,7 +106,7 @@ class _Job:
         settings, home = self.settings, self.folder
         start = home / "prepare" / STRUCTURES
         labels = home / "label" / "labels.jsonl"
-        names = [member_file(number) for number in range(1, settings.committee + 1)]
+        names = self._members()
         first, final = [home / "train" / name for name in names], home / "refine" / STUDENT
         everything = home / "refine" / "labels.txt"
         prepared_systems(
@@ -112,28 +120,62 @@ class _Job:
         self._stage("refine", refined, [labels, *first, start], [*names, "labels.txt"], self._refine, asks=True)
         limits = {"validate": settings.validate, "seed": settings.seed}
         self._stage("gates", limits, [final, everything, start], [], self._validate, asks=True)
-        produced_from = [final, start]
+        held = withheld(read_results(home / "gates").gates, settings)
+        if held:
+            return self._together(STAGES[: STAGES.index("production")], notes=[held])
+        self._answer([final, start])
+        return self._together(STAGES if settings.check.frames else STAGES[:-1])
+
+    def _answer(self, produced_from: list[Path]) -> None:
+        """Long strides, production and its check, from the last student and the structures."""
+        settings, home = self.settings, self.folder
+        students = [home / "refine" / name for name in self._members()]
         if settings.stride_fs:
             seeds = {f"{part}.seed": seed for part, seed in rung_seeds(self._seed("stride")).items()}
             learned = amended(settings.rung(), seeds)
             judge = learned.pop("judge")
-            self._stage("stride", learned, [final, start], [STRIDE], self._stride, last=judge)
-            produced_from.append(home / "stride" / STRIDE)
-        asked = {"production": settings.production, "temperatures": settings.temperatures}
-        asked |= {"mobile": settings.mobile, "seed": settings.seed}
+            self._stage("stride", learned, produced_from, [STRIDE], self._stride, last=judge)
+            produced_from = [*produced_from, home / "stride" / STRIDE]
+        production = amended(settings.production, {"despite_gates": False})
+        asked = {
+            "production": production,
+            "temperatures": settings.temperatures,
+            "mobile": settings.mobile,
+            "seed": settings.seed,
+        }
         trajectories = [f"{kelvin:g}K/trajectory.h5" for kelvin in settings.temperatures]
         self._stage("production", asked, produced_from, trajectories, self._produce)
-        for stale in members_beside(home / STUDENT):
-            stale.unlink()
-        for name in names:
-            with replacing(home / name) as partial:
-                copyfile(home / "refine" / name, partial)
-        results = Results(command="distill", provenance=self._provenance(), citations=self._citations())
-        for name in STAGES:
+        if settings.check.frames:
+            judged: dict[str, object] = {"check": settings.check, "limits": settings.validate.limits}
+            self._stage("check", judged, [home / "production" / "results.json", *students], [], self._check, asks=True)
+
+    def broken(self, blown: BlowUp) -> Results:
+        """Results of the stages before the one whose dynamics blew up."""
+        order = [name for name in (*STAGES[:-2], "stride", *STAGES[-2:]) if name != "stride" or self.settings.stride_fs]
+        states = [Ledger(self.folder / name).entries().get(name, {}).get("state") for name in order]
+        stage = order[states.index(BEGUN)]
+        done = [name for name in STAGES if name in order[: states.index(BEGUN)]]
+        return broken_results(self._together(done), stage, blown, self.settings)
+
+    def _together(self, stages: Sequence[str], notes: Sequence[str] = ()) -> Results:
+        """Results of finished stages, the notes first; the students are copied into the run folder."""
+        home, files = self.folder, [self.folder / "refine" / name for name in self._members()]
+        if "refine" in stages:
+            for stale in members_beside(home / STUDENT):
+                stale.unlink()
+            for file in files:
+                with replacing(home / file.name) as partial:
+                    copyfile(file, partial)
+        results = Results(command="distill", provenance=self._provenance(), notes=list(notes), citations=self._citations())
+        for name in stages:
             results = merge(results, read_results(home / name))
-        if settings.stride_fs:
+        if self.settings.stride_fs and "production" in stages:
             results = with_sections(results, read_results(home / "stride"))
-        return dataclasses.replace(results, provenance=results.provenance | {"model_sha256": sha256(final)})
+        model = {"model_sha256": sha256(files[0])} if "refine" in stages else {}
+        return with_fixes(dataclasses.replace(results, provenance=results.provenance | model), self.settings)
+
+    def _members(self) -> list[str]:
+        return [member_file(number) for number in range(1, self.settings.committee + 1)]
 
     def _stage(
         self, name: str, settings: Mapping[str, object], inputs: list[Path], outputs: list[str],
@@ -196,6 +238,17 @@ class _Job:
         return produce(
             self._systems()[0], self._student(), settings.temperatures, settings.production, folder,
             mobile=mobile_element(settings.mobile), seed=self._seed("production"), stride=self._long_strides(), stop=self.stop,
+        )  # fmt: skip
+
+    def _check(self, folder: Path) -> Results:
+        settings, home = self.settings, self.folder
+        values = read_results(home / "production").values
+        slopes = {f"{t:g} K": values[name] for t in settings.temperatures if (name := f"msd_slope_{t:g}K") in values}
+        return check_production(
+            home / "production", [load(home / "refine" / name, device=settings.device) for name in self._members()], self.teacher,
+            settings.check, folder, temperatures_K=settings.temperatures, mobile=mobile_element(settings.mobile),
+            limits=settings.validate.limits, label=settings.label, pbc=self._systems()[0].pbc[0].tolist(), slopes=slopes,
+            workers=self.workers, stop=self.stop,
         )  # fmt: skip
 
     def _long_strides(self) -> StrideMap | None:

@@ -10,7 +10,7 @@ import tyro
 
 from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
-from mdistill.judge.settings import JudgeSettings, StrideRungSettings, ValidateSettings
+from mdistill.judge.settings import CheckSettings, JudgeSettings, StrideRungSettings, ValidateSettings
 from mdistill.labelling.settings import LabelSettings, SegmentSettings
 from mdistill.nets.settings import LONGEST_STRIDE
 from mdistill.settings import HOTTEST, SEEDS, BadSetting, child_seed, refuse, setting, settings
@@ -43,6 +43,7 @@ class DistillSettings:
         refine: On-policy rounds.
         validate: Gates.
         production: Production MD.
+        check: Teacher labels of production frames.
         stride_fs: Stride of a long-stride map, fs. The map is trained, and used in production if it passes its gates.
         strides: Training and judgement of the map.
     """
@@ -61,6 +62,7 @@ class DistillSettings:
     refine: RefineSettings = field(default_factory=RefineSettings)
     validate: ValidateSettings = field(default_factory=ValidateSettings)
     production: ProductionSettings = field(default_factory=ProductionSettings)
+    check: CheckSettings = field(default_factory=CheckSettings)
     stride_fs: float | None = setting(None, above=0.0, most=LONGEST_STRIDE, unit="fs")
     strides: StrideRungSettings = field(default_factory=StrideRungSettings)
 
@@ -104,6 +106,7 @@ def quick_settings(structure: Path) -> DistillSettings:
         train=TrainSettings(fit=FitSettings(max_minutes=3.0)),
         refine=RefineSettings(time_ps=5.0, frames=5, refit_share=0.4),
         validate=ValidateSettings(equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_repeats=5),
+        check=CheckSettings(frames=12),
         production=ProductionSettings(time_ps=100.0, equilibration_ps=2.0),
         strides=StrideRungSettings(
             segments=SegmentSettings(segments=80),

@@ -81,6 +81,7 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
     )
     fit = settings.train.fit.max_minutes * max(1.0, settings.committee / usable_cores())
     refit = fit * settings.refine.refit_share * settings.refine.rounds
+    checks = settings.check.frames * len(settings.temperatures)
     stages: list[tuple[str, int, float]] = [
         ("relax (at most)", planned.relaxation_calls, planned.relaxation_calls * per_call / 60.0),
         ("label", label_calls, label_calls * per_call / 60.0),
@@ -93,6 +94,7 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
             (settings.validate.speed_repeats + 1) * per_call / 60.0,
         ),
     ]
+    stages.append(("check production (at the size trained)", checks, checks * per_call / 60.0))
     if settings.stride_fs:
         stages.append((f"learn strides of {settings.stride_fs:g} fs (at most)", 0, settings.rung().train.most_minutes))
     rows: list[list[Cell]] = [

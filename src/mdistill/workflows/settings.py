@@ -47,6 +47,7 @@ class ProductionSettings:
         every_fs: Time between frames, fs.
         thermostat: Thermostat: bussi does not change diffusion; langevin thermalises every atom and slows diffusion.
         charge: Charge of the mobile ion, e; 0: its usual charge.
+        despite_gates: Whether production begins although NVE drift or stability failed.
     """
 
     time_ps: float = setting(500.0, above=0.0, most=1e8, unit="ps")
@@ -55,6 +56,7 @@ class ProductionSettings:
     every_fs: float = setting(50.0, above=0.0, most=1e8, unit="fs")
     thermostat: Literal["bussi", "langevin"] = "bussi"
     charge: float = setting(0.0, least=-10.0, most=10.0, unit="e")
+    despite_gates: bool = False
 
 
 @settings
