@@ -197,6 +197,8 @@ def test_gates_of_the_check() -> None:
     bound = diffusive_gate(slopes, LIMITS)
     assert bound.passed and not bound.judged and "upper bounds at 500 K" in bound.detail and set(bound.parts) == set(slopes)
     assert diffusive_gate({"700 K": slopes["700 K"]}, LIMITS).judged
+    assert not diffusive_gate({"700 K": slopes["700 K"]}, LIMITS, bounds=["700 K"]).judged
+    assert "at 500 K" in diffusive_gate({}, LIMITS, bounds=["500 K"]).detail
 
 
 def test_the_right_student_passes_and_all_is_told(right: tuple[Path, list[Potential]], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -324,15 +324,19 @@ def softening_gate(slopes: Mapping[str, Estimate], limits: GateLimits) -> Gate:
     return gate(name, known[worst], limits.force_slope, detail, parts=known, sense="at least", errors=2.0)
 
 
-def diffusive_gate(slopes: Mapping[str, Estimate], limits: GateLimits) -> Gate:
-    """Whether D and σ are values: d ln MSD / d ln τ at every temperature. It has no verdict where a slope is significantly low.
+def diffusive_gate(slopes: Mapping[str, Estimate], limits: GateLimits, *, bounds: Collection[str] = ()) -> Gate:
+    """Whether D and σ are values: d ln MSD / d ln τ at every temperature.
+
+    It has no verdict where D is only a bound, or a slope lies below the limit by more than two standard errors.
 
     Args:
         slopes: By temperature.
+        bounds: Temperatures at which D is an upper limit.
     """
     name, limit = "diffusive", limits.diffusive_slope
     known = {n: slope for n, slope in slopes.items() if slope.value is not None}
-    low = [n for n, slope in known.items() if not gate(n, slope, limit, errors=2.0, sense="at least").passed]
+    low = [n for n, slope in known.items() if n in bounds or not gate(n, slope, limit, errors=2.0, sense="at least").passed]
+    low += [n for n in bounds if n not in known]
     worst = min(known, key=lambda n: known[n].value or 0.0) if known else ""
     measured = known[worst] if known else unknown()
     text = f"MSD grows as τ to this power at the longest lags, smallest of {len(known)}: {worst}" if known else "no MSD"

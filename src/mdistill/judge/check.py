@@ -6,7 +6,7 @@ computed from. Formulas: `analysis/reweighting.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ LABELS, HOPPING = "labels", "hopping ions"
 def check_production(
     production: Path, students: Sequence[Potential], teacher: Potential, settings: CheckSettings, folder: Path, *,
     temperatures_K: Sequence[float], mobile: int | None, limits: GateLimits, label: LabelSettings, pbc: Sequence[bool],
-    slopes: Mapping[str, Estimate] | None = None, workers: int = 0, stop: StopRequest = NEVER,
+    slopes: Mapping[str, Estimate] | None = None, bounds: Collection[str] = (), workers: int = 0, stop: StopRequest = NEVER,
 ) -> Results:  # fmt: skip
     """Label frames of production with the teacher and judge the students by them. It resumes in its folder.
 
@@ -55,7 +55,7 @@ def check_production(
         limits: Limits of the gates.
         label: Cap of the forces and timeout of the labels.
         pbc: Periodic along each lattice vector.
-        slopes: d ln MSD / d ln τ by temperature ("700 K"), for the diffusive gate.
+        slopes, bounds: d ln MSD / d ln τ by temperature ("700 K"), and where D is only an upper limit.
         workers, stop: As for `label_structures`.
     Raises:
         BadInput: No frames of production in the folder.
@@ -77,7 +77,7 @@ def check_production(
     judged = {name: slope for name, (slope, _) in checked.slopes.items() if name != HOPPING}
     gates = production_gates(checked.force, checked.energy, limits)
     gates += [overlap_gate(checked.spreads, limits), softening_gate(judged, limits)]
-    gates += [diffusive_gate(slopes, limits)] if slopes else []
+    gates += [diffusive_gate(slopes or {}, limits, bounds=bounds)] if slopes or bounds else []
     return check_results(checked, gates)
 
 

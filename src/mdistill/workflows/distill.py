@@ -244,11 +244,12 @@ class _Job:
         settings, home = self.settings, self.folder
         values = read_results(home / "production").values
         slopes = {f"{t:g} K": values[name] for t in settings.temperatures if (name := f"msd_slope_{t:g}K") in values}
+        limits = [f"{t:g} K" for t in settings.temperatures if (d := values.get(f"diffusivity_{t:g}K")) and d.value is None]
         return check_production(
             home / "production", [load(home / "refine" / name, device=settings.device) for name in self._members()], self.teacher,
             settings.check, folder, temperatures_K=settings.temperatures, mobile=mobile_element(settings.mobile),
             limits=settings.validate.limits, label=settings.label, pbc=self._systems()[0].pbc[0].tolist(), slopes=slopes,
-            workers=self.workers, stop=self.stop,
+            bounds=limits, workers=self.workers, stop=self.stop,
         )  # fmt: skip
 
     def _long_strides(self) -> StrideMap | None:

@@ -44,7 +44,8 @@ def check_labels(run: Path, *, update: bool) -> None:
     Raises:
         BadInput: Damaged labels without `update`.
     """
-    for stage, folders in (("label", [run / "label"]), ("refine", sorted(run.glob("refine/round-*/labels")))):
+    rounds, check = sorted(run.glob("refine/round-*/labels")), [run / "check" / "labels"]
+    for stage, folders in (("label", [run / "label"]), ("refine", rounds), ("check", check)):
         try:
             for folder in folders:
                 LabelStore(folder).check()
