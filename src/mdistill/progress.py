@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[..., None]
-"""advance(n=1, note="") moves the bar by n and shows the note behind it."""
+"""advance(n=1, note="", total=None) moves the bar by n, shows the note behind it, and changes the total if one is given."""
 
 
-def silent(_n: float = 1, _note: str = "") -> None:
+def silent(_n: float = 1, _note: str = "", _total: float | None = None) -> None:
     """An advance function that shows nothing."""
 
 
@@ -25,14 +25,14 @@ def forward_progress(send: Callable[[float, float, str], None]) -> None:
 
 
 def _forwarder(send: Callable[[float, float, str], None], total: float, done: float) -> Advance:
-    last, count = 0.0, done
+    last, count, end = 0.0, done, total
 
-    def advance(n: float = 1, note: str = "") -> None:
-        nonlocal last, count
-        count += n
-        if time.monotonic() - last > 0.5 or count >= total:
+    def advance(n: float = 1, note: str = "", total: float | None = None) -> None:
+        nonlocal last, count, end
+        count, end = count + n, total or end
+        if time.monotonic() - last > 0.5 or count >= end:
             last = time.monotonic()
-            send(count, total, note)
+            send(count, end, note)
 
     return advance
 
@@ -69,8 +69,8 @@ def progress(description: str, total: float, *, unit: str = "step", done: float 
     with Progress(*columns, console=console, transient=False) as bar:
         task = bar.add_task(description, total=total, completed=int(done), note="")
 
-        def advance(n: float = 1, note: str = "") -> None:
-            bar.update(task, advance=n)
+        def advance(n: float = 1, note: str = "", total: float | None = None) -> None:
+            bar.update(task, advance=n, total=total)
             if note:
                 bar.update(task, note=note)
 
@@ -80,9 +80,9 @@ def progress(description: str, total: float, *, unit: str = "step", done: float 
 def _log_lines(description: str, total: float, unit: str, done: float, say: Callable[..., None]) -> Advance:
     start, last, count = time.monotonic(), time.monotonic(), done
 
-    def advance(n: float = 1, note: str = "") -> None:
-        nonlocal last, count
-        count += n
+    def advance(n: float = 1, note: str = "", new_total: float | None = None) -> None:
+        nonlocal last, count, total
+        count, total = count + n, new_total or total
         now = time.monotonic()
         if now - last < 30.0 and count < total:
             return

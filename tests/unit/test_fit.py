@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from mdistill.errors import BadInput, Interrupted, MdistillError
+from mdistill.errors import BadInput, Interrupted, MdistillError, MdistillNotice
 from mdistill.interrupt import NEVER, StopRequest, stop_on_signals
+from mdistill.training import budget
 from mdistill.training import fit as module
 from mdistill.training.fit import CHECKPOINT, HISTORY, TRAINING, fit, learning_rate, order_of
 from mdistill.training.settings import FitSettings
@@ -181,14 +182,94 @@ def test_it_learns_and_writes_its_history(tmp_path):
     assert bits(again) == bits(result), "a finished training is not trained on"
 
 
-def test_a_time_budget_becomes_steps_once(tmp_path):
-    settings = FitSettings(max_minutes=0.02, batch_size=4)
-    with pytest.raises(Interrupted):
-        train(tmp_path, settings=settings, objective=SlowLine(), stop=StopAt(40))
-    total = json.loads(header(tmp_path))["progress"]["total"]
-    result = train(tmp_path, settings=settings, objective=SlowLine())
-    assert result.steps == total
-    assert 50 <= total <= 300, "0.02 minutes at 4 ms or more per step"
+class Machine(Line):
+    """An objective whose steps cost CPU time and wall time (minutes) on a clock of its own; both may change at a step."""
+
+    def __init__(self, monkeypatch, cpu, wall):
+        self.cpu, self.wall, self.now = cpu, wall, [0.0, 0.0]
+        monkeypatch.setattr(budget, "clocks", lambda: tuple(self.now))
+
+    def __call__(self, net, batch, step):
+        if step >= 0:
+            self.now[0] += self.cpu(step)
+            self.now[1] += self.wall(step)
+        return super().__call__(net, batch, step)
+
+
+BUDGET = FitSettings(max_minutes=1.0, max_epochs=10**4, least_steps=60, batch_size=4, warmup=5, learning_rate=0.01, seed=3)
+
+
+def on_machine(folder, monkeypatch, cpu, wall, settings=BUDGET, **how):
+    def as_function(cost):
+        return cost if callable(cost) else lambda step: cost
+
+    return train(folder, settings=settings, objective=Machine(monkeypatch, as_function(cpu), as_function(wall)), **how)
+
+
+def test_a_budget_counts_cpu_time_so_a_busy_machine_is_slower_but_not_worse(tmp_path, monkeypatch):
+    idle = on_machine(tmp_path / "idle", monkeypatch, 0.005, 0.005)
+    with pytest.warns(MdistillNotice, match=r"took 4 min for a budget of 1 min .*busy.*all 200 steps"):
+        busy = on_machine(tmp_path / "busy", monkeypatch, 0.005, 0.02)
+    assert idle.steps == busy.steps == 200 and bits(idle) == bits(busy)
+    assert (idle.ended, idle.note) == ("budget", "") and busy.ended == "budget"
+    assert busy.cpu_minutes == pytest.approx(1.0) and busy.wall_minutes == pytest.approx(4.0)
+
+
+def test_a_machine_that_slows_down_is_timed_again_and_its_learning_rate_still_falls_to_the_end(tmp_path, monkeypatch):
+    rates = []
+    right = module.learning_rate
+    monkeypatch.setattr(module, "learning_rate", lambda *a: rates.append(right(*a)) or rates[-1])
+    result = on_machine(tmp_path, monkeypatch, lambda step: 0.002 if step < 100 else 0.008, 0.002)
+    assert 190 <= result.steps <= 210, "100 steps of 0.002 min, 100 of 0.008 min"
+    assert result.cpu_minutes == pytest.approx(1.0, abs=0.05)
+    assert rates[-1] == pytest.approx(0.01 * BUDGET.learning_rate, rel=0.1)
+
+
+def test_a_slow_machine_gets_its_floor_of_steps_and_overruns(tmp_path, monkeypatch):
+    with pytest.warns(MdistillNotice, match="took 3 min for a budget of 1 min"):
+        result = on_machine(tmp_path, monkeypatch, 0.05, 0.05)
+    assert result.steps == 60
+
+
+def test_a_fit_that_reaches_the_largest_overrun_is_cut_short_and_reported(tmp_path, monkeypatch):
+    settings = replace(BUDGET, least_steps=500)
+    with pytest.warns(MdistillNotice, match="train: the fit was cut short after 120 steps: it took 6 min"):
+        result = on_machine(tmp_path, monkeypatch, 0.005, 0.05, settings)
+    assert result.ended == "cut short" and result.steps == 120
+
+
+def test_few_fixed_steps_are_reported(tmp_path):
+    assert "60 steps, fewer than the 1000" in train(tmp_path, settings=replace(SETTINGS, least_steps=1000)).note
+    assert train(tmp_path / "enough", settings=replace(SETTINGS, least_steps=60)).note == ""
+
+
+def test_a_budget_resumes_with_the_schedule_of_its_checkpoint(tmp_path, monkeypatch):
+    def cost(step):
+        return 0.004 + 0.003 * math.sin(step / 9.0)
+
+    whole = on_machine(tmp_path / "whole", monkeypatch, cost, cost)
+    for moment in (40, 31, 47):
+        with pytest.raises(Interrupted):
+            on_machine(tmp_path / "parts", monkeypatch, cost, cost, stop=StopAt(moment))
+    parts = on_machine(tmp_path / "parts", monkeypatch, cost, cost)
+    assert (parts.steps, bits(parts)) == (whole.steps, bits(whole)) and parts.steps > 200
+
+
+def test_a_plateau_ends_training_with_a_last_fall_of_the_learning_rate(tmp_path, monkeypatch):
+    right = Line.__call__
+
+    def limited(self, net, batch, step):
+        loss, measures = right(self, net, batch, step)
+        return loss + 1.0, measures
+
+    monkeypatch.setattr(Line, "__call__", limited)
+    flat = on_machine(tmp_path / "flat", monkeypatch, 5e-4, 5e-4, replace(BUDGET, learning_rate=0.05, ema=0.0))
+    assert flat.ended == "plateau" and flat.steps < 0.75 * 2000 and flat.note == ""
+    falling = [{"validation": {"loss": 2.0 * 0.9**k}} for k in range(20)]
+    assert not budget.at_plateau(falling) and not budget.at_plateau(falling[:3])
+    noise = np.random.default_rng(0).normal(size=20)
+    assert budget.at_plateau([{"validation": {"loss": math.exp(0.1 * x + 0.05 * k)}} for k, x in enumerate(noise)])
+    assert not budget.at_plateau([{"validation": {"loss": math.exp(0.05 * x - 0.1 * k)}} for k, x in enumerate(noise)])
 
 
 def header(folder: Path) -> str:

@@ -12,8 +12,8 @@ from mdistill.training.potential import TrainingResult
 from mdistill.units import GPA
 
 
-def training_results(result: TrainingResult, title: str) -> Results:
-    """Learning curve and size of one fit."""
+def training_results(result: TrainingResult, title: str, *, others: Sequence[TrainingResult] = ()) -> Results:
+    """Learning curve and size of one fit; its steps and time, with those of the other members of a committee."""
     rows = [row for row in result.history if row.get("validation")]
     minutes = [float(row["minutes"]) for row in rows]
     key = title.replace(" ", "_")
@@ -36,7 +36,21 @@ def training_results(result: TrainingResult, title: str) -> Results:
     }
     if result.curvature_error is not None:
         values["curvature_error"] = exactly(result.curvature_error, samples=result.held_out_frames)
-    return Results(command="train", values=values, figures=[figure] if rows else [], provenance={"model_sha256": result.sha256})
+    values["fit_steps"] = exactly(result.steps)
+    return Results(
+        command="train", values=values, figures=[figure] if rows else [], tables=[_steps([result, *others], title)],
+        notes=[one.note for one in (result, *others) if one.note], provenance={"model_sha256": result.sha256},
+    )  # fmt: skip
+
+
+def _steps(results: Sequence[TrainingResult], title: str) -> Table:
+    """Steps and time of fits."""
+    rows: list[list[Cell]] = [
+        [f"student {k}", one.steps, one.cpu_minutes, one.wall_minutes, one.ended] for k, one in enumerate(results, 1)
+    ]
+    columns = ["student", "steps", "CPU time (min)", "wall time (min)", "ended by"]
+    caption = "A time budget counts CPU time, so a busy machine takes longer but does as many steps."
+    return Table(f"steps_{title.replace(' ', '_')}", f"Steps and time, {title}", "training", columns, rows, caption)
 
 
 def closed_form_results(result: TrainingResult, posterior: Posterior, within: Mapping[str, float]) -> Results:

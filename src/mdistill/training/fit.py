@@ -1,8 +1,9 @@
 """The only training loop: AdamW, cosine schedule, moving average of the weights, checkpoints that resume bit for bit.
 
 It knows no product: an objective turns a batch of items into a loss. The order of items and every other random choice depend
-on (seed, epoch) and (seed, step) alone, and the schedule on the step, not on the clock. So a resumed training equals an
-uninterrupted one bit for bit (same machine, same threads).
+on (seed, epoch) and (seed, step) alone, and with a fixed number of steps the schedule on the step alone. So a resumed training
+equals an uninterrupted one bit for bit (same machine, same threads). With a time budget the number of steps is timed again as
+training goes on (`training.budget`); checkpoints hold it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -26,8 +28,10 @@ from mdistill.errors import BadInput, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_bytes, write_json
 from mdistill.nets.model_files import read_header, tensor_hash
+from mdistill.notices import notify
 from mdistill.progress import Advance, progress, silent
 from mdistill.runs.ledger import Ledger, Work
+from mdistill.training.budget import TIMED_FROM, TIMED_TO, Clock, Spent, ended_by, remark, retimed, window
 from mdistill.training.settings import FitSettings
 
 Item = TypeVar("Item")
@@ -35,7 +39,6 @@ Item_contra = TypeVar("Item_contra", contravariant=True)
 Module = TypeVar("Module", bound=torch.nn.Module)
 TRAINING = Work(key="training")
 CHECKPOINT, HISTORY = "training.ckpt", "history.json"
-_TIMED_FROM, _TIMED_TO = 5, 25
 _RECORDS = 25
 _SAVE_SECONDS = 5.0
 _MEMORY = (0.9, 0.99)
@@ -60,11 +63,24 @@ class Objective(Protocol[Item_contra]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult(Generic[Module]):
-    """module: a copy with the averaged weights. history: rows of {step, epoch, minutes, train, validation}."""
+    """Result of a fit.
+
+    Attributes:
+        module: A copy with the averaged weights.
+        history: Rows of {step, epoch, minutes, train, validation}.
+        steps: Number of steps done.
+        cpu_minutes, wall_minutes: Time of the training thread, and by the clock.
+        ended: What ended it: "steps", "budget", "epochs", "plateau" or "cut short" (`budget.ended_by`).
+        note: A sentence where it is short or took much longer than its budget; "" for any other.
+    """
 
     module: Module
     history: list[dict[str, Any]]
     steps: int
+    cpu_minutes: float = 0.0
+    wall_minutes: float = 0.0
+    ended: str = "steps"
+    note: str = ""
 
 
 @dataclass(slots=True)
@@ -74,6 +90,7 @@ class _Progress:
     step: int = 0
     total: int = 0
     minutes: float = 0.0
+    spent: Spent = field(default_factory=Spent)
     sums: dict[str, float] = field(default_factory=dict)
     counted: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -93,6 +110,7 @@ class _Run(Generic[Module, Item]):
         self.first: list[Tensor] = [torch.zeros_like(p) for p in self.parameters]
         self.second: list[Tensor] = [torch.zeros_like(p) for p in self.parameters]
         self.at = _Progress(total=settings.steps)
+        self.saved = time.monotonic()
 
     def update(self, batch: Sequence[Item]) -> None:
         """One optimiser step."""
@@ -152,6 +170,7 @@ class _Run(Generic[Module, Item]):
         header = {"progress": asdict(self.at), "sha256": tensor_hash(arrays)}
         write_bytes(self.folder / CHECKPOINT, safetensors.numpy.save(arrays, metadata={"training": json.dumps(header)}))
         write_json(self.folder / HISTORY, self.at.history)
+        self.saved = time.monotonic()
 
     def load(self) -> None:
         """Load the checkpoint of the folder."""
@@ -169,7 +188,8 @@ class _Run(Generic[Module, Item]):
                 )
             self.first = [tensors[f"first/{k}"] for k in range(len(self.parameters))]
             self.second = [tensors[f"second/{k}"] for k in range(len(self.parameters))]
-            self.at = _Progress(**header["progress"])
+            held = header["progress"]
+            self.at = _Progress(**held | {"spent": Spent(**held.get("spent", {}))})
             self.objective.observe(self.at.history)
         except BadInput:
             raise
@@ -187,7 +207,7 @@ def fit(
         module: Every parameter that requires grad is trained.
         objective: Loss of a batch of items.
         train: Items to learn from.
-        validation: Held-out items, evaluated at intervals, never used for a choice.
+        validation: Held-out items, evaluated at intervals; with a time budget their plateau ends training.
         settings: Steps, batch size, learning rate.
         folder: Gets `training.ckpt` every epoch and `history.json`; training resumes from a checkpoint there.
         stop: Checked between steps; on request training saves and raises Interrupted.
@@ -208,31 +228,42 @@ def fit(
     ledger.resumes(work, holds="a training", files=(CHECKPOINT,))
     if (run.folder / CHECKPOINT).exists():
         run.load()
-    if not run.at.total:
-        _advance(run, train, validation, until=_TIMED_FROM, stop=stop, advance=silent)
-        begin = time.monotonic()
-        _advance(run, train, validation, until=_TIMED_TO, stop=stop, advance=silent)
-        per_step = (time.monotonic() - begin) / (_TIMED_TO - _TIMED_FROM)
-        validations = _RECORDS * len(validation) / settings.batch_size
-        in_time = int(60.0 * settings.max_minutes / per_step - validations)
-        run.at.total = max(2 * _TIMED_TO, min(in_time, settings.max_epochs * len(train) // settings.batch_size))
+    clock, at = Clock(), run.at
+    most = settings.steps or max(settings.max_epochs * len(train) // settings.batch_size, 2 * TIMED_TO)
+    step = partial(_advance, run, train, validation, clock, stop=stop)
+    if not at.total:
+        step(until=TIMED_FROM, advance=silent)
+        at.spent.mark(at.step)
+        step(until=TIMED_TO, advance=silent)
+        at.total = retimed(settings, at.step, most, at.spent, at.history, most=most)
         run.save()
-    with progress(title, run.at.total, unit="step", done=run.at.step) as advance:
-        _advance(run, train, validation, until=run.at.total, stop=stop, advance=advance)
+    with progress(title, at.total, unit="step", done=at.step) as advance:
+        while at.step < at.total:
+            step(until=at.total if settings.steps else min(at.total, at.spent.timed_step + window(at.total)), advance=advance)
+            if not settings.steps and at.step < at.total:
+                at.total = retimed(settings, at.step, at.total, at.spent, at.history, most=most)
+                advance(0, "", at.total)
     if not ledger.is_done(work):
-        ledger.finish(work, [CHECKPOINT, HISTORY], seconds=60.0 * run.at.minutes)
-    return FitResult(module=run.average, history=run.at.history, steps=run.at.step)
+        ledger.finish(work, [CHECKPOINT, HISTORY], seconds=60.0 * at.spent.wall)
+    note = remark(settings, at.step, at.spent, most=most)
+    if note and not settings.steps:
+        notify(f"{title}: {note}")
+    return FitResult(
+        module=run.average, history=at.history, steps=at.step, cpu_minutes=at.spent.cpu, wall_minutes=at.spent.wall,
+        ended=ended_by(settings, at.step, at.spent, most=most), note=note,
+    )  # fmt: skip
 
 
 def _advance(
-    run: _Run[Module, Item], train: Sequence[Item], validation: Sequence[Item], *, until: int, stop: StopRequest, advance: Advance
-) -> None:
+    run: _Run[Module, Item], train: Sequence[Item], validation: Sequence[Item], clock: Clock, *, until: int, stop: StopRequest,
+    advance: Advance,
+) -> None:  # fmt: skip
     """Train up to step `until`, saving at ends of epochs (at most every few seconds) and on a stop request."""
     at, size = run.at, run.settings.batch_size
     per_epoch = math.ceil(len(train) / size)
-    saved = time.monotonic()
     while at.step < until:
         if stop.pending():
+            clock.lap(at.spent)
             run.save()
             stop.raise_if_pending()
         begin = time.monotonic()
@@ -244,9 +275,9 @@ def _advance(
         every = max(1, math.ceil(at.total / per_epoch) // _RECORDS)
         if finished or (at.total and epoch_ended and (epoch + 1) % every == 0):
             run.record(validation, epoch + 1)
-        if finished or (epoch_ended and time.monotonic() - saved > _SAVE_SECONDS):
+        clock.lap(at.spent)
+        if finished or (epoch_ended and time.monotonic() - run.saved > _SAVE_SECONDS):
             run.save()
-            saved = time.monotonic()
 
 
 def learning_rate(settings: FitSettings, step: int, total: int) -> float:

@@ -55,6 +55,10 @@ class TrainingResult:
         parameters: Number of trained numbers.
         train_frames: Frames trained on.
         held_out_frames: Frames held out.
+        steps: Number of steps; 0 for a fit in closed form.
+        cpu_minutes, wall_minutes: Time of the training thread, and by the clock.
+        ended: What ended the fit (`budget.ended_by`).
+        note: A sentence where the fit is short or took much longer than its budget.
     """
 
     path: Path
@@ -66,6 +70,11 @@ class TrainingResult:
     parameters: int
     train_frames: int
     held_out_frames: int
+    steps: int = 0
+    cpu_minutes: float = 0.0
+    wall_minutes: float = 0.0
+    ended: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +88,7 @@ class Prepared:
         train, held_out: The frames themselves.
         settings: Steps, batch size, learning rate.
         work: The fit, for the ledger of its folder.
+        title: Name of the student, for the progress bar and messages.
     """
 
     net: Student
@@ -89,6 +99,7 @@ class Prepared:
     held_out: Sequence[LabelledFrame]
     settings: TrainSettings
     work: Work
+    title: str = "student"
 
 
 def train_potential(
@@ -140,6 +151,7 @@ def prepare_fit(
     return Prepared(
         net=net.in_type(dtype), objective=objective, items=items, held_items=held_items, train=train, held_out=held_out,
         settings=settings, work=replace(TRAINING, settings=settings, inputs=inputs, models=models),
+        title=f"student {member}" if member > 1 else "student",
     )  # fmt: skip
 
 
@@ -150,7 +162,7 @@ def run_fit(
     """Fit, write the model file, evaluate its content. `finish` is given the fitted network before it is written."""
     fitted = fit(
         ready.net, ready.objective, ready.items, ready.held_items, ready.settings.fit.suited(ready.settings.net),
-        folder=folder, stop=stop, work=ready.work, title="train",
+        folder=folder, stop=stop, work=ready.work, title=ready.title,
     )  # fmt: skip
     finish(fitted.module)
     made_from = (provenance or {}) | {"steps": fitted.steps, "settings": asdict(ready.settings)}
@@ -163,7 +175,8 @@ def run_fit(
         path=path, sha256=digest, accuracy=accuracy(ready.held_out, predictions),
         curvature_error=curvature_error(potential.net, ready.held_out), parity=parity(ready.held_out, predictions),
         history=fitted.history, parameters=sum(p.numel() for p in fitted.module.parameters()), train_frames=len(ready.train),
-        held_out_frames=len(ready.held_out),
+        held_out_frames=len(ready.held_out), steps=fitted.steps, cpu_minutes=fitted.cpu_minutes,
+        wall_minutes=fitted.wall_minutes, ended=fitted.ended, note=f"{ready.title}: {fitted.note}" if fitted.note else "",
     )  # fmt: skip
 
 

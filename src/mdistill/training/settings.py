@@ -13,6 +13,8 @@ from mdistill.settings import SEEDS, refuse, setting, settings
 
 KICK_SHARE = 0.3
 """Time that training a light kick takes, over that of training its map."""
+OVERRUN = 6.0
+"""Largest wall time of a fit over its budget."""
 
 
 @settings
@@ -20,7 +22,8 @@ class FitSettings:
     """A fit by gradient descent.
 
     Attributes:
-        max_minutes: Time budget, min, turned once into a number of steps by timing the first few (where steps is 0).
+        max_minutes: CPU time of the training thread (min), where steps is 0. A busy machine takes up to six times as long.
+        least_steps: Fewest steps, also where they exceed the time budget. A fit with fewer is reported.
         max_epochs: Largest number of passes over the data.
         steps: Optimiser steps; 0 for the time budget. A fixed number makes the result the same on every run.
         batch_size: Number of structures per step.
@@ -33,6 +36,7 @@ class FitSettings:
     """
 
     max_minutes: float = setting(8.0, least=1e-3, most=1e5, unit="min")
+    least_steps: int = setting(1000, least=1, most=10**8)
     max_epochs: int = setting(120, least=1, most=10**6)
     steps: int = setting(0, least=0, most=10**8)
     batch_size: int = setting(8, least=1, most=10**4)

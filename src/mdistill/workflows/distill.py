@@ -204,7 +204,7 @@ class _Job:
             self._labels(), self.settings.train, folder, count=self.settings.committee, stop=self.stop,
             provenance=self._provenance(),
         )  # fmt: skip
-        return training_results(results[0], "first fit")
+        return training_results(results[0], "first fit", others=results[1:])
 
     def _refine(self, folder: Path) -> Results:
         settings = self.settings
@@ -217,7 +217,7 @@ class _Job:
         shards = sorted(folder.glob("round-*/labels/*.npz"))
         with replacing(folder / "labels.txt") as partial:
             partial.write_text("".join(f"{sha256(p)} {p.relative_to(folder)}\n" for p in shards), encoding="utf-8")
-        return merge(tables, training_results(results[0], "last fit"))
+        return merge(tables, training_results(results[0], "last fit", others=results[1:]))
 
     def _validate(self, folder: Path) -> Results:
         settings = self.settings

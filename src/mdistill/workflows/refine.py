@@ -91,6 +91,7 @@ def refine(
             max_minutes=first.max_minutes * settings.refit_share,
             max_epochs=max(round(first.max_epochs * settings.refit_share), 1),
             steps=round(first.steps * settings.refit_share),
+            least_steps=max(round(first.least_steps * settings.refit_share), 1),
             learning_rate=(first.learning_rate or 0.0) * settings.refit_rate,
         ),
     )
