@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ase.build import bulk
 from ase.io import write
@@ -24,6 +26,18 @@ def test_minutes_of_learning_strides_are_in_the_plan(tmp_path, stride, more):
     found = [row for name, row in rows.items() if name.startswith("learn strides of 16 fs")]
     assert [row[2] for row in found] == ([more] if more else [])
     assert float(rows["together"][2]) == pytest.approx(sum(float(row[2]) for n, row in rows.items() if n != "together"), abs=0.3)
+
+
+def test_a_fixed_number_of_steps_has_no_minutes(tmp_path):
+    path = tmp_path / "copper.cif"
+    write(path, bulk("Cu", cubic=True))
+    settings = quick_settings(path)
+    train = replace(settings.train, fit=replace(settings.train.fit, steps=250))
+    plan = replace(settings, teacher="ase.calculators.emt:EMT", temperatures=(300.0,), train=train)
+    rows = {str(row[0]): row[2] for row in dry_run(plan).tables[-1].rows}
+    assert rows["train, 250 steps"] is None and rows["refit, 100 steps"] is None
+    known = [minutes for name, minutes in rows.items() if minutes is not None and "together" not in name]
+    assert rows["together, without fits of a fixed number of steps"] == pytest.approx(sum(known), abs=0.3)
 
 
 def test_a_fluoride_moves_its_fluorine_unless_an_alkali_ion_is_there(tmp_path):

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mdistill.errors import BadInput, MdistillError
-from mdistill.io.files import PARTIAL, this_host
+from mdistill.errors import BadInput, Interrupted, MdistillError
+from mdistill.io.files import PARTIAL, this_host, write_text
+from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.lock import locked, remove_leftovers
 
 CONTEST = """
@@ -98,6 +99,46 @@ def test_a_killed_holder_frees_the_lock(tmp_path, trust):
     with locked(tmp_path):
         pass
     trust("T38", "second process refused, lock of a killed one free", "yes", "both")
+
+
+def test_a_stage_of_a_run_at_work_is_refused_by_its_lock_and_another_folder_in_it_is_not(tmp_path):
+    run = tmp_path / "run"
+    for stage in ("label", "refine"):
+        (run / stage / "inner").mkdir(parents=True)
+        Ledger(run / stage).begin(Work(key=stage))
+    child = start(HOLD, str(run))
+    try:
+        assert hear(child) == "in"
+        for part in ("label", "refine/inner"):
+            with (
+                pytest.raises(BadInput, match=f"(?s){part}: is part of the run .*, in which process {child.pid} on"),
+                locked(run / part),
+            ):
+                pass
+        with locked(run / "mine"):
+            pass
+    finally:
+        end(child)
+    with locked(run / "label"):
+        pass
+
+
+@pytest.mark.parametrize("left_behind", [True, False])
+@pytest.mark.parametrize("error", [None, FileNotFoundError("labels.jsonl"), Interrupted("saved")])
+def test_a_run_folder_that_is_moved_is_named(error, left_behind, tmp_path):
+    def work() -> None:
+        with locked(tmp_path / "run"):
+            (tmp_path / "run").rename(tmp_path / "new")
+            if left_behind:
+                write_text(tmp_path / "run" / "label" / "x", "")
+            if error is not None:
+                raise error
+
+    with pytest.raises(BadInput, match=r"(?s)run: was moved.*fix: name its new place with --out") as caught:
+        work()
+    assert caught.value.__cause__ is error
+    with locked(tmp_path / "new"):
+        pass
 
 
 def test_leftovers_of_dead_processes_are_removed_and_others_stay(tmp_path):

@@ -67,6 +67,39 @@ def test_a_failing_teacher_ends_relaxation(command: str, workers: int, teacher: 
     assert Ledger(place / "run" / "prepare").entries()["prepare"]["state"] == "begun"
 
 
+class Moving(Failing):
+    """Moves the run folder while it is called."""
+
+    def answer(self, atoms: int) -> dict[str, object]:
+        Path("run").rename("moved")
+        return {"energy": 0.0, "forces": np.zeros((atoms, 3)), "stress": np.zeros(6)}
+
+
+def test_a_run_folder_moved_while_the_teacher_works(place: Path, capsys) -> None:
+    for command in COMMANDS.values():
+        assert cli.run(shlex.split(command.format("Moving", 60, 0))) == 2
+        assert "run: was moved or removed while this process worked in it" in capsys.readouterr().err
+        shutil.rmtree(place / "moved")
+        shutil.rmtree(place / "run")
+
+
+@pytest.mark.parametrize(
+    ("flag", "command"),
+    [
+        ("--teacher", "distill crystal.extxyz --teacher nope --dry-run"),
+        ("--teacher", "distill crystal.extxyz --teacher nope --out out"),
+        ("--teacher", "label crystal.extxyz --teacher no.such.module:x --out out"),
+        ("--teacher", "bench run --teacher nope"),
+        ("--potential", "simulate crystal.extxyz --potential nope --out out"),
+        ("--redraw", "train potential run --redraw nope --out out"),
+    ],
+)
+def test_an_unknown_teacher_names_the_flag(flag: str, command: str, place: Path, capsys) -> None:
+    shutil.copytree(CRYSTAL.parent / "run", place / "run")
+    assert cli.run(shlex.split(command)) == 2
+    assert f"{flag}: '{'no.such.module:x' if 'module' in command else 'nope'}'" in capsys.readouterr().err
+
+
 def test_a_longer_timeout_resumes_the_same_work(place: Path, capsys) -> None:
     for command in COMMANDS.values():
         first = shlex.split(command.format("Failing", 60, 0))

@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     use_threads(given.threads)
     crystal = read_structure(given.structure)
     plan(crystal, given.prepare)
-    teacher = load(given.teacher, device=given.device)
+    teacher = load(given.teacher, device=given.device, subject="--teacher")
     plan(crystal, given.prepare, elements=teacher.elements, subject=given.teacher)
     folder, settings, seed = output_folder(given.out), given.settings, child_seed(given.seed, "label")
     ledger = {

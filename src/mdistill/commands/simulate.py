@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
     use_threads(given.threads)
     system = read_system(given.structure, repeat=given.repeat)
-    potential = load(given.potential, device=given.device, precision=given.precision)
+    potential = load(given.potential, device=given.device, precision=given.precision, subject="--potential")
     stride = (
         None
         if given.stride_map is None

@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> int:
     if given.redraw is not None:
         from mdistill.teachers.models import load
 
-        teacher = load(given.redraw, device=given.device)
+        teacher = load(given.redraw, device=given.device, subject="--redraw")
     folder = output_folder(given.out)
     command = "mdistill train " + shlex.join(arguments)
     names = ("settings", "labels", "start_from", "redraw", *(["closed_form"] if given.method == "closed-form" else []))

@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mdistill.errors import BadInput
 from mdistill.io.files import PARTIAL, read_json, this_host, write_failure, write_json
+from mdistill.runs.ledger import Ledger
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 LOCK, HOLDER = ".lock", ".lock.json"
 _ABANDONED_SECONDS = 86_400.0
@@ -22,29 +27,75 @@ def locked(folder: Path) -> Iterator[None]:
     """Lock a folder against a second process, and remove unfinished files of dead processes.
 
     Raises:
-        BadInput: Another process works in the folder; the message names its number, its host and when it began.
+        BadInput: Another process works in the folder, or in the run of which it is a stage; the message names its number, its
+            host and when it began. Or the folder was moved in the meantime.
         MdistillError: The folder cannot be written.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     folder = Path(folder)
     lock = FileLock(folder / LOCK)
+    for run in _runs_at_work(folder):
+        with suppress(OSError):
+            _acquire(FileLock(run / LOCK), run, subject=folder).release()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        allowed, fix = "one process per run folder", "wait for it, stop it, or choose another folder with --out"
-        raise BadInput(folder, f"{_holder(folder)} is working in this run folder", allowed=allowed, fix=fix) from error
+        _acquire(lock, folder, subject=folder)
     except OSError as error:
         raise write_failure(folder / LOCK, error) from error
+    number = (folder / LOCK).stat().st_ino
     try:
         began = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(folder / HOLDER, {"process": os.getpid(), "host": this_host(), "time": began})
         remove_leftovers(folder)
         yield
+    except Exception as error:
+        _check_place(folder, number, error)
+        raise
+    else:
+        _check_place(folder, number, None)
     finally:
-        (folder / HOLDER).unlink(missing_ok=True)
+        if _in_place(folder, number):
+            (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def _acquire(lock: BaseFileLock, folder: Path, *, subject: Path) -> BaseFileLock:
+    from filelock import Timeout
+
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        problem = f"{_holder(folder)} is working in this run folder" if folder == subject else (
+            f"is part of the run {folder}, in which {_holder(folder)} is working"
+        )  # fmt: skip
+        allowed, fix = "one process per run folder", "wait for it, stop it, or choose another folder with --out"
+        raise BadInput(subject, problem, allowed=allowed, fix=fix) from error
+    return lock
+
+
+def _runs_at_work(folder: Path) -> Iterator[Path]:
+    """Runs of which a folder is a stage, or part of one, and which a process seems to hold."""
+    place = folder.absolute()
+    for stage in (place, *place.parents):
+        with suppress(BadInput, OSError):
+            if (stage.parent / HOLDER).exists() and stage.name in Ledger(stage).entries():
+                yield stage.parent
+
+
+def _in_place(folder: Path, number: int) -> bool:
+    """Whether the lock that was taken is still that of the folder."""
+    try:
+        return (folder / LOCK).stat().st_ino == number
+    except OSError:
+        return False
+
+
+def _check_place(folder: Path, number: int, error: Exception | None) -> None:
+    if not _in_place(folder, number):
+        problem, allowed = "was moved or removed while this process worked in it", "a folder that stays where it is"
+        fix = f"name its new place with --out: the run resumes there. Remove what is left in {folder}"
+        raise BadInput(folder, problem, allowed=allowed, fix=fix) from error
 
 
 def _holder(folder: Path) -> str:

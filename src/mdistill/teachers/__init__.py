@@ -81,7 +81,7 @@ _CARDS = [
 TEACHERS: dict[str, Teacher] = {card.name: card for card in _CARDS}
 
 
-def find_teacher(name: str) -> Teacher:
+def find_teacher(name: str, *, subject: str = "teacher") -> Teacher:
     """The card of a foundation potential, by name or alias in any case.
 
     Raises:
@@ -93,16 +93,17 @@ def find_teacher(name: str) -> Teacher:
         return known[wanted]
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
     problem, fix = f"{name!r} is not known", f"did you mean {close[0]!r}?" if close else 'name one of these, e.g. "sevennet-0"'
-    raise BadInput("teacher", problem, allowed=", ".join(TEACHERS) + ', or "module:attribute" of an ASE calculator', fix=fix)
+    raise BadInput(subject, problem, allowed=", ".join(TEACHERS) + ', or "module:attribute" of an ASE calculator', fix=fix)
 
 
-def load_teacher(name: str, *, device: str = "cpu") -> Potential:
+def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher") -> Potential:
     """A teacher by name (`TEACHERS`), or any ASE calculator by import path ("ase.calculators.emt:EMT").
 
     Args:
         name: Case does not matter for known names. An import path is "module:attribute", where the attribute is a
             calculator or is called without arguments to make one.
         device: "cpu", "cuda", or "auto" (cuda if there is one). ASE calculators choose theirs themselves.
+        subject: Name of the flag or argument, for messages.
     Raises:
         BadInput: Unknown name, or an import path that leads to no calculator.
         MissingPackage: The teacher's package is not installed (the message holds the pip line).
@@ -111,8 +112,8 @@ def load_teacher(name: str, *, device: str = "cpu") -> Potential:
         from mdistill.teachers.ase import import_calculator
 
         with captured(name):
-            return import_calculator(name)
-    card = find_teacher(name)
+            return import_calculator(name, subject=subject)
+    card = find_teacher(name, subject=subject)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         with captured(card.name):

@@ -35,7 +35,7 @@ def from_calculator(calculator: Any, *, name: str = "") -> AseTeacher:
     return AseTeacher(calculator=calculator, name=name or type(calculator).__name__.lower())
 
 
-def import_calculator(path: str) -> AseTeacher:
+def import_calculator(path: str, *, subject: str = "teacher") -> AseTeacher:
     """An ASE calculator from "module:attribute"; an attribute that is no calculator is called without arguments.
 
     Raises:
@@ -46,11 +46,11 @@ def import_calculator(path: str) -> AseTeacher:
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput("teacher", f"{path!r} cannot be imported ({error})", allowed=allowed, fix=fix) from error
+        raise BadInput(subject, f"{path!r} cannot be imported ({error})", allowed=allowed, fix=fix) from error
     try:
         made = found if hasattr(found, "get_property") and not isinstance(found, type) else found()
     except TypeError as error:
-        raise BadInput("teacher", f"{path!r} cannot be called without arguments ({error})", allowed=allowed, fix=fix) from error
+        raise BadInput(subject, f"{path!r} cannot be called without arguments ({error})", allowed=allowed, fix=fix) from error
     return from_calculator(made, name=path)
 
 

@@ -15,7 +15,7 @@ STUDENT_SUFFIX, STRIDE = ".mdistill", "stride.mdistill"
 Precision = Literal["float32", "float64"]
 
 
-def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float64") -> Potential:
+def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float64", subject: str = "teacher") -> Potential:
     """A potential by path or name.
 
     Args:
@@ -24,6 +24,7 @@ def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float
         device: "cpu" or "cuda".
         precision: What a student computes in; energies are always summed in float64. float32 is nearly twice as fast and
             what `distill` uses for dynamics (its NVE drift gate judges it). Teachers keep their own.
+        subject: Name of the flag or argument, for messages.
     Raises:
         BadInput: No such file or teacher, or a file that is no model.
         MissingPackage: The teacher's package is not installed.
@@ -40,7 +41,7 @@ def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float
         return compiled(load_model(path, device=device, dtype=getattr(torch, precision)), double=precision == "float64")
     from mdistill.teachers import load_teacher
 
-    return load_teacher(str(name), device=device)
+    return load_teacher(str(name), device=device, subject=subject)
 
 
 def find_student(folder: Path) -> Path:

@@ -71,7 +71,7 @@ def distill(
     crystal = read_structure(settings.structure)
     settings = resolved(settings, crystal)
     plan(crystal, settings.prepare)
-    teacher = load(settings.teacher, device=settings.device)
+    teacher = load(settings.teacher, device=settings.device, subject="--teacher")
     plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
     with locked(folder):
         inputs = {"structure": crystal.sha256}

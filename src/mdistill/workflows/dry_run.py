@@ -34,7 +34,7 @@ def dry_run(settings: DistillSettings) -> Results:
     system = to_system(ordered[0].crystal)
     teacher: Potential | None = None
     try:
-        teacher = load(settings.teacher, device=settings.device)
+        teacher = load(settings.teacher, device=settings.device, subject="--teacher")
         plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
     except MissingPackage as missing:
         notes.append(f"No minutes could be estimated: {missing}")
@@ -57,6 +57,11 @@ def dry_run(settings: DistillSettings) -> Results:
         tables=[planned.sites, structure, _costs(settings, planned, system, teacher, seconds)],
         notes=notes,
     )
+
+
+def _fit(name: str, steps: int, minutes: float) -> tuple[str, int, float | None]:
+    """The row of a fit. With a fixed number of steps its minutes are not known."""
+    return (f"{name}, {steps} steps", 0, None) if steps else (name, 0, minutes)
 
 
 def seconds_per_call(potential: Potential, system: System, *, calls: int = 3) -> float:
@@ -82,12 +87,12 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
     fit = settings.train.fit.max_minutes * max(1.0, settings.committee / usable_cores())
     refit = fit * settings.refine.refit_share * settings.refine.rounds
     checks = settings.check.frames * len(settings.temperatures)
-    stages: list[tuple[str, int, float]] = [
+    stages: list[tuple[str, int, float | None]] = [
         ("relax (at most)", planned.relaxation_calls, planned.relaxation_calls * per_call / 60.0),
         ("label", label_calls, label_calls * per_call / 60.0),
-        ("train", 0, fit),
+        _fit("train", settings.train.fit.steps, fit),
         ("on-policy labels", refine_calls, refine_calls * per_call / 60.0),
-        ("refit", 0, refit),
+        _fit("refit", round(settings.train.fit.steps * settings.refine.refit_share), refit),
         (
             "time the teacher (gates)",
             settings.validate.speed_repeats + 1,
@@ -96,12 +101,16 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
     ]
     stages.append(("check production (at the size trained)", checks, checks * per_call / 60.0))
     if settings.stride_fs:
-        stages.append((f"learn strides of {settings.stride_fs:g} fs (at most)", 0, settings.rung().train.most_minutes))
+        learn = settings.rung().train
+        stages.append(_fit(f"learn strides of {settings.stride_fs:g} fs (at most)", learn.fit.steps, learn.most_minutes))
     rows: list[list[Cell]] = [
-        [name, calls, None if seconds is None and calls else round(minutes, 1)] for name, calls, minutes in stages
+        [name, calls, None if minutes is None or (seconds is None and calls) else round(minutes, 1)]
+        for name, calls, minutes in stages
     ]
-    total = None if seconds is None else round(sum(minutes for _, _, minutes in stages), 1)
-    rows.append(["together", sum(calls for _, calls, _ in stages), total])
+    known = [minutes for _, _, minutes in stages if minutes is not None]
+    total = None if seconds is None else round(sum(known), 1)
+    name = "together" if len(known) == len(stages) else "together, without fits of a fixed number of steps"
+    rows.append([name, sum(calls for _, calls, _ in stages), total])
     measured = "not measured" if seconds is None else f"{seconds:.3f} s per call, measured now on this structure"
     return Table(
         name="costs", title=f"Teacher {settings.teacher}: {measured}", section="settings",

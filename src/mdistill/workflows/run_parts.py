@@ -35,7 +35,7 @@ def teacher_of(run: Path, name: str = "", *, device: str = "cpu") -> Potential:
     name = name or str(read_results(run).provenance.get("teacher", ""))
     if not name:
         raise BadInput(run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
-    return load(name, device=device)
+    return load(name, device=device, subject="--teacher")
 
 
 def check_labels(run: Path, *, update: bool) -> None:
