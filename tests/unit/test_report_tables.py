@@ -58,7 +58,7 @@ def test_value_and_error_end_at_the_same_digit(value: float, error: float, text:
 @settings(max_examples=300, deadline=None)
 @given(st.floats(-1e12, 1e12).filter(lambda x: x == 0 or abs(x) > 1e-12), st.floats(1e-13, 1e12))
 def test_rounding_stays_within_half_of_the_errors_digit(value: float, error: float) -> None:
-    if error > abs(value) * 1e-13:
+    if error > abs(value) * tables.ROUNDING:
         check_digits(value, error)
 
 

@@ -49,6 +49,14 @@ def figure_svg(figure: Figure, *, number: int = 0, inline: bool = True) -> str:
     return _tidy(buffer.getvalue(), f"f{number}-", figure.title, inline=inline)
 
 
+def drawn_points(figure: Figure, series: Series) -> tuple[list[float | None], list[float | None]]:
+    """The points of a series, those of a parity plot without the ones that coincide on it."""
+    if figure.kind != "parity":
+        return list(series.x), list(series.y)
+    x, y = _distinct(_numbers(series.x), _numbers(series.y), _extent(figure))
+    return x.tolist(), y.tolist()
+
+
 def write_svg_files(results: Results, folder: Path) -> list[Path]:
     """Write each figure as SVG and PNG (300 dpi) into `folder`/figures and return the paths.
 
@@ -123,7 +131,8 @@ def _series(axes: Any, figure: Figure, series: Series, colour: str, index: int) 
         look: dict[str, Any] = {"linewidth": 0.7} if len(y) > _LINE_BUCKETS else {}
         look = {"linewidth": 3.4, "alpha": 0.5} if paired else look
         look |= {"linestyle": (0, (3, 1.6)), "linewidth": 1.2, "zorder": 3} if series.style == "dashed" else {}
-        axes.plot(x[keep], y[keep], marker="o" if len(x) == 1 else "", gid=mark, **look, **common)
+        look |= {"linewidth": 0.6, "alpha": 0.45, "zorder": 1.5, "label": None} if series.style == "thin" else {}
+        axes.plot(x[keep], y[keep], marker="o" if len(x) == 1 else "", gid=mark, **common | look)
         if error is not None:
             axes.fill_between(x[keep], (y - error)[keep], (y + error)[keep], color=colour, alpha=0.18, linewidth=0)
 

@@ -1,20 +1,26 @@
-"""`results.json` → one self-contained HTML page: no script, no request, readable in light, in dark and on paper."""
+"""`results.json` → one self-contained HTML page: no request, readable in light, in dark and on paper, without script too."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mdistill.errors import BadInput
-from mdistill.estimates import Estimate, Gate
+from mdistill.estimates import Gate
 from mdistill.io.files import write_text
 from mdistill.report.citations import reference, works
+from mdistill.report.density_maps import density_svgs, hop_svgs
+from mdistill.report.downloads import data_uri, density_csv, figure_csv, hops_csv, scene_xyz
 from mdistill.report.figures import figure_svg, write_svg_files
+from mdistill.report.headlines import headlines
 from mdistill.report.ladder import all_tables, ladder_svg
-from mdistill.report.tables import BELOW_DETECTION, Shown, flat_texts, limit_text, show, shown_rows
-from mdistill.runs.results import Figure, Quantity, Results, Table, add_to_run, read_results
+from mdistill.report.scene import legend, scene_data, scene_svg
+from mdistill.report.tables import BELOW_DETECTION, flat_texts, limit_text, show, shown_rows
+from mdistill.runs.results import Figure, Results, Scene, Table, add_to_run, read_results
 
 SECTIONS = {
     "ladder": "The ladder", "structure": "Structure and disorder", "gates": "Gates", "accuracy": "Accuracy",
@@ -25,29 +31,37 @@ SECTIONS = {
 
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*(?:\.\d+)?)+")
 _SUBSCRIPTS = str.maketrans("0123456789.", "₀₁₂₃₄₅₆₇₈₉.")
-_SYMBOLS: dict[Quantity, str] = {
-    "stride_speed_up": "speed-up by strides", "speed_up": "speed-up", "conductivity": "σ", "diffusivity": "D",
-    "activation_energy": "activation energy",
-}  # fmt: skip
-"""Labels of headlines, in the order shown."""
-_MOST_HEADLINES = 7
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Number:
-    """One of the few numbers at the top: a short label, the number as shown, its unit."""
-
-    label: str
-    shown: Shown
-    unit: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """A figure ready for the page."""
+    """A figure ready for the page, with its data as an address that holds them."""
 
     figure: Figure
     svg: str
+    csv: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A scene ready for the page.
+
+    Attributes:
+        scene: The scene.
+        svg: Its atoms.
+        data: Data of the viewer.
+        densities, hops: A map for each lattice vector, where there is a density.
+        legend: Symbol, colour and number of atoms of each element.
+        files: Names and addresses of its data.
+    """
+
+    scene: Scene
+    svg: str
+    data: str
+    densities: list[str]
+    hops: list[str]
+    legend: list[tuple[str, str, int]]
+    files: list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +72,8 @@ class Chapter:
     title: str
     tables: list[Table]
     drawings: list[Drawing]
+    folded: list[Drawing]
+    pictures: list[Picture]
 
 
 def write_report(folder: Path) -> Path:
@@ -93,13 +109,15 @@ def render(results: Results) -> str:
         loader=FileSystemLoader(room), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"shown": show, "rows": shown_rows, "limit": limit_text, "svg": Markup}
-    failed = [g for g in results.gates if not g.passed]
+    failed, script = [g for g in results.gates if not g.passed], (room / "viewer.js").read_text(encoding="utf-8")
     environment.globals |= {"numeric_columns": numeric_columns, "below_detection": BELOW_DETECTION}
     return environment.get_template("page.html").render(
         results=results,
         style=Markup((room / "style.css").read_text(encoding="utf-8")),  # noqa: S704
         title=title(results),
         subtitle=_subtitle(results),
+        script=Markup(script) if results.scenes else "",  # noqa: S704
+        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         headlines=headlines(results),
         failed=failed,
         gates=failed + [g for g in results.gates if g.passed],
@@ -143,30 +161,6 @@ def title(results: Results) -> str:
     return Path(str(structure)).name if structure else f"mdistill {results.command}"
 
 
-def headlines(results: Results) -> list[Number]:
-    """The most important values: speed-up, σ (else D) at each temperature, activation energy; else the first few."""
-    known = [h for h in results.headlines if h.value in results.values]
-    left_out = {"diffusivity"} if any(h.quantity == "conductivity" for h in known) else set()
-    chosen = [
-        Number(label=symbol + ("" if (at := h.temperature_K) is None else f" at {at:g} K"), **_apart(results.values[h.value]))
-        for quantity, symbol in _SYMBOLS.items()
-        for h in known
-        if h.quantity == quantity and quantity not in left_out
-    ]
-    rest = [Number(label=spoken(name), **_apart(estimate)) for name, estimate in results.values.items()]
-    return (chosen or rest)[:_MOST_HEADLINES]
-
-
-def _apart(estimate: Estimate) -> dict[str, Any]:
-    unit = "" if estimate.unit == "×" else estimate.unit
-    return {"shown": show(estimate, unit), "unit": unit}
-
-
-def spoken(name: str) -> str:
-    """A value's name for reading: underscores become spaces."""
-    return name.replace("_", " ")
-
-
 def gauge(gate: Gate) -> float | None:
     """Measured value as a percentage of the gauge's width (the limit is at 80 %); None without an upper limit."""
     value, limit = gate.measured.value, gate.limit
@@ -184,19 +178,35 @@ def numeric_columns(table: Table) -> set[int]:
 def chapters(results: Results) -> list[Chapter]:
     """Sections with content, in order; the gates' section appears also with gates only."""
     tables = all_tables(results)
-    named = [t.section for t in tables] + [f.section for f in results.figures]
+    named = [t.section for t in tables] + [f.section for f in results.figures] + [s.section for s in results.scenes]
     keys = list(SECTIONS) + [k for k in dict.fromkeys(named) if k not in SECTIONS]
-    drawings = [Drawing(figure=f, svg=figure_svg(f, number=i)) for i, f in enumerate(results.figures)]
+    drawings = [
+        Drawing(figure=f, svg=figure_svg(f, number=i), csv=data_uri(figure_csv(f))) for i, f in enumerate(results.figures)
+    ]
+    pictures = [_picture(scene, i) for i, scene in enumerate(results.scenes)]
     found = [
         Chapter(
             key=key,
             title=SECTIONS.get(key, key.capitalize()),
             tables=[t for t in tables if t.section == key],
-            drawings=[d for d in drawings if d.figure.section == key],
+            drawings=[d for d in drawings if d.figure.section == key and not d.figure.folded],
+            folded=[d for d in drawings if d.figure.section == key and d.figure.folded],
+            pictures=[one for one in pictures if one.scene.section == key],
         )
         for key in keys
     ]
-    return [s for s in found if s.tables or s.drawings or (s.key == "gates" and results.gates)]
+    filled = [s.tables or s.drawings or s.folded or s.pictures or (s.key == "gates" and results.gates) for s in found]
+    return [section for section, content in zip(found, filled, strict=True) if content]
+
+
+def _picture(scene: Scene, number: int) -> Picture:
+    files = [("structure.xyz", "XYZ", data_uri(scene_xyz(scene), "text/plain"))]
+    if scene.density is not None:
+        files += [("density.csv", "density", data_uri(density_csv(scene))), ("hops.csv", "hops", data_uri(hops_csv(scene)))]
+    return Picture(
+        scene=scene, svg=scene_svg(scene, number=number), data=scene_data(scene), legend=legend(scene), files=files,
+        densities=density_svgs(scene, number=number), hops=hop_svgs(scene, number=number),
+    )  # fmt: skip
 
 
 def _subtitle(results: Results) -> str:

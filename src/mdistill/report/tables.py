@@ -13,6 +13,8 @@ from mdistill.runs.ledger import flat
 from mdistill.runs.results import Cell, Table
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+ROUNDING = 1e-9
+"""An error smaller than this share of its value is that of rounding; it is not shown."""
 BELOW_DETECTION = "below detection"
 
 
@@ -40,12 +42,24 @@ def format_estimate(estimate: Estimate, *, unit: bool = True) -> str:
         return "–" if limit is None else f"< {_rounded(limit, digits=2, rounding=ROUND_CEILING)}{suffix}"
     if estimate.error is None or not math.isfinite(estimate.error):
         return f"{format_number(estimate.value)}{suffix}{_interval(estimate)}"
-    if estimate.error == 0:
-        return f"{format_number(estimate.value)} ± 0{suffix}"
+    if abs(estimate.error) <= ROUNDING * abs(estimate.value) or estimate.error == 0:
+        return f"{format_number(estimate.value)}{' ± 0' if estimate.error == 0 else ''}{suffix}"
     value, error, power = _matched(estimate.value, estimate.error)
     if power:
         return f"({value} ± {error}) × {power_of_ten(power)}{suffix}"
     return f"({value} ± {error}) %" if suffix == " %" else f"{value} ± {error}{suffix}"
+
+
+def interval_text(estimate: Estimate) -> str:
+    """Its 95 % interval (value ± 1.96 errors where it has none of its own) to two digits of its width; "" without one."""
+    if estimate.value is None or (estimate.interval is None and not estimate.error):
+        return ""
+    spread = 1.96 * (estimate.error or 0.0)
+    low, high = estimate.interval or (estimate.value - spread, estimate.value + spread)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        return ""
+    first, last, power = _matched_to(low, high, _last_digit((high - low) / 2.0, two_from=5))
+    return f"({first} to {last}) × {power_of_ten(power)}" if power else f"{first} to {last}"
 
 
 def format_number(number: float, *, digits: int = 4) -> str:
@@ -73,15 +87,22 @@ def _rounded(number: float, *, digits: int, rounding: str) -> str:
 
 def _matched(value: float, error: float) -> tuple[str, str, int]:
     """Mantissas of value and error, rounded to the same digit, and their common power of ten."""
-    exact, spread = Decimal(repr(float(value))), Decimal(repr(float(abs(error))))
-    leading = Decimal(f"{spread:.1e}")
-    last = leading.adjusted() - (1 if leading.as_tuple().digits[0] == 1 else 0)
-    scale = max(exact.adjusted(), spread.adjusted()) if value else spread.adjusted()
-    last = max(last, scale - 15)
+    return _matched_to(value, abs(error), _last_digit(error))
+
+
+def _last_digit(error: float, *, two_from: int = 1) -> int:
+    """Power of ten of the last digit that an error leaves: of its second digit where the first is at most `two_from`."""
+    leading = Decimal(f"{Decimal(repr(float(abs(error)))):.1e}")
+    return leading.adjusted() - (1 if leading.as_tuple().digits[0] <= two_from else 0)
+
+
+def _matched_to(first: float, second: float, last: int) -> tuple[str, str, int]:
+    """Mantissas of two numbers down to one digit, and their common power of ten."""
+    both = [Decimal(repr(float(x))) for x in (first, second)]
+    scale = max(x.adjusted() for x in both if x)
     power = scale if not -4 <= scale <= 5 else 0
-    step = Decimal(1).scaleb(last)
-    value_text, error_text = (_typeset(x.quantize(step).scaleb(-power)) for x in (exact, spread))
-    return value_text, error_text, power
+    texts = [_typeset(x.quantize(Decimal(1).scaleb(last)).scaleb(-power)) for x in both]
+    return texts[0], texts[1], power
 
 
 def _typeset(number: Decimal) -> str:

@@ -58,6 +58,7 @@ class Series:
 
     Attributes:
         error: One standard error of y; None where there is none.
+        style: "thin": one of several replicas, without a label in the legend.
         subject: Its subject; series of one subject share a colour. "": its label.
         limit: Whether its points are upper limits.
     """
@@ -66,7 +67,7 @@ class Series:
     x: list[float]
     y: list[float]
     error: list[float] | None = None
-    style: Literal["line", "points", "dashed", "band"] = "line"
+    style: Literal["line", "points", "dashed", "thin", "band"] = "line"
     subject: str = ""
     limit: bool = False
 
@@ -74,7 +75,8 @@ class Series:
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A plot. kind: "line" linear axes, "loglog", "parity" (square, diagonal drawn), "arrhenius" (log y against 1000/T), "bands"
-    (phonon bands: `x_ticks` are the special points, label and place; gaps between bands are null).
+    (phonon bands: `x_ticks` are the special points, label and place; gaps between bands are null). A `folded` figure is shown on
+    demand.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Figure:
     kind: Literal["line", "loglog", "logy", "parity", "arrhenius", "bands"] = "line"
     caption: str = ""
     x_ticks: list[tuple[str, float]] = field(default_factory=list)
+    folded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
