@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from mdistill.estimates import Estimate, Gate
-from mdistill.runs.results import Figure, Headline, Results, Rung, Series, Table
+from mdistill.runs.results import Density, Figure, Headline, Hops, Results, Rung, Scene, Series, Table
 
 HOSTILE = "<script>alert('x')</script>_\"onload=\"_Li6PS5Cl_neutron_refinement_with_a_very_long_file_name_copy_(2)_final.cif"
 TEMPERATURES = (500, 700, 900)
@@ -46,6 +47,51 @@ def sample(*, points: int = 1500) -> Results:
         version="0.1.0",
         created="2000-01-01T00:00:00Z",
     )  # fmt: skip
+
+
+def rich_sample(*, points: int = 20) -> Results:
+    """The sample with all that newer results hold: a way out, doubts, parts of errors, replicas, a structure, paths of Li."""
+    results = sample(points=points)
+    parts = {
+        "conductivity_statistical_700K": estimate(30.1, None, "mS/cm"),
+        "conductivity_model_700K": estimate(28.2, None, "mS/cm"),
+    }
+    gates = [replace(gate, fix="" if gate.passed else f"Shorten the time step <{HOSTILE}>.") for gate in results.gates]
+    told = [replace(h, doubts=["Only 18 hops <b>seen</b>."]) if h.temperature_K == 700.0 else h for h in results.headlines]
+    table = Table(name="long", title="Long", section="dynamics", columns=["pair", "shift (Å)"],
+                  rows=[[f"pair {k}", 1.0 + 1e-3 * k] for k in range(30)])  # fmt: skip
+    thin = [Series(label=f"run {k}", subject="700 K", x=[1.0, 2.0], y=[1.0, 2.0 + k], style="thin") for k in range(3)]
+    msd = replace(results.figures[-3], series=[*results.figures[-3].series, *thin], folded=True)
+    return replace(
+        results, values=results.values | parts, gates=gates, headlines=told, tables=[*results.tables, table],
+        figures=[*results.figures, replace(msd, name="replicas")], scenes=scenes(),
+    )  # fmt: skip
+
+
+def scenes() -> list[Scene]:
+    """Two PS4 molecules that cross faces of an oblique cell, four Cl, four Li; Li is dense at one place and hops from it."""
+    cell = np.array([[8.0, 0.0, 0.0], [1.5, 9.0, 0.0], [0.0, 0.5, 10.0]])
+    corners = 2.05 / math.sqrt(3.0) * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    middles = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]) @ cell
+    sulphur = (middles[:, None] + corners).reshape(-1, 3)
+    chlorine = np.array([[0.5, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5], [0.5, 0.5, 0.0]]) @ cell
+    lithium = np.array([[0.25, 0.25, 0.25], [0.75, 0.25, 0.25], [0.25, 0.75, 0.25], [0.25, 0.25, 0.75]]) @ cell
+    positions = np.concatenate([middles, sulphur, chlorine, lithium]) @ np.linalg.inv(cell) % 1.0 @ cell
+    grid = np.zeros((16, 18, 20), dtype=int)
+    grid[4, 5, 15], grid[4, 4, 15], grid[3, 5, 15] = 255, 120, 90
+    first, second = (np.array([0.28, 0.3, 0.775]) @ cell).tolist(), (np.array([-0.2, 0.3, 0.775]) @ cell).tolist()
+    common = {
+        "numbers": [15] * 2 + [16] * 8 + [17] * 4 + [3] * 4,
+        "positions": positions.tolist(),
+        "cell": cell.tolist(),
+        "mobile": 3,
+    }
+    return [
+        Scene(name="structure", title=f"Structure {HOSTILE}", section="structure", **common),
+        Scene(name="paths", title="Paths of Li", section="transport", caption=f"Of {HOSTILE}.",
+              density=Density(shape=(16, 18, 20), values=grid.reshape(-1).tolist(), largest=0.4),
+              hops=[Hops(start=tuple(first), end=tuple(second), count=12)], **common),
+    ]  # fmt: skip
 
 
 def _values() -> dict[str, Estimate]:

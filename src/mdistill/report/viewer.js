@@ -16,7 +16,7 @@ function show(box, scene) {
   box.classList.add("live");
 
   const points = [...scene.atoms, ...scene.edges, ...scene.edges.map(e => e.slice(3))];
-  const reach = 0.85 * Math.max(1, ...points.map(p => Math.hypot(p[0], p[1], p[2]))) + 0.6;
+  const reach = 0.92 * Math.max(1, ...points.map(p => Math.hypot(p[0], p[1], p[2]))) + 0.6;
   const apply = p => turn.map(row => row[0] * p[0] + row[1] * p[1] + row[2] * p[2]);
   const colours = () => {
     const style = getComputedStyle(document.documentElement), read = name => style.getPropertyValue(name).trim();
