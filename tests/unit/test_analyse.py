@@ -10,7 +10,8 @@ import pytest
 from mdistill.errors import BadInput
 from mdistill.judge.trajectories import Runs, structure_results, transport_results
 from mdistill.report.page import write_report
-from mdistill.runs.results import read_results, write_results
+from mdistill.runs.results import Results, read_results, write_results
+from mdistill.transport.points import parts_text
 from mdistill.units import BOLTZMANN
 from mdistill.workflows.analyse import analyse
 from mdistill.workflows.settings import AnalyseSettings
@@ -26,8 +27,8 @@ def test_one_run_from_a_file_to_the_report(tmp_path: Path) -> None:
     assert sigma.unit == "mS/cm" and sigma.value and sigma.error
     text = " ".join(found.notes)
     assert "wrapped" in text and "5 ps were left out" in text and "Haven ratio 1" in text
-    assert {"transport", "host"} == {t.name for t in found.tables}
-    assert {"msd", "msd-loglog", "rdf-mobile", "rdf-host"} == {f.name for f in found.figures}
+    assert {"transport", "collective", "directions", "hops", "host"} == {t.name for t in found.tables}
+    assert {"msd", "msd-loglog", "hop-lengths", "rdf-mobile", "rdf-host"} == {f.name for f in found.figures}
     assert all("(" in f.y_label or f.y_label == "g(r)" for f in found.figures)
     write_results(tmp_path, found)
     assert read_results(tmp_path).values["diffusivity_600K"] == d
@@ -62,6 +63,64 @@ def test_extrapolation_is_flagged() -> None:
 def test_each_run_has_a_student_or_none_has() -> None:
     with pytest.raises(BadInput, match="2 trajectories, 1 students"):
         Runs(temperature_K=300.0, trajectories=[crystal(0, frames=40), crystal(1, frames=40)], students=[1])
+
+
+def committee(factors: tuple[float, ...], temperatures: tuple[float, ...] = (700.0,)) -> Results:
+    """Two runs of each student; a student's rate is its factor times the true one."""
+    runs = []
+    for t in temperatures:
+        made = [
+            hoppers(round(t) + 10 * student + run, rate=0.06 * factor * t / 700.0, frames=400)[0]
+            for student, factor in enumerate(factors, 1)
+            for run in (1, 2)
+        ]
+        numbers = [student for student in range(1, len(factors) + 1) for _ in (1, 2)]
+        runs.append(Runs(temperature_K=t, trajectories=made, students=numbers))
+    return transport_results(runs, species="Li")
+
+
+def test_students_that_differ_add_a_model_error() -> None:
+    alike, apart = committee((1.0, 1.0, 1.0)), committee((0.6, 1.0, 1.6))
+    for found in (alike, apart):
+        total = found.values["conductivity_700K"]
+        parts = [found.values[f"conductivity_{name}_700K"] for name in ("statistical", "model")]
+        assert total.error == pytest.approx(np.hypot(*(part.value or 0.0 for part in parts)))
+        assert all(part.unit == "mS/cm" and part.error is None for part in parts)
+        headline = next(h for h in found.headlines if h.quantity == "conductivity")
+        assert found.values[headline.value] == total
+        cells = [next(t for t in found.tables if t.name == name).rows[0][1] for name in ("transport", "collective")]
+        assert [str(cell).count("±") for cell in cells] == [2, 2]
+    relative = [
+        (f.values["conductivity_model_700K"].value or 0) / (f.values["conductivity_700K"].value or 1) for f in (alike, apart)
+    ]
+    assert relative[0] < 0.12 and 0.12 < relative[1] < 0.6
+    wide, narrow = (f.values["conductivity_collective_700K"].interval or (1.0, 1.0) for f in (apart, alike))
+    assert wide[1] / wide[0] > narrow[1] / narrow[0]
+
+
+def test_one_student_changes_nothing() -> None:
+    runs = [hoppers(seed, frames=300)[0] for seed in (1, 2)]
+    plain, one = (
+        transport_results([Runs(temperature_K=700.0, trajectories=runs, students=students)], species="Li")
+        for students in ([], [1, 1])
+    )
+    assert plain.values == one.values and not any("model" in name for name in one.values)
+
+
+def test_activation_energy_of_a_committee() -> None:
+    found = committee((0.7, 1.0, 1.4), (600.0, 900.0))
+    total, statistical, model = (found.values[f"activation_energy{part}"] for part in ("", "_statistical", "_model"))
+    assert total.error is not None and statistical.value is not None and model.value is not None
+    assert total.error >= model.value and model.unit == "eV"
+    assert str(next(t for t in found.tables if t.name == "arrhenius").rows[0][0]).count("±") == 2
+    room, single = found.values["extrapolated_diffusivity_300K"], committee((1.0, 1.0, 1.0), (600.0, 900.0))
+    assert room.interval is not None and "activation_energy_model" in single.values
+
+
+def test_text_of_three_parts() -> None:
+    assert parts_text(512.3, 34.0, 61.2) == "512 ± 34 ± 61"
+    assert parts_text(1.234e-5, 0.11e-5, 0.36e-5) == "(1.2 ± 0.1 ± 0.4) × 10⁻⁵"
+    assert parts_text(0.2431, 0.012, 0.0004) == "0.243 ± 0.012 ± 0.000"
 
 
 def test_without_temperature_there_is_no_conductivity() -> None:

@@ -1,0 +1,1 @@
+"""Transport properties of runs at several temperatures: values, tables, figures, notes."""
