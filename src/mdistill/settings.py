@@ -197,7 +197,9 @@ def amended(made: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return raw
 
 
-def from_json(kind: type[Made], raw: Mapping[str, Any], *, source: object, default: Any = None, prefix: str = "") -> Made:
+def from_json(
+    kind: type[Made], raw: Mapping[str, Any], *, source: object, default: Any = None, prefix: str = "", derived: bool = False
+) -> Made:
     """A settings class from its JSON or TOML form; what is left out is the default's.
 
     Args:
@@ -206,10 +208,12 @@ def from_json(kind: type[Made], raw: Mapping[str, Any], *, source: object, defau
         source: The file, for messages.
         default: An instance to begin from; the class's own defaults where None.
         prefix: Where `raw` lies in the file.
+        derived: Whether `raw`, as `to_json` writes it, holds what a run derives itself.
     Raises:
         BadInput: An unknown name, a value of another type, or a value out of range.
     """
-    known, open_to = hints(kind), [field.name for field in dataclasses.fields(kind) if field.name in visible(kind)]  # type: ignore[arg-type]
+    known, names = hints(kind), [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    open_to = names if derived else [name for name in names if name in visible(kind)]  # type: ignore[arg-type]
     for name in raw:
         if name not in open_to:
             close = difflib.get_close_matches(name, open_to, n=1)
@@ -218,7 +222,7 @@ def from_json(kind: type[Made], raw: Mapping[str, Any], *, source: object, defau
     values = {}
     for name, value in raw.items():
         inner = None if default is None else getattr(default, name)
-        values[name] = _read(known[name], value, source=source, default=inner, prefix=f"{prefix}{name}")
+        values[name] = _read(known[name], value, source=source, default=inner, prefix=f"{prefix}{name}", derived=derived)
     try:
         return kind(**values) if default is None else dataclasses.replace(default, **values)
     except BadSetting as error:
@@ -228,15 +232,15 @@ def from_json(kind: type[Made], raw: Mapping[str, Any], *, source: object, defau
         raise BadInput(f"{source}", missing, allowed="every setting that has no default", fix="add it") from error
 
 
-def _read(kind: Any, value: Any, *, source: object, default: Any, prefix: str) -> Any:
+def _read(kind: Any, value: Any, *, source: object, default: Any, prefix: str, derived: bool) -> Any:
     kind = _bare(kind)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-        return from_json(kind, value, source=source, default=default, prefix=f"{prefix}.")  # type: ignore[arg-type]
+        return from_json(kind, value, source=source, default=default, prefix=f"{prefix}.", derived=derived)  # type: ignore[arg-type]
     if value is None or typing.get_origin(kind) is Literal:
         return value
     if typing.get_origin(kind) is tuple and isinstance(value, list):
         inner = typing.get_args(kind)[0]
-        return tuple(_read(inner, one, source=source, default=None, prefix=prefix) for one in value)
+        return tuple(_read(inner, one, source=source, default=None, prefix=prefix, derived=derived) for one in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is Path and isinstance(value, str):

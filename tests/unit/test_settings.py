@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import tomllib
-from dataclasses import field, replace
+from dataclasses import field, is_dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +16,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mdistill
 from mdistill.errors import BadInput
 from mdistill.judge.settings import StrideRungSettings
+from mdistill.nets.settings import MomentSettings
 from mdistill.settings import (
     amended,
     changes,
@@ -35,6 +38,7 @@ from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.training.settings import FitSettings
 from mdistill.workflows import stride as workflow
 from mdistill.workflows.distill_settings import DistillSettings
 
@@ -168,6 +172,38 @@ def test_values_added_to_the_json_of_settings_are_the_only_change() -> None:
     assert raw["segments"].pop("seed") == 3 and raw["train"]["fit"]["seed"] == 4
     raw["train"]["fit"]["seed"] = made.train.fit.seed
     assert raw == to_json(made)
+
+
+REQUIRED = {
+    "DistillSettings": {"structure": Path("x.cif"), "temperatures": (300.0, 400.0), "seed": 7, "cutoff": 4.0},
+    "AnalyseSettings": {"species": "Li", "elements": ("Li", "Cl")},
+    **{key: {"elements": (3, 17)} for key in ("MomentSettings", "PainnSettings")},
+    "SplittingMapSettings": {"stride_fs": 8.0, "kicks": 2, "potential": MomentSettings(elements=(3, 17))},
+    "OneStepSettings": {"strides_fs": (8.0, 16.0), "potential": MomentSettings(elements=(3, 17))},
+    "OneStepAttentionSettings": {"strides_fs": (8.0,), "elements": (3, 17)},
+    "TrainSettings": {"fit": FitSettings(seed=5, steps=12), "cutoff": 4.0},
+}
+
+
+def settings_classes() -> list[type]:
+    """Every settings class of the package."""
+    rooms = [f"mdistill.{path.parent.name}.{path.stem}" for path in Path(mdistill.__file__).parent.glob("*/*settings.py")]
+    modules = [importlib.import_module(name) for name in sorted(rooms)]
+    found = {one for m in modules for one in vars(m).values() if isinstance(one, type) and one.__module__ == m.__name__}
+    return sorted((one for one in found if is_dataclass(one)), key=lambda one: one.__name__)
+
+
+@pytest.mark.parametrize("kind", settings_classes(), ids=lambda kind: kind.__name__)
+def test_the_json_of_every_settings_class_reads_back(kind: type) -> None:
+    made = kind(**REQUIRED.get(kind.__name__, {}))
+    assert from_json(kind, json.loads(json.dumps(to_json(made))), source="x", derived=True) == made
+
+
+def test_every_settings_class_is_tried() -> None:
+    assert {"DistillSettings", "LabelSettings", "FitSettings", "JudgeSettings", "SimulateSettings"} <= {
+        k.__name__ for k in settings_classes()
+    }
+    assert len(settings_classes()) >= 27
 
 
 def test_streams_of_different_names_or_seeds_share_no_number() -> None:
