@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_judge_potential import SoftSalt, rock_salt
+from test_judge_potential import SoftSalt, labels, rock_salt
 
-from mdistill.analysis.gates import diffusive_gate, overlap_gate, softening_gate
+from mdistill.analysis.gates import diffusive_gate, force_gates, overlap_gate, softening_gate
 from mdistill.analysis.reweighting import Spread, energy_spread, force_slope, reweighted
 from mdistill.analysis.settings import GateLimits
 from mdistill.derivatives import Conservative
@@ -27,7 +27,10 @@ from mdistill.runs.results import Results, read_results, write_results
 from mdistill.settings import stream
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
-from mdistill.types import Graph, Potential, Prediction
+from mdistill.teachers.models import load
+from mdistill.training.potential import TrainingResult, train_potential
+from mdistill.training.settings import FitSettings, TrainSettings
+from mdistill.types import Graph, LabelledFrame, Potential, Prediction
 from walks import lattice, trajectory_of
 
 LIMITS = GateLimits()
@@ -37,7 +40,7 @@ LABEL = LabelSettings(temperatures_K=TEMPERATURES)
 
 @dataclass(frozen=True)
 class Scaled:
-    """The salt, scaled, with a smooth random error of the energies of pairs."""
+    """The salt with scaled energies and another bond length."""
 
     factor: float = 1.0
     bond: float = 2.6
@@ -55,9 +58,12 @@ class Scaled:
 TEACHER = Scaled(name="teacher")
 
 
-def produced(folder: Path, students: Sequence[Potential], seed: int, *, runs: int = 2, time_ps: float = 0.6) -> Path:
-    """Production of the salt at two temperatures."""
-    for kelvin in TEMPERATURES:
+def produced(
+    folder: Path, students: Sequence[Potential], seed: int, *, runs: int = 2, time_ps: float = 0.6,
+    temperatures: tuple[float, ...] = TEMPERATURES,
+) -> Path:  # fmt: skip
+    """Production of the salt."""
+    for kelvin in temperatures:
         for k in range(runs):
             md = SimulateSettings(
                 ensemble="nvt", thermostat="langevin", friction_per_ps=10.0, temperature_K=kelvin, time_ps=time_ps,
@@ -68,10 +74,11 @@ def produced(folder: Path, students: Sequence[Potential], seed: int, *, runs: in
 
 
 def checked(
-    production: Path, students: Sequence[Potential], folder: Path, *, frames: int = 12, slopes: dict[str, Estimate] | None = None
-) -> Results:
+    production: Path, students: Sequence[Potential], folder: Path, *, frames: int = 12, slopes: dict[str, Estimate] | None = None,
+    temperatures: tuple[float, ...] = TEMPERATURES,
+) -> Results:  # fmt: skip
     return check_production(
-        production, students, TEACHER, CheckSettings(frames=frames), folder, temperatures_K=TEMPERATURES, mobile=11,
+        production, students, TEACHER, CheckSettings(frames=frames), folder, temperatures_K=temperatures, mobile=11,
         limits=LIMITS, label=LABEL, pbc=[True] * 3, slopes=slopes,
     )  # fmt: skip
 
@@ -259,3 +266,37 @@ def test_a_student_that_is_ten_percent_too_soft_is_caught_and_a_right_one_is_not
     flagged(found["soft"], "softening")
     assert failed(found["right"]) == set(), [(g.name, g.detail) for g in found["right"].gates]
     trust("T28", "check of production: a student 10 % too soft, ten seeds", "caught; a right one passes", "caught", planted=True)
+
+
+@pytest.fixture(scope="module")
+def taught() -> list[LabelledFrame]:
+    return labels(300.0, 0) + labels(600.0, 3)
+
+
+def fitted(frames: list[LabelledFrame], folder: Path, *, steps: int, seed: int) -> TrainingResult:
+    fit = FitSettings(steps=steps, seed=seed, batch_size=8)
+    size = TrainSettings(cutoff=4.2, channels=6, radial=8, hidden=16, curvature="none", fit=fit)
+    return train_potential(frames, size, folder)
+
+
+@pytest.mark.planted
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_student_of_fifty_steps_is_caught(seed: int, taught: list[LabelledFrame], tmp_path: Path, trust) -> None:
+    """Its forces fail on held-out labels; at 600 K it blows up; at 300 K its production fails the check."""
+    student = fitted(taught, tmp_path / "train", steps=50, seed=seed)
+    assert not force_gates(student.accuracy.force, LIMITS)[0].passed, student.accuracy.force["all"]
+    cold = (300.0,)
+    production = produced(tmp_path / "production", [load(student.path)], seed, temperatures=cold)
+    flagged(checked(production, [load(student.path)], tmp_path / "check", temperatures=cold), "force error in production")
+    trust("T28", "check of production: a student of 50 steps, ten seeds", "caught", "caught", planted=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_a_student_that_was_fitted_well_passes(seed: int, taught: list[LabelledFrame], tmp_path: Path) -> None:
+    student = fitted(taught, tmp_path / "train", steps=300, seed=seed)
+    assert all(gate.passed for gate in force_gates(student.accuracy.force, LIMITS))
+    production = produced(tmp_path / "production", [load(student.path)], seed)
+    results = checked(production, [load(student.path)], tmp_path / "check")
+    assert failed(results) == set(), [(gate.name, gate.detail) for gate in results.gates]

@@ -76,7 +76,7 @@ def check_results(checked: Checked, gates: list[Gate]) -> Results:
     values |= {f"force_slope {name}": slope for name, (slope, _) in checked.slopes.items()}
     return Results(
         command="check", values={name: value for name, value in values.items() if value.value is not None}, gates=gates,
-        tables=[_errors(checked), overlap, _slopes(checked)], figures=figures, notes=notes,
+        tables=[_errors(checked), overlap, _slopes(checked)], figures=figures, notes=notes, citations=["zwanzig"],
     )  # fmt: skip
 
 
