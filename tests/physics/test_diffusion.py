@@ -212,7 +212,9 @@ def test_one_hop_gives_a_wide_interval(trust: Callable[..., None]) -> None:
 
 @pytest.mark.planted
 def test_a_narrow_interval_for_one_hop_is_noticed(monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
-    narrow = Posterior(weight=np.ones(1), slope=np.full(1, 1e-4), error=np.full(1, 1e-5), offset=0.0, offset_error=0.0)
+    narrow = Posterior(
+        weight=np.ones(1), slope=np.full(1, 1e-4), error=np.full(1, 1e-5), offset=0.0, offset_error=0.0, fitted=np.ones(1)
+    )
     monkeypatch.setattr(module, "positive_slope", lambda posterior, *, events: positive_slope(narrow, events=1e9))
     with pytest.raises(AssertionError):
         check_wide(diffusivity(crystal(4, vibration=0.1, hops=1), species="Li").tracer)

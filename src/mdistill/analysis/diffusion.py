@@ -167,10 +167,12 @@ def _diffusion(
     windows = np.array([pooled_windows(int(lag), runs) for lag in lags])
     curve, given = _first(whole, fitted), settings.fit_from_ps
     start = earliest_start(curve) if given is None else given_start(curve, given * PS)
-    modelled = modelled_errors(curve, windows[:fitted], start)
     inflation = inflation_of(runs, spacing, whole)
-    longest = LONGEST_RELAXATION * frames * spacing if given is None else None
-    posterior = slope_posterior(modelled, start, longest_relaxation=longest, inflation=inflation)
+    longest, around = LONGEST_RELAXATION * frames * spacing if given is None else None, None
+    for _ in range(2):
+        modelled = modelled_errors(curve, windows[:fitted], start, around=around)
+        posterior = slope_posterior(modelled, start, longest_relaxation=longest, inflation=inflation)
+        around = posterior.fitted
     hops = sum(count_hops(run, spacing, distance=settings.hop_distance) for run in runs)
     diffusion = Diffusion(
         species=species, tracer=Estimate(value=None, error=None, unit="cm²/s"), msd=curve, verdict="diffusive",

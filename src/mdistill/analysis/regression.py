@@ -31,6 +31,7 @@ class Posterior:
         error: Its standard error (Å²/fs).
         offset: Intercept of the straight part (Å²), averaged over the fits.
         offset_error: Its standard error (Å²).
+        fitted: MSD of the fits at their lags (Å²), averaged.
     """
 
     weight: Float[np.ndarray, " fit"]
@@ -38,6 +39,7 @@ class Posterior:
     error: Float[np.ndarray, " fit"]
     offset: float
     offset_error: float
+    fitted: Float[np.ndarray, " lag"]
 
 
 def covariance(curve: Curve) -> Float[np.ndarray, "lag lag"]:
@@ -57,10 +59,13 @@ def covariance(curve: Curve) -> Float[np.ndarray, "lag lag"]:
     return spread + np.diag(variance - np.diag(spread))
 
 
-def modelled_errors(curve: Curve, windows: Float[np.ndarray, " lag"], start: int) -> Curve:
-    r"""The curve with the errors of a hopping walk around a line fitted from lag `start` on.
+def modelled_errors(
+    curve: Curve, windows: Float[np.ndarray, " lag"], start: int, *, around: Float[np.ndarray, " late"] | None = None
+) -> Curve:
+    r"""The curve with the errors of a hopping walk from lag `start` on.
 
-    s² n = p L² + κ τ + v      L: line c + m τ, c and m ≥ 0 (Å²)   n: independent windows   κ ≥ 0: hops of finite length (Å⁴/fs)
+    s² n = p L² + κ τ + v      L: smooth MSD, `around` or a line c + m τ with c and m ≥ 0 (Å²)
+                               n: independent windows   κ ≥ 0: hops of finite length (Å⁴/fs)
                                v ≥ 0: rare excursions that end (Å⁴)   p ≥ 2/3: 2/3 for Gaussian displacements in three
                                dimensions, more where some ions move and others do not or the motion has fewer dimensions
 
@@ -75,11 +80,19 @@ def modelled_errors(curve: Curve, windows: Float[np.ndarray, " lag"], start: int
     size = np.linalg.norm(terms, axis=0)
     shares, _ = nnls(terms / size, weight * (variance[first:] / late**2 - 2 / 3))
     spread, hop, excursion = shares / size
-    x, weight = curve.x.numpy()[start:], windows[start:] ** 0.25 / y[start:]
-    (slope, offset), _ = nnls(np.stack([weight * x / x[-1], weight], axis=1), weight * y[start:])
-    line = offset + slope * x / x[-1]
-    modelled = np.sqrt(((2 / 3 + spread) * line**2 + hop * x + excursion) / windows[start:])
+    x, smooth = curve.x.numpy()[start:], around
+    if smooth is None or not (smooth > 0).all():
+        smooth = _rising_line(x, y[start:], windows[start:] ** 0.25)
+    modelled = np.sqrt(((2 / 3 + spread) * smooth**2 + hop * x + excursion) / windows[start:])
     return replace(curve, error=torch.cat([curve.error[:start], torch.from_numpy(modelled)]))
+
+
+def _rising_line(
+    x: Float[np.ndarray, " lag"], y: Float[np.ndarray, " lag"], weight: Float[np.ndarray, " lag"]
+) -> Float[np.ndarray, " lag"]:
+    """The line c + m τ with c and m ≥ 0 of least relative deviation."""
+    (slope, offset), _ = nnls(np.stack([weight * x / x[-1] / y, weight / y], axis=1), weight)
+    return offset + slope * x / x[-1]
 
 
 def earliest_start(curve: Curve) -> int:
@@ -122,21 +135,23 @@ def slope_posterior(curve: Curve, start: int, *, longest_relaxation: float | Non
     x, y = curve.x.numpy()[start:], curve.y.numpy()[start:]
     spread = inflation * covariance(curve)[start:, start:]
     line = np.stack([x, np.ones_like(x)], axis=1)
-    fits, penalties = [_least_squares(line, y, spread)], [4.0]
+    designs, penalties = [line], [4.0]
     shortest = 0.7 * x[0]
     if longest_relaxation is not None and longest_relaxation > 2.0 * shortest and len(x) > 5:
         for time in np.geomspace(shortest, longest_relaxation, RELAXATIONS):
-            fits.append(_least_squares(np.column_stack([line, -np.exp(-x / time)]), y, spread))
+            designs.append(np.column_stack([line, -np.exp(-x / time)]))
             penalties.append(6.0 + 2.0 * np.log(RELAXATIONS))
-    cost = np.array([fit[2] for fit in fits]) + penalties
+    fits = [_least_squares(design, y, spread) for design in designs]
+    cost = np.array([chi_squared for _, _, chi_squared in fits]) + penalties
     weight = np.exp(-0.5 * (cost - cost.min()))
     weight /= weight.sum()
-    offsets, variances = (np.array(v) for v in zip(*((best[1], errors[1, 1]) for best, errors, _ in fits), strict=True))
+    offsets, variances = np.array([(best[1], errors[1, 1]) for best, errors, _ in fits]).T
     offset = float(weight @ offsets)
     return Posterior(
         weight=weight, slope=np.array([best[0] for best, _, _ in fits]),
         error=np.sqrt([max(errors[0, 0], 0.0) for _, errors, _ in fits]), offset=offset,
         offset_error=float(np.sqrt(max(weight @ (variances + offsets**2) - offset**2, 0.0))),
+        fitted=weight @ np.array([design @ best for design, (best, _, _) in zip(designs, fits, strict=True)]),
     )  # fmt: skip
 
 
@@ -196,12 +211,11 @@ def long_slope(curve: Curve, *, inflation: float = 1.0) -> Estimate:
     x, y, spread = lags[zero:], y[zero:], inflation * covariance(curve)[zero:, zero:]
     if len(x) < 4 or not (y > 0).all():
         return Estimate(value=None, error=None, unit="")
-    (slope, offset), _ = nnls(np.stack([x / x[-1] / y, 1 / y], axis=1), np.ones_like(x))
-    modelled = offset + slope * x / x[-1]
+    modelled = _rising_line(x, y, np.ones_like(x))
     plain = _power(x, y, modelled, spread)
     difference = np.eye(len(x)) - np.eye(len(x))[0]
     growth = difference @ spread @ difference.T
-    if y[-1] - y[0] < 2.0 * np.sqrt(growth[-1, -1]) or slope <= 0:
+    if y[-1] - y[0] < 2.0 * np.sqrt(growth[-1, -1]) or modelled[-1] <= modelled[0]:
         return plain
     risen = _power(x - x[0], y - y[0], modelled - modelled[0], growth)
     return plain if risen.value is None else risen
