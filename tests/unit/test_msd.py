@@ -10,7 +10,14 @@ import torch
 
 from mdistill.analysis.conductivity import conductivity, mean_volume
 from mdistill.analysis.diffusion import diffusivity
-from mdistill.analysis.msd import displacements, frame_spacing, geometric_lags, mean_square_displacement
+from mdistill.analysis.msd import (
+    displacements,
+    frame_spacing,
+    geometric_lags,
+    mean_square_displacement,
+    msd_of,
+    pooled_windows,
+)
 from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
 from walks import crystal, hoppers
@@ -34,6 +41,51 @@ def test_error_accounts_for_overlapping_windows() -> None:
     spread = torch.stack([c.y for c in curves]).std(0)
     stated = torch.stack([c.error for c in curves]).mean(0)
     assert (stated / spread).tolist() == pytest.approx([1.1, 1.1], abs=0.25)
+
+
+def test_runs_are_pooled_by_their_windows() -> None:
+    """Two runs of different length: each weighs with its number of windows, and only at lags that fit."""
+    runs = [hoppers(seed, frames=frames)[0] for seed, frames in ((0, 301), (1, 101))]
+    moved = [displacements(run, species="Li") for run in runs]
+    lags = np.array([10, 200])
+    pooled = msd_of(moved, 100.0, lags=lags)
+    alone = [msd_of(one, 100.0, lags=lags[:1]) for one in moved]
+    assert pooled.y[0].item() == pytest.approx((3 * alone[0].y.item() + alone[1].y.item()) / 4)
+    assert pooled.y[1].item() == pytest.approx(msd_of(moved[0], 100.0, lags=lags[1:]).y.item())
+    assert pooled_windows(10, moved) == 32 * 40 and pooled_windows(200, moved) == 48
+
+
+def test_a_sequence_of_runs_is_one_state() -> None:
+    runs = [hoppers(seed, frames=400)[0] for seed in range(4)]
+    one, four = diffusivity(runs[0], species="Li"), diffusivity(runs, species="Li")
+    assert one.tracer == diffusivity(runs[:1], species="Li").tracer and one.runs == 1
+    assert four.runs == 4 and four.duration == pytest.approx(4 * one.duration) and four.hops > 3 * one.hops
+    assert four.tracer.error is not None and one.tracer.error is not None and four.tracer.error < 0.7 * one.tracer.error
+    with pytest.raises(BadInput, match="no run"):
+        diffusivity([], species="Li")
+    with pytest.raises(BadInput, match="run 2 has other atoms"):
+        diffusivity([runs[0], hoppers(0, ions=31)[0]], species="Li")
+    with pytest.raises(BadInput, match="run 2 has a frame every 200 fs"):
+        diffusivity([runs[0], replace(runs[1], times=2 * runs[1].times)], species="Li")
+
+
+def test_runs_that_differ_widen_the_error() -> None:
+    """Six runs of two states: their scatter exceeds that of windows within each."""
+    alike = [hoppers(seed, frames=300)[0] for seed in range(6)]
+    unlike = [hoppers(seed, frames=300, rate=0.04 if seed % 2 else 0.16)[0] for seed in range(6)]
+    same, mixed = (diffusivity(runs, species="Li") for runs in (alike, unlike))
+    assert same.inflation < 1.8 and mixed.inflation > 4.0
+
+
+def test_ions_that_move_together_are_fewer() -> None:
+    trajectory, _ = hoppers(5, ions=8, frames=600)
+    together = replace(
+        trajectory,
+        numbers=torch.cat([trajectory.numbers[:8].repeat(3), trajectory.numbers[8:]]),
+        positions=torch.cat([trajectory.positions[:, :8].repeat(1, 3, 1), trajectory.positions[:, 8:]], dim=1),
+    )
+    assert diffusivity(together, species="Li").inflation == pytest.approx(3.0, abs=0.7)
+    assert diffusivity(hoppers(5, ions=24, frames=600)[0], species="Li").inflation < 1.4
 
 
 def test_lags() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -73,6 +74,9 @@ def test_a_wrong_last_digit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_error_interval_limit_and_units() -> None:
     assert format_estimate(Estimate(value=20000, error=None, unit="steps")) == "20\u202f000 steps"
     assert format_estimate(Estimate(value=0.31, error=None, unit="Å", interval=(0.2871, 0.35))) == "0.31 Å (95 %: 0.287 to 0.35)"
+    wide = Estimate(value=8.1e-7, error=9e-7, unit="cm²/s", interval=(1.04e-7, 3.4e-6))
+    assert format_estimate(wide) == "8.1 × 10⁻⁷ cm²/s (95 %: 1 × 10⁻⁷ to 3.4 × 10⁻⁶)"
+    assert "±" in format_estimate(replace(wide, error=2e-7)) and "±" in format_estimate(replace(wide, interval=None))
     assert format_estimate(Estimate(value=1.23, error=0.11, unit="%")) == "(1.23 ± 0.11) %"
     assert format_estimate(Estimate(value=312.4, error=8.7, unit="×")) == "312 ± 9×"
     assert format_estimate(Estimate(value=2.0, error=0.0, unit="eV")) == "2 ± 0 eV"

@@ -133,7 +133,7 @@ def committee_arrhenius(pooled: Arrhenius, students: Sequence[Arrhenius]) -> tup
     of_log = scatter(logs, [_relative(e) for e in at], scale=LOG_SCALE).model if at else 0.0
     added = np.outer([middle, 1.0], [middle, 1.0]) * of_energy.model**2 + np.diag([of_log**2, 0.0])
     covariance = np.array(pooled.covariance) + added
-    energy = replace(pooled.energy, error=float(np.sqrt(covariance[1, 1])))
+    energy = replace(pooled.energy, error=float(np.sqrt(covariance[1, 1])), interval=None)
     rows = tuple((float(row[0]), float(row[1])) for row in covariance)
     fit = replace(pooled, energy=energy, covariance=(rows[0], rows[1]))
     return replace(fit, prefactor=fit.at(1e12)), of_energy

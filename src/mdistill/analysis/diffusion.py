@@ -190,8 +190,18 @@ def _diffusion(
     tracer = Estimate(
         value=factor * mean, error=factor * deviation, unit="cm²/s", samples=hops, interval=(factor * low, factor * high)
     )
-    few = [f"{species}: only {hops} hop(s) seen; the interval is that of counting {hops}"] if hops < FEW_HOPS else []
-    return replace(diffusion, tracer=tracer, notes=few)
+    return replace(diffusion, tracer=tracer, notes=_caveats(diffusion))
+
+
+def _caveats(diffusion: Diffusion) -> list[str]:
+    """Of a value: few hops, or a logarithmic slope that lies below 0.9 without being surely below it."""
+    species, hops, slope = diffusion.species, diffusion.hops, diffusion.slope
+    if hops < FEW_HOPS:
+        return [f"{species}: only {hops} hop(s) seen; the interval is that of counting {hops}"]
+    if slope.value is None or slope.error is None or slope.value >= DIFFUSIVE:
+        return []
+    seen = f"{species}: MSD grows as τ^{slope.value:.2f} (± {slope.error:.2f}) at the longest lags"
+    return [f"{seen}: this run does not tell diffusion from motion within cages; a longer run does"]
 
 
 def _verdict(diffusion: Diffusion, posterior: Posterior) -> Verdict:

@@ -16,6 +16,8 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 ROUNDING = 1e-9
 """An error smaller than this share of its value is that of rounding; it is not shown."""
 BELOW_DETECTION = "below detection"
+WIDE = 0.3
+"""An error above this share of its value is shown as the 95 % interval, where there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,8 @@ def format_estimate(estimate: Estimate, *, unit: bool = True) -> str:
     """Value ± one standard error, the error with one significant digit (two where it starts with 1), both to the same digit.
 
     A value below detection reads "< 0.13 mS/cm", its 95 % upper limit rounded up to two digits; an estimate without error
-    is shown with four significant digits, followed by its 95 % interval where it has one; no value at all is "–".
+    is shown with four significant digits, followed by its 95 % interval where it has one; no value at all is "–". The interval
+    replaces an error above 30 % of the value too: it is not symmetric.
     """
     suffix = f" {estimate.unit}" if unit and estimate.unit else ""
     if unit and estimate.unit == "×":
@@ -44,6 +47,8 @@ def format_estimate(estimate: Estimate, *, unit: bool = True) -> str:
         return f"{format_number(estimate.value)}{suffix}{_interval(estimate)}"
     if abs(estimate.error) <= ROUNDING * abs(estimate.value) or estimate.error == 0:
         return f"{format_number(estimate.value)}{' ± 0' if estimate.error == 0 else ''}{suffix}"
+    if estimate.interval is not None and estimate.error > WIDE * abs(estimate.value):
+        return f"{format_number(estimate.value, digits=2)}{suffix}{_interval(estimate, digits=2)}"
     value, error, power = _matched(estimate.value, estimate.error)
     if power:
         return f"({value} ± {error}) × {power_of_ten(power)}{suffix}"
@@ -111,10 +116,10 @@ def _typeset(number: Decimal) -> str:
     return text.replace(",", "\u202f").replace("-", "−")
 
 
-def _interval(estimate: Estimate) -> str:
+def _interval(estimate: Estimate, *, digits: int = 3) -> str:
     if estimate.interval is None:
         return ""
-    low, high = (format_number(float(x), digits=3) for x in estimate.interval)
+    low, high = (format_number(float(x), digits=digits) for x in estimate.interval)
     return f" (95 %: {low} to {high})"
 
 
