@@ -30,6 +30,7 @@ def check_diffusing(name: str, count: int = COUNT) -> dict[str, Any]:
     row = judge(WALKS[name], range(count))
     assert row["in 95 %"] >= 0.75 * count and row["diffusive"] >= 0.75 * count, row
     assert row["in ± error"] >= 0.45 * row["diffusive"], row
+    assert row["quoted error / truth"] >= 0.9 * row["scatter / truth"], row
     assert abs(row["mean D / truth"] - 1.0) <= 0.03 + 2.0 * row["its error"], row
     assert row["log slope 1 in 95 %"] >= 0.75 * count, row
     return row
