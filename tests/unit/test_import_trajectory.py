@@ -14,7 +14,8 @@ from ase.io import read, write
 
 from mdistill.errors import BadInput
 from mdistill.io.import_trajectory import read_trajectory
-from mdistill.io.unwrap import unwrap
+from mdistill.io.trajectories import check_masses
+from mdistill.io.unwrap import check_joint, unwrap
 from mdistill.types import Trajectory
 from walks import crystal, write_extxyz, write_xdatcar
 
@@ -160,6 +161,37 @@ def too_sparse(frames: list[Atoms]) -> None:
         atoms.wrap()
 
 
+def runaway_atom(frames: list[Atoms]) -> None:
+    frames[11].positions[3, 1] += 1e6
+
+
+def zero_edge(frames: list[Atoms]) -> None:
+    cell = frames[8].cell.array.copy()
+    cell[1] = 0.0
+    frames[8].set_cell(cell)
+    frames[8].pbc = True
+
+
+def flat_cell(frames: list[Atoms]) -> None:
+    cell = frames[8].cell.array.copy()
+    cell[2] = cell[0] + cell[1]
+    frames[8].set_cell(cell)
+
+
+def doubled_cell(frames: list[Atoms]) -> None:
+    for atoms in frames[20:]:
+        cell = atoms.cell.array.copy()
+        cell[0] *= 2.0
+        atoms.set_cell(cell)
+
+
+def massless(frames: list[Atoms]) -> None:
+    for atoms in frames:
+        masses = atoms.get_masses()
+        masses[5] = 0.0
+        atoms.set_masses(masses)
+
+
 def picoseconds(frames: list[Atoms]) -> None:
     for k, atoms in enumerate(frames):
         atoms.info["time_fs"] = 0.1 * k
@@ -175,6 +207,11 @@ BAD: dict[str, tuple[Callable[[list[Atoms]], None], str]] = {
     "lengths in Bohr": (bohr, "Bohr"),
     "frames too sparse to unwrap": (too_sparse, "moves exceed 0.4 of the cell"),
     "times in ps": (picoseconds, "not ps"),
+    "an atom jumps by 10⁶ Å": (runaway_atom, r"atom 4 moves by 1e\+06 Å from frame 11 to 12"),
+    "zero edge of the cell": (zero_edge, "periodic along b, but this edge of the cell is 0 Å in frame 9"),
+    "flat cell": (flat_cell, "the cell of frame 9 has no volume"),
+    "cell twice as large": (doubled_cell, "the cell changes from .* Å³ at frame 21"),
+    "mass of zero": (massless, r"atom 6 has a mass of 0 u \(1 such atoms\)"),
 }
 
 
@@ -216,6 +253,72 @@ def test_runs_that_do_not_follow(tmp_path: Path) -> None:
         read_trajectory([first, other])
 
 
+def joined(tmp_path: Path, jump: float, *, ions: int = 27, each: float = 0.3) -> list[Path]:
+    """Two runs without times: Li move about `each` Å a frame and `jump` Å at the joint, the host vibrates."""
+    rng = np.random.default_rng(4)
+    still = crystal(2, frames=FRAMES, vibration=0.05)
+    steps = each * rng.normal(size=(FRAMES, ions, 3)) / 3**0.5
+    steps[20] *= jump / each
+    positions = still.positions.clone()
+    positions[:, :ions] += torch.from_numpy(np.cumsum(steps, axis=0))
+    numbers = still.numbers.clone()
+    numbers[ions:27] = 11
+    whole = replace(still, positions=positions, numbers=numbers)
+    parts = (part(whole, slice(0, 20)), part(whole, slice(20, FRAMES)))
+    return [write_extxyz(tmp_path / f"{k}.extxyz", p, times=False, steps=False) for k, p in enumerate(parts)]
+
+
+def test_a_joint_where_only_the_mobile_ion_jumps(tmp_path: Path, trust: Callable[..., None]) -> None:
+    """27 of 35 atoms jump; then 16, which the host hides in the median of all atoms."""
+    with pytest.raises(BadInput, match=r"does not continue the run before it: (Li )?atoms jump by"):
+        read_trajectory(joined(tmp_path, 1.7, each=0.5), time_step_fs=100.0)
+    whole = read_trajectory(joined(tmp_path, 0.5, each=0.5), time_step_fs=100.0)
+    assert whole.trajectory.positions.shape[0] == FRAMES
+    with pytest.raises(BadInput, match=r"1\.extxyz.*does not continue the run before it: Li atoms jump by [12]\.\d\d Å"):
+        read_trajectory(joined(tmp_path, 1.7, ions=16, each=0.5), time_step_fs=100.0)
+    trust("T30", "two runs joined where the mobile ion jumps by 1.7 Å, usually 0.5", "refused", "refused")
+
+
+@pytest.mark.planted
+def test_a_hidden_jump_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
+    monkeypatch.setattr("mdistill.io.unwrap.FEW_ATOMS", 10**6)
+    read_trajectory(joined(tmp_path, 1.7, ions=16, each=0.5), time_step_fs=100.0)
+    trust("T30", "planted: joints tested over all atoms together", "noticed", "noticed", planted=True)
+
+
+def test_joints_of_one_walk_pass(tmp_path: Path) -> None:
+    """A joint like any other frame is refused in none of 30 walks with few, many, slow and fast ions."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        still = crystal(seed, frames=FRAMES, vibration=0.1)
+        positions = still.positions.clone()
+        positions[:, :27] += torch.from_numpy(np.cumsum((0.1 + 0.02 * seed) * rng.standard_t(4, size=(FRAMES, 27, 3)), axis=0))
+        halves = (positions[:20].numpy(), positions[20:].numpy())
+        check_joint(*halves, still.cell[20:].numpy(), still.numbers.numpy(), path=tmp_path)
+
+
+def test_cells_that_do_not_fit_together(tmp_path: Path) -> None:
+    original = moving()
+    first = write_extxyz(tmp_path / "1.extxyz", part(original, slice(0, 20)), times=False, steps=False)
+    larger = part(replace(original, cell=1.2 * original.cell), slice(20, 40))
+    second = write_extxyz(tmp_path / "2.extxyz", larger, times=False, steps=False)
+    with pytest.raises(BadInput, match=r"2\.extxyz.*cell changes from .* at frame 1"):
+        read_trajectory([first, second], time_step_fs=100.0)
+
+
+def test_an_atom_far_away_in_an_open_cell(tmp_path: Path) -> None:
+    frames = [Atoms("H2", positions=[[0, 0, 0], [0.8 + 0.01 * k, 0, 0]]) for k in range(30)]
+    frames[4].positions[1, 2] += 1e6
+    write(tmp_path / "open.extxyz", frames)
+    with pytest.raises(BadInput, match="atom 2 moves by 1e"):
+        read_trajectory(tmp_path / "open.extxyz", time_step_fs=1.0)
+
+
+def test_massless_atoms_of_an_hdf5_trajectory(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="atom 2 has a mass of 0 u"):
+        check_masses(np.array([1.0, 0.0]), tmp_path / "run.h5")
+
+
 HEADER = "Li S\n1.0\n12 0 0\n0 12 0\n0 0 12\n"
 FRAME = "Direct configuration=     1\n0 0 0\n0.5 0.5 0.5\n"
 
@@ -227,6 +330,7 @@ FRAME = "Direct configuration=     1\n0 0 0\n0.5 0.5 0.5\n"
         ("hello\n", "no frames|not recognised"),
         (HEADER + "Li S\n1 1\n" + FRAME + "Direct configuration=     2\n0 0 0\n", "frame 2 of 2"),
         (HEADER + "1 1\n" + FRAME, "--elements"),
+        (HEADER.replace("0 12 0", "0 0 0") + "Li S\n1 1\n" + FRAME, "periodic along b, but this edge of the cell is 0 Å"),
         (HEADER.replace("0 12 0", "0 x 0") + "Li S\n1 1\n" + FRAME, "header"),
     ],
 )

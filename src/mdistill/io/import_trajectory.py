@@ -14,8 +14,8 @@ from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput
-from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, read_hdf5
-from mdistill.io.unwrap import joint_is_doubled, order_changed, unwrap
+from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5
+from mdistill.io.unwrap import check_cells, check_joint, check_jumps, joint_is_doubled, order_changed, unwrap
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar
 from mdistill.types import Trajectory
 
@@ -35,7 +35,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """The content of one file; steps and times (fs) are None where the file has none."""
+    """The content of one file; steps and times (fs) are None where the file has none, `periodic` where only the cell tells."""
 
     path: Path
     numbers: Int[np.ndarray, " atom"]
@@ -44,6 +44,7 @@ class _Run:
     steps: Int[np.ndarray, " frame"] | None = None
     times: Float[np.ndarray, " frame"] | None = None
     momenta: Float[np.ndarray, "frame atom 3"] | None = None
+    periodic: tuple[bool, bool, bool] | None = None
 
 
 def read_trajectory(
@@ -104,7 +105,7 @@ def _read_run(path: Path, elements: Sequence[str]) -> _Run:
         )  # fmt: skip
     if is_xdatcar(path):
         numbers, positions, cells, steps = read_xdatcar(path, elements=elements)
-        return _Run(path=path, numbers=numbers, positions=positions, cells=cells, steps=steps)
+        return _Run(path=path, numbers=numbers, positions=positions, cells=cells, steps=steps, periodic=(True, True, True))
     return _read_with_ase(path, elements)
 
 
@@ -136,11 +137,15 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
     numbers = np.array(frames[0].numbers)
     if kind.startswith("lammps-dump") and elements and numbers.max() <= len(elements):
         numbers = np.array([_number(elements[n - 1]) for n in numbers])
+    if frames[0].has("masses"):
+        check_masses(frames[0].get_masses(), path)
+    along = frames[0].pbc
     return _Run(
         path=path, numbers=numbers, positions=np.stack([a.positions for a in frames]),
         cells=np.stack([np.array(a.cell) * np.array(a.pbc)[:, None] for a in frames]),
         steps=_labels(frames, ("step", "timestep")), times=_labels(frames, ("time_fs",)),
         momenta=np.stack([a.get_momenta() for a in frames]) / ASE_MOMENTUM if all(a.has("momenta") for a in frames) else None,
+        periodic=(bool(along[0]), bool(along[1]), bool(along[2])),
     )  # fmt: skip
 
 
@@ -184,7 +189,9 @@ def _check_run(run: _Run) -> None:
     if bad.any():
         problem = f"NaN or infinity in frame {int(np.argmax(bad)) + 1} ({int(bad.sum())} such frames)"
         raise BadInput(run.path, problem, allowed="finite coordinates", fix="cut the run off before it broke")
-    periodic = np.linalg.norm(run.cells[0], axis=1) > 1e-6
+    periodic = np.linalg.norm(run.cells[0], axis=1) > 1e-6 if run.periodic is None else np.array(run.periodic)
+    check_cells(run.cells, periodic, path=run.path)
+    check_jumps(run.positions, run.cells, path=run.path)
     first = Atoms(numbers=run.numbers, positions=run.positions[0], cell=run.cells[0], pbc=periodic)
     check_crystal(from_atoms(first, source=str(run.path)))
     for labels, what in ((run.steps, "step"), (run.times, "time")):
@@ -223,8 +230,12 @@ def _join(runs: Sequence[_Run]) -> tuple[_Run, list[str]]:
         if not np.array_equal(run.numbers, first.numbers):
             problem = f"other atoms, or another order, than {first.path} ({len(run.numbers)} and {len(first.numbers)} atoms)"
             raise BadInput(run.path, problem, allowed="runs of one system", fix="give the runs of one system only")
-        doubled = joint_is_doubled(before.positions, run.positions, run.cells, path=run.path)
+        doubled = joint_is_doubled(before.positions, run.positions, run.cells)
+        ends = np.stack([before.cells[-1], run.cells[0]])
+        check_cells(ends, np.linalg.norm(ends, axis=-1).min(axis=0) > 1e-6, path=run.path, first=0)
         _check_counter(before, run, doubled=doubled)
+        if not doubled:
+            check_joint(before.positions, run.positions, run.cells, run.numbers, path=run.path)
         if doubled:
             notes.append(f"{run.path}: its first frame repeats the last of {before.path} and is left out")
         keep = slice(1 if doubled else 0, None)

@@ -125,11 +125,25 @@ def read_hdf5(path: Path) -> Trajectory:
     for name, (array, shape) in shapes.items():
         if array is not None and (array.shape != shape or array.dtype.kind not in "iuf" or not np.isfinite(array).all()):
             raise _damaged(path, f"{name} is {array.dtype}{list(array.shape)} or not finite (expected {list(shape)})")
+    if masses is not None:
+        check_masses(masses, path)
     momenta = None if velocities is None or masses is None else _tensor(velocities * masses[:, None])
     return Trajectory(
         numbers=torch.from_numpy(numbers.astype(np.int64)), positions=_tensor(positions), cell=_tensor(cell),
         times=_tensor(times), momenta=momenta,
     )  # fmt: skip
+
+
+def check_masses(masses: np.ndarray, path: Path) -> None:
+    """Reject masses that are not positive: their momenta would vanish.
+
+    Raises:
+        BadInput: A mass of zero, below zero, or not finite.
+    """
+    bad = np.flatnonzero(~((masses > 0) & np.isfinite(masses)))
+    if len(bad):
+        problem = f"atom {bad[0] + 1} has a mass of {masses[bad[0]]:g} u ({len(bad)} such atoms)"
+        raise BadInput(path, problem, allowed="masses above 0 u", fix="write the masses again, or leave them out of the file")
 
 
 def read_series(path: Path, name: str) -> Tensor:

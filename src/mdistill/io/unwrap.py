@@ -16,6 +16,12 @@ DOUBTFUL = 1e-3
 """Largest share of uncertain moves."""
 SUSPECT_MOVE = 1.5
 """Å between two frames from which a change of the atom order is looked for."""
+FARTHEST = 1000.0
+"""Å; no atom moves farther between two frames, in a direction without a cell."""
+FEW_ATOMS = 4
+"""Fewest atoms of an element whose median move at a joint is judged."""
+LARGEST_STRETCH = 1.5
+"""Largest ratio of the volumes of two frames that follow each other."""
 
 
 def unwrap(
@@ -60,28 +66,96 @@ def unwrap(
 
 
 def joint_is_doubled(
-    before: Float[np.ndarray, "frame atom 3"], after: Float[np.ndarray, "frame atom 3"], cells: Float[np.ndarray, "frame 3 3"], *,
-    path: Path,
-) -> bool:  # fmt: skip
-    """Whether the first frame of a run repeats the last of the run before it.
+    before: Float[np.ndarray, "frame atom 3"], after: Float[np.ndarray, "frame atom 3"], cells: Float[np.ndarray, "frame 3 3"]
+) -> bool:
+    """Whether the first frame of a run repeats the last of the run before it."""
+    return bool(np.linalg.norm(nearest(after[0] - before[-1], cells[0]), axis=-1).max() < 1e-4)
+
+
+def check_joint(
+    before: Float[np.ndarray, "frame atom 3"], after: Float[np.ndarray, "frame atom 3"], cells: Float[np.ndarray, "frame 3 3"],
+    numbers: Int[np.ndarray, " atom"], *, path: Path,
+) -> None:  # fmt: skip
+    """Reject a run that starts elsewhere than the run before it ends.
 
     Raises:
-        BadInput: The run starts somewhere else: its first step is far larger than the steps within the runs.
+        BadInput: The step at the joint is far larger than those within the runs, for all atoms or for those of one element
+            (four or more).
     """
     joint = np.linalg.norm(nearest(after[0] - before[-1], cells[0]), axis=-1)
-    if joint.max() < 1e-4:
-        return True
-    inside = [
+    steps = [
         np.linalg.norm(nearest(run[k + 1] - run[k], cells[0]), axis=-1)
         for run in (before, after)
         for k in range(min(len(run) - 1, 20))
     ]
-    usual = float(np.median(inside)) if inside else np.inf
-    if np.median(joint) > 3.0 * usual + 0.05:
-        problem = f"does not continue the run before it: atoms jump by {np.median(joint):.2f} Å, within the runs by {usual:.2f} Å"
-        allowed = "runs that follow each other"
-        raise BadInput(path, problem, allowed=allowed, fix="give the runs in time order, or analyse independent runs apart")
-    return False
+    inside = np.array(steps) if steps else np.full((1, len(numbers)), np.inf)
+    everyone = np.ones(len(numbers), bool)
+    groups = [("", everyone, 3.0 * float(np.median(inside)))]
+    for number in np.unique(numbers):
+        same = numbers == number
+        moves = np.median(inside[:, same], axis=1)
+        if same.sum() >= FEW_ATOMS:
+            groups.append((f"{chemical_symbols[number]} ", same, max(2.0 * float(np.median(moves)), 1.5 * float(moves.max()))))
+    for symbol, same, most in groups:
+        jump, usual = float(np.median(joint[same])), float(np.median(inside[:, same]))
+        if jump > most + 0.05:
+            problem = f"does not continue the run before it: {symbol}atoms jump by {jump:.2f} Å, within the runs by {usual:.2f} Å"
+            allowed = "runs that follow each other"
+            raise BadInput(path, problem, allowed=allowed, fix="give the runs in time order, or analyse independent runs apart")
+
+
+def check_cells(cells: Float[np.ndarray, "frame 3 3"], periodic: Bool[np.ndarray, " 3"], *, path: Path, first: int = 1) -> None:
+    """Reject zero edges, flat cells, and cells whose volume jumps between two frames.
+
+    Args:
+        cells: Cells (Å), rows are lattice vectors.
+        periodic: Directions along which the file is periodic.
+        path, first: File, and number of its first frame here, for the message.
+    Raises:
+        BadInput: An edge or a volume of zero, or a ratio of consecutive volumes above 1.5.
+    """
+    fix = "correct the cell in the file, or cut the run off before this frame"
+    lengths = np.linalg.norm(cells, axis=-1)
+    short = (lengths < 1e-3) & periodic
+    if short.any():
+        frame, edge = np.argwhere(short)[0]
+        problem = (
+            f"periodic along {'abc'[edge]}, but this edge of the cell is {lengths[frame, edge]:.3g} Å in frame {frame + first}"
+        )
+        raise BadInput(path, problem, allowed="edges above 0 Å", fix=fix)
+    sizes = np.where(periodic, lengths, 1.0).prod(axis=1)
+    if periodic.all():
+        volumes = np.abs(np.linalg.det(cells))
+        if (volumes < 1e-6 * sizes).any():
+            frame = int(np.argmax(volumes < 1e-6 * sizes))
+            raise BadInput(path, f"the cell of frame {frame + first} has no volume", allowed="a volume above 0 Å³", fix=fix)
+        sizes = volumes
+    ratios = np.maximum(sizes[1:] / sizes[:-1], sizes[:-1] / sizes[1:])
+    if (ratios > LARGEST_STRETCH).any():
+        frame = int(np.argmax(ratios > LARGEST_STRETCH)) + 1
+        now, before = float(sizes[frame]), float(sizes[frame - 1])
+        unit = "Å³" if periodic.all() else "Å (product of the edges)"
+        problem = f"the cell changes from {before:.4g} to {now:.4g} {unit} at frame {frame + first}"
+        raise BadInput(path, problem, allowed=f"a ratio of at most {LARGEST_STRETCH:g} between frames", fix=fix)
+
+
+def check_jumps(positions: Float[np.ndarray, "frame atom 3"], cells: Float[np.ndarray, "frame 3 3"], *, path: Path) -> None:
+    """Reject frames in which a few atoms move by two cells or more, which is neither wrapping nor motion.
+
+    Raises:
+        BadInput: At most a tenth of the atoms move so, or one atom; or an atom moves by 1000 Å along an open direction.
+    """
+    frames, periodic = _complete(cells)
+    moves = np.diff(positions, axis=0)
+    images = np.abs(np.rint(np.diff(positions @ np.linalg.inv(frames), axis=0)))  # Å along open directions
+    far = ((images >= 2) & periodic).any(axis=-1)
+    far &= far.sum(axis=1, keepdims=True) <= max(1, far.shape[1] // 10)
+    far |= ((images > FARTHEST) & ~periodic).any(axis=-1)
+    if far.any():
+        frame, atom = np.argwhere(far)[0]
+        problem = f"atom {atom + 1} moves by {np.linalg.norm(moves[frame, atom]):.3g} Å from frame {frame + 1} to {frame + 2}"
+        allowed = "moves of less than two cells between frames"
+        raise BadInput(path, problem, allowed=allowed, fix="restore the broken frame, or cut the run off before it")
 
 
 def nearest(vectors: Float[np.ndarray, "atom 3"], cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "atom 3"]:
