@@ -22,6 +22,13 @@ def deformed(system: System, strain: Tensor) -> System:
     return replace(system, positions=system.positions @ change, cell=system.cell @ change)
 
 
+def in_cell(system: System, cell: Tensor) -> System:
+    """One struct laid into another cell ([3, 3], Å): scaled coordinates stay."""
+    cell = cell.to(system.cell)
+    positions = system.positions @ torch.linalg.solve(system.cell[0], cell)
+    return replace(system, positions=positions, cell=cell.unsqueeze(0))
+
+
 def strained(
     system: System, *, isotropic: Sequence[float] = (-0.03, -0.015, 0.015, 0.03), shears: int = 4, shear: float = 0.03,
     rattle: float = 0.0, generator: Generator,

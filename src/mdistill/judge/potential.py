@@ -139,8 +139,9 @@ class _Dynamics:
         if not frames or not bool(self.start.pbc.all()):
             return
         counts, repeats, seed = {kelvin: len(part) for kelvin, part in frames.items()}, self.settings.replays, self.seed
+        cells = {kelvin: part[0].system.cell[0] for kelvin, part in frames.items()}
         try:
-            runs = replay(self.student, self.start, taught, counts, repeats=repeats, seed=seed, stop=self.stop)
+            runs = replay(self.student, self.start, taught, counts, repeats=repeats, seed=seed, cells=cells, stop=self.stop)
         except BlowUp as error:
             measured.broken[f"step {error.step}"] = error.reason
             return

@@ -2,13 +2,16 @@
 
 A foundation potential runs for a picosecond or so from the relaxed structure, up a ladder of temperatures. Where ions hop, that
 is far from equilibrium and differs from equilibrated dynamics, also of the teacher. So the student repeats it several times:
-same start, temperatures, friction and times, other random numbers.
+same start, cells, temperatures, friction and times, other random numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import Tensor
+
+from mdistill.data.explore import in_cell
 from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.labelling.plan import steps
@@ -25,7 +28,7 @@ from mdistill.types import Potential, System, Trajectory
 
 def replay(
     student: Potential, relaxed: System, taught: LabelSettings, frames: Mapping[float, int], *, repeats: int, seed: int = 0,
-    stop: StopRequest = NEVER,
+    cells: Mapping[float, Tensor] | None = None, stop: StopRequest = NEVER,
 ) -> dict[float, Trajectory]:  # fmt: skip
     """Run the teacher's dynamics several times with the student.
 
@@ -35,6 +38,7 @@ def replay(
         taught: Temperatures, friction, time step and times of its frames.
         frames: Number of frames by temperature. Other temperatures run for their planned length, if a named one follows.
         repeats: How often.
+        cells: Cell of the teacher's frames by temperature, [3, 3] Å; otherwise that of the start.
         seed, stop: Seed; stop is checked between runs.
     Returns:
         For each of `frames`: `repeats` runs of equal length in one trajectory, one after the other.
@@ -49,6 +53,7 @@ def replay(
         for run in range(repeats):
             system = relaxed
             for kelvin in ladder:
+                system = in_cell(system, cells[kelvin]) if cells and kelvin in cells else system
                 generator = stream(seed, f"replay {run}, {kelvin:g} K")
                 guard = Guard(settings=GuardSettings(largest_force=taught.largest_force), temperature_K=kelvin)
                 moving = langevin(evaluate, guard, temperature_K=kelvin, time_step_fs=taught.time_step_fs,

@@ -1,9 +1,9 @@
 r"""Teacher labels from structures: strained, rattled and compressed cells, then teacher dynamics up a temperature ladder.
 
 A plan is a fixed list of tasks per structure: "strain", "rattle", "contact", then "md" at each temperature in turn, each
-starting at the end of the one before. Frames of dynamics are labelled by the teacher's predictions along the way. Each append
-to the store names its task and progress, and `restart.npz` holds the phase-space point of the running dynamics. So a run that
-was stopped or killed continues bit for bit and adds no frame twice.
+starting at the end of the one before, in the cell expected at zero pressure. Frames of dynamics are labelled by the teacher's
+predictions along the way. Each append to the store names its task and progress, and `restart.npz` holds the phase-space point
+of the running dynamics. So a run that was stopped or killed continues bit for bit and adds no frame twice.
 
 Files in the folder: labels.jsonl and labels-*.npz (`data.store`), ledger.json, restart.npz, notes.jsonl, broken/*.extxyz.
 """
@@ -25,6 +25,7 @@ from mdistill.io.files import append_line
 from mdistill.io.structures import write_systems
 from mdistill.labelling.engine import Answer, Engine, Failure, as_engine
 from mdistill.labelling.executor import AskedPotential, Executor, NoAnswer, executor
+from mdistill.labelling.expansion import expanded
 from mdistill.labelling.plan import Task, plan, steps, task_calls
 from mdistill.labelling.settings import LabelSettings
 from mdistill.labelling.tables import label_results
@@ -125,7 +126,8 @@ def label_run(
         with progress("labels", sum(task_calls(task, settings) for task in tasks), unit="call", done=done) as run.advance:
             for number, task in enumerate(tasks):
                 if task.kind == "md":
-                    _dynamics(run, number, task, systems[task.structure])
+                    before = [other for other in tasks[:number] if other.structure == task.structure]
+                    _dynamics(run, number, task, systems[task.structure], before)
                 else:
                     _label_each(run, still_questions(task, systems[task.structure], settings, seed=seed))
         run.check(at_least=0.0)
@@ -188,10 +190,10 @@ def _label_each(run: _Run, asked: Sequence[Question]) -> None:
     run.stop.raise_if_pending()
 
 
-def _dynamics(run: _Run, number: int, task: Task, relaxed: System) -> None:
-    """Dynamics at one temperature, from the restart point if there is one for this task."""
+def _dynamics(run: _Run, number: int, task: Task, relaxed: System, before: Sequence[Task]) -> None:
+    """Dynamics at one temperature, from the restart point if there is one for this task. `before`: tasks of this structure."""
     settings, path = run.settings, run.store.folder / "restart.npz"
-    point = _begin(path, number, task, relaxed, run.seed)
+    point = _begin(run, path, number, task, relaxed, before)
     if point is None:
         return
     state, step, generator = point.state, point.step, point.generator()
@@ -232,16 +234,21 @@ def _dynamics(run: _Run, number: int, task: Task, relaxed: System) -> None:
         ) from error
 
 
-def _begin(path: Path, number: int, task: Task, relaxed: System, seed: int) -> RestartPoint | None:
-    """Start of a dynamics: its restart point, or the end of the one before unless that blew up. None: it is finished."""
-    before = load_restart(path) if path.exists() else None
-    if before is not None and (before.extras["task"] > number or (before.extras["task"] == number and before.extras["over"])):
+def _begin(
+    run: _Run, path: Path, number: int, task: Task, relaxed: System, before: Sequence[Task]
+) -> RestartPoint | None:
+    """Start of a dynamics: its restart point, or the end of the last one unless that blew up. None: it is finished."""
+    last = load_restart(path) if path.exists() else None
+    if last is not None and (last.extras["task"] > number or (last.extras["task"] == number and last.extras["over"])):
         return None
-    if before is not None and before.extras["task"] == number:
-        return before
-    usable = before is not None and before.extras["structure"] == task.structure and not before.extras["blown"]
-    generator = stream(seed, task.name)
-    system = before.state.system if before is not None and usable else relaxed
+    if last is not None and last.extras["task"] == number:
+        return last
+    system = relaxed
+    if last is not None and last.extras["structure"] == task.structure and not last.extras["blown"]:
+        first = min(other.first_block for other in before)
+        labels = [frame for frame in run.store.read() if first <= frame.block < task.first_block]
+        system = expanded(last.state.system, relaxed, labels, next_K=task.temperature_K)
+    generator = stream(run.seed, task.name)
     state = initial_state(system, temperature_K=task.temperature_K, generator=generator)
     return RestartPoint(step=0, state=state, generator_state=generator.get_state())
 

@@ -41,6 +41,7 @@ from mdistill.types import LabelledFrame, Potential, Prediction, System
 from mdistill.workflows.settings import RefineSettings
 
 _BLOCKS_PER_ROUND = 1_000_000
+_BAROSTAT_PS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ class Rounds:
         settings: Numbers of rounds and frames, length of the MD.
         label: Probes and caps for the new labels.
         train: Size and weights of the student; each refit takes `settings.refit_share` of its time.
+        pressure_GPa: Pressure of the student's MD, GPa, so that labels cover its volumes; None: the relaxed cell.
         seed: Seed of the student's MD.
         workers: Number of worker processes for teacher calls; 0: this process.
     """
@@ -64,6 +66,7 @@ class Rounds:
     settings: RefineSettings
     label: LabelSettings
     train: TrainSettings
+    pressure_GPa: float | None = None
     seed: int = 0
     workers: int = 0
 
@@ -148,7 +151,8 @@ def _label_own_frames(
 
 def _dynamics(rounds: Rounds, number: int, structure: int, temperature: float) -> SimulateSettings:
     return SimulateSettings(
-        ensemble="nvt", thermostat="langevin", friction_per_ps=10.0, temperature_K=temperature,
+        ensemble="nvt" if rounds.pressure_GPa is None else "npt", barostat="anisotropic", barostat_ps=_BAROSTAT_PS,
+        thermostat="langevin", friction_per_ps=10.0, temperature_K=temperature, pressure_GPa=rounds.pressure_GPa or 0.0,
         time_ps=rounds.settings.time_ps, every_fs=rounds.settings.every_fs,
         seed=child_seed(rounds.seed, f"round {number}", f"structure {structure}", f"{temperature:g} K"),
     )  # fmt: skip
