@@ -32,10 +32,11 @@ TINY = shlex.split(
     "--teacher toy_teacher:salt --temperatures 300 400 --prepare.relax-steps 200 --label.frames 20 --label.every-fs 20 "
     "--label.probe-every 20 --train.fit.steps 250 --train.channels 6 --train.radial 8 --train.hidden 24 --refine.time-ps 0.3 "
     "--committee 2 --refine.frames 3 --validate.replays 4 --validate.drift-ps 0.4 --validate.stability-ps 0.2 --validate.equilibration-ps 0.1 "
-    "--validate.speed-repeats 3 --production.time-ps 1.2 --production.equilibration-ps 0.2"
+    "--validate.speed-repeats 3 --production.time-ps 1.2 --production.equilibration-ps 0.2 "
+    "--production.runs 2 --production.cell-ps 0.2 --production.atoms 50 --production.max-minutes 0.001"
 )
 
-BEGUN = ("prepare/*", "label/*.npz", "train/*", "refine/round-1/*", "gates/*", "production/*K/trajectory.h5")
+BEGUN = ("prepare/*", "label/*.npz", "train/*", "refine/round-1/*", "gates/*", "production/*K/*/trajectory.h5")
 """A stage is at work where one of these is there."""
 
 
@@ -102,7 +103,7 @@ def test_a_damaged_member_is_made_again(workspace, tmp_path):
 def test_a_damaged_trajectory_is_noticed(workspace, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(workspace / "runs" / "li6ps5cl", run, copy_function=shutil.copy2)
-    damaged = run / "production" / "300K" / "trajectory.h5"
+    damaged = run / "production" / "300K" / "run-1" / "trajectory.h5"
     damaged.write_bytes(damaged.read_bytes()[:5000])
     assert cli.run(["distill", str(workspace / "examples" / "li6ps5cl.cif"), "--quick", *TINY, "--out", str(run)]) == 2
     assert "trajectory.h5" in capsys.readouterr().err
@@ -139,9 +140,9 @@ def test_a_run_is_repeated_from_its_settings_file_alone(workspace, tmp_path, tru
     clock = ("seconds", "ns_per_day", "us_per_atom", "speed", "µs")
     compared = {k: v for k, v in first.values.items() if not any(word in f"{k} {v.unit}" for word in clock)}
     assert len(compared) > 10 and {k: second.values[k] for k in compared} == compared
-    for part in ("label/labels.jsonl", "production/300K/log.csv", "production/400K/log.csv"):
+    for part in ("label/labels.jsonl", "production/300K/run-1/log.csv", "production/400K/run-1/log.csv"):
         assert (run / part).read_bytes() == (again / part).read_bytes(), part
-    assert (run / "production/300K/log.csv").read_bytes() != (run / "production/400K/log.csv").read_bytes()
+    assert (run / "production/300K/run-1/log.csv").read_bytes() != (run / "production/400K/run-1/log.csv").read_bytes()
     other = [line for line in (again / "run.toml").read_text().splitlines() if not line.startswith("structure")]
     assert other == [line for line in (run / "run.toml").read_text().splitlines() if not line.startswith("structure")]
     trust("T20", "a run repeated from its run.toml: values that differ", 0, "0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,8 +29,9 @@ LARGEST_RDF = 8.0
 
 
 def transport_results(
-    runs: Sequence[Runs], *, species: str | int, charge: float = 0.0, seed: int = 0, settings: DiffusionSettings | None = None
-) -> Results:
+    runs: Sequence[Runs], *, species: str | int, charge: float = 0.0, seed: int = 0, settings: DiffusionSettings | None = None,
+    phase: Collection[float] | None = None,
+) -> Results:  # fmt: skip
     """MSD, diffusivity and conductivity at each temperature, and the Arrhenius fit of two or more.
 
     Args:
@@ -39,6 +40,7 @@ def transport_results(
         charge: Its charge (e); 0: its usual charge.
         seed: Seed of the Bayesian sampling; ignored with `settings`.
         settings: Fit of the diffusivity.
+        phase: Temperatures (K) of one phase, through which the Arrhenius line is drawn; by default all.
     """
     symbol = species if isinstance(species, str) else chemical_symbols[species]
     settings = settings or DiffusionSettings(seed=seed)
@@ -61,7 +63,7 @@ def transport_results(
         notes=named + notes + motion_notes(symbol, motions) + _committee_notes(symbol, points),
         citations=["kinisi", "kinisi-software"],
     )
-    known = [p for p in points if p.temperature]
+    known = [p for p in points if p.temperature and (phase is None or p.temperature in phase)]
     return merge(results, arrhenius_results(symbol, known, ion_charge)) if len(known) > 1 else results
 
 

@@ -8,6 +8,7 @@ B: bulk modulus, from the labels of strained cells. Thermal pressure is taken as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,10 +62,9 @@ def bulk_modulus(frames: Sequence[LabelledFrame], relaxed: System) -> float | No
 
 
 def pressure_of(frame: LabelledFrame, temperature_K: float) -> float:
-    """N k_B T/V − tr σ/3 of a labelled frame, eV/Å³."""
-    assert frame.target.stress is not None
+    """N k_B T/V − tr σ/3 of a labelled frame, eV/Å³; NaN without stress."""
     kinetic = frame.system.n_atoms * BOLTZMANN * temperature_K / _volume(frame.system)
-    return kinetic - float(frame.target.stress[0].diagonal().mean())
+    return math.nan if frame.target.stress is None else kinetic - float(frame.target.stress[0].diagonal().mean())
 
 
 def _strain(system: System, relaxed: System) -> float:

@@ -193,7 +193,7 @@ def _label_each(run: _Run, asked: Sequence[Question]) -> None:
 def _dynamics(run: _Run, number: int, task: Task, relaxed: System, before: Sequence[Task]) -> None:
     """Dynamics at one temperature, from the restart point if there is one for this task. `before`: tasks of this structure."""
     settings, path = run.settings, run.store.folder / "restart.npz"
-    point = _begin(run, path, number, task, relaxed, before)
+    point = _begin(run, number, task, relaxed, before)
     if point is None:
         return
     state, step, generator = point.state, point.step, point.generator()
@@ -234,10 +234,9 @@ def _dynamics(run: _Run, number: int, task: Task, relaxed: System, before: Seque
         ) from error
 
 
-def _begin(
-    run: _Run, path: Path, number: int, task: Task, relaxed: System, before: Sequence[Task]
-) -> RestartPoint | None:
+def _begin(run: _Run, number: int, task: Task, relaxed: System, before: Sequence[Task]) -> RestartPoint | None:
     """Start of a dynamics: its restart point, or the end of the last one unless that blew up. None: it is finished."""
+    path = run.store.folder / "restart.npz"
     last = load_restart(path) if path.exists() else None
     if last is not None and (last.extras["task"] > number or (last.extras["task"] == number and last.extras["over"])):
         return None

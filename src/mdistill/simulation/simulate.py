@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def default_time_step(system: System) -> float:
 
 def simulate(
     system: System, potential: Potential, settings: SimulateSettings, folder: Path, *, stride: StrideMap | None = None,
-    stop: StopRequest = NEVER, on_begin: Callable[[], object] | None = None,
+    advance: Advance | None = None, stop: StopRequest = NEVER, on_begin: Callable[[], object] | None = None,
 ) -> SimulationResult:  # fmt: skip
     """Run molecular dynamics in a folder, or continue the run that the folder holds.
 
@@ -95,7 +96,7 @@ def simulate(
         Interrupted: A stop was requested; everything is saved.
         MdistillError: A file could not be written.
     """
-    return _Run(system, potential, settings, Path(folder), stride).finish(stop, on_begin)
+    return _Run(system, potential, settings, Path(folder), stride).finish(stop, on_begin, advance)
 
 
 class _Run:
@@ -136,7 +137,7 @@ class _Run:
         self.nve: NveStep = self.strides or VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
         self.began = 0.0
 
-    def finish(self, stop: StopRequest, on_begin: Callable[[], object] | None) -> SimulationResult:
+    def finish(self, stop: StopRequest, on_begin: Callable[[], object] | None, shown: Advance | None) -> SimulationResult:
         """Do the remaining steps and summarise."""
         todo = self.steps - self.step
         if self.resumed and todo < 0:
@@ -147,7 +148,7 @@ class _Run:
         if todo > 0:
             self._claim()
             done = self.step - self.first
-            with progress("simulate", self.steps - self.first, done=done) as advance:
+            with nullcontext(shown) if shown else progress("simulate", self.steps - self.first, done=done) as advance:
                 self._go(stop, advance)
             self.ledger.finish(self.work, seconds=self.seconds)
         values = summarise(

@@ -7,8 +7,8 @@ change is skipped (`folder.run_stage`).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -90,7 +90,7 @@ def distill(
     return results
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Job:
     """Data that all stages share."""
 
@@ -117,13 +117,14 @@ class _Job:
         self._stage("label", {"label": label}, [start], ["labels.jsonl"], self._label, asks=True)
         self._stage("train", {"train": settings.train, "committee": settings.committee}, [labels], names, self._train)
         refined = {"refine": settings.refine, "train": settings.train, "label": label, "seed": settings.seed}
+        refined |= {"pressure_GPa": settings.production.pressure_GPa, "fixed_cell": settings.production.fixed_cell}
         self._stage("refine", refined, [labels, *first, start], [*names, "labels.txt"], self._refine, asks=True)
         limits = {"validate": settings.validate, "seed": settings.seed}
         self._stage("gates", limits, [final, everything, start], [], self._validate, asks=True)
         held = withheld(read_results(home / "gates").gates, settings)
         if held:
             return self._together(STAGES[: STAGES.index("production")], notes=[held])
-        self._answer([final, start])
+        self._answer([*(home / "refine" / name for name in names), start])
         return self._together(STAGES if settings.check.frames else STAGES[:-1])
 
     def _answer(self, produced_from: list[Path]) -> None:
@@ -134,7 +135,7 @@ class _Job:
             seeds = {f"{part}.seed": seed for part, seed in rung_seeds(self._seed("stride")).items()}
             learned = amended(settings.rung(), seeds)
             judge = learned.pop("judge")
-            self._stage("stride", learned, produced_from, [STRIDE], self._stride, last=judge)
+            self._stage("stride", learned, [students[0], produced_from[-1]], [STRIDE], self._stride, last=judge)
             produced_from = [*produced_from, home / "stride" / STRIDE]
         production = amended(settings.production, {"despite_gates": False})
         asked = {
@@ -143,7 +144,8 @@ class _Job:
             "mobile": settings.mobile,
             "seed": settings.seed,
         }
-        trajectories = [f"{kelvin:g}K/trajectory.h5" for kelvin in settings.temperatures]
+        runs = range(1, settings.production.runs + 1)
+        trajectories = [f"{kelvin:g}K/run-{k}/trajectory.h5" for kelvin in settings.temperatures for k in runs]
         self._stage("production", asked, produced_from, trajectories, self._produce)
         if settings.check.frames:
             judged: dict[str, object] = {"check": settings.check, "limits": settings.validate.limits}
@@ -172,7 +174,7 @@ class _Job:
         if self.settings.stride_fs and "production" in stages:
             results = with_sections(results, read_results(home / "stride"))
         model = {"model_sha256": sha256(files[0])} if "refine" in stages else {}
-        return with_fixes(dataclasses.replace(results, provenance=results.provenance | model), self.settings)
+        return with_fixes(replace(results, provenance=results.provenance | model), self.settings)
 
     def _members(self) -> list[str]:
         return [member_file(number) for number in range(1, self.settings.committee + 1)]
@@ -210,7 +212,8 @@ class _Job:
         settings = self.settings
         rounds = Rounds(
             systems=self._systems(), teacher=self.teacher, temperatures_K=settings.label.temperatures_K, settings=settings.refine,
-            label=settings.label, train=settings.train, seed=self._seed("refine"), workers=self.workers,
+            label=settings.label, train=settings.train, pressure_GPa=self._pressure(), seed=self._seed("refine"),
+            workers=self.workers,
         )  # fmt: skip
         first = [self.folder / "train" / member_file(number) for number in range(1, settings.committee + 1)]
         results, tables = refine(rounds, self._labels(), first, folder, stop=self.stop)
@@ -235,8 +238,9 @@ class _Job:
 
     def _produce(self, folder: Path) -> Results:
         settings = self.settings
+        production = replace(settings.production, fixed_cell=self._pressure() is None)
         return produce(
-            self._systems()[0], self._student(), settings.temperatures, settings.production, folder,
+            self._systems(), self._committee(), settings.temperatures, production, folder,
             mobile=mobile_element(settings.mobile), seed=self._seed("production"), stride=self._long_strides(), stop=self.stop,
         )  # fmt: skip
 
@@ -252,6 +256,12 @@ class _Job:
             bounds=limits, workers=self.workers, stop=self.stop,
         )  # fmt: skip
 
+    def _pressure(self) -> float | None:
+        """Pressure of the student's dynamics, GPa; None in a fixed cell, and for a teacher without stress."""
+        if self.settings.production.fixed_cell or any(frame.target.stress is None for frame in self._labels()):
+            return None
+        return self.settings.production.pressure_GPa
+
     def _long_strides(self) -> StrideMap | None:
         """The map, if it passed its gates."""
         folder = self.folder / "stride"
@@ -260,8 +270,13 @@ class _Job:
         return load_stride(folder / STRIDE, student=self.folder / "refine" / STUDENT)
 
     def _student(self) -> Potential:
-        """The last fit, in float32: nearly twice as fast; the NVE drift gate checks its precision."""
-        return load(self.folder / "refine" / STUDENT, device=self.settings.device, precision="float32")
+        """The first member of the committee."""
+        return self._committee()[0]
+
+    def _committee(self) -> list[Potential]:
+        """The last fits, in float32: nearly twice as fast; the NVE drift gate checks its precision."""
+        names = [member_file(number) for number in range(1, self.settings.committee + 1)]
+        return [load(self.folder / "refine" / name, device=self.settings.device, precision="float32") for name in names]
 
     def _systems(self) -> list[System]:
         return read_systems(self.folder / "prepare" / STRUCTURES)

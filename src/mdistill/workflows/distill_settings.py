@@ -107,7 +107,9 @@ def quick_settings(structure: Path) -> DistillSettings:
         refine=RefineSettings(time_ps=5.0, frames=5, refit_share=0.4),
         validate=ValidateSettings(equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_repeats=5),
         check=CheckSettings(frames=12),
-        production=ProductionSettings(time_ps=100.0, equilibration_ps=2.0),
+        production=ProductionSettings(
+            time_ps=60.0, target=0.15, max_minutes=3.0, equilibration_ps=3.0, cell_ps=5.0, atoms=100, ions=24
+        ),
         strides=StrideRungSettings(
             segments=SegmentSettings(segments=80),
             train=StrideSettings(fit=FitSettings(batch_size=4, max_minutes=3.0)),

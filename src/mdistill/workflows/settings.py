@@ -38,11 +38,20 @@ class RefineSettings:
 
 @settings
 class ProductionSettings:
-    """Production MD.
+    """Production MD: independent runs at each temperature, until D is known well enough or their time is spent.
 
     Attributes:
-        time_ps: Length of the MD at each temperature, ps.
-        equilibration_ps: Equilibration before it, ps.
+        pressure_GPa: Pressure, GPa. Each run is equilibrated at it (NpT), then made in its mean cell (NVT).
+        fixed_cell: Whether to run in the relaxed cell, whatever its pressure.
+        runs: Number of independent runs per temperature, shared out over students and orderings.
+        time_ps: First length of each run, ps.
+        target: Largest relative statistical error of D; runs are made longer until it is met.
+        max_minutes: Longest CPU time of all runs over the number of threads, min.
+        equilibration_ps: Equilibration of each run at its pressure, ps.
+        cell_ps: NpT dynamics after it over which the cell is averaged, ps.
+        atoms: Smallest number of atoms; the trained cell is repeated.
+        ions: Smallest number of mobile ions, likewise.
+        size_check: Whether one run at the highest temperature has a cell eight times as large.
         time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
         every_fs: Time between frames, fs.
         thermostat: Thermostat: bussi does not change diffusion; langevin thermalises every atom and slows diffusion.
@@ -50,8 +59,17 @@ class ProductionSettings:
         despite_gates: Whether production begins although NVE drift or stability failed.
     """
 
-    time_ps: float = setting(500.0, above=0.0, most=1e8, unit="ps")
-    equilibration_ps: float = setting(5.0, least=0.0, most=1e6, unit="ps")
+    pressure_GPa: float = setting(0.0, least=-100.0, most=1000.0, unit="GPa")
+    fixed_cell: bool = False
+    runs: int = setting(6, least=1, most=1000)
+    time_ps: float = setting(200.0, above=0.0, most=1e8, unit="ps")
+    target: float = setting(0.07, above=0.0, most=1.0)
+    max_minutes: float = setting(60.0, above=0.0, most=1e6, unit="min")
+    equilibration_ps: float = setting(10.0, least=0.0, most=1e6, unit="ps")
+    cell_ps: float = setting(20.0, above=0.0, most=1e6, unit="ps")
+    atoms: int = setting(400, least=1, most=10**7)
+    ions: int = setting(48, least=1, most=10**7)
+    size_check: bool = True
     time_step_fs: float | None = setting(None, above=0.0, most=LONGEST_STEP, unit="fs")
     every_fs: float = setting(50.0, above=0.0, most=1e8, unit="fs")
     thermostat: Literal["bussi", "langevin"] = "bussi"
