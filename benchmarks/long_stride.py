@@ -37,10 +37,10 @@ from mdistill.judge.kick_scale import set_kick_scale
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
 from mdistill.judge.stride import judge_map
 from mdistill.judge.timing import speeds
-from mdistill.judge.trajectories import Runs, transport_results
 from mdistill.labelling.segments import make_segments
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.nets.network import StrideMap
+from mdistill.observables.trajectories import Runs, transport_results
 from mdistill.runs.results import Results, read_results, write_results
 from mdistill.simulation.compiled import compile_propagator
 from mdistill.simulation.energy_correction import CorrectEnergy

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mdistill.errors import BadInput
-from mdistill.judge.trajectories import Runs, structure_results, transport_results
+from mdistill.observables.points import parts_text
+from mdistill.observables.trajectories import Runs, structure_results, transport_results
 from mdistill.report.page import write_report
 from mdistill.runs.results import Results, read_results, write_results
-from mdistill.transport.points import parts_text
 from mdistill.units import BOLTZMANN
 from mdistill.workflows.analyse import analyse
 from mdistill.workflows.settings import AnalyseSettings

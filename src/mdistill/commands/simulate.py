@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP, groups=GROUPS)
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import read_system
-    from mdistill.judge.simulation import dynamics_results, uncertainty_results
+    from mdistill.observables.simulation import dynamics_results, uncertainty_results
     from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
     from mdistill.simulation.simulate import simulate

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mdistill.errors import BadInput
 from mdistill.io.import_trajectory import read_trajectory
-from mdistill.judge.trajectories import Runs, structure_results, transport_results
+from mdistill.observables.trajectories import Runs, structure_results, transport_results
 from mdistill.runs.results import Results, merge
 from mdistill.types import Trajectory
 from mdistill.units import PS

@@ -24,8 +24,8 @@ from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.checks import perpendicular_heights
 from mdistill.io.trajectories import read_hdf5
-from mdistill.judge.production import Production, production_results
 from mdistill.nets.network import StrideMap
+from mdistill.observables.production import Production, production_results
 from mdistill.parallel import side_by_side
 from mdistill.progress import Advance, progress
 from mdistill.runs.ledger import Ledger, Work

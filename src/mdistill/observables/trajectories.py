@@ -15,10 +15,10 @@ from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
 from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
+from mdistill.observables.arrhenius_tables import arrhenius_results
+from mdistill.observables.motion import hop_figure, motion_notes, motion_tables
+from mdistill.observables.points import SUPERSCRIPTS, Point, Runs, measure
 from mdistill.runs.results import Cell, Figure, Headline, Results, Series, Table, merge
-from mdistill.transport.arrhenius_tables import arrhenius_results
-from mdistill.transport.motion import hop_figure, motion_notes, motion_tables
-from mdistill.transport.points import SUPERSCRIPTS, Point, Runs, measure
 from mdistill.types import Trajectory
 from mdistill.units import DIFFUSIVITY_CM2_S, PS
 

@@ -11,8 +11,8 @@ from mdistill.analysis.arrhenius import Arrhenius, arrhenius
 from mdistill.analysis.committee import Scatter, committee_arrhenius
 from mdistill.analysis.conductivity import conductivity
 from mdistill.estimates import Estimate, exactly
+from mdistill.observables.points import Point, parts_text
 from mdistill.runs.results import Cell, Figure, Headline, Results, Series, Table
-from mdistill.transport.points import Point, parts_text
 
 ROOM_K = 300.0
 

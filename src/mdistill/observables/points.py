@@ -14,8 +14,8 @@ from mdistill.analysis.diffusion import Diffusion, diffusivity
 from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
+from mdistill.observables.motion import Motion, measure_motion
 from mdistill.runs.results import Cell, Quantity
-from mdistill.transport.motion import Motion, measure_motion
 from mdistill.types import Trajectory
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -1,0 +1,1 @@
+"""Tables and figures of what trajectories show: transport, structure, density of ions, production."""

@@ -1,1 +1,0 @@
-"""Transport properties of runs at several temperatures: values, tables, figures, notes."""
