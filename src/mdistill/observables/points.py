@@ -29,6 +29,7 @@ class Runs:
         temperature_K: Temperature (K); None where unknown: no conductivity.
         trajectories: Unwrapped trajectories of the same atoms, one a run.
         students: Number of the student that made each run; empty: one model.
+        pressure: Mean pressure, GPa; None where it is not known.
     Raises:
         BadInput: No trajectory, or another number of students than of trajectories.
     """
@@ -36,6 +37,7 @@ class Runs:
     temperature_K: float | None
     trajectories: Sequence[Trajectory]
     students: Sequence[int] = ()
+    pressure: Estimate | None = None
 
     def __post_init__(self) -> None:
         runs, students = len(self.trajectories), len(self.students)
@@ -58,6 +60,7 @@ class Point:
         motion: Collective motion, directions, hops.
         students: Tracer diffusivity of the runs of each student; empty without a committee.
         committee: Statistical and model error of the diffusivity; None where fewer than two students have measured it.
+        pressure: Mean pressure, GPa; None where it is not known.
     """
 
     temperature: float | None
@@ -67,6 +70,7 @@ class Point:
     motion: Motion
     students: dict[int, Diffusion] = field(default_factory=dict)
     committee: Committee | None = None
+    pressure: Estimate | None = None
 
     @property
     def suffix(self) -> str:
@@ -124,7 +128,7 @@ def measure(runs: Runs, symbol: str, charge: float, settings: DiffusionSettings)
     )  # fmt: skip
     return Point(
         temperature=temperature, tracer=tracer, volume=volume, estimates=estimates, motion=motion, students=students,
-        committee=committee,
+        committee=committee, pressure=runs.pressure,
     )  # fmt: skip
 
 

@@ -90,14 +90,16 @@ def _transport_table(symbol: str, points: Sequence[Point]) -> Table:
         row: list[Cell] = [f"{p.temperature:g}" if p.temperature else "–", p.shown("diffusivity")]
         row += [_interval(p.estimates["diffusivity"]), p.tracer.slope]
         rows.append([*row, f"{p.tracer.duration / PS:.4g}"])
-    parts = any(p.committee for p in points)
+    parts, pressed = any(p.committee for p in points), any(p.pressure for p in points)
+    for row, p in zip(rows, points, strict=True):
+        row.extend([p.pressure] if pressed else [])
     return Table(
         name="transport",
         title=f"Transport of {symbol}",
         section="transport",
         columns=[
             "T (K)", f"D({symbol}) (cm²/s)", "95 % interval of D", "d ln MSD/d ln τ",
-            "runs (ps)",
+            "runs (ps)", *(["P (GPa)"] if pressed else []),
         ],
         rows=rows,
         caption="D: tracer diffusivity relative to the host. d ln MSD/d ln τ at the longest lags: 1 diffusive, near 0 caged."
