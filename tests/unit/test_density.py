@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mdistill.analysis import density
-from mdistill.analysis.density import grid_shape, ion_map
 from mdistill.errors import BadInput
+from mdistill.observables.density import grid_shape, ion_map
 from mdistill.observables.scenes import path_scenes, structure_scene
 from mdistill.types import Trajectory
 from systems import fcc

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from mdistill.analysis.order import LEAST, host_order
 from mdistill.data.explore import repeated
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, BlowUp, Interrupted
@@ -18,6 +17,7 @@ from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
 from mdistill.io.structures import to_atoms
 from mdistill.io.trajectories import read_hdf5
+from mdistill.observables.host_order import LEAST, host_order
 from mdistill.parallel import side_by_side
 from mdistill.types import System, Trajectory
 from mdistill.workflows.production import _Job, _Lengths, enlarged, produce

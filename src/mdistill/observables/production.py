@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from ase.data import chemical_symbols
 
 from mdistill.analysis.diffusion import diffusivity
-from mdistill.analysis.order import LEAST, host_order
 from mdistill.estimates import Estimate, unknown
+from mdistill.observables.host_order import LEAST, host_order
 from mdistill.observables.trajectories import Runs, transport_results
 from mdistill.runs.results import Cell, Results, Table, merge
 from mdistill.types import System, Trajectory

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase.data import atomic_numbers
 
-from mdistill.analysis.density import SMOOTHING, ion_map
+from mdistill.observables.density import SMOOTHING, ion_map
 from mdistill.runs.results import Density, Hops, Scene
 from mdistill.types import System, Trajectory
 
