@@ -16,6 +16,8 @@ from mdistill.analysis.spread import calibration, energy_spread, forces_spread, 
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.interrupt import StopRequest
 from mdistill.io.structures import to_atoms
+from mdistill.judge.committee import committee_results
+from mdistill.judge.fit_tables import training_results
 from mdistill.nets.model_files import load_model
 from mdistill.training import committee as module
 from mdistill.training.committee import member_file, members_beside, train_committee
@@ -151,3 +153,13 @@ def test_the_calculator_tells_the_spread_when_asked(frames, one_after_the_other)
     assert named.get_property("energy_spread", atoms) > 0.0
     with pytest.raises(NotImplementedError):
         mdistill.calculator(one_after_the_other[0].path, committee=[]).get_property("forces_spread", atoms)
+
+
+def test_the_table_of_a_fit_tells_the_steps_of_each_member_and_a_short_fit_is_noted(one_after_the_other):
+    told = training_results(one_after_the_other[0], "first fit", others=one_after_the_other[1:])
+    assert [row[:2] for row in told.tables[0].rows] == [["student 1", 12], ["student 2", 12], ["student 3", 12]]
+    assert told.values["fit_steps"].value == 12 and len(told.notes) == 3
+    assert told.notes[0] == "student: the fit had 12 steps, fewer than the 1000 of a usable student"
+    assert told.notes[1].startswith("student 2:")
+    table = committee_results(one_after_the_other, None, frames="none").tables[0]
+    assert len(table.rows) == 3 and all(row[1].value > 0.0 for row in table.rows)
