@@ -89,6 +89,7 @@ def test_the_committee_lies_beside_the_student_and_is_judged(workspace):
     assert results.values["committee_spread"].value > 0.0 and results.values["committee_error_over_spread"].value > 0.0
     assert next(table for table in results.tables if table.name == "committee").rows[1][1].value > 0.0
     assert any(figure.name == "committee_calibration" for figure in results.figures)
+    assert "student 2: the fit had 250 steps, fewer than the 1000 of a usable student" in results.notes
 
 
 def test_a_damaged_member_is_made_again(workspace, tmp_path):

@@ -142,15 +142,17 @@ class _Worker:
 
     def __init__(self, fit: _Fit) -> None:
         context = worker_context()
-        self.fit, self._shown = fit, 0.0
+        self.fit, self._shown, self._stopping = fit, 0.0, False
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, fit), daemon=True)
         self.process.start()
         theirs.close()
 
     def ask_to_stop(self) -> None:
-        with suppress(OSError):
-            self.pipe.send_bytes(b"stop")
+        if not self._stopping:
+            self._stopping = True
+            with suppress(OSError):
+                self.pipe.send_bytes(b"stop")
 
     def answer(self, advance: Callable[..., None]) -> TrainingResult | Exception | None:
         """Its result or error where it ended; None where it goes on."""

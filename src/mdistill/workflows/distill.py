@@ -25,6 +25,7 @@ from mdistill.judge.potential import validate
 from mdistill.labelling.label import label_run
 from mdistill.labelling.settings import USUAL_TIMEOUT
 from mdistill.nets.network import StrideMap
+from mdistill.notices import notify
 from mdistill.runs.folder import keep_settings, run_stage
 from mdistill.runs.identity import contents, model_id
 from mdistill.runs.ledger import BEGUN, Ledger, Work
@@ -206,7 +207,7 @@ class _Job:
             self._labels(), self.settings.train, folder, count=self.settings.committee, stop=self.stop,
             provenance=self._provenance(),
         )  # fmt: skip
-        return training_results(results[0], "first fit", others=results[1:])
+        return _told(training_results(results[0], "first fit", others=results[1:]))
 
     def _refine(self, folder: Path) -> Results:
         settings = self.settings
@@ -220,7 +221,7 @@ class _Job:
         shards = sorted(folder.glob("round-*/labels/*.npz"))
         with replacing(folder / "labels.txt") as partial:
             partial.write_text("".join(f"{sha256(p)} {p.relative_to(folder)}\n" for p in shards), encoding="utf-8")
-        return merge(tables, training_results(results[0], "last fit", others=results[1:]))
+        return merge(tables, _told(training_results(results[0], "last fit", others=results[1:])))
 
     def _validate(self, folder: Path) -> Results:
         settings = self.settings
@@ -297,3 +298,10 @@ class _Job:
 
         known = [find_teacher(self.settings.teacher).citation] if ":" not in self.settings.teacher else []
         return ["mdistill", *known, "ase", "vesin", "torch", "zbl", "ace"]
+
+
+def _told(results: Results) -> Results:
+    """The results, after their notes were issued as notices."""
+    for note in results.notes:
+        notify(note)
+    return results
