@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.record import write_record
-from mdistill.analysis.spread import calibration
+from mdistill.judge.spread import calibration
 from mdistill.training.committee import train_committee
 from mdistill.training.potential import TrainingResult, evaluate
 from mdistill.training.settings import TrainSettings

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import mdistill
-from mdistill.analysis.spread import calibration, energy_spread, forces_spread, spearman
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.interrupt import StopRequest
 from mdistill.io.structures import to_atoms
 from mdistill.judge.committee import committee_results
 from mdistill.judge.fit_tables import training_results
+from mdistill.judge.spread import calibration, energy_spread, forces_spread, spearman
 from mdistill.nets.model_files import load_model
 from mdistill.training import committee as module
 from mdistill.training.committee import member_file, members_beside, train_committee

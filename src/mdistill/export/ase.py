@@ -14,9 +14,9 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
-from mdistill.analysis.spread import energy_spread, forces_spread
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
+from mdistill.judge.spread import energy_spread, forces_spread
 from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
 from mdistill.teachers.models import find_student, load
 from mdistill.training.committee import members_beside
@@ -37,7 +37,7 @@ def calculator(
 
     With a committee two more properties exist, and are evaluated when asked for, as by
     `atoms.calc.get_property("forces_spread", atoms)`: forces_spread in eV/Å [atom] and energy_spread in eV, the spread of the
-    members and the potential (`analysis.spread`). Large spread means that the students are uncertain.
+    members and the potential (`judge.spread`). Large spread means that the students are uncertain.
 
     Args:
         potential: Student, teacher, or anything else that is a `Potential`; or its name or path (`teachers.models.load`).

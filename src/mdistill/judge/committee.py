@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mdistill.analysis.spread import Calibration
 from mdistill.estimates import Estimate, exactly
+from mdistill.judge.spread import Calibration
 from mdistill.runs.results import Cell, Figure, Results, Series, Table
 from mdistill.training.potential import TrainingResult
 

@@ -1,6 +1,6 @@
 """A committee: students of the same labels with other first weights, another order of training and other held-out blocks.
 
-Where their forces differ, they are uncertain (`analysis.spread`). Number 1 is the student of a run; its files lie in the folder
+Where their forces differ, they are uncertain (`judge.spread`). Number 1 is the student of a run; its files lie in the folder
 itself, those of number k in `student-k`. The members are trained at the same time in processes of one thread each.
 
 Reference:

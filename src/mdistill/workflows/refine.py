@@ -16,7 +16,6 @@ from pathlib import Path
 from shutil import copyfile
 
 from mdistill.analysis.accuracy import accuracy
-from mdistill.analysis.spread import calibration, forces_spread
 from mdistill.data.select_frames import select
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
@@ -26,6 +25,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
 from mdistill.io.trajectories import read_hdf5
 from mdistill.judge.committee import committee_results
+from mdistill.judge.spread import calibration, forces_spread
 from mdistill.labelling.label import label_structures
 from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.results import Cell, Results, Table, merge
