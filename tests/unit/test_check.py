@@ -16,7 +16,7 @@ from mdistill.analysis.gates import diffusive_gate, force_gates, overlap_gate, s
 from mdistill.analysis.reweighting import Spread, energy_spread, force_slope, reweighted
 from mdistill.analysis.settings import GateLimits
 from mdistill.derivatives import Conservative
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, BlowUp
 from mdistill.estimates import Estimate
 from mdistill.io.trajectories import read_hdf5
 from mdistill.judge.check import check_production
@@ -283,11 +283,14 @@ def fitted(frames: list[LabelledFrame], folder: Path, *, steps: int, seed: int) 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_student_of_fifty_steps_is_caught(seed: int, taught: list[LabelledFrame], tmp_path: Path, trust) -> None:
-    """Its forces fail on held-out labels; at 600 K it blows up; at 300 K its production fails the check."""
+    """Its forces fail on held-out labels. At 300 K either its MD blows up, or its production fails the check."""
     student = fitted(taught, tmp_path / "train", steps=50, seed=seed)
     assert not force_gates(student.accuracy.force, LIMITS)[0].passed, student.accuracy.force["all"]
     cold = (300.0,)
-    production = produced(tmp_path / "production", [load(student.path)], seed, temperatures=cold)
+    try:
+        production = produced(tmp_path / "production", [load(student.path)], seed, temperatures=cold)
+    except BlowUp:
+        return
     flagged(checked(production, [load(student.path)], tmp_path / "check", temperatures=cold), "force error in production")
     trust("T28", "check of production: a student of 50 steps, ten seeds", "caught", "caught", planted=True)
 

@@ -41,7 +41,7 @@ def test_only_dynamics_that_is_unstable_counts() -> None:
     good = [drifting(1e-6, 1e-7), stability_gate(20.0, 20.0, temperature_K=1080)]
     assert unstable(good) == []
     assert [one.name for one in unstable([drifting(5e-5, 1e-6)])] == ["NVE drift"]
-    assert unstable([drifting(1e-6, 1e-4)]) == [], "too short for a verdict"
+    assert unstable([drifting(1e-6, 1e-4)]) == [] == unstable([drifting(1.5e-5, 1e-5)]), "too short for a verdict"
     assert unstable([drift_gate({"600 K": "stopped at step 7: force"}, LIMITS)]), "a run that broke"
     assert unstable([stability_gate(1.0, 20.0, temperature_K=1080, reason="temperature")])
     assert unstable([gate("force error", exactly(9.0), 1.0)]) == []
