@@ -8,20 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_thermostats import check_kinetic, sample
 
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, BlowUp, Interrupted
 from mdistill.io.trajectories import read_series
 from mdistill.kernels import build
 from mdistill.nets.compiled import CompiledMoment, compiled
+from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.compiled import CompiledDynamics, compile_propagator
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state
+from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.log import read_log
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.simulate import simulate
-from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from systems import random_box, tiny_net
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler here")
@@ -174,3 +177,26 @@ def test_open_directions_and_one_atom(tmp_path):
         for name, potential in (("plain", plain), ("fast", fast))
     ]
     assert float((ends[0].system.positions - ends[1].system.positions).abs().max()) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("thermostat", ["langevin", "bussi"])
+def test_long_compiled_runs_sample_the_canonical_kinetic_energy(thermostat, trust):
+    """Sixty thousand steps in leaps of a hundred: noise and order of operations far from where they are compared step by step."""
+    potential, kelvin = potentials()[1], 300.0
+    evaluate = make_evaluator(potential, cold_box())
+    steps = {
+        "langevin": Baoab(evaluate=evaluate, time_step=1.0, temperature_K=kelvin, friction_per_ps=30.0),
+        "bussi": Bussi(inner=VelocityVerlet(evaluate=evaluate, time_step=1.0), temperature_K=kelvin, relaxation_fs=30.0),
+    }
+    propagator = compile_propagator(steps[thermostat], evaluate)
+    assert isinstance(propagator, CompiledDynamics)
+    state = initial_state(cold_box(), temperature_K=kelvin, generator=torch.Generator().manual_seed(0))
+    samples = sample(evaluated(state, evaluate), propagator, before=5_000, every=100, count=600, leap=100)
+    kinetic, freedom = (samples.kinetic, 36) if thermostat == "langevin" else (samples.internal, 33)
+    mean, width, fit = check_kinetic(kinetic, kelvin, freedom)
+    trust("T14", f"{thermostat}, 60,000 compiled steps: kinetic mean off (σ)", mean, "< 3")
+    trust("T14", f"{thermostat}, 60,000 compiled steps: kinetic width off (σ)", width, "< 3")
+    trust("T14", f"{thermostat}, 60,000 compiled steps: KS p", fit, "> 0.01")
+    with pytest.raises(AssertionError):
+        check_kinetic([0.95 * energy for energy in kinetic], kelvin, freedom)

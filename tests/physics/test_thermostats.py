@@ -50,11 +50,11 @@ class Samples:
         self.square.append(state.system.positions.square().sum(1).numpy())
 
 
-def sample(state: State, propagator: Propagator, *, before: int, every: int, count: int, seed: int = 3) -> Samples:
+def sample(state: State, propagator: Propagator, *, before: int, every: int, count: int, seed: int = 3, leap: int = 1) -> Samples:
     generator = Generator().manual_seed(seed)
-    state = rollout(state, propagator, steps=before, generator=generator)
+    state = rollout(state, propagator, steps=before, generator=generator, leap=leap)
     samples = Samples([], [], [], [], [], [])
-    rollout(state, propagator, steps=every * count, generator=generator, observers=[Calling(samples.add, every=every)])
+    rollout(state, propagator, steps=every * count, generator=generator, observers=[Calling(samples.add, every=every)], leap=leap)
     return samples
 
 
