@@ -154,10 +154,6 @@ def _lags(frames: int, settings: DiffusionSettings) -> tuple[Int[np.ndarray, " l
     return np.concatenate([lags, later[(later > lags[-1]) & (later <= last)]]), len(lags)
 
 
-def _first(curve: Curve, count: int) -> Curve:
-    return replace(curve, x=curve.x[:count], y=curve.y[:count], error=curve.error[:count])
-
-
 def _diffusion(
     runs: Sequence[Float[np.ndarray, "_ ion 3"]], spacing: float, species: str, settings: DiffusionSettings
 ) -> Diffusion:
@@ -165,7 +161,8 @@ def _diffusion(
     lags, fitted = _lags(frames, settings)
     whole = msd_of(runs, spacing, lags=lags, label=species)
     windows = np.array([pooled_windows(int(lag), runs) for lag in lags])
-    curve, given = _first(whole, fitted), settings.fit_from_ps
+    curve = replace(whole, x=whole.x[:fitted], y=whole.y[:fitted], error=whole.error[:fitted])
+    given = settings.fit_from_ps
     start = earliest_start(curve) if given is None else given_start(curve, given * PS)
     inflation = inflation_of(runs, spacing, whole)
     longest, around = LONGEST_RELAXATION * frames * spacing if given is None else None, None
@@ -185,12 +182,9 @@ def _diffusion(
     events = max(1.0, hops / inflation)
     if not diffusion.detected:
         return _below_detection(diffusion, posterior, events, settings)
-    factor = DIFFUSIVITY_CM2_S / (2 * DIMENSIONS)
     mean, deviation, (low, high, _) = positive_slope(posterior, events=events)
-    tracer = Estimate(
-        value=factor * mean, error=factor * deviation, unit="cm²/s", samples=hops, interval=(factor * low, factor * high)
-    )
-    return replace(diffusion, tracer=tracer, notes=_caveats(diffusion))
+    slope = Estimate(value=mean, error=deviation, unit="Å²/fs", samples=hops, interval=(low, high))
+    return replace(diffusion, tracer=slope.scaled(DIFFUSIVITY_CM2_S / (2 * DIMENSIONS), "cm²/s"), notes=_caveats(diffusion))
 
 
 def _caveats(diffusion: Diffusion) -> list[str]:

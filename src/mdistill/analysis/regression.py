@@ -222,11 +222,9 @@ def long_slope(curve: Curve, *, inflation: float = 1.0) -> Estimate:
 
 
 def _power(
-    x: Float[np.ndarray, " lag"],
-    y: Float[np.ndarray, " lag"],
-    modelled: Float[np.ndarray, " lag"],
+    x: Float[np.ndarray, " lag"], y: Float[np.ndarray, " lag"], modelled: Float[np.ndarray, " lag"],
     spread: Float[np.ndarray, "lag lag"],
-) -> Estimate:
+) -> Estimate:  # fmt: skip
     near = np.flatnonzero((x >= x[-1] / 5) & (y > 0) & (modelled > 0))
     if len(near) < 3:
         return Estimate(value=None, error=None, unit="")

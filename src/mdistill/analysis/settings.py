@@ -60,7 +60,7 @@ class DiffusionSettings:
         fit_from_ps: Shortest lag of the fit (ps), a plain line; None: from 1 ps on, averaged over a relaxation.
         hop_distance: Distance beyond which an ion, averaged over 1 ps, has hopped, Å.
         hop_length: Length of one hop assumed in the upper limit where none is seen, Å.
-        seed: Seed of the Bayesian sampling.
+        seed: Seed of the draws of the collective diffusivity.
     """
 
     lags: int = setting(40, least=5, most=50)

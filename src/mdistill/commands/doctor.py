@@ -9,7 +9,7 @@ from pathlib import Path
 from mdistill.commands.arguments import finish, parse, stamped
 
 PACKAGES = (
-    "mdistill", "torch", "numpy", "ase", "vesin", "pymatgen", "kinisi", "h5py", "safetensors", "matplotlib", "sevenn", "chgnet",
+    "mdistill", "torch", "numpy", "ase", "vesin", "pymatgen", "h5py", "safetensors", "matplotlib", "sevenn", "chgnet",
     "phonopy",
 )  # fmt: skip
 

@@ -32,8 +32,8 @@ def arrhenius_results(symbol: str, points: Sequence[Point], charge: float) -> Re
     if parts is not None:
         values |= {f"activation_energy_{n}": exactly(getattr(parts, n), "eV") for n in ("statistical", "model")}
         energy = parts_text(float(fit.energy.value or 0.0), parts.statistical, parts.model)
-    row: list[Cell] = [energy, fit.prefactor, ", ".join(f"{t:g}" for t in fit.temperatures), fit.chi_squared, room]
-    columns = ["Eₐ (eV)", "D₀ (cm²/s)", "temperatures (K)", "χ² per degree of freedom", f"D({ROOM_K:g} K) (cm²/s)"]
+    row: list[Cell] = [energy, fit.prefactor, ", ".join(f"{t:g}" for t in fit.temperatures), fit.chi_squared, fit.p_value, room]
+    columns = ["Eₐ (eV)", "D₀ (cm²/s)", "temperatures (K)", "χ² per degree of freedom", "p", f"D({ROOM_K:g} K) (cm²/s)"]
     figures = [_arrhenius_figure(f"D({symbol})", "diffusivity", measured, line)]
     if all(p.volume for p in points):
         ohmic = [(t, _conductivity_at(points[0], t, e, charge)) for t, e in [(ROOM_K, room), *line]]
@@ -44,12 +44,25 @@ def arrhenius_results(symbol: str, points: Sequence[Point], charge: float) -> Re
     span = f"{fit.temperatures[0]:g}–{fit.temperatures[-1]:g} K"
     note = f"D and σ at {ROOM_K:g} K are extrapolated from {span}"
     outside = fit.is_extrapolation(ROOM_K)
-    caption = "ln D = ln D₀ − Eₐ/(k_B T), weighted by the errors of D" + (f". {note}." if outside else ".")
+    notes = [*notes, *_curvature_notes(fit)]
+    caption = "ln D = ln D₀ − Eₐ/(k_B T), weighted by the errors of D; p: probability of a larger χ² of a straight line" + (
+        f". {note}." if outside else "."
+    )
     table = Table("arrhenius", f"Arrhenius fit, {span}", "transport", columns, [row], caption)
     return Results(
         command="transport", values=values, headlines=[Headline(quantity="activation_energy", value="activation_energy")],
         tables=[table], figures=figures, notes=[note, *notes] if outside else notes,
     )  # fmt: skip
+
+
+def _curvature_notes(fit: Arrhenius) -> list[str]:
+    """Where a parabola differs from the line by 1.96 errors."""
+    bend = fit.curvature
+    if bend is None or bend.value is None or bend.error is None or abs(bend.value) <= 1.96 * bend.error:
+        return []
+    way = "smaller" if bend.value > 0 else "larger"
+    seen = f"Arrhenius plot: curved ({abs(bend.value) / bend.error:.1f} standard errors), Eₐ is {way} at low temperature"
+    return [f"{seen}; values outside {fit.temperatures[0]:g}–{fit.temperatures[-1]:g} K follow the straight line"]
 
 
 def _fit(points: Sequence[Point], measured: Sequence[tuple[float, Estimate]]) -> tuple[Arrhenius, Scatter | None, list[str]]:

@@ -38,7 +38,7 @@ def transport_results(
         runs: Independent runs of one system at each temperature.
         species: Mobile ion, symbol or atomic number.
         charge: Its charge (e); 0: its usual charge.
-        seed: Seed of the Bayesian sampling; ignored with `settings`.
+        seed: Seed of the draws of the collective diffusivity; ignored with `settings`.
         settings: Fit of the diffusivity.
         phase: Temperatures (K) of one phase, through which the Arrhenius line is drawn; by default all.
     """
@@ -61,7 +61,7 @@ def transport_results(
         tables=[_transport_table(symbol, points), *motion_tables(symbol, motions, [p.shown("conductivity") for p in points])],
         figures=[*_msd_figures(symbol, points), *hop_figure(symbol, motions)],
         notes=named + notes + motion_notes(symbol, motions) + _committee_notes(symbol, points),
-        citations=["kinisi", "kinisi-software"],
+        citations=["kinisi", "model-averaging"],
     )
     known = [p for p in points if p.temperature and (phase is None or p.temperature in phase)]
     return merge(results, arrhenius_results(symbol, known, ion_charge)) if len(known) > 1 else results

@@ -111,9 +111,9 @@ class AnalyseSettings:
         charge: Charge of the mobile ion, e; 0: its usual charge.
         elements: Elements of LAMMPS types 1, 2, … or of VASP 4 counts, where the file has no names.
         every: Interval between used frames, in frames.
-        fit_from_ps: Shortest lag of the MSD fit, ps; by default chosen automatically.
+        fit_from_ps: Shortest lag of a plain line through the MSD, ps; by default a relaxation is fitted too.
         hop_distance: Distance from its site beyond which an ion has hopped, Å.
-        seed: Seed of the Bayesian sampling.
+        seed: Seed of the draws of the collective diffusivity.
     """
 
     species: str
