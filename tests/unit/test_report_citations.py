@@ -27,7 +27,7 @@ def test_every_entry_of_the_file_is_read() -> None:
 
 
 def test_text_and_bibtex() -> None:
-    text = cite(["sevennet-0", "SevenNet-l3i5", "kinisi"])
+    text = cite(["sevennet-0", "SevenNet-l3i5", "kinisi", "kinisi-software"])
     assert text.splitlines()[0].startswith("[1] Y. Park, J. Kim, S. Hwang and S. Han, Scalable Parallel")
     assert text.splitlines()[0].endswith("J. Chem. Theory Comput. 20, 4857–4868 (2024), doi:10.1021/acs.jctc.4c00190")
     assert [line[:4] for line in text.splitlines()] == ["[1] ", "[2] ", "[3] "]
