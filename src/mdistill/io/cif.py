@@ -104,8 +104,8 @@ def _number(value: object, source: str, tag: str) -> float:
     try:
         return float(re.sub(r"\(\d*\)", "", str(value)))
     except ValueError:
-        found = "missing" if value is None else repr(value)
-        raise BadInput(source, f"{tag} is {found}", allowed="a number", fix="complete the file") from None
+        stated = "missing" if value is None else repr(value)
+        raise BadInput(source, f"{tag} is {stated}", allowed="a number", fix="complete the file") from None
 
 
 def _occupancy(data: dict[str, Any], row: int, label: str, source: str) -> float:

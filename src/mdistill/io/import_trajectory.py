@@ -68,10 +68,10 @@ def read_trajectory(
     """
     files = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not files or stride < 1 or (time_step_fs is not None and not 0 < time_step_fs < np.inf):
-        subject, found = (
+        subject, value = (
             ("paths", "no file") if not files else ("stride", stride) if stride < 1 else ("--frame-time-fs", time_step_fs)
         )
-        raise BadInput(subject, f"{found!r}", allowed="at least one file, stride ≥ 1, time > 0 fs", fix="correct the value")
+        raise BadInput(subject, f"{value!r}", allowed="at least one file, stride ≥ 1, time > 0 fs", fix="correct the value")
     runs = [_read_run(path, elements) for path in files]
     for run in runs:
         _check_run(run)

@@ -88,12 +88,12 @@ def from_atoms(atoms: Atoms, *, source: str = "atoms", digest: str = "") -> Crys
         determinant = np.linalg.det(crystal.frame)
         solvable = np.isfinite(determinant) and abs(determinant) > 1e-12
         fractional = atoms.positions @ np.linalg.inv(crystal.frame) if solvable else np.array(atoms.positions)
-    kept = atoms.info.get("occupancy") or {}
+    shared = atoms.info.get("occupancy") or {}
     kinds = atoms.arrays.get("spacegroup_kinds")
     symbols = atoms.get_chemical_symbols()
     sites = []
     for i, (number, place) in enumerate(zip(atoms.numbers.tolist(), fractional.tolist(), strict=True)):
-        stated = kept.get(str(kinds[i]), kept.get(int(kinds[i]))) if kinds is not None and kept else None
+        stated = shared.get(str(kinds[i]), shared.get(int(kinds[i]))) if kinds is not None and shared else None
         occupancies = {atomic_numbers[s]: float(o) for s, o in stated.items()} if stated else {number: 1.0}
         label = symbols[i] if kinds is None else f"{symbols[i]}{int(kinds[i])}"
         sites.append(Site(fractional=tuple(place), occupancies=occupancies, label=label))

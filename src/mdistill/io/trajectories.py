@@ -300,7 +300,7 @@ def extxyz_frame(step: int, state: State, provenance: Mapping[str, str]) -> str:
 
 
 def _truncate_extxyz(path: Path, step: int) -> int:
-    kept = 0
+    frames = 0
     too_far = False
     with (
         replacing(path) as partial,
@@ -309,14 +309,14 @@ def _truncate_extxyz(path: Path, step: int) -> int:
     ):
         while (count := source.readline()).strip():
             header = source.readline()
-            found = _STEP.search(header)
-            if not count.strip().isdigit() or found is None:
-                problem = f"frame {kept} has no step number"
+            match = _STEP.search(header)
+            if not count.strip().isdigit() or match is None:
+                problem = f"frame {frames} has no step number"
                 raise BadInput(path, problem, allowed="a trajectory written by mdistill", fix="choose another --out")
             rows = [source.readline() for _ in range(int(count))]
-            too_far = int(found.group(1)) > step
+            too_far = int(match.group(1)) > step
             if too_far:
                 break
             target.writelines([count, header, *rows])
-            kept += 1
-    return kept
+            frames += 1
+    return frames

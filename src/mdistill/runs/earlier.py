@@ -31,19 +31,19 @@ _SECTIONS = {"strides": "stride", "vibrations": "vibrations "}
 
 def earlier_entries(folder: Path) -> dict[str, dict[str, Any]]:
     """Entries of a folder without a ledger: its command, stage or simulation; none where it holds none of them."""
-    found = {}
+    entries = {}
     if (folder / SETTINGS).is_file():
         raw = read_json(folder / SETTINGS)
-        found["command"] = _entry({"command": raw.get("command", "")} | raw.get("settings", {}))
+        entries["command"] = _entry({"command": raw.get("command", "")} | raw.get("settings", {}))
     if (folder / "started.json").is_file():
         done = read_json(folder / "stage.json") if (folder / "stage.json").is_file() else {}
         state = {"state": "done", "outputs": done["outputs"], "seconds": done["seconds"]} if done else {}
-        found[folder.name] = _entry({"settings": read_json(folder / "started.json").get("settings")}) | state
+        entries[folder.name] = _entry({"settings": read_json(folder / "started.json").get("settings")}) | state
     if (folder / "run.json").is_file():
         raw = read_json(folder / "run.json")
         models = {role: raw[f"{name}_sha256"] or raw[name] for role, name in _ROLES.items() if name in raw}
-        found["simulation"] = _entry(raw["settings"]) | {"inputs": {"structure": raw["structure_sha256"]}, "models": models}
-    return found
+        entries["simulation"] = _entry(raw["settings"]) | {"inputs": {"structure": raw["structure_sha256"]}, "models": models}
+    return entries
 
 
 def _entry(settings: dict[str, Any]) -> dict[str, Any]:
@@ -66,8 +66,14 @@ def upgraded_results(raw: dict[str, Any]) -> dict[str, Any]:
         sections.append({"name": "front", "values": values, "gates": [], "tables": ["front"], "figures": ["front"]})
     rungs = [] if ladder is None else _rungs(ladder)
     figures = [figure | {"series": _series(figure["series"])} for figure in raw["figures"]]
-    own = {"tables": tables, "figures": figures, "rungs": rungs, "sections": sections, "headlines": _headlines(raw["values"])}
-    return raw | own
+    upgraded = {
+        "tables": tables,
+        "figures": figures,
+        "rungs": rungs,
+        "sections": sections,
+        "headlines": _headlines(raw["values"]),
+    }
+    return raw | upgraded
 
 
 def _series(series: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,13 +90,13 @@ def _series(series: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _headlines(values: dict[str, Any]) -> list[dict[str, Any]]:
-    found = []
+    headlines = []
     for name in values:
         quantity = next((q for q, pattern in _QUANTITIES.items() if re.search(pattern, name)), None)
         if quantity is not None:
             at = _TEMPERATURE.search(name)
-            found.append({"quantity": quantity, "value": name, "temperature_K": float(at.group(1)) if at else None})
-    return found
+            headlines.append({"quantity": quantity, "value": name, "temperature_K": float(at.group(1)) if at else None})
+    return headlines
 
 
 def _rungs(table: dict[str, Any]) -> list[dict[str, Any]]:

@@ -51,8 +51,8 @@ class Work:
 
     def identity(self) -> dict[str, Any]:
         """Identity of the work, as JSON."""
-        own = {"settings": self.settings or {}, "inputs": self.inputs, "models": self.models}
-        return to_json(own) | {"version": __version__}
+        content = {"settings": self.settings or {}, "inputs": self.inputs, "models": self.models}
+        return to_json(content) | {"version": __version__}
 
     def fingerprint(self) -> str:
         """sha256 of its identity."""

@@ -101,11 +101,11 @@ class Guard:
         if self.temperature_K is None:
             return
         limit = self._highest_temperature(state)
-        found = temperature(state)
-        if bool((found > limit).any()):
-            worst = int((found - limit).argmax())
+        kelvin = temperature(state)
+        if bool((kelvin > limit).any()):
+            worst = int((kelvin - limit).argmax())
             bound = f"limit {float(limit[worst]):.0f} K at a target of {self.temperature_K:g} K"
-            raise BlowUp(step, f"temperature is {float(found[worst]):.0f} K ({bound})")
+            raise BlowUp(step, f"temperature is {float(kelvin[worst]):.0f} K ({bound})")
 
     def _check_energy(self, step: int, state: State) -> None:
         if self.reference_energy is None:

@@ -77,12 +77,12 @@ def temperatures(state: State, elements: Sequence[int | None]) -> list[Float[Ten
     single = (atom_counts(system) == 1).index_select(0, system.owner)
     freedom = 3.0 * (1.0 - torch.where(single, torch.zeros_like(share), share))
     both = torch.stack([kinetic, freedom], 1)
-    found = []
+    kelvins = []
     for element in elements:
         chosen = both if element is None else both * (system.numbers == element).to(kinetic).unsqueeze(1)
         energy, degrees = per_struct(system, chosen).unbind(1)
-        found.append(2.0 * energy / (degrees * BOLTZMANN))
-    return found
+        kelvins.append(2.0 * energy / (degrees * BOLTZMANN))
+    return kelvins
 
 
 def twice_kinetic_by_element(state: State) -> Float[Tensor, " element"]:

@@ -66,8 +66,8 @@ def log_row(step: int, state: State, since: RunningSums | None = None) -> dict[s
         "total_eV": potential + kinetic, "pressure_GPa": None if squeeze is None else float(squeeze[0]) / GPA,
         "volume_A3": float(volumes(state.system)[0]) if bool(state.system.pbc.all()) else None,
     }  # fmt: skip
-    for number, own in zip(elements, each, strict=True):
-        row[f"T_{chemical_symbols[number]}_K"] = float(own[0])
+    for number, kelvin in zip(elements, each, strict=True):
+        row[f"T_{chemical_symbols[number]}_K"] = float(kelvin[0])
     return row | means(state, since or no_steps(state.system))
 
 
@@ -93,11 +93,11 @@ def truncate_log(path: Path, step: int) -> int:
     if not path.exists():
         return 0
     lines = path.read_text(encoding="ascii").splitlines()
-    kept = [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
-    if len(kept) < len(lines) - 1:
+    rows = [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
+    if len(rows) < len(lines) - 1:
         with replacing(path) as partial:
-            partial.write_text("\n".join([lines[0], *kept]) + "\n", encoding="ascii")
-    return len(kept)
+            partial.write_text("\n".join([lines[0], *rows]) + "\n", encoding="ascii")
+    return len(rows)
 
 
 @dataclass(slots=True)
@@ -170,12 +170,12 @@ class Recorder:
         self.step, self.frames, self.rows = point.step, int(point.extras["frames"]), int(point.extras["rows"])
         self.since = _since(point.extras)
         _check_columns(self.log.path, list(log_row(point.step, point.state)))
-        for path, kept, expected in (
+        for path, frames, expected in (
             (self.trajectory.path, truncate_after(self.trajectory.path, point.step), self.frames),
             (self.log.path, truncate_log(self.log.path, point.step), self.rows),
         ):
-            if kept != expected:
-                raise BadInput(path, f"{kept} frames up to step {point.step}", allowed=f"{expected}, as when the run was saved",
+            if frames != expected:
+                raise BadInput(path, f"{frames} frames up to step {point.step}", allowed=f"{expected}, as when the run was saved",
                                fix="restore the file, or choose another --out and start again")  # fmt: skip
 
 
@@ -183,10 +183,10 @@ def _check_columns(path: Path, columns: list[str]) -> None:
     """Reject a log with other columns."""
     if path.exists():
         with open(path, encoding="ascii") as handle:
-            found = handle.readline().rstrip("\n").split(",")
-        if found != columns:
+            names = handle.readline().rstrip("\n").split(",")
+        if names != columns:
             fix = "choose another --out and start again from its last frame, or finish the run with the version that began it"
-            raise BadInput(path, f"has {len(found)} columns", allowed=f"the {len(columns)} that this version writes", fix=fix)
+            raise BadInput(path, f"has {len(names)} columns", allowed=f"the {len(columns)} that this version writes", fix=fix)
 
 
 def _since(extras: dict[str, float]) -> RunningSums | None:

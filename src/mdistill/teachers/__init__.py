@@ -88,10 +88,10 @@ def find_teacher(name: str, *, subject: str = "teacher") -> Teacher:
         BadInput: No such teacher; the message names the nearest one.
     """
     known = {alias: card for card in _CARDS for alias in (card.name, *card.aliases)}
-    wanted = name.strip().lower().replace("_", "-")
-    if wanted in known:
-        return known[wanted]
-    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
+    asked = name.strip().lower().replace("_", "-")
+    if asked in known:
+        return known[asked]
+    close = difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
     problem, fix = f"{name!r} is not known", f"did you mean {close[0]!r}?" if close else 'name one of these, e.g. "sevennet-0"'
     raise BadInput(subject, problem, allowed=", ".join(TEACHERS) + ', or "module:attribute" of an ASE calculator', fix=fix)
 
@@ -167,12 +167,12 @@ def check_teacher(potential: Potential, name: str, *, system: System | None = No
     stored = golden(card.name)
     worst = dict.fromkeys(GOLDEN_LIMITS, 0.0)
     for frame in stored["frames"]:
-        found = potential(build_graph(golden_system(frame), potential.cutoff))
+        prediction = potential(build_graph(golden_system(frame), potential.cutoff))
         atoms = len(frame["numbers"])
         parts = {
-            "energy": (found.energy.cpu().numpy() - frame["energy"]) / atoms,
-            "forces": found.forces.cpu().numpy() - np.array(frame["forces"]),
-            "stress": (np.nan if found.stress is None else found.stress[0].cpu().numpy()) - np.array(frame["stress"]),
+            "energy": (prediction.energy.cpu().numpy() - frame["energy"]) / atoms,
+            "forces": prediction.forces.cpu().numpy() - np.array(frame["forces"]),
+            "stress": (np.nan if prediction.stress is None else prediction.stress[0].cpu().numpy()) - np.array(frame["stress"]),
         }
         worst = {key: max(worst[key], float(np.nan_to_num(np.abs(parts[key]), nan=np.inf).max())) for key in worst}
     wrong = {key: value for key, value in worst.items() if value > GOLDEN_LIMITS[key]}

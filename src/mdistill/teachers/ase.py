@@ -44,11 +44,11 @@ def import_calculator(path: str, *, subject: str = "teacher") -> AseTeacher:
     module_name, _, attribute = path.removeprefix("ase:").partition(":")
     allowed, fix = '"module:attribute"', 'check the spelling, e.g. "ase.calculators.emt:EMT"'
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        calculator = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise BadInput(subject, f"{path!r} cannot be imported ({error})", allowed=allowed, fix=fix) from error
     try:
-        made = found if hasattr(found, "get_property") and not isinstance(found, type) else found()
+        made = calculator if hasattr(calculator, "get_property") and not isinstance(calculator, type) else calculator()
     except TypeError as error:
         raise BadInput(subject, f"{path!r} cannot be called without arguments ({error})", allowed=allowed, fix=fix) from error
     return from_calculator(made, name=path)
@@ -129,8 +129,8 @@ def refuse_unknown(numbers: Int[Tensor, " atom"], elements: frozenset[int], name
     if unknown:
         from ase.data import chemical_symbols
 
-        found = ", ".join(chemical_symbols[k] for k in sorted(unknown))
+        symbols = ", ".join(chemical_symbols[k] for k in sorted(unknown))
         raise BadInput(
-            "structure", f"{name} does not know {found}", allowed=f"{len(elements)} elements: "
+            "structure", f"{name} does not know {symbols}", allowed=f"{len(elements)} elements: "
             + " ".join(chemical_symbols[k] for k in sorted(elements)), fix="choose another teacher (mdistill info --teachers)",
         )  # fmt: skip

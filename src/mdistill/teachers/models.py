@@ -75,10 +75,10 @@ def load_stride(path: Path, *, student: Path | None = None, precision: Precision
     file = path / STRIDE if path.is_dir() else path
     net = load_map(file)
     if student is not None and student.exists():
-        own = read_metadata(find_student(student) if student.is_dir() else student)["sha256"]
+        sha256 = read_metadata(find_student(student) if student.is_dir() else student)["sha256"]
         taught = read_metadata(file)["provenance"].get("potential")
-        if taught != own:
-            problem = f"belongs to another student (sha256 {str(taught)[:12]}…, this one has {own[:12]}…)"
+        if taught != sha256:
+            problem = f"belongs to another student (sha256 {str(taught)[:12]}…, this one has {sha256[:12]}…)"
             raise BadInput(file, problem, allowed="a map and its student", fix="mdistill train stride --from RUN")
     elif student is not None:
         raise BadInput(file, f"with {student}", allowed="the student of the map", fix="name its file or run folder")
