@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mdistill.analysis import density
 from mdistill.errors import BadInput
+from mdistill.observables import density
 from mdistill.observables.density import grid_shape, ion_map
 from mdistill.observables.scenes import path_scenes, structure_scene
 from mdistill.types import Trajectory

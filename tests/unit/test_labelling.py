@@ -355,4 +355,4 @@ def test_results_table(tmp_path: Path) -> None:
     assert sum(row[2] for row in table.rows) == results.values["frames"].value  # type: ignore[misc]
     frames: list[LabelledFrame] = LabelStore(tmp_path).read(lambda f: f.temperature_K == 600.0)
     force = torch.cat([f.target.forces for f in frames]).norm(dim=1)
-    assert table.rows[3][5] == pytest.approx(float(force.mean()))
+    assert table.rows[3][5] == pytest.approx(1e3 * float(force.mean()))

@@ -194,17 +194,17 @@ def energy_drift(times: Float[np.ndarray, " frame"], energies: Float[np.ndarray,
 
 
 def drift_gate(runs: Mapping[str, Drift | str], limits: GateLimits) -> Gate:
-    """|drift| of the total energy in every NVE run; a run that was stopped is given by the reason (text) and fails.
+    """|drift| of the total energy (meV/atom/ps) in every NVE run; a run that was stopped is given by the reason (text) and fails.
 
     A run fails where |drift| exceeds the limit by more than two standard errors, and where its error is larger than half
     the limit: the run is then too short for a verdict.
     """
-    limit, unit = limits.drift_eV_atom_ps, "eV/atom/ps"
+    limit, unit = 1e3 * limits.drift_eV_atom_ps, "meV/atom/ps"
     stopped = [f"{name}: {run}" for name, run in runs.items() if isinstance(run, str)]
     if stopped:
         return gate(NVE_DRIFT, unknown(unit), limit, "; ".join(stopped))
     done = {name: run for name, run in runs.items() if not isinstance(run, str)}
-    judged = {n: (abs(d.slope), limit) for n, d in done.items()}
+    judged = {n: (abs(d.slope.scaled(1e3, unit)), limit) for n, d in done.items()}
     verdict = worst_gate(NVE_DRIFT, judged, "|drift| of the total energy")
     beyond = [n for n, (e, _) in judged.items() if not gate(n, e, limit, errors=2.0).passed]
     unclear = [n for n, (e, _) in judged.items() if (e.error or 0.0) > 0.5 * limit]
@@ -212,7 +212,7 @@ def drift_gate(runs: Mapping[str, Drift | str], limits: GateLimits) -> Gate:
         f"{1e3 * (d.fluctuation.value or 0.0):.2g} meV/atom ({n})" for n, d in done.items()
     )
     beside += f"; run too short for a verdict (error above half the limit): {', '.join(unclear)}" if unclear else ""
-    parts = verdict.parts | {f"{name}, fluctuation": d.fluctuation for name, d in done.items()}
+    parts = verdict.parts | {f"{name}, fluctuation": d.fluctuation.scaled(1e3, "meV/atom") for name, d in done.items()}
     return replace(verdict, passed=bool(done) and not beyond and not unclear, detail=verdict.detail + beside, parts=parts)
 
 

@@ -25,6 +25,23 @@ def species_pairs(trajectory: Trajectory) -> list[tuple[str, str]]:
     return [(a, b) for a, b in combinations_with_replacement(sorted(counts), 2) if a != b or counts[a] > 1]
 
 
+def two_shells(curve: Curve) -> float:
+    """Distance (Å) at which the second shell of neighbours ends; the last distance of the curve where there are fewer shells.
+
+    A shell is a maximum of min(g, 2), averaged over 0.3 Å, that stands out by 0.15; it ends at the minimum before the next.
+    """
+    from scipy.signal import find_peaks
+
+    x, y = curve.x.numpy(), curve.y.numpy()
+    width = max(1, round(0.3 / float(x[1] - x[0])))
+    smooth = np.convolve(np.pad(np.minimum(y, 2.0), width, mode="edge"), np.ones(width) / width, mode="same")[width:-width]
+    peaks, _ = find_peaks(smooth, prominence=0.15)
+    if len(peaks) < 2:
+        return float(x[-1])
+    last = peaks[2] if len(peaks) > 2 else len(x)
+    return float(x[peaks[1] + int(np.argmin(smooth[peaks[1] : last]))])
+
+
 def largest_radius(trajectory: Trajectory) -> float:
     """Half the smallest height of the cell over all frames (Å): within it every pair has one image only.
 

@@ -194,7 +194,7 @@ def prepare(
 def _relaxation_notes(k: int, system: System, result: Relaxation, settings: PrepareSettings) -> Iterator[str]:
     """What a reader of the report should know of ordering k."""
     pressure = "no pressure" if result.pressure is None else f"{result.pressure:+.2f} GPa"
-    reached = f"largest force {result.max_force:.3f} eV/Å, {pressure}, volume {result.strain:+.1%}"
+    reached = f"largest force {1e3 * result.max_force:.3g} meV/Å, {pressure}, volume {result.strain:+.1%}"
     if not result.converged and settings.relax_steps > 0:
         yield f"Ordering {k + 1} is not fully relaxed after {result.steps} teacher calls: {reached}."
     if abs(result.strain) > 0.15:
@@ -208,12 +208,12 @@ def relaxation_table(done: Preparation) -> Table:
     """How each kept ordering relaxed with the teacher."""
     rows = [
         [
-            f"{k}", system.n_atoms, one.energy / system.n_atoms, one.max_force, one.pressure, 100.0 * one.strain, one.steps,
+            f"{k}", system.n_atoms, one.energy / system.n_atoms, 1e3 * one.max_force, one.pressure, 100.0 * one.strain, one.steps,
             "yes" if one.converged else "no",
         ]
         for k, (system, one) in enumerate(zip(done.systems, done.relaxations, strict=True), start=1)
     ]  # fmt: skip
     columns = [
-        "ordering", "atoms", "energy (eV/atom)", "max |F| (eV/Å)", "pressure (GPa)", "volume change (%)", "calls", "converged",
+        "ordering", "atoms", "energy (eV/atom)", "max |F| (meV/Å)", "pressure (GPa)", "volume change (%)", "calls", "converged",
     ]  # fmt: skip
     return Table("relaxation", "Orderings relaxed by the teacher", "structure", columns, list(map(list, rows)))

@@ -80,14 +80,20 @@ def accuracy_results(result: TrainingResult) -> Results:
 
 def parity_figures(pairs: Mapping[str, Sequence[tuple[float, float]]], *, most: int = 10_000) -> list[Figure]:
     """Labels of held-out blocks against the student's answers, by quantity; of more points than `most` every n-th."""
-    names = {"force": ("Force components", "eV/Å"), "energy": ("Energy", "eV/atom"), "stress": ("Stress components", "eV/Å³")}
+    names = {
+        "force": ("Force components", "meV/Å", 1e3), "energy": ("Energy", "meV/atom", 1e3),
+        "stress": ("Stress components", "GPa", 1.0 / GPA),
+    }  # fmt: skip
     caption, drawn = "Labels of held-out time blocks against the student's answers.", list[Figure]()
     for name, points in pairs.items():
-        (title, unit), shown = names[name], points[:: max(1, -(-len(points) // most))]
-        series = Series(label=title, x=[x for x, _ in shown], y=[y for _, y in shown], style="points")
+        (title, unit, factor), shown = names[name], points[:: max(1, -(-len(points) // most))]
+        origin = sum(x for x, _ in points) / max(len(points), 1) if name == "energy" else 0.0
+        x, y = ([factor * (pair[k] - origin) for pair in shown] for k in (0, 1))
+        series = Series(label=title, x=x, y=y, style="points")
         drawn.append(
             Figure(name=f"parity-{name}", title=title, section="accuracy", x_label=f"teacher ({unit})",
-                   y_label=f"student ({unit})", series=[series], kind="parity", caption=caption)
+                   y_label=f"student ({unit})", series=[series], kind="parity",
+                   caption=caption + (" Both relative to the mean label." if name == "energy" else ""))
         )  # fmt: skip
     return drawn
 

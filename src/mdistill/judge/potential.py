@@ -47,7 +47,7 @@ from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
 from mdistill.training.potential import evaluate
 from mdistill.types import LabelledFrame, Potential, System, Trajectory
-from mdistill.units import PS
+from mdistill.units import GPA, PS
 
 
 def validate(  # noqa: PLR0917
@@ -61,6 +61,7 @@ def validate(  # noqa: PLR0917
     taught: LabelSettings,
     teacher_frames: Sequence[LabelledFrame] | None = None,
     labels: Sequence[LabelledFrame] | None = None,
+    mobile: str = "",
     seed: int = 0,
     stop: StopRequest = NEVER,
 ) -> Results:
@@ -73,6 +74,7 @@ def validate(  # noqa: PLR0917
         settings, folder: Lengths and limits; folder of the student's runs (nve-…, hot-…), with the speed in its ledger.
         taught: Settings of the teacher's dynamics, which the student repeats for its RDFs.
         teacher_frames: Frames of the teacher's dynamics of this structure, for its RDFs; the held-out ones by default.
+        mobile: Element symbol of the mobile ion, whose RDFs come first.
         seed: Seed of the student's dynamics.
         labels: All labels; pair scans end at their closest distances. By default the held-out and the teacher's frames.
         stop: Checked between steps and measurements.
@@ -91,6 +93,7 @@ def validate(  # noqa: PLR0917
         scans=scan_pairs(student, closest_distances(labels or [*held_out, *frames]), start=settings.scan_from_A),
         speed=_speed(teacher, student, start, settings.speed_repeats, folder, seed=seed),
         repeated=_repeated(taught, settings.replays),
+        mobile=mobile,
     )
     dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, seed=seed, stop=stop)
     by_temperature = {k: [f for f in frames if f.temperature_K == k] for k in temperatures}
@@ -213,11 +216,17 @@ def _gates(measured: Measured, stability: Gate, limits: GateLimits) -> list[Gate
 def _values(measured: Measured) -> dict[str, Estimate]:
     errors, speed = measured.accuracy, measured.speed
     values: dict[str, Estimate] = {}
-    for name, deviations in (("force_mae", errors.force), ("energy_mae", errors.energy), ("stress_mae", errors.stress)):
-        values |= {name if group == "all" else f"{name} {group}": d.mean_absolute for group, d in deviations.items()}
+    kinds = (
+        ("force_mae", errors.force, 1e3, "meV/Å"), ("energy_mae", errors.energy, 1e3, "meV/atom"),
+        ("stress_mae", errors.stress, 1.0 / GPA, "GPa"),
+    )  # fmt: skip
+    for name, deviations, factor, unit in kinds:
+        groups = {group: d.mean_absolute.scaled(factor, unit) for group, d in deviations.items()}
+        values |= {name if group == "all" else f"{name} {group}": error for group, error in groups.items()}
     for name, drift in measured.drifts.items():
         if isinstance(drift, Drift):
-            values |= {f"nve_drift {name}": drift.slope, f"nve_fluctuation {name}": drift.fluctuation}
+            values[f"nve_drift {name}"] = drift.slope.scaled(1e3, "meV/atom/ps")
+            values[f"nve_fluctuation {name}"] = drift.fluctuation.scaled(1e3, "meV/atom")
     return values | {
         "teacher_us_per_atom_step": speed.teacher,
         "student_us_per_atom_step": speed.student,

@@ -9,6 +9,7 @@ import numpy as np
 
 from mdistill.analysis.accuracy import Accuracy, Deviation
 from mdistill.analysis.gates import Drift, Overlap, PairScan
+from mdistill.analysis.rdf import two_shells
 from mdistill.analysis.statistics import Curve
 from mdistill.estimates import Estimate
 from mdistill.judge.fit_tables import parity_figures
@@ -18,6 +19,8 @@ from mdistill.runs.results import Cell, Figure, Rung, Series, Table
 from mdistill.training.potential import parity
 from mdistill.types import LabelledFrame, Potential, Prediction
 from mdistill.units import GPA
+
+_SHOWN_RDFS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Measured:
         repeated: Student dynamics of these RDFs.
         broken: Stopped runs: step → reason.
         drifts: NVE drift by temperature, or why that run was stopped.
+        mobile: Element symbol of the mobile ion; "": not known.
         energies: Times (ps) and change of the total energy (eV/atom) of the NVE runs.
     """
 
@@ -45,6 +49,7 @@ class Measured:
     broken: dict[str, str] = field(default_factory=dict)
     drifts: dict[str, Drift | str] = field(default_factory=dict)
     energies: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    mobile: str = ""
 
 
 def rungs(measured: Measured, teacher: Potential, student: Potential) -> list[Rung]:
@@ -56,7 +61,7 @@ def rungs(measured: Measured, teacher: Potential, student: Potential) -> list[Ru
         "energy MAE": accuracy.energy["all"].mean_absolute.scaled(1e3, "meV/atom"),
     }
     if drifts:
-        errors["NVE drift"] = max(drifts, key=lambda slope: abs(slope.value or 0.0))
+        errors["NVE drift"] = max(drifts, key=lambda slope: abs(slope.value or 0.0)).scaled(1e3, "meV/atom/ps")
     note = (
         "Timed alternately on the same structure in one process; errors on held-out time blocks of the teacher's labels; "
         "largest drift of the total energy in NVE runs of the student."
@@ -78,7 +83,7 @@ def tables(measured: Measured) -> list[Table]:
 def figures(
     measured: Measured, held_out: Sequence[LabelledFrame], predictions: Sequence[Prediction], most_points: int
 ) -> list[Figure]:
-    """Parity plots, RDFs with the largest divergence, energy conservation, pair scans."""
+    """Parity plots, RDFs, energy conservation, pair scans."""
     return [
         *parity_figures(parity(held_out, predictions), most=most_points),
         *_rdf_figures(measured),
@@ -120,23 +125,32 @@ def _rdf_tables(measured: Measured) -> list[Table]:
     ]
 
 
-def _rdf_figures(measured: Measured, most: int = 6) -> list[Figure]:
-    """The pairs with the largest divergence."""
-    drawn = []
-    for name in sorted(measured.curves, key=lambda name: -measured.overlaps[name].divergence)[:most]:
-        theirs, ours = measured.curves[name]
-        x, likeness = theirs.x.tolist(), measured.overlaps[name]
-        noise = f"{100 * likeness.divergence:.2g} % (sampling noise {100 * likeness.noise:.2g} %)"
-        title = f"RDF {name}"
-        series = [
-            Series(label="teacher", x=x, y=theirs.y.tolist(), style="dashed"),
-            Series(label="student", x=x, y=ours.y.tolist()),
-        ]
-        caption = f"Jensen–Shannon divergence {noise}, Wasserstein-1 distance {likeness.shift:.3f} Å."
-        drawn.append(
-            Figure(f"rdf-{name.replace(', ', '-').replace(' ', '')}", title, "dynamics", "r (Å)", "g(r)", series, caption=caption)
-        )
-    return drawn
+def _rdf_figures(measured: Measured) -> list[Figure]:
+    """Each pair at its worst temperature, to the end of its second shell: pairs of the mobile ion first, the worst first."""
+
+    def beyond_noise(name: str) -> float:
+        return measured.overlaps[name].divergence - measured.overlaps[name].noise
+
+    def pair_of(name: str) -> str:
+        return name.partition(",")[0]
+
+    worst = {pair_of(name): name for name in sorted(measured.curves, key=beyond_noise)}
+    order = sorted(worst, key=lambda pair: (measured.mobile not in pair.split("–"), -beyond_noise(worst[pair])))
+    return [_rdf_figure(worst[pair], measured, folded=k >= _SHOWN_RDFS) for k, pair in enumerate(order)]
+
+
+def _rdf_figure(name: str, measured: Measured, *, folded: bool) -> Figure:
+    theirs, ours = measured.curves[name]
+    likeness = measured.overlaps[name]
+    shown = theirs.x <= max(two_shells(theirs), two_shells(ours))
+    x, curves = theirs.x[shown].tolist(), (theirs.y[shown].tolist(), ours.y[shown].tolist())
+    noise = f"{100 * likeness.divergence:.2g} % (sampling noise {100 * likeness.noise:.2g} %)"
+    caption = f"First two shells. Jensen–Shannon divergence {noise}, Wasserstein-1 distance {likeness.shift:.3f} Å."
+    series = [Series(label="teacher", x=x, y=curves[0], style="dashed"), Series(label="student", x=x, y=curves[1])]
+    return Figure(
+        name=f"rdf-{name.replace(', ', '-').replace(' ', '')}", title=f"RDF {name}", section="dynamics", x_label="r (Å)",
+        y_label="g(r)", series=series, caption=caption, folded=folded,
+    )  # fmt: skip
 
 
 def _drift_figures(measured: Measured) -> list[Figure]:

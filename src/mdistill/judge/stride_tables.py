@@ -150,7 +150,7 @@ def tables(compared: Compared, settings: JudgeSettings) -> list[Table]:
         ["speed of strides (ns/day)", compared.per_day[1]],
         ["speed-up", compared.speed_up],
         ["strides replaced by time steps", f"{compared.fallbacks} of {compared.strides}"],
-        ["NVE drift, no energy correction (eV/atom/ps)", plain.drift.slope if plain.drift else None],
+        ["NVE drift, no energy correction (meV/atom/ps)", plain.drift.slope.scaled(1e3, "meV/atom/ps") if plain.drift else None],
         ["reversal error, 50 strides (Å)", compared.reversal_A],
     ]
     if compared.adjusted:

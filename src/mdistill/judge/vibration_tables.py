@@ -114,7 +114,7 @@ def _curvature_table(compared: Compared) -> Table:
 
     rows = [
         row("Hessian error ‖ΔH‖/‖H‖", [None, compared.hessian.scaled(100.0, "%"), None]),
-        row("largest force (eV/Å)", list(compared.largest_forces)),
+        row("largest force (meV/Å)", [None if force is None else 1e3 * force for force in compared.largest_forces]),
         row("imaginary frequencies", [None if m is None else m.imaginary for m in columns]),
         row("lowest frequency (THz)", [None if m is None else float(m.frequencies[0]) for m in columns]),
         row("highest frequency (THz)", [None if m is None else float(m.frequencies[-1]) for m in columns]),
@@ -148,7 +148,7 @@ def _minimum_table(compared: Compared) -> Table:
         ["atoms move, RMSD (Å)", compared.moved, compared.moved_back if asked else None],
         ["volume changes (%)", 100.0 * way.strain, 100.0 * back.strain if asked else None],
         ["the teacher's energy changes (meV/atom)", 1e3 * compared.climb, -1e3 * _gain(compared) if asked else None],
-        ["largest force left (eV/Å)", way.max_force, back.max_force if asked else None],
+        ["largest force left (meV/Å)", 1e3 * way.max_force, 1e3 * back.max_force if asked else None],
         ["force calls", way.steps, back.steps if asked else None],
     ]
     columns = ["what", "student, from the teacher's structure", "teacher, from the student's minimum"]

@@ -206,10 +206,10 @@ def _results(compared: Compared, student: Potential, teacher: Potential, setting
     if compared.teacher is not None and compared.teacher.imaginary:
         notes.append(
             f"the run's structure is not a minimum of the teacher: imaginary frequencies: {compared.teacher.imaginary}, "
-            f"largest force {compared.largest_forces[0]:.3g} eV/Å"
+            f"largest force {1e3 * compared.largest_forces[0]:.3g} meV/Å"
         )
     if not compared.relaxation.converged:
-        notes.append(f"the student is not fully relaxed: largest force {compared.relaxation.max_force:.3g} eV/Å")
+        notes.append(f"the student is not fully relaxed: largest force {1e3 * compared.relaxation.max_force:.3g} meV/Å")
     results = Results(
         command="vibrations", settings=to_json(settings), hardware=hardware(),
         provenance={"teacher": teacher.name, "student": student.name}, values=values(compared), tables=tables(compared, settings),

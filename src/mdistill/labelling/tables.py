@@ -26,8 +26,8 @@ def label_results(
         force = torch.cat([f.target.forces for f in mine]).square().sum(1).sqrt()
         spread = float(energies.std(correction=0)) * 1000.0
         rows.append([key[0], key[1] or None, len(mine), len({f.block for f in mine}), sum(f.probes is not None for f in mine),
-                     float(force.mean()), float(force.max()), spread])  # fmt: skip
-    columns = ["source", "T (K)", "frames", "blocks", "with curvature", "mean |F| (eV/Å)", "max |F| (eV/Å)", "σ(E) (meV/atom)"]
+                     1e3 * float(force.mean()), 1e3 * float(force.max()), spread])  # fmt: skip
+    columns = ["source", "T (K)", "frames", "blocks", "with curvature", "mean |F| (meV/Å)", "max |F| (meV/Å)", "σ(E) (meV/atom)"]
     table = Table("labels", "Teacher labels", "training", columns, rows)
     return Results(
         command="label",

@@ -74,17 +74,17 @@ def uncertainty_results(potential: Potential, model: Path, done: SimulationResul
         errors.append(float(posterior.weight_errors(system).square().mean()) ** 0.5)
     times = [float(run.times[k]) / 1000.0 for k in chosen]
     series = [
-        Series(label="along the run", x=times, y=errors),
-        Series(label="on the training data", x=times, y=[posterior.usual] * len(times), style="dashed"),
+        Series(label="along the run", x=times, y=[1e3 * error for error in errors]),
+        Series(label="on the training data", x=times, y=[1e3 * posterior.usual] * len(times), style="dashed"),
     ]
     title = "Uncertainty of the forces from that of the weights"
-    figure = Figure("force_uncertainty", title, "dynamics", "time (ps)", "standard error (eV/Å)", series)
+    figure = Figure("force_uncertainty", title, "dynamics", "time (ps)", "standard error (meV/Å)", series)
     worst = max(errors)
     more, when = worst / posterior.usual, times[errors.index(worst)]
     warning = (
         f"{potential.name} leaves its training data: at {when:.3g} ps the uncertainty of its forces is {more:.2g} times that on "
         f"its training data. Label frames of this run and fit again."
     )
-    values = {"force_uncertainty": exactly(np.mean(errors), "eV/Å", samples=len(errors))}
+    values = {"force_uncertainty": exactly(1e3 * np.mean(errors), "meV/Å", samples=len(errors))}
     notes = [warning] if worst > _EXTRAPOLATES * posterior.usual else []
     return Results(command="simulate", values=values, figures=[figure], notes=notes)

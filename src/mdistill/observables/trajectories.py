@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 
 from mdistill.analysis.hops import count_hops
 from mdistill.analysis.msd import displacements, frame_spacing, msd_of
-from mdistill.analysis.rdf import largest_radius, rdf, species_pairs
+from mdistill.analysis.rdf import largest_radius, rdf, species_pairs, two_shells
 from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
@@ -155,7 +155,8 @@ def structure_results(trajectory: Trajectory, *, species: str) -> Results:
         if curves:
             title = f"Radial distribution functions of {whose}"
             caption = "Bands: one standard error from ten time blocks."
-            series = [Series(label=c.label, x=c.x.tolist(), y=c.y.tolist(), error=c.error.tolist()) for c in curves]
+            shown = curves[0].x <= max(two_shells(c) for c in curves)
+            series = [Series(c.label, c.x[shown].tolist(), c.y[shown].tolist(), c.error[shown].tolist()) for c in curves]
             figures.append(Figure(f"rdf-{name}", title, "dynamics", "r (Å)", "g(r)", series, caption=caption))
     return replace(results, figures=figures)
 

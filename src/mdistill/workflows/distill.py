@@ -26,6 +26,7 @@ from mdistill.labelling.label import label_run
 from mdistill.labelling.settings import USUAL_TIMEOUT
 from mdistill.nets.network import StrideMap
 from mdistill.notices import notify
+from mdistill.observables.scenes import structure_scene
 from mdistill.runs.folder import keep_settings, run_stage
 from mdistill.runs.identity import contents, model_id
 from mdistill.runs.ledger import BEGUN, Ledger, Work
@@ -170,6 +171,7 @@ class _Job:
                 with replacing(home / file.name) as partial:
                     copyfile(file, partial)
         results = Results(command="distill", provenance=self._provenance(), notes=list(notes), citations=self._citations())
+        results.scenes.append(structure_scene(self._systems()[0], mobile=self.settings.mobile))
         for name in stages:
             results = merge(results, read_results(home / name))
         if self.settings.stride_fs and "production" in stages:
@@ -230,7 +232,8 @@ class _Job:
         compared = [frame for frame in frames if frame.temperature_K in settings.temperatures]
         return validate(
             self._student(), self.teacher, held_out, self._systems()[0], settings.validate, folder, taught=settings.label,
-            teacher_frames=compared, labels=read_labels(self.folder), seed=self._seed("validate"), stop=self.stop,
+            teacher_frames=compared, labels=read_labels(self.folder), mobile=settings.mobile, seed=self._seed("validate"),
+            stop=self.stop,
         )  # fmt: skip
 
     def _stride(self, folder: Path) -> Results:
