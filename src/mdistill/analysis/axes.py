@@ -71,7 +71,7 @@ def _tensor_series(moved: Float[np.ndarray, "frame ion 3"], lag: int) -> Float[n
     """M(2 lag) − M(lag) of each window of two lags (Å²)."""
     once, twice = moved[lag:] - moved[:-lag], moved[2 * lag :] - moved[: -2 * lag]
     ions = moved.shape[1]
-    short, long = (np.einsum("fia,fib->fab", step, step) / ions for step in (once, twice))
+    short, long = (step.swapaxes(1, 2) @ step / ions for step in (once, twice))
     return np.asarray(long - (short[:-lag] + short[lag:]) / 2.0)
 
 

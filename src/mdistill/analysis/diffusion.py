@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -11,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from mdistill.analysis.hops import count_hops
 from mdistill.analysis.msd import displacements, frame_spacing, geometric_lags, inflation_of, msd_of, pooled_windows
 from mdistill.analysis.regression import (
-    RATTLING_TIME,
     Posterior,
     earliest_start,
     given_start,
@@ -131,19 +130,6 @@ def _common_spacing(trajectories: Sequence[Trajectory]) -> float:
             problem = f"run {number} has a frame every {spacing:g} fs, run 1 every {spacings[0]:g} fs"
             raise BadInput("trajectory", problem, allowed="one spacing of frames", fix="analyse them apart")
     return spacings[0]
-
-
-def count_hops(moved: Float[np.ndarray, "frame ion 3"], spacing: float, *, distance: float) -> int:
-    """Hops of all ions: the position averaged over 1 ps leaves its last site by more than `distance` (Å), twice running."""
-    size = max(1, min(round(RATTLING_TIME / spacing), len(moved) // 4))
-    count = len(moved) // size
-    means = moved[: count * size].reshape(count, size, *moved.shape[1:]).mean(axis=1)
-    site, hops = means[0].copy(), 0
-    for now, after in itertools.pairwise(means[1:]):
-        gone = (((now - site) ** 2).sum(-1) > distance**2) & (((after - site) ** 2).sum(-1) > distance**2)
-        site[gone] = after[gone]
-        hops += int(gone.sum())
-    return hops
 
 
 def _lags(frames: int, settings: DiffusionSettings) -> tuple[Int[np.ndarray, " lag"], int]:

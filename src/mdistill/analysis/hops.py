@@ -135,15 +135,19 @@ def _arrivals(
     means: Float[np.ndarray, "block ion 3"], distance: float
 ) -> dict[int, tuple[Int[np.ndarray, " stay"], Int[np.ndarray, " stay"]]]:
     """First block on each site and the end of its blocks, for every ion that hops; the block of the hop is in neither."""
-    site, events = means[0].copy(), []
+    site, events = means[0].copy(), list[np.ndarray]()
     for block in range(1, len(means) - 1):
         now, after = means[block], means[block + 1]
         gone = (((now - site) ** 2).sum(-1) > distance**2) & (((after - site) ** 2).sum(-1) > distance**2)
         site[gone] = after[gone]
-        events += [(int(ion), block) for ion in np.flatnonzero(gone)]
-    stays = {}
-    for ion in sorted({ion for ion, _ in events}):
-        left = np.array([block for one, block in events if one == ion])
+        movers = np.flatnonzero(gone)
+        events.append(np.stack([movers, np.full(len(movers), block)], axis=1))
+    if not sum(map(len, events)):
+        return {}
+    every = np.concatenate(events)
+    ions, blocks = every[np.argsort(every[:, 0], kind="stable")].T
+    stays, movers = {}, np.unique(ions)
+    for ion, left in zip(movers.tolist(), np.split(blocks, np.searchsorted(ions, movers)[1:]), strict=True):
         starts, ends = np.concatenate([[0], left + 1]), np.concatenate([left - 1, [len(means)]])
         stays[ion] = (starts, np.maximum(ends, starts + 1))
     return stays

@@ -53,7 +53,7 @@ def ion_map(runs: Sequence[Trajectory], *, species: str, hop_distance: float = 1
 
     ρ(x) = ⟨Σ_i δ(x − r_i(t) + u(t))⟩      u: mean displacement of the host since the start of the run
 
-    in scaled coordinates of the mean cell, smoothed by a Gaussian of 0.3 Å. A hop is that of `diffusion.count_hops`; its ends
+    in scaled coordinates of the mean cell, smoothed by a Gaussian of 0.3 Å. A hop is that of `hops.count_hops`; its ends
     are positions averaged over 1 ps, and those within 1.2 Å of each other are one site.
 
     Args:
