@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_judge_potential import SoftSalt, labels, rock_salt
 
-from mdistill.analysis.gates import diffusive_gate, force_gates, overlap_gate, softening_gate
+from mdistill.analysis.gates import diffusive_gate, force_gates, overlap_gate, production_gates, softening_gate
 from mdistill.analysis.reweighting import Spread, energy_spread, force_slope, reweighted
 from mdistill.analysis.settings import GateLimits
 from mdistill.derivatives import Conservative
@@ -193,6 +193,15 @@ def test_gates_of_the_check() -> None:
     open_gate = overlap_gate({"500 K": (energy_spread(np.zeros(1), np.ones(1), np.ones(1)), 52)}, LIMITS)
     assert open_gate.passed and not open_gate.judged
     assert not overlap_gate({}, LIMITS).passed
+
+    def energy(value: float, error: float) -> bool:
+        errors = {
+            "500 K": Estimate(value=value, error=error, unit="meV/atom"),
+            "700 K": Estimate(value=1.0, error=0.1, unit="meV/atom"),
+        }
+        return production_gates({}, errors, LIMITS)[1].passed
+
+    assert energy(3.3, 0.4) and not energy(3.5, 0.4) and not production_gates({}, {}, LIMITS)[1].passed
 
     def slope(value: float, error: float) -> Estimate:
         return Estimate(value=value, error=error, unit="")
