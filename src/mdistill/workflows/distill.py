@@ -1,8 +1,8 @@
 """The main job: from a crystal structure and a teacher to a validated fast student, production MD, transport, a report.
 
-Stages, each a subfolder of the run and resumable: prepare → label → train → refine → gates (→ stride) → production → check;
-the run folder itself holds ledger.json, student.mdistill, results.json, report.html. A stage whose settings and inputs did not
-change is skipped (`folder.run_stage`).
+Stages, each a subfolder of the run and resumable: prepare → label → train → refine → gates (→ stride) → production → check
+(→ follow); the run folder itself holds ledger.json, student.mdistill, results.json, report.html. A stage whose settings and
+inputs did not change is skipped (`folder.run_stage`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
 
+import torch
+
+from mdistill.data.explore import in_cell
 from mdistill.data.prepare import plan
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
@@ -19,9 +22,11 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.crystal import Crystal, reduced_formula
 from mdistill.io.files import replacing, sha256
 from mdistill.io.structures import STRUCTURES, read_structure, read_systems
+from mdistill.io.trajectories import read_hdf5
 from mdistill.judge.check import check_production
 from mdistill.judge.fit_tables import training_results
 from mdistill.judge.potential import validate
+from mdistill.judge.teacher_dynamics import follow_teacher
 from mdistill.labelling.label import label_run
 from mdistill.labelling.settings import USUAL_TIMEOUT
 from mdistill.nets.network import StrideMap
@@ -46,7 +51,11 @@ from mdistill.workflows.run_parts import check_labels, read_labels
 from mdistill.workflows.stride import rung_seeds, stride_rung
 from mdistill.workflows.verdict import broken_results, with_fixes, withheld
 
-STAGES = ("prepare", "label", "train", "refine", "gates", "production", "check")
+STAGES = ("prepare", "label", "train", "refine", "gates", "production", "check", "follow")
+NOT_FOLLOWED = (
+    "Not compared: RDFs and mean square displacement of the teacher in equilibrium; its dynamics lasted about a picosecond. "
+    "--check-ps 20 --update follows it for 20 ps"
+)
 STUDENT = "student.mdistill"
 
 
@@ -127,7 +136,10 @@ class _Job:
         if held:
             return self._together(STAGES[: STAGES.index("production")], notes=[held])
         self._answer([*(home / "refine" / name for name in names), start])
-        return self._together(STAGES if settings.check.frames else STAGES[:-1])
+        left_out = {"check"} if not settings.check.frames else set()
+        left_out |= {"follow"} if settings.check_ps is None else set()
+        notes = [NOT_FOLLOWED] if settings.check_ps is None else []
+        return self._together([name for name in STAGES if name not in left_out], notes)
 
     def _answer(self, produced_from: list[Path]) -> None:
         """Long strides, production and its check, from the last student and the structures."""
@@ -152,10 +164,13 @@ class _Job:
         if settings.check.frames:
             judged: dict[str, object] = {"check": settings.check, "limits": settings.validate.limits}
             self._stage("check", judged, [home / "production" / "results.json", *students], [], self._check, asks=True)
+        if settings.check_ps is not None:
+            followed = {"check_ps": settings.check_ps, "limits": settings.validate.limits, "seed": settings.seed}
+            self._stage("follow", followed, [home / "production" / "results.json", students[0]], [], self._follow, asks=True)
 
     def broken(self, blown: BlowUp) -> Results:
         """Results of the stages before the one whose dynamics blew up."""
-        order = [name for name in (*STAGES[:-2], "stride", *STAGES[-2:]) if name != "stride" or self.settings.stride_fs]
+        order = [name for name in (*STAGES[:5], "stride", *STAGES[5:]) if name != "stride" or self.settings.stride_fs]
         states = [Ledger(self.folder / name).entries().get(name, {}).get("state") for name in order]
         stage = order[states.index(BEGUN)]
         done = [name for name in STAGES if name in order[: states.index(BEGUN)]]
@@ -258,6 +273,18 @@ class _Job:
             settings.check, folder, temperatures_K=settings.temperatures, mobile=mobile_element(settings.mobile),
             limits=settings.validate.limits, label=settings.label, pbc=self._systems()[0].pbc[0].tolist(), slopes=slopes,
             bounds=limits, workers=self.workers, stop=self.stop,
+        )  # fmt: skip
+
+    def _follow(self, folder: Path) -> Results:
+        """The teacher in the trained cell, at the volume of production at the highest temperature."""
+        settings, start, kelvin = self.settings, self._systems()[0], max(self.settings.temperatures)
+        produced = read_hdf5(self.folder / "production" / f"{kelvin:g}K" / "run-1" / "trajectory.h5")
+        share = start.n_atoms / len(produced.numbers)
+        volumes = [float(torch.linalg.det(cell.double()).abs()) for cell in (start.cell[0], produced.cell[0])]
+        start = in_cell(start, start.cell[0] * (share * volumes[1] / volumes[0]) ** (1.0 / 3.0))
+        return follow_teacher(
+            self.teacher, self._student(), start, folder, temperature_K=kelvin, time_ps=settings.check_ps or 0.0,
+            mobile=mobile_element(settings.mobile), limits=settings.validate.limits, seed=self._seed("follow"), stop=self.stop,
         )  # fmt: skip
 
     def _pressure(self) -> float | None:

@@ -44,6 +44,7 @@ class DistillSettings:
         validate: Gates.
         production: Production MD.
         check: Teacher labels of production frames.
+        check_ps: Time for which the teacher is followed at the highest temperature and compared with its student, ps.
         stride_fs: Stride of a long-stride map, fs. The map is trained, and used in production if it passes its gates.
         strides: Training and judgement of the map.
     """
@@ -63,6 +64,7 @@ class DistillSettings:
     validate: ValidateSettings = field(default_factory=ValidateSettings)
     production: ProductionSettings = field(default_factory=ProductionSettings)
     check: CheckSettings = field(default_factory=CheckSettings)
+    check_ps: float | None = setting(None, above=0.0, most=1e6, unit="ps")
     stride_fs: float | None = setting(None, above=0.0, most=LONGEST_STRIDE, unit="fs")
     strides: StrideRungSettings = field(default_factory=StrideRungSettings)
 
