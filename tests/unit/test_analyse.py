@@ -28,7 +28,9 @@ def test_one_run_from_a_file_to_the_report(tmp_path: Path) -> None:
     text = " ".join(found.notes)
     assert "wrapped" in text and "5 ps were left out" in text and "Haven ratio 1" in text
     assert {"transport", "collective", "directions", "hops", "host"} == {t.name for t in found.tables}
-    assert {"msd", "msd-loglog", "hop-lengths", "rdf-mobile", "rdf-host"} == {f.name for f in found.figures}
+    assert {"msd", "msd-loglog", "msd-axes", "msd-elements", "hop-lengths", "rdf-mobile", "rdf-host"} == {
+        f.name for f in found.figures
+    }
     assert all("(" in f.y_label or f.y_label == "g(r)" for f in found.figures)
     write_results(tmp_path, found)
     assert read_results(tmp_path).values["diffusivity_600K"] == d

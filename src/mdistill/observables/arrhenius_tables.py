@@ -44,14 +44,23 @@ def arrhenius_results(symbol: str, points: Sequence[Point], charge: float) -> Re
     span = f"{fit.temperatures[0]:g}–{fit.temperatures[-1]:g} K"
     note = f"D and σ at {ROOM_K:g} K are extrapolated from {span}"
     outside = fit.is_extrapolation(ROOM_K)
-    notes = [*notes, *_curvature_notes(fit)]
+    bends = _curvature_notes(fit)
+    notes = [*notes, *bends]
+    told = [
+        Headline(
+            quantity="activation_energy", value="activation_energy", doubts=["The Arrhenius plot is curved."] if bends else []
+        )
+    ]
+    if outside and (name := f"extrapolated_conductivity_{ROOM_K:g}K") in values:
+        doubts = [f"Extrapolated from {span}.", *(one.doubts[0] for one in told if one.doubts)]
+        told.append(Headline(quantity="conductivity", value=name, temperature_K=ROOM_K, doubts=doubts))
     caption = "ln D = ln D₀ − Eₐ/(k_B T), weighted by the errors of D; p: probability of a larger χ² of a straight line" + (
         f". {note}." if outside else "."
     )
     table = Table("arrhenius", f"Arrhenius fit, {span}", "transport", columns, [row], caption)
     return Results(
-        command="transport", values=values, headlines=[Headline(quantity="activation_energy", value="activation_energy")],
-        tables=[table], figures=figures, notes=[note, *notes] if outside else notes,
+        command="transport", values=values, headlines=told, tables=[table], figures=figures,
+        notes=[note, *notes] if outside else notes,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from ase.data import chemical_symbols
 
+from mdistill.analysis.diffusion import FEW_HOPS
 from mdistill.analysis.hops import count_hops
 from mdistill.analysis.msd import displacements, frame_spacing, msd_of
 from mdistill.analysis.rdf import largest_radius, rdf, species_pairs, two_shells
@@ -16,11 +17,14 @@ from mdistill.analysis.settings import DiffusionSettings
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
 from mdistill.observables.arrhenius_tables import arrhenius_results
+from mdistill.observables.measured import with_measurements
 from mdistill.observables.motion import hop_figure, motion_notes, motion_tables
+from mdistill.observables.msd_figures import msd_figures
 from mdistill.observables.points import SUPERSCRIPTS, Point, Runs, measure
+from mdistill.observables.scenes import path_scenes
 from mdistill.runs.results import Cell, Figure, Headline, Results, Series, Table, merge
 from mdistill.types import Trajectory
-from mdistill.units import DIFFUSIVITY_CM2_S, PS
+from mdistill.units import PS
 
 _IONS = {1: "H Li Na K Rb Cs Ag Cu", 2: "Mg Ca Sr Ba Zn", 3: "Al", -1: "F Cl Br I", -2: "O S"}
 USUAL_CHARGES = {symbol: charge for charge, symbols in _IONS.items() for symbol in symbols.split()}
@@ -45,7 +49,8 @@ def transport_results(
     symbol = species if isinstance(species, str) else chemical_symbols[species]
     settings = settings or DiffusionSettings(seed=seed)
     ion_charge, notes = _charge(symbol, charge) if any(run.temperature_K for run in runs) else (charge, [])
-    points = [measure(one, symbol, ion_charge, settings) for one in sorted(runs, key=lambda run: run.temperature_K or 0.0)]
+    runs = sorted(runs, key=lambda run: run.temperature_K or 0.0)
+    points = [measure(one, symbol, ion_charge, settings) for one in runs]
     motions = [p.motion for p in points]
     named = [_named(p.temperature, n) for p in points for n in p.tracer.notes]
     values = {f"{name}{p.suffix}": e for p in points for name, e in p.values.items()}
@@ -54,17 +59,33 @@ def transport_results(
         command="transport",
         values=values,
         headlines=[
-            Headline(quantity=kind, value=f"{kind}{point.suffix}", temperature_K=point.temperature)
+            Headline(quantity=kind, value=f"{kind}{point.suffix}", temperature_K=point.temperature, doubts=_doubts(point))
             for point in points
             for kind in point.estimates
         ],
         tables=[_transport_table(symbol, points), *motion_tables(symbol, motions, [p.shown("conductivity") for p in points])],
-        figures=[*_msd_figures(symbol, points), *hop_figure(symbol, motions)],
+        figures=[*msd_figures(symbol, points, runs), *hop_figure(symbol, motions)],
+        scenes=path_scenes(runs[-1].trajectories, species=symbol, temperature_K=runs[-1].temperature_K),
         notes=named + notes + motion_notes(symbol, motions) + _committee_notes(symbol, points),
         citations=["kinisi", "model-averaging"],
     )
     known = [p for p in points if p.temperature and (phase is None or p.temperature in phase)]
-    return merge(results, arrhenius_results(symbol, known, ion_charge)) if len(known) > 1 else results
+    if len(known) < 2:
+        return results
+    return with_measurements(
+        merge(results, arrhenius_results(symbol, known, ion_charge)), runs[0].trajectories[0].numbers.tolist()
+    )
+
+
+def _doubts(point: Point) -> list[str]:
+    """Why the value of a temperature is a bound, rests on few hops, or has no model error."""
+    reason = {
+        "subdiffusive": "Not diffusive yet: the MSD still flattens.", "caged": "The ions are caged: an upper limit.",
+        "no hops": "No hop was seen: an upper limit.",
+    }.get(point.tracer.verdict)  # fmt: skip
+    few = f"Only {point.tracer.hops} hops were seen." if point.tracer.detected and point.tracer.hops < FEW_HOPS else None
+    alone = "The model error is unknown." if point.students and point.committee is None and point.tracer.detected else None
+    return [doubt for doubt in (reason, few, alone) if doubt]
 
 
 def _charge(symbol: str, charge: float) -> tuple[float, list[str]]:
@@ -113,32 +134,6 @@ def _interval(estimate: Estimate) -> Cell:
     low, high = estimate.interval
     power = math.floor(math.log10(max(abs(low), abs(high)) or 1.0))
     return f"({low / 10.0**power:.2f} to {high / 10.0**power:.2f}) × 10{str(power).translate(SUPERSCRIPTS)}"
-
-
-def _msd_figures(symbol: str, points: Sequence[Point]) -> list[Figure]:
-    curves, fits = [], []
-    for p in points:
-        msd = p.tracer.msd
-        x = (msd.x / PS).tolist()
-        curves.append(Series(label=p.label, x=x, y=msd.y.tolist(), error=msd.error.tolist()))
-        value, offset = p.tracer.tracer.value, p.tracer.intercept.value
-        if value is not None and offset is not None:
-            lags = msd.x[msd.x >= p.tracer.fit_from]
-            line = offset + 6.0 * value / DIFFUSIVITY_CM2_S * lags
-            x = (lags / PS).tolist()
-            fits.append(Series(label=f"{p.label} fit", subject=p.label, x=x, y=line.tolist(), style="dashed"))
-    return [
-        Figure(
-            name="msd", title=f"Mean square displacement of {symbol}", series=curves + fits, section="transport",
-            x_label="τ (ps)", y_label=f"MSD of {symbol} (Å²)",
-            caption="Bands: one standard error. Dashed: the fitted line, over the lags of the fit.",
-        ),
-        Figure(
-            name="msd-loglog", title=f"Mean square displacement of {symbol}, logarithmic", series=curves, kind="loglog",
-            section="transport", x_label="τ (ps)", y_label=f"MSD of {symbol} (Å²)",
-            caption="Slope 1: diffusion; plateau: caged ions.",
-        ),
-    ]  # fmt: skip
 
 
 def structure_results(trajectory: Trajectory, *, species: str) -> Results:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mdistill.errors import BadInput
 from mdistill.io.import_trajectory import read_trajectory
-from mdistill.observables.scenes import path_scenes
 from mdistill.observables.trajectories import Runs, structure_results, transport_results
 from mdistill.runs.results import Results, merge
 from mdistill.types import Trajectory
@@ -38,7 +37,6 @@ def analyse(trajectories: str | Path | Sequence[str | Path] | Trajectory, settin
     runs = [Runs(temperature_K=settings.temperature_K, trajectories=[trajectory])]
     transport = transport_results(runs, species=settings.species, charge=settings.charge, settings=settings.diffusion())
     structure = structure_results(trajectory, species=settings.species)
-    structure.scenes.extend(path_scenes([trajectory], species=settings.species, temperature_K=settings.temperature_K))
     return replace(merge(transport, structure), command="analyse", notes=notes + transport.notes + structure.notes)
 
 
