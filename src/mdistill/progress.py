@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,13 @@ Advance = Callable[..., None]
 
 def silent(_n: float = 1, _note: str = "", _total: float | None = None) -> None:
     """An advance function that shows nothing."""
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, where progress is shown. Silent with MDISTILL_QUIET=1."""
+    if os.environ.get("MDISTILL_QUIET") != "1":
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 _FORWARD: Callable[[float, float, str], None] | None = None

@@ -48,6 +48,7 @@ from mdistill.workflows.prepare import prepared_systems
 from mdistill.workflows.production import produce
 from mdistill.workflows.refine import Rounds, refine
 from mdistill.workflows.run_parts import check_labels, read_labels
+from mdistill.workflows.stage_log import tell_stage
 from mdistill.workflows.stride import rung_seeds, stride_rung
 from mdistill.workflows.verdict import broken_results, with_fixes, withheld
 
@@ -207,7 +208,17 @@ class _Job:
             settings = {**settings, "teacher": self.settings.teacher}
         models = {"teacher": model_id(self.teacher)} if asks else {}
         work = Work(key=name, settings=settings, inputs=contents(*inputs), models=models, last=last)
-        run_stage(folder, work, ["results.json", *outputs], lambda: write_results(folder, act(folder)))
+
+        def told() -> None:
+            tell_stage(name, self._order(), self.settings, self.folder, self._systems())
+            write_results(folder, act(folder))
+
+        run_stage(folder, work, ["results.json", *outputs], told)
+
+    def _order(self) -> list[str]:
+        """Names of the stages in the order in which they run."""
+        names = (*STAGES[:-2], "stride", *STAGES[-2:]) if self.settings.stride_fs else STAGES
+        return [name for name in names if name != "check" or self.settings.check.frames]
 
     def _seed(self, name: str) -> int:
         return child_seed(self.settings.seed, name)

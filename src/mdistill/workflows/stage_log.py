@@ -1,0 +1,67 @@
+"""Which stage of the main job runs, and about how long it and the later ones take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdistill.errors import BadInput
+from mdistill.labelling.plan import estimate_cost
+from mdistill.processes import usable_cores
+from mdistill.progress import say
+from mdistill.runs.results import read_results
+from mdistill.types import System
+from mdistill.workflows.distill_settings import DistillSettings
+
+
+def tell_stage(name: str, names: Sequence[str], settings: DistillSettings, home: Path, systems: Sequence[System]) -> None:
+    """Print "stage 3 of 7: train, about 9 min left" on standard error.
+
+    Args:
+        name: The stage that begins.
+        names: All stages, in order.
+        settings: Their budgets.
+        home: Run folder; the cost of a teacher call is that of its label stage, once it is there.
+        systems: The prepared structures.
+    """
+    number = names.index(name)
+    minutes, teacher = minutes_of(names[number:], settings, systems, seconds=seconds_per_call(home, settings, systems))
+    left = f", about {max(minutes, 1.0):.0f} min left" if minutes else ""
+    say(f"stage {number + 1} of {len(names)}: {name}{left}" + ("" if teacher or not left else " without teacher calls"))
+
+
+def minutes_of(
+    names: Sequence[str], settings: DistillSettings, systems: Sequence[System], *, seconds: float | None
+) -> tuple[float, bool]:
+    """Minutes that stages may take by their budgets, and whether those of all teacher calls are among them.
+
+    Fits with a fixed number of steps, and the dynamics of gates and refinement, are not counted.
+
+    Args:
+        names: Stages.
+        settings: Budgets: minutes of fits and of production, numbers of teacher calls.
+        systems: The prepared structures.
+        seconds: Time of a teacher call, s; None where it is not known.
+    """
+    fit = 0.0 if settings.train.fit.steps else settings.train.fit.max_minutes * max(1.0, settings.committee / usable_cores())
+    budgets = {
+        "train": fit, "refine": fit * settings.refine.refit_share * settings.refine.rounds,
+        "stride": settings.rung().train.most_minutes if settings.stride_fs else 0.0,
+        "production": settings.production.max_minutes,
+    }  # fmt: skip
+    calls = {
+        "label": estimate_cost(systems, settings.label, 1.0)[0] if "label" in names else 0,
+        "refine": settings.refine.rounds * settings.refine.frames * len(settings.label.temperatures_K) * len(systems),
+        "gates": settings.validate.speed_repeats + 1, "check": settings.check.frames * len(settings.temperatures),
+    }  # fmt: skip
+    asked = sum(calls.get(name, 0) for name in names)
+    return sum(budgets.get(name, 0.0) for name in names) + asked * (seconds or 0.0) / 60.0, seconds is not None or not asked
+
+
+def seconds_per_call(home: Path, settings: DistillSettings, systems: Sequence[System]) -> float | None:
+    """Wall-clock seconds a teacher call of the run's label stage; None before it is done."""
+    try:
+        spent = read_results(home / "label").values["label_seconds"].value
+    except (BadInput, KeyError):
+        return None
+    return spent / max(estimate_cost(systems, settings.label, 1.0)[0], 1) if spent else None
