@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from mdistill.estimates import exactly
+from mdistill.interrupt import NEVER
 from mdistill.labelling.plan import estimate_cost
 from mdistill.runs.results import Results, write_results
-from mdistill.workflows import stage_log
+from mdistill.workflows import distill, stage_log
 from mdistill.workflows.distill_settings import DistillSettings
 from mdistill.workflows.stage_log import minutes_of, seconds_per_call, tell_stage
 from systems import fcc
@@ -56,3 +57,15 @@ def test_the_line_names_the_stage_and_stays_silent_when_asked(
     assert line.startswith("stage 3 of 7: train, about ") and line.endswith("min left without teacher calls\n")
     tell_stage("prepare", STAGES[:1], settings, tmp_path, [fcc()])
     assert capsys.readouterr().err == "stage 1 of 1: prepare\n"
+
+
+def test_stages_that_are_not_asked_for_are_not_counted(settings: DistillSettings, tmp_path: Path) -> None:
+    def order(**asked: object) -> list[str]:
+        job = distill._Job(replace(settings, **asked), tmp_path, None, None, 0, NEVER)
+        return job._order()
+
+    assert order() == ["prepare", "label", "train", "refine", "gates", "production", "check"]
+    assert order(stride_fs=8.0, check_ps=20.0) == [
+        "prepare", "label", "train", "refine", "gates", "stride", "production", "check", "follow",
+    ]  # fmt: skip
+    assert order(check=replace(settings.check, frames=0))[-1] == "production"

@@ -217,8 +217,9 @@ class _Job:
 
     def _order(self) -> list[str]:
         """Names of the stages in the order in which they run."""
-        names = (*STAGES[:-2], "stride", *STAGES[-2:]) if self.settings.stride_fs else STAGES
-        return [name for name in names if name != "check" or self.settings.check.frames]
+        settings = self.settings
+        left_out = {"check": not settings.check.frames, "follow": not settings.check_ps, "stride": not settings.stride_fs}
+        return [name for name in (*STAGES[:5], "stride", *STAGES[5:]) if not left_out.get(name)]
 
     def _seed(self, name: str) -> int:
         return child_seed(self.settings.seed, name)
