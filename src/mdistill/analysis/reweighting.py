@@ -2,9 +2,9 @@ r"""From a student's ensemble to its teacher's: spread of the energy difference,
 
     ΔE = E_student − E_teacher      w = exp(βΔE)      β = 1/(k_B T)
 
-Frames of the student's dynamics occur as exp(−βE_student); with weights w they occur as in the teacher's dynamics. Each run has
-its own offset of ΔE (student, ordering), which is removed: weights are relative within a run. Frames that were drawn with
-unequal probability carry a share c; Σc = 1.
+Frames of the student's dynamics occur as exp(−βE_student); with weights w they occur as in the teacher's dynamics. Runs of each
+student and ordering have their own offset of ΔE, which is removed: "run" below is such a group, and weights are relative within
+it. Frames that were drawn with unequal probability carry a share c; Σc = 1.
 Reference: Zwanzig, J. Chem. Phys. 22, 1420 (1954), doi 10.1063/1.1740409; Kish, Survey Sampling, Wiley 1965.
 """
 

@@ -40,7 +40,8 @@ LABELS, HOPPING = "labels", "hopping ions"
 def check_production(
     production: Path, students: Sequence[Potential], teacher: Potential, settings: CheckSettings, folder: Path, *,
     temperatures_K: Sequence[float], mobile: int | None, limits: GateLimits, label: LabelSettings, pbc: Sequence[bool],
-    slopes: Mapping[str, Estimate] | None = None, bounds: Collection[str] = (), workers: int = 0, stop: StopRequest = NEVER,
+    orderings: int = 1, slopes: Mapping[str, Estimate] | None = None, bounds: Collection[str] = (), workers: int = 0,
+    stop: StopRequest = NEVER,
 ) -> Results:  # fmt: skip
     """Label frames of production with the teacher and judge the students by them. It resumes in its folder.
 
@@ -55,6 +56,7 @@ def check_production(
         limits: Limits of the gates.
         label: Cap of the forces and timeout of the labels.
         pbc: Periodic along each lattice vector.
+        orderings: Number of orderings; runs of one student and ordering have one offset of the energy.
         slopes, bounds: d ln MSD / d ln τ by temperature ("700 K"), and where D is only an upper limit.
         workers, stop: As for `label_structures`.
     Raises:
@@ -73,7 +75,7 @@ def check_production(
             source="production", temperature_K=kelvin, workers=workers, stop=stop,
         )  # fmt: skip
         drawn += frames
-    checked = _checked(_compared(drawn, store.read(), students))
+    checked = _checked(_compared(drawn, store.read(), students, orderings))
     judged = {name: slope for name, (slope, _) in checked.slopes.items() if name != HOPPING}
     gates = production_gates(checked.force, checked.energy, limits)
     gates += [overlap_gate(checked.spreads, limits), softening_gate(judged, limits)]
@@ -81,15 +83,18 @@ def check_production(
     return check_results(checked, gates)
 
 
-def _compared(drawn: Sequence[DrawnFrame], labels: Sequence[LabelledFrame], students: Sequence[Potential]) -> list[Compared]:
+def _compared(
+    drawn: Sequence[DrawnFrame], labels: Sequence[LabelledFrame], students: Sequence[Potential], orderings: int
+) -> list[Compared]:
     """The drawn frames that the teacher answered, with its label and the prediction of the student of their run."""
     known = {structure_sha256(frame.system): frame for frame in labels}
     found = []
     for frame in drawn:
         label = known.get(structure_sha256(frame.system))
         if label is not None:
-            prediction = evaluate(students[(frame.run - 1) % len(students)], [label])[0]
-            found.append(Compared(frame=frame, label=label, prediction=prediction))
+            group = (frame.run - 1) % (len(students) * orderings)
+            prediction = evaluate(students[group % len(students)], [label])[0]
+            found.append(Compared(frame=frame, label=label, prediction=prediction, group=group))
     return found
 
 
@@ -105,7 +110,7 @@ def _checked(compared: list[Compared]) -> Checked:
         here = np.array([one.label.temperature_K == kelvin for one in compared])
         checked.energy[name] = mean_of(np.abs(left[here]), unit="meV/atom")
         reduced = np.array([one.difference for one in mine]) / (BOLTZMANN * kelvin)
-        shares, runs = np.array([one.frame.share for one in mine]), np.array([one.frame.run for one in mine])
+        shares, runs = np.array([one.frame.share for one in mine]), np.array([one.group for one in mine])
         checked.spreads[name] = energy_spread(reduced, shares, runs), max(one.label.system.n_atoms for one in mine)
     everything = [torch.ones(one.label.system.n_atoms, dtype=torch.bool) for one in compared]
     checked.slopes["all"] = _slope(compared, everything)
@@ -126,12 +131,12 @@ def _slope(compared: Sequence[Compared], atoms: Sequence[Tensor]) -> tuple[Estim
 
 
 def _less_offset(compared: Sequence[Compared]) -> np.ndarray:
-    """Energy errors (meV/atom) less the mean of each run number over the temperatures: runs of one number share their student.
+    """Energy errors (meV/atom) less the mean of each student and ordering over the temperatures.
 
-    They are scaled by √(n/(n − 1)), n: frames of the run number, for the mean that was taken from them.
+    They are scaled by √(n/(n − 1)), n: frames of it, for the mean that was taken from them.
     """
     errors = np.array([1e3 * one.difference / one.label.system.n_atoms for one in compared])
-    runs = np.array([one.frame.run for one in compared])
+    runs = np.array([one.group for one in compared])
     left = centred(errors, np.ones(len(errors)), runs) if len(errors) else errors
     counts = np.array([(runs == run).sum() for run in runs])
     return left * np.sqrt(counts / np.maximum(counts - 1, 1))

@@ -31,6 +31,7 @@ class Compared:
     frame: DrawnFrame
     label: LabelledFrame
     prediction: Prediction
+    group: int
 
     @property
     def difference(self) -> float:
@@ -110,7 +111,7 @@ def _overlap(checked: Checked) -> tuple[Table, list[Figure], list[str]]:
     figures, notes = list[Figure](), list[str]()
     for name, (spread, _) in checked.spreads.items():
         mine = checked.at(name)
-        shares, runs = np.array([one.frame.share for one in mine]), np.array([one.frame.run for one in mine])
+        shares, runs = np.array([one.frame.share for one in mine]), np.array([one.group for one in mine])
         reduced = np.array([one.difference for one in mine]) / (BOLTZMANN * mine[0].label.temperature_K)
         weights, effective = reweighted(reduced, shares, runs)
         row: list[Cell] = [name.removesuffix(" K"), len(mine), spread.width, spread.useful, _barrier(mine)]
@@ -138,12 +139,12 @@ def _overlap(checked: Checked) -> tuple[Table, list[Figure], list[str]]:
 
 
 def _barrier(mine: Sequence[Compared]) -> Estimate | None:
-    """Mean energy difference of frames with a hop less that of the others, in the runs that have both (meV)."""
-    runs = {one.frame.run for one in mine if one.frame.hopping} & {one.frame.run for one in mine if not one.frame.hopping}
+    """Mean energy difference of frames with a hop less that of the others, in the groups that have both (meV)."""
+    runs = {one.group for one in mine if one.frame.hopping} & {one.group for one in mine if not one.frame.hopping}
     pairs = []
     for run in sorted(runs):
         both = [
-            [1e3 * one.difference for one in mine if one.frame.run == run and bool(one.frame.hopping) is hops]
+            [1e3 * one.difference for one in mine if one.group == run and bool(one.frame.hopping) is hops]
             for hops in (True, False)
         ]
         pairs.append(float(np.mean(both[0]) - np.mean(both[1])))

@@ -17,7 +17,7 @@ from mdistill.types import System, Trajectory
 
 HOP_FS = 250.0
 """Half of the time within which an ion passes from site to site, fs."""
-_PASSING = (0.25, 0.75)
+_PASSING, _MOSTLY = (0.25, 0.75), 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,8 @@ def draw_frames(
 ) -> list[DrawnFrame]:
     """Frames of the runs at one temperature, spread evenly over each run, as many from every run.
 
-    Half of them have an ion between two sites, as far as there are any. Each class stands for its share of production.
+    Half of them have an ion between two sites, as far as there are any, and each class stands for its share of production.
+    Where most frames have a hop they are drawn alike.
 
     Args:
         runs: Runs at one temperature.
@@ -101,27 +102,33 @@ def draw_frames(
         pbc: Periodic along each lattice vector.
     """
     drawn: list[tuple[System, int, tuple[int, ...]]] = []
-    counts = np.zeros(2)
-    for k, run in enumerate(runs):
-        trajectory = read_hdf5(run.path)
-        hopping = _hopping(trajectory, mobile, distance)
-        classes = [np.flatnonzero(hopping.any(1)), np.flatnonzero(~hopping.any(1))]
-        counts += [len(one) for one in classes]
+    trajectories = [read_hdf5(run.path) for run in runs]
+    passing = [_hopping(trajectory, mobile, distance) for trajectory in trajectories]
+    counts = np.sum([[one.any(1).sum(), (~one.any(1)).sum()] for one in passing], axis=0) if runs else np.zeros(2)
+    mixed = counts[0] > _MOSTLY * counts.sum()
+    for k, (run, trajectory, hopping) in enumerate(zip(runs, trajectories, passing, strict=True)):
         mine = number // len(runs) + (k < number % len(runs))
-        wanted = (mine + (k + 1) % 2) // 2
-        hops = min(len(classes[0]), max(wanted, mine - len(classes[1])))
-        chosen = sorted([*_spread(classes[0], hops), *_spread(classes[1], mine - hops)])
+        chosen = _spread(np.arange(len(hopping)), mine) if mixed else _halves(hopping, mine, first=(k + 1) % 2)
         atoms = np.arange(hopping.shape[1]) if mobile is None else atoms_of(trajectory, chemical_symbols[mobile])
         numbers = trajectory.numbers.numpy()
         for frame in chosen:
             system = make_system(trajectory.positions[frame].numpy(), numbers, trajectory.cell[frame].numpy(), pbc)
             drawn.append((system, run.number, tuple(int(a) for a in atoms[hopping[frame]])))
+    if mixed:
+        return [DrawnFrame(system=system, run=run, hopping=ions, share=1.0 / len(drawn)) for system, run, ions in drawn]
     each = np.array([sum(bool(hopping) is kind for _, _, hopping in drawn) for kind in (True, False)])
     share = np.where(each > 0, counts, 0.0) / max(counts[each > 0].sum(), 1.0)
     return [
         DrawnFrame(system=system, run=run, hopping=ions, share=float(share[int(not ions)] / each[int(not ions)]))
         for system, run, ions in drawn
     ]
+
+
+def _halves(hopping: Bool[np.ndarray, "frame ion"], number: int, *, first: int) -> list[int]:
+    """Frames, half of them with a hop as far as there are any; an odd one goes to the hops where `first` is 1."""
+    classes = np.flatnonzero(hopping.any(1)), np.flatnonzero(~hopping.any(1))
+    count = min(len(classes[0]), max((number + first) // 2, number - len(classes[1])))
+    return sorted([*_spread(classes[0], count), *_spread(classes[1], number - count)])
 
 
 def _hopping(trajectory: Trajectory, mobile: int | None, distance: float) -> Bool[np.ndarray, "frame ion"]:

@@ -283,8 +283,8 @@ class _Job:
         return check_production(
             home / "production", [load(home / "refine" / name, device=settings.device) for name in self._members()], self.teacher,
             settings.check, folder, temperatures_K=settings.temperatures, mobile=mobile_element(settings.mobile),
-            limits=settings.validate.limits, label=settings.label, pbc=self._systems()[0].pbc[0].tolist(), slopes=slopes,
-            bounds=limits, workers=self.workers, stop=self.stop,
+            limits=settings.validate.limits, label=settings.label, pbc=self._systems()[0].pbc[0].tolist(),
+            orderings=len(self._systems()), slopes=slopes, bounds=limits, workers=self.workers, stop=self.stop,
         )  # fmt: skip
 
     def _follow(self, folder: Path) -> Results:
