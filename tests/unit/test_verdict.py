@@ -109,7 +109,9 @@ def test_a_blow_up_in_production_ends_in_a_report_and_status_3(
 ) -> None:
     plain = job.produce
     monkeypatch.setattr(
-        job, "produce", lambda start, student, *more, **named: plain(start, Sabotaged(student, calls=50), *more, **named)
+        job,
+        "produce",
+        lambda starts, members, *more, **named: plain(starts, [Sabotaged(m, calls=50) for m in members], *more, **named),
     )
     assert cli.run([*flags(structure, tmp_path), "--production.despite-gates"]) == 3
     said = capsys.readouterr()
