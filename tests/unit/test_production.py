@@ -18,6 +18,7 @@ from mdistill.interrupt import StopRequest
 from mdistill.io.structures import to_atoms
 from mdistill.io.trajectories import read_hdf5
 from mdistill.observables.host_order import LEAST, host_order
+from mdistill.observables.phase_changes import crossed, one_phase, phase_changes
 from mdistill.parallel import side_by_side
 from mdistill.types import System, Trajectory
 from mdistill.workflows.production import _Job, _Lengths, enlarged, produce
@@ -171,3 +172,12 @@ def test_a_fixed_cell_stays_and_tells_its_pressure(tmp_path):
     assert not (tmp_path / "300K" / "npt-1").exists()
     assert np.allclose(read_hdf5(tmp_path / "300K" / "run-1" / "trajectory.h5").cell[-1].numpy(), start.cell[0].numpy())
     assert any("the cell was fixed" in note for note in results.notes)
+
+
+def test_no_line_is_drawn_across_a_measured_phase_change():
+    salt = make_system(np.zeros((8, 3)), np.array([11] * 3 + [15] + [16] * 4), 9.0 * np.eye(3), [True] * 3)
+    changes = phase_changes(repeated(salt, (2, 1, 1)))
+    assert [change.kelvin for change in changes] == [523.0, 773.0] and phase_changes(crystal()) == []
+    assert one_phase([500.0, 600.0, 700.0, 900.0], changes) == {600.0, 700.0}
+    assert one_phase([500.0, 900.0], changes) == {900.0} and one_phase([], changes) == set()
+    assert [change.kelvin for change in crossed([600.0, 800.0], changes)] == [773.0]

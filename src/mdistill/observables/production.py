@@ -1,4 +1,4 @@
-"""Results of production: the state of its runs, transport from them, the shift by the size of the cell, the order of the host."""
+"""Results of production: state of its runs, transport, shift by the size of the cell, order of the host, phase changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from ase.data import chemical_symbols
 from mdistill.analysis.diffusion import diffusivity
 from mdistill.estimates import Estimate, unknown
 from mdistill.observables.host_order import LEAST, host_order
-from mdistill.observables.trajectories import Runs, transport_results
+from mdistill.observables.phase_changes import PhaseChange, crossed, one_phase, phase_changes
+from mdistill.observables.points import Runs
+from mdistill.observables.trajectories import transport_results
 from mdistill.runs.results import Cell, Results, Table, merge
 from mdistill.types import System, Trajectory
 
@@ -73,9 +75,11 @@ def production_results(
     """
     symbol = None if mobile is None else chemical_symbols[mobile]
     orders = {p.temperature_K: unknown() if symbol is None else _order(p, symbol) for p in produced}
-    kept = {kelvin: order.value is None or order.value >= LEAST for kelvin, order in orders.items()}
-    said = [*notes, *_state_notes(produced, pressure_GPa), *_order_notes(orders, symbol)]
-    citations = ["bussi" if thermostat == "bussi" else "baoab", *([] if pressure_GPa is None else ["cell-rescaling"])]
+    solid = [kelvin for kelvin, order in orders.items() if order.value is None or order.value >= LEAST]
+    changes = phase_changes(produced[0].start)
+    said = [*notes, *_state_notes(produced, pressure_GPa), *_order_notes(orders), *_change_notes(list(orders), changes)]
+    citations = [*{change.citation: None for change in crossed(list(orders), changes)}]
+    citations += ["bussi" if thermostat == "bussi" else "baoab", *([] if pressure_GPa is None else ["cell-rescaling"])]
     table = _table(produced, orders, stride_fs=stride_fs, pressure_GPa=pressure_GPa)
     dynamics = Results(command="production", tables=[table], citations=citations, notes=said)
     if symbol is None:
@@ -84,7 +88,7 @@ def production_results(
         Runs(temperature_K=p.temperature_K, trajectories=p.trajectories, students=p.students, pressure=p.pressure)
         for p in produced
     ]
-    transport = transport_results(runs, species=symbol, charge=charge, seed=seed, phase={k for k, same in kept.items() if same})
+    transport = transport_results(runs, species=symbol, charge=charge, seed=seed, phase=one_phase(solid, changes))
     return merge(dynamics, merge(transport, _size_results(produced, symbol)))
 
 
@@ -114,7 +118,16 @@ def _order(p: Production, symbol: str) -> Estimate:
     return min(known, key=lambda order: order.value or 0.0, default=unknown())
 
 
-def _order_notes(orders: Mapping[float, Estimate], symbol: str | None) -> list[str]:
+def _change_notes(temperatures_K: Sequence[float], changes: Sequence[PhaseChange]) -> list[str]:
+    """Measured phase changes within the range."""
+    return [
+        f"measured phase change at {change.kelvin:g} K, {change.phases}: the Arrhenius line stays on one side of it, though "
+        "these runs may stay in the phase that they began in"
+        for change in crossed(temperatures_K, changes)
+    ]
+
+
+def _order_notes(orders: Mapping[float, Estimate]) -> list[str]:
     lost = [f"{kelvin:g} K" for kelvin, order in orders.items() if order.value is not None and order.value < LEAST]
     if not lost:
         return []
@@ -140,7 +153,9 @@ def _size_results(produced: Sequence[Production], symbol: str) -> Results:
         small = diffusivity([t for t, k in zip(p.trajectories, p.students, strict=True) if k == 1], species=symbol).tracer
         large = diffusivity(p.large, species=symbol).tracer
         if small.value is None or large.value is None:
-            return Results(command="size", notes=[f"{p.temperature_K:g} K: too few hops to compare cells of two sizes"])
+            which = "large" if large.value is None else "small"
+            said = f"{p.temperature_K:g} K: cells of two sizes were not compared: D in the {which} one is only a bound"
+            return Results(command="size", notes=[said])
         ratio = large.over(small, "")
         row: list[Cell] = [f"{p.temperature_K:g}", str(p.start.n_atoms), small, str(8 * p.start.n_atoms), large, ratio]
         columns = ["T (K)", "atoms", f"D({symbol}) (cm²/s)", "atoms", f"D({symbol}) (cm²/s)", "ratio"]

@@ -41,7 +41,7 @@ _SHORT_PS = 1.0
 _BAROSTAT_PS, _FRICTION = 0.5, 5.0
 _LENGTHS = Work(key="lengths")
 _LARGEST_GROWTH, _SMALLEST_GROWTH, _MARGIN = 3.0, 1.05, 1.1
-_FINEST_PS = 0.1
+_FINEST_PS, _LARGE_PS = 0.1, 40.0
 _Timed = tuple[SimulationResult, float]
 
 
@@ -293,7 +293,7 @@ class _Job:
         kelvin = max(self.temperatures)
         start = starts[self.temperatures.index(kelvin) * self.settings.runs]
         mine = sum(self._run(kelvin, k).student == 0 for k in range(self.settings.runs))
-        time_ps = max(lengths.time_ps[f"{kelvin:g}"] * mine / 8.0, 10.0)
+        time_ps = max(lengths.time_ps[f"{kelvin:g}"] * mine / 8.0, min(_LARGE_PS, lengths.time_ps[f"{kelvin:g}"]))
         md = replace(self._nvt(kelvin, time_ps, child_seed(self.seed, "large")), equilibration_ps=2.0)
         with progress(f"production: a cell eight times as large, {kelvin:g} K", self._steps(time_ps + 2.0)) as advance:
             home = self.folder / f"{kelvin:g}K" / "large"
