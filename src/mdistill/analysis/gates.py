@@ -146,7 +146,7 @@ def rdf_gate(overlaps: Mapping[str, Overlap], limits: GateLimits, *, broken: Map
     """Jensen–Shannon divergence of every pair, freed of what finite sampling alone gives; Wasserstein-1 beside.
 
     measured = max over pairs of max(0, divergence − noise); error = its scatter from sample to sample (a divergence well
-    below it cannot be seen).
+    below it cannot be seen). As the largest of some dozens of pairs, it fails beyond one error above the limit.
     `broken` names dynamics that were stopped, with the reason; then the gate fails.
     """
     if broken:
@@ -156,7 +156,7 @@ def rdf_gate(overlaps: Mapping[str, Overlap], limits: GateLimits, *, broken: Map
         name: (Estimate(value=max(0.0, o.divergence - o.noise), error=_scatter(o), unit=""), limits.rdf_divergence)
         for name, o in overlaps.items()
     }
-    verdict = worst_gate("RDF overlap", judged, "Jensen–Shannon divergence")
+    verdict = _beyond_error("RDF overlap", judged, "Jensen–Shannon divergence")
     shifts = {f"{name}, Wasserstein-1": exactly(o.shift, "Å") for name, o in overlaps.items()}
     moved = [name for name, o in overlaps.items() if o.shift > max(limits.rdf_shift_A, o.shift_noise)]
     blurred = [name for name, o in overlaps.items() if _scatter(o) > limits.rdf_divergence]

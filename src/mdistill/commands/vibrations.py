@@ -69,8 +69,9 @@ def main(arguments: list[str]) -> int:
     command = "mdistill vibrations " + shlex.join(arguments)
     out = given.out or given.run / "vibrations"
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
+        student, relaxed = load(find_student(given.run)), relaxed_systems(given.run)[0]
         write_config(out, "mdistill vibrations", given)
-        found = vibrations(load(find_student(given.run)), teacher, relaxed_systems(given.run)[0], settings, out, stop=stop)
+        found = vibrations(student, teacher, relaxed, settings, out, stop=stop)
         page = add_to_report(given.run, found)
     finish(stamped(found, settings, repeat=command), out, report=True)
     print(f"added to: {page}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from mdistill.estimates import Estimate
 from mdistill.report.tables import Shown, interval_text, show
 from mdistill.runs.results import Headline, Quantity, Results, headline_parts
 
@@ -14,6 +15,8 @@ _SYMBOLS: dict[Quantity, str] = {
 """Labels of headlines, in the order shown."""
 _FROM_DYNAMICS = ("conductivity", "diffusivity", "activation_energy")
 _MOST = 7
+_WIDE = 0.3
+"""Relative error from which a tile shows its interval in place of ± error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +77,19 @@ def spoken(name: str) -> str:
 def _tile(label: str, headline: Headline, results: Results) -> Tile:
     estimate = results.values[headline.value]
     unit = "" if estimate.unit == "×" else estimate.unit
-    parts = {name: show(part, unit) for name, part in headline_parts(results, headline).items()}
+    parts = {name: show(_two_digits(part), unit) for name, part in headline_parts(results, headline).items()}
+    wide = estimate.value and estimate.error and estimate.error > _WIDE * abs(estimate.value) and estimate.interval
+    shown = replace(estimate, value=_rounded(estimate.value), error=None, interval=None) if wide else estimate
     return Tile(
-        label=label, shown=show(estimate, unit), unit=unit, interval=interval_text(estimate), parts=parts,
+        label=label, shown=show(shown, unit), unit=unit, interval=interval_text(estimate), parts=parts,
         doubts=doubts(headline, results),
     )  # fmt: skip
+
+
+def _two_digits(part: Estimate) -> Estimate:
+    return replace(part, value=_rounded(part.value))
+
+
+def _rounded(number: float | None) -> float | None:
+    """To two significant digits."""
+    return None if number is None else float(f"{number:.2g}")
