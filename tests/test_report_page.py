@@ -102,6 +102,8 @@ def check_text(attributes: dict[str, str | None], words: str) -> None:
         assert abs(rest[0] - Decimal(error)) <= step / 2
     else:
         step = abs(Decimal(value)) * Decimal("0.1" if "<" in words else "0.001")
+        if len(first.as_tuple().digits) >= 2:
+            step = max(step, Decimal(1).scaleb(int(first.as_tuple().exponent)) / 2)
     assert abs(first - Decimal(value)) <= step, f"{words!r} is not {value}"
 
 

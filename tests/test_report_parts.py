@@ -44,7 +44,7 @@ def test_a_tile_has_its_interval_parts_and_doubts() -> None:
     shown = {tile.label: tile for tile in headlines(rich_sample())}
     sigma = shown["σ at 700 K"]
     assert sigma.interval == "80 to 240" and {name: part.text for name, part in sigma.parts.items()} == {
-        "statistical": "30.1", "model": "28.2",
+        "statistical": "30", "model": "28",
     }  # fmt: skip
     assert sigma.doubts == ["Only 18 hops <b>seen</b>.", "A gate failed."]
     assert shown["σ at 500 K"].doubts == ["Below detection: a 95 % upper limit.", "A gate failed."]

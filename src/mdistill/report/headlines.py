@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from mdistill.estimates import Estimate
-from mdistill.report.tables import Shown, interval_text, show
+from mdistill.report.tables import WIDE, Shown, format_number, interval_text, show
 from mdistill.runs.results import Headline, Quantity, Results, headline_parts
 
 _SYMBOLS: dict[Quantity, str] = {
@@ -15,8 +14,6 @@ _SYMBOLS: dict[Quantity, str] = {
 """Labels of headlines, in the order shown."""
 _FROM_DYNAMICS = ("conductivity", "diffusivity", "activation_energy")
 _MOST = 7
-_WIDE = 0.3
-"""Relative error from which a tile shows its interval in place of ± error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,19 +74,16 @@ def spoken(name: str) -> str:
 def _tile(label: str, headline: Headline, results: Results) -> Tile:
     estimate = results.values[headline.value]
     unit = "" if estimate.unit == "×" else estimate.unit
-    parts = {name: show(_two_digits(part), unit) for name, part in headline_parts(results, headline).items()}
-    wide = estimate.value and estimate.error and estimate.error > _WIDE * abs(estimate.value) and estimate.interval
-    shown = replace(estimate, value=_rounded(estimate.value), error=None, interval=None) if wide else estimate
+    parts = {name: _two_digits(show(part, unit)) for name, part in headline_parts(results, headline).items()}
+    wide = estimate.value and estimate.error and estimate.error > WIDE * abs(estimate.value) and estimate.interval
+    shown = _two_digits(show(estimate, unit)) if wide else show(estimate, unit)
     return Tile(
-        label=label, shown=show(shown, unit), unit=unit, interval=interval_text(estimate), parts=parts,
+        label=label, shown=shown, unit=unit, interval=interval_text(estimate), parts=parts,
         doubts=doubts(headline, results),
     )  # fmt: skip
 
 
-def _two_digits(part: Estimate) -> Estimate:
-    return replace(part, value=_rounded(part.value))
-
-
-def _rounded(number: float | None) -> float | None:
-    """To two significant digits."""
-    return None if number is None else float(f"{number:.2g}")
+def _two_digits(shown: Shown) -> Shown:
+    """The value alone, with two digits: its interval, or the value that it is a part of, stands beside it."""
+    value = None if shown.estimate is None else shown.estimate.value
+    return shown if value is None else replace(shown, text=format_number(value, digits=2))
