@@ -34,8 +34,9 @@ FEW_HOPS = 10
 """Below this many hops neither the slope nor its logarithm can be judged: the count sets the interval."""
 DIFFUSIVE, CAGED = 0.9, 0.5
 """Logarithmic slope from which ions diffuse, and below which they are caged."""
-SURE = 0.75
-"""Standard errors by which the logarithmic slope must lie below 0.9. Of walks that diffuse (slope 1) 2 % do."""
+SURE, SURE_OF_RUNS, SEVERAL = 0.75, 2.0, 4
+"""Standard errors by which the logarithmic slope must lie below 0.9: of one run, and of several. A closed cage in one short run
+cannot be told otherwise; of single walks that diffuse (slope 1) 2 % lie so far below."""
 LONGEST_RELAXATION = 1 / 8
 """Longest relaxation time of the fit as a share of the longest run."""
 Verdict = Literal["diffusive", "subdiffusive", "caged", "no hops"]
@@ -191,8 +192,8 @@ def _verdict(diffusion: Diffusion, posterior: Posterior) -> Verdict:
         return "diffusive"
     if share_below_zero(posterior) > 0.05:
         return "caged"
-    slope = diffusion.slope
-    if slope.value is None or slope.value + SURE * (slope.error or 0.0) >= DIFFUSIVE:
+    slope, sure = diffusion.slope, SURE if diffusion.runs < SEVERAL else SURE_OF_RUNS
+    if slope.value is None or slope.value + sure * (slope.error or 0.0) >= DIFFUSIVE:
         return "diffusive"
     return "caged" if slope.value < CAGED else "subdiffusive"
 
