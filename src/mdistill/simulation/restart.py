@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from mdistill.types import Prediction, State, System
 FORMAT = 3
 """The format written; read are also 1, without running sums, and 2, whose sums were evaluated at every step."""
 _LARGEST = 4_000_000_000
+_PARSER = threading.Lock()
+"""Numpy reads headers with Python's parser, which fails where two threads parse at once (SystemError, Python 3.11)."""
 _SYSTEM = ("positions", "numbers", "cell", "pbc", "owner")
 
 
@@ -81,7 +84,7 @@ def load_restart(path: Path) -> RestartPoint:
         with zipfile.ZipFile(path) as archive:
             if sum(item.file_size for item in archive.infolist()) > min(_LARGEST, 2 * path.stat().st_size):
                 raise ValueError("its parts are larger than the file")
-        with np.load(path, allow_pickle=False) as file:
+        with _PARSER, np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         digest = arrays.pop("digest")
         header = json.loads(arrays["header"].tobytes())
