@@ -37,7 +37,7 @@ class DistillArguments:
     out: Path | None = None
     """Run folder (default: runs/NAME OF THE STRUCTURE FILE)."""
     quick: bool = False
-    """Preset for a first look: a quarter of an hour on two cores."""
+    """Preset for a first look: about 20 minutes on two cores."""
     dry_run: bool = False
     """Plan only: print sites, disorder rule, supercell, calls and minutes."""
     update: bool = False

@@ -70,7 +70,7 @@ def production_results(
         pressure_GPa: Pressure asked for; None: the cell was fixed.
         stride_fs: Stride of the map that student 1 used.
         thermostat: Thermostat, for its citation.
-        seed: Seed of the Bayesian sampling.
+        seed: Seed of the draws of the collective diffusivity.
         notes: Notes of the runs.
     """
     symbol = None if mobile is None else chemical_symbols[mobile]

@@ -14,8 +14,6 @@ from mdistill.types import Trajectory
 from mdistill.units import PS
 from mdistill.workflows.settings import AnalyseSettings
 
-LARGEST_RDF = 8.0
-
 
 def analyse(trajectories: str | Path | Sequence[str | Path] | Trajectory, settings: AnalyseSettings) -> Results:
     """Structure and transport of one run: one file, several joined, or a `Trajectory`.

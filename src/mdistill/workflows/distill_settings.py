@@ -97,7 +97,7 @@ class DistillSettings:
 
 
 def quick_settings(structure: Path) -> DistillSettings:
-    """The preset --quick: a first result in a quarter of an hour, not for production."""
+    """The preset --quick: a first result in about 20 minutes, not for production."""
     return DistillSettings(
         structure=structure,
         prepare=PrepareSettings(relax_steps=60),

@@ -132,7 +132,8 @@ class _Job:
         wanted = {f"{kelvin:g}": lengths.time_ps.get(f"{kelvin:g}", first) for kelvin in self.temperatures}
         while True:
             done = self._lengthen(runs, starts, wanted, lengths)
-            errors = {kelvin: self._error(self._trajectories(kelvin)) for kelvin in self.temperatures}
+            trajectories = {kelvin: self._trajectories(kelvin) for kelvin in self.temperatures}
+            errors = {kelvin: self._error(mine) for kelvin, mine in trajectories.items()}
             longer = self._next(lengths, errors)
             if not longer:
                 break
@@ -140,7 +141,7 @@ class _Job:
         large = self._large(starts, lengths) if self.settings.size_check and self.mobile is not None else None
         produced = [
             Production(
-                temperature_K=kelvin, trajectories=self._trajectories(kelvin),
+                temperature_K=kelvin, trajectories=trajectories[kelvin],
                 students=[run.student + 1 for run in runs if run.kelvin == kelvin], start=self.systems[0],
                 values=[one.values for run, one in zip(runs, done, strict=True) if run.kelvin == kelvin],
                 large=large if kelvin == max(self.temperatures) else None,
