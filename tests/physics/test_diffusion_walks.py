@@ -77,7 +77,7 @@ def test_walks_notice(bug: str, monkeypatch: pytest.MonkeyPatch, trust: Callable
         monkeypatch.setattr(module, "inflation_of", lambda runs, spacing, curve: 0.5)
     else:
         name = "6 runs: closed cage"
-        monkeypatch.setattr(module, "SURE", 100.0)
+        monkeypatch.setattr(module, "SURE_OF_RUNS", 100.0)
     with pytest.raises(AssertionError):
         (check_at_rest if bug == "no slope" else check_diffusing)(name)
     trust("T22", f"planted: {bug}", "noticed", "noticed", planted=True)

@@ -7,6 +7,9 @@ from typing import Literal
 
 from mdistill.settings import HOTTEST, LONGEST_STEP, SEEDS, setting, settings
 
+QUICK_BAROSTAT_PS = 0.5
+"""Relaxation time of the barostat where a stage equilibrates a cell, ps."""
+
 
 @settings
 class GuardSettings:

@@ -31,14 +31,14 @@ from mdistill.progress import Advance, progress
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.results import Results
 from mdistill.settings import child_seed
-from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.settings import QUICK_BAROSTAT_PS, SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
 from mdistill.types import Potential, System, Trajectory
 from mdistill.workflows.settings import ProductionSettings
 
 _SHORT_PS = 1.0
 """Equilibration of an NVT run that starts from its NpT run, ps."""
-_BAROSTAT_PS, _FRICTION = 0.5, 5.0
+_FRICTION = 5.0
 _LENGTHS = Work(key="lengths")
 _LARGEST_GROWTH, _SMALLEST_GROWTH, _MARGIN = 3.0, 1.05, 1.1
 _FINEST_PS, _LARGE_PS = 0.1, 40.0
@@ -177,9 +177,9 @@ class _Job:
         settings = self.settings
         length = settings.equilibration_ps + settings.cell_ps
         plain = SimulateSettings(
-            ensemble="npt", barostat="anisotropic", barostat_ps=_BAROSTAT_PS, thermostat="langevin", friction_per_ps=_FRICTION,
-            pressure_GPa=settings.pressure_GPa, time_ps=settings.cell_ps, equilibration_ps=settings.equilibration_ps,
-            time_step_fs=settings.time_step_fs, every_fs=100.0,
+            ensemble="npt", barostat="anisotropic", barostat_ps=QUICK_BAROSTAT_PS, thermostat="langevin",
+            friction_per_ps=_FRICTION, pressure_GPa=settings.pressure_GPa, time_ps=settings.cell_ps,
+            equilibration_ps=settings.equilibration_ps, time_step_fs=settings.time_step_fs, every_fs=100.0,
         )  # fmt: skip
         jobs = []
         for run in runs:

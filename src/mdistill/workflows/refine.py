@@ -31,7 +31,7 @@ from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.results import Cell, Results, Table, merge
 from mdistill.settings import child_seed
 from mdistill.simulation.evaluator import make_evaluator
-from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.settings import QUICK_BAROSTAT_PS, SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load
 from mdistill.training.committee import member_file, train_committee
@@ -41,7 +41,6 @@ from mdistill.types import LabelledFrame, Potential, Prediction, System
 from mdistill.workflows.settings import RefineSettings
 
 _BLOCKS_PER_ROUND = 1_000_000
-_BAROSTAT_PS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +150,7 @@ def _label_own_frames(
 
 def _dynamics(rounds: Rounds, number: int, structure: int, temperature: float) -> SimulateSettings:
     return SimulateSettings(
-        ensemble="nvt" if rounds.pressure_GPa is None else "npt", barostat="anisotropic", barostat_ps=_BAROSTAT_PS,
+        ensemble="nvt" if rounds.pressure_GPa is None else "npt", barostat="anisotropic", barostat_ps=QUICK_BAROSTAT_PS,
         thermostat="langevin", friction_per_ps=10.0, temperature_K=temperature, pressure_GPa=rounds.pressure_GPa or 0.0,
         time_ps=rounds.settings.time_ps, every_fs=rounds.settings.every_fs,
         seed=child_seed(rounds.seed, f"round {number}", f"structure {structure}", f"{temperature:g} K"),
