@@ -16,22 +16,23 @@ from mdistill.errors import MdistillError
 from mdistill.notices import listening
 
 COMMANDS = {
-    "distill": "crystal → validated fast student, production MD, conductivity, report", "label": "teacher MD and its labels",
-    "train": "fit a student to labels (train potential), or learn its integrator (train stride)",
+    "distill": "crystal → fast student, gates, production MD, conductivity, report",
+    "label": "teacher MD and its labels",
+    "train": "student from labels (potential), or its long-stride map (stride)",
     "bench": "accuracy against speed of students of several sizes",
-    "vibrations": "Hessian, phonons, displaced structures and minimum of a student against its teacher",
+    "vibrations": "Hessian, phonons and minimum of a student and its teacher",
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",
     "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory", "report": "one HTML page from a run's results.json",
     "info": "content of a model, a structure or a run folder", "doctor": "versions, hardware, teachers, missing packages",
-    "cite": "references of a run", "completion": "script that completes commands and flags in bash, zsh or fish",
+    "cite": "references of a run", "completion": "completion of commands and flags in bash, zsh or fish",
 }  # fmt: skip
 
 EXAMPLES = """\
 examples:
   mdistill doctor
   mdistill distill crystal.cif --quick --dry-run
-  mdistill distill crystal.cif --teacher sevennet-0 --temperatures 500 700 900 --out runs/mine
-  mdistill simulate crystal.cif --potential runs/mine --ensemble nvt --temperature-K 700 --time-ps 50 --out runs/md
+  mdistill distill crystal.cif --temperatures 500 700 900 --out runs/mine
+  mdistill simulate crystal.cif --potential runs/mine --out runs/md
   mdistill analyse runs/md --species Li --temperature-K 700 --out runs/analysis"""
 
 
@@ -41,9 +42,9 @@ def overview() -> str:
     lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
-            f"mdistill {__version__}: distil molecular dynamics into fast models that people can trust", "",
-            "usage: mdistill COMMAND ... [--help]", "", "commands:", *lines, "", EXAMPLES, "",
-            "exit status: 0 ok, 1 error, 2 bad input, 3 blow-up, 4 gate failed, 130 interrupted",
+            f"mdistill {__version__}: distil molecular dynamics into fast models", "",
+            "usage: mdistill COMMAND ... [--help]", "       mdistill --install-completion", "", "commands:", *lines, "", EXAMPLES,
+            "", "status: 0 ok, 1 error, 2 bad input, 3 blow-up, 4 gate failed, 130 interrupted",
         ]
     )  # fmt: skip
 
@@ -56,7 +57,7 @@ def run(arguments: list[str]) -> int:
     if arguments[0] in ("-V", "--version"):
         print(__version__)
         return 0
-    name, *rest = arguments
+    name, *rest = ["completion", "--install", *arguments[1:]] if arguments[0] == "--install-completion" else arguments
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean: mdistill {close[0]}" if close else "see mdistill --help"

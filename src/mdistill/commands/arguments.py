@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import tyro
 
 from mdistill import __version__
+from mdistill.commands.commas import refuse_commas
 from mdistill.errors import BadInput
 from mdistill.settings import BadSetting, changes, describe, from_json, hints, to_toml
 
@@ -65,6 +66,8 @@ def parse(
     except (SystemExit, BadInput) as end:
         refusal = _refusal(end)
         if refusal is None:
+            if isinstance(end, SystemExit) and end.code:
+                refuse_commas(rest, several=[flag for owner, name, flag in _flags(kind) if "tuple" in str(hints(owner)[name])])
             sys.stderr.write(said.getvalue())
             raise
         raise (refusal.called(_flag(kind, refusal, rest)) if isinstance(refusal, BadSetting) else refusal) from None
@@ -309,6 +312,19 @@ def output_folder(out: Path) -> Path:
         raise BadInput(out, f"cannot be made ({error.strerror})", allowed=allowed, fix=fix) from error
     if not writable:
         raise BadInput(out, "cannot be written", allowed=allowed, fix=fix)
+    return out
+
+
+def checked_folder(out: Path) -> Path:
+    """The folder, checked to be one that can be made or written; nothing is made yet.
+
+    Raises:
+        BadInput: It cannot be made or written.
+    """
+    place = next((one for one in (out, *out.parents) if one.exists()), Path())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        problem = "cannot be written" if place.is_dir() else f"cannot be made ({place} is a file)"
+        raise BadInput(out, problem, allowed="a folder you may write to", fix="choose another --out")
     return out
 
 

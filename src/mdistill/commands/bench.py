@@ -48,9 +48,10 @@ def main(arguments: list[str]) -> int:
     from mdistill.report.page import add_to_report
     from mdistill.runs.lock import locked
     from mdistill.workflows.bench import bench
-    from mdistill.workflows.run_parts import teacher_of
+    from mdistill.workflows.run_parts import relaxed_systems, teacher_of
 
     use_threads(given.threads)
+    relaxed_systems(given.run)
     teacher = teacher_of(given.run, given.teacher)
     command, out = "mdistill bench " + shlex.join(arguments), given.out or given.run / "bench"
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:

@@ -30,11 +30,12 @@ examples:
   mdistill cite runs/li6ps5cl
   mdistill cite runs/li6ps5cl --style bibtex
 """
+GROUPS = {"run": ("style", "out")}
 
 
 def main(arguments: list[str]) -> int:
     """Print the references."""
-    settings = parse(CiteArguments, arguments, program="mdistill cite", description=HELP)
+    settings = parse(CiteArguments, arguments, program="mdistill cite", description=HELP, groups=GROUPS)
     from mdistill.report.citations import bibliography, cite
     from mdistill.runs.results import Results, read_results
 

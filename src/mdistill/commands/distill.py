@@ -12,8 +12,8 @@ from typing import Annotated
 import tyro
 
 from mdistill.commands.arguments import (
+    checked_folder,
     finish,
-    output_folder,
     parse,
     read_toml,
     split_config,
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
 
         finish(dry_run(given.settings), None)
         return 0
-    folder = output_folder(given.out or Path("runs") / given.settings.structure.stem)
+    folder = checked_folder(given.out or Path("runs") / given.settings.structure.stem)
     from mdistill.interrupt import stop_on_signals
     from mdistill.runs.results import read_results
     from mdistill.workflows.distill import distill

@@ -30,11 +30,12 @@ examples:
   mdistill doctor
   mdistill doctor --out runs/doctor
 """
+GROUPS = {"run": ("out",)}
 
 
 def main(arguments: list[str]) -> int:
     """Print the check-up; 0 also when an optional teacher is missing."""
-    settings = parse(DoctorArguments, arguments, program="mdistill doctor", description=HELP)
+    settings = parse(DoctorArguments, arguments, program="mdistill doctor", description=HELP, groups=GROUPS)
     from mdistill.kernels.build import cache_folder, compiler
     from mdistill.runs.hardware import hardware
     from mdistill.runs.results import Cell, Results, Table

@@ -29,12 +29,13 @@ examples:
   mdistill info crystal.cif
   mdistill info runs/li6ps5cl
 """
+GROUPS = {"run": ("out",)}
 
 
 def main(arguments: list[str]) -> int:
     """Print the card."""
-    given = parse(InfoArguments, arguments, program="mdistill info", description=HELP)
-    from mdistill.workflows.info import card
+    given = parse(InfoArguments, arguments, program="mdistill info", description=HELP, groups=GROUPS)
+    from mdistill.report.cards import card
 
     results: Any = card(given.path)
     finish(stamped(results, given), given.out)

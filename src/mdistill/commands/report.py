@@ -28,11 +28,12 @@ examples:
   mdistill report runs/li6ps5cl
   mdistill report runs/li6ps5cl --out somewhere/else
 """
+GROUPS = {"run": ("out",)}
 
 
 def main(arguments: list[str]) -> int:
     """Write the page and print where it is."""
-    settings = parse(ReportArguments, arguments, program="mdistill report", description=HELP)
+    settings = parse(ReportArguments, arguments, program="mdistill report", description=HELP, groups=GROUPS)
     from mdistill.report.figures import write_svg_files
     from mdistill.report.page import write_report
     from mdistill.report.terminal import print_summary

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
+from mdistill.commands.arguments import finish, output_folder, parse, short_help, stamped, use_threads, write_config
 from mdistill.errors import BadInput
 from mdistill.settings import child_seed
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     """Train; prints the errors on the held-out blocks."""
     if not arguments or arguments[0] not in PRODUCTS:
         if arguments and arguments[0] in ("-h", "--help", "--help-all"):
-            print(f"{USAGE}\n\n{HELP}")
+            print(f"{USAGE}\n{short_help(TrainArguments, 'mdistill train potential', HELP, {}).partition(chr(10))[2]}")
             return 0
         raise BadInput("product", "none named", allowed=", ".join(PRODUCTS), fix="mdistill train potential LABELS --out FOLDER")
     if arguments[0] == "stride":

@@ -67,6 +67,7 @@ def main(arguments: list[str]) -> int:
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import STRUCTURES, read_system, read_systems
     from mdistill.labelling.segments import recorded_segments
+    from mdistill.nets.model_files import read_metadata
     from mdistill.report.page import add_to_report
     from mdistill.runs.folder import keep_settings, run_settings
     from mdistill.runs.lock import locked
@@ -81,6 +82,7 @@ def main(arguments: list[str]) -> int:
         raise BadInput(given.source, "is no run folder", allowed="a run folder, or a student with --structure and --out",
                        fix=f"add {missing}")  # fmt: skip
     student = find_student(given.source) if given.source.is_dir() else given.source
+    read_metadata(student)
     if given.structure is not None:
         systems = [read_system(given.structure)]
     else:

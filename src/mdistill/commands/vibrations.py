@@ -64,12 +64,13 @@ def main(arguments: list[str]) -> int:
     from mdistill.workflows.run_parts import relaxed_systems, teacher_of
 
     use_threads(given.threads)
+    relaxed = relaxed_systems(given.run)[0]
     teacher = teacher_of(given.run, given.teacher, device=given.device)
     settings = replace(given.settings, whole_up_to=0) if given.quick else given.settings
     command = "mdistill vibrations " + shlex.join(arguments)
     out = given.out or given.run / "vibrations"
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        student, relaxed = load(find_student(given.run)), relaxed_systems(given.run)[0]
+        student = load(find_student(given.run))
         write_config(out, "mdistill vibrations", given)
         found = vibrations(student, teacher, relaxed, settings, out, stop=stop)
         page = add_to_report(given.run, found)

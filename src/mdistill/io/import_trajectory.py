@@ -123,7 +123,7 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
         raise BadInput(path, f"of format {kind!r}", allowed=READABLE, fix="convert it with `ase convert`")
     frames: list[Any] = []
     try:
-        for atoms in iread(str(path), index=":", format=kind):
+        for atoms in iread(str(path), index=":", format=kind, do_not_split_by_at_sign=True):
             _check_same(path, frames, atoms)
             frames.append(atoms)
     except BadInput:

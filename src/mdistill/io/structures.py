@@ -180,4 +180,4 @@ def read_systems(path: Path) -> list[System]:
     """All structures of a file, one System each."""
     from ase.io import read
 
-    return [read_system(path, index=k) for k in range(len(read(path, index=":")))]
+    return [read_system(path, index=k) for k in range(len(read(path, index=":", do_not_split_by_at_sign=True)))]

@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mdistill.errors import BadInput
 from mdistill.io.files import PARTIAL, read_json, this_host, write_failure, write_json
+from mdistill.progress import published
 from mdistill.runs.ledger import Ledger
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-LOCK, HOLDER = ".lock", ".lock.json"
+LOCK, HOLDER, PROGRESS = ".lock", ".lock.json", ".progress.json"
 _ABANDONED_SECONDS = 86_400.0
 """Age from which an unfinished file of another machine counts as left over."""
 
@@ -48,7 +49,8 @@ def locked(folder: Path) -> Iterator[None]:
         began = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(folder / HOLDER, {"process": os.getpid(), "host": this_host(), "time": began})
         remove_leftovers(folder)
-        yield
+        with published(lambda facts: _tell(folder, facts)):
+            yield
     except Exception as error:
         _check_place(folder, number, error)
         raise
@@ -56,8 +58,37 @@ def locked(folder: Path) -> Iterator[None]:
         _check_place(folder, number, None)
     finally:
         if _in_place(folder, number):
-            (folder / HOLDER).unlink(missing_ok=True)
+            for name in (HOLDER, PROGRESS):
+                (folder / name).unlink(missing_ok=True)
         lock.release()
+
+
+def _tell(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the progress of this process, unless its folder was moved away."""
+    if (folder / HOLDER).exists():
+        write_json(folder / PROGRESS, facts)
+
+
+def working(folder: Path) -> dict[str, Any] | None:
+    """Holder of a folder's lock, with the progress that it published last; None where no process works there.
+
+    Returns:
+        process, host, time, and where known: stage, stage_time, bar {name, done, total, unit, left_s, time}.
+    """
+    from filelock import FileLock, Timeout
+
+    if not (folder / HOLDER).is_file() or not (folder / LOCK).is_file():
+        return None
+    try:
+        with FileLock(folder / LOCK, blocking=False):
+            return None
+    except Timeout:
+        pass
+    facts: dict[str, Any] = {}
+    for name in (HOLDER, PROGRESS):
+        with suppress(BadInput, TypeError):
+            facts |= read_json(folder / name)
+    return facts
 
 
 def _acquire(lock: BaseFileLock, folder: Path, *, subject: Path) -> BaseFileLock:

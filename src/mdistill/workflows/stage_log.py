@@ -8,7 +8,7 @@ from pathlib import Path
 from mdistill.errors import BadInput
 from mdistill.labelling.plan import estimate_cost
 from mdistill.processes import usable_cores
-from mdistill.progress import say
+from mdistill.progress import say_stage
 from mdistill.runs.results import read_results
 from mdistill.types import System
 from mdistill.workflows.distill_settings import DistillSettings
@@ -27,7 +27,7 @@ def tell_stage(name: str, names: Sequence[str], settings: DistillSettings, home:
     number = names.index(name)
     minutes, teacher = minutes_of(names[number:], settings, systems, seconds=seconds_per_call(home, settings, systems))
     left = f", about {max(minutes, 1.0):.0f} min left" if minutes else ""
-    say(f"stage {number + 1} of {len(names)}: {name}{left}" + ("" if teacher or not left else " without teacher calls"))
+    say_stage(f"stage {number + 1} of {len(names)}: {name}{left}" + ("" if teacher or not left else " without teacher calls"))
 
 
 def minutes_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from mdistill.errors import BadInput
 from mdistill.runs.folder import run_settings, stages
 from mdistill.runs.ledger import flat
+from mdistill.runs.lock import working
 from mdistill.runs.results import Cell, Results, Table
 
 STUDENT_SUFFIX = ".mdistill"
@@ -61,7 +63,34 @@ def _run(folder: Path) -> Results:
     results = _table("settings", f"Settings of {folder.name}", flat(settings))
     rows: list[list[Cell]] = [[name, entry["state"], entry.get("seconds")] for name, entry in stages(folder).items()]
     table = Table("stages", "Stages", "settings", ["stage", "state", "time (s)"], rows)
-    return Results(command="info", tables=[*([table] if rows else []), *results.tables])
+    return Results(command="info", tables=[*_now(folder), *([table] if rows else []), *results.tables])
+
+
+def _now(folder: Path) -> list[Table]:
+    """What a process that works in the folder does now, and how long that may take."""
+    facts = working(folder)
+    if facts is None:
+        return []
+    rows: list[list[Cell]] = [["process", f"{facts.get('process')} on {facts.get('host')}"], ["since", str(facts.get("time"))]]
+    if facts.get("stage"):
+        rows.append(["stage", f"{facts['stage']} (told {_ago(facts['stage_time'])})"])
+    bar = facts.get("bar")
+    if bar:
+        done, total = float(bar["done"]), max(float(bar["total"]), 1e-9)
+        rows.append([bar["name"], f"{done:.6g} of {total:.6g} {bar['unit']} ({min(done / total, 1.0):.0%}, {_ago(bar['time'])})"])
+        if bar["left_s"] is not None:
+            rows.append([f"left of {bar['name']}", _duration(max(bar["left_s"] - (time.time() - bar["time"]), 0.0))])
+    return [Table("now", "Running", "settings", ["what", "value"], rows)]
+
+
+def _ago(moment: float) -> str:
+    return f"{_duration(max(time.time() - moment, 0.0))} ago"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90.0:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60.0:.0f} min" if seconds < 5400.0 else f"{seconds / 3600.0:.1f} h"
 
 
 def _table(name: str, title: str, values: Mapping[str, Any]) -> Results:
