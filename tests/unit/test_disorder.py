@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conductors import cif, conductor
 from mdistill.data import arrangement
 from mdistill.data.disorder import charges_of, closest_allowed, order, repeat, site_classes
 from mdistill.data.ewald import ewald_matrix
@@ -249,8 +250,25 @@ def test_impossible_split_sites_are_refused() -> None:
     """A chain of Li sites 1.2 Å apart, every one three-quarters full, has no arrangement."""
     chain = [("Li1", (k / 4, 0.0, 0.0), {3: 0.75}) for k in range(4)]
     f = [("F1", (0.0, 0.5, 0.5), {9: 1.0}), ("F2", (0.5, 0.5, 0.5), {9: 1.0}), ("F3", (0.25, 0.5, 0.0), {9: 1.0})]
-    with pytest.raises(BadInput, match=r"close pairs, such as Li–Li at 1\.20"):
+    with pytest.raises(BadInput, match=r"close pairs, such as Li–Li at 1\.20") as refused:
         order(crystal_of(*chain, *f, a=4.8))
+    flag, value = refused.value.fix.split()[-2:]
+    assert (flag, value) == ("--prepare.disorder.least-like-factor", "0.46")
+    lowered = order(crystal_of(*chain, *f, a=4.8), settings=DisorderSettings(least_like_factor=float(value)))[0]
+    assert lowered.crystal.composition == {3: 3.0, 9: 3.0}
+
+
+def test_kamaya_lgps_is_ordered_and_its_rule_says_that_the_factor_was_lowered(tmp_path: Path) -> None:
+    """Occupancy 0.691 on both halves of a split site 1.72 Å wide: some pairs must be closer than 0.8 × 2.56 Å."""
+    path = tmp_path / "lgps.cif"
+    path.write_text(cif(conductor("Li10GeP2S12")))
+    found = order(read_structure(path), settings=QUICK)[0]
+    assert found.crystal.composition == {3: 20.0, 15: 4.0, 16: 24.0, 32: 2.0}
+    numbers = numbers_of(found.crystal)
+    i, j, distance = neighbour_pairs(found.crystal, 3.0)
+    closest = float(distance[(numbers[i] == 3) & (numbers[j] == 3)].min())
+    assert closest == pytest.approx(1.72, abs=0.01)
+    assert "closer than 0.65 (cations)" in found.rule and "Li–Li 1.66 Å" in found.rule and "lowered from 0.8" in found.rule
 
 
 def test_bad_settings_and_sizes() -> None:

@@ -8,6 +8,7 @@ import pytest
 from ase.build import bulk
 from ase.io import write
 
+from conductors import cif, conductor
 from mdistill.io.structures import read_structure
 from mdistill.workflows.distill_settings import DistillSettings, quick_settings, resolved
 from mdistill.workflows.dry_run import dry_run
@@ -45,3 +46,12 @@ def test_a_fluoride_moves_its_fluorine_unless_an_alkali_ion_is_there(tmp_path):
         path = tmp_path / f"{kind}.cif"
         write(path, bulk(symbols, kind, a=5.4, cubic=True))
         assert resolved(quick_settings(path), read_structure(path)).mobile == mobile
+
+
+def test_the_plan_states_the_rule_that_was_applied(tmp_path):
+    path = tmp_path / "lgps.cif"
+    path.write_text(cif(conductor("Li10GeP2S12")))
+    settings = replace(quick_settings(path), teacher="ase.calculators.lj:LennardJones", cutoff=4.2)
+    plan = dry_run(settings)
+    assert "closer than 0.65 (cations)" in plan.notes[0] and "lowered from 0.8" in plan.notes[0]
+    assert not any("0.8 (cations)" in text for text in [*plan.notes, *(table.caption for table in plan.tables)])

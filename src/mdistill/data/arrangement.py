@@ -315,12 +315,16 @@ def _typical_energy(board: _Board, state: np.ndarray, sites: np.ndarray, generat
 
 def _no_room(large: Crystal, board: _Board, state: np.ndarray) -> BadInput:
     """The message for a structure whose sites cannot be filled without close pairs."""
-    from ase.data import chemical_symbols
+    from ase.data import chemical_symbols, covalent_radii
 
     limits = board.limits[state[board.first], state[board.second]]
     close = np.flatnonzero(limits > board.distance)
     k = close[np.argmin(board.distance[close] / limits[close])]
-    names = [chemical_symbols[board.species[state[end[k]]]] for end in (board.first, board.second)]
+    pair = [state[end[k]] for end in (board.first, board.second)]
+    numbers, charges = board.species[pair], board.charges[pair]
+    names = [chemical_symbols[number] for number in numbers]
     problem = f"every arrangement found has close pairs, such as {names[0]}–{names[1]} at {board.distance[k]:.2f} Å"
-    fix = "check the occupancies of split sites, or lower like_factor / unlike_factor in the disorder settings"
+    flag = "unlike-factor" if charges.prod() < 0 else "anion-factor" if charges.max() < 0 else "least-like-factor"
+    factor = math.floor(100.0 * float(board.distance[k] / covalent_radii[numbers].sum())) / 100.0
+    fix = f"check the occupancies of split sites, or allow closer pairs with --prepare.disorder.{flag} {factor:g}"
     return BadInput(large.source, problem, allowed=f"at least {limits[k]:.2f} Å for this pair", fix=fix)

@@ -147,18 +147,25 @@ def order(
         raise BadInput(crystal.source, problem, allowed=allowed, fix="choose a smaller cutoff or cell")
     charges = charges_of(crystal)
     classes = site_classes(large, charges)
+    applied = settings
     while True:
         try:
             arrangements = find_arrangements(
-                large, classes, charges=charges, limits=closest_allowed(charges, settings), count=count,
-                settings=settings, generator=np.random.default_rng(seed),
+                large, classes, charges=charges, limits=closest_allowed(charges, applied), count=count,
+                settings=applied, generator=np.random.default_rng(seed),
             )  # fmt: skip
             break
         except BadInput:
-            if settings.like_factor - 0.05 < settings.least_like_factor - 1e-9:
+            if applied.like_factor <= applied.least_like_factor:
                 raise
-            settings = replace(settings, like_factor=settings.like_factor - 0.05)
-    rule = describe(crystal, large, classes, charges=charges, settings=settings, arrangements=arrangements)
+            lower = round(applied.like_factor - 0.05, 6)
+            applied = replace(applied, like_factor=max(lower, applied.least_like_factor))
+    rule = describe(crystal, large, classes, charges=charges, settings=applied, arrangements=arrangements)
+    if applied != settings:
+        rule += (
+            f" The factor of cations was lowered from {settings.like_factor:g}: the occupancies leave no arrangement without"
+            " closer pairs."
+        )
     return [
         Ordering(crystal=_filled(large, numbers), energy=float(energy), rule=rule)
         for energy, numbers in zip(arrangements.energies, arrangements.numbers, strict=True)

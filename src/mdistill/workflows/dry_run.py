@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from mdistill.data.disorder import order
 from mdistill.data.prepare import Plan, plan
@@ -27,10 +28,10 @@ def dry_run(settings: DistillSettings) -> Results:
     crystal = read_structure(settings.structure)
     settings = resolved(settings, crystal)
     planned = plan(crystal, settings.prepare)
-    notes = [planned.rule, *planned.notes]
     ordered = order(
         crystal, supercell=planned.supercell, settings=settings.prepare.disorder, seed=child_seed(settings.seed, "prepare")
     )
+    notes = [ordered[0].rule, *planned.notes]
     system = to_system(ordered[0].crystal)
     teacher: Potential | None = None
     try:
@@ -54,7 +55,7 @@ def dry_run(settings: DistillSettings) -> Results:
     )
     return Results(
         command="distill --dry-run",
-        tables=[planned.sites, structure, _costs(settings, planned, system, teacher, seconds)],
+        tables=[replace(planned.sites, caption=ordered[0].rule), structure, _costs(settings, planned, system, teacher, seconds)],
         notes=notes,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from mdistill.data.prepare import plan, prepare, relaxation_table
@@ -80,5 +81,5 @@ def _prepare(
         ) from error
     write_systems(folder / STRUCTURES, done.systems)
     values = {"atoms": exactly(done.systems[0].n_atoms)}
-    tables = [planned.sites, relaxation_table(done)]
+    tables = [replace(planned.sites, caption=done.rule), relaxation_table(done)]
     write_results(folder, Results(command="prepare", values=values, tables=tables, notes=[done.rule, *done.notes]))
