@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -17,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdistill.data.store import LabelStore
-from mdistill.errors import BadInput, MdistillError
+from mdistill.errors import BadInput, MdistillError, MdistillNotice
 from mdistill.graph import make_system
+from mdistill.io.arrays import read_arrays
+from mdistill.io.files import sha256
 from mdistill.types import LabelledFrame, Prediction
 
 
@@ -91,18 +94,75 @@ def test_where_and_keys(tmp_path: Path) -> None:
         store.append([])
 
 
-def test_torn_line_and_orphan_are_ignored_and_repaired(tmp_path: Path) -> None:
+def old_form(folder: Path, *, lines: int) -> None:
+    """Make a store one of an earlier version: shards without key and sha256, lines without check; this many lines are left."""
+    entries = LabelStore(folder).index()
+    for entry in entries:
+        held = {k: v for k, v in read_arrays(folder / entry["shard"]).items() if k not in ("key", "digest")}
+        np.savez(folder / entry["shard"], **held)
+    text = [json.dumps(entry | {"sha256": sha256(folder / entry["shard"])}) for entry in entries[:lines]]
+    (folder / "labels.jsonl").write_text("".join(line + "\n" for line in text))
+
+
+@pytest.mark.filterwarnings("ignore::mdistill.errors.MdistillNotice")
+def test_lost_lines_are_made_from_their_shards(tmp_path: Path) -> None:
     store = LabelStore(tmp_path)
-    store.append([frame(1)])
+    store.append([frame(1)], key="one")
+    store.append([frame(2, block=4)], key="two")
     index = tmp_path / "labels.jsonl"
-    whole = index.read_bytes()
-    store.append([frame(2)])
-    second = index.read_bytes()[len(whole) :]
-    for cut in range(len(second)):
-        index.write_bytes(whole + second[:cut])
-        assert flat(store.read()) == flat([frame(1)])
-    store.append([frame(3)])
-    assert flat(store.read()) == flat([frame(1), frame(3)])
+    content, entries = index.read_bytes(), store.index()
+    for cut in range(0, len(content), 7):
+        index.write_bytes(content[:cut])
+        assert store.index() == entries, cut
+    assert flat(store.read()) == flat([frame(1), frame(2, block=4)]) and store.keys == {"one", "two"}
+    store.append([frame(2)], key="two")
+    assert index.read_bytes() == content, "the append repairs the index, and knows what is there"
+    index.unlink()
+    assert store.index() == entries
+
+
+def test_lost_lines_are_told(tmp_path: Path) -> None:
+    for k in range(3):
+        LabelStore(tmp_path).append([frame(k)])
+    index = tmp_path / "labels.jsonl"
+    index.write_text(index.read_text().splitlines(keepends=True)[0])
+    with pytest.warns(MdistillNotice, match="had lost 2 of its 3 entries"):
+        assert len(LabelStore(tmp_path)) == 3
+
+
+def test_a_cut_index_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    for k in range(3):
+        LabelStore(tmp_path).append([frame(k)])
+    old_form(tmp_path, lines=3)
+    assert flat(LabelStore(tmp_path).read()) == flat([frame(0), frame(1), frame(2)])
+    old_form(tmp_path, lines=1)
+    with pytest.raises(BadInput, match=r"(?s)labels\.jsonl: 1 entries, but there are 2 further shards.*fix: restore"):
+        LabelStore(tmp_path).read()
+
+
+def test_a_shard_of_an_earlier_version_without_a_line_is_overwritten(tmp_path: Path) -> None:
+    for k in range(2):
+        LabelStore(tmp_path).append([frame(k)])
+    old_form(tmp_path, lines=1)
+    assert flat(LabelStore(tmp_path).read()) == flat([frame(0)])
+    LabelStore(tmp_path).append([frame(3)])
+    assert flat(LabelStore(tmp_path).read()) == flat([frame(0), frame(3)])
+
+
+def test_a_flipped_bit_of_the_index_is_named(tmp_path: Path) -> None:
+    store = LabelStore(tmp_path)
+    store.append([frame(1)], key="md-600/3")
+    index = tmp_path / "labels.jsonl"
+    whole, entries = index.read_bytes(), store.index()
+    for place in range(0, 8 * len(whole), 5):
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        index.write_bytes(content)
+        try:
+            found, message = store.index(), "labels.jsonl"
+        except BadInput as error:
+            found, message = entries, str(error)
+        assert found == entries and "labels.jsonl" in message, place
 
 
 def damage_is_named(store: LabelStore) -> bool:
@@ -155,7 +215,8 @@ def test_index_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     store = LabelStore(tmp_path / "inner")
     store.append([frame(1)])
     index = tmp_path / "inner" / "labels.jsonl"
-    index.write_text(index.read_text().replace("labels-00000.npz", "../labels-00000.npz"))
+    entry = {k: v for k, v in json.loads(index.read_text()).items() if k != "check"}
+    index.write_text(json.dumps(entry | {"shard": "../labels-00000.npz"}) + "\n")
     (tmp_path / "inner" / "labels-00000.npz").rename(tmp_path / "labels-00000.npz")
     with pytest.raises(BadInput, match="no shard of this folder"):
         store.read()
@@ -165,11 +226,9 @@ def test_pickled_shard_is_refused(tmp_path: Path) -> None:
     store = LabelStore(tmp_path)
     store.append([frame(1)])
     shard, index = tmp_path / "labels-00000.npz", tmp_path / "labels.jsonl"
-    old = LabelStore(tmp_path).index()[0]["sha256"]
     np.savez(shard, atoms=np.array([print], dtype=object))
-    from mdistill.io.files import sha256
-
-    index.write_text(index.read_text().replace(old, sha256(shard)))
+    entry = {k: v for k, v in json.loads(index.read_text()).items() if k != "check"}
+    index.write_text(json.dumps(entry | {"sha256": sha256(shard)}) + "\n")
     with pytest.raises((BadInput, ValueError)):
         store.read()
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
+from mdistill.io.arrays import DAMAGED, read_arrays
 from mdistill.io.files import write_bytes
 from mdistill.types import System, Trajectory
 
@@ -126,8 +127,7 @@ def read_segments(path: Path) -> list[Segment]:
         BadInput: Absent, damaged, or of another format.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            held = {name: file[name] for name in file.files}
+        held = read_arrays(path)
         if str(held.pop("sha256")) != _digest(held):
             raise ValueError("its sha256 differs from the one stored")
         if int(held["format"]) != FORMAT:
@@ -136,13 +136,14 @@ def read_segments(path: Path) -> list[Segment]:
         masses = torch.from_numpy(held["masses"])
         return [
             Segment(
-                system=make_system(held["positions"][k, 0], held["numbers"], held["cell"][k], held["pbc"]), masses=masses,
+                system=make_system(held["positions"][k, 0], held["numbers"], held["cell"][k], held["pbc"].tolist()),
+                masses=masses,
                 positions=positions[k], momenta=momenta[k], every_fs=float(held["spacing_fs"]),
                 temperature_K=float(held["temperature_K"][k]), block=int(held["block"][k]),
             )
             for k in range(len(positions))
         ]  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except DAMAGED as error:
         raise BadInput(path, f"no usable segments ({error})", allowed="a file of NVE segments", fix=_AGAIN) from error
 
 

@@ -1,16 +1,18 @@
 """Labelled frames on disk: an append-only folder that is readable after a kill at any moment.
 
-Each append writes one shard (`labels-00000.npz`, plain arrays, never pickled), flushes it, and only then adds one line
-to `labels.jsonl`: {"shard", "sha256", "key", "frames", "sources", "temperatures_K", "blocks"}. What has no line does not
-exist: a shard left behind by a kill is overwritten by the next append, and a torn last line is ignored and removed.
+Each append writes one shard (`labels-00000.npz`, plain arrays with their sha256 and the key of the append, never pickled), then
+adds one line to `labels.jsonl`: {"shard", "sha256", "key", "frames", "sources", "temperatures_K", "blocks", "check"}; check is
+the sha256 of the line before it. A line that is lost is made again from its shard. Shards of earlier versions have no key: one
+without a line is overwritten by the next append.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, MdistillError
 from mdistill.graph import make_system
+from mdistill.io.arrays import DAMAGED, read_arrays
 from mdistill.io.files import append_line, sha256, write_bytes, write_text
+from mdistill.notices import notify
 from mdistill.types import LabelledFrame, Prediction
 
 INDEX = "labels.jsonl"
+_FIELDS = ("shard", "sha256", "key", "frames", "sources", "temperatures_K", "blocks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +60,14 @@ class LabelStore:
             return
         number = 1 + max((int(entry["shard"][7:-4]) for entry in entries), default=-1)
         shard = self.folder / f"labels-{number:05d}.npz"
-        buffer = io.BytesIO()
-        np.savez(buffer, **_arrays(frames))  # type: ignore[arg-type]
+        buffer, arrays = io.BytesIO(), _arrays(frames) | {"key": np.frombuffer(key.encode(), dtype=np.uint8)}
+        np.savez(buffer, digest=np.array(_digest(arrays)), **arrays)  # type: ignore[arg-type]
         write_bytes(shard, buffer.getvalue())
-        entry = {
-            "shard": shard.name, "sha256": sha256(shard), "key": key, "frames": len(frames),
-            "sources": sorted({frame.source for frame in frames}),
-            "temperatures_K": sorted({frame.temperature_K for frame in frames}),
-            "blocks": sorted({frame.block for frame in frames}),
-        }  # fmt: skip
-        append_line(self.folder / INDEX, json.dumps(entry))
+        try:
+            append_line(self.folder / INDEX, _line(_entry_of(shard) or {}))
+        except MdistillError:
+            shard.unlink()
+            raise
 
     def read(self, where: Callable[[LabelledFrame], bool] | None = None) -> list[LabelledFrame]:
         """All frames for which `where` is true, in the order they were added.
@@ -75,8 +78,11 @@ class LabelStore:
         self.check()
         frames: list[LabelledFrame] = []
         for entry in self.index():
-            with np.load(self.folder / entry["shard"], allow_pickle=False) as arrays:
-                frames += _frames(arrays)
+            try:
+                frames += _frames(read_arrays(self.folder / entry["shard"]))
+            except DAMAGED as error:
+                allowed, fix = "labels as mdistill writes them", "label again into another folder"
+                raise BadInput(self.folder / entry["shard"], f"cannot be read ({error})", allowed=allowed, fix=fix) from error
         return frames if where is None else [frame for frame in frames if where(frame)]
 
     def check(self) -> None:
@@ -89,7 +95,7 @@ class LabelStore:
             shard = self.folder / entry["shard"]
             if not shard.is_file() or sha256(shard) != entry["sha256"]:
                 problem = "was altered since it was written" if shard.is_file() else "is missing"
-                fix = f"restore it, or remove its line from {self.folder / INDEX} to lose its {entry['frames']} frames only"
+                fix = f"restore it, or move it away and remove its line from {self.folder / INDEX} (its {entry['frames']} frames)"
                 raise BadInput(shard, problem, allowed="the file with sha256 " + entry["sha256"], fix=fix)
 
     @property
@@ -106,31 +112,88 @@ class LabelStore:
         return sum(entry["frames"] for entry in self.index())
 
     def index(self, *, repair: bool = False) -> list[dict[str, Any]]:
-        """The lines of the index, one per append; `repair` also removes a torn last line from the file.
+        """The lines of the index, one per append; lost ones are made from their shards. `repair` also writes them to the file.
 
         Raises:
-            BadInput: A line that is not as it was written.
+            BadInput: A line that is not as it was written, or lost lines of shards that do not describe themselves.
         """
         path = self.folder / INDEX
-        if not path.is_file():
-            return []
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         whole, torn = text[: text.rfind("\n") + 1], text[text.rfind("\n") + 1 :]
-        if repair and torn:
-            write_text(path, whole)
         try:
-            return [_entry(line) for line in whole.splitlines()]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(
-                path, f"a line is not as it was written ({error})", allowed="one JSON object a line", fix="restore the file"
-            ) from error
+            entries = [_entry(line) for line in whole.splitlines()]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            problem, fix = (
+                f"a line is not as it was written ({error})",
+                "restore the file, or remove it: it is made from the shards",
+            )
+            raise BadInput(path, problem, allowed="one JSON object a line", fix=fix) from error
+        lost = self._lost({entry["shard"] for entry in entries})
+        entries += lost
+        if repair and (torn or lost):
+            write_text(path, whole + "".join(_line(entry) + "\n" for entry in lost))
+        return entries
+
+    def _lost(self, known: set[str]) -> list[dict[str, Any]]:
+        """Entries of shards without a line."""
+        shards = [path for path in sorted(self.folder.glob("labels-*.npz")) if path.name not in known]
+        own = [entry for entry in map(_entry_of, shards) if entry is not None]
+        if len(shards) - len(own) > 1:
+            problem = f"{len(known)} entries, but there are {len(shards)} further shards (first: {shards[0].name})"
+            fix = f"restore {self.folder / INDEX}, or move those shards away"
+            raise BadInput(self.folder / INDEX, problem, allowed="an entry for every shard", fix=fix)
+        if len(own) > 1:  # one alone is a kill between shard and line
+            notify(f"{self.folder / INDEX} had lost {len(own)} of its {len(known) + len(own)} entries: read from their shards")
+        return own
+
+
+def _entry_of(shard: Path) -> dict[str, Any] | None:
+    """The entry of a shard, from what it holds; None for one of earlier versions, without a key.
+
+    Raises:
+        BadInput: It was altered.
+    """
+    try:
+        arrays = read_arrays(shard)
+        if "key" not in arrays:
+            return None
+        if str(arrays.pop("digest")) != _digest(arrays):
+            raise ValueError("its sha256 differs from the one stored")
+        entry = {
+            "shard": shard.name,
+            "sha256": sha256(shard),
+            "key": arrays["key"].tobytes().decode(),
+            "frames": len(arrays["atoms"]),
+        }
+        lists = {"sources": arrays["source"], "temperatures_K": arrays["temperature_K"], "blocks": arrays["block"]}
+        return entry | {name: sorted(set(values.tolist())) for name, values in lists.items()}
+    except DAMAGED as error:
+        problem, fix = f"is damaged, and has no entry in {INDEX} ({error})", "restore it, or move it away to lose its frames"
+        raise BadInput(shard, problem, allowed="labels as mdistill writes them", fix=fix) from error
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    """An entry as a line with its check."""
+    body = json.dumps(entry)
+    return f'{body[:-1]}, "check": "{hashlib.sha256(body.encode()).hexdigest()[:16]}"}}'
 
 
 def _entry(line: str) -> dict[str, Any]:
     entry = json.loads(line)
     if re.fullmatch(r"labels-\d+\.npz", entry["shard"]) is None:
         raise ValueError(f"{entry['shard']!r} is no shard of this folder")
-    return {k: entry[k] for k in ("shard", "sha256", "key", "frames", "sources", "temperatures_K", "blocks")}
+    fields = {name: entry[name] for name in _FIELDS}
+    if set(entry) != set(_FIELDS) and line != _line(fields):
+        raise ValueError("its check differs")
+    return fields
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
 
 
 def _arrays(frames: Sequence[LabelledFrame]) -> dict[str, np.ndarray]:
@@ -161,8 +224,7 @@ def _atomic(frame: LabelledFrame) -> np.ndarray:
     return np.full(frame.system.n_atoms, np.nan) if known is None else known.detach().cpu().numpy().astype(np.float64)
 
 
-def _frames(arrays: Any) -> list[LabelledFrame]:
-    held = {name: arrays[name] for name in arrays.files}
+def _frames(held: Mapping[str, np.ndarray]) -> list[LabelledFrame]:
     counts, probe_counts = held["atoms"], held["probes_per_frame"]
     first = np.concatenate([[0], np.cumsum(counts)])
     first_probe = np.concatenate([[0], np.cumsum(counts * probe_counts)])

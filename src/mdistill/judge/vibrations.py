@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from mdistill.derivatives import curvature_products, unit_directions
 from mdistill.errors import BadInput, MissingPackage
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.arrays import DAMAGED, read_arrays
 from mdistill.io.files import replacing
 from mdistill.judge.settings import VibrationSettings
 from mdistill.judge.vibration_tables import SECTION, Compared, figures, tables, values
@@ -137,9 +137,8 @@ def _kept_products(
 def _read_products(path: Path) -> Tensor:
     """The products in a file; none where it is absent or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return torch.from_numpy(file["products"])
-    except (OSError, ValueError, KeyError, BadZipFile):
+        return torch.from_numpy(read_arrays(path)["products"])
+    except DAMAGED:
         return torch.zeros(0, dtype=torch.float64)
 
 

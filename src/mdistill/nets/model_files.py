@@ -1,8 +1,8 @@
 """Model files: safetensors with a JSON header that describes the model, checked byte for byte before use.
 
-Layout (format 2): one safetensors file `student.mdistill`. Its `__metadata__` holds "mdistill": JSON of
-{format, kind, settings, elements, sha256, provenance}; sha256 is over name, type, shape and bytes of every tensor, so a
-flipped bit is noticed. No pickle is ever written or read.
+Layout (format 3): one safetensors file `student.mdistill`. Its `__metadata__` holds "mdistill": JSON of
+{format, kind, settings, elements, sha256, provenance}, and "header_sha256" of this JSON. sha256 is over name, type, shape and
+bytes of every tensor. So every flipped bit is noticed. No pickle is ever written or read.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from mdistill.nets.catalogue import MAPS, POTENTIALS, kind_of, resolve
 from mdistill.nets.network import Network, StrideMap, Student
 from mdistill.nets.settings import MomentSettings
 
-FORMAT = 2
+FORMAT = 3
 """The format written; older ones are upgraded on reading."""
 HEADER_LIMIT = 10_000_000
 """Largest header read, bytes."""
 FILE_LIMIT = 2_000_000_000
 """Largest model file read, bytes."""
+LARGEST_WEIGHT = 1e30
+"""Largest weight read; those of students are below 1e6, and float32 ends at 3.4e38."""
+SEAL = "header_sha256"
+"""Key of the sha256 of the JSON header; files before format 3 have none."""
 
 _KINDS_1 = {"spline": "moment", "composition": "splitting", "direct": "one_step", "attention": "one_step_attention"}
 _FIELDS_1 = {
@@ -55,7 +59,12 @@ def _from_format_1(metadata: Header) -> Header:
     return metadata | {"format": 2, "kind": _KINDS_1.get(kind, kind), "settings": settings}
 
 
-UPGRADES: dict[int, Callable[[Header], Header]] = {1: _from_format_1}
+def _from_format_2(metadata: Header) -> Header:
+    """The same header, without a sha256 of its own."""
+    return metadata | {"format": 3}
+
+
+UPGRADES: dict[int, Callable[[Header], Header]] = {1: _from_format_1, 2: _from_format_2}
 """format n → function that turns its metadata into that of format n + 1."""
 _ALLOWED = "a model file written by mdistill (student.mdistill)"
 _AGAIN = "copy the file again from where it was made, or train again"
@@ -76,7 +85,7 @@ def save_model(path: Path, net: Network, provenance: Header | None = None) -> st
         "sha256": digest, "provenance": provenance or {},
     }  # fmt: skip
     text = json.dumps(metadata, allow_nan=False)
-    write_bytes(path, safetensors.numpy.save(tensors, metadata={"mdistill": text}))
+    write_bytes(path, safetensors.numpy.save(tensors, metadata=sealed("mdistill", text)))
     return digest
 
 
@@ -146,11 +155,17 @@ def read_metadata(path: Path) -> Header:
     return _upgraded(Path(path), read_header(Path(path), "mdistill"))
 
 
+def sealed(key: str, text: str) -> dict[str, str]:
+    """A JSON text under its key with its sha256, as the metadata of a safetensors file."""
+    return {key: text, SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
 def read_header(path: Path, key: str) -> Any:
     """The JSON under `key` in the header of a safetensors file, read without the tensors.
 
     Raises:
-        BadInput: No file, larger than FILE_LIMIT, a header larger than HEADER_LIMIT or the file, or no such JSON in it.
+        BadInput: No file, larger than FILE_LIMIT, a header larger than HEADER_LIMIT or the file, no such JSON in it, or one whose
+            sha256 differs (files of before format 3 have none).
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
@@ -167,9 +182,13 @@ def read_header(path: Path, key: str) -> Any:
             )
         raw = handle.read(length)
     try:
-        return json.loads(json.loads(raw)["__metadata__"][key])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        held = json.loads(raw)["__metadata__"]
+        metadata, intact = json.loads(held[key]), held in (sealed(key, held[key]), {key: held[key]})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(path, f"its header cannot be read ({type(error).__name__})", allowed=_ALLOWED, fix=_AGAIN) from error
+    if not intact:
+        raise BadInput(path, "its header was altered: its sha256 differs", allowed="an unaltered file", fix=_AGAIN)
+    return metadata
 
 
 def tensor_hash(tensors: dict[str, np.ndarray]) -> str:
@@ -241,7 +260,7 @@ def _check_tensors(path: Path, expected: dict[str, torch.Tensor], tensors: dict[
             raise BadInput(
                 path, f"tensor {name} is {value.dtype} {value.shape}", allowed=f"float {tuple(expected[name].shape)}", fix=_AGAIN
             )
-        if not np.isfinite(value).all():
-            raise BadInput(
-                path, f"tensor {name} has values that are not finite", allowed="finite weights", fix="use an earlier checkpoint"
-            )
+        largest = float(np.abs(value).max(initial=0.0))
+        if not largest <= LARGEST_WEIGHT:
+            problem, allowed = f"tensor {name} has a value of {largest:g}", f"finite weights, at most {LARGEST_WEIGHT:g}"
+            raise BadInput(path, problem, allowed=allowed, fix="use an earlier checkpoint")

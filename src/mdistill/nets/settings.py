@@ -231,5 +231,6 @@ def _check_strides(made: OneStepSettings | OneStepAttentionSettings) -> None:
 
 
 def _check_order(made: MomentSettings | PainnSettings | OneStepAttentionSettings) -> None:
-    if not made.elements or list(made.elements) != sorted(set(made.elements)):
+    whole = all(type(number) is int and 1 <= number <= 118 for number in made.elements)
+    if not whole or not made.elements or list(made.elements) != sorted(set(made.elements)):
         refuse(made, "elements", allowed="distinct ascending atomic numbers, 1 to 118", fix="list each once")

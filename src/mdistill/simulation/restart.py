@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from mdistill.errors import BadInput
+from mdistill.io.arrays import DAMAGED, read_arrays
 from mdistill.io.files import replacing
 from mdistill.nets.model_files import tensor_hash
 from mdistill.simulation.running_sums import from_vector, to_vector
@@ -20,9 +19,6 @@ from mdistill.types import Prediction, State, System
 
 FORMAT = 3
 """The format written; read are also 1, without running sums, and 2, whose sums were evaluated at every step."""
-_LARGEST = 4_000_000_000
-_PARSER = threading.Lock()
-"""Numpy reads headers with Python's parser, which fails where two threads parse at once (SystemError, Python 3.11)."""
 _SYSTEM = ("positions", "numbers", "cell", "pbc", "owner")
 
 
@@ -81,11 +77,7 @@ def load_restart(path: Path) -> RestartPoint:
         BadInput: Absent, damaged (its sha256 differs), or of another format.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(item.file_size for item in archive.infolist()) > min(_LARGEST, 2 * path.stat().st_size):
-                raise ValueError("its parts are larger than the file")
-        with _PARSER, np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_arrays(path)
         digest = arrays.pop("digest")
         header = json.loads(arrays["header"].tobytes())
         if not np.array_equal(digest, _digest(arrays)):
@@ -93,7 +85,7 @@ def load_restart(path: Path) -> RestartPoint:
         if header["format"] not in range(1, FORMAT + 1):
             raise ValueError(f"its format is {header['format']}, this version reads 1 to {FORMAT}")
         return _point(header, {name: torch.from_numpy(array) for name, array in arrays.items() if name != "header"})
-    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise BadInput(path, f"no usable restart file ({error})", allowed="a restart file as this version of mdistill writes it",
                        fix="remove the run folder, or choose another with --out, and start again") from error  # fmt: skip
 

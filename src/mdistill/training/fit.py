@@ -27,7 +27,7 @@ from torch import Tensor
 from mdistill.errors import BadInput, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_bytes, write_json
-from mdistill.nets.model_files import read_header, tensor_hash
+from mdistill.nets.model_files import read_header, sealed, tensor_hash
 from mdistill.notices import notify
 from mdistill.progress import Advance, progress, silent
 from mdistill.runs.ledger import Ledger, Work
@@ -168,7 +168,7 @@ class _Run(Generic[Module, Item]):
             tensors |= {f"{name}/{k}": value for k, value in enumerate(values)}
         arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
         header = {"progress": asdict(self.at), "sha256": tensor_hash(arrays)}
-        write_bytes(self.folder / CHECKPOINT, safetensors.numpy.save(arrays, metadata={"training": json.dumps(header)}))
+        write_bytes(self.folder / CHECKPOINT, safetensors.numpy.save(arrays, metadata=sealed("training", json.dumps(header))))
         write_json(self.folder / HISTORY, self.at.history)
         self.saved = time.monotonic()
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.io.files import write_bytes
-from mdistill.nets.model_files import read_header, tensor_hash
+from mdistill.nets.model_files import read_header, sealed, tensor_hash
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import MomentSettings
 from mdistill.training.design_matrix import Products, design, pairs_and_triples
@@ -77,7 +77,7 @@ def save_posterior(path: Path, posterior: Posterior, *, model: str) -> None:
         "third": int(products.triples.max()) + 1, "noise": posterior.noise, "ridge": posterior.ridge,
         "effective": posterior.effective, "usual": posterior.usual, "model": model, "sha256": tensor_hash(tensors),
     }  # fmt: skip
-    write_bytes(path, safetensors.numpy.save(tensors, metadata={"posterior": json.dumps(described, allow_nan=False)}))
+    write_bytes(path, safetensors.numpy.save(tensors, metadata=sealed("posterior", json.dumps(described, allow_nan=False))))
 
 
 def load_posterior(path: Path, *, model: str) -> Posterior:
