@@ -1,6 +1,6 @@
 r"""Does the answer come out the same tomorrow? The main job several times with other seeds: scatter of σ over its quoted error.
 
-    python -m benchmarks.repeat examples/li6ps5cl.cif [--seeds 10] [--teacher sevennet-0] [--runs FOLDER] [--threads 2]
+    python -m benchmarks.repeat examples/li6ps5cl.cif [--seeds 0 1 …] [--temperatures 500 700 900] [--runs FOLDER] [--threads 2]
 
 Every run is `mdistill distill CRYSTAL --quick --seed K`; finished ones are not repeated, so the benchmark resumes, and rows of
 earlier sessions stay in the record. For each temperature:
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("crystal", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--teacher", default="sevennet-0")
+    parser.add_argument("--temperatures", nargs="+", default=["500", "700", "900"])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "repeat")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
@@ -135,6 +136,7 @@ def main() -> None:
         folder = given.runs / f"{crystal}-{seed}"
         command = [str(Path(sys.executable).with_name("mdistill")), "distill", str(given.crystal), "--quick", "--seed", str(seed)]
         command += ["--teacher", given.teacher, "--threads", str(given.threads), "--out", str(folder)]
+        command += ["--temperatures", *given.temperatures]
         if subprocess.run(command, check=False).returncode in (0, 4):
             rows = [row for row in recorded(NAME) if "states" in row] + [row_of(read_results(folder), crystal, seed, folder)]
             write_record(NAME, {"preset": "quick", "teacher": given.teacher}, [*rows, *_summaries(rows)])
