@@ -46,12 +46,18 @@ class Hops:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """Hops of one run, sorted by ion: time (fs), length (Å), whether it is a return, whether it lasts (no return undoes it)."""
+    """Hops of one run, sorted by ion: time (fs), mean positions before and after (Å), whether it is a return, whether it lasts
+    (no return undoes it)."""
 
     time: Float[np.ndarray, " hop"]
-    length: Float[np.ndarray, " hop"]
+    ends: Float[np.ndarray, "hop 2 3"]
     returned: Bool[np.ndarray, " hop"]
     lasting: Bool[np.ndarray, " hop"]
+
+    @property
+    def length(self) -> Float[np.ndarray, " hop"]:
+        """Distance between the mean positions (Å)."""
+        return np.linalg.norm(self.ends[:, 1] - self.ends[:, 0], axis=1)
 
 
 def hop_statistics(moved: Sequence[Float[np.ndarray, "frame ion 3"]], spacing: float, *, distance: float) -> Hops:
@@ -105,19 +111,19 @@ def find_hops(moved: Float[np.ndarray, "frame ion 3"], spacing: float, *, distan
     step = len(moved) // len(means) * spacing
     arrivals = _arrivals(means, distance)
     sums = np.concatenate([np.zeros_like(means[:1]), np.cumsum(means, axis=0)])
-    time, length, returned, lasting = [], [], [], []
-    for ion, (starts, ends) in arrivals.items():
-        sites = (sums[ends, ion] - sums[starts, ion]) / (ends - starts)[:, None]
+    time, ends, returned, lasting = [], [], [], []
+    for ion, (starts, stops) in arrivals.items():
+        sites = (sums[stops, ion] - sums[starts, ion]) / (stops - starts)[:, None]
         back, kept = _returns(sites, starts * step, distance)
         time.append(starts[1:] * step)
-        length.append(np.linalg.norm(np.diff(sites, axis=0), axis=1))
+        ends.append(np.stack([sites[:-1], sites[1:]], axis=1))
         returned.append(back)
         lasting.append(kept)
     if not time:
         nothing, none = np.zeros(0), np.zeros(0, bool)
-        return Events(time=nothing, length=nothing, returned=none, lasting=none)
-    joined = (np.concatenate(part) for part in (time, length, returned, lasting))
-    return Events(**dict(zip(("time", "length", "returned", "lasting"), joined, strict=True)))
+        return Events(time=nothing, ends=np.zeros((0, 2, 3)), returned=none, lasting=none)
+    joined = (np.concatenate(part) for part in (time, ends, returned, lasting))
+    return Events(**dict(zip(("time", "ends", "returned", "lasting"), joined, strict=True)))
 
 
 def count_hops(moved: Float[np.ndarray, "frame ion 3"], spacing: float, *, distance: float) -> int:

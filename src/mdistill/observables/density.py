@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from mdistill.analysis.hops import find_hops
 from mdistill.analysis.msd import atoms_of, displacements, frame_spacing, mean_cell_positions
-from mdistill.analysis.regression import RATTLING_TIME
 from mdistill.types import Trajectory
 
 VOXEL = 0.45
@@ -53,8 +52,8 @@ def ion_map(runs: Sequence[Trajectory], *, species: str, hop_distance: float = 1
 
     ρ(x) = ⟨Σ_i δ(x − r_i(t) + u(t))⟩      u: mean displacement of the host since the start of the run
 
-    in scaled coordinates of the mean cell, smoothed by a Gaussian of 0.3 Å. A hop is that of `hops.count_hops`; its ends
-    are positions averaged over 1 ps, and those within 1.2 Å of each other are one site.
+    in scaled coordinates of the mean cell, smoothed by a Gaussian of 0.3 Å. Hops are those of `hops.find_hops`; ends
+    within 1.2 Å of each other are one site.
 
     Args:
         runs: Unwrapped positions (Å) of the same atoms, periodic in three directions.
@@ -77,7 +76,7 @@ def ion_map(runs: Sequence[Trajectory], *, species: str, hop_distance: float = 1
         moved = displacements(run, species=species)
         inverse = np.linalg.inv(run.cell.double().cpu().numpy().mean(axis=0))
         scaled.append(moved[:: -(-len(moved) // MOST_FRAMES)] @ inverse - shift)
-        ends.append(_hops(moved, frame_spacing(run), hop_distance) @ inverse - shift)
+        ends.append(find_hops(moved, frame_spacing(run), distance=hop_distance).ends @ inverse - shift)
     places = np.empty((len(runs[0].numbers), 3))
     places[host], places[ions] = first % 1.0, scaled[0][-1] % 1.0
     pairs = _site_pairs(np.concatenate(ends), cell, shape)
@@ -122,19 +121,6 @@ def _voxels(scaled: Float[np.ndarray, "point 3"], shape: tuple[int, int, int]) -
     size = np.array(shape)
     a, b, c = (np.floor(scaled % 1.0 * size).astype(np.int64) % size).T
     return (a * shape[1] + b) * shape[2] + c
-
-
-def _hops(moved: Float[np.ndarray, "frame ion 3"], spacing: float, distance: float) -> Float[np.ndarray, "hop 2 3"]:
-    """Where each hop began and ended: positions averaged over 1 ps (Å)."""
-    size = max(1, min(round(RATTLING_TIME / spacing), len(moved) // 4))
-    count = len(moved) // size
-    means = moved[: count * size].reshape(count, size, *moved.shape[1:]).mean(axis=1)
-    site, hops = means[0].copy(), [np.zeros((0, 2, 3))]
-    for now, after in itertools.pairwise(means[1:]):
-        gone = (((now - site) ** 2).sum(-1) > distance**2) & (((after - site) ** 2).sum(-1) > distance**2)
-        hops.append(np.stack([site[gone], after[gone]], axis=1))
-        site[gone] = after[gone]
-    return np.concatenate(hops)
 
 
 def _site_pairs(
