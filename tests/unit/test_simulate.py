@@ -195,6 +195,72 @@ def test_damaged_files_are_named_before_a_run_goes_on(name: str, tmp_path: Path,
     trust("T39", f"half a {name} before a resume", "refused", "refused")
 
 
+def interrupted(folder: Path, **options: object) -> None:
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        run(folder, potential=Calls(stop=stop, stop_at=33, count=[0]), stop=stop, **options)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "trajectory.extxyz", "trajectory.h5"])
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_flipped_bit_is_refused_before_a_run_goes_on(
+    name: str, finished: bool, tmp_path: Path, trust: Callable[..., None]
+) -> None:
+    options = {"format": "hdf5" if name.endswith("h5") else "extxyz"}
+    if finished:
+        run(tmp_path, **options)
+    else:
+        interrupted(tmp_path, **options)
+    path = tmp_path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=name.replace(".", r"\.")):
+        run(tmp_path, **options | ({"time_ps": 0.2} if finished else {}))
+    trust("T39", f"a flipped bit in {name} of {'a finished' if finished else 'an interrupted'} run", "refused", "refused")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_lost_restart_file_deletes_nothing(finished: bool, tmp_path: Path) -> None:
+    if finished:
+        run(tmp_path)
+    else:
+        interrupted(tmp_path)
+    (tmp_path / "restart.npz").unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for time_ps in (FAST["time_ps"], 0.2):
+        with pytest.raises(BadInput, match=r"(?s)restart\.npz: is missing.*fix:.*--out"):
+            run(tmp_path, time_ps=time_ps)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_killed_in_its_first_save_a_run_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames and rows are there, and the restart file of the start."""
+    whole = run(tmp_path / "whole", equilibration_ps=0.05)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(record, "save_restart", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "parts", equilibration_ps=0.05)
+    assert (tmp_path / "parts" / "log.csv").exists() and load_restart(tmp_path / "parts" / "restart.npz").step == -25
+    check_same(content(whole), content(run(tmp_path / "parts", equilibration_ps=0.05)))
+
+
+@pytest.mark.parametrize("name", ["log.csv", "trajectory.h5"])
+def test_a_file_deleted_during_a_run_is_noticed(name: str, tmp_path: Path) -> None:
+    class Deleting(Calls):
+        def __call__(self, graph: Graph) -> Prediction:
+            if self.count[0] == 40:
+                (tmp_path / name).unlink()
+            return super().__call__(graph)
+
+    with pytest.raises(BadInput, match=rf"(?s){name.replace('.', chr(92) + '.')}: was removed while it was written.*fix:"):
+        run(tmp_path, potential=Deleting(count=[0]), restart_seconds=0.0)
+
+
 def test_a_broken_run_stops_with_its_frames(tmp_path: Path, trust: Callable[..., None]) -> None:
     with pytest.raises(BlowUp, match="force on atom") as caught:
         run(tmp_path, potential=Calls(count=[0], break_at=51))

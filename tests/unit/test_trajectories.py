@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mdistill.errors import BadInput, MdistillError
 from mdistill.graph import make_system
-from mdistill.io.trajectories import TrajectoryWriter, read_hdf5, read_series, truncate_after
+from mdistill.io.trajectories import TrajectoryWriter, check_hdf5, read_hdf5, read_series, truncate_after
 from mdistill.types import Prediction, State
 
 SUFFIXES = ["h5", "extxyz"]
@@ -96,6 +96,62 @@ def test_extxyz_is_what_ase_reads(tmp_path: Path) -> None:
         atoms.set_masses(state.masses.numpy())
         kinetic = 103.642697 * float((state.momenta.square().sum(1) / (2 * state.masses)).sum())
         assert atoms.get_kinetic_energy() == pytest.approx(kinetic, rel=1e-5)
+
+
+def test_a_flipped_bit_of_a_trajectory_is_refused_or_harmless(tmp_path: Path, trust: Callable[..., None]) -> None:
+    path = write(tmp_path / "t.h5", [0, 10, 20])
+    whole, before, refused = path.read_bytes(), content(path), 0
+    for place in np.random.default_rng(3).integers(0, 8 * len(whole), 60).tolist():
+        changed = bytearray(whole)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            check_hdf5(path)
+            after = content(path)
+        except BadInput:
+            refused += 1
+        else:
+            assert after == before, f"bit {place} changed what is read"
+    assert refused > 10
+    trust("T39", "HDF5 trajectory with a flipped bit: other numbers read without a word (of 60)", 0, "0")
+
+
+@pytest.mark.planted
+def test_without_checksums_a_flipped_bit_is_read_as_a_number(tmp_path: Path, trust: Callable[..., None]) -> None:
+    path = write(tmp_path / "t.h5", [0, 10, 20])
+    with h5py.File(path, "r+") as file:
+        plain = file["particles/all/position/value"][:]
+        del file["particles/all/position/value"]
+        file["particles/all/position/value"] = plain
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(plain.tobytes()) + 7] ^= 1
+    path.write_bytes(raw)
+    check_hdf5(path)
+    assert not np.array_equal(read_hdf5(path).positions.numpy(), plain)
+    trust("T39", "HDF5 without checksums: a flipped bit of a position is read", "seen", "seen", planted=True)
+
+
+def content(path: Path) -> dict[str, object]:
+    found = read_hdf5(path)
+    parts = {"positions": found.positions, "momenta": found.momenta, "cell": found.cell, "times": found.times, "n": found.numbers}
+    return {name: part.tolist() for name, part in parts.items()} | {"step": read_series(path, "step").tolist()}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_removed_or_changed_while_it_is_written_is_noticed(suffix: str, tmp_path: Path) -> None:
+    for harm, message in (
+        (Path.unlink, "was removed while"),
+        (lambda p: p.write_bytes(p.read_bytes() + b"x"), "was changed while"),
+    ):
+        path = tmp_path / f"t.{suffix}"
+        path.unlink(missing_ok=True)
+        writer = TrajectoryWriter(path)
+        writer.add(0, frame(0))
+        writer.flush()
+        harm(path)
+        writer.add(10, frame(10))
+        with pytest.raises(BadInput, match=rf"(?s)t\.{suffix}: .*{message}.*fix:"):
+            writer.flush()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -54,6 +54,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _file(path: Path) -> Path:
-    """The trajectory of a run folder, or the file itself."""
+    """The trajectory of a run folder, or the file itself; one that its run finished is compared with its sha256."""
+    from mdistill.runs.ledger import Ledger
+
     inside = [path / name for name in ("trajectory.h5", "trajectory.extxyz") if (path / name).is_file()]
-    return inside[0] if inside else path
+    file = inside[0] if inside else path
+    Ledger(file.parent).check_outputs("simulation")
+    return file

@@ -5,7 +5,8 @@ place, so that at any moment, crash, SIGKILL or full disk, the file holds whole 
 
 HDF5 layout (H5MD 1.1): particles/all/{position, velocity}/{value, step, time}, particles/all/box/edges (rows are lattice
 vectors), particles/all/{species, mass}, observables/{potential_energy, kinetic_energy, stress}; units Å, fs, eV, u as
-attributes. Reference: de Buyl, Colberg, Höfling, Comput. Phys. Commun. 185, 1546 (2014), doi 10.1016/j.cpc.2014.01.018.
+attributes; every chunk has HDF5's own checksum (Fletcher 32). Reference:
+de Buyl, Colberg, Höfling, Comput. Phys. Commun. 185, 1546 (2014), doi 10.1016/j.cpc.2014.01.018.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from mdistill.types import State, Trajectory
 from mdistill.units import KINETIC
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".h5md")
+_VERSIONS = ("v110", "v110")
+"""Format of HDF5 written: from 1.10 on its tables of contents carry checksums too."""
 _PARTICLES = "particles/all"
 _SERIES = {
     "position": (f"{_PARTICLES}/position", "Angstrom"), "velocity": (f"{_PARTICLES}/velocity", "Angstrom fs-1"),
@@ -48,10 +51,12 @@ class TrajectoryWriter:
     Attributes:
         path: `.h5`, `.hdf5` or `.h5md` for HDF5; any other ending for extended XYZ.
         provenance: Written into the file, such as model and model_sha256.
+        size: Bytes of the file after the last write, which the next one must find; None before.
     """
 
     path: Path
     provenance: Mapping[str, str] = field(default_factory=dict)
+    size: int | None = None
     _frames: list[tuple[int, State]] = field(default_factory=list)
 
     def add(self, step: int, state: State) -> None:
@@ -69,14 +74,27 @@ class TrajectoryWriter:
         if not self._frames:
             return
         write = _append_hdf5 if self.path.suffix in HDF5_SUFFIXES else _append_extxyz
-        with appending(self.path) as partial:
+        with appending(self.path, size=self.size) as partial:
             write(partial, self._frames, self.provenance)
+        self.size = self.path.stat().st_size
         self._frames.clear()
 
 
 @contextmanager
-def appending(path: Path) -> Iterator[Path]:
-    """Yield a copy of the file to append to (an empty path if there is none). On success it replaces the file."""
+def appending(path: Path, *, size: int | None = None) -> Iterator[Path]:
+    """Yield a copy of the file to append to (an empty path if there is none). On success it replaces the file.
+
+    Args:
+        path: The file.
+        size: Bytes that it must have; None: any.
+    Raises:
+        BadInput: It has another size: it was removed or changed from outside.
+    """
+    now = path.stat().st_size if path.exists() else None
+    if size is not None and now != size:
+        problem = "was removed while it was written" if now is None else f"has {now} bytes: it was changed while it was written"
+        fix = "restore it and run the same command again, or start again with another --out"
+        raise BadInput(path, problem, allowed=f"the {size} bytes written so far", fix=fix)
     with replacing(path) as partial:
         if path.exists():
             shutil.copyfile(path, partial)
@@ -99,6 +117,24 @@ def truncate_after(path: Path, step: int) -> int:
                     file[f"{_PARTICLES}/position/{name}"].resize(keep, axis=0)
         return keep
     return _truncate_extxyz(path, step)
+
+
+def check_hdf5(path: Path) -> None:
+    """Read everything, chunk by chunk, so that HDF5 compares its checksums.
+
+    Raises:
+        BadInput: Not such a file, or damaged.
+    """
+
+    def read(_: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            for part in item.iter_chunks() if item.chunks else [()]:
+                item[part]
+
+    import h5py
+
+    with _opened(path, "r", path) as file:
+        file.visititems(read)
 
 
 def read_hdf5(path: Path) -> Trajectory:
@@ -203,18 +239,19 @@ def _create(file: Any, first: State, provenance: Mapping[str, str]) -> None:
     box = file.create_group(f"{_PARTICLES}/box")
     box.attrs["dimension"] = 3
     box.attrs["boundary"] = ["periodic" if p else "none" for p in first.system.pbc[0].tolist()]
-    file[f"{_PARTICLES}/species"] = first.system.numbers.cpu().numpy()
-    file[f"{_PARTICLES}/mass"] = first.masses.cpu().numpy()
+    for name, values in (("species", first.system.numbers), ("mass", first.masses)):
+        file.create_dataset(f"{_PARTICLES}/{name}", data=values.cpu().numpy(), chunks=tuple(values.shape), fletcher32=True)
     file[f"{_PARTICLES}/mass"].attrs["unit"] = "u"
     position = file.create_group(f"{_PARTICLES}/position")
-    position.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,))
-    position.create_dataset("time", (0,), "f8", maxshape=(None,), chunks=(1024,)).attrs["unit"] = "fs"
+    position.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,), fletcher32=True)
+    position.create_dataset("time", (0,), "f8", maxshape=(None,), chunks=(1024,), fletcher32=True).attrs["unit"] = "fs"
     for name, block in _blocks([(0, first)]).items():
         place, unit = _SERIES[name]
         group = file.require_group(place)
         shape = block.shape[1:]
         chunk = (max(1, min(1024, 262144 // (8 * math.prod(shape) + 1))), *shape)
-        group.create_dataset("value", (0, *shape), "f8", maxshape=(None, *shape), chunks=chunk).attrs["unit"] = unit
+        made = group.create_dataset("value", (0, *shape), "f8", maxshape=(None, *shape), chunks=chunk, fletcher32=True)
+        made.attrs["unit"] = unit
         if name != "position":
             group["step"], group["time"] = position["step"], position["time"]
 
@@ -232,7 +269,7 @@ def _opened(path: Path, mode: str, named: Path) -> Iterator[Any]:
     if mode == "r" and not path.is_file():
         raise BadInput(named, "no such file", allowed="an HDF5 trajectory", fix="check the path")
     try:
-        with h5py.File(path, mode) as file:
+        with h5py.File(path, mode, libver=_VERSIONS) as file:
             yield file
     except BadInput:
         raise

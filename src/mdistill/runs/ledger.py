@@ -140,6 +140,21 @@ class Ledger:
             return False
         return all((self.folder / n).is_file() and sha256(self.folder / n) == h for n, h in entry["outputs"].items())
 
+    def check_outputs(self, key: str) -> None:
+        """Compare the output files of finished work with their sha256.
+
+        Raises:
+            BadInput: One is missing or was altered since (named).
+        """
+        entry = self.entries().get(key, {}) if (self.folder / LEDGER).exists() else {}
+        for name, digest in (entry.get("outputs") or {}).items():
+            path = self.folder / name
+            if not path.is_file() or sha256(path) != digest:
+                problem = "was altered since its run finished" if path.is_file() else "is missing, though its run finished"
+                raise BadInput(
+                    path, problem, allowed=f"the file with sha256 {digest}", fix="restore it, or run again with another --out"
+                )
+
     def kept(self, work: Work) -> dict[str, Any] | None:
         """Small results of this work, as JSON; None where the ledger has none."""
         entry = self.entries().get(work.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ from torch import Generator
 
 from mdistill.errors import BadInput
 from mdistill.graph import volumes
-from mdistill.io.files import replacing
-from mdistill.io.trajectories import TrajectoryWriter, appending, truncate_after
+from mdistill.io.files import replacing, sha256
+from mdistill.io.trajectories import HDF5_SUFFIXES, TrajectoryWriter, appending, check_hdf5, truncate_after
 from mdistill.simulation.kinetics import kinetic_energy, prediction_of, pressure, temperatures
 from mdistill.simulation.restart import RestartPoint, save_restart
 from mdistill.simulation.running_sums import means, no_steps
@@ -30,6 +31,7 @@ class Log:
     """A CSV table of one structure's energies, temperatures, pressure and volume; rows are collected and written in blocks."""
 
     path: Path
+    size: int | None = None
     _rows: list[str] = field(default_factory=list)
     _header: str = ""
 
@@ -46,10 +48,11 @@ class Log:
         """
         if not self._rows:
             return
-        with appending(self.path) as partial:
+        with appending(self.path, size=self.size) as partial:
             new = not partial.exists()
             with open(partial, "a", encoding="ascii", newline="\n") as handle:
                 handle.write("\n".join([*([self._header] if new else []), *self._rows]) + "\n")
+        self.size = self.path.stat().st_size
         self._rows.clear()
 
 
@@ -151,7 +154,9 @@ class Recorder:
         if self.since is not None:
             counted = [float(self.since.steps), self.since.potential, self.since.pressure, *self.since.kinetic.tolist()]
             extras |= {f"since {k}": value for k, value in enumerate(counted)} | {"evaluated": float(self.since.evaluated)}
-        point = RestartPoint(step=self.step, state=state, generator_state=self.generator.get_state(), extras=extras)
+        text = [self.log.path] if self.trajectory.path.suffix in HDF5_SUFFIXES else [self.log.path, self.trajectory.path]
+        files = {path.name: (path.stat().st_size, sha256(path)) for path in text if path.exists()}
+        point = RestartPoint(step=self.step, state=state, generator_state=self.generator.get_state(), extras=extras, files=files)
         save_restart(self.restart, point)
         now = time.monotonic()
         self._due = now + max(self.interval, (now - began) / _SHARE)
@@ -165,10 +170,18 @@ class Recorder:
         """Cut the files back to a restart point.
 
         Raises:
-            BadInput: They hold less than at that point.
+            BadInput: They hold less than at that point, or what they held then was altered.
         """
         self.step, self.frames, self.rows = point.step, int(point.extras["frames"]), int(point.extras["rows"])
         self.since = _since(point.extras)
+        if not (self.frames or self.rows):
+            for path in (self.trajectory.path, self.log.path):
+                path.unlink(missing_ok=True)
+            return
+        for name, (size, digest) in point.files.items():
+            _check_start(self.restart.with_name(name), size, digest)
+        if self.trajectory.path.suffix in HDF5_SUFFIXES and self.trajectory.path.exists():
+            check_hdf5(self.trajectory.path)
         _check_columns(self.log.path, list(log_row(point.step, point.state)))
         for path, frames, expected in (
             (self.trajectory.path, truncate_after(self.trajectory.path, point.step), self.frames),
@@ -177,6 +190,15 @@ class Recorder:
             if frames != expected:
                 raise BadInput(path, f"{frames} frames up to step {point.step}", allowed=f"{expected}, as when the run was saved",
                                fix="restore the file, or choose another --out and start again")  # fmt: skip
+
+
+def _check_start(path: Path, size: int, digest: str) -> None:
+    """Reject a file that does not begin with the bytes of this sha256."""
+    held = path.read_bytes()[:size] if path.is_file() else b""
+    if hashlib.sha256(held).hexdigest() != digest:
+        problem = "was altered since the run was saved" if path.is_file() else "is missing"
+        fix = "restore the file, or choose another --out and start again"
+        raise BadInput(path, problem, allowed=f"its first {size} bytes as they were", fix=fix)
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:

@@ -31,12 +31,14 @@ class RestartPoint:
         state: Positions, momenta, masses, time, and the prediction, bit for bit.
         generator_state: `Generator.get_state()`, a byte tensor.
         extras: Numbers of the caller, such as the seconds used so far.
+        files: Size (bytes) and sha256 of text files of the run at this point, by name.
     """
 
     step: int
     state: State
     generator_state: Tensor
     extras: dict[str, float] = field(default_factory=dict)
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def generator(self) -> Generator:
         """A generator that continues where the saved one was."""
@@ -63,6 +65,7 @@ def save_restart(path: Path, point: RestartPoint) -> None:
         "format": FORMAT,
         "step": point.step,
         "time": state.time.hex(),
+        "files": point.files,
         "extras": {k: float(v).hex() for k, v in point.extras.items()},
     }
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
@@ -107,4 +110,6 @@ def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
         running_sums=None if sums is None else from_vector(sums),
     )  # fmt: skip
     extras = {name: float.fromhex(value) for name, value in header["extras"].items()}
-    return RestartPoint(step=int(header["step"]), state=state, generator_state=tensors["generator"], extras=extras)
+    files = {str(name): (int(size), str(digest)) for name, (size, digest) in header.get("files", {}).items()}
+    step, generator_state = int(header["step"]), tensors["generator"]
+    return RestartPoint(step=step, state=state, generator_state=generator_state, extras=extras, files=files)

@@ -28,7 +28,7 @@ from mdistill.simulation.initial_state import initial_state, without_drift
 from mdistill.simulation.kinetics import temperature
 from mdistill.simulation.log import Log, Recorder
 from mdistill.simulation.propagators import LongStrides, NveStep
-from mdistill.simulation.restart import RestartPoint, load_restart
+from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
 from mdistill.simulation.rollout import Calling, rollout
 from mdistill.simulation.sample import dynamics
 from mdistill.simulation.settings import SimulateSettings
@@ -119,7 +119,8 @@ class _Run:
         self.work = Work(key="simulation", settings=settings, inputs={"structure": structure_sha256(system)}, models=models)
         self.ledger = Ledger(folder)
         begun = self.ledger.begun(self.work, holds="a simulation", may_change=_MAY_CHANGE, files=_FILES)
-        self.resumed = begun and self.restart.exists()
+        self.ledger.check_outputs(self.work.key)
+        self.resumed = begun and self._has_restart()
         point = load_restart(self.restart) if self.resumed else self._start(system)
         self.point = point
         self.state, self.step, self.generator = point.state, point.step, point.generator()
@@ -150,7 +151,8 @@ class _Run:
             done = self.step - self.first
             with nullcontext(shown) if shown else progress("simulate", self.steps - self.first, done=done) as advance:
                 self._go(stop, advance)
-            self.ledger.finish(self.work, seconds=self.seconds)
+            outputs = [path.name for path in (self.recorder.trajectory.path, self.recorder.log.path, self.restart)]
+            self.ledger.finish(self.work, outputs, seconds=self.seconds)
         values = summarise(
             self.recorder.log.path, atoms=self.state.system.n_atoms, time_step=self.time_step, steps_taken=self.taken,
             seconds=self.seconds, conserved=self.settings.ensemble == "nve",
@@ -163,16 +165,28 @@ class _Run:
         )  # fmt: skip
 
     def _claim(self) -> None:
-        """Prepare the folder, with trajectory and log cut back to the restart point (or empty)."""
+        """Prepare the folder, with trajectory and log cut back to the restart point; a new run saves its start first."""
         self.ledger.begin(self.work)
         if self.resumed:
             self.recorder.resume(self.point)
         else:
-            for path in (self.recorder.trajectory.path, self.recorder.log.path):
-                path.unlink(missing_ok=True)
+            save_restart(self.restart, replace(self.point, extras=self._extras() | {"frames": 0.0, "rows": 0.0}))
+
+    def _has_restart(self) -> bool:
+        """Whether there is a restart file.
+
+        Raises:
+            BadInput: There is none, but frames of this run.
+        """
+        frames = [path for pattern in ("trajectory.*", "log.csv") for path in self.folder.glob(pattern)]
+        if frames and not self.restart.exists():
+            problem, allowed = f"is missing, but {frames[0].name} is there", "the restart file of the run"
+            fix = "restore it to resume, or choose another --out and start again"
+            raise BadInput(self.restart, problem, allowed=allowed, fix=fix)
+        return self.restart.exists()
 
     def _go(self, stop: StopRequest, advance: Advance) -> None:
-        if not self.resumed:
+        if self.state.prediction is None:
             self.state = evaluated(self.state, self.evaluate)
             self._watch(self.step, self.state)
             if self.step < 0:
