@@ -14,7 +14,7 @@ namespace mdistill {
 template <class Net>
 class Engine {
  public:
-  using real = typename Net::real_type;
+  using real = typename Net::real;
 
   Engine(const Net &net, int64_t atoms, const int32_t *of, int threads, double skin)
       : net(net), atoms(atoms), species(of, of + atoms), threads(std::max(1, threads)), own_list(species, net.cutoff, skin, this->threads) {
@@ -22,9 +22,9 @@ class Engine {
       std::vector<int32_t> mine;
       for (int64_t i = 0; i < atoms; ++i)
         if (species[i] == s) mine.push_back(static_cast<int32_t>(i));
-      for (size_t b = 0; b < mine.size(); b += BLOCK) {
+      for (size_t b = 0; b < mine.size(); b += Net::WIDE) {
         Block block{s, 0, {}};
-        for (; block.count < BLOCK && b + block.count < mine.size(); ++block.count) block.atoms[block.count] = mine[b + block.count];
+        for (; block.count < Net::WIDE && b + block.count < mine.size(); ++block.count) block.atoms[block.count] = mine[b + block.count];
         blocks.push_back(block);
       }
     }
@@ -70,7 +70,7 @@ class Engine {
       std::fill(part.force.begin(), part.force.begin() + 3 * atoms, real(0));
       std::fill(part.virial, part.virial + 9, 0.0);
       part.energy = 0, part.closest = 1e30, part.edges = 0;
-      for (int64_t b = n_blocks * t / of; b < n_blocks * (t + 1) / of; ++b) one_block(blocks[b], r, part, virial != nullptr, atomic);
+      for (int64_t b = n_blocks * t / of; b < n_blocks * (t + 1) / of; ++b) one_block(blocks[b], r, part, atomic);
 #pragma omp barrier
       for (int64_t c = 3 * atoms * t / of; c < 3 * atoms * (t + 1) / of; ++c) {
         double total = 0;
@@ -131,7 +131,7 @@ class Engine {
  private:
   struct Block {
     int species, count;
-    int32_t atoms[BLOCK];
+    int32_t atoms[Net::WIDE];
   };
   struct Part {  // what one thread adds up
     typename Net::Workspace work;
@@ -158,53 +158,59 @@ class Engine {
   static int team() { return 1; }
 #endif
 
-  void gather(int64_t i, const double *r, typename Net::Edges &e) const {
+  // The edges of a block: of each species of neighbours in turn those of each atom, in the order of the list.
+  void gather(const Block &block, const double *r, typename Net::Edges &e) const {
     const Candidates &list = pairs->list;
-    const int64_t from = list.first[i], to = list.first[i + 1];
-    e.reserve(static_cast<int>(to - from), net.species);
-    const double x = r[3 * i], y = r[3 * i + 1], z = r[3 * i + 2], square_cutoff = net.cutoff * net.cutoff;
-    int count = 0, now = 0;
-    for (int64_t m = from; m < to; ++m) {
-      const int32_t j = list.sender[m];
-      for (const int s = species[j]; now < s; ++now) e.ends[now] = count;
-      const double *lattice = list.offset[m].data();
-      const double dx = r[3 * j] - x + lattice[0], dy = r[3 * j + 1] - y + lattice[1], dz = r[3 * j + 2] - z + lattice[2];
-      e.x[count] = real(dx), e.y[count] = real(dy), e.z[count] = real(dz), e.sender[count] = j;
-      count += dx * dx + dy * dy + dz * dz < square_cutoff;
+    constexpr int WIDE = Net::WIDE;
+    int64_t next[WIDE], most = 0;
+    for (int b = 0; b < block.count; ++b) next[b] = list.first[block.atoms[b]], most += list.first[block.atoms[b] + 1] - next[b];
+    e.reserve(static_cast<int>(most), net.species);
+    e.atoms = block.count, e.range[0] = 0;
+    const double square_cutoff = net.cutoff * net.cutoff;
+    for (int t = 0; t < net.species; ++t) {
+      int count = e.range[t];
+      for (int b = 0; b < block.count; ++b) {
+        const int32_t i = block.atoms[b];
+        const double x = r[3 * i], y = r[3 * i + 1], z = r[3 * i + 2];
+        const int64_t to = list.first[i + 1];
+        int64_t m = next[b];
+        e.begin[t * WIDE + b] = count;
+        for (; m < to && species[list.sender[m]] == t; ++m) {
+          const int32_t j = list.sender[m];
+          const double *lattice = list.offset[m].data();
+          const double dx = r[3 * j] - x + lattice[0], dy = r[3 * j + 1] - y + lattice[1], dz = r[3 * j + 2] - z + lattice[2];
+          e.x[count] = real(dx), e.y[count] = real(dy), e.z[count] = real(dz), e.sender[count] = j;
+          count += dx * dx + dy * dy + dz * dz < square_cutoff;
+        }
+        next[b] = m;
+        e.end[t * WIDE + b] = count;
+      }
+      e.fill(t, count - e.range[t], net.cutoff);
     }
-    for (; now < net.species; ++now) e.ends[now] = count;
-    e.count = count;
   }
 
-  void one_block(const Block &block, const double *r, Part &part, bool strained, double *atomic) const {
-    for (int b = 0; b < block.count; ++b) gather(block.atoms[b], r, part.work.edges[b]);
-    net.evaluate(block.species, block.count, part.work);
+  void one_block(const Block &block, const double *r, Part &part, double *atomic) const {
+    auto &e = part.work.edges;
+    gather(block, r, e);
+    net.evaluate(block.species, part.work);
     for (int b = 0; b < block.count; ++b) {
-      const auto &e = part.work.edges[b];
       const int32_t i = block.atoms[b];
       real force[3] = {0, 0, 0};
-      for (int m = 0; m < e.count; ++m) {
-        real *other = &part.force[3 * size_t(e.sender[m])];
-        const real g[3] = {e.gx[m], e.gy[m], e.gz[m]};
-        for (int c = 0; c < 3; ++c) force[c] += g[c], other[c] -= g[c];
+      for (int t = 0; t < net.species; ++t) {
+        const int from = e.begin[t * Net::WIDE + b], to = e.end[t * Net::WIDE + b];
+        part.edges += to - from;
+        for (int m = from; m < to; ++m) {
+          real *other = &part.force[3 * size_t(e.sender[m])];
+          const real g[3] = {e.gx[m], e.gy[m], e.gz[m]};
+          for (int c = 0; c < 3; ++c) force[c] += g[c], other[c] -= g[c];
+        }
       }
       for (int c = 0; c < 3; ++c) part.force[3 * size_t(i) + c] += force[c];
-      if (strained) add_virial(e, part.virial);
-      part.energy += part.work.energy[b], part.edges += e.count, part.closest = std::min(part.closest, e.closest);
+      part.energy += part.work.energy[b];
       if (atomic) atomic[i] = part.work.energy[b];
     }
-  }
-
-  static void add_virial(const typename Net::Edges &e, double *virial) {
-    Lanes<real> total[9] = {};
-    for (int m = 0; m < e.size; m += LANES) {
-      const Lanes<real> length = real(1) / load(&e.inverse[m]);
-      const Lanes<real> d[3] = {load(&e.x[m]) * length, load(&e.y[m]) * length, load(&e.z[m]) * length};
-      const Lanes<real> g[3] = {load(&e.gx[m]), load(&e.gy[m]), load(&e.gz[m])};
-      for (int a = 0; a < 3; ++a)
-        for (int b = 0; b < 3; ++b) total[3 * a + b] += d[a] * g[b];
-    }
-    for (int c = 0; c < 9; ++c) virial[c] += double(sum<real>(total[c]));
+    part.closest = std::min(part.closest, e.closest);
+    for (int c = 0; c < 9; ++c) part.virial[c] += double(e.virial[c]);
   }
 };
 

@@ -1,4 +1,5 @@
-// Sixteen numbers at a time: vectors of the compiler's own kind, and the few functions of them that it does not bring along.
+// Vectors as wide as a register of the processor that the code is compiled for, and the few functions of them that the compiler
+// does not bring along. Nothing else in these headers knows an instruction set.
 #pragma once
 
 #include <algorithm>
@@ -7,30 +8,48 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <utility>
+
+#ifdef __clang__
+#define MDISTILL_UNROLL _Pragma("unroll")
+#else
+#define MDISTILL_UNROLL _Pragma("GCC unroll 64")
+#endif
 
 namespace mdistill {
 
-constexpr int LANES = 16;
+#if defined(__AVX512F__)
+constexpr int REGISTER_BYTES = 64, REGISTERS = 32;
+#elif defined(__AVX__)
+constexpr int REGISTER_BYTES = 32, REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int REGISTER_BYTES = 16, REGISTERS = 32;
+#else
+constexpr int REGISTER_BYTES = 16, REGISTERS = 16;
+#endif
 
 template <class real>
-struct Vectors {
-  typedef real V __attribute__((vector_size(LANES * sizeof(real))));
-};
+struct Vectors;
 template <>
 struct Vectors<float> {
-  typedef float V __attribute__((vector_size(LANES * sizeof(float))));
-  typedef int32_t I __attribute__((vector_size(LANES * sizeof(int32_t))));
+  typedef float V __attribute__((vector_size(REGISTER_BYTES)));
+  typedef int32_t I __attribute__((vector_size(REGISTER_BYTES)));
 };
 template <>
 struct Vectors<double> {
-  typedef double V __attribute__((vector_size(LANES * sizeof(double))));
-  typedef int64_t I __attribute__((vector_size(LANES * sizeof(int64_t))));
+  typedef double V __attribute__((vector_size(REGISTER_BYTES)));
+  typedef int64_t I __attribute__((vector_size(REGISTER_BYTES)));
 };
 
 template <class real>
 using Lanes = typename Vectors<real>::V;
+template <class real>
+constexpr int LANES = REGISTER_BYTES / sizeof(real);
 
-constexpr int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
+template <class real>
+constexpr int padded(int n) {
+  return (n + LANES<real> - 1) / LANES<real> * LANES<real>;
+}
 
 template <class real>
 inline Lanes<real> load(const real *from) {
@@ -57,14 +76,14 @@ inline Lanes<real> smaller(Lanes<real> a, Lanes<real> b) {
 template <class real>
 inline real sum(Lanes<real> v) {
   real total = 0;
-  for (int i = 0; i < LANES; ++i) total += v[i];
+  for (int i = 0; i < LANES<real>; ++i) total += v[i];
   return total;
 }
 template <class real>
 inline Lanes<real> root(Lanes<real> v) {
-  alignas(64) real x[LANES];
+  alignas(REGISTER_BYTES) real x[LANES<real>];
   store<real>(x, v);
-  for (int i = 0; i < LANES; ++i) x[i] = std::sqrt(x[i]);
+  for (int i = 0; i < LANES<real>; ++i) x[i] = std::sqrt(x[i]);
   return load<real>(x);
 }
 
@@ -76,7 +95,7 @@ inline void sine_cosine(Lanes<real> q, Lanes<real> &sine, Lanes<real> &cosine) {
   Lanes<real> s = every<real>(0), c = every<real>(0);
   double factorial[last + 2] = {1.0};
   for (int n = 1; n <= last + 1; ++n) factorial[n] = factorial[n - 1] * n;
-#pragma GCC unroll 16
+  MDISTILL_UNROLL
   for (int n = last; n >= 0; n -= 2) {
     const double sign = n % 4 == 0 ? 1.0 : -1.0;
     c = c * square + real(sign / factorial[n]);
@@ -91,64 +110,64 @@ template <class real>
 inline Lanes<real> exponential(Lanes<real> x) {
   using I = typename Vectors<real>::I;
   constexpr bool single = sizeof(real) == 4;
-  constexpr int degree = single ? 7 : 13, mantissa = single ? 23 : 52, bias = single ? 127 : 1023;
+  constexpr int degree = single ? 7 : 13, mantissa = single ? 23 : 52;
   constexpr real most = single ? real(85) : real(700), magic = single ? real(12582912.0) : real(6755399441055744.0);
   x = smaller<real>(larger<real>(x, every<real>(-most)), every<real>(most));
-  const Lanes<real> turns = (x * real(1.4426950408889634) + magic) - magic;
+  const Lanes<real> shifted = x * real(1.4426950408889634) + magic, turns = shifted - magic;
   Lanes<real> rest = x - turns * (single ? real(0.693359375) : real(0.693147180369123816490));
   rest = rest - turns * (single ? real(-2.12194440e-4) : real(1.90821492927058770002e-10));
   double factorial = 1.0;
   for (int n = 2; n <= degree; ++n) factorial *= n;
   Lanes<real> value = every<real>(real(1.0 / factorial));
-#pragma GCC unroll 16
+  MDISTILL_UNROLL
   for (int n = degree; n >= 1; --n) {
     factorial /= n;
     value = value * rest + real(1.0 / factorial);
   }
-  const I power = (__builtin_convertvector(turns, I) + bias) << mantissa;
-  Lanes<real> scale;
-  std::memcpy(&scale, &power, sizeof scale);
-  return value * scale;
+  I power, whole;  // the last bits of `shifted` are the whole number; those of `value` get it added to their exponent
+  std::memcpy(&whole, &shifted, sizeof whole), std::memcpy(&power, &value, sizeof power);
+  power += whole << mantissa;
+  std::memcpy(&value, &power, sizeof value);
+  return value;
 }
 
-// Which numbers of two vectors go to the lower and to the upper one where blocks of S numbers change places.
-template <int S>
-struct Exchange {
-  int32_t low[LANES], high[LANES];
-  constexpr Exchange() : low(), high() {
-    for (int j = 0; j < LANES; ++j) {
-      low[j] = (j & S) ? LANES + j - S : j;
-      high[j] = (j & S) ? LANES + j : j + S;
+// Numbers of two vectors by their place in both together.
+template <class V, int... PLACE>
+inline V pick(V a, V b, std::integer_sequence<int, PLACE...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, PLACE...);
+#else
+  typedef std::conditional_t<sizeof(a[0]) == 4, Vectors<float>, Vectors<double>> Kind;
+  return __builtin_shuffle(a, b, typename Kind::I{PLACE...});
+#endif
+}
+
+// What the lower or the upper one of two vectors becomes where blocks of S numbers change places.
+template <int S, bool UPPER, int... J>
+constexpr auto exchanged(std::integer_sequence<int, J...>) {
+  constexpr int n = sizeof...(J);
+  return std::integer_sequence<int, (UPPER ? (J & S ? n + J : J + S) : (J & S ? n + J - S : J))...>();
+}
+
+template <class real, int S>
+inline void exchange(Lanes<real> *x) {
+  if constexpr (S > 0) {
+    using All = std::make_integer_sequence<int, LANES<real>>;
+    MDISTILL_UNROLL
+    for (int i = 0; i < LANES<real>; ++i) {
+      if (i & S) continue;
+      const Lanes<real> a = x[i], b = x[i + S];
+      x[i] = pick(a, b, exchanged<S, false>(All()));
+      x[i + S] = pick(a, b, exchanged<S, true>(All()));
     }
-  }
-};
-
-template <int S>
-inline void exchange(Lanes<float> *x) {
-  static constexpr Exchange<S> at;  // a constant: made up at run time it would cost more than the exchange
-  typename Vectors<float>::I low, high;
-  std::memcpy(&low, at.low, sizeof low), std::memcpy(&high, at.high, sizeof high);
-#pragma GCC unroll 16
-  for (int i = 0; i < LANES; ++i) {
-    if (i & S) continue;
-    const Lanes<float> a = x[i], b = x[i + S];
-    x[i] = __builtin_shuffle(a, b, low);
-    x[i + S] = __builtin_shuffle(a, b, high);
+    exchange<real, S / 2>(x);
   }
 }
 
-// x[i][j] <- x[j][i] for 16 vectors of 16.
+// x[i][j] <- x[j][i] for as many vectors as each has numbers.
 template <class real>
 inline void transpose(Lanes<real> *x) {
-  if constexpr (sizeof(real) == 4) {
-    exchange<8>(x), exchange<4>(x), exchange<2>(x), exchange<1>(x);
-  } else {
-    alignas(64) real in[LANES][LANES], out[LANES][LANES];
-    std::memcpy(in, x, sizeof in);
-    for (int i = 0; i < LANES; ++i)
-      for (int j = 0; j < LANES; ++j) out[j][i] = in[i][j];
-    std::memcpy(static_cast<void *>(x), out, sizeof out);
-  }
+  exchange<real, LANES<real> / 2>(x);
 }
 
 struct Free {

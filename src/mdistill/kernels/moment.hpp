@@ -1,103 +1,100 @@
-// The moment network (nets/moment.py holds its equations): energy and its derivatives in the edge vectors, for a few atoms of
-// one species at a time. Knows nothing of cells, engines or threads.
+// The moment network (nets/moment.py holds its equations): energy and its derivatives in the edge vectors, for a block of
+// atoms of one species at a time. Knows nothing of cells, engines or threads.
 //
-// Vectors run over the harmonics lm of one edge where sums over neighbours are taken, over channels where these are mixed
-// and made into invariants, over hidden units in the MLP, over edges in the geometry.
+// Vectors run over the harmonics lm of one edge in sums over neighbours, over edges in the geometry, over atoms in all else.
 #pragma once
 
-#include <algorithm>
 #include <vector>
 
 #include "edges.hpp"
 
 namespace mdistill {
 
-constexpr int BLOCK = 4;  // atoms worked on together
-
-template <class real, int RADIAL, int DEGREE, int CHANNELS, int HIDDEN>
+template <class real_, int RADIAL, int DEGREE, int CHANNELS, int HIDDEN>
 struct MomentNet {
-  using real_type = real;
+  using real = real_;
   using V = Lanes<real>;
-  static constexpr int LM = (DEGREE + 1) * (DEGREE + 1);
-  static constexpr int CV = padded(CHANNELS) / LANES, CP = CV * LANES;  // channels in vectors
-  static constexpr int GROUPS = DEGREE + 3;                             // first order, squares per degree, cubes
-  static constexpr int HV = padded(HIDDEN > 0 ? HIDDEN : 1) / LANES, HP = HV * LANES;
+  static constexpr int W = LANES<real>, WIDE = BLOCK<real>;
+  static constexpr int LM = (DEGREE + 1) * (DEGREE + 1), LP = padded<real>(LM);
+  static constexpr int GROUPS = DEGREE + 3, FEATURES = GROUPS * CHANNELS;  // first order, squares per degree, cubes
+  static constexpr int UNITS = HIDDEN > 0 ? HIDDEN : 1;
   static constexpr int POINTS = DEGREE < 3 ? 13 : 19;  // of the sphere, one of each antipodal pair
+  static constexpr int EVEN = DEGREE < 2 ? 1 : 6, ODD = LM - EVEN;  // harmonics by parity
   using Edges = mdistill::Edges<real, RADIAL, DEGREE>;
+  using Mix = Product<real, CHANNELS>;
+  using Unmix = Product<real, RADIAL>;
+  using Layer = Product<real, UNITS>;
+  using Back = Product<real, FEATURES>;
+  using Sphere = Product<real, POINTS>;
 
   // ---- weights ----------------------------------------------------------------------------------------------------------
   int species = 0;
   double cutoff = 0, scale = 0;
   std::vector<double> reference, rest;  // E0; MLP of an isolated atom, per species
   Pairs<real> pairs;
-  Array<real> mix, unmix;  // [species][l][sk][CP], [species][sk][c][16]
+  Array<real> mix, unmix;  // [species][species of the neighbour][l] matrices
   Array<real> first, first_back, second, second_back, last, bias1, bias2;
-  Array<real> sphere, sphere_weight;
+  Array<real> even, odd, even_back, odd_back;  // harmonics at the points, times the cube root of a point's weight
 
   // Read from one list of float64 in the order that kernels/moment.py writes.
   explicit MomentNet(int n_species, const double *w) : species(n_species) {
-    const int n = species, basis = n * RADIAL;
+    const int n = species;
     auto take = [&w] { return *w++; };
-    auto take_list = [&w](std::vector<double> &to, int count) { to.assign(w, w + count), w += count; };
+    auto take_list = [&w](auto &to, int count) { to.assign(w, w + count), w += count; };
     pairs.species = n;
     cutoff = pairs.cutoff = take(), pairs.freeze = take(), scale = take();
     take_list(reference, n);
     take_list(rest, n);
-    pairs.closest.resize(n * n), pairs.inverse_range.resize(n * n), pairs.met.resize(n * n);
     for (int p = 0; p < n * n; ++p) {
       const double r0 = take();
-      pairs.closest[p] = real(r0);
-      pairs.inverse_range[p] = real(1.0 / std::max(cutoff - r0, pairs.freeze));
-      pairs.met[p] = r0 < cutoff ? 1 : 0;
+      pairs.closest.push_back(real(r0));
+      pairs.inverse_range.push_back(real(1.0 / std::max(cutoff - r0, pairs.freeze)));
+      pairs.met.push_back(r0 < cutoff);
     }
     take_list(pairs.charge, 4);
     take_list(pairs.strength, n * n);
     take_list(pairs.decay, 4 * n * n);
     take_list(pairs.outer, n * n);
-    mix.resize(static_cast<size_t>(n) * (DEGREE + 1) * basis * CP);
-    unmix.resize(static_cast<size_t>(n) * basis * CHANNELS * LANES);
+    mix.resize(static_cast<size_t>(n) * n * (DEGREE + 1) * RADIAL * CHANNELS), unmix.resize(mix.size());
     for (int s = 0; s < n; ++s)
       for (int l = 0; l <= DEGREE; ++l)
-        for (int b = 0; b < basis; ++b)
-          for (int c = 0; c < CHANNELS; ++c) {
-            const real value = real(take());
-            mix[((static_cast<size_t>(s) * (DEGREE + 1) + l) * basis + b) * CP + c] = value;
-            for (int lm = 0; lm < LM; ++lm)
-              if (degree_of(lm) == l) unmix[((static_cast<size_t>(s) * basis + b) * CHANNELS + c) * LANES + lm] = value;
-          }
+        for (int t = 0; t < n; ++t)
+          for (int k = 0; k < RADIAL; ++k)
+            for (int c = 0; c < CHANNELS; ++c) {
+              const size_t at = mixing(s, t, l);
+              mix[at + Mix::place(c, k, RADIAL)] = unmix[at + Unmix::place(k, c, CHANNELS)] = real(take());
+            }
     if constexpr (HIDDEN > 0) {
-      matrix(w, n, GROUPS * CHANNELS, HIDDEN, CHANNELS, first, first_back);
-      vector(w, n, bias1);
-      matrix(w, n, HIDDEN, HIDDEN, HIDDEN, second, second_back);
-      vector(w, n, bias2);
-      vector(w, n, last);
-    } else {
-      last.resize(static_cast<size_t>(n) * GROUPS * CP);
-      for (int s = 0; s < n; ++s)
-        for (int f = 0; f < GROUPS * CHANNELS; ++f)
-          last[(static_cast<size_t>(s) * GROUPS + f / CHANNELS) * CP + f % CHANNELS] = real(*w++);
+      matrix<Layer, Back>(w, FEATURES, HIDDEN, first, first_back);
+      vector(w, HIDDEN, bias1);
+      matrix<Layer, Layer>(w, HIDDEN, HIDDEN, second, second_back);
+      vector(w, HIDDEN, bias2);
     }
-    sphere.resize(POINTS * LANES), sphere_weight.resize(POINTS);
+    vector(w, HIDDEN > 0 ? HIDDEN : FEATURES, last);
+    even.resize(POINTS * EVEN), odd.resize(POINTS * ODD), even_back.resize(even.size()), odd_back.resize(odd.size());
     for (int p = 0; p < POINTS; ++p) {
-      sphere_weight[p] = real(take());
-      for (int lm = 0; lm < LM; ++lm) sphere[p * LANES + lm] = real(take());
+      const double third = std::cbrt(take());
+      for (int lm = 0, e = 0, o = 0; lm < LM; ++lm) {
+        const double Y = third * take();
+        if (degree_of(lm) % 2 == 0) {
+          even[Sphere::place(p, e, EVEN)] = real(Y), even_back[Product<real, EVEN>::place(e, p, POINTS)] = real(6 * Y), ++e;
+        } else {
+          odd[Sphere::place(p, o, ODD)] = real(Y), odd_back[Product<real, ODD>::place(o, p, POINTS)] = real(6 * Y), ++o;
+        }
+      }
     }
   }
 
   // ---- room for one block -----------------------------------------------------------------------------------------------
   struct Workspace {
-    Edges edges[BLOCK];
-    double energy[BLOCK];
-    Array<real> sums, pull;  // [BLOCK][sk][16]
-    alignas(128) V moments[BLOCK][LANES][CV], slopes[BLOCK][LANES][CV];
-    alignas(128) real features[BLOCK][GROUPS * CP], hidden1[BLOCK][HP], hidden2[BLOCK][HP], rate1[BLOCK][HP], rate2[BLOCK][HP];
-    alignas(128) V mixed[BLOCK][CP];
+    Edges edges;
+    double energy[WIDE];
+    alignas(128) real sums[LM * RADIAL * WIDE], turned[RADIAL * WIDE * LP];  // [lm][k][atom]; [k][atom][lm] or [atom][k][lm]
+    alignas(128) real moments[LM * CHANNELS * WIDE], slopes[LM * CHANNELS * WIDE], features[FEATURES * WIDE];
+    alignas(128) real hidden1[UNITS * WIDE], hidden2[UNITS * WIDE], rate1[UNITS * WIDE], rate2[UNITS * WIDE];
     std::vector<double> limit;  // closest distance per pair that is still allowed; 0: none
-    Array<real> near;           // edges shorter than this are looked at one by one
-    explicit Workspace(const MomentNet &net)
-        : sums(BLOCK * net.species * RADIAL * LANES), pull(sums.size()), limit(net.pairs.outer.size(), 0.0), near(limit.size()) {
-      set_limits(net, limit.data());
-    }
+    std::vector<real> near;     // edges shorter than this are looked at one by one
+    explicit Workspace(const MomentNet &net) : limit(net.pairs.outer.size(), 0.0), near(limit.size()) { set_limits(net, limit.data()); }
     void set_limits(const MomentNet &net, const double *distances) {
       for (size_t p = 0; p < limit.size(); ++p) {
         limit[p] = distances[p];
@@ -107,203 +104,180 @@ struct MomentNet {
   };
 
   // ---- the block --------------------------------------------------------------------------------------------------------
-  // Energies and edge derivatives of `atoms` ≤ BLOCK atoms of species s whose edges (x, y, z, sender, ends, count) are set.
-  void evaluate(int s, int atoms, Workspace &work) const {
-    for (int b = 0; b < atoms; ++b) {
-      real *sums = &work.sums[static_cast<size_t>(b) * species * RADIAL * LANES];
-      work.edges[b].complete(pairs, s, work.near);
-      work.edges[b].expand(pairs);
-      work.edges[b].accumulate(species, sums);
-      project(s, sums, work.moments[b]);
-      invariants(work.moments[b], work.features[b], work.slopes[b]);
+  // Energies and edge derivatives of the atoms of species s whose edges are set.
+  void evaluate(int s, Workspace &work) const {
+    Edges &edges = work.edges;
+    bool near = false;
+    std::fill(edges.virial, edges.virial + 9, real(0));
+    std::memset(work.moments, 0, sizeof work.moments);
+    for (int t = 0; t < species; ++t) {
+      near |= edges.expand(pairs, s * species + t, t, work.near[s * species + t]);
+      edges.accumulate(t, work.turned);
+      turn(work.turned, work.sums);
+      for (int lm = 0; lm < LM; ++lm)
+        Mix::template run<Mix::ADD>(&mix[mixing(s, t, degree_of(lm))], RADIAL, work.sums + lm * RADIAL * WIDE, work.moments + lm * CHANNELS * WIDE);
     }
-    for (int b = atoms; b < BLOCK; ++b) std::memset(work.features[b], 0, sizeof work.features[b]);
+    invariants(work);
     if constexpr (HIDDEN > 0) {
       head(s, work);
     } else {
       linear_head(s, work);
     }
-    for (int b = 0; b < atoms; ++b) {
-      work.energy[b] = reference[s] + scale * (work.energy[b] - rest[s]);
-      back_invariants(work.moments[b], work.features[b], work.slopes[b], work.mixed[b]);
+    back_invariants(work);
+    for (int b = 0; b < edges.atoms; ++b) work.energy[b] = reference[s] + scale * (work.energy[b] - rest[s]);
+    for (int t = 0; t < species; ++t) {
+      for (int lm = 0; lm < LM; ++lm)
+        Unmix::template run<Unmix::ZERO>(&unmix[mixing(s, t, degree_of(lm))], CHANNELS, work.moments + lm * CHANNELS * WIDE, work.sums + lm * RADIAL * WIDE);
+      turn_back(work.sums, work.turned);
+      edges.contract(t, work.turned);
     }
-    back_project(s, work);
-    for (int b = 0; b < atoms; ++b) {
-      Edges &edges = work.edges[b];
-      edges.contract(species, &work.pull[static_cast<size_t>(b) * species * RADIAL * LANES]);
-      edges.add_core(pairs, s, work.limit);
-      work.energy[b] += edges.core;
-    }
+    edges.closest = 1e30;
+    if (near) edges.add_core(pairs, s, work.limit, work.energy);
   }
 
  private:
-  void vector(const double *&w, int n, Array<real> &to) {
-    to.resize(static_cast<size_t>(n) * HP);
-    for (int s = 0; s < n; ++s)
-      for (int h = 0; h < HIDDEN; ++h) to[static_cast<size_t>(s) * HP + h] = real(*w++);
+  size_t mixing(int s, int t, int l) const {
+    return ((static_cast<size_t>(s) * species + t) * (DEGREE + 1) + l) * (RADIAL * CHANNELS);
   }
 
-  // [species][in][out] with rows in groups of `group` that are padded to whole vectors, and the transpose of each.
-  void matrix(const double *&w, int n, int rows, int columns, int group, Array<real> &plain, Array<real> &turned) {
-    const int wide = padded(group), in = rows / group * wide, out = padded(columns);
-    plain.resize(static_cast<size_t>(n) * in * out), turned.resize(static_cast<size_t>(n) * in * out);
-    for (int s = 0; s < n; ++s)
-      for (int r = 0; r < rows; ++r)
-        for (int c = 0; c < columns; ++c) {
-          const real value = real(*w++);
-          const int row = r / group * wide + r % group;
-          plain[(static_cast<size_t>(s) * in + row) * out + c] = value;
-          turned[(static_cast<size_t>(s) * out + c) * in + row] = value;
+  void vector(const double *&w, int size, Array<real> &to) {
+    to.resize(static_cast<size_t>(species) * size);
+    for (size_t h = 0; h < to.size(); ++h) to[h] = real(*w++);
+  }
+
+  // A matrix [in][out] of each species, and its transpose.
+  template <class To, class From>
+  void matrix(const double *&w, int in, int out, Array<real> &plain, Array<real> &turned) {
+    const size_t size = static_cast<size_t>(in) * out;
+    plain.resize(species * size), turned.resize(species * size);
+    for (int s = 0; s < species; ++s)
+      for (int i = 0; i < in; ++i)
+        for (int o = 0; o < out; ++o) plain[s * size + To::place(o, i, in)] = turned[s * size + From::place(i, o, out)] = real(*w++);
+  }
+
+  // [k][atom][lm] to [lm][k][atom].
+  static void turn(const real *from, real *to) {
+    for (int k = 0; k < RADIAL; ++k)
+      for (int c = 0; c < COLUMNS; ++c)
+        for (int v = 0; v < LP; v += W) {
+          V x[W];
+          MDISTILL_UNROLL
+          for (int i = 0; i < W; ++i) x[i] = load(from + (static_cast<size_t>(k) * WIDE + c * W + i) * LP + v);
+          transpose<real>(x);
+          MDISTILL_UNROLL
+          for (int i = 0; i < W; ++i)
+            if (v + i < LM) store<real>(to + (static_cast<size_t>(v + i) * RADIAL + k) * WIDE + c * W, x[i]);
         }
   }
 
-  // moments[lm] = Σ_sk sums[sk][lm] mix[l][sk], vectors over channels.
-  void project(int s, const real *sums, V (*moments)[CV]) const {
-    const int basis = species * RADIAL;
-    const real *weights = &mix[static_cast<size_t>(s) * (DEGREE + 1) * basis * CP];
-    for (int v = 0; v < CV; ++v) {
-      V total[LM] = {};
-      for (int b = 0; b < basis; ++b) {
-        V w[DEGREE + 1];
-        for (int l = 0; l <= DEGREE; ++l) w[l] = load(weights + (static_cast<size_t>(l) * basis + b) * CP + v * LANES);
-#pragma GCC unroll 16
-        for (int lm = 0; lm < LM; ++lm) total[lm] += sums[b * LANES + lm] * w[degree_of(lm)];
-      }
-      for (int lm = 0; lm < LM; ++lm) moments[lm][v] = total[lm];
-    }
-  }
-
-  // Features, and the derivatives of the cubes in the moments.
-  void invariants(const V (*moments)[CV], real *features, V (*slopes)[CV]) const {
-    for (int v = 0; v < CV; ++v) {
-      V A[LM], D[LM] = {}, square[DEGREE + 1] = {}, cube = {};
-      for (int lm = 0; lm < LM; ++lm) A[lm] = moments[lm][v];
-#pragma GCC unroll 16
-      for (int lm = 0; lm < LM; ++lm) square[degree_of(lm)] += A[lm] * A[lm];
-      for (int p = 0; p < POINTS; ++p) {  // f = even + odd; f(n)³ + f(−n)³ = 2 even³ + 6 even odd²
-        const real *Y = &sphere[p * LANES];
-        const real w = sphere_weight[p];
-        V even = {}, odd = {};
-#pragma GCC unroll 16
-        for (int lm = 0; lm < LM; ++lm) (degree_of(lm) % 2 ? odd : even) += Y[lm] * A[lm];
-        const V ee = even * even, oo = odd * odd;
-        cube += w * even * (real(2) * ee + real(6) * oo);
-        const V by_even = real(6) * w * (ee + oo), by_odd = real(12) * w * even * odd;
-#pragma GCC unroll 16
-        for (int lm = 0; lm < LM; ++lm) D[lm] += Y[lm] * (degree_of(lm) % 2 ? by_odd : by_even);
-      }
-      store<real>(features + v * LANES, A[0]);
-      for (int l = 0; l <= DEGREE; ++l) store<real>(features + (1 + l) * CP + v * LANES, square[l]);
-      store<real>(features + (DEGREE + 2) * CP + v * LANES, cube);
-      for (int lm = 0; lm < LM; ++lm) slopes[lm][v] = D[lm];
-    }
-  }
-
-  // y[b][out] = Σ_in x[b][in] w[in][out] (+ bias), rows of w in groups of which the first `used` count.
-  template <int GROUP, int USED, int COUNT, int OUT>
-  static void product(const real (*x)[COUNT * GROUP], const real *w, const real *bias, real (*y)[OUT]) {
-    constexpr int OV = OUT / LANES, TILE = OV % 4 == 0 ? 4 : OV % 3 == 0 ? 3 : OV % 2 == 0 ? 2 : 1;
-    for (int v = 0; v < OV; v += TILE) {
-      V total[BLOCK][TILE];
-      for (int b = 0; b < BLOCK; ++b)
-        for (int t = 0; t < TILE; ++t) total[b][t] = bias ? load(bias + (v + t) * LANES) : every<real>(0);
-      for (int g = 0; g < COUNT; ++g)
-        for (int u = 0; u < USED; ++u) {
-          const int row = g * GROUP + u;
-          V weight[TILE];
-#pragma GCC unroll 4
-          for (int t = 0; t < TILE; ++t) weight[t] = load(w + static_cast<size_t>(row) * OUT + (v + t) * LANES);
-#pragma GCC unroll 4
-          for (int b = 0; b < BLOCK; ++b)
-#pragma GCC unroll 4
-            for (int t = 0; t < TILE; ++t) total[b][t] += x[b][row] * weight[t];
+  // [lm][k][atom] to [atom][k][lm].
+  static void turn_back(const real *from, real *to) {
+    for (int k = 0; k < RADIAL; ++k)
+      for (int c = 0; c < COLUMNS; ++c)
+        for (int v = 0; v < LP; v += W) {
+          V x[W];
+          MDISTILL_UNROLL
+          for (int i = 0; i < W; ++i)
+            x[i] = v + i < LM ? load(from + (static_cast<size_t>(v + i) * RADIAL + k) * WIDE + c * W) : every<real>(0);
+          transpose<real>(x);
+          MDISTILL_UNROLL
+          for (int i = 0; i < W; ++i) store<real>(to + (static_cast<size_t>(c * W + i) * RADIAL + k) * LP + v, x[i]);
         }
-      for (int b = 0; b < BLOCK; ++b)
-        for (int t = 0; t < TILE; ++t) store<real>(&y[b][(v + t) * LANES], total[b][t]);
+  }
+
+  // Features, and the derivatives of the cubes in the moments. At a point n of the sphere f = even + odd;
+  // f(n)³ + f(−n)³ = 2 even³ + 6 even odd².
+  static void by_parity(const real *moments, int c, real *x) {
+    for (int lm = 0, e = 0, o = EVEN; lm < LM; ++lm)
+      std::memcpy(x + (degree_of(lm) % 2 ? o++ : e++) * WIDE, moments + (lm * CHANNELS + c) * WIDE, WIDE * sizeof(real));
+  }
+
+  void invariants(Workspace &work) const {
+    alignas(128) real A[LM * WIDE], D[LM * WIDE], on_even[POINTS * WIDE], on_odd[POINTS * WIDE];
+    for (int c = 0; c < CHANNELS; ++c) {
+      by_parity(work.moments, c, A);
+      Sphere::template run<Sphere::ZERO>(even.begin(), EVEN, A, on_even);
+      Sphere::template run<Sphere::ZERO>(odd.begin(), ODD, A + EVEN * WIDE, on_odd);
+      for (int i = 0; i < POINTS * WIDE; i += W) {
+        const V e = load(on_even + i), o = load(on_odd + i);
+        store<real>(on_even + i, e * e + o * o), store<real>(on_odd + i, (e + e) * o);
+      }
+      Product<real, EVEN>::template run<Product<real, EVEN>::ZERO>(even_back.begin(), POINTS, on_even, D);
+      Product<real, ODD>::template run<Product<real, ODD>::ZERO>(odd_back.begin(), POINTS, on_odd, D + EVEN * WIDE);
+      for (int v = 0; v < WIDE; v += W) {
+        V square[DEGREE + 1] = {}, cube = {};
+        MDISTILL_UNROLL
+        for (int lm = 0, e = 0, o = EVEN; lm < LM; ++lm) {
+          const int at = (degree_of(lm) % 2 ? o++ : e++) * WIDE + v;
+          const V a = load(A + at), d = load(D + at);
+          square[degree_of(lm)] += a * a, cube += a * d;
+          store<real>(work.slopes + (lm * CHANNELS + c) * WIDE + v, d);
+        }
+        real *to = work.features + c * WIDE + v;
+        store<real>(to, load(A + v));
+        for (int l = 0; l <= DEGREE; ++l) store<real>(to + (1 + l) * CHANNELS * WIDE, square[l]);
+        store<real>(to + (DEGREE + 2) * CHANNELS * WIDE, cube * real(1.0 / 3.0));
+      }
     }
   }
 
   // silu in place; its derivative besides.
-  static void activate(real (*x)[HP], real (*rate)[HP]) {
-    for (int b = 0; b < BLOCK; ++b)
-      for (int v = 0; v < HV; ++v) {
-        const V a = load(&x[b][v * LANES]), gate = real(1) / (real(1) + exponential<real>(-a));
-        store<real>(&x[b][v * LANES], a * gate);
-        store<real>(&rate[b][v * LANES], gate * (real(1) + a * (real(1) - gate)));
-      }
+  static void activate(real *x, real *rate) {
+    for (int i = 0; i < UNITS * WIDE; i += W) {
+      const V a = load(x + i), gate = real(1) / (real(1) + exponential<real>(-a));
+      store<real>(x + i, a * gate);
+      store<real>(rate + i, gate * (real(1) + a * (real(1) - gate)));
+    }
   }
 
   // The MLP and its gradient: work.energy and, in place of the features, their weights in the energy.
   void head(int s, Workspace &work) const {
-    constexpr int IN = GROUPS * CP;
-    const size_t at = static_cast<size_t>(s);
-    product<CP, CHANNELS, GROUPS, HP>(work.features, &first[at * IN * HP], &bias1[at * HP], work.hidden1);
+    const size_t narrow = static_cast<size_t>(s) * UNITS, wide = narrow * FEATURES, square = narrow * UNITS;
+    Layer::template run<Layer::BIAS>(&first[wide], FEATURES, work.features, work.hidden1, &bias1[narrow]);
     activate(work.hidden1, work.rate1);
-    product<HP, HIDDEN, 1, HP>(work.hidden1, &second[at * HP * HP], &bias2[at * HP], work.hidden2);
+    Layer::template run<Layer::BIAS>(&second[square], UNITS, work.hidden1, work.hidden2, &bias2[narrow]);
     activate(work.hidden2, work.rate2);
-    for (int b = 0; b < BLOCK; ++b) {
+    for (int v = 0; v < WIDE; v += W) {
       V total = {};
-      for (int v = 0; v < HV; ++v) {
-        const V w = load(&last[at * HP + v * LANES]);
-        total += w * load(&work.hidden2[b][v * LANES]);
-        store<real>(&work.hidden2[b][v * LANES], real(scale) * w * load(&work.rate2[b][v * LANES]));
+      for (int h = 0; h < UNITS; ++h) {
+        real *at = work.hidden2 + h * WIDE + v;
+        const real w = last[narrow + h];
+        total += w * load(at);
+        store<real>(at, real(scale) * w * load(work.rate2 + h * WIDE + v));
       }
-      work.energy[b] = sum<real>(total);
+      for (int i = 0; i < W; ++i) work.energy[v + i] = double(total[i]);
     }
-    product<HP, HIDDEN, 1, HP>(work.hidden2, &second_back[at * HP * HP], nullptr, work.hidden1);
-    for (int b = 0; b < BLOCK; ++b)
-      for (int h = 0; h < HP; h += LANES)
-        store<real>(&work.hidden1[b][h], load(&work.hidden1[b][h]) * load(&work.rate1[b][h]));
-    product<HP, HIDDEN, 1, IN>(work.hidden1, &first_back[at * HP * IN], nullptr, work.features);
+    Layer::template run<Layer::ZERO>(&second_back[square], UNITS, work.hidden2, work.hidden1);
+    for (int i = 0; i < UNITS * WIDE; i += W) store<real>(work.hidden1 + i, load(work.hidden1 + i) * load(work.rate1 + i));
+    Back::template run<Back::ZERO>(&first_back[wide], UNITS, work.hidden1, work.features);
   }
 
   // Without an MLP the gradient is the weights themselves.
   void linear_head(int s, Workspace &work) const {
-    const real *w = &last[static_cast<size_t>(s) * GROUPS * CP];
-    for (int b = 0; b < BLOCK; ++b) {
-      double energy = 0;
-      for (int f = 0; f < GROUPS * CP; f += LANES) {
-        energy += double(sum<real>(load(w + f) * load(&work.features[b][f])));
-        store<real>(&work.features[b][f], real(scale) * load(w + f));
+    for (int v = 0; v < WIDE; v += W) {
+      V total = {};
+      for (int f = 0; f < FEATURES; ++f) {
+        real *at = work.features + f * WIDE + v;
+        const real w = last[static_cast<size_t>(s) * FEATURES + f];
+        total += w * load(at);
+        store<real>(at, every<real>(real(scale) * w));
       }
-      work.energy[b] = energy;
+      for (int i = 0; i < W; ++i) work.energy[v + i] = double(total[i]);
     }
   }
 
-  // From weights of the features to weights of the moments, one vector over lm per channel.
-  void back_invariants(const V (*moments)[CV], const real *g, const V (*slopes)[CV], V *mixed) const {
-    for (int v = 0; v < CV; ++v) {
-      V G[LANES] = {}, square[DEGREE + 1];
-      for (int l = 0; l <= DEGREE; ++l) square[l] = real(2) * load(g + (1 + l) * CP + v * LANES);
-      const V cube = load(g + (DEGREE + 2) * CP + v * LANES);
-#pragma GCC unroll 16
-      for (int lm = 0; lm < LM; ++lm) G[lm] = square[degree_of(lm)] * moments[lm][v] + cube * slopes[lm][v];
-      G[0] += load(g + v * LANES);
-      transpose<real>(G);
-      for (int c = 0; c < LANES; ++c) mixed[v * LANES + c] = G[c];
-    }
-  }
-
-  // pull[sk] = Σ_c unmix[sk][c] mixed[c], vectors over lm.
-  void back_project(int s, Workspace &work) const {
-    const int basis = species * RADIAL;
-    const real *weights = &unmix[static_cast<size_t>(s) * basis * CHANNELS * LANES];
-    constexpr int TILE = RADIAL % 5 == 0 ? 5 : RADIAL % 4 == 0 ? 4 : RADIAL % 3 == 0 ? 3 : RADIAL % 2 == 0 ? 2 : 1;
-    for (int k = 0; k < basis; k += TILE) {
-      V total[TILE][BLOCK] = {};
-      for (int c = 0; c < CHANNELS; ++c) {
-        V G[BLOCK];
-#pragma GCC unroll 4
-        for (int b = 0; b < BLOCK; ++b) G[b] = work.mixed[b][c];
-#pragma GCC unroll 8
-        for (int t = 0; t < TILE; ++t) {
-          const V w = load(weights + (static_cast<size_t>(k + t) * CHANNELS + c) * LANES);
-#pragma GCC unroll 4
-          for (int b = 0; b < BLOCK; ++b) total[t][b] += w * G[b];
-        }
+  // From weights of the features to weights of the moments, in the place of these.
+  static void back_invariants(Workspace &work) {
+    for (int i = 0; i < CHANNELS * WIDE; i += W) {
+      const V cube = load(work.features + (DEGREE + 2) * CHANNELS * WIDE + i);
+      MDISTILL_UNROLL
+      for (int lm = 0; lm < LM; ++lm) {
+        const V square = load(work.features + (1 + degree_of(lm)) * CHANNELS * WIDE + i);
+        real *at = work.moments + lm * CHANNELS * WIDE + i;
+        V G = (square + square) * load(at) + cube * load(work.slopes + lm * CHANNELS * WIDE + i);
+        if (lm == 0) G += load(work.features + i);
+        store<real>(at, G);
       }
-      for (int t = 0; t < TILE; ++t)
-        for (int b = 0; b < BLOCK; ++b) store<real>(&work.pull[(static_cast<size_t>(b) * basis + k + t) * LANES], total[t][b]);
     }
   }
 };
