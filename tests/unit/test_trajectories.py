@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,8 @@ from hypothesis import strategies as st
 
 from mdistill.errors import BadInput, MdistillError
 from mdistill.graph import make_system
-from mdistill.io.trajectories import TrajectoryWriter, check_hdf5, read_hdf5, read_series, truncate_after
+from mdistill.io.hdf5 import check_hdf5
+from mdistill.io.trajectories import TrajectoryWriter, read_hdf5, read_series, truncate_after
 from mdistill.types import Prediction, State
 
 SUFFIXES = ["h5", "extxyz"]
@@ -205,6 +208,21 @@ def test_a_full_disk_leaves_the_old_frames(suffix: str, tmp_path: Path, trust: C
     assert failed >= 8
     write(path, [20], atoms=200)
     trust("T36", f"{suffix} writer, disk full at {failed} offsets: old frames intact and path named", failed, f"{failed}")
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_hdf5_ends_a_process_without_a_signal(tmp_path: Path, trust: Callable[..., None]) -> None:
+    """HDF5 crashes when its library closes after a failed write."""
+    limits = (3_000, 20_000, 60_000, 200_000)
+    program = (
+        "import resource, sys, test_trajectories as t; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
+        "try: t.write(t.Path(sys.argv[1]), list(range(0, 400, 10)), atoms=200)\n"
+        "except t.MdistillError as error: sys.exit(error.exit_status)"
+    )
+    for limit in limits:
+        command = [sys.executable, "-c", program, str(tmp_path / "t.h5"), str(limit)]
+        assert subprocess.run(command, cwd=Path(__file__).parent, check=False).returncode == 1, limit
+    trust("T36", f"HDF5 on a disk full at {len(limits)} offsets: processes that died of a signal", 0, "0")
 
 
 def damaged(path: Path, change: Callable[[h5py.File], None]) -> Path:

@@ -11,7 +11,6 @@ de Buyl, Colberg, Höfling, Comput. Phys. Commun. 185, 1546 (2014), doi 10.1016/
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 import re
@@ -28,12 +27,11 @@ from torch import Tensor
 
 from mdistill.errors import BadInput
 from mdistill.io.files import replacing
+from mdistill.io.hdf5 import damaged, dataset, opened, written
 from mdistill.types import State, Trajectory
 from mdistill.units import KINETIC
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".h5md")
-_VERSIONS = ("v110", "v110")
-"""Format of HDF5 written: from 1.10 on its tables of contents carry checksums too."""
 _PARTICLES = "particles/all"
 _SERIES = {
     "position": (f"{_PARTICLES}/position", "Angstrom"), "velocity": (f"{_PARTICLES}/velocity", "Angstrom fs-1"),
@@ -109,7 +107,7 @@ def truncate_after(path: Path, step: int) -> int:
         steps = read_series(path, "step")
         keep = int((steps <= step).sum())
         if keep < len(steps):
-            with appending(path) as partial, _opened(partial, "r+", path) as file:
+            with appending(path) as partial, written(partial) as file:
                 for name, _ in _SERIES.values():
                     if name in file:
                         file[f"{name}/value"].resize(keep, axis=0)
@@ -117,24 +115,6 @@ def truncate_after(path: Path, step: int) -> int:
                     file[f"{_PARTICLES}/position/{name}"].resize(keep, axis=0)
         return keep
     return _truncate_extxyz(path, step)
-
-
-def check_hdf5(path: Path) -> None:
-    """Read everything, chunk by chunk, so that HDF5 compares its checksums.
-
-    Raises:
-        BadInput: Not such a file, or damaged.
-    """
-
-    def read(_: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            for part in item.iter_chunks() if item.chunks else [()]:
-                item[part]
-
-    import h5py
-
-    with _opened(path, "r", path) as file:
-        file.visititems(read)
 
 
 def read_hdf5(path: Path) -> Trajectory:
@@ -145,14 +125,14 @@ def read_hdf5(path: Path) -> Trajectory:
     Raises:
         BadInput: Not such a file, damaged, non-finite, or of inconsistent lengths.
     """
-    with _opened(path, "r", path) as file:
-        numbers = _array(file, f"{_PARTICLES}/species", path)
-        positions = _array(file, f"{_PARTICLES}/position/value", path)
-        times = _array(file, f"{_PARTICLES}/position/time", path)
-        cell = _array(file, f"{_PARTICLES}/box/edges/value", path)
+    with opened(path) as file:
+        numbers = dataset(file, f"{_PARTICLES}/species", path)
+        positions = dataset(file, f"{_PARTICLES}/position/value", path)
+        times = dataset(file, f"{_PARTICLES}/position/time", path)
+        cell = dataset(file, f"{_PARTICLES}/box/edges/value", path)
         moving = f"{_PARTICLES}/velocity/value" in file and f"{_PARTICLES}/mass" in file
-        masses = _array(file, f"{_PARTICLES}/mass", path) if moving else None
-        velocities = _array(file, f"{_PARTICLES}/velocity/value", path) if moving else None
+        masses = dataset(file, f"{_PARTICLES}/mass", path) if moving else None
+        velocities = dataset(file, f"{_PARTICLES}/velocity/value", path) if moving else None
     frames, atoms = (*positions.shape, 0, 0)[:2]
     shapes: dict[str, tuple[np.ndarray | None, tuple[int, ...]]] = {
         "position": (positions, (frames, atoms, 3)), "time": (times, (frames,)), "species": (numbers, (atoms,)),
@@ -160,7 +140,7 @@ def read_hdf5(path: Path) -> Trajectory:
     }  # fmt: skip
     for name, (array, shape) in shapes.items():
         if array is not None and (array.shape != shape or array.dtype.kind not in "iuf" or not np.isfinite(array).all()):
-            raise _damaged(path, f"{name} is {array.dtype}{list(array.shape)} or not finite (expected {list(shape)})")
+            raise damaged(path, f"{name} is {array.dtype}{list(array.shape)} or not finite (expected {list(shape)})")
     if masses is not None:
         check_masses(masses, path)
     momenta = None if velocities is None or masses is None else _tensor(velocities * masses[:, None])
@@ -192,13 +172,13 @@ def read_series(path: Path, name: str) -> Tensor:
         BadInput: Not such a file, or nothing of this name in it.
     """
     where = f"{_PARTICLES}/position/{name}" if name in ("step", "time") else f"{_SERIES.get(name, (name,))[0]}/value"
-    with _opened(path, "r", path) as file:
-        values = _array(file, where, path)
+    with opened(path) as file:
+        values = dataset(file, where, path)
     return torch.from_numpy(values) if values.dtype.kind in "iu" else _tensor(values)
 
 
 def _append_hdf5(partial: Path, frames: list[tuple[int, State]], provenance: Mapping[str, str]) -> None:
-    with _opened(partial, "a", partial) as file:
+    with written(partial) as file:
         if "h5md" not in file:
             _create(file, frames[0][1], provenance)
         blocks = _blocks(frames)
@@ -259,42 +239,6 @@ def _create(file: Any, first: State, provenance: Mapping[str, str]) -> None:
 def _extend(dataset: Any, block: np.ndarray) -> None:
     dataset.resize(len(dataset) + len(block), axis=0)
     dataset[-len(block) :] = block
-
-
-@contextmanager
-def _opened(path: Path, mode: str, named: Path) -> Iterator[Any]:
-    """An HDF5 file. Reading: any failure is `BadInput`; writing: a full disk is the OSError that it is."""
-    import h5py
-
-    if mode == "r" and not path.is_file():
-        raise BadInput(named, "no such file", allowed="an HDF5 trajectory", fix="check the path")
-    try:
-        with h5py.File(path, mode, libver=_VERSIONS) as file:
-            yield file
-    except BadInput:
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        if mode == "r":
-            raise _damaged(named, f"cannot be read ({str(error)[:200]})") from error
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise OSError(errno.ENOSPC, f"HDF5 could not write: {str(error)[:200]}") from error
-
-
-def _array(file: Any, name: str, path: Path) -> np.ndarray:
-    """A dataset in memory; one larger than the file can hold is rejected."""
-    if name not in file:
-        raise _damaged(path, f"it has no {name}")
-    dataset = file[name]
-    if not hasattr(dataset, "shape") or dataset.nbytes > 100 * max(path.stat().st_size, 1_000_000):
-        raise _damaged(path, f"{name} is no array, or claims more than the file can hold")
-    return np.asarray(dataset[()])
-
-
-def _damaged(path: Path, problem: str) -> BadInput:
-    return BadInput(
-        path, problem, allowed="an HDF5 trajectory with H5MD names, as mdistill writes", fix="check the file, or run again"
-    )
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Generator
 from mdistill.errors import BadInput
 from mdistill.graph import volumes
 from mdistill.io.files import replacing, sha256
-from mdistill.io.trajectories import HDF5_SUFFIXES, TrajectoryWriter, appending, check_hdf5, truncate_after
+from mdistill.io.hdf5 import check_hdf5
+from mdistill.io.trajectories import HDF5_SUFFIXES, TrajectoryWriter, appending, truncate_after
 from mdistill.simulation.kinetics import kinetic_energy, prediction_of, pressure, temperatures
 from mdistill.simulation.restart import RestartPoint, save_restart
 from mdistill.simulation.running_sums import means, no_steps
