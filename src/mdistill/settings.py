@@ -93,7 +93,7 @@ def check(made: Any) -> None:
         bounds = field.metadata.get("range", {})
         allowed = ", ".join(map(str, choices)) if choices else _range(bounds)
         for one in value if isinstance(value, tuple) else (value,):
-            good = one in choices if choices else _fits(one, bounds, kind)
+            good = one in choices if choices and one is not None else _fits(one, bounds, kind)
             if not good:
                 usual = "" if field.default is dataclasses.MISSING else f", {_spoken(field.default)}"
                 usual = "" if field.default is None else usual
@@ -238,6 +238,8 @@ def _read(kind: Any, value: Any, *, source: object, default: Any, prefix: str, d
         return from_json(kind, value, source=source, default=default, prefix=f"{prefix}.", derived=derived)  # type: ignore[arg-type]
     if value is None or typing.get_origin(kind) is Literal:
         return value
+    if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is Path and isinstance(value, str):
+        value = [value]
     if typing.get_origin(kind) is tuple and isinstance(value, list):
         inner = typing.get_args(kind)[0]
         return tuple(_read(inner, one, source=source, default=None, prefix=prefix, derived=derived) for one in value)

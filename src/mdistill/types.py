@@ -129,13 +129,14 @@ class LabelledFrame:
 
     Attributes:
         system: The structure.
-        target: Teacher's energy, forces, stress.
+        target: Teacher's energy, forces, stress; NaN in what is `missing`.
         probes: [probe, atom, 3] probe directions v (pure numbers), or None.
         products: [probe, atom, 3] teacher's curvature products H·v, eV/Å², H = ∂²E/∂r∂r (minus the force Jacobian).
         source: Origin of the frame: "md", "strain", "rattle", "relaxed", "displaced", "on-policy".
         temperature_K: Temperature of the MD it came from; 0 where none.
         block: Number of the contiguous time block it belongs to (unique within a label store); held-out sets are
             whole blocks.
+        missing: Labels that are not known: "energy", "forces" or both. (An unknown stress is None.)
     """
 
     system: System
@@ -145,6 +146,7 @@ class LabelledFrame:
     source: str = "md"
     temperature_K: float = 0.0
     block: int = 0
+    missing: frozenset[str] = frozenset()
 
 
 @runtime_checkable

@@ -46,3 +46,12 @@ CONDUCTIVITY_MS_CM = ELEMENTARY_CHARGE_C * 1.0e26
 σ = N q² D/(V k_B T). 1 e²·Å²/(Å³·fs·eV) = e[C]·1/(1e-10 m · 1e-15 s · 1 V) = 1.602e-19·1e25 S/m = 1.602e6 S/m
 = 1.602e7 mS/cm.
 """
+
+HARTREE = 27.211386245988
+"""Hartree energy in eV."""
+
+KCAL_MOL = 4.3364104241e-2
+"""1 kcal/mol (thermochemical) in eV."""
+
+KJ_MOL = 1.0364269657e-2
+"""1 kJ/mol in eV."""

@@ -61,20 +61,23 @@ def accuracy(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction])
         f"{kelvin:g} K": [k for k in everything if frames[k].temperature_K == kelvin] for kelvin in temperatures
     }
     blocks = np.array([frame.block for frame in frames])
-    force = {name: _force_deviation(frames, predictions, mine, blocks) for name, mine in groups.items()}
-    for element in sorted({z for frame in frames for z in frame.system.numbers.tolist()}):
-        mine = [k for k in everything if bool((frames[k].system.numbers == element).any())]
+    known = {name: {k for k in everything if name not in frames[k].missing} for name in ("energy", "forces")}
+    labelled = {name: [k for k in mine if k in known["forces"]] for name, mine in groups.items()}
+    force = {name: _force_deviation(frames, predictions, mine, blocks) for name, mine in labelled.items() if mine}
+    for element in sorted({z for k in known["forces"] for z in frames[k].system.numbers.tolist()}):
+        mine = [k for k in sorted(known["forces"]) if bool((frames[k].system.numbers == element).any())]
         force[chemical_symbols[element]] = _force_deviation(frames, predictions, mine, blocks, element)
     per_atom = [1.0 / frame.system.n_atoms for frame in frames]
     energies = [np.array([float(p.energy.sum()) * w]) for p, w in zip(predictions, per_atom, strict=True)]
     targets = [np.array([float(f.target.energy.sum()) * w]) for f, w in zip(frames, per_atom, strict=True)]
-    energy = {name: _frame_deviation(energies, targets, mine, blocks, "eV/atom") for name, mine in groups.items()}
+    labelled = {name: [k for k in mine if k in known["energy"]] for name, mine in groups.items()}
+    energy = {name: _frame_deviation(energies, targets, mine, blocks, "eV/atom") for name, mine in labelled.items() if mine}
     stresses, stress_targets = [voigt(p) for p in predictions], [voigt(f.target) for f in frames]
     stress = {}
     for name, mine in groups.items():
-        known = [k for k in mine if frames[k].target.stress is not None and predictions[k].stress is not None]
-        if known:
-            stress[name] = _frame_deviation(stresses, stress_targets, known, blocks, "eV/Å³")
+        stressed = [k for k in mine if frames[k].target.stress is not None and predictions[k].stress is not None]
+        if stressed:
+            stress[name] = _frame_deviation(stresses, stress_targets, stressed, blocks, "eV/Å³")
     return Accuracy(force=force, energy=energy, stress=stress)
 
 

@@ -230,12 +230,13 @@ def _text(kind: type, inner: str | None, name: str) -> str:
 
 
 def _field_docstring(kind: type, name: str) -> str:
-    """First sentence of the string below a field; "" where there is none."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
-    for field, below in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.target.id == name:
-            text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
-            return " ".join(str(text).split()).split(". ")[0].rstrip(".")
+    """First sentence of the string below a field of a class or of those it is derived from; "" where there is none."""
+    for owner in (one for one in kind.__mro__ if dataclasses.is_dataclass(one)):
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
+        for field, below in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.target.id == name:
+                text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
+                return " ".join(str(text).split()).split(". ")[0].rstrip(".")
     return ""
 
 
@@ -250,8 +251,10 @@ def _leaf(kind: type, inner: str | None, name: str) -> tuple[Any, dataclasses.Fi
 def _metavar(kind: type, inner: str | None, name: str) -> str:
     annotation, field = _leaf(kind, inner, name)
     text = str(annotation)
-    if "Literal" in text:
-        return "|".join(map(str, typing.get_args(annotation)))
+    choices = next((one for one in (annotation, *typing.get_args(annotation)) if typing.get_origin(one) is typing.Literal), None)
+    if choices is not None:
+        joined = "|".join(map(str, typing.get_args(choices)))
+        return joined if len(joined) < _WIDTH - _COLUMN else "|".join(map(str, typing.get_args(choices)[:3])) + "|…"
     if annotation is bool:
         return ""
     unit = field.metadata.get("range", {}).get("unit", "")

@@ -5,31 +5,39 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from mdistill.commands.arguments import finish, output_folder, parse, short_help, stamped, use_threads, write_config
+from mdistill.commands.label_files import LABEL_FILES, LabelFileArguments, file_settings
 from mdistill.errors import BadInput
 from mdistill.settings import child_seed
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 
 PRODUCTS = ("potential", "stride")
-USAGE = """usage: mdistill train potential LABELS --out FOLDER [--help]
+USAGE = """usage: mdistill train potential LABELS [LABELS …] --out FOLDER [--help]
        mdistill train stride --from RUN [--help]"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArguments:
+class TrainArguments(LabelFileArguments):
     """Labels and student."""
 
-    labels: Annotated[Path, tyro.conf.Positional]
-    """Label folder (from `mdistill label`), or a run folder of `mdistill distill`."""
+    labels: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Label folder (from `mdistill label`), run folder of `mdistill distill`, or files with labels made elsewhere: extended XYZ,
+    .npz, vasprun.xml, OUTCAR, ASE database."""
     out: Path
     """Folder for student.mdistill, its checkpoint and results.json."""
     method: Annotated[Literal["gradient", "closed-form"], tyro.conf.arg(name="fit")] = "gradient"
     """Method: gradient (an MLP, minutes) or closed-form (linear, one solve, with error bars)."""
     closed_form: ClosedFormSettings = field(default_factory=ClosedFormSettings)
+    hold_out: Literal["blocks", "groups"] = "blocks"
+    """Held-out frames of label files: the last blocks of every group, or whole groups."""
+    hold_out_groups: tuple[str, ...] = ()
+    """Names of the groups to hold out."""
+    test_file: tuple[Path, ...] = ()
+    """Files whose frames are held out, all of them and no others."""
     start_from: Path | None = None
     """Student of the same elements and size to start from."""
     redraw: str | None = None
@@ -46,20 +54,23 @@ class TrainArguments:
 
 
 HELP = """\
-Fit a student to a teacher's energies, forces, stress and curvature products: the one-hop moment net, or with --net painn
-a message-passing net. Whole time blocks are held out for validation. Training resumes from its checkpoint with the same command.
+Fit a student to energies, forces, stress and curvature products of a teacher, or of files with labels made elsewhere: the
+one-hop moment net, or with --net painn a message-passing net. Whole time blocks are held out for validation. Training resumes
+from its checkpoint with the same command.
 
 examples:
   mdistill train potential runs/labels --out runs/student
   mdistill train potential runs/labels --size tiny --out runs/tiny
   mdistill train potential runs/labels --net painn --painn.width 64 --fit.max-minutes 30 --out runs/painn
   mdistill train potential runs/labels --fit closed-form --out runs/linear
+  mdistill train potential data.extxyz --energy-key REF_energy --test-file test.extxyz --out runs/mine
   mdistill train potential runs/labels --start-from runs/student/student.mdistill --fit.max-minutes 3 --out runs/refit
 """
 GROUPS = {
     "student": ("net", "size", "cutoff", "channels", "radial", "hidden"),
     "fit": ("method", "fit.max_minutes", "fit.steps", "fit.batch_size", "fit.learning_rate", "held_out", "start_from"),
     "loss": ("energy_weight", "force_weight", "stress_weight", "curvature", "curvature_weight", "redraw"),
+    "label files": (*LABEL_FILES, "hold_out", "test_file"),
     "run": ("out", "seed", "device", "threads", "max_hours"),
 }
 
@@ -86,38 +97,60 @@ def main(arguments: list[str]) -> int:
     from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
     from mdistill.training.labels import frames_hash
-    from mdistill.workflows.run_parts import read_labels
 
     if given.method == "closed-form":
         _check_closed_form(given)
     use_threads(given.threads)
-    frames, teacher = read_labels(given.labels), None
+    (frames, held, read), teacher = _labels(given), None
     if given.redraw is not None:
         from mdistill.teachers.models import load
 
         teacher = load(given.redraw, device=given.device, subject="--redraw")
     folder = output_folder(given.out)
     command = "mdistill train " + shlex.join(arguments)
-    names = ("settings", "labels", "start_from", "redraw", *(["closed_form"] if given.method == "closed-form" else []))
+    names = ("settings", "labels", "start_from", "redraw", *(["closed_form"] if given.method == "closed-form" else []),
+             *(["test_file", "hold_out", "hold_out_groups"] if held else []))  # fmt: skip
     kept = {name: getattr(given, name) for name in names}
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         inputs = {"labels": frames_hash(frames)} | ({"start_from": sha256(given.start_from)} if given.start_from else {})
-        keep_settings(folder, "train potential", kept, inputs=inputs, paths=("labels", "start_from"))
+        keep_settings(folder, "train potential", kept, inputs=inputs, paths=("labels", "start_from", "test_file"))
         write_config(folder, "mdistill train potential", given)
         if given.method == "closed-form":
             from mdistill.training.closed_form import fit_closed_form
 
-            result, posterior, within = fit_closed_form(frames, given.settings, folder, closed_form=given.closed_form, stop=stop)
+            result, posterior, within = fit_closed_form(
+                frames, given.settings, folder, closed_form=given.closed_form, stop=stop, held_blocks=held
+            )
             fitted = closed_form_results(result, posterior, within)
         else:
             from mdistill.training.potential import train_potential
 
-            result = train_potential(frames, given.settings, folder, stop=stop, start_from=given.start_from, redraw=teacher)
+            result = train_potential(
+                frames, given.settings, folder, stop=stop, start_from=given.start_from, redraw=teacher, held_blocks=held
+            )
             fitted = training_results(result, "fit")
-    results = merge(fitted, accuracy_results(result))
+    results = merge(merge(read, fitted), accuracy_results(result))
     finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"student: {result.path}")
     return 0
+
+
+def _labels(given: TrainArguments) -> tuple[list[Any], frozenset[int], Any]:
+    """Frames, the blocks to hold out (none: the usual ones), and a table of what label files hold."""
+    from mdistill.labelling.import_labels import import_labels, labels_table
+    from mdistill.runs.results import Results
+    from mdistill.workflows.run_parts import read_labels
+
+    if len(given.labels) == 1 and given.labels[0].is_dir():
+        for name in (*LABEL_FILES, "hold_out_groups", "test_file"):
+            if getattr(given, name):
+                raise BadInput(f"--{name.replace('_', '-')}", "given with a label folder", allowed="files", fix="leave it out")
+        return read_labels(given.labels[0]), frozenset(), Results(command="train")
+    settings = file_settings(
+        given, held_out=given.settings.held_out, hold_out=given.hold_out, hold_out_groups=given.hold_out_groups
+    )
+    imported = import_labels(given.labels, settings, test=given.test_file)
+    return imported.frames, imported.held_blocks, labels_table(imported)
 
 
 def _check_closed_form(given: TrainArguments) -> None:

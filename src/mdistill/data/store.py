@@ -30,6 +30,7 @@ from mdistill.types import LabelledFrame, Prediction
 
 INDEX = "labels.jsonl"
 _FIELDS = ("shard", "sha256", "key", "frames", "sources", "temperatures_K", "blocks")
+_MAY_MISS = ("energy", "forces")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,7 @@ def _arrays(frames: Sequence[LabelledFrame]) -> dict[str, np.ndarray]:
         "probes": joined([f.probes for f in frames]), "products": joined([f.products for f in frames]),
         "atomic": np.concatenate([_atomic(f) for f in frames]), "source": np.array([f.source for f in frames]),
         "temperature_K": np.array([f.temperature_K for f in frames]), "block": np.array([f.block for f in frames]),
+        **{f"missing_{name}": np.array([name in f.missing for f in frames]) for name in _MAY_MISS},
     }  # fmt: skip
 
 
@@ -247,6 +249,7 @@ def _frames(held: Mapping[str, np.ndarray]) -> list[LabelledFrame]:
                 source=str(held["source"][k]),
                 temperature_K=float(held["temperature_K"][k]),
                 block=int(held["block"][k]),
+                missing=frozenset(name for name in _MAY_MISS if f"missing_{name}" in held and held[f"missing_{name}"][k]),
             )
         )
     return frames

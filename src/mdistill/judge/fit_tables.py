@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 
 from mdistill.analysis.accuracy import Deviation
 from mdistill.estimates import exactly
@@ -18,11 +19,11 @@ def training_results(result: TrainingResult, title: str, *, others: Sequence[Tra
     minutes = [float(row["minutes"]) for row in rows]
     key = title.replace(" ", "_")
     series = [
-        Series(label="held-out force error (meV/Å)", x=minutes, y=[1e3 * float(row["validation"]["forces"]) for row in rows]),
+        Series(label="held-out force error (meV/Å)", x=minutes, y=[1e3 * row["validation"].get("forces", nan) for row in rows]),
         Series(
             label="held-out energy error (0.1 meV/atom)",
             x=minutes,
-            y=[1e4 * float(row["validation"]["energy"]) for row in rows],
+            y=[1e4 * row["validation"].get("energy", nan) for row in rows],
             style="dashed",
         ),
     ]

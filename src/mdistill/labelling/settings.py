@@ -100,3 +100,31 @@ class SegmentSettings:
             refuse(self, "strains", allowed="at least one", fix="0 for the cell as it is")
         if self.blocks > self.segments:
             refuse(self, "blocks", allowed=f"1 to the number of segments, {self.segments}", fix="fewer blocks, or more segments")
+
+
+@settings
+class LabelFileSettings:
+    """Labels in files of other programs.
+
+    Attributes:
+        energy_key, forces_key, stress_key: Names in the files; by default the usual ones (energy, REF_energy, …).
+        group_key: Name of the group of a frame; by default config_type, else the composition.
+        energy_unit, forces_unit, stress_unit: Units in the files; by default eV, eV/Å and eV/Å³, and labels that contradict
+            them are refused. A unit that is given is used, and a contradiction becomes a note.
+        stress_sign: The positive sense of the stress in the files: tension (ASE) or compression (VASP, LAMMPS).
+        hold_out: Held-out frames: the last blocks of every group, or whole groups.
+        hold_out_groups: Names of the groups to hold out.
+        held_out: Fraction of the frames held out.
+    """
+
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
+    group_key: str | None = None
+    energy_unit: Literal["eV", "meV", "Ha", "Ry", "kcal/mol", "kJ/mol"] | None = None
+    forces_unit: Literal["eV/A", "meV/A", "Ha/Bohr", "Ha/A", "Ry/Bohr", "kcal/mol/A", "kJ/mol/A"] | None = None
+    stress_unit: Literal["eV/A3", "GPa", "kB", "Ha/Bohr3"] | None = None
+    stress_sign: Literal["tension", "compression"] | None = None
+    hold_out: Literal["blocks", "groups"] = "blocks"
+    hold_out_groups: tuple[str, ...] = ()
+    held_out: float = setting(0.15, above=0.0, below=0.9)

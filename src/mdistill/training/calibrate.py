@@ -13,7 +13,7 @@ from mdistill.graph import edge_vectors
 from mdistill.nets.catalogue import POTENTIALS, resolve
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.network import Student
-from mdistill.training.labels import Item, join
+from mdistill.training.labels import Item, join, known_forces
 from mdistill.training.losses import root_mean_square
 
 _NEAREST = 0.3
@@ -32,7 +32,7 @@ def calibrate(net: Student, items: Sequence[Item], *, fresh: bool) -> None:
         net.set_closest(closest if fresh else torch.minimum(closest, net.closest))
         if fresh:
             net.reference.copy_(reference_energies(net, items))
-            net.scale.fill_(max(root_mean_square(torch.cat([item.frame.target.forces for item in items])), 1e-6))
+            net.scale.fill_(max(root_mean_square(known_forces([item.frame for item in items])), 1e-6))
         if special := POTENTIALS[net.kind].calibrate:
             resolve(special)(net, spread_over(items), fresh=fresh)
 
@@ -71,7 +71,10 @@ def closest_distances(net: Student, items: Sequence[Item]) -> Float[Tensor, "spe
 
 def reference_energies(net: Student, items: Sequence[Item]) -> Float[Tensor, " species"]:
     """Least-squares energy per element, eV: min ‖n·E0 − E‖², the smallest deviation from the mean energy per atom where
-    the compositions leave it open (at a single composition every element gets that mean)."""
+    the compositions leave it open (at a single composition every element gets that mean; without energies zero)."""
+    items = [item for item in items if "energy" not in item.frame.missing]
+    if not items:
+        return torch.zeros(len(net.settings.elements), dtype=torch.float64)
     counts = torch.stack(
         [torch.bincount(net.species(i.graph.system.numbers), minlength=len(net.settings.elements)) for i in items]
     )

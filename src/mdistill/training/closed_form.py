@@ -13,7 +13,7 @@ Reference: D. J. C. MacKay, Neural Comput. 4, 415 (1992), doi 10.1162/neco.1992.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class _Normal:
 
 def fit_closed_form(
     frames: Sequence[LabelledFrame], settings: TrainSettings, folder: Path, *, closed_form: ClosedFormSettings | None = None,
-    stop: StopRequest = NEVER, provenance: dict[str, Any] | None = None,
+    stop: StopRequest = NEVER, provenance: dict[str, Any] | None = None, held_blocks: Collection[int] = (),
 ) -> tuple[TrainingResult, Posterior, dict[str, float]]:  # fmt: skip
     """Fit the linear student; writes `student.mdistill` and `posterior.safetensors`. The same input gives the same weights.
 
@@ -80,6 +80,7 @@ def fit_closed_form(
         folder, stop: Folder; stop is checked between frames (an interrupted fit starts again: it takes about a minute).
         closed_form: Size of the basis, curvature, iterations.
         provenance: Stored in the model file.
+        held_blocks: Blocks to hold out; by default `split_blocks` chooses them.
     Returns:
         Errors on the held-out blocks, the posterior, and the calibration of its force errors there: shares of residuals
         within one and two standard errors.
@@ -89,7 +90,7 @@ def fit_closed_form(
     """
     check_labels(frames)
     closed_form = closed_form or ClosedFormSettings()
-    train, held_out = split_blocks(frames, held_out=settings.held_out)
+    train, held_out = split_blocks(frames, held_out=settings.held_out, chosen=held_blocks)
     train = with_probes(train, settings.curvature)
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
     size = MomentSettings(elements=elements, **settings.network() | {"channels": 1, "hidden": 0})
@@ -108,8 +109,9 @@ def fit_closed_form(
         curvature_error=curvature_error(potential.net, held_out), parity=parity(held_out, predictions), history=[],
         parameters=products.count, train_frames=len(train), held_out_frames=len(held_out),
     )  # fmt: skip
-    errors = torch.cat([(p.forces - f.target.forces).flatten() for p, f in zip(predictions, held_out, strict=True)])
-    known = torch.cat([posterior.force_errors(cast(f.system, dtype=torch.float64)).flatten() for f in held_out])
+    both = [(p, f) for p, f in zip(predictions, held_out, strict=True) if "forces" not in f.missing]
+    errors = torch.cat([(p.forces - f.target.forces).flatten() for p, f in both] or [torch.ones(0)])
+    known = torch.cat([posterior.force_errors(cast(f.system, dtype=torch.float64)).flatten() for _, f in both] or [errors])
     within = {f"within {k} sigma": float((errors.abs() < k * known).double().mean()) for k in (1, 2)}
     return result, posterior, within
 
@@ -150,8 +152,10 @@ def _rows_of(products: Products, frame: LabelledFrame, *, curved: bool, step: fl
     system = cast(frame.system, dtype=torch.float64)
     graph, target = build_graph(system, products.net.cutoff), frame.target
     rows, bare = design(products, graph), base(graph)
-    yield "energy", rows.energy.unsqueeze(0) / system.n_atoms, (target.energy.double() - bare.energy) / system.n_atoms
-    yield "forces", rows.forces, (target.forces.double() - bare.forces).flatten()
+    if "energy" not in frame.missing:
+        yield "energy", rows.energy.unsqueeze(0) / system.n_atoms, (target.energy.double() - bare.energy) / system.n_atoms
+    if "forces" not in frame.missing:
+        yield "forces", rows.forces, (target.forces.double() - bare.forces).flatten()
     if rows.stress is not None and target.stress is not None and bare.stress is not None:
         lacking = (target.stress.double() - bare.stress)[0]
         yield "stress", rows.stress, torch.stack([lacking[a, b] for a, b in VOIGT])

@@ -66,6 +66,11 @@ def target_of(frames: Sequence[LabelledFrame], like: Tensor) -> Target:
     )
 
 
+def known_forces(frames: Sequence[LabelledFrame]) -> Float[Tensor, "atom 3"]:
+    """Forces of all frames that have them, eV/Å; 1 eV/Å where none has."""
+    return torch.cat([frame.target.forces for frame in frames if "forces" not in frame.missing] or [torch.ones(1, 3)])
+
+
 def _atomic(frame: LabelledFrame) -> Tensor:
     return torch.zeros(frame.system.n_atoms) if frame.target.atomic is None else frame.target.atomic
 
@@ -133,8 +138,7 @@ def check_labels(frames: Sequence[LabelledFrame]) -> None:
             raise BadInput(f"frame {k}", problem, allowed="one structure per frame", fix="label it again")
         values = [
             frame.system.positions,
-            label.energy,
-            label.forces,
+            *(getattr(label, name) for name in ("energy", "forces") if name not in frame.missing),
             *(x for x in (label.stress, label.atomic, frame.probes, frame.products) if x is not None),
         ]
         if not all(bool(torch.isfinite(value).all()) for value in values):

@@ -56,7 +56,7 @@ class Target:
     """Labels of a batch, with masks of missing ones.
 
     Attributes:
-        label: Energies, forces and stress; stress is zero where has_stress is False.
+        label: Energies, forces and stress; NaN where an energy or forces are not known, zero where has_stress is False.
         has_stress: [struct] whether the stress is known.
         products: [probe, atom, 3] curvature products, eV/Å², or None.
         has_products: [atom] whether the atom's struct has such labels; None with products None.
@@ -84,21 +84,22 @@ def residual(
         atoms: Atoms per struct.
         gradient: Minus the gradient of the energy, where forces differ from it.
     """
+    known_energy, known_forces = target.label.energy.isfinite(), target.label.forces.isfinite().all(1)
     if quantity == "energy":
-        return ((prediction.energy - target.label.energy) / atoms).unsqueeze(1)
+        lacking = ((prediction.energy - target.label.energy) / atoms)[known_energy]
+        return lacking.unsqueeze(1) if len(lacking) else None
     if quantity == "atomic energy":
         known, label = target.has_atomic, target.label.atomic
         if prediction.atomic is None or known is None or label is None or not bool(known.any()):
             return None
         return (prediction.atomic - label)[known].unsqueeze(1)
-    if quantity == "forces":
-        return prediction.forces - target.label.forces
+    if quantity in ("forces", "energy gradient"):
+        answer = prediction.forces if quantity == "forces" else gradient
+        return None if answer is None or not bool(known_forces.any()) else (answer - target.label.forces)[known_forces]
     if quantity == "stress":
         if prediction.stress is None or target.label.stress is None or not bool(target.has_stress.any()):
             return None
         return (prediction.stress - target.label.stress)[target.has_stress].flatten(1)
-    if quantity == "energy gradient":
-        return None if gradient is None else gradient - target.label.forces
     if target.products is None or target.has_products is None or len(products) == 0 or not bool(target.has_products.any()):
         return None
     return (products - target.products)[:, target.has_products].flatten(0, 1)

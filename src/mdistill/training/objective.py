@@ -14,7 +14,7 @@ from torch import Tensor
 from mdistill.data.probes import draw_probes
 from mdistill.derivatives import curvature_products, energy_forces, predict
 from mdistill.training.contact_dimers import EVERY, attraction
-from mdistill.training.labels import Item, curvature_labels, join, target_of
+from mdistill.training.labels import Item, curvature_labels, join, known_forces, target_of
 from mdistill.training.losses import Target, Term, root_mean_square, total_loss
 from mdistill.training.settings import TrainSettings
 from mdistill.types import Graph, LabelledFrame, Potential
@@ -112,7 +112,7 @@ def loss_terms(frames: Sequence[LabelledFrame], settings: TrainSettings, *, redr
         settings: The weights.
         redrawn: Root mean square of products drawn during training, eV/Å²; 0 with stored products.
     """
-    force = max(root_mean_square(torch.cat([f.target.forces for f in frames])), 1e-6)
+    force = max(root_mean_square(known_forces(frames)), 1e-6)
     terms = [
         Term(quantity="forces", norm="length", weight=settings.force_weight, scale=force),
         Term(quantity="energy", norm="absolute", weight=settings.energy_weight, scale=force),

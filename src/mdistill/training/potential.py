@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,7 @@ class Prepared:
 def train_potential(
     frames: Sequence[LabelledFrame], settings: TrainSettings, folder: Path, *, stop: StopRequest = NEVER,
     start_from: Path | None = None, redraw: Potential | None = None, provenance: dict[str, Any] | None = None, member: int = 1,
+    held_blocks: Collection[int] = (),
 ) -> TrainingResult:  # fmt: skip
     """Train a potential; writes `student.mdistill`, `training.ckpt` and `history.json` into the folder, or resumes.
 
@@ -117,22 +118,23 @@ def train_potential(
         redraw: A teacher that computes products of new random probes at every curvature step, in place of stored ones.
         provenance: Stored in the model file: teacher, commit, …
         member: Number in a committee; each holds out other blocks.
+        held_blocks: Blocks to hold out; by default `split_blocks` chooses them.
     Raises:
         BadInput: Frames that are not finite, nothing to hold out, a start_from of another size or other elements.
         MdistillError: Training diverged, or the disk is full.
         Interrupted: Stopped on request, after saving.
     """
-    ready = prepare_fit(frames, settings, start_from=start_from, redraw=redraw, member=member)
+    ready = prepare_fit(frames, settings, start_from=start_from, redraw=redraw, member=member, held_blocks=held_blocks)
     return run_fit(ready, folder, stop=stop, provenance=provenance)
 
 
 def prepare_fit(
     frames: Sequence[LabelledFrame], settings: TrainSettings, *, start_from: Path | None = None, redraw: Potential | None = None,
-    member: int = 1,
+    member: int = 1, held_blocks: Collection[int] = (),
 ) -> Prepared:  # fmt: skip
     """Split the frames, make and calibrate the network, set up the objective. Arguments and errors as `train_potential`."""
     check_labels(frames)
-    train, held_out = split_blocks(frames, held_out=settings.held_out, member=member)
+    train, held_out = split_blocks(frames, held_out=settings.held_out, member=member, chosen=held_blocks)
     train = with_probes(train, "none" if redraw is not None else settings.curvature)
     dtype = torch.float64 if settings.float64 else torch.float32
     size = settings.student(tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()})))
@@ -210,8 +212,10 @@ def parity(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction]) -
     pairs: dict[str, list[Tensor]] = {"force": [], "energy": [], "stress": []}
     for frame, prediction in zip(frames, predictions, strict=True):
         label = frame.target
-        pairs["force"].append(torch.stack([label.forces.flatten(), prediction.forces.flatten()], 1))
-        pairs["energy"].append(torch.stack([label.energy, prediction.energy], 1) / frame.system.n_atoms)
+        if "forces" not in frame.missing:
+            pairs["force"].append(torch.stack([label.forces.flatten(), prediction.forces.flatten()], 1))
+        if "energy" not in frame.missing:
+            pairs["energy"].append(torch.stack([label.energy, prediction.energy], 1) / frame.system.n_atoms)
         if label.stress is not None and prediction.stress is not None:
             pairs["stress"].append(torch.stack([label.stress.flatten(), prediction.stress.flatten()], 1))
     return {name: _thinned(torch.cat(rows)) for name, rows in pairs.items() if rows}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mdistill.data.segments import Segment
 from mdistill.errors import BadInput
@@ -11,7 +11,7 @@ from mdistill.types import LabelledFrame
 
 
 def split_blocks(
-    frames: Sequence[LabelledFrame], *, held_out: float = 0.15, member: int = 1
+    frames: Sequence[LabelledFrame], *, held_out: float = 0.15, member: int = 1, chosen: Collection[int] = ()
 ) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
     """Training and held-out frames: from every temperature the later blocks are held out, at least one where there are two.
 
@@ -19,7 +19,8 @@ def split_blocks(
     ones are held out until they hold at least the fraction `held_out` of its frames; one block always stays for
     training. A group of a single block is trained on. Displaced copies of frames stay with their block. The choice
     depends on the blocks alone, so a store always splits the same way. Member 2 of a committee holds out the blocks before
-    those of member 1, and so on; after the first block comes the last one again.
+    those of member 1, and so on; after the first block comes the last one again. The blocks `chosen`, if any, are held out
+    in place of all this.
 
     Raises:
         BadInput: held_out outside (0, 0.9), or every group has a single block (nothing could be held out).
@@ -32,8 +33,8 @@ def split_blocks(
             continue
         sizes = groups.setdefault((frame.source, frame.temperature_K), {})
         sizes[frame.block] = sizes.get(frame.block, 0) + 1
-    chosen: set[int] = set()
-    for sizes in groups.values():
+    chosen = set(chosen)
+    for sizes in () if chosen else groups.values():
         blocks, wanted = sorted(sizes), math.ceil(held_out * sum(sizes.values()))
         for _ in range(member):
             missing, held = wanted, list[int]()
