@@ -78,7 +78,7 @@ def test_every_format_gives_the_same_labels(name, images, tmp_path):
     """In the .npz the virial is −V·stress; in ref.extxyz the labels are called REF_… and the stress has nine numbers."""
     path = tmp_path / name
     if name == "data.npz":
-        np.savez(path, **arrays_of(images))
+        np.savez_compressed(path, **arrays_of(images))
     elif name == "data.db":
         with connect(path) as database:
             for atoms in images:

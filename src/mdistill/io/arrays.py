@@ -22,15 +22,18 @@ _HEADER = re.compile(
 _SIMPLE = np.lib.format.MAGIC_PREFIX
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, *, compressed: bool = False) -> dict[str, np.ndarray]:
     """All arrays of an npz file of numbers, truth values and text, by name.
 
+    Args:
+        path: The file.
+        compressed: Whether it may be compressed, as files of other programs are; `LARGEST` bounds it in any case.
     Raises:
         DAMAGED: No such file, not such a file, altered, cut, or with parts larger than the file.
     """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        if sum(member.file_size for member in members) > min(LARGEST, 2 * path.stat().st_size):
+        if sum(member.file_size for member in members) > (LARGEST if compressed else min(LARGEST, 2 * path.stat().st_size)):
             raise ValueError("its parts are larger than the file")
         return {member.filename.removesuffix(".npy"): _array(archive.read(member)) for member in members}
 

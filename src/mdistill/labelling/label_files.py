@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mdistill.errors import BadInput
+from mdistill.io.arrays import DAMAGED, read_arrays
 from mdistill.labelling.settings import LabelFileSettings
 from mdistill.units import BOHR, GPA, HARTREE, KCAL_MOL, KJ_MOL
 
@@ -205,9 +206,8 @@ def _of_atoms(atoms: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _from_npz(path: Path) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:
+        arrays = read_arrays(path, compressed=True)
+    except DAMAGED as error:
         problem = f"cannot be read ({type(error).__name__}: {str(error)[:120]})"
         raise BadInput(path, problem, allowed="arrays of numbers, without pickled objects", fix="write it again") from error
     shelf = _Shelf(arrays)
