@@ -15,21 +15,21 @@ class LabelFileArguments:
     """Names and units in label files."""
 
     energy_key: str | None = None
-    """Name of the energy in the files (default: REF_energy, energy, …)."""
+    """Name of the energy (default: REF_energy, energy, …)."""
     forces_key: str | None = None
-    """Name of the forces in the files (default: REF_forces, forces, …)."""
+    """Name of the forces (default: REF_forces, forces, …)."""
     stress_key: str | None = None
-    """Name of the stress or virial in the files (default: stress, virial, …)."""
+    """Name of the stress or virial (default: stress, …)."""
     group_key: str | None = None
-    """Name of the group of a structure (default: config_type, else its formula)."""
+    """Name of the group (default: config_type, else formula)."""
     energy_unit: Literal["eV", "meV", "Ha", "Ry", "kcal/mol", "kJ/mol"] | None = None
-    """Unit of the energy (default: eV, and others are refused where noticed)."""
+    """Unit of the energy (default: eV)."""
     forces_unit: Literal["eV/A", "meV/A", "Ha/Bohr", "Ha/A", "Ry/Bohr", "kcal/mol/A", "kJ/mol/A"] | None = None
     """Unit of the forces (default: eV/A)."""
     stress_unit: Literal["eV/A3", "GPa", "kB", "Ha/Bohr3"] | None = None
     """Unit of the stress (default: eV/A3)."""
     stress_sign: Literal["tension", "compression"] | None = None
-    """Sense in which the stress is positive (default: tension; VASP and LAMMPS: compression)."""
+    """Positive sense of the stress (default: tension)."""
 
 
 def file_settings(given: LabelFileArguments, **more: Any) -> LabelFileSettings:

@@ -33,11 +33,11 @@ class TrainArguments(LabelFileArguments):
     """Method: gradient (an MLP, minutes) or closed-form (linear, one solve, with error bars)."""
     closed_form: ClosedFormSettings = field(default_factory=ClosedFormSettings)
     hold_out: Literal["blocks", "groups"] = "blocks"
-    """Held-out frames of label files: the last blocks of every group, or whole groups."""
+    """Held-out part: last blocks of each group, or groups."""
     hold_out_groups: tuple[str, ...] = ()
     """Names of the groups to hold out."""
     test_file: tuple[Path, ...] = ()
-    """Files whose frames are held out, all of them and no others."""
+    """Files with the held-out frames."""
     start_from: Path | None = None
     """Student of the same elements and size to start from."""
     redraw: str | None = None
@@ -60,17 +60,16 @@ from its checkpoint with the same command.
 
 examples:
   mdistill train potential runs/labels --out runs/student
-  mdistill train potential runs/labels --size tiny --out runs/tiny
-  mdistill train potential runs/labels --net painn --painn.width 64 --fit.max-minutes 30 --out runs/painn
+  mdistill train potential runs/labels --net painn --out runs/painn
   mdistill train potential runs/labels --fit closed-form --out runs/linear
-  mdistill train potential data.extxyz --energy-key REF_energy --test-file test.extxyz --out runs/mine
-  mdistill train potential runs/labels --start-from runs/student/student.mdistill --fit.max-minutes 3 --out runs/refit
+  mdistill train potential data.extxyz --test-file test.extxyz --out runs/mine
+  mdistill train potential runs/labels --start-from old.mdistill --out runs/refit
 """
 GROUPS = {
-    "student": ("net", "size", "cutoff", "channels", "radial", "hidden"),
+    "student": ("net", "size", "cutoff"),
     "fit": ("method", "fit.max_minutes", "fit.steps", "fit.batch_size", "fit.learning_rate", "held_out", "start_from"),
-    "loss": ("energy_weight", "force_weight", "stress_weight", "curvature", "curvature_weight", "redraw"),
-    "label files": (*LABEL_FILES, "hold_out", "test_file"),
+    "loss": ("energy_weight", "force_weight", "stress_weight", "curvature"),
+    "label files": ("energy_key", "forces_key", "stress_key", "stress_sign", "test_file"),
     "run": ("out", "seed", "device", "threads", "max_hours"),
 }
 
