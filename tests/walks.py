@@ -55,6 +55,24 @@ def hop_walk(
     return moved, hops * step**2 / (2 * dimensions * ions * frames * spacing)
 
 
+def returning_walk(
+    seed: int, *, ions: int = 24, frames: int = 9440, hops: int = 760, pairs: int = 1500, step: float = 2.4, longest: float = 60.0,
+    spacing: float = 50.0,
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Displacements (Å) with lasting hops and with pairs there and back, 1 to `longest` ps apart (log-uniform); and D (Å²/fs)."""
+    rng = np.random.default_rng(seed)
+    jumps = np.zeros((frames, ions, 3))
+    for number, returns in ((rng.poisson(hops), False), (rng.poisson(pairs), True)):
+        frame, ion, axis = (rng.integers(most, size=number) for most in (frames, ions, 3))
+        sign = rng.choice([-step, step], number)
+        np.add.at(jumps, (frame, ion, axis), sign)
+        if returns:
+            back = frame + (longest ** rng.random(number) * 1000.0 / spacing).astype(int)
+            seen = back < frames
+            np.add.at(jumps, (back[seen], ion[seen], axis[seen]), -sign[seen])
+    return np.cumsum(jumps, axis=0) + 0.15 * rng.normal(size=jumps.shape), hops * step**2 / (6 * ions * frames * spacing)
+
+
 def gaussian_walkers(seed: int, *, ions: int = 32, frames: int = 500, width: float = 0.4) -> tuple[Trajectory, float]:
     """Walkers with Gaussian steps of standard deviation `width` Å per axis, and their D in cm²/s."""
     rng = np.random.default_rng(seed)

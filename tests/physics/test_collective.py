@@ -15,7 +15,7 @@ from mdistill.analysis.collective import Collective, collective_diffusion
 from mdistill.analysis.hops import count_hops, find_hops, hop_statistics
 from mdistill.estimates import Estimate
 from mdistill.units import DIFFUSIVITY_CM2_S
-from walks import hop_walk
+from walks import hop_walk, returning_walk
 
 SPACING = 50.0
 CUBE = 12.0 * np.eye(3)
@@ -68,6 +68,35 @@ def test_a_wrong_haven_ratio_is_noticed(bug: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(AssertionError):
         check_haven(1)
     trust("T22", f"planted: {bug}", "noticed", "noticed", planted=True)
+
+
+def check_returns(sets: int = 20) -> int:
+    """Sets of six runs of 472 ps with returns within 1 to 60 ps whose 95 % interval holds the true collective D."""
+    held = 0
+    for seed in range(sets):
+        walks = [returning_walk(100 * seed + k) for k in range(6)]
+        true = walks[0][1]
+        runs = [moved for moved, _ in walks]
+        found = collective_diffusion(runs, SPACING, tracer=tracer(true), hops=6 * 760, seed=seed).diffusivity
+        assert found.interval is not None
+        held += found.interval[0] <= DIFFUSIVITY_CM2_S * true <= found.interval[1]
+    assert held >= 0.85 * sets, held
+    return held
+
+
+@pytest.mark.slow
+def test_long_runs_with_slow_returns(trust: Callable[..., None]) -> None:
+    what = "collective D of six runs of 472 ps, returns within 1 to 60 ps: of 20 within the 95 % interval"
+    trust("T22", what, check_returns(), "≥ 17")
+
+
+@pytest.mark.slow
+@pytest.mark.planted
+def test_all_frequencies_are_noticed(monkeypatch: pytest.MonkeyPatch, trust: Callable[..., None]) -> None:
+    monkeypatch.setattr(module, "MOST_TERMS", 10_000)
+    with pytest.raises(AssertionError):
+        check_returns()
+    trust("T22", "planted: fit of all frequencies", "noticed", "noticed", planted=True)
 
 
 def test_more_runs_narrow_the_haven_ratio() -> None:

@@ -15,6 +15,9 @@ AVERAGED = 1.0 * PS
 """Positions are averaged over this time (fs) first: vibrations then hardly leak into the low frequencies."""
 SHORTEST_PERIOD = 4.0
 """Shortest period of the fit, in averaged frames."""
+MOST_TERMS = 32
+"""Most frequencies of a run, the lowest: one relaxation does not describe a wide spectrum of returns, and the terms of high
+frequency would outweigh those that tell D."""
 RESOLVED = 0.5
 """Largest relative error of a value; a wider one is given as an interval."""
 SHORTEST_RUN = 8.0 * PS
@@ -84,6 +87,7 @@ def _spectrum(walk: Float[np.ndarray, "frame 3"], spacing: float) -> tuple[np.nd
     terms = np.full(len(power), 3.0)
     terms[0], power[0] = terms[0] / 2.0, power[0] / 2.0
     slow = omega <= 2.0 * np.pi / (SHORTEST_PERIOD * step) * (1 + 1e-9)
+    slow[MOST_TERMS:] = False
     return omega[slow], power[slow], terms[slow]
 
 
