@@ -15,6 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from mdistill.errors import BadInput
+from mdistill.export.watch import Watch
 from mdistill.graph import make_system
 from mdistill.judge.spread import energy_spread, forces_spread
 from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
@@ -38,6 +39,9 @@ def calculator(
     With a committee two more properties exist, and are evaluated when asked for, as by
     `atoms.calc.get_property("forces_spread", atoms)`: forces_spread in eV/Å [atom] and energy_spread in eV, the spread of the
     members and the potential (`judge.spread`). Large spread means that the students are uncertain.
+
+    A structure far from what a student was taught (closest pairs, composition, density, spread of the committee) is told in a
+    notice, each kind once; `atoms.calc.departures` holds the phrases for the last structure.
 
     Args:
         potential: Student, teacher, or anything else that is a `Potential`; or its name or path (`teachers.models.load`).
@@ -67,6 +71,7 @@ class _PotentialCalculator(Calculator):
         self._potential = potential
         self._members = [potential, *committee]
         self._skin = skin
+        self._watch = Watch(potential)
         self._evaluate: tuple[Tensor, list[Evaluator | EngineEvaluator]] | None = None
         if committee:
             self.implemented_properties = [*self.implemented_properties, *_SPREADS]
@@ -74,6 +79,11 @@ class _PotentialCalculator(Calculator):
     @property
     def name(self) -> str:
         return self._potential.name
+
+    @property
+    def departures(self) -> list[str]:
+        """How the last structure lies outside what the student was taught; empty where it does not, or where that is unknown."""
+        return self._watch.phrases
 
     def calculate(
         self,
@@ -103,8 +113,12 @@ class _PotentialCalculator(Calculator):
         }
         if prediction.stress is not None:
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].detach().cpu().double().numpy())
-        if len(evaluate) > 1 and set(_SPREADS) & set(properties):
+        self._watch.see(system)
+        asked = bool(set(_SPREADS) & set(properties))
+        if len(evaluate) > 1 and (asked or self._watch.spread_is_due(system)):
             answers = [prediction, *(member(system) for member in evaluate[1:])]
-            results["forces_spread"] = forces_spread(answers).cpu().numpy()
-            results["energy_spread"] = float(energy_spread(answers).sum())
+            spread = forces_spread(answers).cpu()
+            self._watch.see_spread(spread, system)
+            spreads = {"forces_spread": spread.numpy(), "energy_spread": float(energy_spread(answers).sum())}
+            results |= spreads if asked else {}
         self.results = results

@@ -99,7 +99,9 @@ def load_model(path: Path, *, dtype: torch.dtype = torch.float64, device: torch.
     Raises:
         BadInput: Not a model file, damaged, of a newer format, of another kind, or with weights that are not finite.
     """
-    return potential_of(load_net(path).in_type(dtype).to(device).requires_grad_(False))
+    net = load_net(path)
+    net.header = read_metadata(path)
+    return potential_of(net.in_type(dtype).to(device).requires_grad_(False))
 
 
 def load_net(path: Path) -> Student:

@@ -18,13 +18,15 @@ from mdistill.types import Graph, System
 
 
 class Network(torch.nn.Module):
-    """A network of a model file. Names of its tensors are part of the file; `settings` holds its size and kind."""
+    """A network of a model file. Names of its tensors are part of the file; `settings` holds its size and kind, `header` what the
+    file says of it where `load_model` read it (else empty)."""
 
     species_of: Tensor
+    header: dict[str, Any]
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.header = settings, {}
         self.register_buffer("species_of", species_table(settings.elements), persistent=False)
 
     @property

@@ -35,6 +35,13 @@ def model_id(model: Potential | torch.nn.Module) -> str:
     return weights_sha256(model) or str(getattr(model, "name", type(model).__name__))
 
 
+def shown_sha256(model: Potential | torch.nn.Module) -> str:
+    """sha256 by which people know a model: that in the header of its file; without a file that of its weights, else ""."""
+    net = model if isinstance(model, torch.nn.Module) else getattr(model, "net", None)
+    header = getattr(net, "header", None) or {}
+    return str(header.get("sha256") or weights_sha256(model))
+
+
 def weights_sha256(model: Potential | torch.nn.Module, *, mode: str = "") -> str:
     """Identity of a model: its own `sha256` or that of its `net`, else that of its weights, else "".
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Generator
 
+from mdistill.analysis.taught import tell_departures
 from mdistill.errors import BadInput, BlowUp
 from mdistill.estimates import Estimate
 from mdistill.graph import cast
@@ -19,7 +20,7 @@ from mdistill.io.files import write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
 from mdistill.nets.network import StrideMap
 from mdistill.progress import Advance, progress
-from mdistill.runs.identity import model_id, structure_sha256, weights_sha256
+from mdistill.runs.identity import model_id, shown_sha256, structure_sha256
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluator import make_evaluator
@@ -106,14 +107,15 @@ class _Run:
         self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: StrideMap | None
     ) -> None:
         _check(system, potential, stride)
+        tell_departures(system, potential, temperature_K=settings.temperature_K)
         system = cast(system, dtype=torch.float64, device="cpu")
         self.settings, self.folder = settings, folder
         self.time_step = _time_step(system, settings, stride)
         self.steps = max(1, round(settings.time_ps * PS / self.time_step))
         self.first = -round(settings.equilibration_ps * PS / self.time_step)
-        self.provenance = {"model": potential.name, "model_sha256": weights_sha256(potential)}
+        self.provenance = {"model": potential.name, "model_sha256": shown_sha256(potential)}
         if stride is not None:
-            self.provenance |= {"stride": stride.name, "stride_sha256": weights_sha256(stride)}
+            self.provenance |= {"stride": stride.name, "stride_sha256": shown_sha256(stride)}
         self.restart = folder / "restart.npz"
         models = {"potential": model_id(potential)} | ({} if stride is None else {"stride": model_id(stride)})
         self.work = Work(key="simulation", settings=settings, inputs={"structure": structure_sha256(system)}, models=models)

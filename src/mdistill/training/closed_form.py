@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from mdistill.analysis.accuracy import accuracy
-from mdistill.derivatives import Conservative
+from mdistill.analysis.taught import described
+from mdistill.derivatives import Conservative, potential_of
 from mdistill.graph import build_graph, cast
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.nets.model_files import load_model, save_model
+from mdistill.nets.model_files import save_model
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import MomentSettings
 from mdistill.progress import progress
@@ -97,15 +98,16 @@ def fit_closed_form(
     products = _products(size, items_of(train, size.cutoff, torch.float64), closed_form)
     posterior = _solve(products, _normal_equations(products, train, closed_form, stop), closed_form.iterations)
     student = to_student(products, posterior.weights, seed=settings.fit.seed)
-    path = Path(folder) / MODEL
+    path, potential = Path(folder) / MODEL, potential_of(student.requires_grad_(False))
+    predictions = evaluate(potential, held_out)
+    measured = accuracy(held_out, predictions)
     made_from = {"train_frames": len(train), "held_out_frames": len(held_out), "fit": "closed-form"}
     made_from |= {"settings": asdict(settings), "closed_form": asdict(closed_form)}
+    made_from |= described(train, size.cutoff, measured)
     digest = save_model(path, student, (provenance or {}) | made_from)
     save_posterior(Path(folder) / POSTERIOR, posterior, model=digest)
-    potential = load_model(path)
-    predictions = evaluate(potential, held_out)
     result = TrainingResult(
-        path=path, sha256=digest, accuracy=accuracy(held_out, predictions),
+        path=path, sha256=digest, accuracy=measured,
         curvature_error=curvature_error(potential.net, held_out), parity=parity(held_out, predictions), history=[],
         parameters=products.count, train_frames=len(train), held_out_frames=len(held_out),
     )  # fmt: skip

@@ -11,18 +11,13 @@ import torch
 from torch import Tensor
 
 from mdistill.analysis.accuracy import Accuracy, accuracy
+from mdistill.analysis.taught import described
 from mdistill.data.probes import draw_probes
-from mdistill.derivatives import EnergyNet, curvature_products, predict
+from mdistill.derivatives import EnergyNet, curvature_products, potential_of, predict
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.nets.model_files import (
-    load_model,
-    load_net,
-    network_of,
-    read_metadata,
-    save_model,
-)
+from mdistill.nets.model_files import load_net, network_of, read_metadata, save_model
 from mdistill.nets.network import Student
 from mdistill.runs.identity import model_id
 from mdistill.runs.ledger import Work
@@ -169,12 +164,13 @@ def run_fit(
     finish(fitted.module)
     made_from = (provenance or {}) | {"steps": fitted.steps, "settings": asdict(ready.settings)}
     made_from |= {"train_frames": len(ready.train), "held_out_frames": len(ready.held_out)}
-    path = Path(folder) / MODEL
-    digest = save_model(path, fitted.module.folded(), made_from)
-    potential = load_model(path)
+    path, net = Path(folder) / MODEL, fitted.module.folded().requires_grad_(False)
+    potential = potential_of(net)
     predictions = evaluate(potential, ready.held_out)
+    measured = accuracy(ready.held_out, predictions)
+    digest = save_model(path, net, made_from | described(ready.train, potential.cutoff, measured))
     return TrainingResult(
-        path=path, sha256=digest, accuracy=accuracy(ready.held_out, predictions),
+        path=path, sha256=digest, accuracy=measured,
         curvature_error=curvature_error(potential.net, ready.held_out), parity=parity(ready.held_out, predictions),
         history=fitted.history, parameters=sum(p.numel() for p in fitted.module.parameters()), train_frames=len(ready.train),
         held_out_frames=len(ready.held_out), steps=fitted.steps, cpu_minutes=fitted.cpu_minutes,

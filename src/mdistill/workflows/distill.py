@@ -29,6 +29,7 @@ from mdistill.judge.potential import validate
 from mdistill.judge.teacher_dynamics import follow_teacher
 from mdistill.labelling.label import label_run
 from mdistill.labelling.settings import USUAL_TIMEOUT
+from mdistill.nets.model_files import read_metadata
 from mdistill.nets.network import StrideMap
 from mdistill.notices import notify
 from mdistill.observables.scenes import structure_scene
@@ -192,7 +193,7 @@ class _Job:
             results = merge(results, read_results(home / name))
         if self.settings.stride_fs and "production" in stages:
             results = with_sections(results, read_results(home / "stride"))
-        model = {"model_sha256": sha256(files[0])} if "refine" in stages else {}
+        model = {"model_sha256": read_metadata(files[0])["sha256"]} if "refine" in stages else {}
         return with_fixes(replace(results, provenance=results.provenance | model), self.settings)
 
     def _members(self) -> list[str]:

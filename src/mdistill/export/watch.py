@@ -1,0 +1,82 @@
+"""Watch over the structures that an engine asks a student about: those far from its labels are told, each kind once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mdistill.analysis.taught import cannot_tell, departures, disagreement, taught_of, told
+from mdistill.graph import build_graph
+from mdistill.judge.spread import forces_spread
+from mdistill.notices import notify
+from mdistill.teachers.models import load
+from mdistill.training.committee import members_beside
+from mdistill.types import Potential, System
+
+_MOVED, _MOVED_FAR = 0.05, 0.3
+"""Å; a structure whose atoms all stayed within this of one that was checked is not checked again: its pairs and composition, and
+the spread of its committee, which costs an evaluation of every member."""
+
+
+class Watch:
+    """Checks structures one after the other. `phrases` are the departures of the last one."""
+
+    def __init__(self, potential: Potential) -> None:
+        self.phrases: list[str] = []
+        self._name, self._taught = potential.name, taught_of(potential)
+        self._seen: System | None = None
+        self._spread_seen: System | None = None
+        self._told: set[str] = set()
+        if sentence := cannot_tell(potential):
+            notify(sentence)
+
+    def see(self, system: System) -> None:
+        """Check pairs, composition and density of a structure (one struct)."""
+        if self._taught is None or _alike(self._seen, system, _MOVED):
+            return
+        self._seen = system
+        self.phrases = departures(system, self._taught)
+        self._tell()
+
+    def spread_is_due(self, system: System) -> bool:
+        """Whether the spread of the committee on this structure should be checked."""
+        return self._taught is not None and not _alike(self._spread_seen, system, _MOVED_FAR)
+
+    def see_spread(self, spread: Tensor, system: System) -> None:
+        """Check the spread of a committee's forces ([atom], eV/Å) on the structure seen last."""
+        if self._taught is None:
+            return
+        self._spread_seen = system
+        self.phrases = [*self.phrases, *disagreement(spread, system.numbers, self._taught)]
+        self._tell()
+
+    def _tell(self) -> None:
+        """Issue a notice of what was not told before; a kind is what a phrase begins with."""
+        new = [phrase for phrase in self.phrases if _kind(phrase) not in self._told]
+        if new:
+            self._told |= {_kind(phrase) for phrase in new}
+            notify(told(self._name, new))
+
+
+def _kind(phrase: str) -> str:
+    return " ".join(phrase.split()[:2])
+
+
+def _alike(old: System | None, new: System, moved: float) -> bool:
+    """Whether no atom and no lattice vector moved further than this, Å."""
+    if old is None or not torch.equal(old.numbers, new.numbers) or not torch.equal(old.pbc, new.pbc):
+        return False
+    parts = ((old.positions, new.positions), (old.cell, new.cell))
+    return all(not before.numel() or bool((before - after).abs().max() < moved) for before, after in parts)
+
+
+def tell_committee_spread(student: Path, potential: Potential, system: System) -> None:
+    """Issue a notice where the students beside this one disagree with it on a structure by far more than its error on labels."""
+    taught, members = taught_of(potential), members_beside(student)
+    if taught is None or not members:
+        return
+    answers = [model(build_graph(system, model.cutoff)) for model in (potential, *(load(path) for path in members))]
+    if phrases := disagreement(forces_spread(answers).cpu(), system.numbers, taught):
+        notify(told(potential.name, phrases))
