@@ -61,13 +61,14 @@ GROUPS = {
 def main(arguments: list[str]) -> int:
     """Simulate; prints averages and speed."""
     given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP, groups=GROUPS)
+    from mdistill.export.watch import tell_committee_spread
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import read_system
     from mdistill.observables.simulation import dynamics_results, uncertainty_results
     from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
     from mdistill.simulation.simulate import simulate
-    from mdistill.teachers.models import load, load_stride
+    from mdistill.teachers.models import find_student, load, load_stride
 
     use_threads(given.threads)
     system = read_system(given.structure, repeat=given.repeat)
@@ -77,6 +78,9 @@ def main(arguments: list[str]) -> int:
         if given.stride_map is None
         else load_stride(given.stride_map, student=Path(given.potential), precision=given.precision)
     )
+    if Path(given.potential).exists():
+        student = Path(given.potential)
+        tell_committee_spread(find_student(student) if student.is_dir() else student, potential, system)
     folder = output_folder(given.out)
     command = "mdistill simulate " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
