@@ -19,6 +19,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from mdistill import __version__
 from mdistill.analysis.accuracy import Accuracy, Deviation
 from mdistill.graph import build_graph, edge_vectors
+from mdistill.io.crystal import reduced_formula
 from mdistill.nets.network import Network
 from mdistill.notices import notify
 from mdistill.settings import to_json
@@ -28,6 +29,7 @@ NEARER, SHARE, VOLUME, HOTTER, SPREAD = 0.95, 0.002, 0.15, 1.05, 5.0
 """Far from the labels: pairs below this share of the closest labelled pair; shares of an element (atoms over all atoms) or
 volumes per atom (relative) so far outside their range; temperatures above this multiple; a spread of the committee's forces on
 an atom above this multiple of the held-out error."""
+_FORMULAS = 4
 TAUGHT = "taught"
 """Key of this description in the provenance of a model file."""
 
@@ -80,8 +82,12 @@ def taught_by(frames: Sequence[LabelledFrame], cutoff: float, errors: Accuracy |
 
 
 def described(frames: Sequence[LabelledFrame], cutoff: float, errors: Accuracy) -> dict[str, Any]:
-    """Labels and held-out errors of a student, and the version that made it, for the provenance of its file."""
-    return {TAUGHT: to_json(taught_by(frames, cutoff, errors)), "errors": errors_of(errors), "version": __version__}
+    """Formula, labels and held-out errors of a student, and the version that made it, for the provenance of its file."""
+    formulas = sorted({reduced_formula(dict(Counter(frame.system.numbers.tolist()))) for frame in frames})  # type: ignore[arg-type]
+    return {
+        "formula": ", ".join(formulas) if len(formulas) <= _FORMULAS else f"{len(formulas)} compositions",
+        TAUGHT: to_json(taught_by(frames, cutoff, errors)), "errors": errors_of(errors), "version": __version__,
+    }  # fmt: skip
 
 
 def errors_of(measured: Accuracy) -> dict[str, dict[str, dict[str, float]]]:

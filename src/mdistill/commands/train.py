@@ -105,6 +105,7 @@ def main(arguments: list[str]) -> int:
         from mdistill.teachers.models import load
 
         teacher = load(given.redraw, device=given.device, subject="--redraw")
+    origin = {"teacher": _teacher_of(given.labels)}
     folder = output_folder(given.out)
     command = "mdistill train " + shlex.join(arguments)
     names = ("settings", "labels", "start_from", "redraw", *(["closed_form"] if given.method == "closed-form" else []),
@@ -118,20 +119,41 @@ def main(arguments: list[str]) -> int:
             from mdistill.training.closed_form import fit_closed_form
 
             result, posterior, within = fit_closed_form(
-                frames, given.settings, folder, closed_form=given.closed_form, stop=stop, held_blocks=held
+                frames,
+                given.settings,
+                folder,
+                closed_form=given.closed_form,
+                stop=stop,
+                held_blocks=held,
+                provenance=origin,
             )
             fitted = closed_form_results(result, posterior, within)
         else:
             from mdistill.training.potential import train_potential
 
             result = train_potential(
-                frames, given.settings, folder, stop=stop, start_from=given.start_from, redraw=teacher, held_blocks=held
+                frames,
+                given.settings,
+                folder,
+                stop=stop,
+                start_from=given.start_from,
+                redraw=teacher,
+                held_blocks=held,
+                provenance=origin,
             )
             fitted = training_results(result, "fit")
     results = merge(merge(read, fitted), accuracy_results(result))
     finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"student: {result.path}")
     return 0
+
+
+def _teacher_of(labels: tuple[Path, ...]) -> str:
+    """Teacher of a label folder or run; the names of label files."""
+    from mdistill.runs.folder import run_settings
+
+    names = ", ".join(path.name for path in labels)
+    return str(run_settings(labels[0]).get("teacher") or f"labels in {names}") if labels[0].is_dir() else f"labels in {names}"
 
 
 def _labels(given: TrainArguments) -> tuple[list[Any], frozenset[int], Any]:

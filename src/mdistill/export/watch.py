@@ -77,6 +77,6 @@ def tell_committee_spread(student: Path, potential: Potential, system: System) -
     taught, members = taught_of(potential), members_beside(student)
     if taught is None or not members:
         return
-    answers = [model(build_graph(system, model.cutoff)) for model in (potential, *(load(path) for path in members))]
+    answers = [model(build_graph(system, model.cutoff)) for model in map(load, [student, *members])]
     if phrases := disagreement(forces_spread(answers).cpu(), system.numbers, taught):
         notify(told(potential.name, phrases))

@@ -25,9 +25,9 @@ def card(path: Path) -> Results:
     if path.is_dir():
         return _run(path)
     if path.suffix == STUDENT_SUFFIX:
-        from mdistill.nets.model_files import read_metadata
+        from mdistill.report.model_card import model_card
 
-        return _table("model", f"Model {path.name}", flat(read_metadata(path)))
+        return model_card(path)
     return _structure(path)
 
 

@@ -13,6 +13,9 @@ from mdistill.runs.results import Results, Table
 if TYPE_CHECKING:
     from rich.console import Console
 
+_WORD = 12
+"""A column is at least as wide as the longest word of its heading, up to this many letters."""
+
 
 def print_summary(results: Results, console: Console | None = None, *, report: Path | None = None) -> None:
     """Print each value ± one standard error, each gate with its verdict (failed ones last), and where the report is.
@@ -71,7 +74,7 @@ def _print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], console:
         return
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for heading in headings:
-        grid.add_column(Text(heading), overflow="fold")
+        grid.add_column(Text(heading), overflow="fold", min_width=min(max(map(len, heading.split()), default=0), _WORD))
     for row in rows:
         grid.add_row(*(Text(text, style={"✓ passed": "green", "✗ FAILED": "bold red"}.get(text, "")) for text in row))
     console.print(grid)

@@ -103,8 +103,7 @@ def fit_closed_form(
     measured = accuracy(held_out, predictions)
     made_from = {"train_frames": len(train), "held_out_frames": len(held_out), "fit": "closed-form"}
     made_from |= {"settings": asdict(settings), "closed_form": asdict(closed_form)}
-    made_from |= described(train, size.cutoff, measured)
-    digest = save_model(path, student, (provenance or {}) | made_from)
+    digest = save_model(path, student, described(train, size.cutoff, measured) | (provenance or {}) | made_from)
     save_posterior(Path(folder) / POSTERIOR, posterior, model=digest)
     result = TrainingResult(
         path=path, sha256=digest, accuracy=measured,

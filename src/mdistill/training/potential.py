@@ -168,7 +168,7 @@ def run_fit(
     potential = potential_of(net)
     predictions = evaluate(potential, ready.held_out)
     measured = accuracy(ready.held_out, predictions)
-    digest = save_model(path, net, made_from | described(ready.train, potential.cutoff, measured))
+    digest = save_model(path, net, described(ready.train, potential.cutoff, measured) | made_from)
     return TrainingResult(
         path=path, sha256=digest, accuracy=measured,
         curvature_error=curvature_error(potential.net, ready.held_out), parity=parity(ready.held_out, predictions),

@@ -1,0 +1,166 @@
+"""The card of a model file: its teacher, labels, errors, gates and size, its sha256, and what to cite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ase.data import chemical_symbols
+
+from mdistill.analysis.taught import TAUGHT, Taught, read_taught
+from mdistill.errors import BadInput
+from mdistill.nets.catalogue import MAPS
+from mdistill.nets.model_files import read_metadata
+from mdistill.nets.settings import SIZES
+from mdistill.report.citations import reference, works
+from mdistill.runs.results import Cell, Results, Table, read_results
+from mdistill.teachers import find_teacher
+from mdistill.training.committee import members_beside
+from mdistill.units import GPA
+
+_UNTOLD = "not told by this file"
+_QUANTITIES = (("force", "force (meV/Å)", 1e3), ("energy", "energy/atom (meV)", 1e3), ("stress", "stress (GPa)", 1.0 / GPA))
+
+
+def model_card(path: Path) -> Results:
+    """The card of a student or map.
+
+    Raises:
+        BadInput: No model file.
+    """
+    header = read_metadata(path)
+    made, title = header["provenance"], f"Model {path.name}"
+    if header["kind"] in MAPS:
+        return Results(command="info", tables=[_card(title, [*_map_rows(header), *_file_rows(path, header)])])
+    taught, teacher = read_taught(made.get(TAUGHT)), str(made.get("teacher") or "")
+    rows: list[list[Cell]] = [["model", _network(header)], ["teacher", _teacher(teacher)]]
+    rows += [["formula", str(made.get("formula") or _UNTOLD)], ["elements", _symbols(header)]]
+    rows += _label_rows(made, taught)
+    rows += [["cutoff", f"{_number(header['settings'].get('cutoff'))} Å"]]
+    rows += [["committee", f"{1 + len(members)} students"]] if (members := members_beside(path)) else []
+    run = _run_of(path, str(header["sha256"]))
+    rows += [] if run is None else [["run", str(run[0])]]
+    tables = [_card(title, [*rows, *_file_rows(path, header)]), *_error_tables(made.get("errors"))]
+    gates = [] if run is None else run[1].gates
+    return Results(
+        command="info",
+        tables=[*tables, _citations(teacher, None if run is None else run[0])],
+        gates=gates,
+        provenance={"model_sha256": header["sha256"]},
+    )
+
+
+def _card(title: str, rows: list[list[Cell]]) -> Table:
+    return Table("model", title, "settings", ["what", "value"], rows)
+
+
+def _symbols(header: Mapping[str, Any]) -> str:
+    known = [z for z in header["elements"] if isinstance(z, int) and 0 < z < len(chemical_symbols)]
+    return ", ".join(chemical_symbols[z] for z in known)
+
+
+def _network(header: Mapping[str, Any]) -> str:
+    settings, made = header["settings"], header["provenance"]
+    size = next(
+        (name for name, parts in SIZES.items() if all(settings.get(k) == v for k, v in parts.items() if k != "cutoff")), ""
+    )
+    parts = [f"{header['kind']} net", *([f"size {size}"] if size and header["kind"] == "moment" else [])]
+    parts += ["closed-form fit"] if made.get("fit") == "closed-form" else []
+    steps = made.get("steps")
+    return ", ".join([*parts, *([f"{steps} steps"] if isinstance(steps, int) else [])])
+
+
+def _teacher(name: str) -> str:
+    try:
+        card = find_teacher(name) if name and ":" not in name else None
+    except BadInput:
+        card = None
+    return name or _UNTOLD if card is None else f"{card.name}: {card.functional}, trained on {card.data}"
+
+
+def _label_rows(made: Mapping[str, Any], taught: Taught | None) -> list[list[Cell]]:
+    counts = [f"{made[key]} {what}" for key, what in (("train_frames", "fitted"), ("held_out_frames", "held out")) if key in made]
+    if taught is None:
+        return [["labels", ", ".join(counts) or _UNTOLD], ["taught", f"{_UNTOLD} (an older version wrote it)"]]
+    kelvins = ", ".join(f"{kelvin:g}" for kelvin in taught.temperatures_K)
+    rows: list[list[Cell]] = [["temperatures", f"{kelvins} K" if kelvins else "none: no labels from MD"]]
+    rows += [["labels", ", ".join(counts)]] if counts else []
+    rows += [["labels from", ", ".join(f"{name} {count}" for name, count in taught.sources.items())]] if taught.sources else []
+    rows.append(["composition", ", ".join(f"{symbol} {_range(pair, 100.0)} %" for symbol, pair in taught.shares.items())])
+    rows += [["volume", f"{_range(taught.volumes, 1.0)} Å³ per atom"]] if taught.volumes else []
+    pairs = ", ".join(f"{name.replace('-', '–')} {distance:.2f}" for name, distance in taught.closest.items())
+    rows += [["closest pairs", f"{pairs} Å"]] if pairs else []
+    return rows
+
+
+def _range(pair: Any, factor: float) -> str:
+    low, high = (factor * float(value) for value in pair)
+    return f"{low:.3g}" if high - low < 1e-3 * max(high, 1e-9) else f"{low:.3g} to {high:.3g}"
+
+
+def _map_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
+    settings, made = header["settings"], header["provenance"]
+    strides = " to ".join(dict.fromkeys(_number(value) for value in settings.get("strides_fs", [settings.get("stride_fs")])))
+    return [
+        ["model", f"long-stride map, {header['kind']}"], ["stride", f"{strides} fs"], ["elements", _symbols(header)],
+        ["its student", f"sha256 {made.get('potential', _UNTOLD)}"],
+    ]  # fmt: skip
+
+
+def _file_rows(path: Path, header: Mapping[str, Any]) -> list[list[Cell]]:
+    version = header["provenance"].get("version")
+    written = f", by mdistill {version}" if version else ""
+    return [
+        ["file", f"{path.stat().st_size / 1000:.4g} kB, format {header['format']}{written}"],
+        ["sha256", str(header["sha256"])],
+    ]
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else _UNTOLD
+
+
+def _error_tables(errors: Any) -> list[Table]:
+    """Root mean square errors on held-out labels: all, by temperature, by element."""
+    try:
+        groups = list(dict.fromkeys(group for quantity, _, _ in _QUANTITIES for group in errors.get(quantity, {})))
+        rows: list[list[Cell]] = [
+            [group, *(_scaled(errors.get(quantity, {}).get(group), factor) for quantity, _, factor in _QUANTITIES)]
+            for group in groups
+        ]
+    except (AttributeError, TypeError):
+        return []
+    columns = ["RMSE of", *(heading for _, heading, _ in _QUANTITIES)]
+    return [Table("errors", "Errors on held-out labels", "accuracy", columns, rows)] if rows else []
+
+
+def _scaled(one: Any, factor: float) -> Cell:
+    value = None if one is None else one.get("root_mean_square")
+    return f"{factor * value:.3g}" if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _run_of(path: Path, sha256: str) -> tuple[Path, Results] | None:
+    """The run folder that this file belongs to, with its results."""
+    for folder in (path.absolute().parent, path.absolute().parent.parent):
+        try:
+            results = read_results(folder)
+        except BadInput:
+            continue
+        if results.provenance.get("model_sha256") == sha256 and results.gates:
+            return folder, results
+    return None
+
+
+def _citations(teacher: str, run: Path | None) -> Table:
+    """mdistill, and the teacher's papers; how to list all works of the run."""
+    known: dict[str, dict[str, str]] = {}
+    for key in ("mdistill", teacher):
+        try:
+            known |= works([key])
+        except BadInput:
+            continue
+    rows: list[list[Cell]] = [[reference(work)] for work in known.values()]
+    rows += [[f"all works of the run: mdistill cite {run}"]] if run else []
+    return Table("cite", "Cite", "settings", ["reference"], rows)
