@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> int:
         from mdistill.teachers.models import load
 
         teacher = load(given.redraw, device=given.device, subject="--redraw")
-    origin = {"teacher": _teacher_of(given.labels)}
+    more: dict[str, Any] = {"held_blocks": held, "provenance": {"teacher": _teacher_of(given.labels)}}
     folder = output_folder(given.out)
     command = "mdistill train " + shlex.join(arguments)
     names = ("settings", "labels", "start_from", "redraw", *(["closed_form"] if given.method == "closed-form" else []),
@@ -119,27 +119,14 @@ def main(arguments: list[str]) -> int:
             from mdistill.training.closed_form import fit_closed_form
 
             result, posterior, within = fit_closed_form(
-                frames,
-                given.settings,
-                folder,
-                closed_form=given.closed_form,
-                stop=stop,
-                held_blocks=held,
-                provenance=origin,
+                frames, given.settings, folder, closed_form=given.closed_form, stop=stop, **more
             )
             fitted = closed_form_results(result, posterior, within)
         else:
             from mdistill.training.potential import train_potential
 
             result = train_potential(
-                frames,
-                given.settings,
-                folder,
-                stop=stop,
-                start_from=given.start_from,
-                redraw=teacher,
-                held_blocks=held,
-                provenance=origin,
+                frames, given.settings, folder, stop=stop, start_from=given.start_from, redraw=teacher, **more
             )
             fitted = training_results(result, "fit")
     results = merge(merge(read, fitted), accuracy_results(result))
