@@ -27,8 +27,8 @@ from filelock import FileLock
 from mdistill.errors import MdistillError
 from mdistill.notices import notify
 
-_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared")
-_TRIES = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
+_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-pthread", "-fPIC", "-shared")
+_TRIES = (("-march=native",), ("-mcpu=native",), ())
 _TIMEOUT_S = 300.0
 _SCALARS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "double": ctypes.c_double, "void": None}
 _ARRAYS = {"int32_t": np.int32, "int64_t": np.int64, "double": np.float64}

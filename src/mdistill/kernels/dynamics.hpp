@@ -5,10 +5,6 @@
 #include "skin_list.hpp"
 #include "moment.hpp"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 namespace mdistill {
 
 template <class Net>
@@ -63,29 +59,26 @@ class Engine {
   // Energy (eV), forces (eV/Å) and virial Σ d ⊗ g (eV; or null) of the listed pairs. `atomic`: energy per atom, or null.
   double evaluate(const double *r, double *forces, double *virial, double *atomic) {
     const int64_t n_blocks = static_cast<int64_t>(blocks.size());
-#pragma omp parallel num_threads(threads)
-    {
-      const int t = thread(), of = team();
+    Crew::run(threads, [&](int t) {
       Part &part = *parts[t];
       std::fill(part.force.begin(), part.force.begin() + 3 * atoms, real(0));
       std::fill(part.virial, part.virial + 9, 0.0);
       part.energy = 0, part.closest = 1e30, part.edges = 0;
-      for (int64_t b = n_blocks * t / of; b < n_blocks * (t + 1) / of; ++b) one_block(blocks[b], r, part, atomic);
-#pragma omp barrier
-      for (int64_t c = 3 * atoms * t / of; c < 3 * atoms * (t + 1) / of; ++c) {
+      for (int64_t b = n_blocks * t / threads; b < n_blocks * (t + 1) / threads; ++b) one_block(blocks[b], r, part, atomic);
+    });
+    Crew::split(3 * atoms, atoms < MANY ? 1 : threads, [&](int64_t from, int64_t to) {
+      for (int64_t c = from; c < to; ++c) {
         double total = 0;
-        for (int p = 0; p < of; ++p) total += double(parts[p]->force[c]);
+        for (const auto &part : parts) total += double(part->force[c]);
         forces[c] = total;
       }
-#pragma omp single
-      used = of;
-    }
+    });
     double energy = 0;
     closest = 1e30, edges = 0;
     if (virial) std::fill(virial, virial + 9, 0.0);
-    for (int p = 0; p < used; ++p) {
-      energy += parts[p]->energy, edges += parts[p]->edges, closest = std::min(closest, parts[p]->closest);
-      for (int c = 0; virial && c < 9; ++c) virial[c] += parts[p]->virial[c];
+    for (const auto &part : parts) {
+      energy += part->energy, edges += part->edges, closest = std::min(closest, part->closest);
+      for (int c = 0; virial && c < 9; ++c) virial[c] += part->virial[c];
     }
     return energy;
   }
@@ -148,15 +141,7 @@ class Engine {
   std::vector<Block> blocks;
   std::vector<std::unique_ptr<Part>> parts;
   SkinList own_list;
-  int used = 1;
-
-#ifdef _OPENMP
-  static int thread() { return omp_get_thread_num(); }
-  static int team() { return omp_get_num_threads(); }
-#else
-  static int thread() { return 0; }
-  static int team() { return 1; }
-#endif
+  static constexpr int64_t MANY = 4000;  // atoms whose force buffers are added by all threads
 
   // The edges of a block: of each species of neighbours in turn those of each atom, in the order of the list.
   void gather(const Block &block, const double *r, typename Net::Edges &e) const {

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "crew.hpp"
+
 namespace mdistill {
 
 // What one call of `run` does; the same as `Motion` in kernels/motion.py.
@@ -121,9 +123,9 @@ double heat_of(const Atoms &atoms, const double *p, Change change) {
 
 inline void thermalise(const Atoms &atoms, const Plan &plan, uint64_t key, double *p) {
   const double share = (1.0 - plan.keep * plan.keep) * BOLTZMANN * plan.temperature * ACCELERATION;
-#pragma omp parallel for schedule(static) num_threads(atoms.threads) if (atoms.count > 200)
-  for (int64_t c = 0; c < 3 * atoms.count; ++c)
-    p[c] = plan.keep * p[c] + std::sqrt(atoms.masses[c / 3] * share) * standard_normal(key, c);
+  Crew::split(3 * atoms.count, atoms.threads, [&](int64_t from, int64_t to) {
+    for (int64_t c = from; c < to; ++c) p[c] = plan.keep * p[c] + std::sqrt(atoms.masses[c / 3] * share) * standard_normal(key, c);
+  });
 }
 
 // Momentum of the centre of mass over its mass, and twice the kinetic energy of the motion relative to it (eV).

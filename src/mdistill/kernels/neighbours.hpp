@@ -9,6 +9,8 @@
 #include <numeric>
 #include <vector>
 
+#include "crew.hpp"
+
 namespace mdistill {
 
 struct Pair {
@@ -77,14 +79,13 @@ class Search {
     auto &slot = out.room.slot;
     auto &image = out.room.image;
     pairs.resize(parts), slot.resize(parts);
-#pragma omp parallel for schedule(static, 1) num_threads(parts)
-    for (int part = 0; part < parts; ++part) {
+    Crew::run(parts, [&](int part) {
       Near near;
       pairs[part].clear();
       slot[part].assign(atoms, 0);
       for (int64_t k = atoms * part / parts; k < atoms * (part + 1) / parts; ++k) around(order[k], positions, near, pairs[part]);
       for (const Pair &pair : pairs[part]) ++slot[part][pair.receiver];
-    }
+    });
     out.first.resize(atoms + 1);
     int64_t total = 0;
     for (int64_t i = 0; i < atoms; ++i) {
@@ -94,8 +95,7 @@ class Search {
     out.first[atoms] = total;
     out.sender.resize(total), out.offset.resize(total);
     image.resize(total);
-#pragma omp parallel for schedule(static, 1) num_threads(parts)
-    for (int part = 0; part < parts; ++part) {
+    Crew::run(parts, [&](int part) {
       std::vector<int32_t> filled(atoms, 0);
       for (const Pair &pair : pairs[part]) {
         const int64_t begin = slot[part][pair.receiver];
@@ -104,11 +104,12 @@ class Search {
         for (; m > begin && out.sender[m - 1] == pair.sender && pair.image < image[m - 1]; --m) image[m] = image[m - 1];
         image[m] = pair.image;
       }
-    }
-#pragma omp parallel for schedule(static) num_threads(parts)
-    for (int64_t m = 0; m < total; ++m)
-      for (int b = 0; b < 3; ++b)
-        out.offset[m][b] = image[m][0] * box.rows[0][b] + image[m][1] * box.rows[1][b] + image[m][2] * box.rows[2][b];
+    });
+    Crew::split(total, parts, [&](int64_t from, int64_t to) {
+      for (int64_t m = from; m < to; ++m)
+        for (int b = 0; b < 3; ++b)
+          out.offset[m][b] = image[m][0] * box.rows[0][b] + image[m][1] * box.rows[1][b] + image[m][2] * box.rows[2][b];
+    });
   }
 
  private:
