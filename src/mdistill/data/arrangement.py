@@ -22,6 +22,14 @@ _NEAREST, _LOCAL = 3, 0.6
 _TEMPERATURES = (1.0, 0.005)
 """Start and end of annealing, in units of the spread of random arrangements per site."""
 _Lists = dict[int, tuple[np.ndarray, np.ndarray]]
+VACANCY = 0
+"""The atomic number of an empty site."""
+
+
+class ClosePairs(BadInput):
+    """Every arrangement found has pairs below their limit; `factor` is the setting that would allow the closest of them."""
+
+    factor = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +109,7 @@ def find_arrangements(
     """The best `count` distinct arrangements without pairs below their limit.
 
     Raises:
-        BadInput: No arrangement without close pairs.
+        ClosePairs: No arrangement without close pairs.
     """
     species = np.array(sorted(charges))
     board = _board(large, classes, species, charges, limits)
@@ -142,12 +150,13 @@ def _board(
     large: Crystal, classes: list[SiteClass], species: np.ndarray, charges: dict[int, float],
     limits: dict[tuple[int, int], float],
 ) -> _Board:  # fmt: skip
+    """Pairs of two sites that always hold an atom are left out: no arrangement changes their distance."""
     table = np.array([[limits[a, b] for b in species.tolist()] for a in species.tolist()])
     i, j, distance = neighbour_pairs(large, max(float(table.max()), 0.1))
-    variable = np.zeros(len(large.sites), dtype=bool)
+    open_sites = np.zeros(len(large.sites), dtype=bool)
     for one in classes:
-        variable[list(one.sites)] |= len(one.by_occupancy) > 1
-    keep = (i < j) & (variable[i] | variable[j])
+        open_sites[list(one.sites)] = VACANCY in one.by_occupancy
+    keep = (i < j) & (open_sites[i] | open_sites[j])
     return _Board(
         species=species, charges=np.array([charges[n] for n in species.tolist()]), limits=table,
         matrix=ewald_matrix(large.positions, large.cell), first=i[keep], second=j[keep], distance=distance[keep],
@@ -313,8 +322,8 @@ def _typical_energy(board: _Board, state: np.ndarray, sites: np.ndarray, generat
     return max(float(np.std(energies)) / math.sqrt(len(sites)), 0.05)
 
 
-def _no_room(large: Crystal, board: _Board, state: np.ndarray) -> BadInput:
-    """The message for a structure whose sites cannot be filled without close pairs."""
+def _no_room(large: Crystal, board: _Board, state: np.ndarray) -> ClosePairs:
+    """The error for a structure whose sites cannot be filled without close pairs."""
     from ase.data import chemical_symbols, covalent_radii
 
     limits = board.limits[state[board.first], state[board.second]]
@@ -322,9 +331,14 @@ def _no_room(large: Crystal, board: _Board, state: np.ndarray) -> BadInput:
     k = close[np.argmin(board.distance[close] / limits[close])]
     pair = [state[end[k]] for end in (board.first, board.second)]
     numbers, charges = board.species[pair], board.charges[pair]
-    names = [chemical_symbols[number] for number in numbers]
-    problem = f"every arrangement found has close pairs, such as {names[0]}–{names[1]} at {board.distance[k]:.2f} Å"
-    flag = "unlike-factor" if charges.prod() < 0 else "anion-factor" if charges.max() < 0 else "least-like-factor"
-    factor = math.floor(100.0 * float(board.distance[k] / covalent_radii[numbers].sum())) / 100.0
-    fix = f"check the occupancies of split sites, or allow closer pairs with --prepare.disorder.{flag} {factor:g}"
-    return BadInput(large.source, problem, allowed=f"at least {limits[k]:.2f} Å for this pair", fix=fix)
+    factor = "unlike" if charges.prod() < 0 else "anion" if charges.max() < 0 else "like"
+    flag = f"--prepare.disorder.{'' if factor == 'anion' else 'least-'}{factor}-factor"
+    lower = math.floor(100.0 * float(board.distance[k] / covalent_radii[numbers].sum())) / 100.0
+    names = "–".join(chemical_symbols[number] for number in numbers)
+    error = ClosePairs(
+        large.source, f"every arrangement found has close pairs, such as {names} at {board.distance[k]:.2f} Å",
+        allowed=f"at least {limits[k]:.2f} Å for this pair",
+        fix=f"check the occupancies of split sites, or allow closer pairs with {flag} {lower:g}",
+    )  # fmt: skip
+    error.factor = factor
+    return error

@@ -7,14 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mdistill.data.arrangement import Arrangements, SiteClass, find_arrangements
+from mdistill.data.arrangement import VACANCY, Arrangements, ClosePairs, SiteClass, find_arrangements
 from mdistill.data.settings import DisorderSettings
 from mdistill.errors import BadInput
 from mdistill.io.charges import NEUTRAL, formal_charges, net_charge, positive_charge
 from mdistill.io.crystal import Crystal, Site, formula
-
-VACANCY = 0
-"""The atomic number of an empty site."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,29 +144,39 @@ def order(
         raise BadInput(crystal.source, problem, allowed=allowed, fix="choose a smaller cutoff or cell")
     charges = charges_of(crystal)
     classes = site_classes(large, charges)
-    applied = settings
-    while True:
-        try:
-            arrangements = find_arrangements(
-                large, classes, charges=charges, limits=closest_allowed(charges, applied), count=count,
-                settings=applied, generator=np.random.default_rng(seed),
-            )  # fmt: skip
-            break
-        except BadInput:
-            if applied.like_factor <= applied.least_like_factor:
-                raise
-            lower = round(applied.like_factor - 0.05, 6)
-            applied = replace(applied, like_factor=max(lower, applied.least_like_factor))
+    arrangements, applied = _arrangements(large, classes, charges=charges, count=count, settings=settings, seed=seed)
     rule = describe(crystal, large, classes, charges=charges, settings=applied, arrangements=arrangements)
-    if applied != settings:
-        rule += (
-            f" The factor of cations was lowered from {settings.like_factor:g}: the occupancies leave no arrangement without"
-            " closer pairs."
-        )
+    for kind, before, now in (
+        ("cations", settings.like_factor, applied.like_factor),
+        ("cation and anion", settings.unlike_factor, applied.unlike_factor),
+    ):
+        if now < before:
+            rule += (
+                f" The factor of {kind} was lowered from {before:g} to {now:g}: with these occupancies every arrangement found"
+                " has closer pairs."
+            )
     return [
         Ordering(crystal=_filled(large, numbers), energy=float(energy), rule=rule)
         for energy, numbers in zip(arrangements.energies, arrangements.numbers, strict=True)
     ]
+
+
+def _arrangements(
+    large: Crystal, classes: list[SiteClass], *, charges: dict[int, float], count: int, settings: DisorderSettings, seed: int
+) -> tuple[Arrangements, DisorderSettings]:
+    """Arrangements, and the settings with the factors lowered as far as was needed."""
+    while True:
+        try:
+            return find_arrangements(
+                large, classes, charges=charges, limits=closest_allowed(charges, settings), count=count,
+                settings=settings, generator=np.random.default_rng(seed),
+            ), settings  # fmt: skip
+        except ClosePairs as error:
+            factor, least = f"{error.factor}_factor", f"least_{error.factor}_factor"
+            now, lowest = getattr(settings, factor), getattr(settings, least, np.inf)
+            if now <= lowest:
+                raise
+            settings = replace(settings, **{factor: max(round(now - 0.05, 6), lowest)})
 
 
 def _filled(large: Crystal, numbers: np.ndarray) -> Crystal:

@@ -18,6 +18,7 @@ class DisorderSettings:
         like_factor: Smallest distance of two cations (or two metals) over the sum of their covalent radii.
         least_like_factor: Lowest value of that factor; it is lowered in steps of 0.05 while no arrangement is found.
         unlike_factor: Smallest distance of a cation and an anion, likewise.
+        least_unlike_factor: Lowest value of that factor, likewise.
         anion_factor: Smallest distance of two anions, likewise.
         most_sites: Largest number of sites (occupied or not) in the supercell.
     """
@@ -26,8 +27,9 @@ class DisorderSettings:
     anneals: int = setting(4, least=1)
     sweeps: int = setting(300, least=1)
     like_factor: float = setting(0.8, least=0.0, most=2.0)
-    least_like_factor: float = setting(0.55, least=0.0, most=2.0)
+    least_like_factor: float = setting(0.5, least=0.0, most=2.0)
     unlike_factor: float = setting(0.65, least=0.0, most=2.0)
+    least_unlike_factor: float = setting(0.5, least=0.0, most=2.0)
     anion_factor: float = setting(1.4, least=0.0, most=2.0)
     most_sites: int = setting(5000, least=1)
 

@@ -20,6 +20,7 @@ from mdistill.io.checks import READABLE, check_crystal, check_file, text_of
 from mdistill.io.cif import parse_cif
 from mdistill.io.crystal import Crystal, Site, formula
 from mdistill.io.files import replacing, sha256
+from mdistill.io.split_sites import merge_overfull
 from mdistill.types import System
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def read_structure(path: str | Path, *, index: int = -1) -> Crystal:
     path = Path(path)
     kind = check_file(path)
     if kind == "cif":
-        crystal = _read_cif(path, index)
+        crystal = merge_overfull(_read_cif(path, index))
     else:
         crystal = from_atoms(_read_with_ase(path, kind, index), source=str(path), digest=sha256(path))
     check_crystal(crystal)
