@@ -39,8 +39,8 @@ def merge_overfull(crystal: Crystal) -> Crystal:
     k = alike[0]
     label = crystal.sites[i[k]].label
     note = (
-        f"{label}: {len(alike)} pairs of images {distance[k]:.2f} Å apart have occupancies that sum to {sums[k]:.3g}; each pair is"
-        " read as one full site in the middle, and the excess is spread over the other partly filled sites of the element"
+        f"{label}: {len(alike)} pairs of images {distance[k]:.2f} Å apart have occupancies that sum to {sums[k]:.3g}; each pair"
+        " is read as one full site in the middle, and the excess is spread over the other partly filled sites of the element"
     )
     return replace(crystal, sites=tuple(left), notes=(*crystal.notes, note))
 
