@@ -19,6 +19,7 @@ COMMANDS = {
     "distill": "crystal → fast student, gates, production MD, conductivity, report",
     "label": "teacher MD and its labels",
     "train": "student from labels (potential), or its long-stride map (stride)",
+    "test": "errors of a model on labelled structures, by element and group",
     "bench": "accuracy against speed of students of several sizes",
     "vibrations": "Hessian, phonons and minimum of a student and its teacher",
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",

@@ -25,6 +25,75 @@ from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSet
 from mdistill.units import BOHR, GPA, HARTREE
 
 
+OUTCAR = """\
+ vasp.6.3.0
+ POTCAR:    PAW_PBE Li 01Jan2000
+ POTCAR:    PAW_PBE Li 01Jan2000
+   ions per type =               2
+   k-points           NKPTS =      1   k-points in BZ     NKDIM =      1   number of bands    NBANDS=      8
+   NIONS =      2
+   k-points in reciprocal lattice and weights: x
+   0.00000000   0.00000000   0.00000000       1.000
+
+   ISPIN  =      1    spin polarized calculation?
+   LSORBIT =      F    spin-orbit coupling
+   LNONCOLLINEAR =      F non collinear calculations
+--------------------------------------- Iteration      1(   1)  ---------------------------------------
+  FORCE on cell =-STRESS in cart. coord.  units (eV):
+  Direction    XX          YY          ZZ          XY          YZ          ZX
+  --------------------------------------------------------------------------------------
+  Total       1.00000     2.00000     3.00000     0.10000     0.20000     0.30000
+  in kB      10.00000    20.00000    30.00000     1.00000     2.00000     3.00000
+  external pressure =       20.00 kB  Pullay stress =        0.00 kB
+
+ VOLUME and BASIS-vectors are now :
+ -----------------------------------------------------------------------------
+  energy-cutoff  :      300.00
+  volume of cell :       64.00
+      direct lattice vectors                 reciprocal lattice vectors
+     4.000000000  0.000000000  0.000000000     0.250000000  0.000000000  0.000000000
+     0.000000000  4.000000000  0.000000000     0.000000000  0.250000000  0.000000000
+     0.000000000  0.000000000  4.000000000     0.000000000  0.000000000  0.250000000
+
+  length of vectors
+     4.000000000  4.000000000  4.000000000     0.250000000  0.250000000  0.250000000
+
+ POSITION                                       TOTAL-FORCE (eV/Angst)
+ -----------------------------------------------------------------------------------
+      0.00000      0.00000      0.00000         0.100000      0.000000      0.000000
+      2.00000      2.00000      2.10000        -0.100000      0.000000      0.000000
+ -----------------------------------------------------------------------------------
+    total drift:                                0.000000      0.000000      0.000000
+
+
+--------------------------------------------------------------------------------------------------------
+
+
+
+  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)
+  ---------------------------------------------------
+  free  energy   TOTEN  =        -3.80000000 eV
+
+  energy  without entropy=       -3.79000000  energy(sigma->0) =       -3.79500000
+"""
+VASPRUN = """\
+<modeling>
+ <kpoints><varray name="kpointlist"><v>0 0 0</v></varray><varray name="weights"><v>1.0</v></varray></kpoints>
+ <atominfo><array name="atoms"><set><rc><c>Li</c><c>1</c></rc><rc><c>Li</c><c>1</c></rc></set></array></atominfo>
+ <structure name="initialpos"><crystal><varray name="basis"><v>4 0 0</v><v>0 4 0</v><v>0 0 4</v></varray></crystal>
+  <varray name="positions"><v>0 0 0</v><v>0.5 0.5 0.525</v></varray></structure>
+ <calculation>
+  <scstep><energy><i name="e_fr_energy">-3.8</i><i name="e_0_energy">-3.795</i></energy></scstep>
+  <structure><crystal><varray name="basis"><v>4 0 0</v><v>0 4 0</v><v>0 0 4</v></varray></crystal>
+   <varray name="positions"><v>0 0 0</v><v>0.5 0.5 0.525</v></varray></structure>
+  <varray name="forces"><v>0.1 0 0</v><v>-0.1 0 0</v></varray>
+  <varray name="stress"><v>10 1 3</v><v>1 20 2</v><v>3 2 30</v></varray>
+  <energy><i name="e_fr_energy">-3.8</i><i name="e_0_energy">-3.795</i></energy>
+ </calculation>
+</modeling>
+"""
+
+
 @pytest.fixture(scope="module")
 def images():
     """Sheared and rattled copper and gold–copper cells with EMT's labels."""
@@ -97,6 +166,20 @@ def test_every_format_gives_the_same_labels(name, images, tmp_path):
     imported = import_labels(path)
     assert_same(imported.frames, images)
     assert {frame.source for frame in imported.frames} == {"Cu4", "AuCu3"}
+
+
+@pytest.mark.parametrize(("name", "text"), [("OUTCAR", OUTCAR), ("vasprun.xml", VASPRUN)])
+def test_vasp_gives_the_free_energy_and_a_stress_with_ases_sign(name, text, tmp_path):
+    """Pressures of 10, 20, 30 kB are stresses of −1, −2, −3 GPa; forces belong to the free energy, 5 meV below E(σ→0)."""
+    (tmp_path / name).write_text(text)
+    with pytest.warns(MdistillNotice, match="free_energy, to which forces belong; energy differs by up to 0.005 eV"):
+        frame = import_labels(tmp_path / name, hold_out=False).frames[0]
+    assert frame.system.positions[1].tolist() == pytest.approx([2.0, 2.0, 2.1]) and frame.system.pbc.all()
+    assert float(frame.target.energy[0]) == pytest.approx(-3.8) and frame.target.forces[0].tolist() == [0.1, 0.0, 0.0]
+    expected = -GPA * np.array([[1.0, 0.1, 0.3], [0.1, 2.0, 0.2], [0.3, 0.2, 3.0]])
+    assert np.allclose(frame.target.stress[0], expected, atol=1e-6)
+    settings = LabelFileSettings(energy_key="energy")
+    assert float(import_labels(tmp_path / name, settings, hold_out=False).frames[0].target.energy[0]) == pytest.approx(-3.795)
 
 
 def test_the_last_blocks_of_every_group_are_held_out(images, tmp_path):

@@ -1,0 +1,146 @@
+"""Errors of a potential against labels: all, by element and by group, with parity plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from mdistill.analysis.accuracy import Deviation, accuracy
+from mdistill.errors import BadInput
+from mdistill.estimates import Estimate
+from mdistill.graph import build_graph
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.judge.fit_tables import parity_figures
+from mdistill.progress import progress
+from mdistill.runs.results import Cell, Results, Table
+from mdistill.training.potential import parity
+from mdistill.types import LabelledFrame, Potential, Prediction
+from mdistill.units import GPA
+
+OFFSET = 5.0
+"""Energy error over that with fitted element references from which the labels have other reference energies."""
+
+
+def label_errors(potential: Potential, frames: Sequence[LabelledFrame], *, stop: StopRequest = NEVER) -> Results:
+    """Compare a potential with labels.
+
+    Reference energies of the elements may differ between codes, so the energy error is also given with one constant per
+    element fitted to the differences.
+
+    Args:
+        potential: Any potential.
+        frames: Labels; missing ones are left out.
+        stop: Checked between frames.
+    Returns:
+        Errors of forces (meV/Å), energy (meV/atom) and stress (GPa): all, by element, by group; parity plots.
+    Raises:
+        BadInput: No frames, or an element that the potential does not know.
+        Interrupted: A stop was requested.
+    """
+    _check_elements(potential, frames)
+    predictions: list[Prediction] = []
+    with progress("test", len(frames), unit="frame") as advance:
+        for frame in frames:
+            predictions.append(potential(build_graph(frame.system, potential.cutoff)))
+            stop.raise_if_pending()
+            advance(1, "")
+    _check_finite(predictions)
+    shifted = with_fitted_references(frames, predictions)
+    whole, aligned = accuracy(frames, predictions), accuracy(frames, shifted)
+    values = {}
+    for name, deviations, factor, unit in (
+        ("force_mae", whole.force, 1e3, "meV/Å"), ("energy_mae", whole.energy, 1e3, "meV/atom"),
+        ("energy_mae_fitted_references", aligned.energy, 1e3, "meV/atom"), ("stress_mae", whole.stress, 1.0 / GPA, "GPa"),
+    ):  # fmt: skip
+        if "all" in deviations:
+            values[name] = deviations["all"].mean_absolute.scaled(factor, unit)
+    notes, offset = list[str](), False
+    if whole.energy and (raw := whole.energy["all"].mean_absolute.value) > 1e-3:
+        offset = raw > OFFSET * aligned.energy["all"].mean_absolute.value
+    if offset:
+        notes.append("the labels have other reference energies than the model: judge energies by the column with fitted "
+                     "references, one constant for each element; the parity plot has them too")  # fmt: skip
+    figures = [
+        replace(one, x_label=one.x_label.replace("teacher", "label"), y_label=one.y_label.replace("student", "model"),
+                caption="Labels against the model's answers.")
+        for one in parity_figures(parity(frames, shifted if offset else predictions))
+    ]  # fmt: skip
+    return Results(
+        command="test", values=values, tables=_tables(frames, predictions, shifted), figures=figures, notes=notes,
+        provenance={"model": potential.name, "frames": len(frames)},
+    )  # fmt: skip
+
+
+def with_fitted_references(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction]) -> list[Prediction]:
+    """The predictions plus one energy per element (least squares to the labelled energies)."""
+    elements = sorted({int(z) for frame in frames for z in frame.system.numbers.tolist()})
+    counts = np.array([[int((frame.system.numbers == z).sum()) for z in elements] for frame in frames], dtype=float)
+    known = [k for k, frame in enumerate(frames) if "energy" not in frame.missing]
+    if not known:
+        return list(predictions)
+    lacking = np.array([float(frames[k].target.energy[0]) - float(predictions[k].energy[0]) for k in known])
+    per_atom = 1.0 / counts[known].sum(1)
+    fitted = np.linalg.lstsq(counts[known] * per_atom[:, None], lacking * per_atom, rcond=1e-8)[0]
+    shifts = counts @ fitted
+    return [replace(one, energy=one.energy + float(shift)) for one, shift in zip(predictions, shifts, strict=True)]
+
+
+def _tables(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction], shifted: Sequence[Prediction]) -> list[Table]:
+    groups: dict[str, list[int]] = {"all": list(range(len(frames)))}
+    for k, frame in enumerate(frames):
+        groups.setdefault(frame.source, []).append(k)
+    if len(groups) == 2:
+        groups = {"all": groups["all"]}
+    rows: list[list[Cell]] = []
+    elements: list[list[Cell]] = []
+    for name, mine in groups.items():
+        part = [frames[k] for k in mine]
+        errors = accuracy(part, [predictions[k] for k in mine])
+        aligned = accuracy(part, [shifted[k] for k in mine])
+        force, component = errors.force.get("all"), 1e3 * errors.force["all"].component if "all" in errors.force else None
+        rows.append([
+            name, len(mine), _mean(force, 1e3, "meV/Å"), None if force is None else 1e3 * force.root_mean_square, component,
+            _mean(errors.energy.get("all"), 1e3, "meV/atom"), _mean(aligned.energy.get("all"), 1e3, "meV/atom"),
+            _mean(errors.stress.get("all"), 1.0 / GPA, "GPa"),
+        ])  # fmt: skip
+        if name == "all":
+            elements = [
+                [element, _mean(one, 1e3, "meV/Å"), 1e3 * one.root_mean_square, 1e3 * one.component]
+                for element, one in errors.force.items() if element in chemical_symbols
+            ]  # fmt: skip
+    columns = [
+        "group", "frames", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |Fᵢ| (meV/Å)", "energy MAE (meV/atom)",
+        "with fitted references", "stress MAE (GPa)",
+    ]  # fmt: skip
+    caption = "Fᵢ: Cartesian component of a labelled force. Fitted references: one energy for each element."
+    tables = [Table("errors", "Errors against the labels", "accuracy", columns, rows, caption)]
+    if elements:
+        titles = ["element", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |Fᵢ| (meV/Å)"]
+        tables.append(Table("errors_elements", "Force errors by element", "accuracy", titles, elements))
+    return tables
+
+
+def _mean(deviation: Deviation | None, factor: float, unit: str) -> Estimate | None:
+    return None if deviation is None else deviation.mean_absolute.scaled(factor, unit)
+
+
+def _check_elements(potential: Potential, frames: Sequence[LabelledFrame]) -> None:
+    present = {int(z) for frame in frames for z in frame.system.numbers.tolist()}
+    unknown = present - potential.elements if potential.elements else set()
+    if unknown:
+        names, known = ([chemical_symbols[z] for z in sorted(part)] for part in (unknown, potential.elements))
+        problem = f"{potential.name} does not know {', '.join(names)}"
+        raise BadInput("labels", problem, allowed=", ".join(known), fix="test it on structures of these elements")
+
+
+def _check_finite(predictions: Sequence[Prediction]) -> None:
+    bad = [
+        k for k, one in enumerate(predictions) if not bool(torch.isfinite(one.energy).all() & torch.isfinite(one.forces).all())
+    ]
+    if bad:
+        problem = f"the model's answer to frame {bad[0] + 1} is not finite ({len(bad)} such frames)"
+        raise BadInput("labels", problem, allowed="structures that the model can answer", fix="leave these frames out")
