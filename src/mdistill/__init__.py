@@ -12,6 +12,8 @@ _HOMES = {
     "Trajectory": "types", "load": "teachers.models", "calculator": "export.ase", "read_structure": "io.structures",
     "read_system": "io.structures", "read_trajectory": "io.import_trajectory", "simulate": "simulation.simulate",
     "SimulateSettings": "simulation.settings", "distill": "workflows.distill", "DistillSettings": "workflows.distill_settings",
+    "LabelStore": "data.store", "LabelledFrame": "types", "import_labels": "labelling.import_labels",
+    "LabelFileSettings": "labelling.settings",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604
 

@@ -24,7 +24,6 @@ from mdistill.training.potential import train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.units import BOHR, GPA, HARTREE
 
-
 OUTCAR = """\
  vasp.6.3.0
  POTCAR:    PAW_PBE Li 01Jan2000

@@ -43,6 +43,9 @@ class LabelStore:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
     def append(self, frames: Sequence[LabelledFrame], *, key: str = "") -> None:
         """Add frames as one shard, all or nothing.
 

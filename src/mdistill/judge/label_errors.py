@@ -59,8 +59,8 @@ def label_errors(potential: Potential, frames: Sequence[LabelledFrame], *, stop:
         if "all" in deviations:
             values[name] = deviations["all"].mean_absolute.scaled(factor, unit)
     notes, offset = list[str](), False
-    if whole.energy and (raw := whole.energy["all"].mean_absolute.value) > 1e-3:
-        offset = raw > OFFSET * aligned.energy["all"].mean_absolute.value
+    if whole.energy and (raw := whole.energy["all"].root_mean_square) > 1e-3:
+        offset = raw > OFFSET * aligned.energy["all"].root_mean_square
     if offset:
         notes.append("the labels have other reference energies than the model: judge energies by the column with fitted "
                      "references, one constant for each element; the parity plot has them too")  # fmt: skip
@@ -114,7 +114,7 @@ def _tables(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction], 
             ]  # fmt: skip
     columns = [
         "group", "frames", "force MAE (meV/Å)", "RMSE (meV/Å)", "mean |Fᵢ| (meV/Å)", "energy MAE (meV/atom)",
-        "with fitted references", "stress MAE (GPa)",
+        "with fitted references (meV/atom)", "stress MAE (GPa)",
     ]  # fmt: skip
     caption = "Fᵢ: Cartesian component of a labelled force. Fitted references: one energy for each element."
     tables = [Table("errors", "Errors against the labels", "accuracy", columns, rows, caption)]
@@ -138,9 +138,8 @@ def _check_elements(potential: Potential, frames: Sequence[LabelledFrame]) -> No
 
 
 def _check_finite(predictions: Sequence[Prediction]) -> None:
-    bad = [
-        k for k, one in enumerate(predictions) if not bool(torch.isfinite(one.energy).all() & torch.isfinite(one.forces).all())
-    ]
+    finite = [bool(torch.isfinite(one.energy).all() and torch.isfinite(one.forces).all()) for one in predictions]
+    bad = [k for k, good in enumerate(finite) if not good]
     if bad:
         problem = f"the model's answer to frame {bad[0] + 1} is not finite ({len(bad)} such frames)"
         raise BadInput("labels", problem, allowed="structures that the model can answer", fix="leave these frames out")
