@@ -140,6 +140,7 @@ def main() -> None:
         if subprocess.run(command, check=False).returncode in (0, 4):
             rows = [row for row in recorded(NAME) if "states" in row] + [row_of(read_results(folder), crystal, seed, folder)]
             write_record(NAME, {"preset": "quick", "teacher": given.teacher}, [*rows, *_summaries(rows)])
+    rows = [row for row in recorded(NAME) if "states" in row]
     if rows:
         draw(rows)
         write_record(NAME, {"preset": "quick", "teacher": given.teacher}, [*rows, *_summaries(rows)])
