@@ -251,6 +251,10 @@ def describe(
     net, positive = net_charge(crystal.composition, charges), positive_charge(crystal.composition, charges)
     if abs(net) > 0.005 * positive:
         sentences.append(f"The file's own occupancies carry a net charge of {net:+.3g} e per cell; the counts make it zero.")
+    unused = {n: q for n, q in crystal.oxidation.items() if n in charges and abs(q - charges[n]) > 1e-6}
+    if unused:
+        stated = ", ".join(f"{_name(n)} {q:+.3g}" for n, q in unused.items())
+        sentences.append(f"The file states {stated}, with which the crystal is not neutral: these charges are not used.")
     if any(
         len({charges[n] for n in placed}) < len(placed) for placed in ([n for n, c in one.counts.items() if c] for one in classes)
     ):

@@ -26,6 +26,8 @@ CLOSEST = 0.5
 """Å; two whole atoms nearer than this cannot be meant."""
 VACUUM = 7.0
 """Å between neighbouring layers of atoms from which a structure counts as a slab, wire or molecule."""
+SMALLEST_VOLUME = {1: 0.6}
+"""Å³ an atom fills at least, by atomic number; 2.2 for all but hydrogen (carbon at 1 TPa fills 3)."""
 SMALLEST_SKEW = 0.05
 """Volume / (a·b·c) below which a cell counts as very skewed."""
 
@@ -166,6 +168,11 @@ def check_crystal(crystal: Crystal) -> None:
             allowed, fix = "a sum above 0 and at most 1", "correct the occupancies, or delete the site that is listed twice"
             raise BadInput(source, f"the occupancies of site {site.label!r} sum to {total:.4g}", allowed=allowed, fix=fix)
     _check_distances(crystal)
+    least = sum(SMALLEST_VOLUME.get(number, 2.2) * count for number, count in crystal.composition.items())
+    if all(crystal.pbc) and 0.0 < crystal.volume < least:
+        problem = f"{crystal.formula} in a cell of {crystal.volume:.3g} Å³: {crystal.volume / crystal.n_atoms:.2g} Å³ an atom"
+        fix = "check the symmetry operations (axes, origin), coordinates listed twice, and the unit of the cell"
+        raise BadInput(source, problem, allowed=f"at least {least:.3g} Å³ for these atoms", fix=fix)
 
 
 def _check_cell(crystal: Crystal) -> None:

@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 
 from mdistill.errors import BadInput
+from mdistill.io.checks import neighbour_pairs
+from mdistill.io.cif_symmetry import Symmetry, symmetries
+from mdistill.io.crystal import Crystal, Site
 
 SAME_PLACE = 0.05
 """Two images closer than this (Å) are one position: rounding of 1/3, or two rows that share a site."""
 
+_VACANCY = re.compile(r"(?i)vac|□")
 _ISOTOPES = {"D": "H", "T": "H"}
 _CROSS_CHECKED_ROWS = 300
 
@@ -43,6 +47,7 @@ def parse_cif(text: str, source: str, index: int) -> ParsedCif:
     from pymatgen.io.cif import CifFile
 
     _refuse_duplicate_keys(text, source)
+    text = _unique_blocks(text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -74,12 +79,93 @@ def _structure(data: dict[str, Any], block: Any, text: str, source: str) -> Pars
         allowed = "lengths > 0 Å, angles between 0° and 180° with a sum below 360°"
         raise BadInput(source, problem, allowed=allowed, fix="correct the _cell_length_ and _cell_angle_ lines")
     cell = np.asarray(Cell.fromcellpar(lengths_angles)[:])
-    notes: list[str] = []
-    operations = _operations(block, data, source, notes)
+    readings = symmetries(block, data, cell, source)
+    parsed = _expanded(data, cell, readings[0], source) if len(readings) == 1 else _of_two_origins(data, cell, readings, source)
+    if readings[0].read_by_pymatgen and not any("vacancy" in note for note in parsed.notes):
+        _cross_check(parsed, len(data["_atom_site_fract_x"]), text, source)
+    return parsed
+
+
+def _of_two_origins(data: dict[str, Any], cell: np.ndarray, readings: list[Symmetry], source: str) -> ParsedCif:
+    """The reading of the origin that gives a sound structure, where the other does not.
+
+    Raises:
+        BadInput: Both readings are sound and differ, or none is.
+    """
+    sound: list[ParsedCif] = []
+    for one in readings:
+        try:
+            parsed = _expanded(data, cell, one, source)
+        except BadInput:
+            continue
+        if _looks_sound(parsed, data):
+            parsed.notes.append(f"the origin of the space group is not stated: choice {one.choice} gives a sound structure")
+            sound.append(parsed)
+    if len(sound) == 2 and _same_distances(*sound):
+        sound.pop()
+    if len(sound) == 1:
+        return sound[0]
+    counts = " or ".join(f"{sum(sum(o.values()) for _, o, _ in one.sites):.4g}" for one in sound)
+    found = f"both choices give a possible structure ({counts} atoms)" if sound else "neither choice gives a possible structure"
+    fix = "list the symmetry operations, or state the origin, such as _space_group_name_H-M_alt 'F d -3 m :2'"
+    problem = f"the origin of the space group is not stated, and {found}"
+    raise BadInput(source, problem, allowed="a stated origin choice, or symmetry operations", fix=fix)
+
+
+def _looks_sound(parsed: ParsedCif, data: dict[str, Any]) -> bool:
+    """Atoms as many as the file states (multiplicities, or formula and Z), and full sites no nearer than bonds are."""
+    from ase.data import covalent_radii
+
+    total = sum(sum(occupancies.values()) for _, occupancies, _ in parsed.sites)
+    if (stated := _stated_atoms(data)) is not None and abs(total - stated) > 0.02 * stated + 0.5:
+        return False
+    full = [(place, max(occupancies)) for place, occupancies, _ in parsed.sites if sum(occupancies.values()) > 0.99]
+    places, numbers = np.array([place for place, _ in full]).reshape(-1, 3), np.array([number for _, number in full], dtype=int)
+    crystal = Crystal(
+        cell=parsed.cell, pbc=(True, True, True),
+        sites=tuple(Site(fractional=(x, y, z), occupancies={1: 1.0}) for x, y, z in places.tolist()),
+    )  # fmt: skip
+    i, j, distance = neighbour_pairs(crystal, 3.5)
+    return not len(i) or bool((distance / (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])).min() > 0.7)
+
+
+def _stated_atoms(data: dict[str, Any]) -> float | None:
+    """Atoms in the cell as the file states them; None where it does not."""
+    stated = data.get("_atom_site_symmetry_multiplicity")
+    if stated is not None and all(re.fullmatch(r"\d+", text) for text in stated):
+        shares = data.get("_atom_site_occupancy", ["1"] * len(stated))
+        return sum(int(m) * _number("1" if o == "." else o, "", "occupancy") for m, o in zip(stated, shares, strict=True))
+    formula, units = data.get("_chemical_formula_sum"), data.get("_cell_formula_units_Z")
+    if formula and units and re.fullmatch(r"\d+", str(units)):
+        parts = re.findall(r"[A-Z][a-z]?(\d*\.?\d*)", str(formula))
+        return int(units) * sum(float(part or 1) for part in parts)
+    return None
+
+
+def _same_distances(one: ParsedCif, other: ParsedCif) -> bool:
+    """Whether two readings are one structure, as far as distances below 4 Å tell."""
+    lists = []
+    for parsed in (one, other):
+        sites = tuple(Site(fractional=place, occupancies=occupancies) for place, occupancies, _ in parsed.sites)
+        i, j, distance = neighbour_pairs(Crystal(cell=parsed.cell, pbc=(True, True, True), sites=sites), 4.0)
+        kinds = [
+            sorted([sorted(sites[a].occupancies.items()), sorted(sites[b].occupancies.items())])
+            for a, b in zip(i, j, strict=True)
+        ]
+        lists.append(sorted((round(float(d), 2), str(kind)) for d, kind in zip(distance, kinds, strict=True)))
+    return lists[0] == lists[1]
+
+
+def _expanded(data: dict[str, Any], cell: np.ndarray, symmetry: Symmetry, source: str) -> ParsedCif:
+    """The sites of the file with these operations."""
+    notes = list(symmetry.notes)
     orbits: list[tuple[np.ndarray, Counter[int], str]] = []
     charges: dict[int, list[float]] = {}
     rows = len(data["_atom_site_fract_x"])
     for row, label in enumerate(data.get("_atom_site_label", [f"site{k + 1}" for k in range(rows)])):
+        if _is_vacancy(data, row, label, source):
+            notes.append(f"site {label} is a vacancy: it was left out")
+            continue
         number, charge = _element(data, row, label, source, notes)
         occupancy = _occupancy(data, row, label, source)
         if charge is not None:
@@ -87,16 +173,33 @@ def _structure(data: dict[str, Any], block: Any, text: str, source: str) -> Pars
         if occupancy == 0.0:
             continue
         place = [_number(data[f"_atom_site_fract_{x}"][row], source, f"_atom_site_fract_{x} of {label}") for x in "xyz"]
-        orbit = _orbit(np.array(place), operations, cell, SAME_PLACE)
+        orbit = _orbit(np.array(place), symmetry.operations, cell, SAME_PLACE)
         stated = data.get("_atom_site_symmetry_multiplicity")
         if stated is not None and stated[row] != str(len(orbit)):
-            orbit = _orbit(np.array(place), operations, cell, 0.1 * SAME_PLACE)
+            orbit = _orbit(np.array(place), symmetry.operations, cell, 0.1 * SAME_PLACE)
         _join(orbits, orbit, number, occupancy, label=label, cell=cell, source=source)
     sites = [(tuple(p), dict(o), label) for places, o, label in orbits for p in places.tolist()]
     oxidation = _oxidation(data) | {n: float(np.mean(c)) for n, c in charges.items() if any(c)}
-    parsed = ParsedCif(cell=cell, sites=sites, oxidation=oxidation, notes=notes)  # type: ignore[arg-type]
-    _cross_check(parsed, rows, text, source)
-    return parsed
+    return ParsedCif(cell=cell, sites=sites, oxidation=oxidation, notes=notes)  # type: ignore[arg-type]
+
+
+def _is_vacancy(data: dict[str, Any], row: int, label: str, source: str) -> bool:
+    """Whether a row stands for an empty site (Va, Vac, Vacancy, □), which must not be read as vanadium.
+
+    Raises:
+        BadInput: Label and type symbol disagree, or a label Va without a type symbol.
+    """
+    kind = data["_atom_site_type_symbol"][row] if "_atom_site_type_symbol" in data else ""
+    by_label = bool(_VACANCY.match(label))
+    if kind:
+        if by_label and re.match(r"V\d*[+-]?\d*$", kind):
+            problem, fix = f"site {label!r} has the type symbol {kind!r}", "rename the label, or delete the row of the vacancy"
+            raise BadInput(source, problem, allowed="vanadium, or a vacancy", fix=fix)
+        return bool(_VACANCY.match(kind) or re.match(r"Va\d*$", kind))
+    if re.match(r"(?i)va\d*$", label):
+        problem, fix = f"site label {label!r} could be vanadium or a vacancy", "add the column _atom_site_type_symbol"
+        raise BadInput(source, problem, allowed="an _atom_site_type_symbol column", fix=fix)
+    return by_label
 
 
 def _number(value: object, source: str, tag: str) -> float:
@@ -125,8 +228,7 @@ def _element(data: dict[str, Any], row: int, label: str, source: str, notes: lis
     if "_atom_site_type_symbol" in data:
         text = data["_atom_site_type_symbol"][row]
         letters = re.match(r"[A-Za-z]*", text).group().capitalize()  # type: ignore[union-attr]
-        sign = re.search(r"(\d*\.?\d*)([+-])", text)
-        charge = None if sign is None else float(sign[1] or 1) * (1 if sign[2] == "+" else -1)
+        charge = _charge(text)
     else:
         text, charge = label, None
         letters = re.match(r"[A-Za-z]*", label).group()[:2]  # type: ignore[union-attr]
@@ -146,6 +248,15 @@ def _element(data: dict[str, Any], row: int, label: str, source: str, notes: lis
     return atomic_numbers[letters], charge
 
 
+def _charge(text: str) -> float | None:
+    """The charge of a type symbol, digits before the sign (Mg2+) or after it (Mg+2); None where there is none."""
+    if found := re.search(r"(\d*\.?\d*)([+-])(\d*\.?\d*)", text):
+        if found[1] and found[3]:
+            return None
+        return float(found[1] or found[3] or 1) * (1.0 if found[2] == "+" else -1.0)
+    return None
+
+
 def _oxidation(data: dict[str, Any]) -> dict[int, float]:
     """Oxidation numbers of the _atom_type_ loop, averaged per element; empty where not given."""
     from ase.data import atomic_numbers
@@ -157,29 +268,6 @@ def _oxidation(data: dict[str, Any]) -> dict[int, float]:
         if letters in atomic_numbers and re.fullmatch(r"[+-]?\d+(\.\d*)?", value):
             numbers.setdefault(atomic_numbers[letters], []).append(float(value))
     return {number: float(np.mean(values)) for number, values in numbers.items()}
-
-
-def _operations(block: Any, data: dict[str, Any], source: str, notes: list[str]) -> np.ndarray:
-    """Symmetry operations as [operation, 3, 4] (rotation | translation), fractional."""
-    from pymatgen.io.cif import CifParser
-
-    parser = CifParser.from_str("data_any\n_cell_length_a 1\n")
-    tags = [
-        t
-        for t in data
-        if re.search(r"(symmetry|space_group).*(as_xyz|operation_xyz|h-m|hall|tables_number|it_number)", t.lower())
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        operations = parser.get_symops(block)
-    if any("Defaulting to P1" in w for w in parser.warnings):
-        stated = [str(data[t]) for t in tags if str(data[t]).replace(" ", "") not in ("P1", "1", "?", ".")]
-        if stated:
-            problem = f"the space group {stated[0]!r} is not understood and no operations are listed"
-            allowed = "_space_group_symop_operation_xyz lines, or a standard Hermann–Mauguin symbol"
-            raise BadInput(source, problem, allowed=allowed, fix="export the CIF with its symmetry operations")
-        notes.append("no symmetry is stated: the listed sites are taken to be the whole cell (P1)")
-    return np.array([np.hstack([o.rotation_matrix, o.translation_vector[:, None]]) for o in operations])
 
 
 def _orbit(place: np.ndarray, operations: np.ndarray, cell: np.ndarray, tolerance: float) -> np.ndarray:
@@ -240,6 +328,21 @@ def _cross_check(parsed: ParsedCif, rows: int, text: str, source: str) -> None:
         problem = f"its symmetry expands to {dict(ours)} or, with pymatgen, to {dict(theirs)} atoms per element"
         fix = "list symmetry operations and coordinates with at least five decimals"
         raise BadInput(source, problem, allowed="a CIF that both readers expand to the same composition", fix=fix)
+
+
+def _unique_blocks(text: str) -> str:
+    """The text with another name for each block whose name stands before; readers keep one block of a name."""
+    names: Counter[str] = Counter()
+    lines, in_text_field = text.split("\n"), False
+    for k, line in enumerate(lines):
+        if line.startswith(";"):
+            in_text_field = not in_text_field
+        elif not in_text_field and line.lower().startswith("data_"):
+            name = line.split()[0].lower()
+            names[name] += 1
+            if names[name] > 1:
+                lines[k] = f"{line.split()[0]}_again_{names[name]}"
+    return "\n".join(lines)
 
 
 def _refuse_duplicate_keys(text: str, source: str) -> None:
