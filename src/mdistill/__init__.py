@@ -10,10 +10,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "BadInput": "errors", "BlowUp": "errors", "MdistillError": "errors", "Estimate": "estimates", "System": "types",
     "Trajectory": "types", "load": "teachers.models", "calculator": "export.ase", "read_structure": "io.structures",
-    "read_system": "io.structures", "read_trajectory": "io.import_trajectory", "simulate": "simulation.simulate",
-    "SimulateSettings": "simulation.settings", "distill": "workflows.distill", "DistillSettings": "workflows.distill_settings",
-    "LabelStore": "data.store", "LabelledFrame": "types", "import_labels": "labelling.import_labels",
-    "LabelFileSettings": "labelling.settings",
+    "read_system": "io.structures", "read_trajectory": "io.import_trajectory", "simulate": "api", "distill": "api",
+    "analyse": "api", "Outcome": "outcome", "SimulateSettings": "simulation.settings",
+    "DistillSettings": "workflows.distill_settings", "AnalyseSettings": "workflows.settings", "LabelStore": "data.store",
+    "LabelledFrame": "types", "import_labels": "labelling.import_labels", "LabelFileSettings": "labelling.settings",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from mdistill.errors import MdistillNotice
 
@@ -44,5 +45,28 @@ def listening() -> Iterator[None]:
             warnings.simplefilter("always", MdistillNotice)
             warnings.showwarning = show  # type: ignore[assignment]
             yield
+    finally:
+        _HEARD.reset(token)
+
+
+@contextmanager
+def noting() -> Iterator[list[str]]:
+    """Within the block notices are warnings as usual, and are kept for `heard`; yields their texts."""
+    texts: list[str] = []
+    show = warnings.showwarning
+
+    def showing(message: Warning | str, category: type[Warning], *arguments: Any, **options: Any) -> None:
+        if issubclass(category, MdistillNotice):
+            if str(message) in texts:
+                return
+            texts.append(str(message))
+        show(message, category, *arguments, **options)
+
+    token = _HEARD.set(texts)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", category=MdistillNotice, append=True)
+            warnings.showwarning = showing
+            yield texts
     finally:
         _HEARD.reset(token)

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     given = parse(AnalyseArguments, arguments, program="mdistill analyse", description=HELP, groups=GROUPS)
     from mdistill.workflows.analyse import analyse
 
-    results = analyse([_file(path) for path in given.trajectories], given.settings)
+    results = analyse([trajectory_of(path) for path in given.trajectories], given.settings)
     command = "mdistill analyse " + shlex.join(arguments)
     folder = output_folder(given.out)
     write_config(folder, "mdistill analyse", given)
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _file(path: Path) -> Path:
+def trajectory_of(path: Path) -> Path:
     """The trajectory of a run folder, or the file itself; one that its run finished is compared with its sha256."""
     from mdistill.runs.ledger import Ledger
 

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -23,7 +23,11 @@ from mdistill.commands.arguments import (
     write_config,
 )
 from mdistill.errors import BadInput, BlowUp
+from mdistill.interrupt import NEVER, StopRequest
 from mdistill.workflows.distill_settings import DistillSettings, quick_settings
+
+if TYPE_CHECKING:
+    from mdistill.runs.results import Results
 
 INPUT = "input"
 """Folder in the run that holds a copy of the structure file, so that the run can be repeated from itself."""
@@ -88,27 +92,35 @@ def main(arguments: list[str]) -> int:
 
         finish(dry_run(given.settings), None)
         return 0
-    folder = checked_folder(given.out or Path("runs") / given.settings.structure.stem)
     from mdistill.interrupt import stop_on_signals
-    from mdistill.runs.results import read_results
-    from mdistill.workflows.distill import distill
 
     command = "mdistill distill " + shlex.join(arguments)
-    broken: BlowUp | None = None
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        try:
-            results = distill(
-                given.settings, folder, update=given.update, workers=given.workers, stop=stop,
-                on_begin=lambda: _write_config(given, folder, default=default, preset=preset),
-            )  # fmt: skip
-        except BlowUp as blown:
-            results, broken = read_results(folder), blown
+        folder, results, broken = job(given, default=default, preset=preset, stop=stop)
     finish(stamped(results, given.settings, repeat=command), folder, report=True, sections=("ladder", "transport"))
     print(f"repeat:  mdistill distill {shlex.quote(str(folder / 'run.toml'))} --out FOLDER")
     print(f"cite:    mdistill cite {shlex.quote(str(folder))}")
     if broken is not None:
         raise broken
     return 0 if all(gate.passed for gate in results.gates) else 4
+
+
+def job(
+    given: DistillArguments, *, default: DistillArguments, preset: str, stop: StopRequest = NEVER
+) -> tuple[Path, Results, BlowUp | None]:
+    """The run folder, its results, and what broke its production."""
+    from mdistill.runs.results import read_results
+    from mdistill.workflows.distill import distill
+
+    folder = checked_folder(given.out or Path("runs") / given.settings.structure.stem)
+    try:
+        results = distill(
+            given.settings, folder, update=given.update, workers=given.workers, stop=stop,
+            on_begin=lambda: _write_config(given, folder, default=default, preset=preset),
+        )  # fmt: skip
+    except BlowUp as blown:
+        return folder, read_results(folder), blown
+    return folder, results, None
 
 
 def _write_config(given: DistillArguments, folder: Path, *, default: DistillArguments, preset: str) -> None:

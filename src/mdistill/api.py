@@ -1,0 +1,245 @@
+"""The main jobs in Python: `simulate`, `distill`, `analyse`. Structures of ASE and pymatgen are accepted; keywords are the flags.
+
+A keyword is the name of the flag with underscores: `temperature_K=700`, `time_ps=50`. Settings inside settings take a dict, as in
+`production={"time_ps": 100}`; the dotted form of the flag works as `**{"production.time_ps": 100}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import typing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mdistill.commands.arguments import output_folder, stamped, use_threads, with_missing
+from mdistill.commands.distill import DistillArguments, job
+from mdistill.errors import BadInput
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.convert_structures import as_system, write_structure
+from mdistill.notices import noting
+from mdistill.outcome import Outcome
+from mdistill.runs.results import Results, merge, write_results
+from mdistill.settings import from_json, hints
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.teachers.models import Precision
+from mdistill.types import Potential, Trajectory
+from mdistill.workflows.distill_settings import DistillSettings, quick_settings
+from mdistill.workflows.settings import AnalyseSettings
+
+Settings = TypeVar("Settings")
+
+
+def simulate(
+    structure: Any, potential: Any, settings: SimulateSettings | None = None, out: str | Path | None = None, *,
+    stride_map: str | Path | None = None, repeat: tuple[int, int, int] = (1, 1, 1), device: str = "cpu",
+    precision: Precision = "float32", threads: int | None = None, stop: StopRequest = NEVER, report: bool = True,
+    **flags: Any,
+) -> Outcome:  # fmt: skip
+    """MD in NVE, NVT or NpT, as `mdistill simulate`.
+
+    Args:
+        structure: A path, ASE Atoms, a pymatgen Structure, a System or a Crystal; ordered.
+        potential: A student's path, a run folder, a teacher's name, `module:attribute`, a loaded potential or an ASE calculator.
+        settings: Settings to begin from.
+        out: Folder for trajectory, log.csv, results.json and report.html; a run in it continues.
+        stride_map: Long-stride map of the student.
+        repeat: Repeats of the cell.
+        device: cpu, cuda or auto.
+        precision: Float type of a student that is given by its path.
+        threads: Number of threads (default: all cores).
+        stop: Checked after every step.
+        report: Whether to write report.html and its figures, which takes about 2 s.
+        flags: Any flag of `mdistill simulate`, such as temperature_K, time_ps, ensemble.
+    Raises:
+        BadInput: A structure, potential or setting that cannot be used; no `out`.
+        BlowUp: The guard stopped the run.
+    """
+    from mdistill.export.watch import tell_committee_spread
+    from mdistill.observables.simulation import dynamics_results, uncertainty_results
+    from mdistill.runs.lock import locked
+    from mdistill.simulation.simulate import simulate as run
+    from mdistill.teachers.models import find_student, load_stride
+
+    chosen = settings_from(SimulateSettings, settings, flags, where="simulate()")
+    folder = _needed(out, "simulate()")
+    use_threads(threads)
+    system, model = as_system(structure, repeat=repeat), as_potential(potential, device=device, precision=precision)
+    file = Path(potential) if isinstance(potential, (str, Path)) and Path(potential).exists() else None
+    stride = None if stride_map is None else load_stride(Path(stride_map), student=file, precision=precision)
+    with noting():
+        if file is not None:
+            tell_committee_spread(find_student(file) if file.is_dir() else file, model, system)
+        with locked(output_folder(folder)):
+            done = run(system, model, chosen, folder, stride=stride, stop=stop)
+            results = dynamics_results(done, model, chosen)
+            if file is not None:
+                results = merge(results, uncertainty_results(model, file, done))
+            results = _saved(results, chosen, folder, report=report)
+    return Outcome(results=results, folder=folder, trajectory=done.trajectory, final=done.state.system)
+
+
+def distill(
+    structure: Any, out: str | Path | None = None, *, settings: DistillSettings | None = None, quick: bool = False,
+    dry_run: bool = False, update: bool = False, workers: int = 0, threads: int | None = None, stop: StopRequest = NEVER,
+    **flags: Any,
+) -> Outcome:  # fmt: skip
+    """The main job, as `mdistill distill`: crystal → student, gates, production MD, conductivity, report.
+
+    Args:
+        structure: A path, ASE Atoms, a pymatgen Structure (partial occupancies are ordered), a System or a Crystal;
+            or `DistillSettings`, which name a file.
+        out: Run folder (default: runs/NAME OF THE FILE, which a structure that is no file does not have).
+        settings: Settings to begin from.
+        quick: Preset for a first look.
+        dry_run: Plan only; nothing is written.
+        update: Permission to repeat the stages that changed settings affect.
+        workers: Number of worker processes for teacher calls.
+        threads: Number of threads.
+        stop: Checked within every long loop.
+        flags: Any flag of `mdistill distill`, such as teacher, temperatures, mobile.
+    Raises:
+        BadInput: A structure or setting that cannot be used; other settings than those of the folder.
+        BlowUp: A production run broke; results and report are written before.
+    """
+    if isinstance(structure, DistillSettings):
+        structure, settings = structure.structure, structure
+    use_threads(threads)
+    with ExitStack() as until, noting():
+        if not isinstance(structure, (str, Path)):
+            folder = Path(until.enter_context(tempfile.TemporaryDirectory(prefix="mdistill-")))
+            structure = write_structure(folder, structure)
+            out = out if dry_run else _needed(out, "distill()")
+        begin = settings or (quick_settings(Path(structure)) if quick else DistillSettings(structure=Path(structure)))
+        begin = dataclasses.replace(begin, structure=Path(structure))
+        chosen = settings_from(DistillSettings, begin, flags, where="distill()")
+        if dry_run:
+            from mdistill.workflows.dry_run import dry_run as plan
+
+            return Outcome(results=plan(chosen))
+        given = DistillArguments(
+            settings=chosen, out=None if out is None else Path(out), quick=quick, update=update, workers=workers
+        )
+        folder, results, broken = job(given, default=with_missing(DistillArguments), preset="", stop=stop)
+        results = _saved(results, chosen, folder)
+    if broken is not None:
+        raise broken
+    student = folder / "student.mdistill"
+    return Outcome(results=results, folder=folder, student=student if student.exists() else None)
+
+
+def analyse(
+    trajectory: Any, settings: AnalyseSettings | None = None, out: str | Path | None = None, *, report: bool = True, **flags: Any
+) -> Outcome:
+    """RDF, MSD, diffusivity and conductivity of a trajectory, as `mdistill analyse`.
+
+    Args:
+        trajectory: A path or several in time order, a run folder, a `Trajectory`, what `simulate` gave, or a list of ASE Atoms.
+        settings: Settings to begin from.
+        out: Folder for results.json and report.html (default: nothing is written).
+        report: Whether to write report.html and its figures too.
+        flags: Any flag of `mdistill analyse`: species is needed; temperature_K, frame_time_fs, discard_ps, …
+    Raises:
+        BadInput: No trajectory, frames that do not belong together, or a setting that cannot be used.
+    """
+    from mdistill.commands.analyse import trajectory_of
+    from mdistill.workflows.analyse import analyse as run
+
+    chosen = settings_from(AnalyseSettings, settings, flags, where="analyse()")
+    with ExitStack() as until, noting():
+        if isinstance(trajectory, Outcome):
+            trajectory = _needed(trajectory.trajectory, "analyse()")
+        listed = isinstance(trajectory, (list, tuple))
+        if listed and not all(isinstance(one, (str, Path)) for one in trajectory):
+            folder = Path(until.enter_context(tempfile.TemporaryDirectory(prefix="mdistill-")))
+            trajectory = _written(folder, trajectory)
+        if isinstance(trajectory, Trajectory):
+            results = run(trajectory, chosen)
+        else:
+            files = [trajectory] if isinstance(trajectory, (str, Path)) else list(trajectory)
+            results = run([trajectory_of(Path(file)) for file in files], chosen)
+        results = _saved(results, chosen, None if out is None else Path(out), report=report)
+    return Outcome(results=results, folder=None if out is None else Path(out))
+
+
+def as_potential(potential: Any, *, device: str = "cpu", precision: Precision = "float64") -> Potential:
+    """A potential by name or path, an ASE calculator, or a potential as it is.
+
+    Raises:
+        BadInput: Neither of these.
+    """
+    from mdistill.teachers.ase import from_calculator
+    from mdistill.teachers.models import load
+
+    if isinstance(potential, (str, Path)):
+        return load(potential, device=device, precision=precision, subject="potential")
+    return potential if isinstance(potential, Potential) else from_calculator(potential)
+
+
+def settings_from(kind: type[Settings], begin: Settings | None, flags: Mapping[str, Any], *, where: str) -> Settings:
+    """Settings from keywords named as the flags.
+
+    Raises:
+        BadInput: An unknown name (the message offers the nearest one), or a value that is refused.
+    """
+    raw: dict[str, Any] = {}
+    for name, value in flags.items():
+        place, (*outer, last) = raw, name.split(".")
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return from_json(kind, _plain(kind, raw), source=where, default=begin)
+
+
+def _plain(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as a settings file would have them."""
+    known, made = hints(kind), dict[str, Any]()
+    for name, value in raw.items():
+        inner = known.get(name)
+        plain = value.item() if isinstance(value, np.generic) else value
+        if isinstance(plain, Mapping) and dataclasses.is_dataclass(inner):
+            plain = _plain(inner, plain)  # type: ignore[arg-type]
+        elif isinstance(plain, (tuple, list, np.ndarray)):
+            plain = [one.item() if isinstance(one, np.generic) else one for one in plain]
+        elif "tuple" in str(inner) and plain is not None:
+            plain = [plain]
+        made[name] = plain
+    return made
+
+
+def _needed(out: Any, where: str) -> Path:
+    if out is None:
+        raise BadInput("out", f"not given to {where}", allowed="a folder for what it writes", fix='out="runs/mine"')
+    return Path(out)
+
+
+def _written(folder: Path, frames: Sequence[Any]) -> Path:
+    """ASE Atoms as a file of their full precision."""
+    from ase import Atoms
+    from ase.io import write
+
+    if not all(isinstance(frame, Atoms) for frame in frames):
+        kinds = ", ".join(sorted({type(frame).__name__ for frame in frames}))
+        raise BadInput("trajectory", f"a list of {kinds}", allowed="paths, or ASE Atoms", fix="convert them")
+    write(folder / "frames.traj", list(frames))
+    return folder / "frames.traj"
+
+
+def _saved(results: Results, settings: Any, folder: Path | None, *, report: bool = True) -> Results:
+    """Results stamped and, with a folder, written with their report; the notices of the job are among the notes."""
+    from mdistill.notices import heard
+    from mdistill.report.figures import write_svg_files
+    from mdistill.report.page import write_report
+
+    notes = [*results.notes, *(text for text in heard() if text not in results.notes)]
+    made = typing.cast(Results, stamped(dataclasses.replace(results, notes=notes), settings))
+    if folder is not None:
+        write_results(output_folder(folder), made)
+    if folder is not None and report:
+        write_svg_files(made, folder)
+        write_report(folder)
+    return made
