@@ -35,7 +35,7 @@ def print_summary(results: Results, console: Console | None = None, *, report: P
         style = "bold green" if passed == len(judged) else "bold red"
         console.print(f"{passed} of {len(judged)} gates passed", style=style, highlight=False)
     if report is not None:
-        console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"report: {report}", highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
@@ -43,7 +43,7 @@ def print_table(table: Table, console: Console | None = None) -> None:
     from rich.console import Console
 
     console = console or Console()
-    console.print(table.title, style="bold", highlight=False, markup=False, soft_wrap=True)
+    console.print(table.title, style="bold", highlight=False, markup=False, emoji=False, soft_wrap=True)
     _print_rows(table.columns, [[cell.text for cell in row] for row in shown_rows(table)], console)
 
 
@@ -69,7 +69,7 @@ def _print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], console:
         widths = [max(cell_len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
         for row in [headings, *rows]:
             line = "  ".join(text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True))
-            console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
+            console.print(line.rstrip(), highlight=False, markup=False, emoji=False, soft_wrap=True)
         console.print()
         return
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
