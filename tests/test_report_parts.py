@@ -165,6 +165,8 @@ def test_errors_of_rounding_are_not_printed() -> None:
     assert format_estimate(Estimate(value=1.0 / 3.0, error=0.0, unit="eV")) == "0.3333 ± 0 eV"
     assert interval_text(Estimate(value=1.0, error=0.0, unit="")) == ""
     assert interval_text(Estimate(value=3.1e-6, error=4e-7, unit="")) == "(2.3 to 3.9) × 10⁻⁶"
+    assert interval_text(Estimate(value=0.43, error=0.9, unit="", interval=(0.045, 3.3))) == "0.045 to 3.3"
+    assert interval_text(Estimate(value=3e-9, error=6e-9, unit="", interval=(3.2e-10, 2.3e-8))) == "3.2 × 10⁻¹⁰ to 2.3 × 10⁻⁸"
     assert interval_text(Estimate(value=470.0, error=90.0, unit="", interval=(318.0, 702.0))) == "320 to 700"
 
 

@@ -56,13 +56,16 @@ def format_estimate(estimate: Estimate, *, unit: bool = True) -> str:
 
 
 def interval_text(estimate: Estimate) -> str:
-    """Its 95 % interval (value ± 1.96 errors where it has none of its own) to two digits of its width; "" without one."""
+    """Its 95 % interval (value ± 1.96 errors where it has none of its own) to two digits of its width; "" without one. Where one
+    end is more than ten times the other each has its own two digits."""
     if estimate.value is None or (estimate.interval is None and not estimate.error):
         return ""
     spread = 1.96 * (estimate.error or 0.0)
     low, high = estimate.interval or (estimate.value - spread, estimate.value + spread)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         return ""
+    if low > 0.0 and high > 10.0 * low:
+        return f"{format_number(low, digits=2)} to {format_number(high, digits=2)}"
     first, last, power = _matched_to(low, high, _last_digit((high - low) / 2.0, two_from=5))
     return f"({first} to {last}) × {power_of_ten(power)}" if power else f"{first} to {last}"
 
