@@ -28,6 +28,8 @@ VACUUM = 7.0
 """Å between neighbouring layers of atoms from which a structure counts as a slab, wire or molecule."""
 SMALLEST_VOLUME = {1: 0.6}
 """Å³ an atom fills at least, by atomic number; 2.2 for all but hydrogen (carbon at 1 TPa fills 3)."""
+LONGEST = 10_000.0
+"""Å; largest component of a lattice vector or position."""
 SMALLEST_SKEW = 0.05
 """Volume / (a·b·c) below which a cell counts as very skewed."""
 
@@ -152,6 +154,7 @@ def check_crystal(crystal: Crystal) -> None:
     if not np.isfinite(crystal.cell).all():
         problem = f"the cell holds NaN or infinity: {crystal.cell.tolist()}"
         raise BadInput(source, problem, allowed="finite lengths in Å", fix="correct the cell")
+    _check_lengths(crystal)
     _check_cell(crystal)
     bad = np.flatnonzero(~np.isfinite(crystal.fractional).all(axis=1))
     if len(bad):
@@ -173,6 +176,17 @@ def check_crystal(crystal: Crystal) -> None:
         problem = f"{crystal.formula} in a cell of {crystal.volume:.3g} Å³: {crystal.volume / crystal.n_atoms:.2g} Å³ an atom"
         fix = "check the symmetry operations (axes, origin), coordinates listed twice, and the unit of the cell"
         raise BadInput(source, problem, allowed=f"at least {least:.3g} Å³ for these atoms", fix=fix)
+
+
+def _check_lengths(crystal: Crystal) -> None:
+    """Reject lengths that no structure has: they overflow in the neighbour search."""
+    with np.errstate(all="ignore"):
+        places = np.abs(crystal.positions if np.isfinite(crystal.fractional).all() else np.zeros(3))
+    largest = {"a lattice vector": np.abs(crystal.cell).max(), "a coordinate": np.max(places, initial=0.0)}
+    for name, size in largest.items():
+        if not size <= LONGEST:
+            problem, fix = f"{name} has a component of {size:g} Å", "check the scale factor, the cell and the coordinates"
+            raise BadInput(crystal.source, problem, allowed=f"at most {LONGEST:g} Å", fix=fix)
 
 
 def _check_cell(crystal: Crystal) -> None:

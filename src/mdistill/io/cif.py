@@ -16,6 +16,7 @@ import numpy as np
 
 from mdistill.errors import BadInput
 from mdistill.io.checks import neighbour_pairs
+from mdistill.io.cif_formula import check_formula
 from mdistill.io.cif_symmetry import Symmetry, symmetries
 from mdistill.io.crystal import Crystal, Site
 
@@ -58,7 +59,15 @@ def parse_cif(text: str, source: str, index: int) -> ParsedCif:
         raise _no_cif(source, "no data block with _atom_site_fract_x, y, z")
     if not -len(blocks) <= index < len(blocks):
         raise BadInput(source, f"index {index} of {len(blocks)} structures", allowed=f"0 … {len(blocks) - 1}", fix="choose one")
-    parsed = _structure(blocks[index].data, blocks[index], text, source)
+    try:
+        parsed = _structure(blocks[index].data, blocks[index], text, source)
+    except (KeyError, IndexError, AssertionError, AttributeError, TypeError, ArithmeticError) as error:
+        name = error.args[0] if isinstance(error, KeyError) and error.args else f"{type(error).__name__}: {str(error)[:200]}"
+        raise _no_cif(source, f"a tag or a row is missing or cannot be read ({name})") from error
+    composition: Counter[int] = Counter()
+    for _, occupancies, _ in parsed.sites:
+        composition.update(occupancies)
+    parsed.notes += check_formula(composition, blocks[index].data, source)
     if len(blocks) > 1:
         parsed.notes.append(f"{source} holds {len(blocks)} structures; number {index % len(blocks)} was read")
     return parsed
