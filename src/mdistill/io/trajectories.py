@@ -4,8 +4,9 @@ Frames are collected in memory and written in blocks. A block is added to a copy
 place, so that at any moment, crash, SIGKILL or full disk, the file holds whole frames and can be read.
 
 HDF5 layout (H5MD 1.1): particles/all/{position, velocity}/{value, step, time}, particles/all/box/edges (rows are lattice
-vectors), particles/all/{species, mass}, observables/{potential_energy, kinetic_energy, stress}; units Å, fs, eV, u as
-attributes; every chunk has HDF5's own checksum (Fletcher 32). Reference:
+vectors), particles/all/{species, mass}, observables/{potential_energy, kinetic_energy, stress, dt}; units Å, fs, eV, u as
+attributes, dt (time between frames, where MDAnalysis looks for it) in ps; every chunk has HDF5's own checksum (Fletcher 32).
+Reference:
 de Buyl, Colberg, Höfling, Comput. Phys. Commun. 185, 1546 (2014), doi 10.1016/j.cpc.2014.01.018.
 """
 
@@ -29,7 +30,7 @@ from mdistill.errors import BadInput
 from mdistill.io.files import replacing
 from mdistill.io.hdf5 import damaged, dataset, opened, written
 from mdistill.types import State, Trajectory
-from mdistill.units import KINETIC
+from mdistill.units import KINETIC, PS
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".h5md")
 _PARTICLES = "particles/all"
@@ -37,8 +38,13 @@ _SERIES = {
     "position": (f"{_PARTICLES}/position", "Angstrom"), "velocity": (f"{_PARTICLES}/velocity", "Angstrom fs-1"),
     "cell": (f"{_PARTICLES}/box/edges", "Angstrom"), "potential_energy": ("observables/potential_energy", "eV"),
     "kinetic_energy": ("observables/kinetic_energy", "eV"), "stress": ("observables/stress", "eV Angstrom-3"),
+    "dt": ("observables/dt", "ps"),
 }  # fmt: skip
 ASE_MOMENTUM = math.sqrt(KINETIC)
+_UNITS = {
+    "Angstrom": 1.0, "angstrom": 1.0, "A": 1.0, "nm": 10.0, "pm": 0.01, "fs": 1.0, "ps": 1e3, "ns": 1e6, "u": 1.0, "amu": 1.0,
+    "eV": 1.0,
+}  # fmt: skip
 _STEP = re.compile(r"(?:^|\s)step=(-?\d+)")
 
 
@@ -118,36 +124,68 @@ def truncate_after(path: Path, step: int) -> int:
 
 
 def read_hdf5(path: Path) -> Trajectory:
-    """Read a trajectory that `TrajectoryWriter` (or another H5MD writer with the same layout and units) wrote.
+    """Read a trajectory that `TrajectoryWriter` or another H5MD writer wrote.
 
     Returns:
         Unwrapped positions (Å), cells (Å), times (fs), momenta (u·Å/fs) where velocities and masses are stored.
     Raises:
-        BadInput: Not such a file, damaged, non-finite, or of inconsistent lengths.
+        BadInput: Not such a file, damaged, non-finite, of inconsistent lengths, or in units that are not known.
     """
+    held = read_hdf5_arrays(path)
+    return Trajectory(
+        numbers=torch.from_numpy(held["numbers"]), positions=_tensor(held["positions"]), cell=_tensor(held["cells"]),
+        times=_tensor(held["times"]), momenta=None if held["momenta"] is None else _tensor(held["momenta"]),
+    )  # fmt: skip
+
+
+def read_hdf5_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of `io.frames.Frames` in an HDF5 trajectory; units and errors as `read_hdf5`."""
     with opened(path) as file:
-        numbers = dataset(file, f"{_PARTICLES}/species", path)
-        positions = dataset(file, f"{_PARTICLES}/position/value", path)
-        times = dataset(file, f"{_PARTICLES}/position/time", path)
-        cell = dataset(file, f"{_PARTICLES}/box/edges/value", path)
-        moving = f"{_PARTICLES}/velocity/value" in file and f"{_PARTICLES}/mass" in file
-        masses = dataset(file, f"{_PARTICLES}/mass", path) if moving else None
-        velocities = dataset(file, f"{_PARTICLES}/velocity/value", path) if moving else None
-    frames, atoms = (*positions.shape, 0, 0)[:2]
-    shapes: dict[str, tuple[np.ndarray | None, tuple[int, ...]]] = {
-        "position": (positions, (frames, atoms, 3)), "time": (times, (frames,)), "species": (numbers, (atoms,)),
-        "edges": (cell, (frames, 3, 3)), "velocity": (velocities, (frames, atoms, 3)), "mass": (masses, (atoms,)),
+        held: dict[str, Any] = {name: _scaled(file, place, path) for name, place in _READ.items() if place in file}
+        for name in ("species", "positions", "times", "cells"):
+            if name not in held:
+                raise damaged(path, f"it has no {_READ[name]}")
+        boundary = file[f"{_PARTICLES}/box"].attrs.get("boundary", ["periodic"] * 3)
+        pbc = tuple(str(one.decode() if isinstance(one, bytes) else one) == "periodic" for one in np.ravel(boundary))
+    frames, atoms = (*held["positions"].shape, 0, 0)[:2]
+    shapes: dict[str, tuple[int, ...]] = {
+        "positions": (frames, atoms, 3), "times": (frames,), "steps": (frames,), "species": (atoms,), "cells": (frames, 3, 3),
+        "velocities": (frames, atoms, 3), "masses": (atoms,), "energies": (frames,), "stresses": (frames, 3, 3),
     }  # fmt: skip
-    for name, (array, shape) in shapes.items():
-        if array is not None and (array.shape != shape or array.dtype.kind not in "iuf" or not np.isfinite(array).all()):
-            raise damaged(path, f"{name} is {array.dtype}{list(array.shape)} or not finite (expected {list(shape)})")
+    for name, array in held.items():
+        if array.shape != shapes[name] or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            raise damaged(path, f"{name} is {array.dtype}{list(array.shape)} or not finite (expected {list(shapes[name])})")
+    numbers, masses, velocities = held.pop("species").astype(np.int64), held.pop("masses", None), held.pop("velocities", None)
     if masses is not None:
         check_masses(masses, path)
-    momenta = None if velocities is None or masses is None else _tensor(velocities * masses[:, None])
-    return Trajectory(
-        numbers=torch.from_numpy(numbers.astype(np.int64)), positions=_tensor(positions), cell=_tensor(cell),
-        times=_tensor(times), momenta=momenta,
-    )  # fmt: skip
+    momenta = None if velocities is None or masses is None else velocities * masses[:, None]
+    if masses is None:
+        from ase.data import atomic_masses
+
+        masses = np.asarray(atomic_masses)[np.clip(numbers, 0, 118)]
+    return held | {"numbers": numbers, "masses": masses, "momenta": momenta, "pbc": (*pbc, True, True, True)[:3]}
+
+
+_READ = {
+    "species": f"{_PARTICLES}/species", "positions": f"{_PARTICLES}/position/value", "times": f"{_PARTICLES}/position/time",
+    "steps": f"{_PARTICLES}/position/step", "cells": f"{_PARTICLES}/box/edges/value", "masses": f"{_PARTICLES}/mass",
+    "velocities": f"{_PARTICLES}/velocity/value", "energies": "observables/potential_energy/value",
+    "stresses": "observables/stress/value",
+}  # fmt: skip
+"""Places of the arrays in a file."""
+
+
+def _scaled(file: Any, place: str, path: Path) -> np.ndarray:
+    """A dataset in Å, fs, eV and u, by its unit; without one it is taken as such."""
+    values, unit = dataset(file, place, path), file[place].attrs.get("unit", "")
+    factor = 1.0
+    for word in (unit.decode() if isinstance(unit, bytes) else str(unit)).split():
+        parts = re.fullmatch(r"([A-Za-z]+)([-+]?\d*)", word)
+        name, power = parts.groups() if parts else ("", "")
+        if name not in _UNITS:
+            raise damaged(path, f"{place} has the unit {unit!r}, which is not known")
+        factor *= _UNITS[name] ** int(power or 1)
+    return values if factor == 1.0 else values * factor
 
 
 def check_masses(masses: np.ndarray, path: Path) -> None:
@@ -178,15 +216,43 @@ def read_series(path: Path, name: str) -> Tensor:
 
 
 def _append_hdf5(partial: Path, frames: list[tuple[int, State]], provenance: Mapping[str, str]) -> None:
+    first = frames[0][1]
+    header = {
+        "species": first.system.numbers.cpu().numpy(),
+        "mass": first.masses.cpu().numpy(),
+        "pbc": first.system.pbc[0].tolist(),
+    }
+    times = np.array([state.time for _, state in frames])
+    append_blocks(partial, header, _blocks(frames), np.array([step for step, _ in frames]), times, provenance=provenance)
+
+
+def append_blocks(
+    partial: Path, header: Mapping[str, Any], blocks: Mapping[str, np.ndarray], steps: np.ndarray, times: np.ndarray, *,
+    provenance: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Append frames to an HDF5 file, which is made if absent.
+
+    Args:
+        partial: The file.
+        header: species, mass (u) and pbc of a new file.
+        blocks: [frame, …] of "position", "velocity", "cell", "potential_energy", "kinetic_energy", "stress" (the same names in
+            every call), in Å, Å/fs, eV, eV/Å³.
+        steps, times: Step numbers; fs.
+        provenance: Written into a new file.
+    """
     with written(partial) as file:
         if "h5md" not in file:
-            _create(file, frames[0][1], provenance)
-        blocks = _blocks(frames)
-        for name, (place, _) in _SERIES.items():
-            if name in blocks:
-                _extend(file[f"{place}/value"], blocks[name])
-        _extend(file[f"{_PARTICLES}/position/step"], np.array([step for step, _ in frames]))
-        _extend(file[f"{_PARTICLES}/position/time"], np.array([state.time for _, state in frames]))
+            _create(file, header, {**blocks, "dt": np.zeros(0)}, provenance)
+        for name, block in blocks.items():
+            _extend(file[f"{_SERIES[name][0]}/value"], block)
+        _extend(file[f"{_PARTICLES}/position/step"], steps)
+        held = file[f"{_PARTICLES}/position/time"]
+        _extend(held, times)
+        if _SERIES["dt"][0] in file:
+            between = file[f"{_SERIES['dt'][0]}/value"]
+            known, spacing = len(between), float(held[1] - held[0]) / PS if len(held) > 1 else 0.0
+            between.resize(len(held), axis=0)
+            between[0 if known < 2 else known :] = spacing
 
 
 def _blocks(frames: list[tuple[int, State]]) -> dict[str, np.ndarray]:
@@ -209,23 +275,24 @@ def _kinetic_energy(state: State) -> Tensor:
     return 0.5 * KINETIC * (momenta.square().sum(1) / state.masses).sum()
 
 
-def _create(file: Any, first: State, provenance: Mapping[str, str]) -> None:
-    """An empty trajectory for the structure of the first state."""
+def _create(file: Any, header: Mapping[str, Any], blocks: Mapping[str, np.ndarray], provenance: Mapping[str, str]) -> None:
+    """An empty trajectory with the series of these blocks."""
     root = file.create_group("h5md")
     root.attrs["version"] = np.array([1, 1])
     root.create_group("creator").attrs.update({"name": "mdistill", "version": _version()})
     root.create_group("author").attrs["name"] = "mdistill"
+    root.create_group("modules/units").attrs["version"] = np.array([1, 0])
     file.create_group("provenance").attrs.update(dict(provenance))
     box = file.create_group(f"{_PARTICLES}/box")
     box.attrs["dimension"] = 3
-    box.attrs["boundary"] = ["periodic" if p else "none" for p in first.system.pbc[0].tolist()]
-    for name, values in (("species", first.system.numbers), ("mass", first.masses)):
-        file.create_dataset(f"{_PARTICLES}/{name}", data=values.cpu().numpy(), chunks=tuple(values.shape), fletcher32=True)
+    box.attrs["boundary"] = ["periodic" if p else "none" for p in header["pbc"]]
+    for name in ("species", "mass"):
+        file.create_dataset(f"{_PARTICLES}/{name}", data=header[name], chunks=header[name].shape, fletcher32=True)
     file[f"{_PARTICLES}/mass"].attrs["unit"] = "u"
     position = file.create_group(f"{_PARTICLES}/position")
     position.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,), fletcher32=True)
     position.create_dataset("time", (0,), "f8", maxshape=(None,), chunks=(1024,), fletcher32=True).attrs["unit"] = "fs"
-    for name, block in _blocks([(0, first)]).items():
+    for name, block in blocks.items():
         place, unit = _SERIES[name]
         group = file.require_group(place)
         shape = block.shape[1:]
