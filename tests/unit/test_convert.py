@@ -98,7 +98,7 @@ def test_hdf5_follows_h5md(tmp_path):
     with h5py.File(tmp_path / "run.h5") as file:
         assert file["h5md"].attrs["version"].tolist() == [1, 1] and file["h5md/modules/units"].attrs["version"].tolist() == [1, 0]
         box = file["particles/all/box"]
-        assert box.attrs["dimension"] == 3 and [one for one in box.attrs["boundary"]] == ["periodic"] * 3
+        assert box.attrs["dimension"] == 3 and list(box.attrs["boundary"]) == ["periodic"] * 3
         for place, unit in {"position": "Angstrom", "velocity": "Angstrom fs-1", "box/edges": "Angstrom"}.items():
             group = file[f"particles/all/{place}"]
             assert group["value"].attrs["unit"] == unit and group["time"].attrs["unit"] == "fs"

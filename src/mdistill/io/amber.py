@@ -93,8 +93,11 @@ def write_netcdf(
         file.createVariable("cell_angular", "c", ("cell_angular", "label"))[:] = names
         file.createVariable("atom_types", "i", ("atom",))[:] = numbers.astype(np.int32)
         pars = np.array([cell_to_cellpar(cell) for cell in cells])
-        pars[:, 3:] = np.where(np.isfinite(pars[:, 3:]) & cells.any(axis=2).all(axis=1)[:, None], pars[:, 3:], 90.0)
-        series = [("coordinates", positions, ("frame", "atom", "spatial"), "angstrom")]
+        complete = np.array([bool(cell.any(axis=1).all()) for cell in cells])
+        pars[:, 3:] = np.where(np.isfinite(pars[:, 3:]) & complete[:, None], pars[:, 3:], 90.0)
+        series: list[tuple[str, np.ndarray, tuple[str, ...], str]] = [
+            ("coordinates", positions, ("frame", "atom", "spatial"), "angstrom")
+        ]
         if cells.any():
             series += [("cell_lengths", pars[:, :3], ("frame", "cell_spatial"), "angstrom"),
                        ("cell_angles", pars[:, 3:], ("frame", "cell_angular"), "degree")]  # fmt: skip

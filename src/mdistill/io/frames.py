@@ -119,7 +119,7 @@ def _completed(path: Path, content: dict[str, Any]) -> Frames:
     check_masses(masses, path)
     velocities = content.pop("velocities", None)
     momenta = None if velocities is None else velocities * masses[:, None]
-    return Frames(**({"masses": masses, "momenta": momenta} | content))
+    return Frames(**content, masses=masses, momenta=momenta)
 
 
 def _from_ase(path: Path, elements: Sequence[str]) -> Frames:

@@ -19,7 +19,10 @@ from mdistill.units import PS
 
 WRITABLE = ".h5, .extxyz, .lammpstrj or .dump, .data or .lmp, .nc, XDATCAR"
 _LOST = {
-    "hdf5": ("forces",), "extxyz": (), "lammps-dump": ("energies", "forces", "stresses"), "netcdf": ("energies", "forces", "stresses"),
+    "hdf5": ("forces",),
+    "extxyz": (),
+    "lammps-dump": ("energies", "forces", "stresses"),
+    "netcdf": ("energies", "forces", "stresses"),
     "lammps-data": ("times", "energies", "forces", "stresses"),
     "xdatcar": ("times", "momenta", "energies", "forces", "stresses"),
 }  # fmt: skip
