@@ -12,10 +12,10 @@ from ase.io.formats import define_external_io_format
 
 from mdistill import cli
 from mdistill.errors import BadInput
-from mdistill.io import ase_format
-from mdistill.io.frames import Frames, read_frames, timed
+from mdistill.export import ase_format
+from mdistill.export.frames import Frames, read_frames, timed
+from mdistill.export.write_frames import standard_orientation, write_frames
 from mdistill.io.trajectories import ASE_MOMENTUM
-from mdistill.io.write_frames import standard_orientation, write_frames
 
 TRICLINIC = np.array([[5.0, 0.0, 0.0], [1.0, 6.0, 0.0], [0.5, -1.2, 7.0]])
 

@@ -46,9 +46,9 @@ def main(arguments: list[str]) -> int:
     """Convert; prints what was written and left out."""
     given = parse(ConvertArguments, arguments, program="mdistill convert", description=HELP,
                   groups={"input": ("frame_time_fs", "elements", "topology"), "output": ("every",)})  # fmt: skip
-    from mdistill.io.frames import read_frames, timed
+    from mdistill.export.frames import read_frames, timed
+    from mdistill.export.write_frames import format_of, write_frames
     from mdistill.io.structures import read_system
-    from mdistill.io.write_frames import format_of, write_frames
 
     format_of(given.target)
     if given.every < 1:

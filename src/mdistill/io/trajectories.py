@@ -139,7 +139,7 @@ def read_hdf5(path: Path) -> Trajectory:
 
 
 def read_hdf5_arrays(path: Path) -> dict[str, Any]:
-    """The arrays of `io.frames.Frames` in an HDF5 trajectory; units and errors as `read_hdf5`."""
+    """The arrays of `export.frames.Frames` in an HDF5 trajectory; units and errors as `read_hdf5`."""
     with opened(path) as file:
         held: dict[str, Any] = {name: _scaled(file, place, path) for name, place in _READ.items() if place in file}
         for name in ("species", "positions", "times", "cells"):

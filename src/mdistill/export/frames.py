@@ -14,7 +14,7 @@ from ase.data import atomic_masses, atomic_numbers
 from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput
-from mdistill.io.amber import NETCDF_SUFFIXES, read_netcdf
+from mdistill.export.amber import NETCDF_SUFFIXES, read_netcdf
 from mdistill.io.import_trajectory import READABLE
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5_arrays
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar

@@ -8,11 +8,11 @@ from typing import Any
 
 from ase.utils.plugins import ExternalIOFormat
 
-from mdistill.io.frames import read_frames
-from mdistill.io.write_frames import to_images
+from mdistill.export.frames import read_frames
+from mdistill.export.write_frames import to_images
 
 mdistill_format = ExternalIOFormat(
-    desc="H5MD trajectory of mdistill", code="+S", module="mdistill.io.ase_format", ext=["h5", "h5md", "hdf5"]
+    desc="H5MD trajectory of mdistill", code="+S", module="mdistill.export.ase_format", ext=["h5", "h5md", "hdf5"]
 )
 
 
