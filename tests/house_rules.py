@@ -35,7 +35,7 @@ NOT_READ = (
     "src/mdistill/runs/earlier.py",
     "docs/_build/",
 )
-TEXT = (".py", ".md", ".toml", ".hpp", ".cpp", ".html", ".css", ".rst", ".txt", "")
+TEXT = (".py", ".md", ".toml", ".hpp", ".cpp", ".cu", ".html", ".css", ".rst", ".txt", "")
 
 
 def complaints(path: Path) -> list[str]:
@@ -135,7 +135,7 @@ def _dotted(node: ast.expr) -> str:
 
 def main() -> int:
     found = [c for path in sorted(SOURCE.rglob("*.py")) for c in complaints(path)]
-    for path in sorted([*SOURCE.rglob("*.hpp"), *SOURCE.rglob("*.cpp")]):
+    for path in sorted([path for kind in ("hpp", "cpp", "cu") for path in SOURCE.rglob(f"*.{kind}")]):
         length = path.read_text(encoding="utf-8").count("\n")
         found += [f"{path}: {length} lines, at most {MAX_FILE}"] if length > MAX_FILE else []
     nested = [p for p in SOURCE.glob("*/*/") if p.is_dir() and p.name != "__pycache__"]
