@@ -33,7 +33,10 @@ LONGEST = 10_000.0
 SMALLEST_SKEW = 0.05
 """Volume / (a·b·c) below which a cell counts as very skewed."""
 
-READABLE = "CIF, POSCAR/CONTCAR, extxyz, xyz, ASE .traj, vasprun.xml, LAMMPS data, or any other format that ASE reads"
+READABLE = (
+    "CIF, POSCAR/CONTCAR, extxyz, xyz, ASE .traj, vasprun.xml, LAMMPS data (nacl.data, data.nacl), or another that ASE reads"
+)
+_LAMMPS_DATA = re.compile(rb"(?m)^\s*\d+\s+atoms\b[\s\S]*^\s*\d+\s+atom types\b[\s\S]*\bxlo\s+xhi\b")
 
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _UNSAFE = {"bundletrajectory", "mysql", "postgresql", "sqlite3", "json", "png", "eps", "pov", "x3d"}
@@ -73,6 +76,8 @@ def _format(path: Path, head: bytes) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _OPENERS]
     if suffixes[-1:] in ([".cif"], [".mcif"]) or re.search(rb"(?mi)^\s*_cell_length_a\s", head):
         kind = "cif"
+    elif _LAMMPS_DATA.search(head):
+        kind = "lammps-data"
     else:
         try:
             kind = filetype(str(path), read=True)
@@ -87,11 +92,16 @@ def _format(path: Path, head: bytes) -> str:
     return kind
 
 
-def _head(path: Path) -> bytes:
+def beginning(path: Path, count: int) -> str:
+    """The first characters of a (compressed) file, decoded as well as can be."""
+    return _head(path, count).decode("utf-8", errors="replace")
+
+
+def _head(path: Path, count: int = 8192) -> bytes:
     opener = _OPENERS.get(path.suffix.lower(), open)
     try:
         with opener(path, "rb") as handle:  # type: ignore[operator]
-            return handle.read(8192)
+            return bytes(handle.read(count))
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise BadInput(
             path, f"cannot be opened ({error})", allowed="a readable file", fix="check its permissions or copy it again"
@@ -139,9 +149,12 @@ def text_of(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def check_crystal(crystal: Crystal) -> None:
+def check_crystal(crystal: Crystal, *, sublattice: bool = False) -> None:
     """Reject structures that no simulation can start from; called for every structure read.
 
+    Args:
+        crystal: The structure.
+        sublattice: Whether it may be one sublattice alone, whose atoms are farther apart than bonds.
     Raises:
         BadInput: No atoms, too many, non-finite numbers, unknown elements, a flat, left-handed or very skewed cell,
             occupancies that sum to more than one, atoms on top of each other, or lengths in another unit.
@@ -170,7 +183,7 @@ def check_crystal(crystal: Crystal) -> None:
         if total > 1.01 or min(site.occupancies.values()) < 0 or not total > 0:
             allowed, fix = "a sum above 0 and at most 1", "correct the occupancies, or delete the site that is listed twice"
             raise BadInput(source, f"the occupancies of site {site.label!r} sum to {total:.4g}", allowed=allowed, fix=fix)
-    _check_distances(crystal)
+    _check_distances(crystal, sublattice=sublattice)
     least = sum(SMALLEST_VOLUME.get(number, 2.2) * count for number, count in crystal.composition.items())
     if all(crystal.pbc) and 0.0 < crystal.volume < least:
         problem = f"{crystal.formula} in a cell of {crystal.volume:.3g} Å³: {crystal.volume / crystal.n_atoms:.2g} Å³ an atom"
@@ -225,7 +238,7 @@ def neighbour_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.nda
     return i.astype(np.int64), j.astype(np.int64), distance
 
 
-def _check_distances(crystal: Crystal) -> None:
+def _check_distances(crystal: Crystal, *, sublattice: bool) -> None:
     """Overlaps of whole atoms, and lengths that look like nm or Bohr."""
     from ase.data import covalent_radii
 
@@ -247,7 +260,7 @@ def _check_distances(crystal: Crystal) -> None:
             fix="delete the duplicate, or state the occupancies of the split site",
         )
     longest = _nearest_ratios(crystal, radius, occupied > 0.0)
-    if len(longest) and np.median(longest) > 1.6 and not all(n in _NOBLE for n in crystal.composition):
+    if not sublattice and len(longest) and np.median(longest) > 1.6 and not all(n in _NOBLE for n in crystal.composition):
         raise _wrong_unit(crystal, float(np.median(longest)), "Bohr", f"multiply all lengths by {BOHR:.6f}")
 
 

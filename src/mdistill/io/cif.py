@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mdistill.errors import BadInput
+from mdistill.io.atom_kinds import ISOTOPE_NOTE, ISOTOPES
 from mdistill.io.checks import neighbour_pairs
 from mdistill.io.cif_formula import check_formula
 from mdistill.io.cif_symmetry import Symmetry, symmetries
@@ -24,7 +25,6 @@ SAME_PLACE = 0.05
 """Two images closer than this (Å) are one position: rounding of 1/3, or two rows that share a site."""
 
 _VACANCY = re.compile(r"(?i)vac|□")
-_ISOTOPES = {"D": "H", "T": "H"}
 _CROSS_CHECKED_ROWS = 300
 
 
@@ -247,10 +247,10 @@ def _element(data: dict[str, Any], row: int, label: str, source: str, notes: lis
             raise BadInput(source, problem, allowed="an _atom_site_type_symbol column, or labels written like Cl1", fix=fix)
         letters = two if two in atomic_numbers and letters[1:].islower() else one
         letters = "?" if letters == "T" else letters
-    if letters in _ISOTOPES:
-        note = f"{letters} is read as hydrogen: same forces, but dynamics will use the mass of ¹H"
+    if letters in ISOTOPES:
+        note = ISOTOPE_NOTE.format(letters)
         notes.extend([note] if note not in notes else [])
-        letters = _ISOTOPES[letters]
+        letters = ISOTOPES[letters]
     if atomic_numbers.get(letters, 0) == 0:
         problem = f"site {label!r} has the unknown element {text!r}"
         raise BadInput(source, problem, allowed="a chemical symbol", fix="correct _atom_site_type_symbol")
@@ -273,7 +273,7 @@ def _oxidation(data: dict[str, Any]) -> dict[int, float]:
     numbers: dict[int, list[float]] = {}
     for symbol, value in zip(data.get("_atom_type_symbol", []), data.get("_atom_type_oxidation_number", []), strict=False):
         letters = re.match(r"[A-Za-z]*", symbol).group().capitalize()  # type: ignore[union-attr]
-        letters = _ISOTOPES.get(letters, letters)
+        letters = ISOTOPES.get(letters, letters)
         if letters in atomic_numbers and re.fullmatch(r"[+-]?\d+(\.\d*)?", value):
             numbers.setdefault(atomic_numbers[letters], []).append(float(value))
     return {number: float(np.mean(values)) for number, values in numbers.items()}

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput
+from mdistill.io.atom_kinds import lammps_names_elements, numbers_of_types, without_isotopes
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5
 from mdistill.io.unwrap import check_cells, check_joint, check_jumps, joint_is_doubled, order_changed, unwrap
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar
@@ -45,6 +46,7 @@ class _Run:
     times: Float[np.ndarray, " frame"] | None = None
     momenta: Float[np.ndarray, "frame atom 3"] | None = None
     periodic: tuple[bool, bool, bool] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_trajectory(
@@ -72,7 +74,7 @@ def read_trajectory(
             ("paths", "no file") if not files else ("stride", stride) if stride < 1 else ("--frame-time-fs", time_step_fs)
         )
         raise BadInput(subject, f"{value!r}", allowed="at least one file, stride ≥ 1, time > 0 fs", fix="correct the value")
-    runs = [_read_run(path, elements) for path in files]
+    runs = [_without_repeats(_read_run(path, elements)) for path in files]
     for run in runs:
         _check_run(run)
     spacing, notes = _spacing(runs, time_step_fs)
@@ -104,9 +106,26 @@ def _read_run(path: Path, elements: Sequence[str]) -> _Run:
             momenta=None if stored.momenta is None else stored.momenta.double().numpy(),
         )  # fmt: skip
     if is_xdatcar(path):
-        numbers, positions, cells, steps = read_xdatcar(path, elements=elements)
-        return _Run(path=path, numbers=numbers, positions=positions, cells=cells, steps=steps, periodic=(True, True, True))
+        numbers, positions, cells, steps, notes = read_xdatcar(path, elements=elements)
+        return _Run(
+            path=path, numbers=numbers, positions=positions, cells=cells, steps=steps, periodic=(True, True, True),
+            notes=tuple(notes),
+        )  # fmt: skip
     return _read_with_ase(path, elements)
+
+
+def _without_repeats(run: _Run) -> _Run:
+    """The run without frames that a restart within the file repeats: steps (or times) that go back tell."""
+    labels = run.steps if run.steps is not None else run.times
+    if labels is None or len(labels) < 3 or not (np.diff(labels) <= 0).any():
+        return run
+    later = np.minimum.accumulate(np.append(labels[1:], np.inf)[::-1])[::-1]
+    stays = labels < later
+    if stays[0] and (back := int(np.argmax(np.diff(labels) <= 0))) and labels[back + 1] in labels[: back + 1]:
+        count = int((~stays).sum())
+        note = f"{run.path}: {count} frames before its restarts are left out: steps from {labels[back + 1]:g} on stand twice"
+        return replace(_frames_of(run, stays), notes=(*run.notes, note))
+    return run
 
 
 def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
@@ -121,9 +140,11 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
         ) from error
     if kind in _NOT_TRAJECTORIES:
         raise BadInput(path, f"of format {kind!r}", allowed=READABLE, fix="convert it with `ase convert`")
+    by_type = kind.startswith("lammps-dump") and not lammps_names_elements(path, kind, elements)
+    source, notes = without_isotopes(path, kind)
     frames: list[Any] = []
     try:
-        for atoms in iread(str(path), index=":", format=kind, do_not_split_by_at_sign=True):
+        for atoms in iread(source, index=":", format=kind, do_not_split_by_at_sign=True):
             _check_same(path, frames, atoms)
             frames.append(atoms)
     except BadInput:
@@ -135,8 +156,10 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
     if not frames:
         raise BadInput(path, "no frames", allowed=READABLE, fix="check the file")
     numbers = np.array(frames[0].numbers)
-    if kind.startswith("lammps-dump") and elements and numbers.max() <= len(elements):
-        numbers = np.array([_number(elements[n - 1]) for n in numbers])
+    if elements and not by_type:
+        notes.append(f"{path} names its elements: --elements is not used")
+    if by_type:
+        numbers = numbers_of_types(path, frames[0].arrays["type"], elements)
     if frames[0].has("masses"):
         check_masses(frames[0].get_masses(), path)
     along = frames[0].pbc
@@ -145,14 +168,8 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
         cells=np.stack([np.array(a.cell) * np.array(a.pbc)[:, None] for a in frames]),
         steps=_labels(frames, ("step", "timestep")), times=_labels(frames, ("time_fs",)),
         momenta=np.stack([a.get_momenta() for a in frames]) / ASE_MOMENTUM if all(a.has("momenta") for a in frames) else None,
-        periodic=(bool(along[0]), bool(along[1]), bool(along[2])),
+        periodic=(bool(along[0]), bool(along[1]), bool(along[2])), notes=tuple(notes),
     )  # fmt: skip
-
-
-def _number(symbol: str) -> int:
-    if symbol not in atomic_numbers:
-        raise BadInput("elements", f"{symbol!r}", allowed="element symbols", fix="give one symbol per type, such as Li P S Cl")
-    return atomic_numbers[symbol]
 
 
 def _labels(frames: Sequence[Any], keys: Sequence[str]) -> np.ndarray | None:
@@ -193,7 +210,7 @@ def _check_run(run: _Run) -> None:
     check_cells(run.cells, periodic, path=run.path)
     check_jumps(run.positions, run.cells, path=run.path)
     first = Atoms(numbers=run.numbers, positions=run.positions[0], cell=run.cells[0], pbc=periodic)
-    check_crystal(from_atoms(first, source=str(run.path)))
+    check_crystal(from_atoms(first, source=str(run.path)), sublattice=len(set(run.numbers.tolist())) == 1)
     for labels, what in ((run.steps, "step"), (run.times, "time")):
         if labels is None or len(labels) < 3:
             continue
@@ -224,7 +241,8 @@ def _spacing(runs: Sequence[_Run], given: float | None) -> tuple[float, list[str
 
 def _join(runs: Sequence[_Run]) -> tuple[_Run, list[str]]:
     """All runs end to end. A frame stored at the end of one run and at the start of the next is used once."""
-    first, notes = runs[0], []
+    runs, notes = _without_overlaps(runs)
+    first = runs[0]
     parts = [first]
     for before, run in itertools.pairwise(runs):
         if not np.array_equal(run.numbers, first.numbers):
@@ -255,6 +273,28 @@ def _join(runs: Sequence[_Run]) -> tuple[_Run, list[str]]:
         momenta=np.concatenate(momenta) if len(momenta) == len(parts) else None, steps=None, times=None,
     )  # fmt: skip
     return joined, notes
+
+
+def _without_overlaps(runs: Sequence[_Run]) -> tuple[list[_Run], list[str]]:
+    """The runs, each cut where the next one, restarted from an earlier checkpoint, begins; and what was cut."""
+    kept, notes = list(runs), [note for run in runs for note in run.notes]
+    for k in range(len(kept) - 1):
+        before, run = kept[k], kept[k + 1]
+        for old, new, what in ((before.steps, run.steps, "step"), (before.times, run.times, "time")):
+            if old is None or new is None or not len(new) or not old[0] < new[0] <= old[-1]:
+                continue
+            stays = old < new[0]
+            if (count := int((~stays).sum())) > 1 or new[0] != old[-1]:
+                notes.append(f"{before.path}: frames from {what} {new[0]:g} on ({count}) are left out: {run.path} repeats them")
+                kept[k] = _frames_of(before, stays)
+            break
+    return kept, notes
+
+
+def _frames_of(run: _Run, chosen: np.ndarray) -> _Run:
+    """A run with some of its frames."""
+    parts = {name: getattr(run, name) for name in ("positions", "cells", "steps", "times", "momenta")}
+    return replace(run, **{name: part[chosen] for name, part in parts.items() if part is not None})
 
 
 def _check_counter(before: _Run, run: _Run, *, doubled: bool) -> None:

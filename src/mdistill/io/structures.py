@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int
 
 from mdistill.errors import BadInput
+from mdistill.io.atom_kinds import check_masses_tell_elements, lammps_names_elements, without_isotopes
 from mdistill.io.checks import READABLE, check_crystal, check_file, text_of
 from mdistill.io.cif import parse_cif
 from mdistill.io.crystal import Crystal, Site, formula
@@ -48,7 +49,9 @@ def read_structure(path: str | Path, *, index: int = -1) -> Crystal:
     if kind == "cif":
         crystal = merge_overfull(_read_cif(path, index))
     else:
-        crystal = from_atoms(_read_with_ase(path, kind, index), source=str(path), digest=sha256(path))
+        atoms, notes = _read_with_ase(path, kind, index)
+        crystal = from_atoms(atoms, source=str(path), digest=sha256(path))
+        crystal = replace(crystal, notes=(*crystal.notes, *notes))
     check_crystal(crystal)
     return crystal
 
@@ -62,18 +65,24 @@ def _read_cif(path: Path, index: int) -> Crystal:
     )  # fmt: skip
 
 
-def _read_with_ase(path: Path, kind: str, index: int) -> Atoms:
+def _read_with_ase(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
+    """The structure, and notes on how it was read."""
     from ase.io import read
 
+    if kind.startswith("lammps"):
+        lammps_names_elements(path, kind)
+    source, notes = without_isotopes(path, kind)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            atoms = read(path, index=index, format=kind, do_not_split_by_at_sign=True)
+            atoms = read(source, index=index, format=kind, do_not_split_by_at_sign=True)
     except Exception as error:
         problem = f"not readable as {kind} ({type(error).__name__}: {str(error)[:200] or 'no structure found'}), index {index}"
         fix = "check that the file is complete and that its name has the right extension"
         raise BadInput(path, problem, allowed=READABLE, fix=fix) from error
-    return atoms
+    if kind == "lammps-data" and atoms.has("masses"):
+        check_masses_tell_elements(path, atoms)
+    return atoms, notes
 
 
 def from_atoms(atoms: Atoms, *, source: str = "atoms", digest: str = "") -> Crystal:

@@ -12,6 +12,7 @@ from ase.data import atomic_numbers
 from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput
+from mdistill.io.atom_kinds import ISOTOPE_NOTE, ISOTOPES
 
 _FRAME = re.compile(r"^\s*(Direct|Cartesian)\s+configuration\s*=\s*(\d+)", re.IGNORECASE)
 _ALLOWED = "XDATCAR as VASP 5 or 6 writes it"
@@ -30,9 +31,10 @@ def is_xdatcar(path: Path) -> bool:
 def read_xdatcar(
     path: Path, *, elements: Sequence[str] = ()
 ) -> tuple[
-    Int[np.ndarray, " atom"], Float[np.ndarray, "frame atom 3"], Float[np.ndarray, "frame 3 3"], Int[np.ndarray, " frame"]
-]:
-    """Atomic numbers, Cartesian positions (Å, as in the file: wrapped), cells (Å) and the configuration number of each frame.
+    Int[np.ndarray, " atom"], Float[np.ndarray, "frame atom 3"], Float[np.ndarray, "frame 3 3"], Int[np.ndarray, " frame"],
+    list[str],
+]:  # fmt: skip
+    """Atomic numbers, positions (Å, as in the file: wrapped), cells (Å), configuration number of each frame; and notes.
 
     Args:
         path: The file; a name ending in .gz is unzipped.
@@ -66,7 +68,20 @@ def read_xdatcar(
         frames.append(rows if _FRAME.match(lines[start])[1].lower() == "cartesian" else rows @ cell)  # type: ignore[index]
         cells.append(cell)
     labels = np.array([int(_FRAME.match(lines[k])[2]) for k in starts])  # type: ignore[index]
-    return numbers, np.stack(frames), np.stack(cells), labels
+    return numbers, np.stack(frames), np.stack(cells), labels, _notes(lines[5].split(), elements)
+
+
+def _notes(words: Sequence[str], elements: Sequence[str]) -> list[str]:
+    notes = [ISOTOPE_NOTE.format(word) for word in words if word in ISOTOPES]
+    if elements and not words[0].isdigit() and all(_symbol(word) in atomic_numbers for word in words):
+        notes.append("the file names its elements: --elements is not used")
+    return notes
+
+
+def _symbol(word: str) -> str:
+    """'Li_sv' -> 'Li', 'D' -> 'H'."""
+    symbol = re.split(r"[_/\d]", word)[0]
+    return ISOTOPES.get(symbol, symbol)
 
 
 def _header(
@@ -76,7 +91,9 @@ def _header(
         scale = float(lines[1])
         cell = np.array([[float(word) for word in lines[k].split()[:3]] for k in (2, 3, 4)])
         words = lines[5].split()
-        symbols = list(elements) if words[0].isdigit() else [re.split(r"[_/\d]", word)[0] for word in words]
+        symbols = list(elements) if words[0].isdigit() else [_symbol(word) for word in words]
+        if elements and any(symbol not in atomic_numbers for symbol in symbols):
+            symbols = list(elements)
         counts = [int(word) for word in (words if words[0].isdigit() else lines[6].split())]
     except (ValueError, IndexError) as error:
         raise _bad(path, f"the header cannot be read ({error})") from error

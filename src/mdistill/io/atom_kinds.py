@@ -1,0 +1,96 @@
+"""Which element an atom of a file is: isotopes, LAMMPS types, masses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mdistill.errors import BadInput
+from mdistill.io.checks import beginning, text_of
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+ISOTOPES = {"D": "H", "T": "H"}
+"""Symbols that files use for isotopes, and the element."""
+ISOTOPE_NOTE = "{} is read as hydrogen: same forces, but dynamics will use the mass of ¹H"
+_START = 10_000_000
+"""Bytes of a file in which isotopes are looked for."""
+_MASS_ERROR = 0.02
+"""Largest relative difference of a mass from the standard one by which an element is recognised."""
+
+
+def without_isotopes(path: Path, kind: str) -> tuple[str | StringIO, list[str]]:
+    """What ASE shall read in place of a file that names D or T (POSCAR, xyz, extxyz): its text with H; and a note."""
+    start = beginning(path, _START) if kind in ("vasp", "xyz", "extxyz") else ""
+    if not re.search(r"(?m)^\s*(?:[A-Z][a-z]?\s+)*[DT](?!\S)", start):
+        return str(path), []
+    text = text_of(path)
+    if kind == "vasp":
+        lines = text.split("\n")
+        named = [k for k in (0, 5) if k < len(lines) and re.fullmatch(r"\s*(?:[A-Z][a-z]?\S*\s*)+", lines[k])]
+        found = {word for k in named for word in lines[k].split() if word in ISOTOPES}
+        for k in named:
+            lines[k] = re.sub(r"(?<!\S)[DT](?!\S)", "H", lines[k])
+        text = "\n".join(lines)
+    else:
+        found = set(re.findall(r"(?m)^\s*([DT])\s+[-+.\d]", text))
+        text = re.sub(r"(?m)^(\s*)[DT](?=\s+[-+.\d])", r"\1H", text)
+    return (StringIO(text), [ISOTOPE_NOTE.format(symbol) for symbol in sorted(found)]) if found else (str(path), [])
+
+
+def lammps_names_elements(path: Path, kind: str, elements: Sequence[str] = ()) -> bool:
+    """Whether a LAMMPS file names elements or masses itself; those of a file that does not must be given.
+
+    Raises:
+        BadInput: A dump without a column element (and without symbols given), or a data file without masses.
+    """
+    if kind == "lammps-data":
+        named = bool(re.search(r"(?m)^\s*(Masses|Atom Type Labels)\b", text_of(path)))
+        what, allowed, fix = "masses", "a data file with the section Masses", "add the section Masses, which tells the elements"
+    else:
+        columns = re.search(r"(?m)^ITEM: ATOMS (.*)$", beginning(path, 8192))
+        named = not columns or bool({"element", "mass"} & set(columns[1].split()))
+        what, allowed = "elements", "a dump with the column element, or --elements"
+        fix = "add the column element to the dump, or name the elements of types 1, 2, … with --elements Li P S"
+    if not named and not elements:
+        raise BadInput(path, f"its atoms have types (1, 2, …), no {what}", allowed=allowed, fix=fix)
+    return named
+
+
+def numbers_of_types(path: Path, types: np.ndarray, elements: Sequence[str]) -> np.ndarray:
+    """Atomic numbers of LAMMPS types 1, 2, … by the symbols given.
+
+    Raises:
+        BadInput: An unknown symbol, or fewer symbols than types.
+    """
+    from ase.data import atomic_numbers
+
+    for symbol in elements:
+        if symbol not in atomic_numbers:
+            fix = "give one symbol per type, such as Li P S Cl"
+            raise BadInput("--elements", f"{symbol!r}", allowed="element symbols", fix=fix)
+    if int(types.max()) > len(elements):
+        problem = f"{len(elements)} symbols ({' '.join(elements)}), but {path} has types up to {int(types.max())}"
+        raise BadInput("--elements", problem, allowed="one symbol for each type", fix="name all, in the order of the types")
+    return np.array([atomic_numbers[elements[kind - 1]] for kind in types.tolist()])
+
+
+def check_masses_tell_elements(path: Path, atoms: Atoms) -> None:
+    """Reject elements that were guessed from masses that no element has (reduced units, united atoms)."""
+    from ase.data import atomic_masses, chemical_symbols
+
+    masses = atoms.get_masses()
+    nearest = np.asarray(atomic_masses)[atoms.numbers]
+    heavy = (atoms.numbers == 1) & (np.abs(masses - 2.014) < 0.02)
+    far = np.flatnonzero((np.abs(masses - nearest) > _MASS_ERROR * nearest) & ~heavy)
+    if len(far):
+        k = int(far[0])
+        symbol = chemical_symbols[atoms.numbers[k]]
+        problem = f"atom {k + 1} has a mass of {masses[k]:g} u, which no element has (nearest: {symbol})"
+        raise BadInput(path, problem, allowed="standard atomic masses, u", fix="correct the section Masses, or convert the file")
