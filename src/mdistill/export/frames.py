@@ -81,7 +81,7 @@ def read_frames(path: str | Path, *, elements: Sequence[str] = (), numbers: Int[
     elif path.suffix.lower() in NETCDF_SUFFIXES:
         frames = _completed(path, read_netcdf(path, numbers=numbers))
     elif is_xdatcar(path):
-        found, positions, cells, steps = read_xdatcar(path, elements=elements)
+        found, positions, cells, steps, _ = read_xdatcar(path, elements=elements)
         frames = _completed(path, {"numbers": found, "positions": positions, "cells": cells, "steps": steps, "pbc": (True,) * 3})
     else:
         frames = _from_ase(path, elements)
