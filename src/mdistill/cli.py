@@ -26,6 +26,7 @@ COMMANDS = {
     "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory", "report": "one HTML page from a run's results.json",
     "convert": "trajectories between HDF5, extxyz, LAMMPS, AMBER NetCDF, XDATCAR",
     "info": "content of a model, a structure or a run folder", "doctor": "versions, hardware, teachers, missing packages",
+    "download": "weights of a teacher by name, checked by sha256",
     "cite": "references of a run", "completion": "completion of commands and flags in bash, zsh or fish",
 }  # fmt: skip
 

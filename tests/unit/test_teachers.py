@@ -30,7 +30,7 @@ QUICK = ("sevennet-0", "chgnet")
 """Teachers that `make test` loads; the others are for `make test-all`."""
 QUICK = ("sevennet-0", "chgnet")
 """Teachers that `make test` loads; the others are for `make test-all`."""
-NAMES = [name for name, card in TEACHERS.items() if importlib.util.find_spec(card.package)]
+NAMES = [name for name, card in TEACHERS.items() if golden(name) and importlib.util.find_spec(card.package)]
 _LOADED: dict[str, Potential] = {}
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mdistill.commands.arguments import finish, parse, stamped
 
+if TYPE_CHECKING:
+    from mdistill.runs.results import Cell
+    from mdistill.teachers.cards import Teacher
+
 PACKAGES = (
-    "mdistill", "torch", "numpy", "ase", "vesin", "pymatgen", "h5py", "safetensors", "matplotlib", "sevenn", "chgnet",
-    "phonopy",
+    "mdistill", "torch", "numpy", "ase", "vesin", "pymatgen", "h5py", "safetensors", "matplotlib", "e3nn", "sevenn",
+    "chgnet", "mace-torch", "orb-models", "mattersim", "upet", "phonopy",
 )  # fmt: skip
 
 
@@ -23,8 +28,8 @@ class DoctorArguments:
 
 
 HELP = """\
-Versions, hardware, threads, installed teachers, and the pip line of each missing one. Builds a tiny kernel to test
-whether students run in compiled code.
+Versions, hardware, threads; teachers with what each lacks (package, weights, other versions) and where weights are looked
+for. Builds a tiny kernel to test whether students run in compiled code.
 
 examples:
   mdistill doctor
@@ -38,24 +43,42 @@ def main(arguments: list[str]) -> int:
     settings = parse(DoctorArguments, arguments, program="mdistill doctor", description=HELP, groups=GROUPS)
     from mdistill.kernels.build import cache_folder, compiler
     from mdistill.runs.hardware import hardware
-    from mdistill.runs.results import Cell, Results, Table
-    from mdistill.teachers import TEACHERS
+    from mdistill.runs.results import Results, Table
+    from mdistill.teachers.cards import TEACHERS
+    from mdistill.teachers.weights import places
 
     columns = ["package", "version"]
     packages = Table("packages", "Packages", "settings", columns, [[name, version(name) or "not installed"] for name in PACKAGES])
-    rows: list[list[Cell]] = [
-        [name, teacher.package, "ready" if version(teacher.package) else "missing", teacher.pip_line]
-        for name, teacher in TEACHERS.items()
-    ]
-    teachers = Table("teachers", "Teachers", "settings", ["teacher", "package", "state", "install with"], rows)
+    teachers = Table(
+        "teachers", "Teachers", "settings", ["teacher", "state", "next"], [teacher_row(card) for card in TEACHERS.values()]
+    )
+    looked: list[list[Cell]] = [[card.name, " or ".join(map(str, places(card)))] for card in TEACHERS.values() if card.weights]
+    weights = Table("weights", "Where weights are looked for", "settings", ["teacher", "file"], looked)
     machine = Table(
         "machine", "Machine", "settings", ["what", "found"], [[k, "none" if v is None else str(v)] for k, v in hardware().items()]
     )
     machine.rows.append(["C++ compiler", compiler() or "none"])
     machine.rows.append(["students run", students_run()])
     machine.rows.append(["built kernels", str(cache_folder())])
-    finish(stamped(Results(command="doctor", tables=[packages, teachers, machine]), settings), settings.out)
+    finish(stamped(Results(command="doctor", tables=[packages, teachers, weights, machine]), settings), settings.out)
     return 0
+
+
+def teacher_row(card: Teacher) -> list[Cell]:
+    """Its name, whether it is ready, and what to type where it is not."""
+    from mdistill.errors import BadInput
+    from mdistill.teachers.weights import conflicts, find_weights
+
+    wrong = "; ".join(conflicts(card))
+    if not version(card.package):
+        return [card.name, "package missing", f"{card.pip_line}{f' (conflict: {wrong})' if wrong else ''}"]
+    try:
+        here = card.weights is None or find_weights(card) is not None
+    except BadInput as damaged:
+        return [card.name, "weights damaged", f"{damaged.subject}: {damaged.fix}"]
+    if not here:
+        return [card.name, "weights missing", f"mdistill download {card.name}"]
+    return [card.name, "conflict", wrong] if wrong else [card.name, "ready", ""]
 
 
 def students_run() -> str:

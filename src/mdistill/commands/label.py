@@ -24,11 +24,11 @@ class LabelArguments:
     out: Path
     """Folder for the labels."""
     teacher: str = "sevennet-0"
-    """Name of a foundation potential, or module:attribute of an ASE calculator."""
+    """Name of a foundation potential, or module:attribute of an ASE calculator or its factory (mace.calculators:mace_mp)."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
-    """Device: cpu or cuda."""
+    """Device: cpu, cuda or auto."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
     workers: int = 0
@@ -46,6 +46,7 @@ store energies, forces, stress and curvature products. Labels are stored as they
 examples:
   mdistill label crystal.cif --out runs/labels
   mdistill label crystal.cif --teacher chgnet --temperatures-K 400 800 1200 --frames 100 --out runs/labels
+  mdistill label crystal.cif --teacher mace.calculators:mace_mp --out runs/mace
   mdistill label molecule-box.extxyz --teacher ase.calculators.emt:EMT --prepare.relax-steps 0 --out runs/labels
 """
 GROUPS = {

@@ -20,7 +20,7 @@ class SimulateArguments:
     structure: Annotated[Path, tyro.conf.Positional]
     """Ordered structure: CIF, POSCAR, extxyz, or anything else ASE reads (the last frame)."""
     potential: str
-    """Potential: student.mdistill, a run folder, a teacher's name, or module:attribute of an ASE calculator."""
+    """Potential: student.mdistill, a run folder, a teacher's name, or module:attribute of an ASE calculator or factory."""
     stride_map: Path | None = None
     """Long-stride map of this student (stride.mdistill or its folder), in place of time steps."""
     out: Path
@@ -28,7 +28,7 @@ class SimulateArguments:
     repeat: tuple[int, int, int] = (1, 1, 1)
     """Repeats of the cell."""
     device: str = "cpu"
-    """Device: cpu or cuda."""
+    """Device: cpu, cuda or auto."""
     precision: Literal["float32", "float64"] = "float32"
     """Float type of the student."""
     threads: int | None = None

@@ -24,7 +24,7 @@ class TestArguments(LabelFileArguments):
     out: Path | None = None
     """Folder for results.json, report and plots (default: print only)."""
     device: str = "cpu"
-    """Device of a teacher: cpu or cuda."""
+    """Device of a teacher: cpu, cuda or auto."""
     precision: Literal["float32", "float64"] = "float64"
     """Float type of a student."""
     threads: int | None = None

@@ -45,7 +45,7 @@ class TrainArguments(LabelFileArguments):
     seed: int = 0
     """Seed of weights and order of training."""
     device: str = "cpu"
-    """Device of that teacher: cpu or cuda."""
+    """Device of that teacher: cpu, cuda or auto."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
     max_hours: float | None = None

@@ -26,7 +26,7 @@ class VibrationArguments:
     teacher: str = ""
     """Teacher to compare with (default: the run's)."""
     device: str = "cpu"
-    """Device of the teacher: cpu or cuda."""
+    """Device of the teacher: cpu, cuda or auto."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
     max_hours: float | None = None

@@ -1,99 +1,43 @@
 """Teachers: foundation potentials and any ASE calculator, each as a `Potential`.
 
-`load_teacher("sevennet-0")` needs the teacher's package; its weights come with it. What a teacher's package prints or
-warns about while it is imported goes to the log "mdistill.teachers", never to stdout or stderr.
+`load_teacher("sevennet-0")` needs the teacher's package; weights come with it or are fetched by `mdistill download`, never at
+import or load. What a teacher's package prints or warns about goes to the log "mdistill.teachers", never to stdout or stderr.
 """
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 
-from mdistill.errors import BadInput, MdistillError, MissingPackage
+from mdistill.errors import MdistillError, MissingPackage
 from mdistill.graph import build_graph, make_system
+from mdistill.notices import notify
+from mdistill.teachers.cards import TEACHERS as TEACHERS
+from mdistill.teachers.cards import Teacher, find_teacher
+from mdistill.teachers.devices import resolve_device
+from mdistill.teachers.weights import advice, conflicts, needed_weights
 from mdistill.types import Potential, System
 
 LOG = logging.getLogger("mdistill.teachers")
+MODULES = {
+    "sevenn": "sevenn", "chgnet": "chgnet", "mace-torch": "mace", "orb-models": "orb_models", "mattersim": "mattersim",
+    "upet": "upet",
+}  # fmt: skip
+"""The module of each package."""
 GOLDEN_LIMITS = {"energy": 1e-5, "forces": 1e-4, "stress": 1e-5}
 """Largest deviation from the stored golden answers: eV/atom, eV/Å, eV/Å³."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Teacher:
-    """What a user should know about a foundation potential.
-
-    Attributes:
-        name: The id its owners use, lower case.
-        aliases: Other accepted ids.
-        package: The package that holds code and weights; also the name of mdistill's extra.
-        functional: The level of theory it imitates.
-        data: Its training data.
-        citation: Key of the reference (`mdistill cite`).
-    """
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    package: str
-    extra: str
-    functional: str
-    data: str
-    citation: str
-
-    @property
-    def pip_line(self) -> str:
-        return f'pip install "mdistill[{self.extra}]"'
-
-
-_CARDS = [
-    Teacher(
-        name="sevennet-0", aliases=("7net-0",), package="sevenn", extra="sevennet", functional="PBE (+U)", data="MPtrj",
-        citation="sevennet",
-    ),
-    Teacher(
-        name="sevennet-l3i5", aliases=("7net-l3i5",), package="sevenn", extra="sevennet", functional="PBE (+U)", data="MPtrj",
-        citation="sevennet",
-    ),
-    Teacher(
-        name="sevennet-mf-0", aliases=("7net-mf-0", "sevennet-mf-0-r2scan", "7net-mf-0-r2scan"),
-        package="sevenn", extra="sevennet", functional="r2SCAN", data="MPtrj (PBE) and MP r2SCAN",
-        citation="sevennet-mf",
-    ),
-    Teacher(
-        name="sevennet-mf-0-pbe", aliases=("7net-mf-0-pbe",), package="sevenn", extra="sevennet",
-        functional="PBE (+U)", data="MPtrj (PBE) and MP r2SCAN", citation="sevennet-mf",
-    ),
-    Teacher(
-        name="chgnet", aliases=("chgnet-0.3.0",), package="chgnet", extra="chgnet", functional="PBE (+U)", data="MPtrj",
-        citation="chgnet",
-    ),
-]  # fmt: skip
-TEACHERS: dict[str, Teacher] = {card.name: card for card in _CARDS}
-
-
-def find_teacher(name: str, *, subject: str = "teacher") -> Teacher:
-    """The card of a foundation potential, by name or alias in any case.
-
-    Raises:
-        BadInput: No such teacher; the message names the nearest one.
-    """
-    known = {alias: card for card in _CARDS for alias in (card.name, *card.aliases)}
-    asked = name.strip().lower().replace("_", "-")
-    if asked in known:
-        return known[asked]
-    close = difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
-    problem, fix = f"{name!r} is not known", f"did you mean {close[0]!r}?" if close else 'name one of these, e.g. "sevennet-0"'
-    raise BadInput(subject, problem, allowed=", ".join(TEACHERS) + ', or "module:attribute" of an ASE calculator', fix=fix)
 
 
 def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher") -> Potential:
@@ -102,30 +46,57 @@ def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher") ->
     Args:
         name: Case does not matter for known names. An import path is "module:attribute", where the attribute is a
             calculator or is called without arguments to make one.
-        device: "cpu", "cuda", or "auto" (cuda if there is one). ASE calculators choose theirs themselves.
+        device: "cpu", "cuda", "cuda:N", or "auto" (cuda if there is one). Calculators by import path choose theirs themselves.
         subject: Name of the flag or argument, for messages.
     Raises:
         BadInput: Unknown name, or an import path that leads to no calculator.
         MissingPackage: The teacher's package is not installed (the message holds the pip line).
+        MdistillError: It cannot be loaded beside packages of other versions.
     """
     if ":" in name:
         from mdistill.teachers.ase import import_calculator
 
         with captured(name):
             return import_calculator(name, subject=subject)
-    card = find_teacher(name, subject=subject)
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    card, place = find_teacher(name, subject=subject), resolve_device(device)
+    wrong = conflicts(card)
+    if not installed(card):
+        beside = f"; {advice(wrong)}" if wrong else ""
+        raise MissingPackage(card.package, f"{card.pip_line}{beside}", f"teacher {card.name}")
+    if wrong:
+        notify(f"teacher {card.name}: {advice(wrong)}")
     try:
         with captured(card.name):
-            if card.package == "chgnet":
-                from mdistill.teachers.chgnet import load_chgnet
-
-                return load_chgnet(card.name, device=place)
-            from mdistill.teachers.sevennet import load_sevennet
-
-            return load_sevennet(card.name, device=place)
+            return _loaded(card, place, subject)
     except ModuleNotFoundError as error:
         raise MissingPackage(error.name or card.package, card.pip_line, f"teacher {card.name}") from error
+    except MdistillError:
+        raise
+    except Exception as error:
+        if not wrong:
+            raise
+        cause = f"{type(error).__name__}: {str(error)[:200]}"
+        raise MdistillError(f"teacher {card.name} could not be loaded ({cause})\n  fix: {advice(wrong)}") from error
+
+
+def installed(card: Teacher) -> bool:
+    """Whether the package of a teacher can be imported."""
+    name = MODULES[card.package]
+    return name in sys.modules or find_spec(name) is not None
+
+
+def _loaded(card: Teacher, device: str, subject: str) -> Potential:
+    if card.weights is not None:
+        from mdistill.teachers.by_calculator import load_by_calculator
+
+        return load_by_calculator(card, needed_weights(card, subject=subject), device=device)
+    if card.package == "chgnet":
+        from mdistill.teachers.chgnet import load_chgnet
+
+        return load_chgnet(card.name, device=device)
+    from mdistill.teachers.sevennet import load_sevennet
+
+    return load_sevennet(card.name, device=device)
 
 
 @contextmanager
@@ -142,8 +113,8 @@ def captured(subject: str) -> Iterator[None]:
 
 
 def golden(name: str) -> dict[str, Any]:
-    """The stored answers of a teacher's own ASE calculator: {command, versions, frames: [{structure, energy, …}]}."""
-    return json.loads(files("mdistill.teachers").joinpath("golden.json").read_text(encoding="utf-8"))[name]
+    """The stored answers of a teacher's own ASE calculator: {command, versions, frames: [{structure, energy, …}]}; {} without."""
+    return json.loads(files("mdistill.teachers").joinpath("golden.json").read_text(encoding="utf-8")).get(name, {})
 
 
 def check_teacher(potential: Potential, name: str, *, system: System | None = None) -> dict[str, float]:
@@ -159,7 +130,7 @@ def check_teacher(potential: Potential, name: str, *, system: System | None = No
     Raises:
         MdistillError: A deviation above `GOLDEN_LIMITS`, or forces that do not follow the atoms.
     """
-    if ":" in name:
+    if ":" in name or not golden(find_teacher(name).name):
         if system is not None:
             _check_order(potential, system)
         return {}

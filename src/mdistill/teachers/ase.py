@@ -56,10 +56,12 @@ def import_calculator(path: str, *, subject: str = "teacher") -> AseTeacher:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class AseTeacher:
-    """An ASE calculator as a `Potential`, evaluated one struct at a time. It needs no edges (cutoff 0)."""
+    """An ASE calculator as a `Potential`, evaluated one struct at a time. It needs no edges (cutoff 0). `sha256`: of its file of
+    weights, where it has one."""
 
     calculator: Any
     name: str
+    sha256: str = ""
     cutoff: float = 0.0
     elements: frozenset[int] = frozenset()
 

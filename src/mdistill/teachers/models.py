@@ -21,7 +21,7 @@ def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float
     Args:
         name: A student file (`student.mdistill`), a run folder that holds one, a teacher name (`sevennet-0`), or
             `module:attribute` of an ASE calculator class or factory.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", "cuda:N" or "auto".
         precision: What a student computes in; energies are always summed in float64. float32 is nearly twice as fast and
             what `distill` uses for dynamics (its NVE drift gate judges it). Teachers keep their own.
         subject: Name of the flag or argument, for messages.
@@ -37,7 +37,9 @@ def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float
 
         from mdistill.nets.compiled import compiled
         from mdistill.nets.model_files import load_model
+        from mdistill.teachers.devices import resolve_device
 
+        device = resolve_device(device)
         return compiled(load_model(path, device=device, dtype=getattr(torch, precision)), double=precision == "float64")
     from mdistill.teachers import load_teacher
 

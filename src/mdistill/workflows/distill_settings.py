@@ -30,12 +30,12 @@ class DistillSettings:
 
     Attributes:
         structure: Structure file: CIF, POSCAR, extxyz or anything else ASE reads.
-        teacher: Foundation potential, or module:attribute of an ASE calculator.
+        teacher: Foundation potential, or module:attribute of an ASE calculator or its factory (mace.calculators:mace_mp).
         temperatures: Temperatures of validation and production, K. Labels also come from 1.2 × the highest.
         mobile: Mobile ion; by default the first of Li, Na, Ag, Cu, K, F, Mg, Zn, Ca in the crystal. "none": no transport.
         cutoff: Student cutoff, Å. The supercell is longer than twice this in every direction.
         seed: Seed of everything random.
-        device: Device of the teacher: cpu or cuda.
+        device: Device of the teacher: cpu, cuda or auto.
         prepare: Orderings, supercell, relaxation.
         label: Labels of the teacher.
         train: The student and its fit.
