@@ -18,16 +18,15 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
 from mdistill.derivatives import Conservative, curvature_by_differences, hessian
-from mdistill.errors import BadInput, MdistillError, MissingPackage
+from mdistill.errors import BadInput, MdistillError, MdistillNotice, MissingPackage
 from mdistill.graph import build_graph, concatenate, edge_vectors, make_system, turned
+from mdistill.kernels.build import NoKernel, compiler
 from mdistill.teachers import GOLDEN_LIMITS, TEACHERS, check_teacher, find_teacher, golden, golden_system, load_teacher
 from mdistill.teachers.ase import TeacherFailure, from_calculator
 from mdistill.types import CurvedPotential, Potential, Prediction, System
 from mdistill.units import GPA
 
 pytestmark = pytest.mark.teacher
-QUICK = ("sevennet-0", "chgnet")
-"""Teachers that `make test` loads; the others are for `make test-all`."""
 QUICK = ("sevennet-0", "chgnet")
 """Teachers that `make test` loads; the others are for `make test-all`."""
 NAMES = [name for name, card in TEACHERS.items() if golden(name) and importlib.util.find_spec(card.package)]
@@ -348,9 +347,9 @@ def test_changed_atom_order_is_refused(trust: Any) -> None:
     trust("T37", "ASE teacher that computes the atoms in another order", "refused", "a clear error", planted=True)
 
 
-def test_conservative_teachers_need_no_own_neighbour_search() -> None:
+def test_teachers_with_curvature_need_no_own_neighbour_search() -> None:
     for name in ("sevennet-0", "chgnet"):
-        assert isinstance(teacher(name), Conservative) and teacher(name).cutoff in (5.0, 6.0)
+        assert isinstance(teacher(name), CurvedPotential) and teacher(name).cutoff in (5.0, 6.0)
 
 
 @pytest.mark.skipif("sevennet-0" not in NAMES, reason="sevenn is not installed")
@@ -364,3 +363,43 @@ def test_sevennet_shows_what_it_makes_of_atoms() -> None:
     torch.testing.assert_close(first, second, rtol=0, atol=1e-4 * float(first.abs().max()))
     begun, elements = net.element_features(graphs[0]), tuple(system.numbers.unique().tolist())
     assert len(begun.unique(dim=0)) == len(elements)
+
+
+@pytest.mark.skipif("sevennet-0" not in NAMES or compiler() is None, reason="no sevenn, or no C++ compiler")
+def test_compiled_sevennet_answers_as_the_network_in_torch_does() -> None:
+    """A batch of two structures, displaced; limits: a few times the scatter of float32."""
+    potential, generator = teacher("sevennet-0"), torch.Generator().manual_seed(0)
+    system = concatenate([golden_system(frame) for frame in golden("sevennet-0")["frames"] if all(frame["pbc"])][:2])
+    noise = torch.randn(system.positions.shape, generator=generator, dtype=torch.float64)
+    graph = build_graph(replace(system, positions=system.positions + 0.1 * noise), 5.0)
+    fast, slow = potential(graph), Conservative(potential.net)(graph)
+    assert system.n_structs == 2 and float(slow.forces.abs().max()) > 0.5
+    assert float((fast.energy - slow.energy).abs().max()) < 2e-6 * system.n_atoms
+    assert float((fast.forces - slow.forces).abs().max()) < 3e-5
+    assert float((fast.stress - slow.stress).abs().max()) < 1e-6
+
+
+@pytest.mark.skipif("sevennet-0" not in NAMES or compiler() is None, reason="no sevenn, or no C++ compiler")
+def test_atoms_closer_than_the_first_knot_are_computed_in_torch() -> None:
+    potential, system = teacher("sevennet-0"), golden_system(golden("sevennet-0")["frames"][0])
+    positions = system.positions.clone()
+    positions[1] = positions[0] + torch.tensor([0.2, 0.0, 0.0])
+    graph = build_graph(replace(system, positions=positions), 5.0)
+    fast, slow = potential(graph), Conservative(potential.net)(graph)
+    assert torch.equal(fast.forces, slow.forces)
+
+
+@pytest.mark.skipif("sevennet-0" not in NAMES or compiler() is None, reason="no sevenn, or no C++ compiler")
+def test_sevennet_runs_in_torch_where_compiled_code_is_off_or_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mdistill.teachers import sevennet
+
+    def fails(net: Any) -> Any:
+        raise NoKernel("no C++ compiler was found")
+
+    net = teacher("sevennet-0").net
+    with monkeypatch.context() as off:
+        off.setenv("MDISTILL_COMPILED", "0")
+        assert isinstance(sevennet.fastest(net), Conservative)
+    monkeypatch.setattr(sevennet, "_compiled", fails)
+    with pytest.warns(MdistillNotice, match="five times slower: no C"):
+        assert isinstance(sevennet.fastest(net), Conservative)

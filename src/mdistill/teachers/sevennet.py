@@ -1,8 +1,9 @@
-r"""SevenNet as an energy network of edge vectors: forces, stress and curvature follow by autodiff (`Conservative`).
+r"""SevenNet as an energy network of edge vectors: forces, stress and curvature follow by autodiff.
 
 E = Σ_i e_i({d_ij}),  d_ij = r_j − r_i within 5 Å; the network works in float32 (forces repeat to about 1e-6 eV/Å), sums
-over atoms and edges are done in the caller's precision. Its convolutions, nearly all of its cost, are computed with
-channels last (`EdgeConvolution`): same numbers as the package's own, in less than half the time on a CPU.
+over atoms and edges are done in the caller's precision. Its convolutions are nearly all of its cost. Energies, forces and
+stress on a CPU use compiled ones (`compiled_convolution`). Curvature products, GPUs and machines without a C++ compiler use
+`EdgeConvolution`, with channels last: same numbers as the package's own, in less than half the time.
 
 Reference:
     Park, Kim, Hwang, Han, J. Chem. Theory Comput. 20, 4857 (2024), doi 10.1021/acs.jctc.4c00190 (NequIP's equations).
@@ -10,7 +11,8 @@ Reference:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,9 +20,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdistill.derivatives import Conservative
+from mdistill.kernels.build import NoKernel, enabled
+from mdistill.notices import notify
 from mdistill.runs.identity import weights_sha256
 from mdistill.teachers.ase import refuse_unknown
-from mdistill.types import Graph
+from mdistill.teachers.compiled_convolution import CompiledConvolution
+from mdistill.types import CurvedPotential, Graph, Prediction
 
 _MODELS = {
     "sevennet-0": ("7net-0", None),
@@ -31,7 +36,7 @@ _MODELS = {
 """Our name -> (the package's name, modality). The multi-fidelity model answers for r2SCAN unless the name says PBE."""
 
 
-def load_sevennet(name: str, *, device: str = "cpu") -> Conservative:
+def load_sevennet(name: str, *, device: str = "cpu") -> CurvedPotential:
     """A SevenNet model whose weights come with the package `sevenn`.
 
     Args:
@@ -53,14 +58,72 @@ def load_sevennet(name: str, *, device: str = "cpu") -> Conservative:
         index_of[number] = index
     modules = {k: v for k, v in model._modules.items() if k not in ("reduce_total_enegy", "force_output")}
     layers = [EdgeConvolution(layer) if isinstance(layer, IrrepsConvolution) else layer for layer in modules.values()]
-    return Conservative(
-        SevenNetEnergy(
-            name=name, layers=tuple(layers), embed=list(modules).index("onehot_to_feature_x") + 1,
-            reduce=list(modules).index("reduce_input_to_hidden"), keys=keys, index_of=index_of.to(device),
-            modality=None if modality is None else model.modal_map[modality], cutoff=float(model.cutoff),
-            elements=frozenset(int(number) for number in model.type_map), sha256=weights_sha256(model, mode=modality or ""),
-        )
+    net = SevenNetEnergy(
+        name=name, layers=tuple(layers), embed=list(modules).index("onehot_to_feature_x") + 1,
+        reduce=list(modules).index("reduce_input_to_hidden"), keys=keys, index_of=index_of.to(device),
+        modality=None if modality is None else model.modal_map[modality], cutoff=float(model.cutoff),
+        elements=frozenset(int(number) for number in model.type_map), sha256=weights_sha256(model, mode=modality or ""),
     )  # fmt: skip
+    return fastest(net)
+
+
+def fastest(net: SevenNetEnergy) -> CurvedPotential:
+    """The network as a potential, with compiled convolutions on a CPU; with a notice where they cannot be built."""
+    if net.index_of.device.type != "cpu" or not enabled():
+        return Conservative(net)
+    try:
+        return CompiledSevenNet(net=net, compiled=_compiled(net))
+    except NoKernel as error:
+        notify(f"{net.name} runs in torch, about five times slower: {error}")
+        return Conservative(net)
+
+
+def _compiled(net: SevenNetEnergy) -> SevenNetEnergy:
+    """The network with compiled convolutions; its gradient can be taken once.
+
+    Raises:
+        NoKernel: They cannot be built here.
+    """
+    embedding = deepcopy(net.layers[0]).double()
+
+    def radial(lengths: Float[Tensor, " edge"]) -> Float[Tensor, "edge basis"]:
+        return embedding.basis_function(lengths) * embedding.cutoff_function(lengths).unsqueeze(1)
+
+    return replace(net, layers=tuple(
+        CompiledConvolution(layer, radial, net.keys, net.cutoff) if isinstance(layer, EdgeConvolution) else layer
+        for layer in net.layers
+    ))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CompiledSevenNet:
+    """A SevenNet model with compiled convolutions for energies, forces and stress, as a `CurvedPotential`.
+
+    Attributes:
+        net: The network in torch, for curvature products.
+        compiled: The network with compiled convolutions.
+    """
+
+    net: SevenNetEnergy
+    compiled: SevenNetEnergy
+
+    @property
+    def cutoff(self) -> float:
+        return self.net.cutoff
+
+    @property
+    def elements(self) -> frozenset[int]:
+        return self.net.elements
+
+    @property
+    def name(self) -> str:
+        return self.net.name
+
+    def __call__(self, graph: Graph) -> Prediction:
+        return Conservative(self.compiled)(graph)
+
+    def curvature(self, graph: Graph, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:
+        return Conservative(self.net).curvature(graph, probes)
 
 
 class EdgeConvolution:
