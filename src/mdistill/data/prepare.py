@@ -101,7 +101,7 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
         raise BadInput(crystal.source, problem, allowed=f"at most {settings.max_atoms} (max_atoms)", fix=fix)
     large = repeat(crystal, supercell)
     columns = ["site", "number", "occupancy", "atoms in the supercell"]
-    notes = list(crystal.notes)
+    notes = [*crystal.notes, *crystal.unused]
     if crystal.ordered:
         rule = "No disorder: every site holds one whole atom."
         composition = large.composition

@@ -46,6 +46,7 @@ class Crystal:
         sha256: Hex digest of the file, "" where there is none.
         oxidation: Atomic number -> charge (e) where the file states oxidation numbers.
         notes: Decisions made while reading, one sentence each, shown to the user.
+        unused: What the file says and a crystal does not hold (atoms held fixed, masses, velocities), likewise.
     """
 
     cell: Float[np.ndarray, "3 3"]
@@ -55,6 +56,7 @@ class Crystal:
     sha256: str = ""
     oxidation: dict[int, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     @cached_property
     def frame(self) -> Float[np.ndarray, "3 3"]:

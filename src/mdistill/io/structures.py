@@ -21,6 +21,7 @@ from mdistill.io.checks import READABLE, check_crystal, check_file, text_of
 from mdistill.io.cif import parse_cif
 from mdistill.io.crystal import Crystal, Site, formula
 from mdistill.io.files import replacing, sha256
+from mdistill.io.held_atoms import unused_by_crystals
 from mdistill.io.split_sites import merge_overfull
 from mdistill.types import System
 
@@ -51,7 +52,7 @@ def read_structure(path: str | Path, *, index: int = -1) -> Crystal:
     else:
         atoms, notes = _read_with_ase(path, kind, index)
         crystal = from_atoms(atoms, source=str(path), digest=sha256(path))
-        crystal = replace(crystal, notes=(*crystal.notes, *notes))
+        crystal = replace(crystal, notes=(*crystal.notes, *notes), unused=tuple(unused_by_crystals(atoms)))
     check_crystal(crystal)
     return crystal
 

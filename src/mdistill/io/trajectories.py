@@ -188,6 +188,14 @@ def _scaled(file: Any, place: str, path: Path) -> np.ndarray:
     return values if factor == 1.0 else values * factor
 
 
+def _finite_masses(state: State) -> np.ndarray:
+    """Masses (u) as files hold them: held atoms, whose mass is infinite and velocity zero, get the standard one."""
+    from ase.data import atomic_masses
+
+    masses = state.masses.cpu().numpy()
+    return np.where(np.isinf(masses), np.asarray(atomic_masses)[state.system.numbers.cpu().numpy()], masses)
+
+
 def check_masses(masses: np.ndarray, path: Path) -> None:
     """Reject masses that are not positive: their momenta would vanish.
 
@@ -219,7 +227,7 @@ def _append_hdf5(partial: Path, frames: list[tuple[int, State]], provenance: Map
     first = frames[0][1]
     header = {
         "species": first.system.numbers.cpu().numpy(),
-        "mass": first.masses.cpu().numpy(),
+        "mass": _finite_masses(first),
         "pbc": first.system.pbc[0].tolist(),
     }
     times = np.array([state.time for _, state in frames])

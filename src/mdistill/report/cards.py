@@ -46,7 +46,7 @@ def _structure(path: Path) -> Results:
         ["sha256", crystal.sha256],
     ]
     table = Table("structure", f"Structure {path.name}", "structure", ["what", "value"], rows)
-    return Results(command="info", tables=[table], notes=list(crystal.notes))
+    return Results(command="info", tables=[table], notes=[*crystal.notes, *crystal.unused])
 
 
 def _symbol(number: int) -> str:

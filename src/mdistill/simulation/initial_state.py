@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mdistill.settings import within
-from mdistill.simulation.kinetics import internal_momenta
+from mdistill.simulation.kinetics import held, internal_momenta
 from mdistill.simulation.noise import atom_normals
 from mdistill.types import State, System
 from mdistill.units import BOLTZMANN, KINETIC
@@ -37,13 +37,13 @@ def initial_state(
         system: The structures, Å.
         temperature_K: Temperature, K.
         generator: Source of randomness.
-        masses: [atom] u; standard atomic masses if None.
+        masses: [atom] u; standard atomic masses if None. An atom of infinite mass is held.
     Raises:
         BadInput: The temperature is not in (0, 20000] K.
     """
     within("temperature_K", temperature_K, 0.0, 20000.0, unit="K")
     masses = standard_masses(system) if masses is None else masses
-    width = (masses * BOLTZMANN * temperature_K / KINETIC).sqrt()
+    width = torch.where(held(masses), 0.0, (masses * BOLTZMANN * temperature_K / KINETIC).sqrt())
     state = State(system=system, momenta=width.unsqueeze(1) * atom_normals(generator, system), masses=masses)
     return without_drift(state)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mdistill.graph import volumes
@@ -32,7 +32,13 @@ def internal_momenta(state: State, momenta: Float[Tensor, "atom 3"]) -> Float[Te
     system = state.system
     drift = per_struct(system, momenta) / per_struct(system, state.masses).unsqueeze(1)
     drift = torch.where((atom_counts(system) > 1).unsqueeze(1), drift, torch.zeros_like(drift))
-    return momenta - state.masses.unsqueeze(1) * drift.index_select(0, system.owner)
+    masses = torch.where(held(state.masses), 0.0, state.masses)
+    return momenta - masses.unsqueeze(1) * drift.index_select(0, system.owner)
+
+
+def held(masses: Float[Tensor, " atom"]) -> Bool[Tensor, " atom"]:
+    """Atoms that do not move: those of infinite mass."""
+    return torch.isinf(masses)
 
 
 def atom_counts(system: System) -> Int[Tensor, " struct"]:
@@ -41,9 +47,19 @@ def atom_counts(system: System) -> Int[Tensor, " struct"]:
 
 
 def degrees_of_freedom(state: State) -> Int[Tensor, " struct"]:
-    """Degrees of freedom of the motion relative to the centre of mass: 3N − 3; 3 for a single atom."""
+    """Degrees of freedom of the motion relative to the centre of mass: 3N − 3; 3 for a single atom; 3n of n beside held atoms."""
     count = atom_counts(state.system)
-    return torch.where(count > 1, 3 * count - 3, 3 * count)
+    fixed = per_struct(state.system, held(state.masses).to(count))
+    return torch.where((count > 1) & (fixed == 0), 3 * count - 3, 3 * (count - fixed))
+
+
+def freedom(state: State) -> Float[Tensor, " atom"]:
+    """Degrees of freedom of each atom, 3 (1 − m/M); M: total mass of its struct. A single atom has 3, a held one none."""
+    system = state.system
+    share = state.masses / per_struct(system, state.masses).index_select(0, system.owner)
+    single = (atom_counts(system) == 1).index_select(0, system.owner)
+    each = 3.0 * (1.0 - torch.where(single, torch.zeros_like(share), share))
+    return torch.where(held(state.masses), 0.0, each)
 
 
 def kinetic_energy(state: State) -> Float[Tensor, " struct"]:
@@ -73,10 +89,7 @@ def temperatures(state: State, elements: Sequence[int | None]) -> list[Float[Ten
     """`temperature` of each of several elements (None: of all atoms)."""
     system = state.system
     kinetic = _kinetic(state, internal_momenta(state, _measured(state)))
-    share = state.masses / per_struct(system, state.masses).index_select(0, system.owner)
-    single = (atom_counts(system) == 1).index_select(0, system.owner)
-    freedom = 3.0 * (1.0 - torch.where(single, torch.zeros_like(share), share))
-    both = torch.stack([kinetic, freedom], 1)
+    both = torch.stack([kinetic, freedom(state)], 1)
     kelvins = []
     for element in elements:
         chosen = both if element is None else both * (system.numbers == element).to(kinetic).unsqueeze(1)
@@ -104,7 +117,8 @@ def pressure_tensor(state: State) -> Float[Tensor, "struct 3 3"] | None:
     momenta = internal_momenta(state, _measured(state))
     count = atom_counts(state.system).to(momenta)
     flow = KINETIC * momenta.unsqueeze(2) * momenta.unsqueeze(1) / state.masses.reshape(-1, 1, 1)
-    scale = count / (count - 1.0).clamp_min(1.0) / volumes(state.system)
+    factor = torch.where(per_struct(state.system, held(state.masses).to(count)) > 0, 1.0, count / (count - 1.0).clamp_min(1.0))
+    scale = factor / volumes(state.system)
     return per_struct(state.system, flow) * scale.reshape(-1, 1, 1) - state.prediction.stress
 
 

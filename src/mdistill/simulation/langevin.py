@@ -17,13 +17,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mdistill.kernels.motion import Ensemble
 from mdistill.settings import LONGEST_STEP, within
 from mdistill.simulation.evaluator import EngineEvaluator
-from mdistill.simulation.kinetics import heated
+from mdistill.simulation.kinetics import heated, held
 from mdistill.simulation.noise import atom_normals, keys
 from mdistill.simulation.propagators import Evaluate, Mover, nve_mover
 from mdistill.simulation.verlet import drift, evaluated, kick
@@ -124,4 +125,5 @@ class Obabo:
 def thermalised(state: State, keep: float, temperature_K: float, generator: Generator) -> Float[Tensor, "atom 3"]:
     """O: c p + √(1 − c²) √(m k_B T) ξ with c = keep."""
     width = (state.masses * ((1.0 - keep**2) * BOLTZMANN * temperature_K / KINETIC)).sqrt()
+    width = torch.where(held(state.masses), 0.0, width)
     return keep * state.momenta + width.unsqueeze(1) * atom_normals(generator, state.system)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from mdistill.simulation.kinetics import degrees_of_freedom, prediction_of, pressure, twice_kinetic_by_element
+from mdistill.simulation.kinetics import degrees_of_freedom, freedom, prediction_of, pressure, twice_kinetic_by_element
 from mdistill.simulation.propagators import inside
 from mdistill.types import LeapingPropagator, Propagator, RunningSums, State, System
 from mdistill.units import BOLTZMANN, GPA
@@ -77,7 +77,7 @@ def means(state: State, before: RunningSums) -> dict[str, float | None]:
     steps, evaluated = now.steps - before.steps, now.evaluated - before.evaluated
     numbers, periodic = torch.unique(system.numbers), bool(system.pbc.all())
     kinetic = (now.kinetic - before.kinetic) / max(steps, 1)
-    freedom = _freedom(state, numbers)
+    degrees = _freedom(state, numbers)
     row: dict[str, float | None] = {
         "mean_potential_eV": (now.potential - before.potential) / evaluated if evaluated else None,
         "mean_temperature_K": float(kinetic.sum() / BOLTZMANN) / int(degrees_of_freedom(state)[0]),
@@ -85,12 +85,12 @@ def means(state: State, before: RunningSums) -> dict[str, float | None]:
     }
     from ase.data import chemical_symbols
 
-    for number, energy, count in zip(numbers.tolist(), kinetic, freedom, strict=True):
+    for number, energy, count in zip(numbers.tolist(), kinetic, degrees, strict=True):
         row[f"mean_T_{chemical_symbols[number]}_K"] = float(energy / (count * BOLTZMANN))
     return row if steps else dict.fromkeys(row)
 
 
 def _freedom(state: State, numbers: Tensor) -> Float[Tensor, " element"]:
     """Degrees of freedom of each element, as in `kinetics.temperature`."""
-    share = state.masses / state.masses.sum() if len(state.masses) > 1 else torch.zeros_like(state.masses)
-    return torch.stack([(3.0 * (1.0 - share))[state.system.numbers == number].sum() for number in numbers])
+    each = freedom(state)
+    return torch.stack([each[state.system.numbers == number].sum() for number in numbers])

@@ -20,7 +20,8 @@ def summarise(
     """Averages over the log after equilibration (times > 0), of every step where it holds means, and speed.
 
     Returns:
-        temperature (K), T_<element> (K), pressure (GPa), volume (Å³), potential_energy (eV/atom), energy_drift and
+        temperature (K), T_<element> (K; not of elements whose atoms are all held), pressure (GPa), volume (Å³),
+        potential_energy (eV/atom), energy_drift and
         energy_fluctuation of the total energy (eV/atom/ps, eV/atom; NVE only), ns_per_day, us_per_atom_step.
     """
     columns = read_log(log)
@@ -35,7 +36,7 @@ def summarise(
 
     values = {"temperature": mean_of(of_every_step("temperature_K"), unit="K")}
     for name in columns:
-        if name.startswith("T_"):
+        if name.startswith("T_") and np.isfinite(columns[name]).all():
             values[name.removesuffix("_K")] = mean_of(of_every_step(name), unit="K")
     for name, column, unit in (("pressure", "pressure_GPa", "GPa"), ("volume", "volume_A3", "Å³")):
         if np.isfinite(columns[column]).all():

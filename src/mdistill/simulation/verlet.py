@@ -13,12 +13,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Generator
 
 from mdistill.kernels.motion import Ensemble
 from mdistill.settings import LONGEST_STEP, within
 from mdistill.simulation.evaluator import EngineEvaluator
-from mdistill.simulation.kinetics import prediction_of
+from mdistill.simulation.kinetics import held, prediction_of
 from mdistill.simulation.propagators import Evaluate, Mover
 from mdistill.types import State
 from mdistill.units import ACCELERATION
@@ -65,7 +66,8 @@ def evaluated(state: State, evaluate: Evaluate) -> State:
 
 def kick(state: State, interval: float) -> State:
     """p ← p + interval·F: momenta after the forces acted for `interval` (fs)."""
-    return replace(state, momenta=state.momenta + (interval * ACCELERATION) * prediction_of(state).forces)
+    forces = torch.where(held(state.masses).unsqueeze(1), 0.0, prediction_of(state).forces)
+    return replace(state, momenta=state.momenta + (interval * ACCELERATION) * forces)
 
 
 def drift(state: State, interval: float) -> State:
