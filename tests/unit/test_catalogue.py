@@ -18,7 +18,7 @@ from systems import tiny_painn
 @pytest.mark.parametrize("name", POTENTIALS | MAPS)
 def test_every_line_names_what_exists(name: str) -> None:
     kind = kind_of(name)
-    functions = ("calibrate", "kernel") if name in POTENTIALS else ("begin", "untrained", "limit", "propagator")
+    functions = ("calibrate", "kernel", "gpu_kernel") if name in POTENTIALS else ("begin", "untrained", "limit", "propagator")
     assert all(callable(resolve(path)) for part in functions if (path := getattr(kind, part)))
     assert resolve(kind.settings).kind == name
     assert issubclass(resolve(kind.net), Student if name in POTENTIALS else StrideMap)

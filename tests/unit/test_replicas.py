@@ -44,10 +44,14 @@ def net_of(size: str, seed: int = 0):
     return net
 
 
+def species_of(net, system: System) -> np.ndarray:
+    return net.species(system.numbers.to(net.species_of.device)).cpu().numpy()
+
+
 def batch_of(net, systems: list[System], *, double: bool = True, skin: float = 0.3, backwards: bool = False) -> Replicas:
     weights = kernel_weights(net, double=double)
     kernel = WarpKernel(weights, cpu_program(weights, backwards=backwards))
-    return Replicas(kernel, [net.species(system.numbers).numpy() for system in systems], skin)
+    return Replicas(kernel, [species_of(net, system) for system in systems], skin)
 
 
 def answers_of(net, systems: list[System], **how: Any) -> list[tuple[float, np.ndarray, np.ndarray]]:

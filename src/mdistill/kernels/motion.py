@@ -5,7 +5,7 @@ from __future__ import annotations
 from ctypes import byref
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -88,6 +88,26 @@ class Point:
     virial: Array
     known: bool
     sums: Array
+
+
+class StructureEngine(Protocol):
+    """Compiled evaluation and dynamics of one structure, on a CPU or a GPU; results do not depend on earlier calls."""
+
+    def set_limits(self, distances: Float[Array, "species species"]) -> None:
+        """Closest distance (Å) of each pair at which `run` stops; 0 for none."""
+        ...
+
+    def evaluate(self, positions: Array, cell: Array, pbc: Array) -> tuple[float, Array, Array]:
+        """Energy (eV), forces (eV/Å), virial (eV)."""
+        ...
+
+    def run(self, motion: Motion, point: Point) -> tuple[int, bool]:
+        """Take steps and change the point in place. Their number, and whether the last passes a limit or is not finite."""
+        ...
+
+    def counts(self) -> dict[str, float]:
+        """Numbers of the last evaluation; `edges`: those within the cutoff."""
+        ...
 
 
 _PLAN = [(f.name, f.type == "float") for f in fields(Motion)]

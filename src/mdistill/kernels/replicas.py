@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ _PLAN = (
 _REAL = {field.name for field in fields(Motion) if field.type == "float"}
 
 
-def cuda_program(weights: Weights) -> Program:
-    """The kernels for these sizes on the current GPU; raises `NoKernel`."""
-    return CudaProgram(SOURCES[0], SOURCES[1:], KERNELS, weights.sizes)
+@cache
+def cuda_program(sizes: tuple[tuple[str, str | int], ...]) -> Program:
+    """The kernels for these sizes of a student on the current GPU; raises `NoKernel`."""
+    return CudaProgram(SOURCES[0], SOURCES[1:], KERNELS, dict(sizes))
 
 
 class WarpKernel:
@@ -184,6 +186,10 @@ class Replicas:
             if not self._take(steps):
                 return self._finish(motions, points)
 
+    def edges(self) -> int:
+        """Edges within the cutoff at the last evaluation."""
+        return int(self._state["near_end"].view(-1, self.kernel.species)[:, -1].sum())
+
     def _settled(self, steps: int, motions: Sequence[Motion]) -> None:
         self._plan(motions)
         while True:
@@ -264,6 +270,25 @@ class Replicas:
         if len(values) == 3 * len(self._order) and name in ("positions", "momenta", "middle", "forces"):
             return np.split(values.reshape(-1, 3)[self._back], self._first[1:-1])
         return list(values.reshape(len(self._counts), -1))
+
+
+class ReplicaEngine:
+    """An engine (`motion.StructureEngine`) of one structure."""
+
+    def __init__(self, kernel: WarpKernel, species: Int[Array, " atom"], skin: float) -> None:
+        self.replicas = Replicas(kernel, [species], skin)
+
+    def set_limits(self, distances: Float[Array, "species species"]) -> None:
+        self.replicas.set_limits(distances)
+
+    def evaluate(self, positions: Array, cell: Array, pbc: Array) -> tuple[float, Array, Array]:
+        return self.replicas.evaluate([positions], [cell], [pbc])[0]
+
+    def run(self, motion: Motion, point: Point) -> tuple[int, bool]:
+        return self.replicas.run([motion], [point])[0]
+
+    def counts(self) -> dict[str, float]:
+        return {"edges": self.replicas.edges()}
 
 
 def _standing(motion: Motion) -> Motion:

@@ -24,7 +24,7 @@ class PotentialKind:
         settings, net: Classes of its size and of the network.
         rates: Learning rate and weight decay.
         calibrate: calibrate(net, sample, fresh=…) sets buffers of this kind alone from training items; "" for none.
-        kernel: kernel(potential, double=…) is the same potential in compiled code; "" for none.
+        kernel, gpu_kernel: kernel(potential, double=…) is the same potential in compiled code on the CPU or GPU; "" for none.
     """
 
     settings: str
@@ -32,6 +32,7 @@ class PotentialKind:
     rates: tuple[float, float]
     calibrate: str = ""
     kernel: str = ""
+    gpu_kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ POTENTIALS: dict[str, PotentialKind] = {
     "moment": PotentialKind(
         settings=_SETTINGS + "MomentSettings", net="mdistill.nets.moment:MomentNet", rates=(5e-3, 0.3),
         calibrate="mdistill.training.calibrate:calibrate_moments", kernel="mdistill.nets.compiled:compiled_moment",
+        gpu_kernel="mdistill.nets.gpu:gpu_moment",
     ),
     "painn": PotentialKind(settings=_SETTINGS + "PainnSettings", net="mdistill.nets.painn:PainnNet", rates=(2e-3, 0.01)),
 }  # fmt: skip

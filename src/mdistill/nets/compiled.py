@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +23,14 @@ from mdistill.types import Graph, Potential, Prediction, System
 
 
 @dataclass(frozen=True)
-class CompiledMoment:
-    """A `CurvedPotential`: one structure on the CPU goes through the kernel, everything else through torch.
+class OnKernel:
+    """What a moment network keeps of torch where a kernel evaluates it.
 
     Attributes:
         plain: The student in torch.
-        kernel: Its weights in compiled code.
     """
 
     plain: Conservative
-    kernel: MomentKernel
 
     @property
     def cutoff(self) -> float:
@@ -51,6 +48,27 @@ class CompiledMoment:
     def net(self) -> MomentNet:
         return self.plain.net  # type: ignore[return-value]
 
+    def curvature(self, graph: Graph, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:
+        return self.plain.curvature(graph, probes)
+
+    def answer(self, system: System, energy: float, forces: np.ndarray, virial: np.ndarray) -> Prediction:
+        """An engine's numbers as a prediction (float64)."""
+        stress = None
+        if bool(system.pbc.all()):
+            stress = torch.from_numpy(0.5 * (virial + virial.T) / float(volumes(system)[0])).unsqueeze(0)
+        return Prediction(energy=torch.tensor([energy], dtype=torch.float64), forces=torch.from_numpy(forces), stress=stress)
+
+
+@dataclass(frozen=True)
+class CompiledMoment(OnKernel):
+    """A `CurvedPotential`: one structure on the CPU goes through the kernel, everything else through torch.
+
+    Attributes:
+        kernel: Its weights in compiled code.
+    """
+
+    kernel: MomentKernel
+
     def __call__(self, graph: Graph) -> Prediction:
         system = graph.system
         if system.n_structs != 1 or system.positions.device.type != "cpu":
@@ -62,9 +80,6 @@ class CompiledMoment:
         atomic, forces, virial = engine.on_graph(first, graph.sender.numpy(), offset, positions)
         return self.answer(system, float(atomic.sum()), forces, virial)
 
-    def curvature(self, graph: Graph, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:
-        return self.plain.curvature(graph, probes)
-
     def engine(self, system: System, *, threads: int, skin: float) -> Engine:
         """Compiled evaluation and dynamics of one structure.
 
@@ -73,31 +88,23 @@ class CompiledMoment:
         """
         return self.kernel.engine(self.net.species(system.numbers).numpy(), threads=threads, skin=skin)
 
-    def answer(self, system: System, energy: float, forces: np.ndarray, virial: np.ndarray) -> Prediction:
-        """An engine's numbers as a prediction (float64)."""
-        stress = None
-        if bool(system.pbc.all()):
-            stress = torch.from_numpy(0.5 * (virial + virial.T) / float(volumes(system)[0])).unsqueeze(0)
-        return Prediction(energy=torch.tensor([energy], dtype=torch.float64), forces=torch.from_numpy(forces), stress=stress)
-
 
 def compiled(potential: Potential, *, double: bool) -> Potential:
     """The same potential on its kernel; unchanged where it has none, where kernels are turned off, or, with a notice, where none
     can be built."""
     net = getattr(potential, "net", None)
     kind = POTENTIALS.get(getattr(net, "kind", ""))
-    if kind is None or not kind.kernel or not isinstance(potential, Conservative) or not _on_cpu(net) or not enabled():
+    if kind is None or not isinstance(potential, Conservative) or not enabled():
+        return potential
+    on_cpu = next(net.parameters()).device.type == "cpu"  # type: ignore[union-attr]
+    if not (path := kind.kernel if on_cpu else kind.gpu_kernel):
         return potential
     try:
-        found: Potential = resolve(kind.kernel)(potential, double=double)
+        found: Potential = resolve(path)(potential, double=double)
         return found
     except NoKernel as error:
-        notify(f"students run {SLOW}: {error}")
+        notify(f"students run {SLOW if on_cpu else 'on the GPU in torch'}: {error}")
         return potential
-
-
-def _on_cpu(net: Any) -> bool:
-    return bool(next(net.parameters()).device.type == "cpu")
 
 
 def compiled_moment(potential: Conservative, *, double: bool) -> CompiledMoment:

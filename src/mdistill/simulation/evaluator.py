@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from mdistill.graph import SkinList, cast, checked_box
-from mdistill.kernels.moment import Engine, threads_for
+from mdistill.kernels.moment import threads_for
+from mdistill.kernels.motion import StructureEngine
 from mdistill.runs.identity import weights_of
 from mdistill.simulation.guard import Guard
 from mdistill.types import Potential, Prediction, System
@@ -56,7 +57,7 @@ class Evaluator:
 class CompiledPotential(Potential, Protocol):
     """A potential with compiled dynamics of one structure."""
 
-    def engine(self, system: System, *, threads: int, skin: float) -> Engine: ...
+    def engine(self, system: System, *, threads: int, skin: float) -> StructureEngine: ...
     def answer(self, system: System, energy: float, forces: np.ndarray, virial: np.ndarray) -> Prediction: ...
 
 
@@ -65,7 +66,7 @@ class EngineEvaluator:
     """evaluate(system) -> Prediction by an engine with its neighbour list; otherwise as `Evaluator`."""
 
     potential: CompiledPotential
-    engine: Engine
+    engine: StructureEngine
 
     def __call__(self, system: System) -> Prediction:
         positions, cell = system.positions.numpy(), system.cell[0].numpy()

@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Generator
 
-from mdistill.kernels.moment import Engine
+from mdistill.kernels.motion import StructureEngine
 from mdistill.kernels.splitting_map import Strides
 from mdistill.simulation.evaluator import EngineEvaluator
 from mdistill.types import LeapingPropagator, Prediction, Propagator, State, System
@@ -87,7 +87,7 @@ class Thermostat(Propagator, Protocol):
 class Mover:
     """Taker of compiled steps: an engine, or strides, which are counted."""
 
-    loop: Engine | Strides
+    loop: StructureEngine | Strides
     counts: StrideCounts | None = None
 
 

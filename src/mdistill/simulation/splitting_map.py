@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
+from mdistill.kernels.moment import Engine
 from mdistill.kernels.motion import Ensemble
 from mdistill.kernels.splitting_map import Strides
 from mdistill.nets.compiled import compiled
@@ -69,12 +70,13 @@ class SplittingStrides:
         return self
 
     def mover(self, evaluate: EngineEvaluator) -> Mover | None:
-        """Compiled strides, where all potentials have engines."""
-        stages = [stage.engine for stage in self.stages if isinstance(stage, EngineEvaluator)]
-        if len(stages) < len(self.stages) or self.evaluate is not evaluate:
+        """Compiled strides, where all potentials have engines on the CPU."""
+        stages = [engine for stage in self.stages if (engine := _cpu_engine(stage)) is not None]
+        student = _cpu_engine(evaluate)
+        if len(stages) < len(self.stages) or student is None or self.evaluate is not evaluate:
             return None
         strides = Strides(
-            stages, evaluate.engine, kicks=self.kicks, largest_force=self.largest_force.numpy(), looked_at=self.looked_at,
+            stages, student, kicks=self.kicks, largest_force=self.largest_force.numpy(), looked_at=self.looked_at,
             largest_change=self.largest_change, small_steps=math.ceil(self.stride_fs / self.small_step - 1e-9),
         )  # fmt: skip
         return Mover(strides, self.counts)
@@ -126,6 +128,10 @@ class SplittingStrides:
         return small_steps(state, evaluate, generator, time=self.stride_fs, longest=self.small_step)
 
 
+def _cpu_engine(evaluate: Evaluate) -> Engine | None:
+    return evaluate.engine if isinstance(evaluate, EngineEvaluator) and isinstance(evaluate.engine, Engine) else None
+
+
 def _balanced(prediction: Prediction) -> Prediction:
     """Forces minus their mean: rounding in single precision would otherwise let the centre of mass drift."""
     return replace(prediction, forces=prediction.forces - prediction.forces.mean(0))
@@ -141,7 +147,7 @@ def splitting_strides(
     double = potentials[0].mixing.dtype == torch.float64
     fast = [compiled(Conservative(potential), double=double) for potential in potentials]
     stages = [make_evaluator(one, system, skin=skin, guard=None if k else guard) for k, one in enumerate(fast)]
-    engines = [one.engine for one in (evaluate, *stages) if isinstance(one, EngineEvaluator)]
+    engines = [engine for one in (evaluate, *stages) if (engine := _cpu_engine(one)) is not None]
     for k, engine in enumerate(engines):
         any(engine.share_list(other) for other in engines[:k])
     return SplittingStrides(
