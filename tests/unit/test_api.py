@@ -17,14 +17,16 @@ from pymatgen.core import Lattice, Molecule, Structure
 
 import mdistill
 from mdistill.api import settings_from
-from mdistill.commands.arguments import flags_of
+from mdistill.commands.arguments import flags_of, from_file
+from mdistill.commands.distill import DistillArguments
 from mdistill.commands.simulate import SimulateArguments
 from mdistill.errors import BadInput, MdistillNotice
+from mdistill.estimates import exactly, gate
 from mdistill.io.convert_structures import as_crystal, as_system, write_structure
 from mdistill.io.structures import read_structure, read_system, to_atoms
 from mdistill.notices import notify
-from mdistill.runs.results import read_results
-from mdistill.workflows.distill_settings import DistillSettings
+from mdistill.runs.results import Results, read_results, write_results
+from mdistill.workflows.distill_settings import DistillSettings, quick_settings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "li6ps5cl.cif"
 SHORT = {"ensemble": "nve", "temperature_K": 300.0, "time_ps": 0.02, "time_step_fs": 2.0, "every_fs": 4.0,
@@ -191,6 +193,40 @@ def test_distill_plans_for_atoms_and_for_a_pymatgen_structure():
     assert found.folder is None and "Teacher toy_teacher:salt" in str(found)
     with pytest.raises(BadInput, match="mobile"):
         mdistill.distill(to_atoms(read_system_of_copper()), teacher="ase.calculators.emt:EMT", dry_run=True)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_distill_writes_what_the_command_writes(broken, copper, tmp_path, monkeypatch):
+    """The job itself is a stand-in; settings, input, results and report lie in the folder, a blow-up is raised after them."""
+    import mdistill.workflows.distill as module
+
+    asked: list[DistillSettings] = []
+
+    def stand_in(settings, folder, *, on_begin, **_):
+        asked.append(settings)
+        folder.mkdir(parents=True)
+        on_begin()
+        results = Results(command="distill", gates=[gate("force error", exactly(40.0, "meV/Å"), 30.0, "")])
+        write_results(folder, results)
+        if broken:
+            raise mdistill.BlowUp(3, "force")
+        notify("a notice of the job")
+        return results
+
+    monkeypatch.setattr(module, "distill", stand_in)
+    run, flags = tmp_path / "run", {"teacher": "ase.calculators.emt:EMT", "mobile": "none", "temperatures": (300, 400)}
+    if broken:
+        with pytest.raises(mdistill.BlowUp):
+            mdistill.distill(copper, run, **flags)
+    else:
+        with pytest.warns(MdistillNotice):
+            found = mdistill.distill(copper, run, quick=True, **flags)
+        assert not found.passed and found.rows("gates")[0]["gate"] == "force error" and found.folder == run
+        assert asked[0].label.frames == quick_settings(copper).label.frames and found.notes == ["a notice of the job"]
+        kept = from_file(DistillArguments, run / "run.toml").settings
+        assert kept.structure.resolve() == run / "input" / "structure.extxyz" and kept.temperatures == (300.0, 400.0)
+        assert torch.equal(read_system(kept.structure).numbers, as_system(copper).numbers)
+    assert (run / "report.html").exists() and read_results(run).gates[0].name == "force error"
 
 
 def read_system_of_copper():

@@ -121,7 +121,9 @@ def test_info_on_a_running_run_shows_progress_and_time_left(tmp_path, monkeypatc
 
     keep_settings(tmp_path, "simulate", {"time_ps": 1.0})
     assert not [table for table in card(tmp_path).tables if table.name == "now"]
+    (tmp_path / PROGRESS).write_text('{"stage": "of a process that died"}')
     with locked(tmp_path):
+        assert not (tmp_path / PROGRESS).exists()
         say_stage("stage 3 of 7: train, about 9 min left")
         bar = {"name": "student", "done": 30, "total": 120, "unit": "step", "left_s": 300.0, "time": 1000.0}
         facts = json.loads((tmp_path / PROGRESS).read_text())

@@ -48,6 +48,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         began = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(folder / HOLDER, {"process": os.getpid(), "host": this_host(), "time": began})
+        (folder / PROGRESS).unlink(missing_ok=True)
         remove_leftovers(folder)
         with published(lambda facts: _tell(folder, facts)):
             yield
