@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from mdistill.commands.arguments import output_folder, stamped, use_threads, wit
 from mdistill.commands.distill import DistillArguments, job
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.convert_structures import as_system, write_structure
+from mdistill.io.convert_structures import write_structure
 from mdistill.notices import noting
 from mdistill.outcome import Outcome
 from mdistill.runs.results import Results, merge, write_results
@@ -38,7 +38,7 @@ def simulate(
     structure: Any, potential: Any, settings: SimulateSettings | None = None, out: str | Path | None = None, *,
     stride_map: str | Path | None = None, repeat: tuple[int, int, int] = (1, 1, 1), device: str = "cpu",
     precision: Precision = "float32", threads: int | None = None, stop: StopRequest = NEVER, report: bool = True,
-    **flags: Any,
+    velocities: Literal["file", "random"] = "file", **flags: Any,
 ) -> Outcome:  # fmt: skip
     """MD in NVE, NVT or NpT, as `mdistill simulate`.
 
@@ -54,11 +54,13 @@ def simulate(
         threads: Number of threads (default: all cores).
         stop: Checked after every step.
         report: Whether to write report.html and its figures, which takes about 2 s.
+        velocities: Those of the structure, where it has any, or drawn at the temperature.
         flags: Any flag of `mdistill simulate`, such as temperature_K, time_ps, ensemble.
     Raises:
         BadInput: A structure, potential or setting that cannot be used; no `out`.
         BlowUp: The guard stopped the run.
     """
+    from mdistill.export.start import as_start
     from mdistill.export.watch import tell_committee_spread
     from mdistill.observables.simulation import dynamics_results, uncertainty_results
     from mdistill.runs.lock import locked
@@ -68,14 +70,15 @@ def simulate(
     chosen = settings_from(SimulateSettings, settings, flags, where="simulate()")
     folder = _needed(out, "simulate()")
     use_threads(threads)
-    system, model = as_system(structure, repeat=repeat), as_potential(potential, device=device, precision=precision)
+    start, model = as_start(structure, repeat=repeat), as_potential(potential, device=device, precision=precision)
+    system, momenta = start.system, None if velocities == "random" else start.momenta
     file = Path(potential) if isinstance(potential, (str, Path)) and Path(potential).exists() else None
     stride = None if stride_map is None else load_stride(Path(stride_map), student=file, precision=precision)
     with noting():
         if file is not None:
             tell_committee_spread(find_student(file) if file.is_dir() else file, model, system)
         with locked(output_folder(folder)):
-            done = run(system, model, chosen, folder, stride=stride, stop=stop)
+            done = run(system, model, chosen, folder, stride=stride, stop=stop, momenta=momenta, masses=start.masses)
             results = dynamics_results(done, model, chosen)
             if file is not None:
                 results = merge(results, uncertainty_results(model, file, done))

@@ -18,7 +18,8 @@ class SimulateArguments:
     """Structure and potential."""
 
     structure: Annotated[Path, tyro.conf.Positional]
-    """Ordered structure: CIF, POSCAR, extxyz, or anything else ASE reads (the last frame)."""
+    """Ordered structure: CIF, POSCAR, extxyz, or what else ASE reads; or a trajectory, whose last frame is the start, with
+    its velocities: HDF5, extxyz, LAMMPS, AMBER NetCDF, XDATCAR."""
     potential: str
     """Potential: student.mdistill, a run folder, a teacher's name, or module:attribute of an ASE calculator or factory."""
     stride_map: Path | None = None
@@ -27,6 +28,8 @@ class SimulateArguments:
     """Folder for trajectory, log.csv and results.json; an interrupted run in it continues."""
     repeat: tuple[int, int, int] = (1, 1, 1)
     """Repeats of the cell."""
+    velocities: Literal["file", "random"] = "file"
+    """Velocities at the start: of the file, if any, or drawn at the temperature."""
     device: str = "cpu"
     """Device: cpu, cuda or auto."""
     precision: Literal["float32", "float64"] = "float32"
@@ -61,9 +64,9 @@ GROUPS = {
 def main(arguments: list[str]) -> int:
     """Simulate; prints averages and speed."""
     given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP, groups=GROUPS)
+    from mdistill.export.start import read_start
     from mdistill.export.watch import tell_committee_spread
     from mdistill.interrupt import stop_on_signals
-    from mdistill.io.structures import read_system
     from mdistill.observables.simulation import dynamics_results, uncertainty_results
     from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
@@ -71,7 +74,8 @@ def main(arguments: list[str]) -> int:
     from mdistill.teachers.models import find_student, load, load_stride
 
     use_threads(given.threads)
-    system = read_system(given.structure, repeat=given.repeat)
+    start = read_start(given.structure, repeat=given.repeat)
+    system, momenta = start.system, None if given.velocities == "random" else start.momenta
     potential = load(given.potential, device=given.device, precision=given.precision, subject="--potential")
     stride = (
         None
@@ -85,7 +89,7 @@ def main(arguments: list[str]) -> int:
     command = "mdistill simulate " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         done = simulate(
-            system, potential, given.settings, folder, stride=stride, stop=stop,
+            system, potential, given.settings, folder, stride=stride, stop=stop, momenta=momenta, masses=start.masses,
             on_begin=lambda: write_config(folder, "mdistill simulate", given),
         )  # fmt: skip
     results = dynamics_results(done, potential, given.settings)

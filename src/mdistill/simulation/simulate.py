@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Generator
+from jaxtyping import Float
+from torch import Generator, Tensor
 
 from mdistill.analysis.taught import tell_departures
 from mdistill.errors import BadInput, BlowUp
@@ -19,8 +20,9 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
 from mdistill.nets.network import StrideMap
+from mdistill.notices import notify
 from mdistill.progress import Advance, progress
-from mdistill.runs.identity import model_id, shown_sha256, structure_sha256
+from mdistill.runs.identity import model_id, shown_sha256, structure_sha256, tensors_sha256
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluator import make_evaluator
@@ -74,6 +76,7 @@ def default_time_step(system: System) -> float:
 def simulate(
     system: System, potential: Potential, settings: SimulateSettings, folder: Path, *, stride: StrideMap | None = None,
     advance: Advance | None = None, stop: StopRequest = NEVER, on_begin: Callable[[], object] | None = None,
+    momenta: Float[Tensor, "atom 3"] | None = None, masses: Float[Tensor, " atom"] | None = None,
 ) -> SimulationResult:  # fmt: skip
     """Run molecular dynamics in a folder, or continue the run that the folder holds.
 
@@ -88,6 +91,8 @@ def simulate(
         stride: A long-stride map of this potential, in place of velocity Verlet; it sets the time step.
         stop: Checked after every step.
         on_begin: Called once the folder is known to be usable, before the first step.
+        momenta: [atom, 3] u·Å/fs at the start; None: drawn at the temperature.
+        masses: [atom] u; None: standard atomic masses.
     Returns:
         Paths, the last state, averages with errors, speed.
     Raises:
@@ -97,15 +102,17 @@ def simulate(
         Interrupted: A stop was requested; everything is saved.
         MdistillError: A file could not be written.
     """
-    return _Run(system, potential, settings, Path(folder), stride).finish(stop, on_begin, advance)
+    given = {name: one.double().cpu() for name, one in (("momenta", momenta), ("masses", masses)) if one is not None}
+    return _Run(system, potential, settings, Path(folder), stride, given=given).finish(stop, on_begin, advance)
 
 
 class _Run:
     """One run: equilibration at steps −m … 0, production at steps 0 … n."""
 
     def __init__(
-        self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: StrideMap | None
-    ) -> None:
+        self, system: System, potential: Potential, settings: SimulateSettings, folder: Path, stride: StrideMap | None, *,
+        given: Mapping[str, Tensor],
+    ) -> None:  # fmt: skip
         _check(system, potential, stride)
         tell_departures(system, potential, temperature_K=settings.temperature_K)
         system = cast(system, dtype=torch.float64, device="cpu")
@@ -118,12 +125,15 @@ class _Run:
             self.provenance |= {"stride": stride.name, "stride_sha256": shown_sha256(stride)}
         self.restart = folder / "restart.npz"
         models = {"potential": model_id(potential)} | ({} if stride is None else {"stride": model_id(stride)})
-        self.work = Work(key="simulation", settings=settings, inputs={"structure": structure_sha256(system)}, models=models)
+        inputs = {"structure": structure_sha256(system)} | {name: tensors_sha256(one) for name, one in given.items()}
+        self.work = Work(key="simulation", settings=settings, inputs=inputs, models=models)
         self.ledger = Ledger(folder)
         begun = self.ledger.begun(self.work, holds="a simulation", may_change=_MAY_CHANGE, files=_FILES)
         self.ledger.check_outputs(self.work.key)
         self.resumed = begun and self._has_restart()
-        point = load_restart(self.restart) if self.resumed else self._start(system)
+        begin = self._start(system, given)
+        point = load_restart(self.restart) if self.resumed else begin
+        hottest = max(settings.temperature_K, float(temperature(begin.state)[0]) if "momenta" in given else 0.0)
         self.point = point
         self.state, self.step, self.generator = point.state, point.step, point.generator()
         self.seconds, self.taken = point.extras.get("seconds", 0.0), int(point.extras.get("taken", 0))
@@ -134,7 +144,7 @@ class _Run:
             interval=settings.restart_seconds, extras=self._extras,
         )  # fmt: skip
         reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if "reference" in point.extras else None
-        self.guard = Guard(settings=settings.guard, temperature_K=settings.temperature_K, reference_energy=reference)
+        self.guard = Guard(settings=settings.guard, temperature_K=hottest, reference_energy=reference)
         self.evaluate = make_evaluator(potential, system, skin=settings.skin_A, guard=self.guard)
         self.strides = None if stride is None else self._strides(system, stride)
         self.nve: NveStep = self.strides or VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
@@ -268,9 +278,15 @@ class _Run:
             setattr(long.counts, name, int(self.point.extras.get(name, 0)))
         return long
 
-    def _start(self, system: System) -> RestartPoint:
-        generator = Generator().manual_seed(self.settings.seed)
-        state = initial_state(system, temperature_K=self.settings.temperature_K, generator=generator)
+    def _start(self, system: System, given: Mapping[str, Tensor]) -> RestartPoint:
+        generator, kelvin = Generator().manual_seed(self.settings.seed), self.settings.temperature_K
+        state = initial_state(system, temperature_K=kelvin, generator=generator, masses=given.get("masses"))
+        if "momenta" in given:
+            state = without_drift(replace(state, momenta=given["momenta"]))
+            unused = ", temperature_K is not used" if self.settings.ensemble == "nve" and self.first == 0 else ""
+            notify(f"the run starts with the momenta of the structure: {float(temperature(state)[0]):.0f} K{unused}")
+        if "masses" in given:
+            notify("the run has the masses of the structure, which are not the standard ones")
         state = replace(state, time=self.first * self.time_step)
         return RestartPoint(step=self.first, state=state, generator_state=generator.get_state())
 

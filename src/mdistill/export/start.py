@@ -1,0 +1,101 @@
+"""Where a simulation starts: the last frame of a structure or trajectory file, with the momenta and masses it holds."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import atomic_masses
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.errors import BadInput
+from mdistill.export.amber import NETCDF_SUFFIXES
+from mdistill.export.frames import read_frames
+from mdistill.io.checks import check_crystal, check_file
+from mdistill.io.convert_structures import as_system
+from mdistill.io.structures import from_atoms, read_system, to_atoms, to_system
+from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES
+from mdistill.types import System
+
+_FRAMES = (*HDF5_SUFFIXES, *NETCDF_SUFFIXES, ".lammpstrj", ".dump", ".data", ".lmp")
+_OTHER = 1e-3
+"""Relative difference from which a mass is not the standard one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """One structure with momenta (u·Å/fs), and masses (u) where they are not the standard ones; None for what is not known."""
+
+    system: System
+    momenta: Float[Tensor, "atom 3"] | None = None
+    masses: Float[Tensor, " atom"] | None = None
+
+
+def read_start(path: str | Path, *, repeat: tuple[int, int, int] = (1, 1, 1)) -> Start:
+    """The last frame of a file; repeats of the cell have the same momenta.
+
+    Args:
+        path: A structure, or a trajectory: HDF5, extended XYZ, AMBER NetCDF, LAMMPS dump or data, XDATCAR, …
+        repeat: Repeats of the cell.
+    Raises:
+        BadInput: As `read_system` and `export.frames.read_frames`.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _FRAMES:
+        return _of_atoms(read_system(path, repeat=repeat), _atoms(path), repeat)
+    last = read_frames(path).part(slice(-1, None))
+    atoms = Atoms(last.numbers, positions=last.positions[0], cell=last.cells[0], pbc=last.pbc, masses=last.masses)
+    if last.momenta is not None:
+        atoms.set_momenta(ASE_MOMENTUM * last.momenta[0])
+    crystal = from_atoms(atoms, source=str(path))
+    check_crystal(crystal)
+    if min(repeat) < 1:
+        raise BadInput("repeat", f"{repeat}", allowed="three numbers of at least 1", fix="--repeat 2 2 2")
+    system = to_system(crystal)
+    if tuple(repeat) != (1, 1, 1):
+        system = to_system(from_atoms(to_atoms(system).repeat(repeat), source=str(path)))
+    return _of_atoms(system, atoms, repeat)
+
+
+def as_start(structure: Any, *, repeat: tuple[int, int, int] = (1, 1, 1)) -> Start:
+    """As `read_start` of a path; of ASE Atoms with their momenta and masses; of what `as_system` accepts without.
+
+    Raises:
+        BadInput: As `read_start` and `as_system`.
+    """
+    if isinstance(structure, (str, Path)):
+        return read_start(structure, repeat=repeat)
+    return _of_atoms(as_system(structure, repeat=repeat), structure if isinstance(structure, Atoms) else None, repeat)
+
+
+def _atoms(path: Path) -> Any:
+    """What ASE reads of the file; None for CIF, which holds neither momenta nor masses."""
+    from ase.io import read
+
+    kind = check_file(path)
+    if kind == "cif":
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read(path, index=-1, format=kind, do_not_split_by_at_sign=True)
+
+
+def _of_atoms(system: System, atoms: Any, repeat: tuple[int, int, int]) -> Start:
+    if atoms is None or len(atoms) * int(np.prod(repeat)) != system.n_atoms:
+        return Start(system=system)
+    times = int(np.prod(repeat))
+    momenta = np.tile(atoms.get_momenta() / ASE_MOMENTUM, (times, 1)) if atoms.has("momenta") else np.zeros((1, 3))
+    masses = np.tile(atoms.get_masses(), times)
+    if not np.isfinite(momenta).all():
+        raise BadInput("structure", "its momenta are not finite", allowed="finite numbers", fix="remove them from the file")
+    other = np.abs(masses / atomic_masses[system.numbers.numpy()] - 1.0).max() > _OTHER
+    return Start(
+        system=system, momenta=torch.from_numpy(momenta.copy()) if momenta.any() else None,
+        masses=torch.from_numpy(masses.copy()) if other else None,
+    )  # fmt: skip
