@@ -6,6 +6,7 @@ Exit statuses: 0 ok, 1 error, 2 bad input, 3 blow-up, 4 gate failed, 130 interru
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 import traceback
@@ -88,7 +89,10 @@ def run(arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """Entry point of the `mdistill` script."""
+    """Entry point of the `mdistill` script. What a console cannot show (not UTF-8) is replaced."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
 
 

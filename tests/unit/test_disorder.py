@@ -16,8 +16,8 @@ from conductors import cif, conductor
 from mdistill.data import arrangement
 from mdistill.data.disorder import charges_of, closest_allowed, order, repeat, site_classes
 from mdistill.data.ewald import ewald_matrix
-from mdistill.data.prepare import supercell_for
 from mdistill.data.settings import DisorderSettings
+from mdistill.data.supercell import supercell_for
 from mdistill.errors import BadInput
 from mdistill.io.checks import neighbour_pairs
 from mdistill.io.crystal import Crystal, Site

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk
 from torch import Tensor
 
-from mdistill.data.prepare import plan, prepare, supercell_for
+from mdistill.data.prepare import plan, prepare
 from mdistill.data.relax import NotRelaxed, Relaxation, relax
 from mdistill.data.settings import DisorderSettings, PrepareSettings
+from mdistill.data.supercell import is_molecular, shortest_vector, supercell_for
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
 from mdistill.interrupt import StopRequest
-from mdistill.io.checks import perpendicular_heights
+from mdistill.io.crystal import Crystal
 from mdistill.io.structures import from_atoms, read_structure, to_system
 from mdistill.types import Graph, Potential, Prediction, System
 
@@ -158,16 +160,39 @@ def test_non_finite_answers_and_stops() -> None:
 def test_supercell_is_large_enough_and_no_larger(seed: int, trust: Callable[..., None]) -> None:
     cell = np.random.default_rng(seed).normal(size=(3, 3)) + 5.0 * np.eye(3)
     repeats = supercell_for(cell, 4.9)
-    heights = perpendicular_heights(cell * np.array(repeats)[:, None])
-    assert (heights > 9.8).all() and (np.linalg.norm(cell * np.array(repeats)[:, None], axis=1) > 9.8).all()
-    for axis in range(3):
-        fewer = heights[axis] * (repeats[axis] - 1) / repeats[axis]
-        assert fewer <= 9.8
+    shortest = shortest_vector(cell * np.array(repeats)[:, None])
+    assert shortest > 9.8
+    for fewer in np.ndindex(repeats):
+        assert shortest_vector(cell * (np.array(fewer) + 1)[:, None]) <= 9.8 or tuple(np.array(fewer) + 1) == repeats
     trust(
         "T30",
-        f"supercell heights over twice the cutoff, random cell {seed}",
-        float(heights.min() / 9.8),
+        f"shortest lattice vector over twice the cutoff, random cell {seed}",
+        float(shortest / 9.8),
         "> 1, and ≤ 1 with one repeat less",
+    )
+
+
+def test_supercell_of_a_hexagonal_cell_goes_by_its_shortest_vector() -> None:
+    """Li3N: 3 × 3 × 3 cells of 4 atoms; going by heights (3.16 Å) it would be 4 × 4 × 3."""
+    hexagonal = np.array([[3.648, 0, 0], [-1.824, 3.1593, 0], [0, 0, 3.875]])
+    assert supercell_for(hexagonal, 4.9) == (3, 3, 3)
+
+
+def water(side: float) -> Crystal:
+    """27 molecules H2O in a cubic box."""
+    places = side / 3.0 * np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    one = np.array([[0.0, 0.0, 0.0], [0.757, 0.586, 0.0], [-0.757, 0.586, 0.0]])
+    positions = (places[:, None] + one[None]).reshape(-1, 3)
+    return from_atoms(Atoms("OHH" * 27, positions=positions, cell=[side] * 3, pbc=True), source="water")
+
+
+def test_a_box_of_molecules_is_not_repeated_for_a_few_per_cent() -> None:
+    planned = plan(water(9.31), PrepareSettings())
+    assert planned.atoms == 81 and planned.supercell == (1, 1, 1)
+    assert any("it is not repeated" in note for note in planned.notes)
+    assert plan(water(8.7), PrepareSettings()).supercell == (2, 2, 2)
+    assert not is_molecular(read_structure(EXAMPLE)) and not is_molecular(
+        from_atoms(bulk("NaCl", "rocksalt", a=5.64, cubic=True))
     )
 
 

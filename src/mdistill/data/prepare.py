@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from mdistill.data.disorder import charges_of, describe, order, repeat, site_classes
 from mdistill.data.relax import Relaxation, relax
 from mdistill.data.settings import PrepareSettings
+from mdistill.data.supercell import SLACK, is_molecular, shortest_vector, supercell_for
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.charges import formal_charges
-from mdistill.io.checks import check_bulk, check_elements, perpendicular_heights
+from mdistill.io.checks import check_bulk, check_elements
 from mdistill.io.crystal import Crystal, formula
 from mdistill.io.structures import to_system
 from mdistill.progress import progress
@@ -67,19 +67,6 @@ class Preparation:
     notes: tuple[str, ...] = ()
 
 
-def supercell_for(cell: Float[np.ndarray, "3 3"], cutoff: float, *, min_length: float = 0.0) -> tuple[int, int, int]:
-    """Smallest diagonal repeat whose perpendicular heights (and so its lengths) exceed 2·cutoff and reach min_length.
-
-    Args:
-        cell: Å, rows are lattice vectors.
-        cutoff: Å.
-        min_length: Å.
-    """
-    heights = perpendicular_heights(np.asarray(cell, dtype=np.float64))
-    repeats = [max(math.floor(2.0 * cutoff / h) + 1, math.ceil(min_length / h - 1e-9), 1) for h in heights]
-    return repeats[0], repeats[1], repeats[2]
-
-
 def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[int] = (), subject: str = "the teacher") -> Plan:
     """Sites, disorder rule and supercell: what --dry-run prints. No teacher is called.
 
@@ -93,7 +80,8 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
     """
     check_elements(crystal, elements, subject)
     check_bulk(crystal)
-    supercell = supercell_for(crystal.cell, settings.cutoff, min_length=settings.min_length)
+    slack = SLACK if is_molecular(crystal) else 0.0
+    supercell = supercell_for(crystal.cell, settings.cutoff, min_length=settings.min_length, slack=slack)
     expected = crystal.n_atoms * math.prod(supercell)
     if expected > settings.max_atoms:
         problem = f"{expected:.0f} atoms in the {'×'.join(map(str, supercell))} supercell"
@@ -102,6 +90,11 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
     large = repeat(crystal, supercell)
     columns = ["site", "number", "occupancy", "atoms in the supercell"]
     notes = [*crystal.notes, *crystal.unused]
+    if (shortest := shortest_vector(large.cell)) <= 2.0 * settings.cutoff:
+        notes.append(
+            f"the box of molecules is {shortest:.2f} Å long, twice the cutoff {2.0 * settings.cutoff:g} Å: it is not repeated for"
+            f" less than {SLACK:.0%}; --prepare.min-length {math.ceil(2.0 * settings.cutoff)} repeats it"
+        )
     if crystal.ordered:
         rule = "No disorder: every site holds one whole atom."
         composition = large.composition
@@ -199,9 +192,9 @@ def _relaxation_notes(k: int, system: System, result: Relaxation, settings: Prep
         yield f"Ordering {k + 1} is not fully relaxed after {result.steps} teacher calls: {reached}."
     if abs(result.strain) > 0.15:
         yield f"Ordering {k + 1}: relaxation changed the volume by {result.strain:+.0%}; does the teacher know this material?"
-    height = float(perpendicular_heights(system.cell[0].numpy()).min())
-    if height <= 2.0 * settings.cutoff:
-        yield f"Ordering {k + 1}: after relaxation the smallest height is {height:.2f} Å, below twice the cutoff."
+    shortest = shortest_vector(system.cell[0].numpy())
+    if shortest <= 2.0 * settings.cutoff:
+        yield f"Ordering {k + 1}: after relaxation the shortest lattice vector is {shortest:.2f} Å, below twice the cutoff."
 
 
 def relaxation_table(done: Preparation) -> Table:

@@ -39,7 +39,7 @@ class PrepareSettings:
     """Preparation of a structure.
 
     Attributes:
-        cutoff: Student cutoff, Å. The supercell is longer than twice this in every direction.
+        cutoff: Student cutoff, Å. The shortest lattice vector of the supercell exceeds twice this.
         min_length: Smallest height of the supercell, Å.
         orderings: Number of orderings of a disordered crystal.
         relax_steps: Largest number of relaxation steps per ordering; 0: none.

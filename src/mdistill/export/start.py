@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ from mdistill.export.amber import NETCDF_SUFFIXES
 from mdistill.export.frames import read_frames
 from mdistill.io.checks import check_crystal, check_file
 from mdistill.io.convert_structures import as_system
-from mdistill.io.structures import from_atoms, read_system, to_atoms, to_system
+from mdistill.io.held_atoms import held_atoms
+from mdistill.io.structures import from_atoms, read_atoms, read_system, to_atoms, to_system
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES
+from mdistill.notices import notify
 from mdistill.types import System
 
 _FRAMES = (*HDF5_SUFFIXES, *NETCDF_SUFFIXES, ".lammpstrj", ".dump", ".data", ".lmp")
@@ -30,7 +31,9 @@ _OTHER = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """One structure with momenta (u·Å/fs), and masses (u) where they are not the standard ones; None for what is not known."""
+    """One structure with momenta (u·Å/fs), and masses (u) where they are not the standard ones; None for what is not known.
+
+    An atom that the file holds fixed has an infinite mass."""
 
     system: System
     momenta: Float[Tensor, "atom 3"] | None = None
@@ -76,14 +79,10 @@ def as_start(structure: Any, *, repeat: tuple[int, int, int] = (1, 1, 1)) -> Sta
 
 def _atoms(path: Path) -> Any:
     """What ASE reads of the file; None for CIF, which holds neither momenta nor masses."""
-    from ase.io import read
-
     kind = check_file(path)
     if kind == "cif":
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return read(path, index=-1, format=kind, do_not_split_by_at_sign=True)
+    return read_atoms(path, kind, -1)[0]
 
 
 def _of_atoms(system: System, atoms: Any, repeat: tuple[int, int, int]) -> Start:
@@ -95,7 +94,14 @@ def _of_atoms(system: System, atoms: Any, repeat: tuple[int, int, int]) -> Start
     if not np.isfinite(momenta).all():
         raise BadInput("structure", "its momenta are not finite", allowed="finite numbers", fix="remove them from the file")
     other = np.abs(masses / atomic_masses[system.numbers.numpy()] - 1.0).max() > _OTHER
+    mask, notes = held_atoms(atoms)
+    for note in notes:
+        notify(note)
+    if mask.any():
+        holds = np.tile(mask, times)
+        masses = np.where(holds, np.inf, masses)
+        momenta = np.where(holds[:, None], 0.0, momenta) if len(momenta) > 1 else momenta
     return Start(
         system=system, momenta=torch.from_numpy(momenta.copy()) if momenta.any() else None,
-        masses=torch.from_numpy(masses.copy()) if other else None,
+        masses=torch.from_numpy(masses.copy()) if other or mask.any() else None,
     )  # fmt: skip

@@ -314,7 +314,10 @@ def check_bulk(crystal: Crystal) -> None:
     Raises:
         BadInput: Not periodic in three directions, or more than VACUUM Å of empty space between layers of atoms.
     """
-    fix = "use the bulk unit cell; for a molecule or slab run `mdistill simulate`"
+    fix = (
+        "a molecule, wire or slab runs with `mdistill simulate FILE --potential TEACHER --out FOLDER`; students are distilled"
+        " from the bulk unit cell"
+    )
     if not all(crystal.pbc):
         raise BadInput(
             crystal.source, f"periodic only along {crystal.pbc}", allowed="periodic in three directions (bulk)", fix=fix

@@ -23,6 +23,7 @@ from mdistill.io.crystal import Crystal, Site, formula
 from mdistill.io.files import replacing, sha256
 from mdistill.io.held_atoms import unused_by_crystals
 from mdistill.io.split_sites import merge_overfull
+from mdistill.notices import notify
 from mdistill.types import System
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def read_structure(path: str | Path, *, index: int = -1) -> Crystal:
     if kind == "cif":
         crystal = merge_overfull(_read_cif(path, index))
     else:
-        atoms, notes = _read_with_ase(path, kind, index)
+        atoms, notes = read_atoms(path, kind, index)
         crystal = from_atoms(atoms, source=str(path), digest=sha256(path))
         crystal = replace(crystal, notes=(*crystal.notes, *notes), unused=tuple(unused_by_crystals(atoms)))
     check_crystal(crystal)
@@ -66,7 +67,7 @@ def _read_cif(path: Path, index: int) -> Crystal:
     )  # fmt: skip
 
 
-def _read_with_ase(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
+def read_atoms(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
     """The structure, and notes on how it was read."""
     from ase.io import read
 
@@ -135,7 +136,10 @@ def read_system(path: str | Path, *, index: int = -1, repeat: tuple[int, int, in
     """
     if min(repeat) < 1:
         raise BadInput("repeat", f"{repeat}", allowed="three numbers of at least 1", fix="--repeat 2 2 2")
-    system = to_system(read_structure(path, index=index))
+    crystal = read_structure(path, index=index)
+    for note in crystal.notes:
+        notify(note)
+    system = to_system(crystal)
     if tuple(repeat) == (1, 1, 1):
         return system
     atoms = to_atoms(system).repeat(repeat)

@@ -55,6 +55,12 @@ def transport_results(
     named = [_named(p.temperature, n) for p in points for n in p.tracer.notes]
     values = {f"{name}{p.suffix}": e for p in points for name, e in p.values.items()}
     values |= {f"msd_slope{p.suffix}": p.tracer.slope for p in points if p.tracer.slope.value is not None}
+    for point in points:
+        if "conductivity" not in point.estimates:
+            reason = (
+                "the cell is open, so it has no volume" if point.temperature else "no temperature is stated (--temperature-K)"
+            )
+            notes.append(_named(point.temperature, f"no σ: {reason}"))
     results = Results(
         command="transport",
         values=values,

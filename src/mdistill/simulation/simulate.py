@@ -25,10 +25,10 @@ from mdistill.progress import Advance, progress
 from mdistill.runs.identity import model_id, shown_sha256, structure_sha256, tensors_sha256
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.simulation.ensembles import make_propagator
-from mdistill.simulation.evaluator import make_evaluator
+from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
 from mdistill.simulation.guard import Guard, total_energy
-from mdistill.simulation.initial_state import initial_state, without_drift
-from mdistill.simulation.kinetics import temperature
+from mdistill.simulation.initial_state import initial_state, standard_masses, without_drift
+from mdistill.simulation.kinetics import held, temperature
 from mdistill.simulation.log import Log, Recorder
 from mdistill.simulation.propagators import LongStrides, NveStep
 from mdistill.simulation.restart import RestartPoint, load_restart, save_restart
@@ -131,6 +131,7 @@ class _Run:
         begun = self.ledger.begun(self.work, holds="a simulation", may_change=_MAY_CHANGE, files=_FILES)
         self.ledger.check_outputs(self.work.key)
         self.resumed = begun and self._has_restart()
+        self.long = stride is not None
         begin = self._start(system, given)
         point = load_restart(self.restart) if self.resumed else begin
         hottest = max(settings.temperature_K, float(temperature(begin.state)[0]) if "momenta" in given else 0.0)
@@ -145,7 +146,10 @@ class _Run:
         )  # fmt: skip
         reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if "reference" in point.extras else None
         self.guard = Guard(settings=settings.guard, temperature_K=hottest, reference_energy=reference)
-        self.evaluate = make_evaluator(potential, system, skin=settings.skin_A, guard=self.guard)
+        if bool(held(self.state.masses).any()):
+            self.evaluate: Evaluator | EngineEvaluator = Evaluator(potential, settings.skin_A)
+        else:
+            self.evaluate = make_evaluator(potential, system, skin=settings.skin_A, guard=self.guard)
         self.strides = None if stride is None else self._strides(system, stride)
         self.nve: NveStep = self.strides or VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
         self.began = 0.0
@@ -286,7 +290,7 @@ class _Run:
             unused = ", temperature_K is not used" if self.settings.ensemble == "nve" and self.first == 0 else ""
             notify(f"the run starts with the momenta of the structure: {float(temperature(state)[0]):.0f} K{unused}")
         if "masses" in given:
-            notify("the run has the masses of the structure, which are not the standard ones")
+            _check_held(system, given["masses"], self.settings, strides=self.long)
         state = replace(state, time=self.first * self.time_step)
         return RestartPoint(step=self.first, state=state, generator_state=generator.get_state())
 
@@ -296,6 +300,25 @@ def _time_step(system: System, settings: SimulateSettings, stride: StrideMap | N
     if stride is None:
         return settings.time_step_fs or default_time_step(system)
     return settings.time_step_fs or stride.settings.stride_fs
+
+
+def _check_held(system: System, masses: Tensor, settings: SimulateSettings, *, strides: bool) -> None:
+    """Tell of masses and held atoms of the structure.
+
+    Raises:
+        BadInput: Held atoms where they cannot be kept (npt, long strides), or no other atoms.
+    """
+    fixed = held(masses)
+    count, free = int(fixed.sum()), int((~fixed).sum())
+    if count and (settings.ensemble == "npt" or strides or not free):
+        problem = f"{count} of {count + free} atoms are held fixed"
+        allowed = "held atoms with --ensemble nve or nvt, in time steps, beside free ones"
+        raise BadInput("structure", problem, allowed=allowed, fix="remove the constraints from the file")
+    if count:
+        notify(f"{count} atoms are held fixed, as in the structure: {3 * free} degrees of freedom, no compiled steps")
+    other = (masses[~fixed] / standard_masses(system).to(masses)[~fixed] - 1.0).abs() > 1e-3
+    if bool(other.any()):
+        notify("the run has the masses of the structure, which are not the standard ones")
 
 
 def _check(system: System, potential: Potential, stride: StrideMap | None) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,22 +39,35 @@ def from_calculator(calculator: Any, *, name: str = "") -> AseTeacher:
 
 
 def import_calculator(path: str, *, subject: str = "teacher") -> AseTeacher:
-    """An ASE calculator from "module:attribute"; an attribute that is no calculator is called without arguments.
+    """An ASE calculator from "module:attribute" or "./file.py:attribute"; what is no calculator is called without arguments.
 
     Raises:
         BadInput: The module or attribute does not exist, or gives no calculator.
     """
-    module_name, _, attribute = path.removeprefix("ase:").partition(":")
+    module_name, _, attribute = path.removeprefix("ase:").rpartition(":")
     allowed, fix = '"module:attribute"', 'check the spelling, e.g. "ase.calculators.emt:EMT"'
+    if not module_name.endswith(".py") and (beside := Path(f"{module_name}.py")).is_file():
+        fix = f"name the file: ./{beside}:{attribute}"
     try:
-        calculator = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        module = _module_of_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        calculator = getattr(module, attribute)
+    except (OSError, SyntaxError, ImportError, AttributeError, ValueError) as error:
         raise BadInput(subject, f"{path!r} cannot be imported ({error})", allowed=allowed, fix=fix) from error
     try:
         made = calculator if hasattr(calculator, "get_property") and not isinstance(calculator, type) else calculator()
     except TypeError as error:
         raise BadInput(subject, f"{path!r} cannot be called without arguments ({error})", allowed=allowed, fix=fix) from error
     return from_calculator(made, name=path)
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """The module in a Python file, which runs."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -33,7 +33,7 @@ class DistillSettings:
         teacher: Foundation potential, or module:attribute of an ASE calculator or its factory (mace.calculators:mace_mp).
         temperatures: Temperatures of validation and production, K. Labels also come from 1.2 × the highest.
         mobile: Mobile ion; by default the first of Li, Na, Ag, Cu, K, F, Mg, Zn, Ca in the crystal. "none": no transport.
-        cutoff: Student cutoff, Å. The supercell is longer than twice this in every direction.
+        cutoff: Student cutoff, Å. The shortest lattice vector of the supercell exceeds twice this.
         seed: Seed of everything random.
         device: Device of the teacher: cpu, cuda or auto.
         prepare: Orderings, supercell, relaxation.
@@ -128,8 +128,9 @@ def ladder(temperatures: tuple[float, ...]) -> tuple[float, ...]:
 
 def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     """The settings with cutoff, seed, temperatures and mobile ion filled in where they are not set."""
-    from mdistill.io.checks import check_mobile
+    from mdistill.io.checks import check_bulk, check_mobile
 
+    check_bulk(crystal)
     mobile = settings.mobile or _mobile_of(crystal)
     temperatures = tuple(sorted(set(settings.temperatures)))
     prepare, train = settings.prepare, settings.train
