@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -152,6 +156,14 @@ def test_ase_reads_hdf5_once_the_format_is_declared(tmp_path, monkeypatch):
     assert np.allclose(last.get_stress(voigt=False), frames.stresses[-1])
 
 
+def test_the_entry_point_names_the_format():
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "entry-points"
+    ]
+    module, _, name = declared["ase.ioformats"]["mdistill-h5md"].partition(":")
+    assert getattr(import_module(module), name) is ase_format.mdistill_format
+
+
 def test_amber_files_of_other_programs_need_a_topology(tmp_path):
     """They have no elements and store velocities in units of 1/20.455 ps."""
     from scipy.io import netcdf_file
@@ -182,7 +194,7 @@ def test_types_of_lammps_are_not_taken_for_elements(tmp_path):
     lines = [" ".join(w for k, w in enumerate(line.split()) if k not in (2, 3)) if line[:1].isdigit() and len(line.split()) == 10
              else line for line in text.splitlines()]  # fmt: skip
     (tmp_path / "types.dump").write_text("\n".join(lines) + "\n")
-    with pytest.raises(BadInput, match="atom types up to 3, not elements"):
+    with pytest.raises(BadInput, match="no elements"):
         read_frames(tmp_path / "types.dump")
     assert read_frames(tmp_path / "types.dump", elements=("Li", "P", "S")).numbers.tolist() == [3, 16, 3, 15, 16]
 

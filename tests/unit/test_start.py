@@ -74,6 +74,14 @@ def test_the_command_and_python_take_the_velocities_unless_told_otherwise(run, t
     assert torch.allclose(read_hdf5(kept.trajectory).momenta[0], known, atol=1e-7)
 
 
+def test_deuterium_and_zero_momenta(tmp_path):
+    """D is hydrogen with another name; momenta that are all zero are none."""
+    text = '2\nLattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3:momenta:R:3\nD 0 0 0 0 0 0\nD 0 0 0.75 0 0 0\n'
+    (tmp_path / "d2.extxyz").write_text(text)
+    start = read_start(tmp_path / "d2.extxyz")
+    assert start.system.numbers.tolist() == [1, 1] and start.momenta is None
+
+
 def test_masses_of_the_file_are_used_and_repeats_have_the_same_momenta(tmp_path):
     atoms = bulk("Cu", cubic=True)
     atoms.set_masses([200.0] * 4)

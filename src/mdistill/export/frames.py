@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import atomic_masses, atomic_numbers
+from ase.data import atomic_masses
 from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput
 from mdistill.export.amber import NETCDF_SUFFIXES, read_netcdf
+from mdistill.io.atom_kinds import check_masses_tell_elements, lammps_names_elements, numbers_of_types, without_isotopes
 from mdistill.io.import_trajectory import READABLE
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5_arrays
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar
@@ -131,12 +132,13 @@ def _from_ase(path: Path, elements: Sequence[str]) -> Frames:
     except (UnknownFileTypeError, UnicodeDecodeError, OSError, EOFError) as error:
         fix = "give it the extension of its format, or convert it with `ase convert`"
         raise BadInput(path, "its format is not recognised", allowed=READABLE, fix=fix) from error
-    unit = _lammps_units(path) if kind.startswith("lammps") else "metal"
+    lammps = kind.startswith("lammps")
+    unit, source = _lammps_units(path) if lammps else "metal", without_isotopes(path, kind)[0]
     options: dict[str, Any] = {"units": unit} if kind == "lammps-dump-text" else {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            images = read(str(path), index=":", format=kind, do_not_split_by_at_sign=True, **options)
+            images = read(source, index=":", format=kind, do_not_split_by_at_sign=True, **options)
     except Exception as error:
         problem = f"cannot be read as {kind} ({type(error).__name__}: {str(error)[:120]})"
         raise BadInput(path, problem, allowed=READABLE, fix="check whether the file is complete") from error
@@ -146,7 +148,11 @@ def _from_ase(path: Path, elements: Sequence[str]) -> Frames:
     if any(not np.array_equal(atoms.numbers, first.numbers) for atoms in images):
         raise BadInput(path, "its frames hold different atoms, or in another order", allowed="the same atoms in every frame",
                        fix="convert structures of one kind, sorted in one way")  # fmt: skip
-    numbers = _numbers(path, kind, first.numbers, elements)
+    numbers = np.array(first.numbers)
+    if lammps and not lammps_names_elements(path, kind, elements):
+        numbers = numbers_of_types(path, numbers, elements)
+    if kind == "lammps-data" and first.has("masses"):
+        check_masses_tell_elements(path, first)
     masses = first.get_masses() if first.has("masses") else atomic_masses[numbers]
     check_masses(masses, path)
     pbc = [bool(along) for along in first.pbc]
@@ -162,23 +168,6 @@ def _from_ase(path: Path, elements: Sequence[str]) -> Frames:
         momenta=np.stack([a.get_momenta() for a in images]) / ASE_MOMENTUM if all(a.has("momenta") for a in images) else None,
         energies=_results(images, "energy"), forces=_results(images, "forces"), stresses=_stresses(images),
     )  # fmt: skip
-
-
-def _numbers(path: Path, kind: str, read: np.ndarray, elements: Sequence[str]) -> np.ndarray:
-    """Atomic numbers; types of LAMMPS become those of the elements given, or are refused."""
-    if not kind.startswith("lammps"):
-        return np.array(read)
-    if kind != "lammps-data":
-        named = any("element" in line.split() for line in _head(path) if line.startswith("ITEM: ATOMS"))
-    else:
-        named = any(line.strip().startswith("Masses") for line in _head(path))
-    if named:
-        return np.array(read)
-    if not elements or read.max() > len(elements) or any(symbol not in atomic_numbers for symbol in elements):
-        problem = f"it holds atom types up to {int(read.max())}, not elements"
-        fix = "--elements Li P S Cl, in the order of types"
-        raise BadInput(path, problem, allowed="one element symbol for each type", fix=fix)
-    return np.array([atomic_numbers[elements[number - 1]] for number in read])
 
 
 def _head(path: Path) -> list[str]:
