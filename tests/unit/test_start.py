@@ -78,7 +78,8 @@ def test_deuterium_and_zero_momenta(tmp_path):
     """D is hydrogen with another name; momenta that are all zero are none."""
     text = '2\nLattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3:momenta:R:3\nD 0 0 0 0 0 0\nD 0 0 0.75 0 0 0\n'
     (tmp_path / "d2.extxyz").write_text(text)
-    start = read_start(tmp_path / "d2.extxyz")
+    with pytest.warns(MdistillNotice, match="D is read as hydrogen"):
+        start = read_start(tmp_path / "d2.extxyz")
     assert start.system.numbers.tolist() == [1, 1] and start.momenta is None
 
 
