@@ -20,7 +20,7 @@ def case(rng: np.random.Generator) -> tuple[list[ConvolutionPath], np.ndarray, d
     for block, components in SIZES:
         channels, inner = BLOCKS[block]
         values = rng.normal(size=(components, inner, 4)) * (rng.random((components, inner, 4)) < 0.6)
-        paths.append(ConvolutionPath(block=block, weight=weight, start=start, coefficients=values))
+        paths.append(ConvolutionPath(block=block, weight=weight, start=start, stride=channels, coefficients=values))
         weight, start = weight + channels, start + channels * components
     edges = [(i, j) for i in range(3) for j in range(3) if i != j]
     data = {
@@ -44,8 +44,8 @@ def formula(paths: list[ConvolutionPath], table: np.ndarray, data: dict[str, Ten
     starts, parts = np.cumsum([0] + [c * a for c, a in BLOCKS]), []
     for path in paths:
         channels, inner = BLOCKS[path.block]
-        block = data["features"][:, starts[path.block] : starts[path.block + 1]].reshape(3, channels, inner)[data["sender"]]
-        message = torch.einsum("cab,eb,eua,eu->euc", torch.tensor(path.coefficients), data["harmonics"], block,
+        block = data["features"][:, starts[path.block] : starts[path.block + 1]].reshape(3, inner, channels)[data["sender"]]
+        message = torch.einsum("cab,eb,eau,eu->ecu", torch.tensor(path.coefficients), data["harmonics"], block,
                                weights[:, path.weight : path.weight + channels])  # fmt: skip
         parts.append(message.new_zeros(3, *message.shape[1:]).index_add(0, data["receiver"], message).flatten(1))
     return SCALE * torch.cat(parts, 1)
@@ -72,6 +72,6 @@ def test_a_compiled_convolution_and_its_gradients_are_those_of_the_formula(threa
 
 
 def test_blocks_that_do_not_fill_vectors_have_no_kernel() -> None:
-    path = ConvolutionPath(block=0, weight=0, start=0, coefficients=np.ones((1, 1, 1)))
+    path = ConvolutionPath(block=0, weight=0, start=0, stride=3, coefficients=np.ones((1, 1, 1)))
     with pytest.raises(NoKernel, match="blocks"):
         ConvolutionKernel([(3, 1)], [path], np.ones((1, 4, 3)), scale=1.0, lowest=0.0, spacing=1.0)

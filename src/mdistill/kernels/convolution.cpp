@@ -3,7 +3,7 @@
 // y_i[p, c, u] = s Σ_j w_p(r_ij)[u] Σ_a m_p[c, a] x_j[a, u],   m_p[c, a] = Σ_b C^p_cab Y_b(r̂_ij)
 //
 // x: features of the sender (block of equal angular momentum: component a, channel u)   p: path, from one block to one output
-// w: radial functions   C: Clebsch–Gordan coefficients   Y: spherical harmonics   s: scale
+// Both have channels last. w: radial functions   C: Clebsch–Gordan coefficients   Y: spherical harmonics   s: scale
 // Radial functions are cubic polynomials of t, the place between two of equidistant knots.
 #include <vector>
 
@@ -26,7 +26,7 @@ struct Term {  // m[ca] gets value · Y[b]
 };
 
 struct Path {
-  int block, components, weight, start;  // components of the output; first weight; first number of the output
+  int block, components, weight, start, stride;  // components of the output; first weight; first number and row length there
   std::vector<Term> terms;
 };
 
@@ -56,24 +56,6 @@ class Convolution {
     }
   }
 
-  // Features [channel, component] of each block to [component, channel], or back.
-  void blocked(const float *from, float *to, float factor) const {
-    for (const Block &b : blocks) turn(from + b.start, to + b.start, b.channels, b.components, factor);
-  }
-  void outputs_blocked(const float *from, float *to, float factor) const {
-    for (const Path &p : paths) turn(from + p.start, to + p.start, blocks[p.block].channels, p.components, factor);
-  }
-  void outputs_unblocked(const float *from, float *to, float factor) const {
-    for (const Path &p : paths) turn(from + p.start, to + p.start, p.components, blocks[p.block].channels, factor);
-  }
-  void unblocked(const float *from, float *to) const {
-    for (const Block &b : blocks) turn(from + b.start, to + b.start, b.components, b.channels, 1.0f);
-  }
-  static void turn(const float *from, float *to, int rows, int columns, float factor) {
-    for (int column = 0; column < columns; ++column)
-      for (int row = 0; row < rows; ++row) to[column * rows + row] = from[row * columns + column] * factor;
-  }
-
   void mix(const Path &path, const float *y, float *m) const {
     const int size = path.components * blocks[path.block].components;
     std::fill(m, m + size, 0.0f);
@@ -84,7 +66,7 @@ class Convolution {
 constexpr int MOST = 7;  // components: angular momentum up to 3
 
 template <int C, int A>
-void add_message(int channels, const float *m, const float *w, const float *x, float *out) {
+void add_message(int channels, int stride, const float *m, const float *w, const float *x, float *out) {
   for (int u = 0; u < channels; u += W) {
     V source[A];
     MDISTILL_UNROLL
@@ -95,7 +77,7 @@ void add_message(int channels, const float *m, const float *w, const float *x, f
       V part = m[c * A] * source[0];
       MDISTILL_UNROLL
       for (int a = 1; a < A; ++a) part += m[c * A + a] * source[a];
-      float *to = out + c * channels + u;
+      float *to = out + c * stride + u;
       store<float>(to, load(to) + part * weight);
     }
   }
@@ -103,7 +85,7 @@ void add_message(int channels, const float *m, const float *w, const float *x, f
 
 // Adds to the gradients of the features and of the length; `mixed` gets those of m, one vector each.
 template <int C, int A>
-V add_gradient(int channels, const float *m, const float *w, const float *slope, const float *x, const float *g, float *gx, V *mixed) {
+V add_gradient(int channels, int stride, const float *m, const float *w, const float *slope, const float *x, const float *g, float *gx, V *mixed) {
   V length = V{};
   V total[C * A];
   MDISTILL_UNROLL
@@ -115,7 +97,7 @@ V add_gradient(int channels, const float *m, const float *w, const float *slope,
     const V weight = load(w + u);
     MDISTILL_UNROLL
     for (int c = 0; c < C; ++c) {
-      const V down = load(g + c * channels + u), weighted = down * weight;
+      const V down = load(g + c * stride + u), weighted = down * weight;
       V part = m[c * A] * source[0];
       MDISTILL_UNROLL
       for (int a = 1; a < A; ++a) part += m[c * A + a] * source[a];
@@ -135,8 +117,8 @@ V add_gradient(int channels, const float *m, const float *w, const float *slope,
   return length;
 }
 
-using Forward = void (*)(int, const float *, const float *, const float *, float *);
-using Backward = V (*)(int, const float *, const float *, const float *, const float *, const float *, float *, V *);
+using Forward = void (*)(int, int, const float *, const float *, const float *, float *);
+using Backward = V (*)(int, int, const float *, const float *, const float *, const float *, const float *, float *, V *);
 
 template <int C>
 Forward forward_of(int a) {
@@ -153,17 +135,11 @@ Backward backward_of(int c, int a) {
   return c == 1 ? backward_of<1>(a) : c == 3 ? backward_of<3>(a) : c == 5 ? backward_of<5>(a) : backward_of<7>(a);
 }
 
-std::vector<float> all_blocked(const Convolution &net, int64_t atoms, const float *features) {
-  std::vector<float> x(atoms * net.inputs);
-  for (int64_t i = 0; i < atoms; ++i) net.blocked(features + i * net.inputs, x.data() + i * net.inputs, 1.0f);
-  return x;
-}
-
 }  // namespace
 
 extern "C" {
 
-// blocks: [n, 2] channels and components. paths: [n, 5] block, components, first weight, first output, terms.
+// blocks: [n, 2] channels and components. paths: [n, 6] block, components, first weight, first output and stride, terms.
 // terms: [n, 2] place in m, harmonic, with their values. table: as above. numbers: scale, lowest, spacing.
 Convolution *mdistill_convolution(int32_t block_count, const int32_t *blocks, int32_t path_count, const int32_t *paths, const int32_t *terms, const double *values, int32_t harmonics, int32_t intervals, const float *table, const double *numbers) {
   auto *net = new Convolution;
@@ -171,9 +147,9 @@ Convolution *mdistill_convolution(int32_t block_count, const int32_t *blocks, in
     net->blocks.push_back({blocks[2 * k], blocks[2 * k + 1], net->inputs});
     net->inputs += blocks[2 * k] * blocks[2 * k + 1];
   }
-  for (int k = 0; k < path_count; ++k, paths += 5) {
-    Path path{paths[0], paths[1], paths[2], paths[3], {}};
-    for (int t = 0; t < paths[4]; ++t, terms += 2) path.terms.push_back({terms[0], terms[1], static_cast<float>(*values++)});
+  for (int k = 0; k < path_count; ++k, paths += 6) {
+    Path path{paths[0], paths[1], paths[2], paths[3], paths[4], {}};
+    for (int t = 0; t < paths[5]; ++t, terms += 2) path.terms.push_back({terms[0], terms[1], static_cast<float>(*values++)});
     net->weights += net->blocks[path.block].channels;
     net->outputs += net->blocks[path.block].channels * path.components;
     net->paths.push_back(std::move(path));
@@ -188,7 +164,6 @@ void mdistill_convolution_free(Convolution *net) { delete net; }
 int32_t mdistill_lanes() { return W; }
 
 void mdistill_convolve(const Convolution *net, int64_t atoms, int32_t threads, const Edges *edges, const float *features, float *result) {
-  const std::vector<float> x = all_blocked(*net, atoms, features);
   Crew::split(atoms, threads, [&](int64_t from, int64_t to) {
     std::vector<float> w(net->weights), out(net->outputs);
     float m[MOST * MOST];
@@ -196,21 +171,20 @@ void mdistill_convolve(const Convolution *net, int64_t atoms, int32_t threads, c
       std::fill(out.begin(), out.end(), 0.0f);
       for (int64_t e = edges->first[i]; e < edges->first[i + 1]; ++e) {
         net->radial(edges->length[e], w.data(), nullptr);
-        const float *source = x.data() + edges->sender[e] * net->inputs, *y = edges->harmonics + e * net->harmonics;
+        const float *source = features + edges->sender[e] * net->inputs, *y = edges->harmonics + e * net->harmonics;
         for (const Path &path : net->paths) {
           const Block &block = net->blocks[path.block];
           net->mix(path, y, m);
-          forward_of(path.components, block.components)(block.channels, m, w.data() + path.weight, source + block.start, out.data() + path.start);
+          forward_of(path.components, block.components)(block.channels, path.stride, m, w.data() + path.weight, source + block.start, out.data() + path.start);
         }
       }
-      net->outputs_unblocked(out.data(), result + i * net->outputs, net->scale);
+      for (int k = 0; k < net->outputs; ++k) result[i * net->outputs + k] = out[k] * net->scale;
     }
   });
 }
 
 // Gradients of features, harmonics and lengths from those of the result.
 void mdistill_convolve_back(const Convolution *net, int64_t atoms, int32_t threads, const Edges *edges, const float *features, const float *gradient, float *to_features, float *to_harmonics, float *to_lengths) {
-  const std::vector<float> x = all_blocked(*net, atoms, features);
   const int parts = std::max(threads, 1);
   std::vector<std::vector<float>> backs(parts, std::vector<float>(atoms * net->inputs, 0.0f));
   Crew::run(parts, [&](int part) {
@@ -219,7 +193,7 @@ void mdistill_convolve_back(const Convolution *net, int64_t atoms, int32_t threa
     V mixed[MOST * MOST], harmonic[16];
     float *back = backs[part].data();
     for (int64_t i = atoms * part / parts; i < atoms * (part + 1) / parts; ++i) {
-      net->outputs_blocked(gradient + i * net->outputs, g.data(), net->scale);
+      for (int k = 0; k < net->outputs; ++k) g[k] = gradient[i * net->outputs + k] * net->scale;
       for (int64_t e = edges->first[i]; e < edges->first[i + 1]; ++e) {
         net->radial(edges->length[e], w.data(), slope.data());
         const int64_t j = edges->sender[e] * net->inputs;
@@ -229,8 +203,8 @@ void mdistill_convolve_back(const Convolution *net, int64_t atoms, int32_t threa
         for (const Path &path : net->paths) {
           const Block &block = net->blocks[path.block];
           net->mix(path, y, m);
-          length += backward_of(path.components, block.components)(block.channels, m, w.data() + path.weight, slope.data() + path.weight,
-                                                                   x.data() + j + block.start, g.data() + path.start, back + j + block.start, mixed);
+          length += backward_of(path.components, block.components)(block.channels, path.stride, m, w.data() + path.weight, slope.data() + path.weight,
+                                                                   features + j + block.start, g.data() + path.start, back + j + block.start, mixed);
           for (const Term &t : path.terms) harmonic[t.b] += t.value * mixed[t.ca];
         }
         to_lengths[e] = mdistill::sum<float>(length);
@@ -240,6 +214,6 @@ void mdistill_convolve_back(const Convolution *net, int64_t atoms, int32_t threa
   });
   for (int part = 1; part < parts; ++part)
     for (size_t k = 0; k < backs[0].size(); ++k) backs[0][k] += backs[part][k];
-  for (int64_t i = 0; i < atoms; ++i) net->unblocked(backs[0].data() + i * net->inputs, to_features + i * net->inputs);
+  std::copy(backs[0].begin(), backs[0].end(), to_features);
 }
 }

@@ -24,18 +24,20 @@ class ConvolutionPath:
 
     Attributes:
         block: Number of the block of features.
-        weight, start: First of its radial functions; first number of its result.
+        weight: First of its radial functions.
+        start, stride: First number of its result, and numbers between two components there.
         coefficients: C_cab with all factors.
     """
 
     block: int
     weight: int
     start: int
+    stride: int
     coefficients: Float[np.ndarray, "component feature_component harmonic"]
 
 
 class ConvolutionKernel:
-    """The convolution of convolution.cpp.
+    """The convolution of convolution.cpp; features and result have channels last, block after block.
 
     Args:
         blocks: Channels and components of each block of the features.
@@ -60,7 +62,7 @@ class ConvolutionKernel:
             components, _, _ = path.coefficients.shape
             flat = path.coefficients.reshape(-1, harmonics)
             found = np.argwhere(flat)
-            rows.append((path.block, components, path.weight, path.start, len(found)))
+            rows.append((path.block, components, path.weight, path.start, path.stride, len(found)))
             terms += found.tolist()
             values += flat[tuple(found.T)].tolist()
         numbers = np.ascontiguousarray(table, dtype=np.float32)

@@ -19,15 +19,15 @@ from torch import Tensor
 from mdistill.kernels.convolution import ConvolutionKernel, ConvolutionPath
 
 Data = dict[str, Tensor]
-_LOWEST, _SPACING = 0.25, 0.01
+LOWEST, _SPACING = 0.25, 0.01
 """Distance of the first knot, and between two knots, Å."""
 
 
 class CompiledConvolution:
-    """A convolution in compiled code; structures with a shorter distance than the first knot's are computed in torch.
+    """A convolution in compiled code, for features with channels last and distances above `LOWEST`.
 
     Args:
-        torch_convolution: The convolution in torch; its `layer` is the package's.
+        layer: The package's convolution.
         radial: Distances [edge] (Å) → input of the layer's radial network, in float64.
         keys: Names of the network's data.
         cutoff: Cutoff of the network, Å.
@@ -35,20 +35,17 @@ class CompiledConvolution:
         NoKernel: It cannot be built here.
     """
 
-    def __init__(self, torch_convolution: Any, radial: Callable[[Tensor], Tensor], keys: Any, cutoff: float) -> None:
-        layer = torch_convolution.layer
-        self.torch_convolution, self.layer, self.keys = torch_convolution, layer, keys
+    def __init__(self, layer: Any, radial: Callable[[Tensor], Tensor], keys: Any, cutoff: float) -> None:
+        self.layer, self.keys = layer, keys
         product = layer.convolution
         blocks = [(block.mul, block.ir.dim) for block in product.irreps_in1]
         self.kernel = ConvolutionKernel(
             blocks, _paths(product), _spline(layer.weight_nn, radial, cutoff), scale=1.0 / float(layer.denominator),
-            lowest=_LOWEST, spacing=_SPACING,
+            lowest=LOWEST, spacing=_SPACING,
         )  # fmt: skip
 
     def __call__(self, data: Data) -> Data:
         layer, lengths = self.layer, data[self.keys.EDGE_LENGTH]
-        if len(lengths) == 0 or float(lengths.detach().min()) < _LOWEST:
-            return self.torch_convolution(data)
         features, harmonics = data[layer.key_x], data[layer.key_filter]
         receiver, sender = data[layer.key_edge_idx]
         first = torch.searchsorted(receiver, torch.arange(len(features) + 1))
@@ -90,28 +87,39 @@ def _addresses(first: Tensor, sender: Tensor, lengths: Tensor, harmonics: Tensor
 
 
 def _paths(product: Any) -> list[ConvolutionPath]:
-    """The paths of the package's tensor product, in the order of their radial functions."""
+    """The paths of the package's tensor product, in the order of their radial functions; outputs of equal angular momentum are
+    channels of one block."""
     from e3nn.o3 import wigner_3j
 
-    places, harmonics, weight, paths = product.irreps_out.slices(), product.irreps_in2.slices(), 0, []
+    harmonics, weight, paths, places = product.irreps_in2.slices(), 0, [], _places(product.irreps_out)
     for path in product.instructions:
         first, second, out = product.irreps_in1[path.i_in1], product.irreps_in2[path.i_in2], product.irreps_out[path.i_out]
         coefficients = torch.zeros(out.ir.dim, first.ir.dim, product.irreps_in2.dim)
         own = path.path_weight * wigner_3j(first.ir.l, second.ir.l, out.ir.l).permute(2, 0, 1)
         coefficients[:, :, harmonics[path.i_in2]] = own.where(own.abs() > 1e-6, torch.zeros(()))
-        paths.append(
-            ConvolutionPath(
-                block=path.i_in1, weight=weight, start=places[path.i_out].start, coefficients=coefficients.numpy().astype(float)
-            )
-        )
+        start, stride = places[path.i_out]
+        values = coefficients.numpy().astype(float)
+        paths.append(ConvolutionPath(block=path.i_in1, weight=weight, start=start, stride=stride, coefficients=values))
         weight += first.mul
     return paths
+
+
+def _places(blocks: Any) -> list[tuple[int, int]]:
+    """First number and stride of each block where neighbours of equal angular momentum are channels of one."""
+    places, start = [], 0
+    for block in blocks.simplify():
+        inside = 0
+        while inside < block.mul:
+            places.append((start + inside, block.mul))
+            inside += blocks[len(places) - 1].mul
+        start += block.dim
+    return places
 
 
 def _spline(network: Any, radial: Callable[[Tensor], Tensor], cutoff: float) -> Float[np.ndarray, "interval power weight"]:
     """Cubic Hermite polynomials of a radial network between knots, from its values and slopes in float64."""
     network = deepcopy(network).double()
-    distances = _LOWEST + _SPACING * torch.arange(round((cutoff - _LOWEST) / _SPACING) + 2, dtype=torch.float64)
+    distances = LOWEST + _SPACING * torch.arange(round((cutoff - LOWEST) / _SPACING) + 2, dtype=torch.float64)
     both = torch.func.jvp(lambda r: network(radial(r)), (distances,), (torch.ones_like(distances),))
     values, slopes = both[0], both[1]
     left, right = _SPACING * slopes[:-1], _SPACING * slopes[1:]

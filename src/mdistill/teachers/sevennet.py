@@ -20,11 +20,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mdistill.derivatives import Conservative
+from mdistill.graph import edge_vectors
 from mdistill.kernels.build import NoKernel, enabled
 from mdistill.notices import notify
 from mdistill.runs.identity import weights_sha256
 from mdistill.teachers.ase import refuse_unknown
-from mdistill.teachers.compiled_convolution import CompiledConvolution
+from mdistill.teachers.channels_last import channels_last
+from mdistill.teachers.compiled_convolution import LOWEST, CompiledConvolution
 from mdistill.types import CurvedPotential, Graph, Prediction
 
 _MODELS = {
@@ -79,7 +81,7 @@ def fastest(net: SevenNetEnergy) -> CurvedPotential:
 
 
 def _compiled(net: SevenNetEnergy) -> SevenNetEnergy:
-    """The network with compiled convolutions; its gradient can be taken once.
+    """The network with compiled convolutions and channels last; its gradient can be taken once.
 
     Raises:
         NoKernel: They cannot be built here.
@@ -89,10 +91,11 @@ def _compiled(net: SevenNetEnergy) -> SevenNetEnergy:
     def radial(lengths: Float[Tensor, " edge"]) -> Float[Tensor, "edge basis"]:
         return embedding.basis_function(lengths) * embedding.cutoff_function(lengths).unsqueeze(1)
 
-    return replace(net, layers=tuple(
-        CompiledConvolution(layer, radial, net.keys, net.cutoff) if isinstance(layer, EdgeConvolution) else layer
-        for layer in net.layers
-    ))  # fmt: skip
+    def fast(layer: Any) -> Any:
+        convolves = isinstance(layer, EdgeConvolution)
+        return CompiledConvolution(layer.layer, radial, net.keys, net.cutoff) if convolves else channels_last(layer)
+
+    return replace(net, layers=tuple(map(fast, net.layers)))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -101,7 +104,7 @@ class CompiledSevenNet:
 
     Attributes:
         net: The network in torch, for curvature products.
-        compiled: The network with compiled convolutions.
+        compiled: The network with compiled convolutions, for distances that their splines cover.
     """
 
     net: SevenNetEnergy
@@ -120,7 +123,9 @@ class CompiledSevenNet:
         return self.net.name
 
     def __call__(self, graph: Graph) -> Prediction:
-        return Conservative(self.compiled)(graph)
+        distances = edge_vectors(graph).detach().square().sum(1)
+        usual = len(distances) > 0 and float(distances.min()) > LOWEST**2
+        return Conservative(self.compiled if usual else self.net)(graph)
 
     def curvature(self, graph: Graph, probes: Float[Tensor, "probe atom 3"]) -> Float[Tensor, "probe atom 3"]:
         return Conservative(self.net).curvature(graph, probes)
