@@ -13,6 +13,7 @@ import importlib.util
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ def batches(rounds: int) -> list[dict[str, Any]]:
     for size in (1, 2, 4, 8):
         graph = build_graph(concatenate([system] * size), CUTOFF)
         for name, potential in potentials.items():
-            asked[f"{name}, {size} at once"] = lambda potential=potential, graph=graph: potential(graph)
+            asked[f"{name}, {size} at once"] = partial(potential, graph)
     times = {name: ms / int(name.split()[1]) for name, ms in medians(asked, max(rounds // 3, 3)).items()}
     return [
         {"part": "batches", "variant": name, "ms": ms, "times faster": times[f"{name.split(',')[0]}, 1 at once"] / ms}
@@ -205,7 +206,7 @@ def workers(rounds: int) -> list[dict[str, Any]]:
             pipe.recv()
 
     count = 4
-    found = {name: (lambda pipes=pipes: ask(pipes, count)) for name, pipes in groups.items()}
+    found = {name: partial(ask, pipes, count) for name, pipes in groups.items()}
     times = {name: ms / count / len(groups[name]) for name, ms in medians(found, rounds, time.perf_counter).items()}
     for pipe in [pipe for pipes in groups.values() for pipe in pipes]:
         pipe.send(None)
