@@ -44,7 +44,7 @@ def check_units(frames: Sequence[LabelledFrame], settings: LabelFileSettings, *,
     problem = _all_electron(frames)
     if problem is not None:
         _tell(subject, *problem, given=settings.energy_unit is not None)
-    elif energy is not None and _contradicts(energy, 1.3 if energy is work else 3.0):
+    elif energy is not None and _contradicts(energy, 1.3 if energy is work else 4.0):
         what, flags = _closest_energy(energy.value)
         problem_text = f"energy differences are {energy.value:.3g} times what the forces imply: {what}"
         _tell(subject, problem_text, flags, given=settings.energy_unit is not None or settings.forces_unit is not None)

@@ -21,7 +21,7 @@ from mdistill.types import Graph, LabelledFrame
 
 CUTOFF = 5.0
 """Cutoff, Å."""
-_FUNCTIONS, _FRAMES, _ATOMS, _PAIRS = 14, 120, 6000, 21
+_FUNCTIONS, _FRAMES, _ATOMS, _PAIRS, _LARGEST = 14, 120, 6000, 21, 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Ratio:
 
 def implied_ratios(frames: Sequence[LabelledFrame]) -> dict[str, Ratio]:
     """Ratios of "energy" and "stress" to those of a pair potential fitted to the forces; without what cannot be compared."""
-    chosen = _sample([f for f in frames if "forces" not in f.missing and f.system.n_atoms > 1])
+    chosen = _sample([f for f in frames if "forces" not in f.missing and 1 < f.system.n_atoms <= _LARGEST])
     elements = sorted({int(z) for f in chosen for z in f.system.numbers.unique()})
     if len(chosen) < 4 or len(elements) * (len(elements) + 1) // 2 > _PAIRS:
         return {}
