@@ -286,3 +286,12 @@ def test_bad_settings_and_sizes() -> None:
             DisorderSettings(**values)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="most_sites"):
         order(cube(), supercell=(3, 3, 3), settings=DisorderSettings(most_sites=100))
+
+
+def test_a_cell_without_neutral_whole_numbers_is_told_how_to_enlarge_it() -> None:
+    """Li4Ti5O12-like sites that no whole numbers fill: 3 Li and Ti on sites that need 8/3 e."""
+    metals = [(f"M{k}", (x, y, 0.0), {3: 0.335, 22: 0.665}) for k, (x, y) in enumerate([(0.0, 0.0), (0.5, 0.0)])]
+    oxygen = [(f"O{k}", (x, y, 0.5), {8: 1.0}) for k, (x, y) in enumerate([(0.0, 0.0), (0.5, 0.0), (0.25, 0.5)])]
+    with pytest.raises(BadInput, match="no whole numbers") as refused:
+        order(crystal_of(*metals, *oxygen, a=6.0))
+    assert refused.value.fix.endswith("--prepare.min-length 12")

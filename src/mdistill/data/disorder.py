@@ -11,6 +11,7 @@ from mdistill.data.arrangement import VACANCY, Arrangements, ClosePairs, SiteCla
 from mdistill.data.settings import DisorderSettings
 from mdistill.errors import BadInput
 from mdistill.io.charges import NEUTRAL, formal_charges, net_charge, positive_charge
+from mdistill.io.checks import perpendicular_heights
 from mdistill.io.crystal import Crystal, Site, formula
 
 
@@ -113,7 +114,8 @@ def _whole_numbers(crystal: Crystal, classes: list[SiteClass], charges: dict[int
     )
     if result.x is None:
         problem = f"no whole numbers of atoms on its sites make {crystal.formula} neutral"
-        fix = "correct the occupancies, or choose a larger cell (--prepare.min-length)"
+        larger = math.ceil(2.0 * float(perpendicular_heights(crystal.cell).min()))
+        fix = f"correct the occupancies, or choose a larger cell, such as --prepare.min-length {larger}"
         raise BadInput(crystal.source, problem, allowed="occupancies near a neutral composition", fix=fix)
     rounded = np.rint(result.x[:n]).astype(int)
     return [[int(k) for k, (c, _) in zip(rounded, pairs, strict=True) if c == index] for index in range(len(classes))]
@@ -141,7 +143,8 @@ def order(
     if len(large.sites) > settings.most_sites:
         problem = f"{len(large.sites)} sites in the {'×'.join(map(str, supercell))} supercell"
         allowed = f"at most {settings.most_sites} (most_sites)"
-        raise BadInput(crystal.source, problem, allowed=allowed, fix="choose a smaller cutoff or cell")
+        fix = "choose a smaller cutoff (--cutoff) or cell, or raise --prepare.disorder.most-sites"
+        raise BadInput(crystal.source, problem, allowed=allowed, fix=fix)
     charges = charges_of(crystal)
     classes = site_classes(large, charges)
     arrangements, applied = _arrangements(large, classes, charges=charges, count=count, settings=settings, seed=seed)
