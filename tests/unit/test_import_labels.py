@@ -141,7 +141,7 @@ def arrays_of(images):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["data.extxyz", "data.traj", "data.db", "data.npz", "ref.extxyz"])
+@pytest.mark.parametrize("name", ["data.extxyz", "data.extxyz.gz", "data.traj", "data.db", "data.npz", "ref.extxyz"])
 def test_every_format_gives_the_same_labels(name, images, tmp_path):
     """In the .npz the virial is −V·stress; in ref.extxyz the labels are called REF_… and the stress has nine numbers."""
     path = tmp_path / name
@@ -300,6 +300,10 @@ def test_names_that_are_absent_are_refused_with_those_in_the_file(images, tmp_pa
             (tmp_path / name).write_bytes(content)
         with pytest.raises(BadInput):
             import_labels(tmp_path / name)
+    write(tmp_path / "whole.extxyz.gz", images, format="extxyz")
+    (tmp_path / "cut.extxyz.gz").write_bytes((tmp_path / "whole.extxyz.gz").read_bytes()[:900])
+    with pytest.raises(BadInput, match="cut.extxyz.gz"):
+        import_labels(tmp_path / "cut.extxyz.gz")
     np.savez(tmp_path / "objects.npz", positions=np.array([None]))
     with pytest.raises(BadInput, match="pickled"):
         import_labels(tmp_path / "objects.npz")

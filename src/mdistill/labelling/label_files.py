@@ -6,6 +6,8 @@ import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from mdistill.errors import BadInput
 from mdistill.io.arrays import DAMAGED, read_arrays
+from mdistill.io.checks import text_of
 from mdistill.labelling.settings import LabelFileSettings
 from mdistill.units import BOHR, GPA, HARTREE, KCAL_MOL, KJ_MOL
 
@@ -178,10 +181,14 @@ def _from_ase(path: Path) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any
     except (UnknownFileTypeError, UnicodeDecodeError, OSError, EOFError) as error:
         fix = "give it the extension of its format (.extxyz, .npz), or convert it with `ase convert`"
         raise BadInput(path, "its format is not recognised", allowed=READABLE, fix=fix) from error
-    number = 0
+    number, packed = 0, kind in ("xyz", "extxyz") and path.suffix.lower() in (".gz", ".bz2", ".xz")
+    try:
+        source = StringIO(text_of(path)) if packed else str(path)
+    except (OSError, EOFError, LZMAError) as error:
+        raise BadInput(path, f"cannot be unpacked ({error})", allowed=READABLE, fix="copy the file again") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        frames = iread(str(path), index=":", format=kind, do_not_split_by_at_sign=True)
+        frames = iread(source, index=":", format=kind, do_not_split_by_at_sign=True)
         for number in itertools.count(1):
             try:
                 atoms = next(frames)
