@@ -21,7 +21,7 @@ class SimulateArguments:
     """Ordered structure: CIF, POSCAR, extxyz, or what else ASE reads; or a trajectory, whose last frame is the start, with
     its velocities: HDF5, extxyz, LAMMPS, AMBER NetCDF, XDATCAR."""
     potential: str
-    """Potential: student.mdistill, a run folder, a teacher's name, module:attribute or ./file.py:attribute of an ASE calculator."""
+    """Potential: student.mdistill, a run folder, a teacher's name, module:attribute or ./file.py:attribute (ASE)."""
     stride_map: Path | None = None
     """Long-stride map of this student (stride.mdistill or its folder), in place of time steps."""
     out: Path
