@@ -6,12 +6,14 @@ import shutil
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
 from mdistill.errors import BadInput
 from mdistill.io.files import read_json, write_json
 from mdistill.runs import ledger
-from mdistill.runs.identity import contents
+from mdistill.runs.identity import contents, structure_digests, structure_sha256
 from mdistill.runs.ledger import LEDGER, Ledger, Work
+from systems import SYSTEMS
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,19 @@ def test_a_moved_folder_goes_on(tmp_path):
     shutil.move(first, second)
     assert Ledger(second).is_done(work(second))
     assert str(tmp_path) not in (second / LEDGER).read_text()
+
+
+def test_the_last_bit_of_a_structure_does_not_change_its_work(tmp_path):
+    system = SYSTEMS["box"]()
+    book, work = Ledger(tmp_path), Work(key="simulation", inputs={"structure": structure_digests(system)})
+    book.begin(replace(work, inputs={"structure": structure_sha256(system)}))  # as earlier versions entered it
+    assert book.begun(work, holds="a simulation")
+    book.begin(work)
+    for change, same in ((4e-16, True), (1e-6, False)):
+        moved = replace(system, positions=system.positions * (1.0 + change))
+        assert not torch.equal(moved.positions, system.positions)
+        changed = book.differences(replace(work, inputs={"structure": structure_digests(moved)}))
+        assert (changed == []) is same, change
 
 
 @pytest.mark.parametrize("content", [[], {"format": 2, "work": {}}, {"format": 1}])

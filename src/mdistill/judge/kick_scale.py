@@ -26,7 +26,7 @@ from mdistill.judge.dynamics import BLOCKS, Judged, equilibrated_start, judged, 
 from mdistill.judge.settings import StrideRungSettings
 from mdistill.nets.network import StrideMap
 from mdistill.progress import progress
-from mdistill.runs.identity import model_id, structure_sha256
+from mdistill.runs.identity import model_id, structure_digests
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.settings import amended, child_seed
 from mdistill.simulation.energy_correction import CorrectEnergy
@@ -59,7 +59,7 @@ def set_kick_scale(
     if not net.has_kicks:
         return {}
     models = {"map": model_id(net), "student": model_id(potential)}
-    inputs = {"structure": structure_sha256(system)}
+    inputs = {"structure": structure_digests(system)}
     work = Work(key="kick scale", settings=amended(settings.judge, {"seed": seed}), inputs=inputs, models=models)
     known = None if folder is None else Ledger(folder).kept(work)
     if known is not None:

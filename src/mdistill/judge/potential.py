@@ -38,7 +38,7 @@ from mdistill.judge.settings import ValidateSettings
 from mdistill.judge.timing import Speed, compare_speed
 from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.hardware import hardware
-from mdistill.runs.identity import model_id, structure_sha256
+from mdistill.runs.identity import model_id, structure_digests
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.results import Headline, Results, estimate_from
 from mdistill.settings import child_seed, to_json
@@ -195,7 +195,7 @@ def _trajectory(frames: Sequence[LabelledFrame]) -> Trajectory:
 def _speed(teacher: Potential, student: Potential, start: System, repeats: int, folder: Path, *, seed: int) -> Speed:
     """The speed, measured once per folder, so that a resumed validation reports the same."""
     models = {"teacher": model_id(teacher), "student": model_id(student)}
-    work = Work(key="speed", settings={"repeats": repeats}, inputs={"structure": structure_sha256(start)}, models=models)
+    work = Work(key="speed", settings={"repeats": repeats}, inputs={"structure": structure_digests(start)}, models=models)
     known = Ledger(folder).kept(work)
     if known is not None:
         return Speed(**{name: estimate_from(value) for name, value in known.items()})

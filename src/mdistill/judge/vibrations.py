@@ -24,7 +24,7 @@ from mdistill.judge.settings import VibrationSettings
 from mdistill.judge.vibration_tables import SECTION, Compared, figures, tables, values
 from mdistill.progress import progress
 from mdistill.runs.hardware import hardware
-from mdistill.runs.identity import model_id, structure_sha256, tensors_sha256
+from mdistill.runs.identity import model_id, structure_digests, tensors_sha256
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.results import Results, in_section
 from mdistill.settings import to_json
@@ -105,7 +105,7 @@ def _kept_products(
     folder: Path | None, potential: Potential, system: System, directions: Float[Tensor, "probe atom 3"], stop: StopRequest,
 ) -> Float[Tensor, "probe atom 3"]:  # fmt: skip
     """Curvature products, saved after each block, and read where the ledger has an entry of them."""
-    inputs = {"structure": structure_sha256(system), "directions": tensors_sha256(directions)}
+    inputs: dict[str, str | tuple[str, ...]] = {"structure": structure_digests(system), "directions": tensors_sha256(directions)}
     work = Work(key="teacher curvature", inputs=inputs, models={"teacher": model_id(potential)})
     ledger = None if folder is None else Ledger(folder)
     done = torch.zeros(0, dtype=torch.float64)

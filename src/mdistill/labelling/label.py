@@ -31,7 +31,7 @@ from mdistill.labelling.settings import LabelSettings
 from mdistill.labelling.tables import label_results
 from mdistill.labelling.tasks import Question, frame_of, frame_questions, questions, still_questions
 from mdistill.progress import Advance, progress, silent
-from mdistill.runs.identity import model_id, structure_sha256
+from mdistill.runs.identity import model_id, structure_digests
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.results import Results
 from mdistill.settings import amended, stream
@@ -117,7 +117,7 @@ def label_run(
         BadInput: The folder holds a run of another plan; or the teacher does not know an element.
     """
     tasks = plan(systems, settings)
-    inputs, models = {"structures": structure_sha256(*systems)}, {"teacher": model_id(teacher)}  # type: ignore[arg-type]
+    inputs, models = {"structures": structure_digests(*systems)}, {"teacher": model_id(teacher)}  # type: ignore[arg-type]
     work = Work(key="labels", settings=amended(settings, {"seed": seed}), inputs=inputs, models=models)
     ledger, begin = Ledger(folder), time.monotonic()
     ledger.resumes(work, holds="labels", may_change=("timeout_s", "version"), files=("labels.jsonl",))

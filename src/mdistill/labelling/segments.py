@@ -18,7 +18,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.labelling.settings import SegmentSettings
 from mdistill.progress import Advance, progress
-from mdistill.runs.identity import model_id, structure_sha256
+from mdistill.runs.identity import model_id, structure_digests
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.settings import amended, stream
 from mdistill.simulation.evaluator import make_evaluator
@@ -55,7 +55,7 @@ def make_segments(
         BlowUp: The dynamics left the physical range.
         Interrupted: A stop was requested; finished files are stored.
     """
-    inputs, models = {"structures": structure_sha256(*systems)}, {"potential": model_id(potential)}
+    inputs, models = {"structures": structure_digests(*systems)}, {"potential": model_id(potential)}
     work, ledger = Work(key="segments", settings=amended(settings, {"seed": seed}), inputs=inputs, models=models), Ledger(folder)
     ledger.resumes(work, holds="segments", may_change=("version",), files=("segments-*.npz",))
     tasks = [

@@ -17,9 +17,19 @@ def contents(*paths: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in paths}
 
 
-def structure_sha256(*systems: System) -> str:
-    """sha256 of positions, elements, cells and periodicity."""
-    return tensors_sha256(*(part for s in systems for part in (s.positions, s.numbers, s.cell, s.pbc)))
+def structure_sha256(*systems: System, decimals: int | None = None) -> str:
+    """sha256 of positions, elements, cells and periodicity; lengths are rounded to so many decimals of Å first."""
+
+    def rounded(lengths: Tensor) -> Tensor:
+        return lengths if decimals is None else torch.round(lengths.double(), decimals=decimals) + 0.0
+
+    return tensors_sha256(*(part for s in systems for part in (rounded(s.positions), s.numbers, rounded(s.cell), s.pbc)))
+
+
+def structure_digests(*systems: System) -> tuple[str, str]:
+    """Identity of structures as an input of work, and that of earlier versions: of all bits, which differ in the last place with
+    the processor that read them."""
+    return structure_sha256(*systems, decimals=9), structure_sha256(*systems)
 
 
 def tensors_sha256(*tensors: Tensor) -> str:

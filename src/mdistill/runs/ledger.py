@@ -38,20 +38,22 @@ class Work:
     Attributes:
         key: Its name in its folder.
         settings: All settings that affect its result: a settings class, or a mapping of them by name.
-        inputs: sha256 of its inputs, by name (`identity.contents` for files).
+        inputs: sha256 of its inputs, by name (`identity.contents` for files). Of several, the first is entered, and entries with
+            another, by an earlier definition, are of the same work.
         models: Identity of its potentials, by their part in it (`identity.model_id`).
         last: Settings of its last part only; where only they differ, that part runs again.
     """
 
     key: str
     settings: Any = None
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
     last: Any = None
 
     def identity(self) -> dict[str, Any]:
         """Identity of the work, as JSON."""
-        content = {"settings": self.settings or {}, "inputs": self.inputs, "models": self.models}
+        inputs = {name: one if isinstance(one, str) else one[0] for name, one in self.inputs.items()}
+        content = {"settings": self.settings or {}, "inputs": inputs, "models": self.models}
         return to_json(content) | {"version": __version__}
 
     def fingerprint(self) -> str:
@@ -94,6 +96,8 @@ class Ledger:
         for part in (there, now):
             part["settings"] = {k: v for k, v in part["settings"].items() if k not in may_change}
             part["version"] = "" if "version" in may_change else part["version"]
+        same = {name: now["inputs"][name] for name, one in (there["inputs"] or {}).items() if one in work.inputs.get(name, ())}
+        there["inputs"] = {**(there["inputs"] or {}), **same}
         return [line.removeprefix("settings.") for line in differences(there, now)]
 
     def begun(self, work: Work, *, holds: str, may_change: Collection[str] = (), files: Collection[str] = ()) -> bool:

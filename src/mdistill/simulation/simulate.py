@@ -22,7 +22,7 @@ from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
 from mdistill.nets.network import StrideMap
 from mdistill.notices import notify
 from mdistill.progress import Advance, progress
-from mdistill.runs.identity import model_id, shown_sha256, structure_sha256, tensors_sha256
+from mdistill.runs.identity import model_id, shown_sha256, structure_digests, tensors_sha256
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
@@ -125,7 +125,7 @@ class _Run:
             self.provenance |= {"stride": stride.name, "stride_sha256": shown_sha256(stride)}
         self.restart = folder / "restart.npz"
         models = {"potential": model_id(potential)} | ({} if stride is None else {"stride": model_id(stride)})
-        inputs = {"structure": structure_sha256(system)} | {name: tensors_sha256(one) for name, one in given.items()}
+        inputs = {"structure": structure_digests(system)} | {name: tensors_sha256(one) for name, one in given.items()}
         self.work = Work(key="simulation", settings=settings, inputs=inputs, models=models)
         self.ledger = Ledger(folder)
         begun = self.ledger.begun(self.work, holds="a simulation", may_change=_MAY_CHANGE, files=_FILES)
