@@ -24,7 +24,7 @@ import torch
 from ase.data import chemical_symbols
 from vesin import NeighborList
 
-from benchmarks.record import HOME, ROOT, STRUCTURE, write_record
+from benchmarks.record import HOME, ROOT, STRUCTURE, recorded, write_record
 from mdistill.analysis.accuracy import accuracy
 from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
@@ -259,6 +259,7 @@ def main() -> None:
     rows = other_rows(given.runs) + student_rows(given.runs, given.rounds)
     rows += nep_rows(given.nep_python) if given.nep_python else []
     rows += deepmd_rows(given.deepmd_python, given.runs) if given.deepmd_python else []
+    rows += [row for row in recorded("student_speed") if "instruction set" in row]  # of instruction_sets.py
     write_record("student_speed", {"temperature_K": KELVIN, "time_step_fs": STEP_FS, "thermostat": "bussi", "sizes": SIZES}, rows)
 
 

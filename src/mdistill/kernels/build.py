@@ -42,7 +42,8 @@ class NoKernel(MdistillError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file to compile (whose functions `extern "C" mdistill_*` Python calls), then those that it includes; more flags."""
+    """The file to compile (whose functions `extern "C" mdistill_*` Python calls), then those that it includes; flags, which win
+    over those for this processor."""
 
     files: tuple[Path, ...]
     flags: tuple[str, ...] = ()
@@ -141,7 +142,7 @@ def _compile(command: list[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         built, sha256 = Path(scratch) / path.name, Path(scratch) / "sha256"
         for tried in _TRIES:
-            run = _run([*command, *tried, "-o", str(built)])
+            run = _run([command[0], *tried, *command[1:], "-o", str(built)])
             if run.returncode == 0 and built.is_file():
                 sha256.write_text(hashlib.sha256(built.read_bytes()).hexdigest(), encoding="utf-8")
                 for partial, final in ((built, path), (sha256, path.with_suffix(".sha256"))):

@@ -60,8 +60,8 @@ class Weights:
 class MomentKernel:
     """Weights in a compiled library; raises `NoKernel` where it cannot be built."""
 
-    def __init__(self, weights: Weights) -> None:
-        self.library = SOURCE.library(**weights.sizes)
+    def __init__(self, weights: Weights, source: Source = SOURCE) -> None:
+        self.library = source.library(**weights.sizes)
         self.species, self.cutoff = len(weights.reference), float(weights.head[0])
         self.pointer = self.library.mdistill_net(self.species, weights.flat())
         weakref.finalize(self, self.library.mdistill_net_free, self.pointer)
