@@ -63,6 +63,7 @@ TESTS = {
     "T45": "End to end on crystals never seen: diffusivity and structure against the teacher's own dynamics",
     "T46": "No network in import or tests; no write outside run folder and cache",
     "T47": "Static checks, licences, wheel without pickle, offline build",
+    "A": "Attacks (`tests/attack`): altered files, kills, mutated structures, nonsense flags: nothing silent, no traceback, no signal",
     "G": "A simulation that blows up is stopped at once, with the step and the reason; frames before it are kept",
     "S": "Long strides: symplectic, reversible; momentum and energy stay; the right temperature though each stride errs",
     "K": "Calculator contract: results are fresh copies and do not depend on the order of questions",

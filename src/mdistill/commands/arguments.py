@@ -22,6 +22,7 @@ import tyro
 
 from mdistill import __version__
 from mdistill.commands.commas import refuse_commas
+from mdistill.commands.ranges import check_ranges
 from mdistill.errors import BadInput
 from mdistill.settings import BadSetting, changes, describe, from_json, hints, to_toml
 
@@ -62,7 +63,9 @@ def parse(
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=rest, prog=program, description=description, **extra)
+            made = tyro.cli(kind, args=rest, prog=program, description=description, **extra)
+            check_ranges(made)
+            return made
     except (SystemExit, BadInput) as end:
         refusal = _refusal(end)
         if refusal is None:

@@ -32,8 +32,8 @@ HEADER_LIMIT = 10_000_000
 """Largest header read, bytes."""
 FILE_LIMIT = 2_000_000_000
 """Largest model file read, bytes."""
-LARGEST_WEIGHT = 1e30
-"""Largest weight read; those of students are below 1e6, and float32 ends at 3.4e38."""
+LARGEST_WEIGHT = 1e12
+"""Largest weight read; those of students are below 1e6, and squares of larger ones leave the range of float32."""
 SEAL = "header_sha256"
 """Key of the sha256 of the JSON header; files before format 3 have none."""
 
@@ -218,7 +218,17 @@ def _upgraded(path: Path, metadata: Any) -> Header:
     for name, kind in fields.items():
         if not isinstance(metadata.get(name), kind):
             raise BadInput(path, f"its header has no {name}", allowed=_ALLOWED, fix=_AGAIN)
+    _check_cutoff(path, metadata)
     return metadata
+
+
+def _check_cutoff(path: Path, metadata: Header) -> None:
+    """Reject a header, such as one without a sha256, whose cutoff is not that of the training it names."""
+    trained, cutoff = metadata["provenance"].get("settings"), metadata["settings"].get("cutoff")
+    asked = trained.get("cutoff") if isinstance(trained, dict) and not metadata["provenance"].get("start") else None
+    if isinstance(asked, (int, float)) and cutoff is not None and asked != cutoff:
+        allowed = f"the cutoff of its training, {asked:g} Å"
+        raise BadInput(path, f"its header has a cutoff of {cutoff} Å", allowed=allowed, fix=_AGAIN)
 
 
 def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:

@@ -24,6 +24,7 @@ from mdistill import __version__
 from mdistill.errors import BadInput
 from mdistill.io.files import read_json, sha256, write_json
 from mdistill.runs.earlier import earlier_entries
+from mdistill.runs.sealed import sealed, unsealed
 from mdistill.settings import to_json
 
 LEDGER, FORMAT = "ledger.json", 1
@@ -76,7 +77,7 @@ class Ledger:
         path = self.folder / LEDGER
         if not path.exists():
             return earlier_entries(self.folder)
-        raw = read_json(path)
+        raw = unsealed(path, read_json(path))
         if not isinstance(raw, dict) or raw.get("format") != FORMAT or not isinstance(raw.get("work"), dict):
             raise BadInput(path, "is no ledger of this version", allowed=f"format {FORMAT}", fix="choose another --out")
         return dict(raw["work"])
@@ -171,7 +172,7 @@ class Ledger:
     def _enter(self, work: Work, state: dict[str, Any]) -> None:
         entries, entry = self.entries(), work.identity() | {"last": to_json(work.last)} | state
         if entries.get(work.key) != entry:
-            write_json(self.folder / LEDGER, {"format": FORMAT, "work": entries | {work.key: entry}})
+            write_json(self.folder / LEDGER, sealed({"format": FORMAT, "work": entries | {work.key: entry}}))
 
 
 def differences(old: Any, new: Any) -> list[str]:

@@ -19,6 +19,7 @@ Files of format 1 are read too (`earlier.upgraded_results`).
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from mdistill.estimates import Estimate, Gate
 from mdistill.io.files import read_json, write_json
 from mdistill.notices import heard
 from mdistill.runs.earlier import upgraded_results
+from mdistill.runs.sealed import sealed, unsealed
 from mdistill.settings import to_json
 
 FORMAT = 2
@@ -285,7 +287,8 @@ def write_results(folder: Path, results: Results) -> Path:
     """Write `results.json` into the folder and give its path. Non-finite numbers become null; notices are added to the notes."""
     path = folder / "results.json"
     notes = [*results.notes, *(text for text in heard() if text not in results.notes)]
-    write_json(path, {"format": FORMAT} | to_json(dataclasses.replace(results, notes=notes)))
+    content = {"format": FORMAT} | to_json(dataclasses.replace(results, notes=notes))
+    write_json(path, sealed(json.loads(json.dumps(content))))
     return path
 
 
@@ -296,7 +299,7 @@ def read_results(path: Path) -> Results:
         BadInput: Absent, not JSON, of another format, or not of this schema.
     """
     path = path if path.suffix == ".json" else path / "results.json"
-    raw = read_json(path)
+    raw = unsealed(path, read_json(path))
     if not isinstance(raw, dict) or raw.get("format") not in (1, FORMAT):
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
         raise BadInput(path, f"format {found!r}", allowed=f"format 1 or {FORMAT}", fix="run the command again with this version")
