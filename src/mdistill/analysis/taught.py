@@ -21,6 +21,7 @@ from mdistill.analysis.accuracy import Accuracy, Deviation
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.io.crystal import reduced_formula
 from mdistill.nets.network import Network
+from mdistill.nets.trained_structures import TRAINED, projections_of
 from mdistill.notices import notify
 from mdistill.settings import to_json
 from mdistill.types import LabelledFrame, Potential, System
@@ -87,6 +88,7 @@ def described(frames: Sequence[LabelledFrame], cutoff: float, errors: Accuracy) 
     return {
         "formula": ", ".join(formulas) if len(formulas) <= _FORMULAS else f"{len(formulas)} compositions",
         TAUGHT: to_json(taught_by(frames, cutoff, errors)), "errors": errors_of(errors), "version": __version__,
+        TRAINED: projections_of(frames),
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from mdistill.estimates import Estimate
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.fit_tables import parity_figures
+from mdistill.judge.label_notes import label_notes
 from mdistill.progress import progress
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.training.potential import parity
@@ -64,6 +65,7 @@ def label_errors(potential: Potential, frames: Sequence[LabelledFrame], *, stop:
     if offset:
         notes.append("the labels have other reference energies than the model: judge energies by the column with fitted "
                      "references, one constant for each element; the parity plot has them too")  # fmt: skip
+    notes += label_notes(potential, frames, predictions)
     figures = [
         replace(one, x_label=one.x_label.replace("teacher", "label"), y_label=one.y_label.replace("student", "model"),
                 caption="Labels against the model's answers.")

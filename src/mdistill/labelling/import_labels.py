@@ -13,7 +13,7 @@ from ase.formula import Formula
 
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
-from mdistill.labelling.label_checks import check_units, unique
+from mdistill.labelling.label_checks import check_units, unique, without_absurd_forces
 from mdistill.labelling.label_files import FileFrame, Keys, read_frames
 from mdistill.labelling.settings import LabelFileSettings
 from mdistill.notices import notify
@@ -60,6 +60,7 @@ def import_labels(
     names = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     tests = [Path(path) for path in test]
     read = [frame for path in [*tests, *names] for frame in read_frames(path, settings, keys)]
+    read, absurd = without_absurd_forces(read)
     lone = sum(len(frame.numbers) == 1 for frame in read)
     read = [frame for frame in read if len(frame.numbers) > 1]
     subject = ", ".join(map(str, names))
@@ -73,11 +74,15 @@ def import_labels(
         notify(f"{len(frames) - len(kept)} structures without any label are left out")
     check_units([frames[k] for k in kept], settings, subject=subject)
     distinct, notes = unique([frames[k] for k in kept])
-    for text in (*notes, *_key_notes(keys)):
+    for text in (*absurd, *notes, *_key_notes(keys)):
         notify(text)
     held = frozenset[int]()
     if tests:
         held = frozenset(block for block, file in files.items() if file in set(map(str, tests)))
+        if all(frame.block in held for frame in distinct):
+            problem = "the test file holds only training structures: without them none is left to train on"
+            allowed = "files with structures that are not trained on"
+            raise BadInput("--test-file", problem, allowed=allowed, fix="name another file, or leave --test-file out")
     elif hold_out:
         held = held_blocks(distinct, settings)
     return ImportedLabels(frames=distinct, held_blocks=held, keys=keys.used)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mdistill.errors import BadInput
-from mdistill.labelling.label_files import ENERGY_UNITS, FORCE_UNITS, STRESS_UNITS
+from mdistill.labelling.label_files import ENERGY_UNITS, FORCE_UNITS, STRESS_UNITS, FileFrame
 from mdistill.labelling.pair_fit import Ratio, implied_ratios
 from mdistill.labelling.settings import LabelFileSettings
 from mdistill.notices import notify
@@ -28,6 +28,8 @@ _SLIPS = {
     ("kJ/mol", "eV/A"): 0.7, ("eV", "kJ/mol/A"): 0.7, ("Ry", "eV/A"): 0.7, ("eV", "Ry/Bohr"): 0.7, ("Ry", "Ry/Bohr"): 0.3,
 }  # fmt: skip
 """Pairs of units that are mistaken for eV and eV/Å, with a penalty for the rarer ones."""
+ABSURD, _TIMES = 1000.0, 50.0
+"""A structure is left out where a force is above this, eV/Å, and above this multiple of the usual largest one of a structure."""
 _WORK_PAIRS, _SHORT_MOVE, _SAME = 400, 0.3, 1e-4
 
 
@@ -77,6 +79,28 @@ def work_ratio(frames: Sequence[LabelledFrame]) -> Ratio | None:
         return None
     correlation = float((change * done).sum()) / math.sqrt(squares[0] * squares[1])
     return Ratio(value=math.copysign(math.sqrt(squares[0] / squares[1]), correlation), correlation=correlation)
+
+
+def without_absurd_forces(frames: Sequence[FileFrame]) -> tuple[list[FileFrame], list[str]]:
+    """The frames without those that have a force that no other one comes near, and a note that names frame and atom."""
+    from ase.data import chemical_symbols
+
+    lengths = [np.zeros(1) if one.forces is None else np.linalg.norm(one.forces, axis=1) for one in frames]
+    largest = np.array([float(one.max(initial=0.0)) for one in lengths])
+    known = largest[largest > 0.0]
+    limit = max(ABSURD, _TIMES * float(np.median(known))) if len(known) else math.inf
+    bad = np.flatnonzero(largest > limit)
+    if not len(bad):
+        return list(frames), []
+    first = int(bad[np.argmax(largest[bad])])
+    atom, frame = int(lengths[first].argmax()), frames[first]
+    number = sum(one.file == frame.file for one in frames[: first + 1])
+    more = "" if len(bad) == 1 else f" ({len(bad)} such structures; this is the largest force)"
+    note = (
+        f"{frame.file}, frame {number}: the force on atom {atom} ({chemical_symbols[int(frame.numbers[atom])]}) is "
+        f"{largest[first]:.3g} eV/Å, the median of the largest ones {np.median(known):.3g} eV/Å: left out{more}"
+    )
+    return [one for k, one in enumerate(frames) if largest[k] <= limit], [note]
 
 
 def unique(frames: Sequence[LabelledFrame]) -> tuple[list[LabelledFrame], list[str]]:
