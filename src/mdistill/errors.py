@@ -51,7 +51,12 @@ class BlowUp(MdistillError):
         self.reason = reason
         self.kept = kept
         when = f"at step {step}" if step >= 0 else f"during equilibration, {-step} steps before its end"
-        super().__init__(f"simulation stopped {when}: {reason}" + (f"\n  kept: {kept}" if kept else ""))
+        fix = (
+            "relax the structure first, and check its cell and units"
+            if step == 0
+            else "a shorter time step, a lower temperature, or a student with more labels of such structures"
+        )
+        super().__init__(f"simulation stopped {when}: {reason}" + (f"\n  kept: {kept}" if kept else "") + f"\n  fix: {fix}")
 
 
 class Interrupted(MdistillError):

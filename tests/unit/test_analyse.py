@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mdistill.errors import BadInput
 from mdistill.observables.points import parts_text
@@ -144,5 +146,11 @@ def test_bad_settings() -> None:
             AnalyseSettings(**({"species": "Li"} | {name: value}))  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="leaves 0 of 40 frames"):
         analyse(crystal(0, frames=40), AnalyseSettings(species="Li", discard_ps=50.0))
+    with pytest.raises(BadInput, match=r"(?s)trajectory: 12 frames.*fix: run longer, or write frames more often"):
+        analyse(crystal(0, frames=12), AnalyseSettings(species="Li"))
+    with pytest.raises(BadInput, match="'Na' is not in the trajectory"):
+        analyse(crystal(0, frames=12), AnalyseSettings(species="Na"))
+    phosphorus = crystal(0, frames=40)
+    phosphorus = dataclasses.replace(phosphorus, numbers=torch.where(phosphorus.numbers == 16, 15, phosphorus.numbers))
     with pytest.raises(BadInput, match="charge"):
-        analyse(crystal(0, frames=40), AnalyseSettings(species="P", temperature_K=300.0))
+        analyse(phosphorus, AnalyseSettings(species="P", temperature_K=300.0))

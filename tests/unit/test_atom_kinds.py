@@ -56,7 +56,7 @@ def test_types_of_a_dump_are_no_atomic_numbers(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"types \(1, 2, …\), no elements") as refused:
         read_trajectory(path, time_step_fs=100.0)
     assert "--elements" in refused.value.fix
-    with pytest.raises(BadInput, match="2 symbols .* types up to 3"):
+    with pytest.raises(BadInput, match="2 elements given .*, 3 types"):
         read_trajectory(path, time_step_fs=100.0, elements=("Li", "S"))
     with pytest.raises(BadInput, match="types"):
         read_structure(path)

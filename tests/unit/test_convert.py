@@ -203,7 +203,9 @@ def test_times_are_given_where_a_file_has_none_and_must_not_contradict_it(tmp_pa
     frames = made()
     write_frames(tmp_path / "XDATCAR", frames)
     bare = read_frames(tmp_path / "XDATCAR")
-    with pytest.raises(BadInput, match="no times"):
+    with pytest.raises(BadInput, match="XDATCAR: the frames have no times"):
+        write_frames(tmp_path / "run.h5", bare, source=tmp_path / "XDATCAR")
+    with pytest.raises(BadInput, match=r"^\S*/run\.h5: the frames have no times"):
         write_frames(tmp_path / "run.h5", bare)
     assert not (tmp_path / "run.h5").exists()
     write_frames(tmp_path / "run.h5", timed(bare, 4.0, tmp_path)[0])

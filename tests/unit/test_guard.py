@@ -78,6 +78,11 @@ def test_each_kind_of_broken_state_is_stopped(kind: str, trust: Callable[..., No
     trust("G", f"guard stops: {kind}", "stopped", "stopped")
 
 
+@pytest.mark.parametrize(("step", "fix"), [(0, "relax the structure first"), (70, "a shorter time step, a lower temperature")])
+def test_a_blow_up_says_what_to_do(step: int, fix: str) -> None:
+    assert f"fix: {fix}" in str(BlowUp(step, "too hot"))
+
+
 def test_a_closer_pair_in_the_labels_moves_the_limit() -> None:
     state = moved(healthy())
     between = float((state.system.positions[3] - state.system.positions[4]).norm())

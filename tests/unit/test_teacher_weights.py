@@ -98,6 +98,7 @@ def test_the_list_has_address_licence_and_sha256(capsys):
     assert cli.run(["download"]) == 0
     said = capsys.readouterr().out
     assert all(card.weights.address in said and card.name in said for card in FETCHED)
+    assert "not checked when fetched" in " ".join(said.split())
     assert "0a41ef1132ad9c41" in said and "ASL (academic use only)" in said
 
 
@@ -272,3 +273,8 @@ def test_help_shows_factories(command, capsys):
     with pytest.raises(SystemExit):
         cli.run([command, "--help"])
     assert "mace.calculators:mace_mp" in capsys.readouterr().out
+
+
+def test_the_command_says_that_an_unknown_sha256_was_not_checked(address, tmp_path, capsys):
+    words = ["download", "mace-mpa-0", "--address", address, "--folder", str(tmp_path / "weights")]
+    assert cli.run(words) == 0 and "not checked: none is known" in capsys.readouterr().out

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     numbers = None if given.topology is None else read_system(given.topology).numbers.numpy()
     frames = read_frames(given.source, elements=given.elements, numbers=numbers)
     frames, notes = timed(frames, given.frame_time_fs, given.source)
-    notes += write_frames(given.target, frames.part(slice(None, None, given.every)))
+    notes += write_frames(given.target, frames.part(slice(None, None, given.every)), source=given.source)
     for note in notes:
         print(f"note: {note}")
     written = -(-len(frames) // given.every) if format_of(given.target) != "lammps-data" else 1

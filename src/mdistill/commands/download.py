@@ -20,7 +20,7 @@ class DownloadArguments:
     address: str = ""
     """Address to fetch from, https or file (default: the public one)."""
     sha256: str = ""
-    """Required sha256 of the file (default: the known one)."""
+    """Required sha256 of the file (default: the known one, where there is one)."""
     folder: Path | None = None
     """Folder for the file (default: $MDISTILL_WEIGHTS or the cache)."""
     out: Path | None = None
@@ -28,8 +28,9 @@ class DownloadArguments:
 
 
 HELP = """\
-Fetch the weights of a teacher that do not come with its package, and check their sha256. Without a name: list of teachers
-with address, licence and sha256. Such files hold code (pickle): fetch only what you trust.
+Fetch the weights of a teacher that do not come with its package. Their sha256 is checked where it is known or given; else that
+of the file fetched is kept beside it, and later loads are checked against it. Without a name: list of teachers with address,
+licence and sha256. Such files hold code (pickle): fetch only what you trust.
 
 examples:
   mdistill download
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
     if not given.name:
         rows: list[list[Cell]] = [
-            [card.name, card.weights.licence, card.weights.sha256 or "not known", card.weights.address]
+            [card.name, card.weights.licence, card.weights.sha256 or "not known: not checked when fetched", card.weights.address]
             for card in TEACHERS.values()
             if card.weights is not None
         ]
@@ -60,5 +61,12 @@ def main(arguments: list[str]) -> int:
     if card.weights is not None:
         from mdistill.io.files import sha256
 
-        print(f"weights: {path}\nlicence: {card.weights.licence}\nsha256:  {sha256(path)}")
+        checked = (
+            "the required one"
+            if given.sha256
+            else "the known one"
+            if card.weights.sha256
+            else ("not checked: none is known for these weights; later loads are checked against this one")
+        )
+        print(f"weights: {path}\nlicence: {card.weights.licence}\nsha256:  {sha256(path)} ({checked})")
     return 0

@@ -46,8 +46,12 @@ def format_of(path: Path) -> str:
     raise BadInput(path, "no format is written under this name", allowed=WRITABLE, fix="choose another name")
 
 
-def write_frames(path: str | Path, frames: Frames, *, provenance: Mapping[str, str] | None = None) -> list[str]:
+def write_frames(
+    path: str | Path, frames: Frames, *, provenance: Mapping[str, str] | None = None, source: Path | None = None
+) -> list[str]:
     """Write all frames, or the last one to a LAMMPS data file; returns notes on what was left out or changed.
+
+    `source` is the file that a message on missing times names.
 
     Raises:
         BadInput: A name of no known format, HDF5 without times, XDATCAR or LAMMPS without three periodic directions where the
@@ -55,6 +59,9 @@ def write_frames(path: str | Path, frames: Frames, *, provenance: Mapping[str, s
     """
     path = Path(path)
     kind = format_of(path)
+    if kind == "hdf5" and frames.times is None:
+        fix = "add the time between frames, for example --frame-time-fs 100"
+        raise BadInput(source or path, "the frames have no times", allowed="a time for every frame", fix=fix)
     notes = [f"{kind} holds no {name}: left out" for name in _LOST[kind] if getattr(frames, name) is not None]
     if kind == "lammps-data" and len(frames) > 1:
         notes.append(f"LAMMPS data holds one frame: the last of {len(frames)}")
@@ -120,9 +127,7 @@ def _steps(frames: Frames) -> np.ndarray:
 
 
 def _hdf5(path: Path, frames: Frames, provenance: Mapping[str, str]) -> None:
-    if frames.times is None:
-        fix = "add the time between frames, for example --frame-time-fs 100"
-        raise BadInput(path, "the frames have no times", allowed="a time for every frame", fix=fix)
+    assert frames.times is not None  # noqa: S101
     blocks = {"position": frames.positions, "cell": frames.cells}
     if frames.momenta is not None:
         blocks["velocity"] = frames.momenta / frames.masses[:, None]

@@ -76,7 +76,8 @@ def numbers_of_types(path: Path, types: np.ndarray, elements: Sequence[str]) -> 
             fix = "give one symbol per type, such as Li P S Cl"
             raise BadInput("--elements", f"{symbol!r}", allowed="element symbols", fix=fix)
     if int(types.max()) > len(elements):
-        problem = f"{len(elements)} symbols ({' '.join(elements)}), but {path} has types up to {int(types.max())}"
+        given = f"{len(elements)} element{'s' * (len(elements) != 1)} given ({' '.join(elements)})"
+        problem = f"{given}, {int(types.max())} types in {path}"
         raise BadInput("--elements", problem, allowed="one symbol for each type", fix="name all, in the order of the types")
     return np.array([atomic_numbers[elements[kind - 1]] for kind in types.tolist()])
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mdistill.analysis.msd import atoms_of
 from mdistill.errors import BadInput
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.observables.trajectories import Runs, structure_results, transport_results
@@ -29,6 +30,7 @@ def analyse(trajectories: str | Path | Sequence[str | Path] | Trajectory, settin
             trajectories, time_step_fs=settings.frame_time_fs, elements=settings.elements, stride=settings.every
         )
         trajectory, notes = imported.trajectory, imported.notes
+    atoms_of(trajectory, settings.species)
     trajectory = _discarded(trajectory, settings.discard_ps)
     if settings.discard_ps:
         notes.append(f"the first {settings.discard_ps:g} ps were left out as equilibration")
@@ -41,6 +43,9 @@ def analyse(trajectories: str | Path | Sequence[str | Path] | Trajectory, settin
 def _discarded(trajectory: Trajectory, discard_ps: float) -> Trajectory:
     keep = trajectory.times - trajectory.times[0] >= discard_ps * PS - 1e-6
     if int(keep.sum()) < 20:
+        if not discard_ps:
+            allowed, fix = "at least 20", "run longer, or write frames more often"
+            raise BadInput("trajectory", f"{len(keep)} frames", allowed=allowed, fix=fix)
         problem = f"{discard_ps:g} ps leaves {int(keep.sum())} of {len(keep)} frames"
         raise BadInput("discard_ps", problem, allowed="at least 20 frames", fix="discard less, or run longer")
     momenta = None if trajectory.momenta is None else trajectory.momenta[keep]
