@@ -16,7 +16,7 @@ class InfoArguments:
     """File or folder."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """student.mdistill, a structure file, or a run folder."""
+    """student.mdistill, a structure file, a trajectory (.h5), or a run folder."""
     out: Path | None = None
     """Folder for results.json (default: print only)."""
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mdistill.errors import BadInput
+from mdistill.io.trajectories import HDF5_SUFFIXES
+from mdistill.report.run_card import overview, shown
 from mdistill.runs.folder import run_settings, stages
 from mdistill.runs.ledger import flat
 from mdistill.runs.lock import working
@@ -28,6 +30,10 @@ def card(path: Path) -> Results:
         from mdistill.report.model_card import model_card
 
         return model_card(path)
+    if path.suffix.lower() in HDF5_SUFFIXES and path.is_file():
+        from mdistill.report.trajectory_card import trajectory_card
+
+        return trajectory_card(path)
     return _structure(path)
 
 
@@ -63,7 +69,7 @@ def _run(folder: Path) -> Results:
     results = _table("settings", f"Settings of {folder.name}", flat(settings))
     rows: list[list[Cell]] = [[name, entry["state"], entry.get("seconds")] for name, entry in stages(folder).items()]
     table = Table("stages", "Stages", "settings", ["stage", "state", "time (s)"], rows)
-    return Results(command="info", tables=[*_now(folder), *([table] if rows else []), *results.tables])
+    return Results(command="info", tables=[*overview(folder), *_now(folder), *([table] if rows else []), *results.tables])
 
 
 def _now(folder: Path) -> list[Table]:
@@ -94,7 +100,5 @@ def _duration(seconds: float) -> str:
 
 
 def _table(name: str, title: str, values: Mapping[str, Any]) -> Results:
-    rows: list[list[Cell]] = [
-        [key, value if isinstance(value, (int, float, str)) else str(value)] for key, value in values.items()
-    ]
+    rows: list[list[Cell]] = [[key, shown(value)] for key, value in values.items()]
     return Results(command="info", tables=[Table(name, title, "settings", ["what", "value"], rows)])
