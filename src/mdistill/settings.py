@@ -19,6 +19,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -250,7 +251,15 @@ def _read(kind: Any, value: Any, *, source: object, default: Any, prefix: str, d
     if isinstance(kind, type) and isinstance(value, kind) and (kind is bool) == isinstance(value, bool):
         return value
     wanted = getattr(kind, "__name__", str(kind))
-    raise BadInput(f"{prefix} in {source}", f"{value!r}", allowed=f"a value of type {wanted}", fix="change it")
+    raise BadInput(f"{prefix} in {source}", f"{value!r}", allowed=f"a value of type {wanted}", fix=_as_type(value, kind, wanted))
+
+
+def _as_type(value: Any, kind: Any, wanted: str) -> str:
+    """What to give instead of a value of another type; a number in quotes without them."""
+    with suppress(TypeError, ValueError):
+        if isinstance(value, str) and kind in (int, float):
+            return f"{kind(value)!r}, without quotes"
+    return f"give a value of type {wanted}"
 
 
 def changes(made: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -99,3 +99,10 @@ def test_constraints_and_masses_of_ase_atoms_are_those_of_the_start():
     start = as_start(atoms, repeat=(1, 1, 2))
     assert start.masses is not None and torch.isinf(start.masses).nonzero().flatten().tolist() == [1, 5]
     assert start.masses[[2, 6]].tolist() == [500.0, 500.0]
+
+
+def test_counts_of_one_are_singular(frames, student, tmp_path):
+    assert any("trained on all 1 structure:" in note for note in label_errors(student, frames[:1]).notes)
+    write(tmp_path / "data.extxyz", copper(1))
+    with pytest.raises(BadInput, match="1 structure, one of each group"):
+        import_labels(tmp_path / "data.extxyz")

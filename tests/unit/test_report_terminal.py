@@ -48,3 +48,20 @@ def test_nothing_to_show_prints_nothing() -> None:
     stream = io.StringIO()
     print_summary(dataclasses.replace(sample(points=10), values={}, gates=[]), Console(file=stream))
     assert stream.getvalue() == ""
+
+
+def test_a_pipe_of_a_given_width_has_wide_tables_a_value_a_line(monkeypatch):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from mdistill.runs.results import Table
+
+    monkeypatch.setenv("COLUMNS", "40")
+    columns = ["group", "force MAE (meV/Å)", "RMSE (meV/Å)", "stress MAE (GPa)"]
+    out = StringIO()
+    print_table(
+        Table("errors", "Errors", "accuracy", columns, [["all", "80", "241", "0.5"], ["Cu", "70", "3", "1"]]), Console(file=out)
+    )
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40 and any("stress MAE (GPa)" in line and "0.5" in line for line in lines)

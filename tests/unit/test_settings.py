@@ -232,3 +232,10 @@ def test_every_part_of_the_stride_rung_has_a_stream_of_its_own(monkeypatch: pyte
         assert parts["set_kick_scale"] == parts["judge_map"]
         seeds += {*parts.values()}
     assert len(seeds) == len({*seeds}) == 6
+
+
+def test_a_number_in_quotes_is_answered_without_them() -> None:
+    from mdistill.simulation.settings import SimulateSettings
+
+    with pytest.raises(BadInput, match=r"(?s)'0.05'.*fix: 0.05, without quotes"):
+        from_json(SimulateSettings, {"time_ps": "0.05"}, source="simulate()")

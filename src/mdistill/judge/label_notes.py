@@ -32,7 +32,8 @@ def _trained(potential: Potential, frames: Sequence[LabelledFrame]) -> list[str]
     if count == 0:
         return []
     what = f"all {count}" if count == len(frames) else f"{count} of {len(frames)}"
-    return [f"{potential.name} was trained on {what} structures: these errors are not those of new structures"]
+    what += f" structure{'s' * (len(frames) != 1)}"
+    return [f"{potential.name} was trained on {what}: these errors are not those of new structures"]
 
 
 def _far(potential: Potential, frames: Sequence[LabelledFrame]) -> list[str]:

@@ -110,7 +110,7 @@ def held_blocks(frames: Sequence[LabelledFrame], settings: LabelFileSettings) ->
             missing -= sizes[left[-1]]
             held.add(left.pop())
     if not held:
-        problem, fix = f"{len(frames)} structures, one of each group", "--hold-out groups, or --test-file FILE"
+        problem, fix = f"{_count(len(frames))}, one of each group", "--hold-out groups, or --test-file FILE"
         raise BadInput("labels", problem, allowed="at least two structures of one group", fix=fix)
     return frozenset(held)
 
@@ -148,6 +148,10 @@ def labels_table(imported: ImportedLabels) -> Results:
     found = "; ".join(f"{kind}: {', '.join(names) or 'none'}" for kind, names in imported.keys.items())
     table = Table("labels", "Labels", "training", columns, rows, f"Names in the files: {found}.")
     return Results(command="train", tables=[table])
+
+
+def _count(number: int) -> str:
+    return f"{number} structure{'s' * (number != 1)}"
 
 
 def _labelled(read: Sequence[FileFrame]) -> list[LabelledFrame]:
@@ -194,7 +198,7 @@ def _check_keys(read: Sequence[FileFrame], keys: Keys, settings: LabelFileSettin
             fix = f"--{kind}-key NAME, or leave it out"
             raise BadInput(f"--{kind}-key", f"no structure has {key!r}", allowed=f"a name in the files: {held}", fix=fix)
     if not read or not (keys.used["energy"] or keys.used["forces"]):
-        problem = f"{len(read)} structures with neither energies nor forces; the files hold {held}"
+        problem = f"{_count(len(read))} with neither energies nor forces; the files hold {held}"
         fix = "--energy-key NAME --forces-key NAME, or label structures first: mdistill label"
         raise BadInput(subject, problem, allowed="energies or forces", fix=fix)
 

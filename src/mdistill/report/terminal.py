@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,10 @@ def _print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], console:
         return
     if not console.is_terminal:
         widths = [max(cell_len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
+        if len(headings) > 2 and os.environ.get("COLUMNS", "").isdigit() and sum(widths) + 2 * len(widths) - 2 > console.width:
+            pairs = [pair for row in rows for pair in [*zip(headings, row, strict=True), ("", "")]]
+            _print_rows(["", ""], pairs[:-1], console)
+            return
         for row in [headings, *rows]:
             line = "  ".join(text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True))
             console.print(line.rstrip(), highlight=False, markup=False, emoji=False, soft_wrap=True)
