@@ -22,7 +22,8 @@ class InfoArguments:
 
 
 HELP = """\
-Elements, cutoff, size, teacher and hash of a model; sites and disorder of a structure; or the progress of a run.
+Elements, cutoff, size, teacher and hash of a model; sites and disorder of a structure; atoms, frames and
+temperature of a trajectory (.h5); or status, inputs and values of a run.
 
 examples:
   mdistill info runs/li6ps5cl/student.mdistill

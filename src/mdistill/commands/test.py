@@ -33,7 +33,8 @@ class TestArguments(LabelFileArguments):
 
 HELP = """\
 Errors of a model on labelled structures that it was not trained on: forces, energies and stress, by element and by group, with
-parity plots. Energies are also compared after fitting one reference energy per element, for labels of another code.
+parity plots. Energies are also compared after fitting one reference energy per element, for labels of another code. A note tells
+how many structures the model was trained on, and which are far from those, where its file tells.
 
 examples:
   mdistill test runs/mine test.extxyz --out runs/test
