@@ -143,6 +143,7 @@ def test_bash_completes(typed, offered, tmp_path):
 def test_other_shells_know_every_command_and_flag():
     from mdistill.commands.completion import script
 
+    assert "label_files" not in script("fish"), "a file of the room that is no command"
     assert "bashcompinit" in script("zsh") and "--production.time-ps" in script("zsh")
     fish = script("fish")
     assert all(name in fish.splitlines()[0] for name in cli.COMMANDS) and "-l production.time-ps" in fish

@@ -39,7 +39,7 @@ examples:
   mdistill completion fish
 """
 GROUPS = {"what": ("install",)}
-OTHER_MODULES = {"arguments", "commas", "train_stride"}
+OTHER_MODULES = {"arguments", "commas", "label_files", "ranges", "train_stride"}
 """Files of this room that are no commands."""
 _BASH = """\
 _mdistill() {{

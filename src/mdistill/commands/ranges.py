@@ -14,7 +14,7 @@ _RANGES = {
     "workers": (0, 1024, "0 to 1024", "--workers 0 uses this process"),
     "repeat": (1, 1000, "three numbers of at least 1", "--repeat 2 2 2"),
     "seed": (0, SEEDS, f"0 to {SEEDS}", "leave it out for the default"),
-    "max_hours": (1e-9, 1e5, "above 0 h, at most 100000 h", "leave it out for no limit"),
+    "max_hours": (0.0, 1e5, "0 to 100000 h", "leave it out for no limit"),
     "frame_time_fs": (1e-9, 1e6, "above 0 fs, at most 1e+06 fs", "give the time between two stored frames"),
 }
 
