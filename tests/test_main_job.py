@@ -158,6 +158,7 @@ def test_the_student_learned(workspace):
     assert force is not None and force < 0.7 * float(size), "the student is hardly better than zero forces"
 
 
+@pytest.mark.slow
 def test_rerun_does_nothing_and_one_changed_setting_reruns_what_follows(workspace, tmp_path, capsys, trust):
     run = tmp_path / "run"
     shutil.copytree(workspace / "runs" / "li6ps5cl", run, copy_function=shutil.copy2)
@@ -323,6 +324,7 @@ def test_vibrations_says_what_is_wrong(workspace, tmp_path, capsys, message):
     assert (run / "report.html").read_bytes() == before and not (run / "vibrations").exists()
 
 
+@pytest.mark.slow
 def test_train_closed_form(workspace, tmp_path, capsys):
     run = str(workspace / "runs" / "li6ps5cl")
     out = str(tmp_path / "linear")
