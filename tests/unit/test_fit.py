@@ -274,7 +274,7 @@ def test_a_plateau_ends_training_with_a_last_fall_of_the_learning_rate(tmp_path,
 
 def header(folder: Path) -> str:
     raw = (folder / CHECKPOINT).read_bytes()
-    return json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]["training"]
+    return json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]["training"].splitlines()[-1]
 
 
 def test_schedule_and_order_depend_on_step_and_seed_alone():

@@ -78,7 +78,7 @@ def parts(path):
     raw = path.read_bytes()
     length = struct.unpack("<Q", raw[:8])[0]
     header = json.loads(raw[8 : 8 + length])
-    return json.loads(header["__metadata__"]["mdistill"]), safetensors.numpy.load(raw), raw
+    return json.loads(header["__metadata__"]["mdistill"].splitlines()[-1]), safetensors.numpy.load(raw), raw
 
 
 def write(path, metadata, tensors):
@@ -389,3 +389,11 @@ def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(MdistillError, match=r"student\.mdistill"):
         save_model(tmp_path / "student.mdistill", tiny_net())
+
+
+def test_equal_models_are_equal_files(tmp_path):
+    written = set()
+    for _ in range(8):
+        save_model(tmp_path / "m", tiny_net(), {"teacher": "morse"})
+        written.add((tmp_path / "m").read_bytes())
+    assert len(written) == 1

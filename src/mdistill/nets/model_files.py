@@ -1,8 +1,8 @@
 """Model files: safetensors with a JSON header that describes the model, checked byte for byte before use.
 
-Layout (format 3): one safetensors file `student.mdistill`. Its `__metadata__` holds "mdistill": JSON of
-{format, kind, settings, elements, sha256, provenance}, and "header_sha256" of this JSON. sha256 is over name, type, shape and
-bytes of every tensor. So every flipped bit is noticed. No pickle is ever written or read.
+Layout (format 3): one safetensors file `student.mdistill`. Its `__metadata__` holds "mdistill": a line
+with the sha256 of the JSON below it, {format, kind, settings, elements, sha256, provenance}. sha256 is over name, type, shape and
+bytes of every tensor. So every flipped bit is noticed, and equal models are equal files. No pickle is ever written or read.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ FILE_LIMIT = 2_000_000_000
 """Largest model file read, bytes."""
 LARGEST_WEIGHT = 1e12
 """Largest weight read; those of students are below 1e6, and squares of larger ones leave the range of float32."""
-SEAL = "header_sha256"
-"""Key of the sha256 of the JSON header; files before format 3 have none."""
+SEAL = "sha256:"
+"""Before the sha256 of the JSON header, in the line above it; files before format 3 have none."""
 
 _KINDS_1 = {"spline": "moment", "composition": "splitting", "direct": "one_step", "attention": "one_step_attention"}
 _FIELDS_1 = {
@@ -158,8 +158,8 @@ def read_metadata(path: Path) -> Header:
 
 
 def sealed(key: str, text: str) -> dict[str, str]:
-    """A JSON text under its key with its sha256, as the metadata of a safetensors file."""
-    return {key: text, SEAL: hashlib.sha256(text.encode()).hexdigest()}
+    """A JSON text below its sha256, as the metadata of a safetensors file: one entry, for the order of several is random."""
+    return {key: f"{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"}
 
 
 def read_header(path: Path, key: str) -> Any:
@@ -185,7 +185,8 @@ def read_header(path: Path, key: str) -> Any:
         raw = handle.read(length)
     try:
         held = json.loads(raw)["__metadata__"]
-        metadata, intact = json.loads(held[key]), held in (sealed(key, held[key]), {key: held[key]})
+        text = held[key].partition("\n")[2] if held[key].startswith(SEAL) else held[key]
+        metadata, intact = json.loads(text), held in (sealed(key, text), {key: text})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(path, f"its header cannot be read ({type(error).__name__})", allowed=_ALLOWED, fix=_AGAIN) from error
     if not intact:
