@@ -46,7 +46,7 @@ from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
 from mdistill.workflows.prepare import prepared_systems
-from mdistill.workflows.production import produce
+from mdistill.workflows.production import enlarged, produce
 from mdistill.workflows.refine import Rounds, refine
 from mdistill.workflows.run_parts import check_labels, read_labels
 from mdistill.workflows.stage_log import tell_stage
@@ -240,10 +240,12 @@ class _Job:
         return _told(training_results(results[0], "first fit", others=results[1:]))
 
     def _refine(self, folder: Path) -> Results:
-        settings = self.settings
+        settings, least = self.settings, self.settings.refine
+        mobile = mobile_element(settings.mobile)
         rounds = Rounds(
-            systems=self._systems(), teacher=self.teacher, temperatures_K=settings.label.temperatures_K, settings=settings.refine,
-            label=settings.label, train=settings.train, pressure_GPa=self._pressure(), seed=self._seed("refine"),
+            systems=[enlarged(system, atoms=least.atoms, ions=least.ions, mobile=mobile) for system in self._systems()],
+            teacher=self.teacher, temperatures_K=settings.label.temperatures_K, settings=settings.refine, label=settings.label,
+            train=settings.train, pressure_GPa=self._pressure(), seed=self._seed("refine"),
             workers=self.workers,
         )  # fmt: skip
         first = [self.folder / "train" / member_file(number) for number in range(1, settings.committee + 1)]

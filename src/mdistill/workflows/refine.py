@@ -4,7 +4,8 @@ Student 1 runs the MD. Frames are chosen by novelty × spread: distance from all
 `data.select_frames`, times the largest spread of the committee's forces on an atom. A single student chooses by novelty.
 
 The student's dynamics visits configurations that its teacher's trajectories did not. Their labels make that dynamics reliable;
-`distill` does at least one round.
+`distill` does at least one round. A small labelled cell is repeated for it: in 32 atoms the ions see their own images, and three
+students of AgI taught there alone had forces in 128 atoms that were wrong by more than the gates allow.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Rounds:
     """Data that all rounds share.
 
     Attributes:
-        systems: Structures the student's MD starts from.
+        systems: Structures the student's MD starts from, at the size of production rather than of the labels.
         teacher: Labels the selected frames.
         temperatures_K: Temperatures of the student's MD, K.
         settings: Numbers of rounds and frames, length of the MD.
@@ -139,7 +140,8 @@ def _label_own_frames(
         except BlowUp as blown:
             notes.append(f"{temperature:g} K: {blown.reason} at step {blown.step}")
         candidates = _frames(where / "trajectory.h5", system)
-        like = [f.system for f in known if f.temperature_K == temperature and f.system.n_atoms == system.n_atoms]
+        elements = set(system.numbers.tolist())
+        like = [f.system for f in known if f.temperature_K == temperature and set(f.system.numbers.tolist()) == elements]
         chosen = select(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames, weigh=_spread_of(members, system))
         label_structures(
             [candidates[k] for k in sorted(chosen)], rounds.teacher, store, name=f"{index}/{temperature:g}",
