@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mdistill.crystals.checks import MOST_ATOMS, check_bulk, check_elements, check_mobile
 from mdistill.data.disorder import order
 from mdistill.data.prepare import plan
 from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
-from mdistill.io.checks import MOST_ATOMS, check_bulk, check_elements, check_mobile
 from mdistill.io.structures import read_structure, to_system
 
 CIF = """data_test
@@ -260,7 +260,7 @@ def test_ase_alone_would_fill_the_sites(tmp_path: Path, trust: Callable[..., Non
 def test_limit_is_checked_for_formats_that_announce_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from ase.build import bulk
 
-    from mdistill.io import checks
+    from mdistill.crystals import checks
 
     path = tmp_path / "copper.traj"
     bulk("Cu", cubic=True).repeat(2).write(path)

@@ -15,8 +15,8 @@ import pytest
 from ase.build import bulk
 
 from attack.tally import Outcomes
+from mdistill.crystals.crystal import Crystal
 from mdistill.errors import MdistillError
-from mdistill.io.crystal import Crystal
 from mdistill.io.structures import read_structure
 
 pytestmark = pytest.mark.slow

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mdistill.crystals.charges import formal_charges
+from mdistill.crystals.crystal import Crystal
 from mdistill.data.disorder import order
 from mdistill.errors import BadInput
-from mdistill.io.charges import formal_charges
-from mdistill.io.crystal import Crystal
 from mdistill.io.structures import read_structure
 
 NI3S2 = "Ni1 Ni 0.5 0.2449 0.7551 1\nS1 S 0.2521 0.2521 0.2521 1"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mdistill.crystals.cif_formula import check_formula, formula_units
 from mdistill.errors import BadInput
-from mdistill.io.cif_formula import check_formula, formula_units
 from mdistill.io.structures import read_structure
 
 FAULTS = Path(__file__).parent.parent / "attack" / "faults"

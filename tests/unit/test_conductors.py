@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from conductors import CONDUCTORS, Conductor, cif, conductor
+from mdistill.crystals.checks import neighbour_pairs
 from mdistill.data.disorder import charges_of, order
 from mdistill.errors import BadInput
-from mdistill.io.checks import neighbour_pairs
 from mdistill.io.structures import numbers_of, read_structure
 
 LONG = ("Li7La3Zr2O12, cubic",)

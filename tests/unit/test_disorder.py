@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from conductors import cif, conductor
+from mdistill.crystals.checks import neighbour_pairs
+from mdistill.crystals.crystal import Crystal, Site
 from mdistill.data import arrangement
 from mdistill.data.disorder import charges_of, closest_allowed, order, repeat, site_classes
 from mdistill.data.ewald import ewald_matrix
 from mdistill.data.settings import DisorderSettings
 from mdistill.data.supercell import supercell_for
 from mdistill.errors import BadInput
-from mdistill.io.checks import neighbour_pairs
-from mdistill.io.crystal import Crystal, Site
 from mdistill.io.structures import numbers_of, read_structure, to_atoms
 from mdistill.units import COULOMB
 

@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.build import bulk
 from torch import Tensor
 
+from mdistill.crystals.crystal import Crystal
 from mdistill.data.prepare import plan, prepare
 from mdistill.data.relax import NotRelaxed, Relaxation, relax
 from mdistill.data.settings import DisorderSettings, PrepareSettings
@@ -21,7 +22,6 @@ from mdistill.data.supercell import is_molecular, shortest_vector, supercell_for
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
 from mdistill.interrupt import StopRequest
-from mdistill.io.crystal import Crystal
 from mdistill.io.structures import from_atoms, read_structure, to_system
 from mdistill.types import Graph, Potential, Prediction, System
 

@@ -13,11 +13,11 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from mdistill.crystals import cif as cif_module
+from mdistill.crystals.charges import formal_charges
+from mdistill.crystals.checks import neighbour_pairs
+from mdistill.crystals.crystal import Crystal, Site, formula
 from mdistill.errors import BadInput
-from mdistill.io import cif as cif_module
-from mdistill.io.charges import formal_charges
-from mdistill.io.checks import neighbour_pairs
-from mdistill.io.crystal import Crystal, Site, formula
 from mdistill.io.structures import from_atoms, numbers_of, read_structure, to_atoms, to_system
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "li6ps5cl.cif"
@@ -181,7 +181,15 @@ def test_import_is_cheap() -> None:
     import mdistill.io
 
     package = Path(mdistill.io.__file__).parents[1]
-    for name in ("io/structures", "io/checks", "io/cif", "io/charges", "data/disorder", "data/arrangement", "data/prepare"):
+    for name in (
+        "io/structures",
+        "crystals/checks",
+        "crystals/cif",
+        "crystals/charges",
+        "data/disorder",
+        "data/arrangement",
+        "data/prepare",
+    ):
         top = [
             node for node in ast.parse((package / f"{name}.py").read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
         ]

@@ -18,8 +18,8 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from mdistill import __version__
 from mdistill.analysis.accuracy import Accuracy, Deviation
+from mdistill.crystals.crystal import reduced_formula
 from mdistill.graph import build_graph, edge_vectors
-from mdistill.io.crystal import reduced_formula
 from mdistill.nets.network import Network
 from mdistill.nets.trained_structures import TRAINED, projections_of
 from mdistill.notices import notify

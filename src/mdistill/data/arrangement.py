@@ -9,11 +9,11 @@ from itertools import combinations, islice, product
 
 import numpy as np
 
+from mdistill.crystals.checks import neighbour_pairs
+from mdistill.crystals.crystal import Crystal
 from mdistill.data.ewald import ewald_matrix
 from mdistill.data.settings import DisorderSettings
 from mdistill.errors import BadInput
-from mdistill.io.checks import neighbour_pairs
-from mdistill.io.crystal import Crystal
 
 _SAME_ENERGY = 1e-3
 """eV; arrangements whose element-pair energies all agree within this are symmetry-equivalent."""

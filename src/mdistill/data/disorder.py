@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mdistill.crystals.charges import NEUTRAL, formal_charges, net_charge, positive_charge
+from mdistill.crystals.checks import perpendicular_heights
+from mdistill.crystals.crystal import Crystal, Site, formula
 from mdistill.data.arrangement import VACANCY, Arrangements, ClosePairs, SiteClass, find_arrangements
 from mdistill.data.settings import DisorderSettings
 from mdistill.errors import BadInput
-from mdistill.io.charges import NEUTRAL, formal_charges, net_charge, positive_charge
-from mdistill.io.checks import perpendicular_heights
-from mdistill.io.crystal import Crystal, Site, formula
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

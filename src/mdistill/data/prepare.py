@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mdistill.crystals.charges import formal_charges
+from mdistill.crystals.checks import check_bulk, check_elements
+from mdistill.crystals.crystal import Crystal, formula
 from mdistill.data.disorder import charges_of, describe, order, repeat, site_classes
 from mdistill.data.relax import Relaxation, relax
 from mdistill.data.settings import PrepareSettings
 from mdistill.data.supercell import SLACK, is_molecular, shortest_vector, supercell_for
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.charges import formal_charges
-from mdistill.io.checks import check_bulk, check_elements
-from mdistill.io.crystal import Crystal, formula
 from mdistill.io.structures import to_system
 from mdistill.progress import progress
 from mdistill.runs.results import Cell, Table

@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 from jaxtyping import Float
 
-from mdistill.io.checks import neighbour_pairs, perpendicular_heights
-from mdistill.io.crystal import Crystal
+from mdistill.crystals.checks import neighbour_pairs, perpendicular_heights
+from mdistill.crystals.crystal import Crystal
 
 SLACK = 0.1
 """Share of twice the cutoff by which a box of molecules may be too short without being repeated."""

@@ -13,9 +13,9 @@ import numpy as np
 from ase.data import atomic_masses
 from jaxtyping import Float, Int
 
+from mdistill.crystals.atom_kinds import check_masses_tell_elements, lammps_names_elements, numbers_of_types, without_isotopes
 from mdistill.errors import BadInput
 from mdistill.export.amber import NETCDF_SUFFIXES, read_netcdf
-from mdistill.io.atom_kinds import check_masses_tell_elements, lammps_names_elements, numbers_of_types, without_isotopes
 from mdistill.io.import_trajectory import READABLE
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5_arrays
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdistill.crystals.checks import check_crystal
+from mdistill.crystals.crystal import Crystal, Site
 from mdistill.errors import BadInput
-from mdistill.io.checks import check_crystal
-from mdistill.io.crystal import Crystal, Site
 from mdistill.io.structures import from_atoms, read_structure, read_system, to_atoms, to_system, write_systems
 from mdistill.types import System
 

@@ -13,8 +13,8 @@ import torch
 from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 
+from mdistill.crystals.atom_kinds import lammps_names_elements, numbers_of_types, without_isotopes
 from mdistill.errors import BadInput
-from mdistill.io.atom_kinds import lammps_names_elements, numbers_of_types, without_isotopes
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5
 from mdistill.io.unwrap import check_cells, check_joint, check_jumps, joint_is_doubled, order_changed, unwrap
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar
@@ -199,7 +199,7 @@ def _check_run(run: _Run) -> None:
     """Check finite numbers, plausible distances (nm, Bohr, overlaps …), even steps and times."""
     from ase import Atoms
 
-    from mdistill.io.checks import check_crystal
+    from mdistill.crystals.checks import check_crystal
     from mdistill.io.structures import from_atoms
 
     bad = ~(np.isfinite(run.positions).all(axis=(1, 2)) & np.isfinite(run.cells).all(axis=(1, 2)))

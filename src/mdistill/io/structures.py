@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from mdistill.crystals.atom_kinds import check_masses_tell_elements, lammps_names_elements, without_isotopes
+from mdistill.crystals.checks import READABLE, check_crystal, check_file, text_of
+from mdistill.crystals.cif import parse_cif
+from mdistill.crystals.crystal import Crystal, Site, formula
+from mdistill.crystals.split_sites import merge_overfull
 from mdistill.errors import BadInput
-from mdistill.io.atom_kinds import check_masses_tell_elements, lammps_names_elements, without_isotopes
-from mdistill.io.checks import READABLE, check_crystal, check_file, text_of
-from mdistill.io.cif import parse_cif
-from mdistill.io.crystal import Crystal, Site, formula
 from mdistill.io.files import replacing, sha256
 from mdistill.io.held_atoms import unused_by_crystals
-from mdistill.io.split_sites import merge_overfull
 from mdistill.notices import notify
 from mdistill.types import System
 
@@ -44,7 +44,7 @@ def read_structure(path: str | Path, *, index: int = -1) -> Crystal:
         index: Which structure of a file that holds several (negative counts from the end).
     Raises:
         BadInput: The file is absent, empty, too large, binary, UTF-16, no structure, or the structure is one no
-            simulation can start from (see `io/checks.py`).
+            simulation can start from (see `crystals/checks.py`).
     """
     path = Path(path)
     kind = check_file(path)

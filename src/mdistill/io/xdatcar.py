@@ -11,8 +11,8 @@ import numpy as np
 from ase.data import atomic_numbers
 from jaxtyping import Float, Int
 
+from mdistill.crystals.atom_kinds import ISOTOPE_NOTE, ISOTOPES
 from mdistill.errors import BadInput
-from mdistill.io.atom_kinds import ISOTOPE_NOTE, ISOTOPES
 
 _FRAME = re.compile(r"^\s*(Direct|Cartesian)\s+configuration\s*=\s*(\d+)", re.IGNORECASE)
 _ALLOWED = "XDATCAR as VASP 5 or 6 writes it"

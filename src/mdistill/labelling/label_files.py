@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from mdistill.crystals.checks import text_of
 from mdistill.errors import BadInput
 from mdistill.io.arrays import DAMAGED, read_arrays
-from mdistill.io.checks import text_of
 from mdistill.labelling.settings import LabelFileSettings
 from mdistill.units import BOHR, GPA, HARTREE, KCAL_MOL, KJ_MOL
 

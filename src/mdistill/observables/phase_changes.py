@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mdistill.io.crystal import reduced_formula
+from mdistill.crystals.crystal import reduced_formula
 from mdistill.types import System
 
 

@@ -38,7 +38,7 @@ def card(path: Path) -> Results:
 
 
 def _structure(path: Path) -> Results:
-    from mdistill.io.charges import formal_charges
+    from mdistill.crystals.charges import formal_charges
     from mdistill.io.structures import read_structure
 
     crystal = read_structure(path)

@@ -14,12 +14,12 @@ from shutil import copyfile
 
 import torch
 
+from mdistill.crystals.crystal import Crystal, reduced_formula
 from mdistill.data.explore import in_cell
 from mdistill.data.prepare import plan
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.crystal import Crystal, reduced_formula
 from mdistill.io.files import replacing, sha256
 from mdistill.io.structures import STRUCTURES, read_structure, read_systems
 from mdistill.io.trajectories import read_hdf5

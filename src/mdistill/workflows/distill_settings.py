@@ -18,7 +18,7 @@ from mdistill.training.settings import FitSettings, StrideSettings, TrainSetting
 from mdistill.workflows.settings import ProductionSettings, RefineSettings
 
 if TYPE_CHECKING:
-    from mdistill.io.crystal import Crystal
+    from mdistill.crystals.crystal import Crystal
 
 MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "F", "Mg", "Zn", "Ca")
 """Mobile ions in order of preference, where none is named."""
@@ -128,7 +128,7 @@ def ladder(temperatures: tuple[float, ...]) -> tuple[float, ...]:
 
 def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     """The settings with cutoff, seed, temperatures and mobile ion filled in where they are not set."""
-    from mdistill.io.checks import check_bulk, check_mobile
+    from mdistill.crystals.checks import check_bulk, check_mobile
 
     check_bulk(crystal)
     mobile = settings.mobile or _mobile_of(crystal)

@@ -6,13 +6,13 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from mdistill.crystals.crystal import Crystal
 from mdistill.data.prepare import plan, prepare, relaxation_table
 from mdistill.data.relax import NotRelaxed
 from mdistill.data.settings import PrepareSettings
 from mdistill.errors import MdistillError
 from mdistill.estimates import exactly
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.crystal import Crystal
 from mdistill.io.structures import STRUCTURES, read_systems, write_systems
 from mdistill.labelling.engine import as_engine
 from mdistill.labelling.executor import AskedPotential, executor

@@ -19,10 +19,10 @@ import torch
 from ase.data import chemical_symbols
 
 from mdistill.analysis.diffusion import diffusivity
+from mdistill.crystals.checks import perpendicular_heights
 from mdistill.data.explore import in_cell, repeated
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.checks import perpendicular_heights
 from mdistill.io.trajectories import read_hdf5
 from mdistill.nets.network import StrideMap
 from mdistill.observables.production import Production, production_results

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mdistill.io.checks import CLOSEST, neighbour_pairs
-from mdistill.io.crystal import Crystal, Site
+from mdistill.crystals.checks import CLOSEST, neighbour_pairs
+from mdistill.crystals.crystal import Crystal, Site
 
 MOST = 1.25
 """Largest sum of two occupancies that is taken for a refinement error."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from mdistill.io.crystal import Crystal
+    from mdistill.crystals.crystal import Crystal
 
 NEUTRAL = 0.05
 """A disordered crystal whose net charge is below this fraction of the positive charge counts as neutral: refined

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mdistill.crystals.checks import beginning, text_of
 from mdistill.errors import BadInput
-from mdistill.io.checks import beginning, text_of
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from mdistill.crystals.atom_kinds import ISOTOPE_NOTE, ISOTOPES
+from mdistill.crystals.checks import neighbour_pairs
+from mdistill.crystals.cif_formula import check_formula
+from mdistill.crystals.cif_symmetry import Symmetry, symmetries
+from mdistill.crystals.crystal import Crystal, Site
 from mdistill.errors import BadInput
-from mdistill.io.atom_kinds import ISOTOPE_NOTE, ISOTOPES
-from mdistill.io.checks import neighbour_pairs
-from mdistill.io.cif_formula import check_formula
-from mdistill.io.cif_symmetry import Symmetry, symmetries
-from mdistill.io.crystal import Crystal, Site
 
 SAME_PLACE = 0.05
 """Two images closer than this (Å) are one position: rounding of 1/3, or two rows that share a site."""

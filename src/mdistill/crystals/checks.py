@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mdistill.crystals.crystal import Crystal
 from mdistill.errors import BadInput
-from mdistill.io.crystal import Crystal
 from mdistill.units import BOHR
 
 LARGEST_FILE = 200_000_000

@@ -1,0 +1,1 @@
+"""A crystal as published: CIF, symmetry, partial occupancies, charges, and whether it can be one."""
