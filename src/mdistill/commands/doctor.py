@@ -85,8 +85,11 @@ def students_run() -> str:
     """How students run on this machine, tested with a tiny kernel."""
     from mdistill.kernels.build import enabled
     from mdistill.kernels.moment import SLOW, build_failure
+    from mdistill.kernels.prebuilt import FOLDER, INDEX
 
     reason = build_failure() if enabled() else "MDISTILL_COMPILED=0 turns compiled code off"
+    if reason is not None and enabled() and (FOLDER / INDEX).is_file():
+        return f"in compiled code of the package, usual sizes alone: {reason}"
     return "in compiled code" if reason is None else f"{SLOW}: {reason}"
 
 

@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy as np
 from filelock import FileLock
 
 from mdistill.errors import MdistillError
+from mdistill.kernels.prebuilt import FOLDER, flags_line, prebuilt
 from mdistill.notices import notify
 
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-pthread", "-fPIC", "-shared")
@@ -87,7 +88,13 @@ def _library(source: Source, macros: tuple[tuple[str, str | int], ...]) -> ctype
     try:
         return build(source, dict(macros), [cache_folder(), other])
     except NoKernel as error:
-        return error
+        return _carried(source, dict(macros)) or error
+
+
+def _carried(source: Source, macros: dict[str, str | int]) -> ctypes.CDLL | None:
+    """The library that came with the package, where nothing can be built."""
+    path = prebuilt(source.files, macros, FOLDER) if enabled() and not source.flags else None
+    return None if path is None else _declared(ctypes.CDLL(str(path)), source.files[0])
 
 
 def build(source: Source, macros: dict[str, str | int], folders: Sequence[Path]) -> ctypes.CDLL:
@@ -98,7 +105,7 @@ def build(source: Source, macros: dict[str, str | int], folders: Sequence[Path])
     """
     if (program := compiler()) is None:
         raise NoKernel("no C++ compiler was found\n  fix: install g++, or name a compiler with the variable CXX")
-    command = [program, *_FLAGS, *source.flags, *(f"-DMDISTILL_{name.upper()}={value}" for name, value in macros.items())]
+    command = _command(program, source, macros)
     version = [_run([program, "--version"]).stdout, _processor(), repr(_TRIES), *command]
     content = b"\0".join(["\0".join(version).encode(), *(path.read_bytes() for path in source.files)])
     name = f"{source.files[0].stem}-{hashlib.sha256(content).hexdigest()[:24]}.so"
@@ -107,11 +114,15 @@ def build(source: Source, macros: dict[str, str | int], folders: Sequence[Path])
             _secure(folder)
             with FileLock(folder / f"{name}.lock", timeout=_TIMEOUT_S):
                 if not _intact(folder / name):
-                    _compile([*command, str(source.files[0])], folder / name)
+                    compile_library(program, source, macros, folder / name)
                 return _declared(ctypes.CDLL(str(folder / name)), source.files[0])
         except (OSError, NotImplementedError) as error:
             notify(f"compiled kernels cannot be stored in {folder} ({error}); MDISTILL_CACHE names another folder")
     raise NoKernel("no folder can be written\n  fix: set MDISTILL_CACHE to a folder of your own that you can write")
+
+
+def _command(program: str, source: Source, macros: Mapping[str, str | int]) -> list[str]:
+    return [program, *_FLAGS, *source.flags, *(f"-DMDISTILL_{name.upper()}={value}" for name, value in macros.items())]
 
 
 def _secure(folder: Path) -> None:
@@ -137,11 +148,18 @@ def _intact(path: Path) -> bool:
         return False
 
 
-def _compile(command: list[str], path: Path) -> None:
-    errors = []
+def compile_library(
+    program: str, source: Source, macros: Mapping[str, str | int], path: Path, *, tries: Sequence[Sequence[str]] = _TRIES
+) -> None:
+    """Compile a library, with the first flags of `tries` that the compiler takes; its sha256 is written beside it.
+
+    Raises:
+        NoKernel: The compiler fails with all of them.
+    """
+    command, errors = [*_command(program, source, macros), str(source.files[0])], []
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         built, sha256 = Path(scratch) / path.name, Path(scratch) / "sha256"
-        for tried in _TRIES:
+        for tried in tries:
             run = _run([command[0], *tried, *command[1:], "-o", str(built)])
             if run.returncode == 0 and built.is_file():
                 sha256.write_text(hashlib.sha256(built.read_bytes()).hexdigest(), encoding="utf-8")
@@ -166,10 +184,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 def _processor() -> str:
     """Identity of the processor for machine code."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    listed = (line for line in lines if line.startswith(("flags", "Features")))
-    return next(listed, platform.processor() + platform.node()) + platform.machine()
+    return (flags_line() or platform.processor() + platform.node()) + platform.machine()
 
 
 def _declared(library: ctypes.CDLL, source: Path) -> ctypes.CDLL:
