@@ -10,6 +10,7 @@ import numpy as np
 from mdistill.estimates import exactly
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.nets.model_files import read_metadata
+from mdistill.observables.barostat import barostat_notes
 from mdistill.runs.identity import shown_sha256
 from mdistill.runs.results import Figure, Results, Series
 from mdistill.simulation.log import read_log
@@ -50,7 +51,7 @@ def dynamics_results(done: SimulationResult, potential: Potential, settings: Sim
         command="simulate", values=done.values, figures=figures,
         provenance={"potential": potential.name, "model_sha256": shown_sha256(potential)},
         citations=["mdistill", "ase", "vesin", *used, *(["cell-rescaling"] if settings.ensemble == "npt" else [])],
-        notes=["An interrupted run was continued."] if done.resumed else [],
+        notes=[*(["An interrupted run was continued."] if done.resumed else []), *barostat_notes(done.log, settings)],
     )  # fmt: skip
 
 

@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mdistill.errors import BlowUp
-from mdistill.graph import SkinList, edge_vectors
+from mdistill.graph import SkinList, edge_vectors, volumes
 from mdistill.simulation.kinetics import atom_counts, degrees_of_freedom, kinetic_energy, prediction_of, temperature
 from mdistill.simulation.settings import GuardSettings
 from mdistill.types import State
+
+_MOST_GROWTH = 5.0
 
 
 @dataclass(slots=True)
@@ -27,12 +29,14 @@ class Guard:
         settings: The limits.
         temperature_K: T₀ of the temperature check; None for no such check.
         reference_energy: [struct] total energy (eV) of an NVE run; None for no such check.
+        reference_volume: [struct] volume (Å³) at the start of an NpT run; None for no such check.
         distances: Closest labelled distance (Å) per pair of atomic numbers (smaller first); covalent radii where missing.
     """
 
     settings: GuardSettings = field(default_factory=GuardSettings)
     temperature_K: float | None = None
     reference_energy: Float[Tensor, " struct"] | None = None
+    reference_volume: Float[Tensor, " struct"] | None = None
     distances: Mapping[tuple[int, int], float] = field(default_factory=dict)
     _limits: tuple[Tensor, Tensor] | None = None
     _near: SkinList | None = None
@@ -40,6 +44,7 @@ class Guard:
     def __call__(self, step: int, state: State) -> None:
         _check_finite(step, state)
         if self.settings.on and step % self.settings.every == 0:
+            self._check_volume(step, state)
             self._check_forces(step, state)
             self._check_distances(step, state)
             self._check_temperature(step, state)
@@ -68,6 +73,15 @@ class Guard:
     def _highest_temperature(self, state: State) -> Float[Tensor, " struct"]:
         width = (2.0 / degrees_of_freedom(state)).sqrt()
         return (self.temperature_K or 0.0) * (1.0 + 8.0 * width) + self.settings.temperature_margin_K
+
+    def _check_volume(self, step: int, state: State) -> None:
+        if self.reference_volume is None:
+            return
+        ratio = volumes(state.system) / self.reference_volume
+        worst = float(ratio[int(ratio.log().abs().argmax())])
+        if not 1.0 / _MOST_GROWTH <= worst <= _MOST_GROWTH:
+            does, limits = "expanded" if worst > 1.0 else "collapsed", f"{1.0 / _MOST_GROWTH:g} to {_MOST_GROWTH:g}"
+            raise BlowUp(step, f"the cell {does} to {worst:.3g} times its first volume (limits {limits}): check the pressure")
 
     def _check_forces(self, step: int, state: State) -> None:
         size = prediction_of(state).forces.norm(dim=1)

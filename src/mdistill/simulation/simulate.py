@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from mdistill.analysis.taught import tell_departures
 from mdistill.errors import BadInput, BlowUp
 from mdistill.estimates import Estimate
-from mdistill.graph import cast
+from mdistill.graph import cast, volumes
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
@@ -145,7 +145,8 @@ class _Run:
             interval=settings.restart_seconds, extras=self._extras,
         )  # fmt: skip
         reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if "reference" in point.extras else None
-        self.guard = Guard(settings=settings.guard, temperature_K=hottest, reference_energy=reference)
+        volume = volumes(system) if settings.ensemble == "npt" and bool(system.pbc.all()) else None
+        self.guard = Guard(settings.guard, hottest, reference_energy=reference, reference_volume=volume)
         if bool(held(self.state.masses).any()):
             self.evaluate: Evaluator | EngineEvaluator = Evaluator(potential, settings.skin_A)
         else:

@@ -25,6 +25,7 @@ from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.trajectories import read_hdf5
 from mdistill.nets.network import StrideMap
+from mdistill.observables.barostat import barostat_notes
 from mdistill.observables.production import Production, production_results
 from mdistill.parallel import side_by_side
 from mdistill.progress import Advance, progress
@@ -152,7 +153,7 @@ class _Job:
         return production_results(
             produced, mobile=self.mobile, charge=settings.charge, pressure_GPa=None if self._fixed else settings.pressure_GPa,
             stride_fs=None if self.stride is None else self.stride.settings.stride_fs, thermostat=settings.thermostat,
-            seed=child_seed(self.seed, "diffusivity"), notes=self._notes(lengths, errors),
+            seed=child_seed(self.seed, "diffusivity"), notes=[*self._cell_notes(runs), *self._notes(lengths, errors)],
         )  # fmt: skip
 
     @property
@@ -176,15 +177,7 @@ class _Job:
             return [self.systems[run.ordering] for run in runs]
         settings = self.settings
         length = settings.equilibration_ps + settings.cell_ps
-        plain = SimulateSettings(
-            ensemble="npt", barostat="anisotropic", barostat_ps=QUICK_BAROSTAT_PS, thermostat="langevin",
-            friction_per_ps=_FRICTION, pressure_GPa=settings.pressure_GPa, time_ps=settings.cell_ps,
-            equilibration_ps=settings.equilibration_ps, time_step_fs=settings.time_step_fs, every_fs=100.0,
-        )  # fmt: skip
-        jobs = []
-        for run in runs:
-            md = replace(plain, temperature_K=run.kelvin, seed=child_seed(self.seed, run.name, "cell"))
-            jobs.append(self._job(run, "npt", self.systems[run.ordering], md))
+        jobs = [self._job(run, "npt", self.systems[run.ordering], self._npt(run)) for run in runs]
         title = f"production: {len(runs)} runs of {length:g} ps at {settings.pressure_GPa:g} GPa"
         done = [result for result, _ in self._together(title, jobs, steps=len(runs) * self._steps(length))]
         cells = [read_hdf5(one.trajectory).cell.double().mean(0) for one in done]
@@ -215,6 +208,21 @@ class _Job:
 
     def _keep(self, lengths: _Lengths) -> None:
         Ledger(self.folder).keep(_LENGTHS, {"time_ps": lengths.time_ps, "minutes": lengths.minutes})
+
+    def _npt(self, run: _Run) -> SimulateSettings:
+        settings = self.settings
+        return SimulateSettings(
+            ensemble="npt", barostat="anisotropic", barostat_ps=QUICK_BAROSTAT_PS, thermostat="langevin",
+            temperature_K=run.kelvin, friction_per_ps=_FRICTION, pressure_GPa=settings.pressure_GPa, time_ps=settings.cell_ps,
+            equilibration_ps=settings.equilibration_ps, time_step_fs=settings.time_step_fs, every_fs=100.0,
+            seed=child_seed(self.seed, run.name, "cell"),
+        )  # fmt: skip
+
+    def _cell_notes(self, runs: Sequence[_Run]) -> list[str]:
+        """Warnings about the NpT runs that gave the cells."""
+        runs = () if self._fixed else runs
+        found = {run.name: barostat_notes(self._home(run, "npt") / "log.csv", self._npt(run)) for run in runs}
+        return [f"{name}, NpT for its cell: {note}" for name, notes in found.items() for note in notes]
 
     def _nvt(self, kelvin: float, time_ps: float, seed: int) -> SimulateSettings:
         settings = self.settings
