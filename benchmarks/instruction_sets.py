@@ -29,7 +29,7 @@ from mdistill.runs.hardware import code_version, hardware
 from mdistill.settings import to_json
 from mdistill.units import ACCELERATION, BOLTZMANN
 
-LEVELS = {"x86-64-v2": ("", "avx2", "avx512"), "x86-64-v3": ("avx2", "avx512"), "x86-64-v4": ("avx512",)}
+LEVELS = {"x86-64-v2": ("sse", "avx2", "avx512"), "x86-64-v3": ("avx2", "avx512"), "x86-64-v4": ("avx512",)}
 """Code, and the processors by their widest vectors that run it."""
 KELVIN, STEP_FS, ATOM_STEPS = 600.0, 2.0, 30_000
 

@@ -21,6 +21,7 @@ from mdistill.judge.potential import closest_distances, pair_name, scan_pairs, v
 from mdistill.judge.settings import ValidateSettings
 from mdistill.judge.timing import compare_speed
 from mdistill.labelling.settings import LabelSettings
+from mdistill.runs.hardware import instructions
 from mdistill.runs.results import Results, read_results, write_results
 from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
@@ -162,6 +163,7 @@ def test_results_hold_what_the_report_needs(good: tuple[Results, Path], tmp_path
     assert all(len(s.x) <= 1500 for f in results.figures if f.kind == "parity" for s in f.series)
     assert {"force_mae", "force_mae 600 K", "force_mae Na", "energy_mae 300 K", "stress_mae", "speed_up"} <= set(results.values)
     assert any(name.startswith("rdf-") for name in (f.name for f in results.figures))
+    assert f"student in its own code on a processor with {instructions() or 'unknown'}" in results.gates[-1].detail
 
 
 @pytest.mark.slow

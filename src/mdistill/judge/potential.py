@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ from mdistill.judge.replay import replay
 from mdistill.judge.settings import ValidateSettings
 from mdistill.judge.timing import Speed, compare_speed
 from mdistill.labelling.settings import LabelSettings
-from mdistill.runs.hardware import hardware
+from mdistill.nets.speed_record import runs_in, speed_notes
+from mdistill.runs.hardware import hardware, instructions
 from mdistill.runs.identity import model_id, structure_digests
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.results import Headline, Results, estimate_from
@@ -100,14 +101,15 @@ def validate(  # noqa: PLR0917
     dynamics.compare_structure(measured, {k: part for k, part in by_temperature.items() if len(part) > 1}, taught)
     for kelvin in sorted({temperatures[0], temperatures[-1]}):
         dynamics.measure_drift(measured, kelvin)
-    gates = _gates(measured, dynamics.stability(settings.stability_factor * temperatures[-1]), settings.limits)
+    gates = _gates(measured, dynamics.stability(settings.stability_factor * temperatures[-1]), settings.limits, student)
     failed = ", ".join(gate.name for gate in gates if not gate.passed)
     verdict = f"gates failed: {failed}" if failed else f"all {len(gates)} gates passed"
     return Results(
         command="validate", settings=to_json(settings), hardware=hardware(),
         provenance={"teacher": teacher.name, "student": student.name, "held_out_frames": len(held_out)}, values=_values(measured),
         headlines=[Headline(quantity="speed_up", value="speed_up")], gates=gates, rungs=rungs(measured, teacher, student),
-        tables=tables(measured), figures=figures(measured, held_out, predictions, settings.parity_points), notes=[verdict],
+        tables=tables(measured), figures=figures(measured, held_out, predictions, settings.parity_points),
+        notes=[verdict, *speed_notes(student, start, measured.speed.student, instructions())],
     )  # fmt: skip
 
 
@@ -204,13 +206,15 @@ def _speed(teacher: Potential, student: Potential, start: System, repeats: int, 
     return speed
 
 
-def _gates(measured: Measured, stability: Gate, limits: GateLimits) -> list[Gate]:
+def _gates(measured: Measured, stability: Gate, limits: GateLimits, student: Potential) -> list[Gate]:
     errors = measured.accuracy
     gates = [*force_gates(errors.force, limits), energy_gate(errors.energy, limits)]
     gates += [stress_gate(errors.stress, limits)] if errors.stress else []
     gates += [rdf_gate(measured.overlaps, limits, broken=measured.broken)] if measured.overlaps or measured.broken else []
     gates += [drift_gate(measured.drifts, limits), stability]
-    return [*gates, repulsion_gate(measured.scans, limits), speed_gate(measured.speed.ratio, limits)]
+    speed = speed_gate(measured.speed.ratio, limits)
+    speed = replace(speed, detail=f"{speed.detail}; {runs_in(student, instructions())}")
+    return [*gates, repulsion_gate(measured.scans, limits), speed]
 
 
 def _values(measured: Measured) -> dict[str, Estimate]:

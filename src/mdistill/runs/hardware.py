@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_INSTRUCTIONS = {"avx512f": "avx512", "avx2": "avx2", "asimd": "neon", "neon": "neon"}
+_INSTRUCTIONS = {"avx512f": "avx512", "avx2": "avx2", "sse2": "sse", "asimd": "neon", "neon": "neon"}
 
 
 def hardware() -> dict[str, Any]:
@@ -19,7 +19,7 @@ def hardware() -> dict[str, Any]:
 
     return {
         "processor": next(_after(_processor_lines(), "model name"), platform.processor() or "unknown"),
-        "instructions": instructions(_processor_lines()), "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
+        "instructions": instructions(), "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
         "threads": torch.get_num_threads(), "memory_GiB": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
@@ -27,8 +27,9 @@ def hardware() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def instructions(lines: list[str]) -> str:
-    """The widest vector instructions named in /proc/cpuinfo: avx512, avx2, neon or ""."""
+def instructions(lines: list[str] | None = None) -> str:
+    """The widest vector instructions named in /proc/cpuinfo: avx512, avx2, sse, neon or ""."""
+    lines = _processor_lines() if lines is None else lines
     flags = set(" ".join([*_after(lines, "flags"), *_after(lines, "Features")]).split())
     return next((name for flag, name in _INSTRUCTIONS.items() if flag in flags), "")
 
