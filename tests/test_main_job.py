@@ -136,7 +136,7 @@ def test_a_run_is_repeated_from_its_settings_file_alone(workspace, tmp_path, tru
     run = tmp_path / "moved"
     shutil.copytree(workspace / "runs" / "li6ps5cl", run)
     again = tmp_path / "again"
-    assert cli.run(["distill", str(run / "run.toml"), "--out", str(again)]) in (0, 4)
+    assert cli.run(["distill", str(run / "run.toml"), "--trust", "--out", str(again)]) in (0, 4)
     first, second = read_results(run), read_results(again)
     assert first.provenance["model_sha256"] == second.provenance["model_sha256"]
     clock = ("seconds", "ns_per_day", "us_per_atom", "speed", "µs")
@@ -295,7 +295,7 @@ def test_vibrations_adds_a_section_to_the_run(workspace, tmp_path, capsys):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Vibrational density of states" in page and "Hessian error" in page and "Gates" in page
     assert "frequency MAE" in capsys.readouterr().out
-    again = ["vibrations", "--config", str(run / "vibrations" / "run.toml"), "--out", str(tmp_path / "again")]
+    again = ["vibrations", "--config", str(run / "vibrations" / "run.toml"), "--trust", "--out", str(tmp_path / "again")]
     assert cli.run(again) == 0
     first, second = (read_results(folder) for folder in (run / "vibrations", tmp_path / "again"))
     assert first.values["vibrations frequency_mae"] == second.values["vibrations frequency_mae"]

@@ -23,6 +23,7 @@ import tyro
 from mdistill import __version__
 from mdistill.commands.commas import refuse_commas
 from mdistill.commands.ranges import check_ranges
+from mdistill.commands.trust import check_imports, refuse_trust, trusting
 from mdistill.errors import BadInput
 from mdistill.settings import BadSetting, changes, describe, from_json, hints, to_toml
 
@@ -30,7 +31,7 @@ Arguments = TypeVar("Arguments")
 CONFIG = "run.toml"
 """Name of the settings file that every run writes."""
 _WIDTH, _COLUMN = 80, 27
-_PLACE = ("out", "threads", "workers", "max_hours", "dry_run", "update")
+_PLACE = ("out", "threads", "workers", "max_hours", "dry_run", "update", "trust")
 """Flags about where and how long to run; no settings file holds them."""
 Groups = Mapping[str, tuple[str, ...]]
 
@@ -65,6 +66,8 @@ def parse(
         with contextlib.redirect_stderr(said):
             made = tyro.cli(kind, args=rest, prog=program, description=description, **extra)
             check_ranges(made)
+            if config is not None:
+                check_imports(made, _unnamed(kind), typed=rest, config=config)
             return made
     except (SystemExit, BadInput) as end:
         refusal = _refusal(end)
@@ -122,6 +125,7 @@ def from_file(kind: type[Arguments], path: Path, *, default: Any = None) -> Argu
     """Arguments from a settings file. Missing values are the default's, or `tyro.MISSING` where there is none."""
     raw, inner = {key: value for key, value in read_toml(path).items() if key not in ("command", "preset")}, _unnamed(kind)
     default = default if default is not None else with_missing(kind)
+    refuse_trust(raw, path)
     if inner is None:
         return from_json(kind, raw, source=path, default=default)
     own = {key: value for key, value in raw.items() if key in hints(kind) and key != inner}
@@ -164,7 +168,8 @@ def write_config(folder: Path, command: str, given: Any, *, default: Any = None,
         plain = name.removeprefix(f"{inner}.") if inner else name
         if plain not in _PLACE and plain != preset:
             entries[plain] = _relative(value, folder)
-    head = f"Repeats this run: {command} {CONFIG}\nWritten by mdistill {__version__}; what is not here has its default."
+    head = f"Repeats this run: {command} {CONFIG}{trusting(entries.values())}\n"
+    head += f"Written by mdistill {__version__}; what is not here has its default."
     path = folder / CONFIG
     write_text(path, to_toml(entries, lambda name: _text(kind, inner, name), head=head))
     return path

@@ -10,11 +10,12 @@ from typing import Annotated
 import tyro
 
 from mdistill.commands.arguments import finish, parse, stamped, use_threads, write_config
+from mdistill.commands.trust import TrustArguments
 from mdistill.workflows.settings import BenchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchArguments:
+class BenchArguments(TrustArguments):
     """Run and sizes."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -38,7 +39,7 @@ examples:
   mdistill bench runs/mine
   mdistill bench runs/mine --sizes tiny medium --minutes 2 --threads 1
 """
-GROUPS = {"what": ("sizes", "minutes", "repeats", "teacher"), "run": ("out", "seed", "threads", "max_hours")}
+GROUPS = {"what": ("sizes", "minutes", "repeats", "teacher"), "run": ("out", "seed", "threads", "max_hours", "trust")}
 
 
 def main(arguments: list[str]) -> int:
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
     use_threads(given.threads)
     relaxed_systems(given.run)
-    teacher = teacher_of(given.run, given.teacher)
+    teacher = teacher_of(given.run, given.teacher, trusted=given.trust)
     command, out = "mdistill bench " + shlex.join(arguments), given.out or given.run / "bench"
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         write_config(out, "mdistill bench", given)

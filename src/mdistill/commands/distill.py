@@ -22,6 +22,7 @@ from mdistill.commands.arguments import (
     with_missing,
     write_config,
 )
+from mdistill.commands.trust import TrustArguments, trusting
 from mdistill.errors import BadInput, BlowUp
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.workflows.distill_settings import DistillSettings, quick_settings
@@ -34,7 +35,7 @@ INPUT = "input"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillArguments:
+class DistillArguments(TrustArguments):
     """The main job."""
 
     settings: Annotated[DistillSettings, tyro.conf.arg(name="")]
@@ -43,7 +44,7 @@ class DistillArguments:
     quick: bool = False
     """Preset for a first look: about 20 minutes on two cores."""
     dry_run: bool = False
-    """Plan only: print sites, disorder rule, supercell, calls and minutes."""
+    """Plan only: sites, disorder rule, supercell, minutes."""
     update: bool = False
     """Permission to repeat the stages that changed settings affect."""
     threads: int | None = None
@@ -71,7 +72,7 @@ GROUPS = {
     "structure": ("cutoff", "prepare.orderings", "prepare.max_atoms"),
     "labels and student": ("label.frames", "train.size", "train.fit.max_minutes", "committee", "refine.rounds"),
     "production": ("production.time_ps", "production.time_step_fs", "production.charge"),
-    "run": ("out", "dry_run", "update", "device", "threads", "workers", "max_hours"),
+    "run": ("out", "dry_run", "update", "device", "threads", "workers", "max_hours", "trust"),
 }
 
 
@@ -98,7 +99,8 @@ def main(arguments: list[str]) -> int:
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         folder, results, broken = job(given, default=default, preset=preset, stop=stop)
     finish(stamped(results, given.settings, repeat=command), folder, report=True, sections=("ladder", "transport"))
-    print(f"repeat:  mdistill distill {shlex.quote(str(folder / 'run.toml'))} --out FOLDER")
+    trust = trusting([given.settings.teacher])
+    print(f"repeat:  mdistill distill {shlex.quote(str(folder / 'run.toml'))}{trust} --out FOLDER")
     print(f"cite:    mdistill cite {shlex.quote(str(folder))}")
     if broken is not None:
         raise broken

@@ -10,13 +10,14 @@ from typing import Annotated
 import tyro
 
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
+from mdistill.commands.trust import TrustArguments
 from mdistill.data.settings import PrepareSettings
 from mdistill.labelling.settings import USUAL_TIMEOUT, LabelSettings
 from mdistill.settings import amended, child_seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelArguments:
+class LabelArguments(TrustArguments):
     """Structure and teacher."""
 
     structure: Annotated[Path, tyro.conf.Positional]
@@ -24,7 +25,8 @@ class LabelArguments:
     out: Path
     """Folder for the labels."""
     teacher: str = "sevennet-0"
-    """Name of a foundation potential, or module:attribute of an ASE calculator or its factory (mace.calculators:mace_mp)."""
+    """Name of a foundation potential, or module:attribute (code to run) of an ASE calculator or factory,
+    mace.calculators:mace_mp."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
@@ -55,7 +57,7 @@ GROUPS = {
     ),
     "curvature": ("probes", "probe_kind", "probe_every"),
     "structure": ("prepare.cutoff", "prepare.orderings", "prepare.max_atoms", "prepare.relax_steps"),
-    "run": ("out", "seed", "device", "threads", "workers", "max_hours"),
+    "run": ("out", "seed", "device", "threads", "workers", "max_hours", "trust"),
 }  # fmt: skip
 
 

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 import tyro
 
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
+from mdistill.commands.trust import TrustArguments
 from mdistill.simulation.settings import SimulateSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimulateArguments:
+class SimulateArguments(TrustArguments):
     """Structure and potential."""
 
     structure: Annotated[Path, tyro.conf.Positional]
@@ -57,7 +58,7 @@ GROUPS = {
     "how long": ("time_ps", "equilibration_ps", "time_step_fs"),
     "coupling": ("friction_per_ps", "relaxation_fs", "barostat_ps"),
     "output": ("every_fs", "format", "out"),
-    "run": ("precision", "device", "threads", "max_hours"),
+    "run": ("precision", "device", "threads", "max_hours", "trust"),
 }
 
 

@@ -11,10 +11,11 @@ import tyro
 
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
 from mdistill.commands.label_files import LABEL_FILES, LabelFileArguments, file_settings
+from mdistill.commands.trust import TrustArguments
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestArguments(LabelFileArguments):
+class TestArguments(LabelFileArguments, TrustArguments):
     """Model and labels."""
 
     model: Annotated[str, tyro.conf.Positional]
@@ -41,7 +42,7 @@ examples:
   mdistill test sevennet-0 vasprun.xml
   mdistill test student.mdistill data.npz --group-key config_type
 """
-GROUPS = {"label files": LABEL_FILES, "run": ("out", "device", "precision", "threads")}
+GROUPS = {"label files": LABEL_FILES, "run": ("out", "device", "precision", "threads", "trust")}
 
 
 def main(arguments: list[str]) -> int:

@@ -11,6 +11,7 @@ import tyro
 
 from mdistill.commands.arguments import finish, output_folder, parse, short_help, stamped, use_threads, write_config
 from mdistill.commands.label_files import LABEL_FILES, LabelFileArguments, file_settings
+from mdistill.commands.trust import TrustArguments
 from mdistill.errors import BadInput
 from mdistill.settings import child_seed
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
@@ -21,7 +22,7 @@ USAGE = """usage: mdistill train potential LABELS [LABELS …] --out FOLDER [--h
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArguments(LabelFileArguments):
+class TrainArguments(LabelFileArguments, TrustArguments):
     """Labels and student."""
 
     labels: Annotated[tuple[Path, ...], tyro.conf.Positional]

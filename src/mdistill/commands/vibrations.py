@@ -10,11 +10,12 @@ from typing import Annotated
 import tyro
 
 from mdistill.commands.arguments import finish, parse, stamped, use_threads, write_config
+from mdistill.commands.trust import TrustArguments
 from mdistill.judge.settings import VibrationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class VibrationArguments:
+class VibrationArguments(TrustArguments):
     """Run and comparison."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -49,7 +50,7 @@ examples:
 GROUPS = {
     "what": ("quick", "whole_up_to", "probes", "displaced", "temperature_K", "bands_up_to", "teacher"),
     "relaxation": ("relax_steps", "largest_force", "teacher_steps"),
-    "run": ("out", "seed", "device", "threads", "max_hours"),
+    "run": ("out", "seed", "device", "threads", "max_hours", "trust"),
 }
 
 
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
     use_threads(given.threads)
     relaxed = relaxed_systems(given.run)[0]
-    teacher = teacher_of(given.run, given.teacher, device=given.device)
+    teacher = teacher_of(given.run, given.teacher, device=given.device, trusted=given.trust)
     settings = replace(given.settings, whole_up_to=0) if given.quick else given.settings
     command = "mdistill vibrations " + shlex.join(arguments)
     out = given.out or given.run / "vibrations"

@@ -30,7 +30,8 @@ class DistillSettings:
 
     Attributes:
         structure: Structure file: CIF, POSCAR, extxyz or anything else ASE reads.
-        teacher: Foundation potential, or module:attribute of an ASE calculator or its factory (mace.calculators:mace_mp).
+        teacher: Foundation potential, or module:attribute (code to run) of an ASE calculator or factory,
+            mace.calculators:mace_mp.
         temperatures: Temperatures of validation and production, K. Labels also come from 1.2 × the highest.
         mobile: Mobile ion; by default the first of Li, Na, Ag, Cu, K, F, Mg, Zn, Ca in the crystal. "none": no transport.
         cutoff: Student cutoff, Å. The shortest lattice vector of the supercell exceeds twice this.

@@ -10,6 +10,7 @@ from mdistill.errors import BadInput
 from mdistill.io.structures import STRUCTURES, read_systems
 from mdistill.runs.folder import set_aside
 from mdistill.runs.results import read_results
+from mdistill.runs.trust import refuse_import
 from mdistill.teachers.models import load
 from mdistill.types import LabelledFrame, Potential, System
 
@@ -26,13 +27,21 @@ def relaxed_systems(run: Path) -> list[System]:
     return read_systems(structures)
 
 
-def teacher_of(run: Path, name: str = "", *, device: str = "cpu") -> Potential:
+def teacher_of(run: Path, name: str = "", *, device: str = "cpu", trusted: bool = False) -> Potential:
     """A teacher by name, or the teacher of a run.
 
+    Args:
+        run: The run folder.
+        name: As the user typed it; the name in the run's results where empty.
+        device: Device of the teacher.
+        trusted: Whether the results may name an import path, which runs code.
     Raises:
-        BadInput: No name, and the run's results name none; or a teacher that cannot be loaded.
+        BadInput: No name, and the run's results name none, or an import path; or a teacher that cannot be loaded.
     """
-    name = name or str(read_results(run).provenance.get("teacher", ""))
+    if not name:
+        name = str(read_results(run).provenance.get("teacher", ""))
+        if not trusted:
+            refuse_import(name, source=run / "results.json", flag="--teacher")
     if not name:
         raise BadInput(run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
     return load(name, device=device, subject="--teacher")
