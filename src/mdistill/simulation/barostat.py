@@ -78,7 +78,7 @@ class StochasticCellRescaling:
     relaxation_ps: float = 1.0
     compressibility_per_GPa: float = 0.03
     strains: Float[Tensor, "strain 3 3"] = ISOTROPIC
-    every: int = 10
+    every: int = 25
 
     def __post_init__(self) -> None:
         within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
