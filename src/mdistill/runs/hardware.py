@@ -46,17 +46,37 @@ def _after(lines: list[str], name: str) -> Iterator[str]:
 
 
 def code_version() -> dict[str, str]:
-    """Package version, and in a git checkout the commit."""
+    """Package version, and the commit where the package runs from its own source tree; git is called there alone."""
     from mdistill import __version__
 
+    tree = source_tree(Path(__file__).resolve())
+    return {"version": __version__, "commit": "unknown" if tree is None else _commit(tree)}
+
+
+def source_tree(module: Path) -> Path | None:
+    """The checkout of this package that holds this module, as `src/mdistill/ROOM/MODULE.py`.
+
+    None where the package is installed, for example in an environment inside somebody's checkout.
+    """
+    source, tree = module.parents[2], module.parents[3]
+    own = source.name == "src" and module.parents[1].name == "mdistill" and (tree / ".git").exists()
+    try:
+        return tree if own and '\nname = "mdistill"\n' in (tree / "pyproject.toml").read_text(encoding="utf-8") else None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _commit(tree: Path) -> str:
+    elsewhere = {name for name in os.environ if name.startswith("GIT_")}
     try:
         done = subprocess.run(  # noqa: S603
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],  # noqa: S607
+            ["git", "-C", str(tree), "describe", "--always", "--dirty"],  # noqa: S607
+            env={name: value for name, value in os.environ.items() if name not in elsewhere},
             capture_output=True,
             text=True,
             timeout=10,
             check=True,
         )
-        return {"version": __version__, "commit": done.stdout.strip()}
+        return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return {"version": __version__, "commit": "unknown"}
+        return "unknown"
