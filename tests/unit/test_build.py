@@ -59,6 +59,16 @@ def source(tmp_path) -> Source:
     return Source((tmp_path / "sum.cpp", tmp_path / "half.hpp"), flags=("-DUNUSED=1",))
 
 
+def test_scratch_of_a_killed_compilation_is_removed_by_the_next(source, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for name in ("sum.so.1a.scratch", "other.so.1a.scratch"):
+        (folder / name).mkdir()
+        (folder / name / "sum.so").write_text("half")
+    building.compile_library(str(building.compiler()), source, {"times": 2}, folder / "sum.so")
+    assert sorted(path.name for path in folder.iterdir()) == ["other.so.1a.scratch", "sum.sha256", "sum.so"]
+
+
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     """A cache folder where nothing is built yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,10 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mdistill.commands.arguments import output_folder
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.io.files import PARTIAL, this_host, write_text
 from mdistill.runs.ledger import Ledger, Work
-from mdistill.runs.lock import locked, remove_leftovers
+from mdistill.runs.lock import LOCK, locked, remove_leftovers
 
 CONTEST = """
 import sys, time
@@ -154,6 +156,38 @@ def test_leftovers_of_dead_processes_are_removed_and_others_stay(tmp_path):
     with locked(tmp_path):
         assert {p.name for p in tmp_path.rglob(f".*{PARTIAL}")} == {f"{name}{PARTIAL}" for name in stay}
     assert not remove_leftovers(tmp_path)
+
+
+def test_a_leftover_whose_number_a_later_process_has_is_removed(tmp_path):
+    parent = os.getppid()
+    later, same = (tmp_path / f".{name}.{parent}@{this_host()}{PARTIAL}" for name in ("later", "same"))
+    (tmp_path / "deep").mkdir()
+    deep = tmp_path / "deep" / later.name
+    for path in (later, same, deep):
+        path.write_text("half")
+    began = psutil.Process(parent).create_time()
+    for path in (later, deep):
+        os.utime(path, (began - 10.0, began - 10.0))
+    assert remove_leftovers(tmp_path, below=False) == [later] and same.exists()
+    assert remove_leftovers(tmp_path) == [deep] and same.exists()
+
+
+def test_a_folder_for_results_alone_is_rid_of_leftovers(tmp_path):
+    dead = next(n for n in range(400_000, 500_000) if not psutil.pid_exists(n))
+    left = tmp_path / f".results.json.{dead}@{this_host()}{PARTIAL}"
+    left.write_text("half")
+    output_folder(tmp_path)
+    assert not left.exists()
+
+
+def test_the_message_of_a_lock_says_how_to_delete_it(tmp_path):
+    child = start(HOLD, str(tmp_path))
+    try:
+        assert hear(child) == "in"
+        with pytest.raises(BadInput, match=re.escape(f"delete {tmp_path / LOCK}")), locked(tmp_path):
+            pass
+    finally:
+        end(child)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -310,11 +310,13 @@ def _relative(value: Any, folder: Path) -> Any:
 
 
 def output_folder(out: Path) -> Path:
-    """The folder, checked to be writable (made if absent).
+    """The folder, checked to be writable (made if absent) and rid of unfinished files of dead processes.
 
     Raises:
         BadInput: It cannot be made or written.
     """
+    from mdistill.runs.lock import remove_leftovers
+
     allowed, fix = "a folder you may write to", "choose another --out"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -323,6 +325,7 @@ def output_folder(out: Path) -> Path:
         raise BadInput(out, f"cannot be made ({error.strerror})", allowed=allowed, fix=fix) from error
     if not writable:
         raise BadInput(out, "cannot be written", allowed=allowed, fix=fix)
+    remove_leftovers(out, below=False)
     return out
 
 

@@ -137,7 +137,7 @@ def _secure(folder: Path) -> None:
         raise PermissionError("it is a link, or it belongs to another user")
     folder.chmod(0o700)
     for path in folder.iterdir() if status.st_mode & 0o022 else ():
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _intact(path: Path) -> bool:
@@ -157,7 +157,9 @@ def compile_library(
         NoKernel: The compiler fails with all of them.
     """
     command, errors = [*_command(program, source, macros), str(source.files[0])], []
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+    for leftover in path.parent.glob(f"{path.name}.*.scratch"):  # of killed processes: the caller holds the lock of this library
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.", suffix=".scratch") as scratch:
         built, sha256 = Path(scratch) / path.name, Path(scratch) / "sha256"
         for tried in tries:
             run = _run([command[0], *tried, *command[1:], "-o", str(built)])

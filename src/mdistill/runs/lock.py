@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LOCK, HOLDER, PROGRESS = ".lock", ".lock.json", ".progress.json"
 _ABANDONED_SECONDS = 86_400.0
 """Age from which an unfinished file of another machine counts as left over."""
+_CLOCK_SECONDS = 2.0
+"""Uncertainty of a process's start time: the system counts from a boot time in whole seconds."""
 
 
 @contextmanager
@@ -102,6 +104,7 @@ def _acquire(lock: BaseFileLock, folder: Path, *, subject: Path) -> BaseFileLock
             f"is part of the run {folder}, in which {_holder(folder)} is working"
         )  # fmt: skip
         allowed, fix = "one process per run folder", "wait for it, stop it, or choose another folder with --out"
+        fix += f". If it has ended, as on a machine that is gone, delete {folder / LOCK}"
         raise BadInput(subject, problem, allowed=allowed, fix=fix) from error
     return lock
 
@@ -138,19 +141,32 @@ def _holder(folder: Path) -> str:
     return "another process"
 
 
-def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove the unfinished files of dead processes: those of this machine at once, others after a day. Returns their paths."""
-    import psutil
+def remove_leftovers(folder: Path, *, below: bool = True) -> list[Path]:
+    """Remove the unfinished files of dead processes: those of this machine at once, others after a day. Returns their paths.
 
+    Args:
+        folder: Where to look.
+        below: Whether to look in its subfolders too.
+    """
     removed = []
-    for path in folder.rglob(f".*{PARTIAL}"):
+    for path in (folder.rglob if below else folder.glob)(f".*{PARTIAL}"):
         process, _, host = path.name.removesuffix(PARTIAL).rpartition(".")[2].partition("@")
         with suppress(OSError, ValueError):
-            if host in ("", this_host()):
-                dead = int(process) == os.getpid() or not psutil.pid_exists(int(process))
-            else:
-                dead = time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
-            if dead:
+            written = path.stat().st_mtime
+            here = host in ("", this_host())
+            if _ended(int(process), written) if here else time.time() - written > _ABANDONED_SECONDS:
                 path.unlink()
                 removed.append(path)
     return removed
+
+
+def _ended(process: int, written: float) -> bool:
+    """Whether the process that wrote at this time has ended; a process that began later has its number by chance."""
+    import psutil
+
+    try:
+        return process == os.getpid() or psutil.Process(process).create_time() > written + _CLOCK_SECONDS
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
