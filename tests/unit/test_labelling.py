@@ -168,6 +168,20 @@ def test_a_finished_run_asks_nothing_more(tmp_path: Path, trust: Any) -> None:
     trust("T20", "teacher calls of a finished label run that is run again", springs.calls, "0")
 
 
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_damaged_labels_are_named_before_the_teacher_is_asked(damage: str, tmp_path: Path) -> None:
+    """Of an interrupted run too: it would else go on for hours, and end there."""
+    springs = Springs(stop_at=30)
+    with pytest.raises(Interrupted):
+        label_run([crystal()], springs, SETTINGS, tmp_path, stop=springs.stop)
+    shard = sorted(tmp_path.glob("*.npz"))[0]
+    shard.write_bytes(b"x" + shard.read_bytes()[1:]) if damage == "flipped" else shard.unlink()
+    again = Springs()
+    with pytest.raises(BadInput, match=f"(?s){shard.name}: (was altered|is missing).*label again into another folder"):
+        label_run([crystal()], again, SETTINGS, tmp_path)
+    assert again.calls == 0
+
+
 def test_another_plan_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     label_run([crystal()], Springs(), SETTINGS, tmp_path)
     with pytest.raises(BadInput, match=r"\n    frames: 8 → 12"):

@@ -180,6 +180,15 @@ def test_a_folder_for_results_alone_is_rid_of_leftovers(tmp_path):
     assert not left.exists()
 
 
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(MdistillError, match=r"(?s)support flock.*choose another folder with --out"), locked(tmp_path):
+        pass
+
+
 def test_the_message_of_a_lock_says_how_to_delete_it(tmp_path):
     child = start(HOLD, str(tmp_path))
     try:

@@ -99,7 +99,10 @@ class LabelStore:
             shard = self.folder / entry["shard"]
             if not shard.is_file() or sha256(shard) != entry["sha256"]:
                 problem = "was altered since it was written" if shard.is_file() else "is missing"
-                fix = f"restore it, or move it away and remove its line from {self.folder / INDEX} (its {entry['frames']} frames)"
+                fix = (
+                    f"restore it, or label again into another folder. To lose its {entry['frames']} frames, move it away and "
+                    f"remove its line from {self.folder / INDEX}"
+                )
                 raise BadInput(shard, problem, allowed="the file with sha256 " + entry["sha256"], fix=fix)
 
     @property

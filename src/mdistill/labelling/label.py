@@ -114,7 +114,7 @@ def label_run(
         Interrupted: A stop was requested; everything is saved.
         MdistillError: The teacher failed on more than 5 % of the structures, or twice at the same point of a dynamics (the
             structures are in `folder/broken`); or the folder cannot be written.
-        BadInput: The folder holds a run of another plan; or the teacher does not know an element.
+        BadInput: The folder holds a run of another plan, or damaged labels; or the teacher does not know an element.
     """
     tasks = plan(systems, settings)
     inputs, models = {"structures": structure_digests(*systems)}, {"teacher": model_id(teacher)}  # type: ignore[arg-type]
@@ -174,6 +174,7 @@ def label_structures(
 def _asking(
     teacher: Potential | Engine, settings: LabelSettings, store: LabelStore, *, seed: int, workers: int, stop: StopRequest
 ) -> Iterator[_Run]:
+    store.check()
     asked = executor(as_engine(teacher), workers=workers, seconds=settings.timeout_s, folder=store.folder / "engine")
     with closing(asked):
         yield _Run(executor=asked, settings=settings, store=store, seed=seed, stop=stop)

@@ -44,8 +44,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _acquire(lock, folder, subject=folder)
-    except OSError as error:
-        raise write_failure(folder / LOCK, error) from error
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        raise write_failure(folder / LOCK, error if isinstance(error, OSError) else OSError(f"{error}")) from error
     number = (folder / LOCK).stat().st_ino
     try:
         began = datetime.now().astimezone().isoformat(timespec="seconds")

@@ -77,7 +77,7 @@ def _prepare(
         write_systems(broken, [error.system])
         raise MdistillError(
             f"{error}\n  saved: the structure in {broken}\n  fix: run the teacher on that structure to find the cause, or "
-            "raise the longest time of a call (timeout_s); then run the same command again"
+            "raise the longest time of a call (--timeout-s; in distill --label.timeout-s); then run the same command again"
         ) from error
     write_systems(folder / STRUCTURES, done.systems)
     values = {"atoms": exactly(done.systems[0].n_atoms)}
