@@ -69,6 +69,14 @@ def test_a_settings_file_cannot_name_code(name: str, place: Path, capsys: pytest
     assert Path("ran").exists(), capsys.readouterr().err
 
 
+@pytest.mark.parametrize("line", ["update = true", 'out = "elsewhere"'])
+def test_a_settings_file_decides_neither_where_to_write_nor_what_to_set_aside(line: str, place: Path, capsys) -> None:
+    command, text = FILES["distill"]
+    Path("given.toml").write_text(text.format("toy_teacher:salt") + line, encoding="utf-8")
+    assert cli.run([*shlex.split(command), "--trust", "--max-hours", "0"]) == 2
+    assert f"{line.partition(' ')[0]} in given.toml" in capsys.readouterr().err and not Path("out").exists()
+
+
 def test_what_the_user_types_is_imported(place: Path) -> None:
     command, text = FILES["label"]
     Path("given.toml").write_text(text.format("./run/other.py:salt"), encoding="utf-8")

@@ -23,7 +23,7 @@ import tyro
 from mdistill import __version__
 from mdistill.commands.commas import refuse_commas
 from mdistill.commands.ranges import check_ranges
-from mdistill.commands.trust import check_imports, refuse_trust, trusting
+from mdistill.commands.trust import check_imports, refuse_typed, trusting
 from mdistill.errors import BadInput
 from mdistill.settings import BadSetting, changes, describe, from_json, hints, to_toml
 
@@ -125,7 +125,7 @@ def from_file(kind: type[Arguments], path: Path, *, default: Any = None) -> Argu
     """Arguments from a settings file. Missing values are the default's, or `tyro.MISSING` where there is none."""
     raw, inner = {key: value for key, value in read_toml(path).items() if key not in ("command", "preset")}, _unnamed(kind)
     default = default if default is not None else with_missing(kind)
-    refuse_trust(raw, path)
+    refuse_typed(raw, path)
     if inner is None:
         return from_json(kind, raw, source=path, default=default)
     own = {key: value for key, value in raw.items() if key in hints(kind) and key != inner}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from mdistill.runs.trust import FLAG, is_import_path, refuse_import
 
 POTENTIALS = {"teacher": "--teacher", "potential": "--potential", "model": "MODEL", "redraw": "--redraw"}
 """Settings that name a potential, with what the user types for each."""
+
+TYPED = {"trust": FLAG, "out": "--out FOLDER", "update": "--update"}
+"""Flags that no settings file may hold, for it may be somebody else's: they run code, choose where to write, set stages aside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +43,16 @@ def check_imports(made: Any, inner: str | None, *, typed: Sequence[str], config:
                 refuse_import(value, source=config, flag=flag)
 
 
-def refuse_trust(raw: dict[str, Any], path: Path) -> None:
-    """Refuse a settings file that trusts itself."""
-    if "trust" in raw:
-        allowed, fix = f"{FLAG} on the command line", "remove that line"
-        raise BadInput(f"trust in {path}", f"{raw['trust']!r}", allowed=allowed, fix=fix)
+def refuse_typed(raw: Mapping[str, Any], path: Path) -> None:
+    """Refuse a settings file with a flag of `TYPED`.
+
+    Raises:
+        BadInput: Such a flag; the message shows its value.
+    """
+    for name, flag in TYPED.items():
+        if name in raw:
+            problem, allowed = f"{raw[name]!r}; a file may not decide this", f"{flag} on the command line"
+            raise BadInput(f"{name} in {path}", problem, allowed=allowed, fix=f"remove that line, and type {flag} if you want it")
 
 
 def trusting(values: Any) -> str:
