@@ -84,6 +84,23 @@ def test_what_the_user_types_is_imported(place: Path) -> None:
     assert cli.run([*shlex.split(command), "--max-hours", "0", f"--teacher={EVIL}"]) == 130, "the same command resumes"
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "x" * 5000 + ":y", "../:x", "./run/evil.py:boom", "./run/evil.py:leave", "./run/sick.py:x"]
+)
+def test_names_and_modules_that_cannot_be_used_are_bad_input(name: str, place: Path, capsys) -> None:
+    (place / "run" / "sick.py").write_text("1 / 0\n", encoding="utf-8")
+    with (place / "run" / "evil.py").open("a", encoding="utf-8") as code:
+        code.write("import sys\ndef boom(): raise RuntimeError('no licence')\ndef leave(): sys.exit(7)\n")
+    status, said = cli.run(["simulate", "crystal.extxyz", "--potential", name, "--out", "out"]), capsys.readouterr().err
+    assert status == 2 and "--potential" in said and "fix:" in said, said[:200]
+
+
+def test_control_characters_of_a_file_are_not_printed(place: Path, capsys) -> None:
+    Path("given.toml").write_text('teacher = "a:\\u001b[2J"\n', encoding="utf-8")
+    assert cli.run(["bench", "run", "--config", "given.toml"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_run_toml_says_what_repeats_it(tmp_path: Path) -> None:
     for teacher, flag in (("toy_teacher:salt", " --trust"), ("chgnet", "")):
         given = label.LabelArguments(structure=Path("a.cif"), out=tmp_path, teacher=teacher, trust=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mdistill.errors import BadInput
@@ -11,7 +12,7 @@ FLAG = "--trust"
 
 def is_import_path(name: str) -> bool:
     """Whether a name of a potential would import code: "module:attribute" or "./file.py:attribute", and no file or folder."""
-    return ":" in name and not (Path(name).is_dir() or Path(name).is_file())
+    return ":" in name and not (os.path.isdir(name) or os.path.isfile(name))
 
 
 def refuse_import(name: str, *, source: Path, flag: str) -> None:
@@ -28,6 +29,6 @@ def refuse_import(name: str, *, source: Path, flag: str) -> None:
         problem = f"names {name!r}, and module:attribute runs the code of that module"
         allowed, fix = (
             "a name from `mdistill doctor`; an import path only from the command line",
-            f"if you know and trust that module, add {FLAG}, or type {flag} {name}",
+            f"if you know and trust that module, add {FLAG}, or type its name for {flag}",
         )
         raise BadInput(source, problem, allowed=allowed, fix=fix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -46,17 +47,20 @@ def import_calculator(path: str, *, subject: str = "teacher") -> AseTeacher:
     """
     module_name, _, attribute = path.removeprefix("ase:").rpartition(":")
     allowed, fix = '"module:attribute"', 'check the spelling, e.g. "ase.calculators.emt:EMT"'
-    if not module_name.endswith(".py") and (beside := Path(f"{module_name}.py")).is_file():
+    if not module_name.endswith(".py") and os.path.isfile(beside := f"{module_name}.py"):
         fix = f"name the file: ./{beside}:{attribute}"
     try:
         module = _module_of_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
         calculator = getattr(module, attribute)
-    except (OSError, SyntaxError, ImportError, AttributeError, ValueError) as error:
-        raise BadInput(subject, f"{path!r} cannot be imported ({error})", allowed=allowed, fix=fix) from error
+    except (Exception, SystemExit) as error:
+        problem = f"{path!r} cannot be imported ({type(error).__name__}: {error})"
+        raise BadInput(subject, problem, allowed=allowed, fix=fix) from error
     try:
         made = calculator if hasattr(calculator, "get_property") and not isinstance(calculator, type) else calculator()
-    except TypeError as error:
-        raise BadInput(subject, f"{path!r} cannot be called without arguments ({error})", allowed=allowed, fix=fix) from error
+    except (Exception, SystemExit) as error:
+        without = isinstance(error, TypeError)
+        problem = f"{path!r} {'cannot be called without arguments' if without else 'failed'} ({type(error).__name__}: {error})"
+        raise BadInput(subject, problem, allowed=allowed, fix=fix) from error
     return from_calculator(made, name=path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,9 +31,9 @@ def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float
         MissingPackage: The teacher's package is not installed.
     """
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(name):  # False for what is too long for a path
         path = find_student(path)
-    if path.suffix == STUDENT_SUFFIX or path.is_file():
+    if path.suffix == STUDENT_SUFFIX or os.path.isfile(path):
         import torch
 
         from mdistill.nets.compiled import compiled
