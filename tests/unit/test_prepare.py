@@ -240,6 +240,18 @@ def test_prepare_notes_what_the_reader_should_know() -> None:
     assert any("not fully relaxed after 3 teacher calls" in note for note in notes)
 
 
+@pytest.mark.parametrize(("third", "told"), [(1.05, False), (1.12, True)])
+def test_a_cell_that_relaxes_into_another_shape_is_told(third: float, told: bool) -> None:
+    """An fcc cell stretched along c relaxes back: its shape changes by third − 1, exactly."""
+    atoms = bulk("Cu", cubic=True, a=math.sqrt(2.0) * NEAREST)
+    atoms.set_cell(atoms.cell[:] @ np.diag([1.0, 1.0, third]), scale_atoms=True)
+    prepared = prepare(
+        from_atoms(atoms), MORSE, PrepareSettings(cutoff=3.5, relax_steps=400, largest_force=1e-3, stress_gpa=0.01)
+    )
+    assert prepared.relaxations[0].distortion == pytest.approx(third - 1.0, abs=2e-3)
+    assert any("--prepare.relax-steps 0" in note for note in prepared.notes) is told
+
+
 @pytest.mark.parametrize(
     "values",
     [{"cutoff": 0.0}, {"cutoff": math.nan}, {"orderings": 0}, {"relax_steps": -1}, {"largest_force": 0.0}, {"max_atoms": 0}],

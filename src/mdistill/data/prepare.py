@@ -22,6 +22,9 @@ from mdistill.progress import progress
 from mdistill.runs.results import Cell, Table
 from mdistill.types import Potential, System
 
+_LARGEST_DISTORTION = 0.08
+"""Change of shape in relaxation beyond which the structure is another phase. Li6PS5Cl changes by 0.002, bcc AgI by 0.20."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -192,6 +195,11 @@ def _relaxation_notes(k: int, system: System, result: Relaxation, settings: Prep
         yield f"Ordering {k + 1} is not fully relaxed after {result.steps} teacher calls: {reached}."
     if abs(result.strain) > 0.15:
         yield f"Ordering {k + 1}: relaxation changed the volume by {result.strain:+.0%}; does the teacher know this material?"
+    if result.distortion > _LARGEST_DISTORTION:
+        yield (
+            f"Ordering {k + 1}: relaxation stretched the cell by {result.distortion:.0%} in one direction: the teacher has "
+            "another phase at 0 K, and dynamics may stay in it. For a phase that is stable only when hot: --prepare.relax-steps 0"
+        )
     shortest = shortest_vector(system.cell[0].numpy())
     if shortest <= 2.0 * settings.cutoff:
         yield f"Ordering {k + 1}: after relaxation the shortest lattice vector is {shortest:.2f} Å, below twice the cutoff."

@@ -29,6 +29,7 @@ class Relaxation:
         pressure: −tr σ/3 at the end, GPa (positive: the cell wants to expand); None where there is no stress.
         max_stress: Largest stress component at the end, GPa.
         strain: Relative change of the volume.
+        distortion: Largest over smallest principal stretch of the cell, less 1: change of its shape.
         steps: Potential calls made.
         converged: Force and stress limits were met.
     """
@@ -39,6 +40,7 @@ class Relaxation:
     pressure: float | None
     max_stress: float
     strain: float
+    distortion: float
     steps: int
     converged: bool
 
@@ -159,5 +161,11 @@ def _summary(start: System, now: System, prediction: Prediction, step: int) -> R
     return Relaxation(
         energy_before=energy, energy=energy, max_force=max_force,
         pressure=None if stress is None else -float(stress.diagonal().mean()), max_stress=max_stress,
-        strain=float(volumes(now)[0]) / volume - 1.0 if volume > 0.0 else 0.0, steps=step + 1, converged=False,
+        strain=float(volumes(now)[0]) / volume - 1.0 if volume > 0.0 else 0.0,
+        distortion=_distortion(start.cell[0], now.cell[0]) if volume > 0.0 else 0.0, steps=step + 1, converged=False,
     )  # fmt: skip
+
+
+def _distortion(start: Float[Tensor, "3 3"], now: Float[Tensor, "3 3"]) -> float:
+    stretches = torch.linalg.svdvals(torch.linalg.solve(start.double(), now.double()))
+    return float(stretches.max() / stretches.min()) - 1.0
