@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from mdistill import cli
+from mdistill.nets.model_files import read_metadata
 from mdistill.runs.results import read_results
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +86,8 @@ def test_the_committee_lies_beside_the_student_and_is_judged(workspace):
         assert (run / name).read_bytes() == (run / "refine" / name).read_bytes() != (run / "train" / name).read_bytes()
     assert (run / "student.mdistill").read_bytes() != (run / "student-2.mdistill").read_bytes()
     assert not (run / "student-3.mdistill").exists()
+    made = read_metadata(run / "student.mdistill")["provenance"]
+    assert made["teacher"] == "toy_teacher:salt" and len(made["structure_sha256"]) == 64, "the refitted student names them too"
     results = read_results(run)
     assert results.values["committee_spread"].value > 0.0 and results.values["committee_error_over_spread"].value > 0.0
     assert next(table for table in results.tables if table.name == "committee").rows[1][1].value > 0.0

@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, MdistillNotice
+from mdistill.export.frames import read_frames
+from mdistill.export.start import read_start
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.io.structures import read_structure
+from mdistill.labelling.label_files import Keys
+from mdistill.labelling.label_files import read_frames as label_frames
+from mdistill.labelling.settings import LabelFileSettings
 
 DATA = """LAMMPS data
 
@@ -102,6 +107,32 @@ def test_deuterium_in_every_format(tmp_path: Path) -> None:
     assert found.trajectory.numbers.tolist() == [1, 17] and any("D is read as hydrogen" in note for note in found.notes)
 
 
+def test_heavy_hydrogen_has_its_mass_where_masses_matter(tmp_path: Path) -> None:
+    """Conversion and starts of simulations; a mass that the file states itself stays."""
+    poscar = "DTCl\n1.0\n4 0 0\n0 4 0\n0 0 4\nD T Cl\n1 1 1\nDirect\n0 0 0\n0.32 0 0\n0.6 0 0\n"
+    head = 'Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3'
+    extxyz = f"3\n{head}\nD 0 0 0\nT 1.28 0 0\nCl 2.4 0 0\n"
+    dump = "ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n3\nITEM: BOX BOUNDS pp pp pp\n0 4\n0 4\n0 4\n"
+    dump += "ITEM: ATOMS id type x y z element\n1 1 0 0 0 D\n2 2 1.28 0 0 T\n3 3 2.4 0 0 Cl\n"
+    for name, text in (("POSCAR", poscar), ("d.extxyz", extxyz), ("d.lammpstrj", dump)):
+        (tmp_path / name).write_text(text)
+        with pytest.warns(MdistillNotice) as told:
+            frames = read_frames(tmp_path / name)
+        assert all(any(words in str(one.message) for one in told) for words in ("D is read as hydrogen of 2.014 u", "3.016 u"))
+        assert frames.numbers.tolist() == [1, 1, 17] and frames.masses[:2].tolist() == [2.014, 3.016], name
+        with pytest.warns(MdistillNotice):
+            start = read_start(tmp_path / name)
+        assert start.masses is not None and start.masses[:2].tolist() == [2.014, 3.016], name
+    own = f"2\n{head}:masses:R:1\nD 0 0 0 2.0\nCl 1.28 0 0 35.0\n"
+    (tmp_path / "own.extxyz").write_text(own)
+    with pytest.warns(MdistillNotice):
+        assert read_frames(tmp_path / "own.extxyz").masses.tolist() == [2.0, 35.0]
+    labelled = extxyz.replace("pos:R:3", "pos:R:3:forces:R:3 energy=-1.0").replace(" 0 0\n", " 0 0 0.1 0 0\n")
+    (tmp_path / "labels.extxyz").write_text(labelled)
+    found = label_frames(tmp_path / "labels.extxyz", LabelFileSettings(), Keys())
+    assert found[0].numbers.tolist() == [1, 1, 17]
+
+
 def test_deuterium_in_xdatcar(tmp_path: Path) -> None:
     head = "DCl\n1.0\n4 0 0\n0 4 0\n0 0 4\n{}\n1 1\n"
     frames = "".join(f"Direct configuration= {k}\n0 0 0\n0.{32 + k} 0 0\n" for k in (1, 2, 3))
@@ -149,4 +180,28 @@ def test_one_sublattice_alone_is_no_matter_of_units(tmp_path: Path) -> None:
     frames = [Atoms("O8", positions=0.9 * places, cell=[5.4] * 3, pbc=True) for places in walk(5)]
     path = tmp_path / "oxygen.extxyz"
     write(path, frames)
-    assert read_trajectory(path, time_step_fs=100.0).trajectory.positions.shape == (5, 8, 3)
+    found = read_trajectory(path, time_step_fs=100.0)
+    assert found.trajectory.positions.shape == (5, 8, 3)
+    (note,) = [note for note in found.notes if "Bohr" in note]
+    assert "one sublattice" in note and "0.529177" in note and "3.57 times too large" in note
+
+
+def test_lammps_units_are_those_that_the_file_names(tmp_path: Path) -> None:
+    """Velocities of real units are a thousand times those of metal units; other units are refused; without any, a note says so."""
+    data = DATA.format(masses=MASSES) + "\nVelocities\n\n1 0.01 0 0\n2 0 0.02 0\n"
+    named = {"real": "LAMMPS data file via write_data, version 2 Aug 2023, timestep = 0, units = real", "none": "LAMMPS data"}
+    for name, head in named.items():
+        (tmp_path / f"{name}.data").write_text(data.replace("LAMMPS data", head, 1))
+    real = read_frames(tmp_path / "real.data").momenta
+    with pytest.warns(MdistillNotice, match="metal units"):
+        metal = read_frames(tmp_path / "none.data").momenta
+    assert (
+        real is not None and metal is not None and np.allclose(real, 1000.0 * metal) and real[0, 0, 0] == pytest.approx(0.2298977)
+    )
+    assert any("metal units" in note for note in read_structure(tmp_path / "none.data").notes)
+    assert not any("metal units" in note for note in read_structure(tmp_path / "real.data").notes)
+    for head in ("LAMMPS data, units = si", "LAMMPS data (units lj)"):
+        (tmp_path / "other.data").write_text(data.replace("LAMMPS data", head, 1))
+        for reader in (read_structure, read_frames):
+            with pytest.raises(BadInput, match="is in LAMMPS units"):
+                reader(tmp_path / "other.data")

@@ -397,3 +397,11 @@ def test_equal_models_are_equal_files(tmp_path):
         save_model(tmp_path / "m", tiny_net(), {"teacher": "morse"})
         written.add((tmp_path / "m").read_bytes())
     assert len(written) == 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_card_names_the_format_that_the_file_has(number: int) -> None:
+    from mdistill.report.cards import card
+
+    shown = card(Path(__file__).parent.parent / "golden" / f"student_format_{number}.mdistill")
+    assert any(f"format {number}" in str(row[1]) for table in shown.tables for row in table.rows if row[0] == "file")

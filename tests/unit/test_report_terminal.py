@@ -6,6 +6,7 @@ import dataclasses
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from mdistill.report.terminal import print_summary, print_table
@@ -65,3 +66,25 @@ def test_a_pipe_of_a_given_width_has_wide_tables_a_value_a_line(monkeypatch):
     )
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 40 and any("stress MAE (GPa)" in line and "0.5" in line for line in lines)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_table_is_wider_than_a_narrow_console(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """Names and texts are folded at spaces, below each other where they do not fit; a word is never cut."""
+    from mdistill.runs.results import Table
+
+    monkeypatch.setenv("COLUMNS", "40")
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, color_system=None)
+    rows = [["NVE drift (meV/atom/ps)", "0.0012 ± 0.0005 of 0.01"], ["labels from", "contact 3, displaced 12, md 12, strain 4"]]
+    print_table(Table("two", "Structure: the student's RDFs against the teacher's", "settings", ["what", "value"], rows), console)
+    print_table(
+        Table("one", "Cite", "settings", ["reference"], [["distil molecular dynamics into models one can trust"]]), console
+    )
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert out.getvalue().split().count("strain") == 1 and "student's" in out.getvalue()
+    if not terminal:
+        digest = 64 * "a"
+        print_table(Table("sha", "File", "settings", ["what", "value"], [["sha256", digest]]), console)
+        assert digest in out.getvalue(), "a word that people copy stays whole"

@@ -157,3 +157,10 @@ def test_a_run_of_an_earlier_version_is_refused_and_update_redoes_it(tmp_path):
     run.keep_settings(folder, "distill", {"seed": 0}, update=True)
     assert run.run_stage(folder / "train", Work(key="train"), [], lambda: None)
     assert (folder / "train.superseded-1" / "student.mdistill").is_file() and "train.superseded-1" not in run.stages(folder)
+
+
+def test_an_empty_stage_folder_is_no_other_work(tmp_path):
+    """What a kill between making the folder and its ledger leaves: begun again, nothing is set aside."""
+    (tmp_path / "one").mkdir()
+    assert run.run_stage(tmp_path / "one", ONE, ["done.txt"], lambda: (tmp_path / "one" / "done.txt").write_text("x"))
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]

@@ -80,7 +80,7 @@ def test_deuterium_and_zero_momenta(tmp_path):
     (tmp_path / "d2.extxyz").write_text(text)
     with pytest.warns(MdistillNotice, match="D is read as hydrogen"):
         start = read_start(tmp_path / "d2.extxyz")
-    assert start.system.numbers.tolist() == [1, 1] and start.momenta is None
+    assert start.system.numbers.tolist() == [1, 1] and start.momenta is None and start.masses.tolist() == [2.014] * 2
 
 
 def test_masses_of_the_file_are_used_and_repeats_have_the_same_momenta(tmp_path):

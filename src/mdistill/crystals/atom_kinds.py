@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 ISOTOPES = {"D": "H", "T": "H"}
 """Symbols that files use for isotopes, and the element."""
 ISOTOPE_NOTE = "{} is read as hydrogen: same forces, but dynamics will use the mass of ¹H"
+_MASS_NOTE = "{} is read as hydrogen of {:g} u: same forces; only `mdistill simulate` and `convert` use this mass"
+_MASSES = {"D": 2.014, "T": 3.016}
+"""u."""
+NO_UNITS = "{}: its velocities are read in LAMMPS's metal units (Å/ps): the file names none"
+_UNITS = "lj|real|metal|si|cgs|electron|micro|nano"
 _START = 10_000_000
 """Bytes of a file in which isotopes are looked for."""
 _MASS_ERROR = 0.02
@@ -26,9 +31,13 @@ _MASS_ERROR = 0.02
 
 
 def without_isotopes(path: Path, kind: str) -> tuple[str | StringIO, list[str]]:
-    """What ASE shall read in place of a file that names D or T (POSCAR, xyz, extxyz): its text with H; and a note."""
-    start = beginning(path, _START) if kind in ("vasp", "xyz", "extxyz") else ""
-    if not re.search(r"(?m)^\s*(?:[A-Z][a-z]?\s+)*[DT](?!\S)", start):
+    """What ASE shall read in place of a file that names D or T (POSCAR, xyz, extxyz, LAMMPS dump); and notes.
+
+    The text has other symbols in their place, which `with_isotopes` turns to hydrogen with the isotope's mass.
+    """
+    dump = kind == "lammps-dump-text"
+    start = beginning(path, _START) if dump or kind in ("vasp", "xyz", "extxyz") else ""
+    if not re.search(r"(?m)^\s*(?:[A-Z][a-z]?\s+)*[DT](?!\S)" if not dump else r"\s[DT]\s", start):
         return str(path), []
     text = text_of(path)
     if kind == "vasp":
@@ -36,12 +45,27 @@ def without_isotopes(path: Path, kind: str) -> tuple[str | StringIO, list[str]]:
         named = [k for k in (0, 5) if k < len(lines) and re.fullmatch(r"\s*(?:[A-Z][a-z]?\S*\s*)+", lines[k])]
         found = {word for k in named for word in lines[k].split() if word in ISOTOPES}
         for k in named:
-            lines[k] = re.sub(r"(?<!\S)[DT](?!\S)", "H", lines[k])
+            lines[k] = re.sub(r"(?<!\S)[DT](?!\S)", _stand_in, lines[k])
         text = "\n".join(lines)
     else:
-        found = set(re.findall(r"(?m)^\s*([DT])\s+[-+.\d]", text))
-        text = re.sub(r"(?m)^(\s*)[DT](?=\s+[-+.\d])", r"\1H", text)
-    return (StringIO(text), [ISOTOPE_NOTE.format(symbol) for symbol in sorted(found)]) if found else (str(path), [])
+        name = r"(?m)(?<=\s)[DT](?=\s+[-+.\d]|\s*$)" if dump else r"(?m)^\s*[DT](?=\s+[-+.\d])"
+        found = {word.strip() for word in re.findall(name, text)}
+        text = re.sub(name, _stand_in, text)
+    return (StringIO(text), [_MASS_NOTE.format(s, _MASSES[s]) for s in sorted(found)]) if found else (str(path), [])
+
+
+def _stand_in(found: re.Match[str]) -> str:
+    return found[0].replace("D", "Og").replace("T", "Ts")
+
+
+def with_isotopes(atoms: Atoms) -> Atoms:
+    """The atoms of a text by `without_isotopes`, changed in place: hydrogen, with the isotope's mass where the file has none."""
+    masses, own = atoms.get_masses(), atoms.has("masses")
+    for stand_in, symbol in ((118, "D"), (117, "T")):
+        masses[atoms.numbers == stand_in] = _MASSES[symbol] if not own else masses[atoms.numbers == stand_in]
+        atoms.numbers[atoms.numbers == stand_in] = 1
+    atoms.set_masses(masses)
+    return atoms
 
 
 def lammps_names_elements(path: Path, kind: str, elements: Sequence[str] = ()) -> bool:
@@ -61,6 +85,20 @@ def lammps_names_elements(path: Path, kind: str, elements: Sequence[str] = ()) -
     if not named and not elements:
         raise BadInput(path, f"its atoms have types (1, 2, …), no {what}", allowed=allowed, fix=fix)
     return named
+
+
+def lammps_units(path: Path) -> str | None:
+    """The units that a LAMMPS dump (ITEM: UNITS) or the first line of a data file names; None where it names none.
+
+    Raises:
+        BadInput: Units other than metal and real: lengths may not be in Å.
+    """
+    head = beginning(path, 8192)
+    found = re.search(rf"ITEM: UNITS\s+({_UNITS})\b", head) or re.match(rf"[^\n]*\bunits\s*[=:]?\s*({_UNITS})\b", head)
+    if found is not None and found[1] not in ("metal", "real"):
+        fix = "convert it to metal units, or write them in LAMMPS"
+        raise BadInput(path, f"is in LAMMPS units {found[1]!r}", allowed="metal or real", fix=fix)
+    return None if found is None else found[1]
 
 
 def numbers_of_types(path: Path, types: np.ndarray, elements: Sequence[str]) -> np.ndarray:

@@ -40,6 +40,8 @@ _LAMMPS_DATA = re.compile(rb"(?m)^\s*\d+\s+atoms\b[\s\S]*^\s*\d+\s+atom types\b[
 
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _UNSAFE = {"bundletrajectory", "mysql", "postgresql", "sqlite3", "json", "png", "eps", "pov", "x3d"}
+FARTHEST = 1.6
+"""Median distance of nearest neighbours over the sum of their covalent radii, above which lengths look like Bohr."""
 _NOBLE = (2, 10, 18, 36, 54, 86)
 
 
@@ -260,8 +262,23 @@ def _check_distances(crystal: Crystal, *, sublattice: bool) -> None:
             fix="delete the duplicate, or state the occupancies of the split site",
         )
     longest = _nearest_ratios(crystal, radius, occupied > 0.0)
-    if not sublattice and len(longest) and np.median(longest) > 1.6 and not all(n in _NOBLE for n in crystal.composition):
+    if not sublattice and len(longest) and np.median(longest) > FARTHEST and not all(n in _NOBLE for n in crystal.composition):
         raise _wrong_unit(crystal, float(np.median(longest)), "Bohr", f"multiply all lengths by {BOHR:.6f}")
+
+
+def sublattice_note(crystal: Crystal) -> list[str]:
+    """A note where the distances of one sublattice alone would also fit lengths in Bohr."""
+    from ase.data import covalent_radii
+
+    radius = np.array([max(covalent_radii[n] for n in site.occupancies) for site in crystal.sites])
+    ratios = _nearest_ratios(crystal, radius, np.ones(len(radius), dtype=bool))
+    if not len(ratios) or np.median(ratios) <= FARTHEST or all(n in _NOBLE for n in crystal.composition):
+        return []
+    ratio, times = float(np.median(ratios)), BOHR**-2
+    return [
+        f"{crystal.source}: its atoms, of one element, are {ratio:.2f} times the sum of their covalent radii apart. This is read "
+        f"as one sublattice in Å; if they are in Bohr, multiply them by {BOHR:.6f}: diffusivities are {times:.2f} times too large"
+    ]
 
 
 def _nearest_ratios(crystal: Crystal, radius: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +12,21 @@ import numpy as np
 from ase.data import atomic_masses
 from jaxtyping import Float, Int
 
-from mdistill.crystals.atom_kinds import check_masses_tell_elements, lammps_names_elements, numbers_of_types, without_isotopes
+from mdistill.crystals.atom_kinds import (
+    NO_UNITS,
+    check_masses_tell_elements,
+    lammps_names_elements,
+    lammps_units,
+    numbers_of_types,
+    with_isotopes,
+    without_isotopes,
+)  # fmt: skip
 from mdistill.errors import BadInput
 from mdistill.export.amber import NETCDF_SUFFIXES, read_netcdf
 from mdistill.io.import_trajectory import READABLE
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5_arrays
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar
+from mdistill.notices import notify
 
 _UNITS = {"metal": 1e3, "real": 1.0}
 """Femtoseconds in LAMMPS's unit of time."""
@@ -82,7 +90,9 @@ def read_frames(path: str | Path, *, elements: Sequence[str] = (), numbers: Int[
     elif path.suffix.lower() in NETCDF_SUFFIXES:
         frames = _completed(path, read_netcdf(path, numbers=numbers))
     elif is_xdatcar(path):
-        found, positions, cells, steps, _ = read_xdatcar(path, elements=elements)
+        found, positions, cells, steps, notes = read_xdatcar(path, elements=elements)
+        for note in notes:
+            notify(note)
         frames = _completed(path, {"numbers": found, "positions": positions, "cells": cells, "steps": steps, "pbc": (True,) * 3})
     else:
         frames = _from_ase(path, elements)
@@ -133,8 +143,9 @@ def _from_ase(path: Path, elements: Sequence[str]) -> Frames:
         fix = "give it the extension of its format, or convert it with `ase convert`"
         raise BadInput(path, "its format is not recognised", allowed=READABLE, fix=fix) from error
     lammps = kind.startswith("lammps")
-    unit, source = _lammps_units(path) if lammps else "metal", without_isotopes(path, kind)[0]
-    options: dict[str, Any] = {"units": unit} if kind == "lammps-dump-text" else {}
+    named, (source, notes) = lammps_units(path) if lammps else None, without_isotopes(path, kind)
+    unit = named or "metal"
+    options: dict[str, Any] = {"units": unit} if kind in ("lammps-dump-text", "lammps-data") else {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -142,6 +153,11 @@ def _from_ase(path: Path, elements: Sequence[str]) -> Frames:
     except Exception as error:
         problem = f"cannot be read as {kind} ({type(error).__name__}: {str(error)[:120]})"
         raise BadInput(path, problem, allowed=READABLE, fix="check whether the file is complete") from error
+    if lammps and not named and images and images[0].has("momenta"):
+        notify(NO_UNITS.format(path))
+    for note in notes:
+        notify(note)
+    images = [with_isotopes(atoms) for atoms in images] if notes else images
     if not images:
         raise BadInput(path, "no frames", allowed=READABLE, fix="check the file")
     first = images[0]
@@ -168,20 +184,6 @@ def _from_ase(path: Path, elements: Sequence[str]) -> Frames:
         momenta=np.stack([a.get_momenta() for a in images]) / ASE_MOMENTUM if all(a.has("momenta") for a in images) else None,
         energies=_results(images, "energy"), forces=_results(images, "forces"), stresses=_stresses(images),
     )  # fmt: skip
-
-
-def _head(path: Path) -> list[str]:
-    with open(path, encoding="utf-8", errors="replace") as handle:
-        return handle.read(20_000).splitlines()
-
-
-def _lammps_units(path: Path) -> str:
-    """The units that a dump (ITEM: UNITS) or data file names; metal otherwise."""
-    found = re.search(r"ITEM: UNITS\s+(\w+)|units\s*=\s*(\w+)", "\n".join(_head(path)))
-    unit = "metal" if found is None else found[1] or found[2]
-    if unit not in _UNITS:
-        raise BadInput(path, f"has LAMMPS units {unit!r}", allowed="metal or real", fix="convert it in LAMMPS")
-    return unit
 
 
 def _dump_times(path: Path, frames: int, unit_fs: float) -> np.ndarray | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,13 @@ def _extxyz(path: Path, frames: Frames, provenance: Mapping[str, str]) -> None:
 
 
 def _data(path: Path, frames: Frames, _provenance: Mapping[str, str]) -> None:
+    """The last frame; the first line names the units, as LAMMPS's write_data does."""
     from ase.io import write
 
-    write(path, to_images(frames)[-1], format="lammps-data", masses=True, velocities=frames.momenta is not None, units="metal")
+    text = StringIO()
+    write(text, to_images(frames)[-1], format="lammps-data", masses=True, velocities=frames.momenta is not None, units="metal")
+    body = text.getvalue().partition("\n")[2]
+    Path(path).write_text(f"LAMMPS data file written by mdistill, units = metal\n{body}", encoding="utf-8")
 
 
 def _xdatcar(path: Path, frames: Frames, _provenance: Mapping[str, str]) -> None:

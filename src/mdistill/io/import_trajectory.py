@@ -13,7 +13,7 @@ import torch
 from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 
-from mdistill.crystals.atom_kinds import lammps_names_elements, numbers_of_types, without_isotopes
+from mdistill.crystals.atom_kinds import lammps_names_elements, lammps_units, numbers_of_types, with_isotopes, without_isotopes
 from mdistill.errors import BadInput
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5
 from mdistill.io.unwrap import check_cells, check_joint, check_jumps, joint_is_doubled, order_changed, unwrap
@@ -75,8 +75,7 @@ def read_trajectory(
         )
         raise BadInput(subject, f"{value!r}", allowed="at least one file, stride ≥ 1, time > 0 fs", fix="correct the value")
     runs = [_without_repeats(_read_run(path, elements)) for path in files]
-    for run in runs:
-        _check_run(run)
+    told = [note for run in runs for note in _check_run(run)]
     spacing, notes = _spacing(runs, time_step_fs)
     joined, join_notes = _join(runs)
     positions, unwrap_notes = unwrap(joined.positions, joined.cells, joined.numbers, path=joined.path)
@@ -90,7 +89,7 @@ def read_trajectory(
         times=torch.arange(count, dtype=torch.float64)[keep] * spacing,
         momenta=None if joined.momenta is None else torch.from_numpy(joined.momenta[keep].copy()),
     )
-    return Imported(trajectory=trajectory, notes=notes + join_notes + unwrap_notes)
+    return Imported(trajectory=trajectory, notes=told[:1] + notes + join_notes + unwrap_notes)
 
 
 def _read_run(path: Path, elements: Sequence[str]) -> _Run:
@@ -141,10 +140,13 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
     if kind in _NOT_TRAJECTORIES:
         raise BadInput(path, f"of format {kind!r}", allowed=READABLE, fix="convert it with `ase convert`")
     by_type = kind.startswith("lammps-dump") and not lammps_names_elements(path, kind, elements)
-    source, notes = without_isotopes(path, kind)
+    named, (source, notes) = lammps_units(path) if kind.startswith("lammps") else None, without_isotopes(path, kind)
+    options = {"units": named or "metal"} if kind == "lammps-dump-text" else {}
     frames: list[Any] = []
     try:
-        for atoms in iread(source, index=":", format=kind, do_not_split_by_at_sign=True):
+        for atoms in iread(source, index=":", format=kind, do_not_split_by_at_sign=True, **options):
+            if notes:
+                with_isotopes(atoms)
             _check_same(path, frames, atoms)
             frames.append(atoms)
     except BadInput:
@@ -195,11 +197,11 @@ def _check_same(path: Path, frames: Sequence[Any], atoms: Any) -> None:
         )
 
 
-def _check_run(run: _Run) -> None:
-    """Check finite numbers, plausible distances (nm, Bohr, overlaps …), even steps and times."""
+def _check_run(run: _Run) -> list[str]:
+    """Check finite numbers, plausible distances (nm, Bohr, overlaps …), even steps and times; a note on what stays open."""
     from ase import Atoms
 
-    from mdistill.crystals.checks import check_crystal
+    from mdistill.crystals.checks import check_crystal, sublattice_note
     from mdistill.io.structures import from_atoms
 
     bad = ~(np.isfinite(run.positions).all(axis=(1, 2)) & np.isfinite(run.cells).all(axis=(1, 2)))
@@ -210,7 +212,8 @@ def _check_run(run: _Run) -> None:
     check_cells(run.cells, periodic, path=run.path)
     check_jumps(run.positions, run.cells, path=run.path)
     first = Atoms(numbers=run.numbers, positions=run.positions[0], cell=run.cells[0], pbc=periodic)
-    check_crystal(from_atoms(first, source=str(run.path)), sublattice=len(set(run.numbers.tolist())) == 1)
+    crystal, alone = from_atoms(first, source=str(run.path)), len(set(run.numbers.tolist())) == 1
+    check_crystal(crystal, sublattice=alone)
     for labels, what in ((run.steps, "step"), (run.times, "time")):
         if labels is None or len(labels) < 3:
             continue
@@ -222,6 +225,7 @@ def _check_run(run: _Run) -> None:
             problem = f"{what} {labels[k]:g} (frame {k + 1}) is followed by {labels[k + 1]:g}, elsewhere they are {usual:g} apart"
             fix = "frames are missing or doubled: restore them, or analyse the pieces apart"
             raise BadInput(run.path, problem, allowed="every frame, evenly spaced", fix=fix)
+    return sublattice_note(crystal) if alone else []
 
 
 def _spacing(runs: Sequence[_Run], given: float | None) -> tuple[float, list[str]]:

@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from mdistill.crystals.atom_kinds import check_masses_tell_elements, lammps_names_elements, without_isotopes
+from mdistill.crystals.atom_kinds import (
+    NO_UNITS,
+    check_masses_tell_elements,
+    lammps_names_elements,
+    lammps_units,
+    with_isotopes,
+    without_isotopes,
+)  # fmt: skip
 from mdistill.crystals.checks import READABLE, check_crystal, check_file, text_of
 from mdistill.crystals.cif import parse_cif
 from mdistill.crystals.crystal import Crystal, Site, formula
@@ -71,17 +78,24 @@ def read_atoms(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
     """The structure, and notes on how it was read."""
     from ase.io import read
 
+    options = {}
     if kind.startswith("lammps"):
         lammps_names_elements(path, kind)
+        unit = lammps_units(path) or "metal"
+        options = {"units": unit} if kind in ("lammps-dump-text", "lammps-data") else {}
     source, notes = without_isotopes(path, kind)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            atoms = read(source, index=index, format=kind, do_not_split_by_at_sign=True)
+            atoms = read(source, index=index, format=kind, do_not_split_by_at_sign=True, **options)
     except Exception as error:
         problem = f"not readable as {kind} ({type(error).__name__}: {str(error)[:200] or 'no structure found'}), index {index}"
         fix = "check that the file is complete and that its name has the right extension"
         raise BadInput(path, problem, allowed=READABLE, fix=fix) from error
+    if notes:
+        with_isotopes(atoms)
+    if kind.startswith("lammps") and lammps_units(path) is None and atoms.has("momenta") and atoms.get_momenta().any():
+        notes = [*notes, NO_UNITS.format(path)]
     if kind == "lammps-data" and atoms.has("masses"):
         check_masses_tell_elements(path, atoms)
     return atoms, notes

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from mdistill.crystals.atom_kinds import with_isotopes, without_isotopes
 from mdistill.crystals.checks import text_of
 from mdistill.errors import BadInput
 from mdistill.io.arrays import DAMAGED, read_arrays
@@ -181,9 +182,10 @@ def _from_ase(path: Path) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any
     except (UnknownFileTypeError, UnicodeDecodeError, OSError, EOFError) as error:
         fix = "give it the extension of its format (.extxyz, .npz), or convert it with `ase convert`"
         raise BadInput(path, "its format is not recognised", allowed=READABLE, fix=fix) from error
-    number, packed = 0, kind in ("xyz", "extxyz") and path.suffix.lower() in (".gz", ".bz2", ".xz")
+    packed = kind in ("xyz", "extxyz") and path.suffix.lower() in (".gz", ".bz2", ".xz")
     try:
-        source = StringIO(text_of(path)) if packed else str(path)
+        source, isotopes = without_isotopes(path, kind)
+        source = StringIO(text_of(path)) if packed and not isotopes else source
     except (OSError, EOFError, LZMAError) as error:
         raise BadInput(path, f"cannot be unpacked ({error})", allowed=READABLE, fix="copy the file again") from error
     with warnings.catch_warnings():
@@ -197,7 +199,7 @@ def _from_ase(path: Path) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any
             except Exception as error:
                 problem = f"cannot be read as {kind} beyond frame {number - 1} ({type(error).__name__}: {str(error)[:120]})"
                 raise BadInput(path, problem, allowed=READABLE, fix="check whether the file is complete") from error
-            yield _of_atoms(atoms)
+            yield _of_atoms(with_isotopes(atoms) if isotopes else atoms)
 
 
 def _of_atoms(atoms: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

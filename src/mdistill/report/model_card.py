@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 from mdistill.analysis.taught import TAUGHT, Taught, read_taught
 from mdistill.errors import BadInput
 from mdistill.nets.catalogue import MAPS
-from mdistill.nets.model_files import read_metadata
+from mdistill.nets.model_files import read_header, read_metadata
 from mdistill.nets.settings import SIZES
 from mdistill.report.citations import reference, works
 from mdistill.runs.results import Cell, Results, Table, read_results
@@ -111,9 +111,9 @@ def _map_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
 
 def _file_rows(path: Path, header: Mapping[str, Any]) -> list[list[Cell]]:
     version = header["provenance"].get("version")
-    written = f", by mdistill {version}" if version else ""
+    written, own = f", by mdistill {version}" if version else "", read_header(path, "mdistill")["format"]
     return [
-        ["file", f"{path.stat().st_size / 1000:.4g} kB, format {header['format']}{written}"],
+        ["file", f"{path.stat().st_size / 1000:.4g} kB, format {own}{written}"],
         ["sha256", str(header["sha256"])],
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,14 @@ def print_table(table: Table, console: Console | None = None) -> None:
     from rich.console import Console
 
     console = console or Console()
-    console.print(table.title, style="bold", highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(
+        table.title,
+        style="bold",
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=not (console.is_terminal or _told_width()),
+    )
     _print_rows(table.columns, [[cell.text for cell in row] for row in shown_rows(table)], console)
 
 
@@ -68,9 +76,9 @@ def _print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], console:
         return
     if not console.is_terminal:
         widths = [max(cell_len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
-        if len(headings) > 2 and os.environ.get("COLUMNS", "").isdigit() and sum(widths) + 2 * len(widths) - 2 > console.width:
-            pairs = [pair for row in rows for pair in [*zip(headings, row, strict=True), ("", "")]]
-            _print_rows(["", ""], pairs[:-1], console)
+        if _told_width() and sum(widths) + 2 * len(widths) - 2 > console.width:
+            pairs = [pair for row in rows for pair in [*zip(headings, row, strict=True), ("", "")]][:-1]
+            _print_folded(pairs if len(headings) > 2 else [headings, *rows], console)
             return
         for row in [headings, *rows]:
             line = "  ".join(text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True))
@@ -84,3 +92,27 @@ def _print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], console:
         grid.add_row(*(Text(text, style={"✓ passed": "green", "✗ FAILED": "bold red"}.get(text, "")) for text in row))
     console.print(grid)
     console.print()
+
+
+def _told_width() -> bool:
+    """Whether the environment names a width, which is then kept in a pipe too."""
+    return os.environ.get("COLUMNS", "").isdigit()
+
+
+def _print_folded(rows: Sequence[Sequence[str]], console: Console) -> None:
+    """One or two columns within the console's width: text that does not fit beside its name is broken at spaces and stands
+    below it. A word is never cut."""
+    from rich.cells import cell_len
+
+    left = min(max(cell_len(row[0]) for row in rows), console.width // 2)
+    for name, *rest in rows:
+        beside = "  ".join([name + " " * (left - cell_len(name)) if rest else name, *rest])
+        lines = [beside] if cell_len(beside) <= console.width else _folded(name, "".join(rest), console.width)
+        for line in lines:
+            console.print(line.rstrip(), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print()
+
+
+def _folded(name: str, text: str, width: int) -> list[str]:
+    below = textwrap.wrap(text, width - 2, break_long_words=False, break_on_hyphens=False)
+    return [*textwrap.wrap(name, width, break_long_words=False, break_on_hyphens=False), *(f"  {line}" for line in below)]

@@ -78,7 +78,7 @@ def run_stage(folder: Path, work: Work, outputs: Collection[str], act: Callable[
     ledger = Ledger(folder)
     if ledger.is_done(work):
         return False
-    if folder.exists() and ledger.differences(work) != []:
+    if folder.exists() and any(folder.iterdir()) and ledger.differences(work) != []:
         set_aside(folder)
     ledger.begin(work)
     begin = time.monotonic()

@@ -249,7 +249,7 @@ class _Job:
             workers=self.workers,
         )  # fmt: skip
         first = [self.folder / "train" / member_file(number) for number in range(1, settings.committee + 1)]
-        results, tables = refine(rounds, self._labels(), first, folder, stop=self.stop)
+        results, tables = refine(rounds, self._labels(), first, folder, stop=self.stop, provenance=self._provenance())
         shards = sorted(folder.glob("round-*/labels/*.npz"))
         with replacing(folder / "labels.txt") as partial:
             partial.write_text("".join(f"{sha256(p)} {p.relative_to(folder)}\n" for p in shards), encoding="utf-8")

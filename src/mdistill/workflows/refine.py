@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 from mdistill.analysis.accuracy import accuracy
 from mdistill.data.select_frames import select
@@ -72,8 +73,9 @@ class Rounds:
 
 
 def refine(
-    rounds: Rounds, frames: Sequence[LabelledFrame], students: Sequence[Path], folder: Path, *, stop: StopRequest = NEVER
-) -> tuple[list[TrainingResult], Results]:
+    rounds: Rounds, frames: Sequence[LabelledFrame], students: Sequence[Path], folder: Path, *, stop: StopRequest = NEVER,
+    provenance: dict[str, Any] | None = None,
+) -> tuple[list[TrainingResult], Results]:  # fmt: skip
     """Do the rounds; each stores its MD, labels and fits in `folder/round-k` and resumes from there.
 
     Args:
@@ -82,6 +84,7 @@ def refine(
         students: Model files of the first fits; the first runs the MD.
         folder: Folder of the stage; `student.mdistill`, `student-2.mdistill`, … in it become the last fits.
         stop: Checked in every loop.
+        provenance: Stored in the model files.
     Returns:
         The last fits, and a table of the rounds; with a committee also its table and figure.
     """
@@ -109,7 +112,9 @@ def refine(
         unseen += new
         before = _force_error(new, answers[0][len(answers[0]) - len(new) :])
         everything += new
-        results = train_committee(everything, refit, home / "train", count=len(students), start_from=students, stop=stop)
+        results = train_committee(
+            everything, refit, home / "train", count=len(students), start_from=students, stop=stop, provenance=provenance
+        )
         students = [result.path for result in results]
         rows.append([f"{number}", len(new), before, _force_error(new, evaluate(load(students[0]), new)), notes or "stable"])
     for number, student in enumerate(students, 1):
