@@ -14,13 +14,15 @@ from mdistill import cli
 from mdistill.commands.arguments import parse
 from mdistill.commands.distill import DistillArguments
 from mdistill.commands.simulate import SimulateArguments
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, BlowUp
 from mdistill.io.files import write_json
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.progress import NARROW, columns, progress, published, say_stage
 from mdistill.report.cards import card
 from mdistill.runs.folder import keep_settings
+from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.lock import PROGRESS, locked
+from mdistill.runs.results import Results, write_results
 
 EMT = "ase.calculators.emt:EMT"
 
@@ -134,6 +136,22 @@ def test_info_on_a_running_run_shows_progress_and_time_left(tmp_path, monkeypatc
     assert rows["student"] == "30 of 120 step (25%, 20 s ago)" and rows["left of student"] == "5 min"
     assert not (tmp_path / PROGRESS).exists()
     assert not [table for table in card(tmp_path).tables if table.name == "now"], "the process has ended"
+
+
+def test_info_on_a_run_that_blew_up_says_so(tmp_path):
+    """Its command does not simply resume: the same dynamics would blow up again."""
+    from mdistill.workflows.distill_settings import quick_settings
+    from mdistill.workflows.verdict import broken_results
+
+    keep_settings(tmp_path, "distill", {"seed": 0})
+    (tmp_path / "stride").mkdir()
+    Ledger(tmp_path / "stride").begin(Work(key="stride"))
+    write_results(tmp_path, Results(command="distill"))
+    status = dict(card(tmp_path).tables[0].rows)["status"]
+    assert status == "interrupted: the same command resumes it"
+    blown = BlowUp(10, "force on atom 13 is 62.8 eV/Å (limit 50)")
+    write_results(tmp_path, broken_results(Results(command="distill"), "stride", blown, quick_settings(tmp_path)))
+    assert dict(card(tmp_path).tables[0].rows)["status"].startswith("stopped: stride MD blew up")
 
 
 @pytest.mark.parametrize(

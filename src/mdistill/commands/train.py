@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
                 frames, given.settings, folder, stop=stop, start_from=given.start_from, redraw=teacher, **more
             )
             fitted = training_results(result, "fit")
-    results = merge(merge(read, fitted), accuracy_results(result))
+    results = replace(merge(merge(read, fitted), accuracy_results(result)), provenance=fitted.provenance)
     finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"student: {result.path}")
     return 0

@@ -11,7 +11,7 @@ from mdistill.errors import BadInput
 from mdistill.runs.folder import COMMAND, stages
 from mdistill.runs.ledger import Ledger
 from mdistill.runs.lock import working
-from mdistill.runs.results import Cell, Results, Table, read_results
+from mdistill.runs.results import BROKEN, Cell, Results, Table, read_results
 
 INPUTS = ("structure", "potential", "labels", "test_file", "teacher", "start_from", "stride_map")
 """Settings that name what a run was made from."""
@@ -49,6 +49,9 @@ def _status(folder: Path, results: Results | None) -> str:
     states = [entry["state"] for entry in (*own.values(), *stages(folder).values())]
     if results is not None and all(state == "done" for state in states):
         return "done"
+    blown = [gate.name for gate in results.gates if gate.name.endswith(BROKEN) and not gate.passed] if results is not None else []
+    if blown:
+        return f"stopped: {blown[0]} blew up; what to do next stands in report.html"
     return "interrupted: the same command resumes it"
 
 

@@ -40,6 +40,8 @@ RungKind = Literal["teacher", "potential", "stride"]
 Quantity = Literal["stride_speed_up", "speed_up", "conductivity", "diffusivity", "activation_energy"]
 Cell = str | int | float | Estimate | None
 """A table cell; floats are shown with 4 significant digits, estimates as value ± error."""
+BROKEN = " MD"
+"""End of the name of the gate that fails where the dynamics of a stage blew up ("production MD")."""
 
 
 @dataclass(frozen=True, slots=True)

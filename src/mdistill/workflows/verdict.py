@@ -8,7 +8,7 @@ from dataclasses import replace
 from mdistill.analysis.gates import unstable
 from mdistill.errors import BlowUp
 from mdistill.estimates import Gate, gate, unknown
-from mdistill.runs.results import Results
+from mdistill.runs.results import BROKEN, Results
 from mdistill.workflows.distill_settings import DistillSettings
 
 _BETTER_STUDENT = (
@@ -43,7 +43,7 @@ def with_fixes(results: Results, settings: DistillSettings) -> Results:
 def broken_results(done: Results, stage: str, blown: BlowUp, settings: DistillSettings) -> Results:
     """Results of the stages before one whose dynamics blew up, with a failed gate for it and a note that comes first."""
     asked = settings.production.time_ps if stage == "production" else settings.validate.stability_ps
-    verdict = gate(f"{stage} MD", unknown("ps"), asked, str(blown).replace("\n  ", "; "), sense="at least")
+    verdict = gate(f"{stage}{BROKEN}", unknown("ps"), asked, str(blown).replace("\n  ", "; "), sense="at least")
     verdict = replace(verdict, fix=_better(settings))
     note = f"The MD of the stage {stage} blew up ({blown.reason}); later stages were not begun. Next: {verdict.fix}"
     return replace(done, gates=[*done.gates, verdict], notes=[note, *done.notes])
