@@ -113,6 +113,9 @@ def numbers_of_types(path: Path, types: np.ndarray, elements: Sequence[str]) -> 
         if symbol not in atomic_numbers:
             fix = "give one symbol per type, such as Li P S Cl"
             raise BadInput("--elements", f"{symbol!r}", allowed="element symbols", fix=fix)
+    if types.dtype.kind not in "iu" or int(types.min()) < 1:
+        problem = f"atoms of type {types.min()}"
+        raise BadInput(path, problem, allowed="types 1, 2, …", fix="check the file: LAMMPS counts types from 1")
     if int(types.max()) > len(elements):
         given = f"{len(elements)} element{'s' * (len(elements) != 1)} given ({' '.join(elements)})"
         problem = f"{given}, {int(types.max())} types in {path}"

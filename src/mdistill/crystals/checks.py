@@ -9,6 +9,7 @@ import bz2
 import gzip
 import lzma
 import re
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from mdistill.units import BOHR
 
 LARGEST_FILE = 200_000_000
 """Bytes; also the limit of what a compressed CIF may unpack to."""
+LARGEST_UNPACKED = 2_000_000_000
+"""Bytes that a compressed trajectory or label file may unpack to."""
 MOST_ATOMS = 100_000
 """Largest number of sites; larger structures are rejected before they are parsed."""
 CLOSEST = 0.5
@@ -62,6 +65,7 @@ def check_file(path: Path) -> str:
     if size > LARGEST_FILE:
         fix = "cut out the one structure you need, or use `mdistill analyse`"
         raise BadInput(path, f"{size} bytes", allowed=f"at most {LARGEST_FILE} bytes", fix=fix)
+    check_before_parsing(path, LARGEST_FILE)
     head = _head(path)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise BadInput(
@@ -70,6 +74,48 @@ def check_file(path: Path) -> str:
     kind = _format(path, head)
     _refuse_huge(path, kind, head)
     return kind
+
+
+def check_before_parsing(path: Path, most_bytes: int) -> None:
+    """Checks of any file with atoms that another reader would read without a limit or a word.
+
+    Raises:
+        BadInput: A compressed file that cannot be unpacked or unpacks to more bytes, or an extended XYZ file whose atomic
+            numbers are real numbers.
+    """
+    fix = "unpack it and cut out what you need" if path.suffix.lower() in _OPENERS else "write whole numbers: Z:I:1"
+    if path.suffix.lower() in _OPENERS:
+        total = 0
+        try:
+            with _OPENERS[path.suffix.lower()](path, "rb") as handle:  # type: ignore[operator]
+                while (size := len(handle.read(1_000_000))) and total <= most_bytes:
+                    total += size
+        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+            fix = "copy the file again"
+            raise BadInput(path, f"cannot be unpacked ({error})", allowed="a whole compressed file", fix=fix) from error
+        if total > most_bytes:
+            raise BadInput(path, f"unpacks to more than {most_bytes} bytes", allowed=f"at most {most_bytes} bytes", fix=fix)
+    second = "".join(_head(path).decode("latin-1").splitlines()[1:2])
+    if real := re.search(r"(?i)\bproperties=\S*?\b(Z|numbers):R:", second):
+        raise BadInput(path, f"its atomic numbers ({real[1]}) are real numbers", allowed="whole numbers, 1 to 118", fix=fix)
+
+
+def whole_numbers(numbers: np.ndarray, path: object) -> np.ndarray:
+    """Atomic numbers as integers; 0 for what is no element.
+
+    Raises:
+        BadInput: One that is not a whole number from 0 to 118.
+    """
+    numbers = np.asarray(numbers)
+    if numbers.dtype.kind not in "iuf":
+        raise BadInput(path, f"its atomic numbers are {numbers.dtype}", allowed="whole numbers, 1 to 118", fix="write numbers")
+    bad = ~((numbers >= 0) & (numbers <= 118) & (numbers == np.round(numbers)))
+    if bad.any():
+        problem = (
+            f"atom {int(np.argmax(bad.ravel())) + 1} has the atomic number {numbers[bad][0]:g} ({int(bad.sum())} such atoms)"
+        )
+        raise BadInput(path, problem, allowed="whole numbers, 1 to 118", fix="correct the atomic numbers in the file")
+    return numbers.astype(np.int64)
 
 
 def _format(path: Path, head: bytes) -> str:

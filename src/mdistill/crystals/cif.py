@@ -16,7 +16,7 @@ import numpy as np
 
 from mdistill.crystals.atom_kinds import ISOTOPE_NOTE, ISOTOPES
 from mdistill.crystals.checks import neighbour_pairs
-from mdistill.crystals.cif_formula import check_formula
+from mdistill.crystals.cif_formula import check_formula, refuse_lost_rows
 from mdistill.crystals.cif_symmetry import Symmetry, symmetries
 from mdistill.crystals.crystal import Crystal, Site
 from mdistill.errors import BadInput
@@ -50,8 +50,8 @@ def parse_cif(text: str, source: str, index: int) -> ParsedCif:
     _refuse_duplicate_keys(text, source)
     text = _unique_blocks(text)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             blocks = [block for block in CifFile.from_str(text).data.values() if "_atom_site_fract_x" in block.data]
     except Exception as error:
         raise _no_cif(source, f"not readable as CIF ({type(error).__name__}: {str(error)[:200]})") from error
@@ -68,6 +68,7 @@ def parse_cif(text: str, source: str, index: int) -> ParsedCif:
     for _, occupancies, _ in parsed.sites:
         composition.update(occupancies)
     parsed.notes += check_formula(composition, blocks[index].data, source)
+    refuse_lost_rows(text, [str(one.message) for one in caught], source)
     if len(blocks) > 1:
         parsed.notes.append(f"{source} holds {len(blocks)} structures; number {index % len(blocks)} was read")
     return parsed

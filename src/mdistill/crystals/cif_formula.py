@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ase.data import atomic_numbers, chemical_symbols
@@ -14,6 +14,8 @@ LARGEST_MISMATCH = 0.2
 """Largest share of an element's atoms that may differ from the stated formula; more is refused."""
 NOTED = 0.02
 """Share from which the difference is noted."""
+_ORPHAN = "Possible issue in CIF file at line: "
+"""What pymatgen warns of for a value that belongs to no tag."""
 _PART = re.compile(r"([A-Z][a-z]?)(\d*\.?\d*)")
 
 
@@ -44,6 +46,26 @@ def check_formula(composition: Mapping[int, float], data: Mapping[str, Any], sou
         fix = "look for a tag or a missing line inside the loop of atoms; correct the formula line if the rows are right"
         raise BadInput(source, problem, allowed=allowed, fix=fix)
     return [problem]
+
+
+def refuse_lost_rows(text: str, warned: Sequence[str], source: str) -> None:
+    """Refuse a CIF whose reader left out values that look like coordinates, or whose last text field does not end.
+
+    Args:
+        text: The file.
+        warned: Warnings of pymatgen's reader.
+        source: The file's name, for the message.
+    Raises:
+        BadInput: Three numbers in a row that belong to no tag, or an odd number of lines that begin with a semicolon.
+    """
+    fix = "look for a tag, a missing line or a semicolon inside the loop of atoms, or export the file again"
+    words = [one.removeprefix(_ORPHAN) for one in warned if one.startswith(_ORPHAN)]
+    numeric = [re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(\(\d+\))?", word) is not None for word in words]
+    if any(all(numeric[k : k + 3]) for k in range(len(words) - 2)):
+        problem = f"{len(words)} values belong to no tag ({' '.join(words[:8])} …): rows of atoms would be lost"
+        raise BadInput(source, problem, allowed="values in a loop or after a tag", fix=fix)
+    if sum(line.startswith(";") for line in text.splitlines()) % 2:
+        raise BadInput(source, "a text field that begins with ';' does not end", allowed="text between two ';'", fix=fix)
 
 
 def formula_units(text: object) -> dict[int, float]:

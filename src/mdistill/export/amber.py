@@ -53,7 +53,7 @@ def read_netcdf(path: Path, *, numbers: Int[np.ndarray, " atom"] | None = None) 
     lengths = held.get("cell_lengths", np.zeros((len(positions), 3))).astype(np.float64)
     angles = held.get("cell_angles", np.full((len(positions), 3), 90.0)).astype(np.float64)
     pbc = tuple(bool(length > 1e-6) for length in lengths[0])
-    content = {"numbers": found.astype(np.int64), "positions": positions, "cells": _cells(lengths, angles), "pbc": pbc}
+    content = {"numbers": found, "positions": positions, "cells": _cells(lengths, angles), "pbc": pbc}
     if "time" in held:
         content["times"] = PS * held["time"].astype(np.float64)
     if "velocities" in held:

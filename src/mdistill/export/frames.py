@@ -21,6 +21,7 @@ from mdistill.crystals.atom_kinds import (
     with_isotopes,
     without_isotopes,
 )  # fmt: skip
+from mdistill.crystals.checks import LARGEST_UNPACKED, check_before_parsing, whole_numbers
 from mdistill.errors import BadInput
 from mdistill.export.amber import NETCDF_SUFFIXES, read_netcdf
 from mdistill.io.import_trajectory import READABLE
@@ -85,6 +86,7 @@ def read_frames(path: str | Path, *, elements: Sequence[str] = (), numbers: Int[
         raise BadInput(path, "no such file", allowed=READABLE, fix="check the path; quote it if it holds spaces")
     if path.stat().st_size == 0:
         raise BadInput(path, "empty (0 bytes)", allowed=READABLE, fix="copy the file again")
+    check_before_parsing(path, LARGEST_UNPACKED)
     if path.suffix.lower() in HDF5_SUFFIXES:
         frames = Frames(**read_hdf5_arrays(path))
     elif path.suffix.lower() in NETCDF_SUFFIXES:
@@ -125,7 +127,7 @@ def timed(frames: Frames, frame_time_fs: float | None, path: Path) -> tuple[Fram
 
 def _completed(path: Path, content: dict[str, Any]) -> Frames:
     """Frames with standard masses where none are known; velocities (Å/fs) become momenta."""
-    masses = content.pop("masses", None)
+    masses, content["numbers"] = content.pop("masses", None), whole_numbers(content["numbers"], path)
     masses = atomic_masses[content["numbers"]] if masses is None else np.asarray(masses, dtype=np.float64)
     check_masses(masses, path)
     velocities = content.pop("velocities", None)
@@ -164,7 +166,7 @@ def _from_ase(path: Path, elements: Sequence[str]) -> Frames:
     if any(not np.array_equal(atoms.numbers, first.numbers) for atoms in images):
         raise BadInput(path, "its frames hold different atoms, or in another order", allowed="the same atoms in every frame",
                        fix="convert structures of one kind, sorted in one way")  # fmt: skip
-    numbers = np.array(first.numbers)
+    numbers = whole_numbers(first.numbers, path)
     if lammps and not lammps_names_elements(path, kind, elements):
         numbers = numbers_of_types(path, numbers, elements)
     if kind == "lammps-data" and first.has("masses"):

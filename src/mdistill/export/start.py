@@ -20,13 +20,14 @@ from mdistill.export.frames import read_frames
 from mdistill.io.convert_structures import as_system
 from mdistill.io.held_atoms import held_atoms
 from mdistill.io.structures import from_atoms, read_atoms, read_system, to_atoms, to_system
-from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES
+from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses
 from mdistill.notices import notify
 from mdistill.types import System
 
 _FRAMES = (*HDF5_SUFFIXES, *NETCDF_SUFFIXES, ".lammpstrj", ".dump", ".data", ".lmp")
 _OTHER = 1e-3
 """Relative difference from which a mass is not the standard one."""
+_LARGEST_MOMENTUM = 1e4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ def read_start(path: str | Path, *, repeat: tuple[int, int, int] = (1, 1, 1)) ->
     """
     path = Path(path)
     if path.suffix.lower() not in _FRAMES:
-        return _of_atoms(read_system(path, repeat=repeat), _atoms(path), repeat)
+        return _of_atoms(read_system(path, repeat=repeat), _atoms(path), repeat, path)
     last = read_frames(path).part(slice(-1, None))
     atoms = Atoms(last.numbers, positions=last.positions[0], cell=last.cells[0], pbc=last.pbc, masses=last.masses)
     if last.momenta is not None:
@@ -63,7 +64,7 @@ def read_start(path: str | Path, *, repeat: tuple[int, int, int] = (1, 1, 1)) ->
     system = to_system(crystal)
     if tuple(repeat) != (1, 1, 1):
         system = to_system(from_atoms(to_atoms(system).repeat(repeat), source=str(path)))
-    return _of_atoms(system, atoms, repeat)
+    return _of_atoms(system, atoms, repeat, path)
 
 
 def as_start(structure: Any, *, repeat: tuple[int, int, int] = (1, 1, 1)) -> Start:
@@ -74,7 +75,9 @@ def as_start(structure: Any, *, repeat: tuple[int, int, int] = (1, 1, 1)) -> Sta
     """
     if isinstance(structure, (str, Path)):
         return read_start(structure, repeat=repeat)
-    return _of_atoms(as_system(structure, repeat=repeat), structure if isinstance(structure, Atoms) else None, repeat)
+    return _of_atoms(
+        as_system(structure, repeat=repeat), structure if isinstance(structure, Atoms) else None, repeat, Path("structure")
+    )
 
 
 def _atoms(path: Path) -> Any:
@@ -85,14 +88,16 @@ def _atoms(path: Path) -> Any:
     return read_atoms(path, kind, -1)[0]
 
 
-def _of_atoms(system: System, atoms: Any, repeat: tuple[int, int, int]) -> Start:
+def _of_atoms(system: System, atoms: Any, repeat: tuple[int, int, int], path: Path) -> Start:
     if atoms is None or len(atoms) * int(np.prod(repeat)) != system.n_atoms:
         return Start(system=system)
     times = int(np.prod(repeat))
     momenta = np.tile(atoms.get_momenta() / ASE_MOMENTUM, (times, 1)) if atoms.has("momenta") else np.zeros((1, 3))
-    masses = np.tile(atoms.get_masses(), times)
-    if not np.isfinite(momenta).all():
-        raise BadInput("structure", "its momenta are not finite", allowed="finite numbers", fix="remove them from the file")
+    check_masses(atoms.get_masses(), path)
+    masses, largest = np.tile(atoms.get_masses(), times), float(np.abs(momenta).max(initial=0.0))
+    if not largest <= _LARGEST_MOMENTUM:
+        problem, allowed = f"a momentum of {largest:.3g} u·Å/fs", f"finite, at most {_LARGEST_MOMENTUM:g} u·Å/fs"
+        raise BadInput(path, problem, allowed=allowed, fix="remove the momenta from the file, or --velocities random")
     other = np.abs(masses / atomic_masses[system.numbers.numpy()] - 1.0).max() > _OTHER
     mask, notes = held_atoms(atoms)
     for note in notes:

@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 
 from mdistill.crystals.atom_kinds import lammps_names_elements, lammps_units, numbers_of_types, with_isotopes, without_isotopes
+from mdistill.crystals.checks import LARGEST_UNPACKED, check_before_parsing, whole_numbers
 from mdistill.errors import BadInput
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5
 from mdistill.io.unwrap import check_cells, check_joint, check_jumps, joint_is_doubled, order_changed, unwrap
@@ -97,6 +98,7 @@ def _read_run(path: Path, elements: Sequence[str]) -> _Run:
         raise BadInput(path, "no such file", allowed=READABLE, fix="check the path; quote it if it holds spaces")
     if path.stat().st_size == 0:
         raise BadInput(path, "empty (0 bytes)", allowed=READABLE, fix="copy the file again")
+    check_before_parsing(path, LARGEST_UNPACKED)
     if path.suffix.lower() in HDF5_SUFFIXES:
         stored = read_hdf5(path)
         return _Run(
@@ -157,7 +159,7 @@ def _read_with_ase(path: Path, elements: Sequence[str]) -> _Run:
         raise BadInput(path, problem, allowed=READABLE, fix=fix) from error
     if not frames:
         raise BadInput(path, "no frames", allowed=READABLE, fix="check the file")
-    numbers = np.array(frames[0].numbers)
+    numbers = whole_numbers(frames[0].numbers, path)
     if elements and not by_type:
         notes.append(f"{path} names its elements: --elements is not used")
     if by_type:

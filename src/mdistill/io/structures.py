@@ -23,7 +23,7 @@ from mdistill.crystals.atom_kinds import (
     with_isotopes,
     without_isotopes,
 )  # fmt: skip
-from mdistill.crystals.checks import READABLE, check_crystal, check_file, text_of
+from mdistill.crystals.checks import READABLE, check_crystal, check_file, text_of, whole_numbers
 from mdistill.crystals.cif import parse_cif
 from mdistill.crystals.crystal import Crystal, Site, formula
 from mdistill.crystals.split_sites import merge_overfull
@@ -92,6 +92,7 @@ def read_atoms(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
         problem = f"not readable as {kind} ({type(error).__name__}: {str(error)[:200] or 'no structure found'}), index {index}"
         fix = "check that the file is complete and that its name has the right extension"
         raise BadInput(path, problem, allowed=READABLE, fix=fix) from error
+    whole_numbers(atoms.numbers, path)
     if notes:
         with_isotopes(atoms)
     if kind.startswith("lammps") and lammps_units(path) is None and atoms.has("momenta") and atoms.get_momenta().any():

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdistill.crystals.checks import whole_numbers
 from mdistill.errors import BadInput
 from mdistill.io.files import replacing
 from mdistill.io.hdf5 import damaged, dataset, opened, written
@@ -34,6 +35,7 @@ from mdistill.units import KINETIC, PS
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".h5md")
 _PARTICLES = "particles/all"
+_HEAVIEST = 1e12
 _SERIES = {
     "position": (f"{_PARTICLES}/position", "Angstrom"), "velocity": (f"{_PARTICLES}/velocity", "Angstrom fs-1"),
     "cell": (f"{_PARTICLES}/box/edges", "Angstrom"), "potential_energy": ("observables/potential_energy", "eV"),
@@ -155,14 +157,14 @@ def read_hdf5_arrays(path: Path) -> dict[str, Any]:
     for name, array in held.items():
         if array.shape != shapes[name] or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
             raise damaged(path, f"{name} is {array.dtype}{list(array.shape)} or not finite (expected {list(shapes[name])})")
-    numbers, masses, velocities = held.pop("species").astype(np.int64), held.pop("masses", None), held.pop("velocities", None)
+    numbers, masses, velocities = whole_numbers(held.pop("species"), path), held.pop("masses", None), held.pop("velocities", None)
     if masses is not None:
         check_masses(masses, path)
     momenta = None if velocities is None or masses is None else velocities * masses[:, None]
     if masses is None:
         from ase.data import atomic_masses
 
-        masses = np.asarray(atomic_masses)[np.clip(numbers, 0, 118)]
+        masses = np.asarray(atomic_masses)[numbers]
     return held | {"numbers": numbers, "masses": masses, "momenta": momenta, "pbc": (*pbc, True, True, True)[:3]}
 
 
@@ -202,10 +204,11 @@ def check_masses(masses: np.ndarray, path: Path) -> None:
     Raises:
         BadInput: A mass of zero, below zero, or not finite.
     """
-    bad = np.flatnonzero(~((masses > 0) & np.isfinite(masses)))
+    bad = np.flatnonzero(~((masses > 0) & (masses <= _HEAVIEST)))
     if len(bad):
         problem = f"atom {bad[0] + 1} has a mass of {masses[bad[0]]:g} u ({len(bad)} such atoms)"
-        raise BadInput(path, problem, allowed="masses above 0 u", fix="write the masses again, or leave them out of the file")
+        allowed = f"masses above 0 u, at most {_HEAVIEST:g} u"
+        raise BadInput(path, problem, allowed=allowed, fix="write the masses again, or leave them out of the file")
 
 
 def read_series(path: Path, name: str) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mdistill.crystals.atom_kinds import with_isotopes, without_isotopes
-from mdistill.crystals.checks import text_of
+from mdistill.crystals.checks import LARGEST_UNPACKED, check_before_parsing, text_of, whole_numbers
 from mdistill.errors import BadInput
 from mdistill.io.arrays import DAMAGED, read_arrays
 from mdistill.labelling.settings import LabelFileSettings
@@ -74,6 +74,7 @@ def read_frames(path: Path, settings: LabelFileSettings, keys: Keys) -> list[Fil
         raise BadInput(path, "no such file", allowed=READABLE, fix="check the path; quote it if it holds spaces")
     if path.stat().st_size == 0:
         raise BadInput(path, "empty (0 bytes)", allowed=READABLE, fix="copy or export the file again")
+    check_before_parsing(path, LARGEST_UNPACKED)
     rows = _from_npz(path) if path.suffix.lower() == ".npz" else _from_ase(path)
     frames: list[FileFrame] = []
     for number, (structure, shelf) in enumerate(rows, 1):
@@ -98,7 +99,7 @@ def _frame(
     subject: str, structure: Mapping[str, np.ndarray], shelf: _Shelf, settings: LabelFileSettings, keys: Keys, *, file: str
 ) -> FileFrame:
     keys.seen |= set(shelf.content)
-    count = len(structure["numbers"])
+    structure, count = {**structure, "numbers": whole_numbers(structure["numbers"], subject)}, len(structure["numbers"])
     for name, shape in (("positions", (count, 3)), ("cell", (3, 3))):
         if structure[name].shape != shape or not np.isfinite(structure[name]).all():
             problem = f"{name} of shape {structure[name].shape} for {count} atoms, or not finite"
@@ -239,7 +240,7 @@ def _from_npz(path: Path) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any
     for k in range(len(positions)):
         here = {
             "positions": np.asarray(positions[k], dtype=np.float64), "pbc": pbc[k] if pbc.ndim == 2 else pbc,
-            "numbers": (numbers[k] if numbers.ndim == 2 else numbers).astype(np.int64),
+            "numbers": numbers[k] if numbers.ndim == 2 else numbers,
             "cell": np.asarray(cell[k] if cell.ndim == 3 else cell, dtype=np.float64),
         }  # fmt: skip
         yield here, {name: array[k] if array.ndim and len(array) == len(positions) else None for name, array in rest.items()}
