@@ -190,6 +190,9 @@ def _entry(line: str) -> dict[str, Any]:
     if re.fullmatch(r"labels-\d+\.npz", entry["shard"]) is None:
         raise ValueError(f"{entry['shard']!r} is no shard of this folder")
     fields = {name: entry[name] for name in _FIELDS}
+    for name, kind in zip(_FIELDS, (str, str, str, int, list, list, list), strict=True):
+        if not isinstance(fields[name], kind):
+            raise ValueError(f"{name} is {fields[name]!r}")
     if set(entry) != set(_FIELDS) and line != _line(fields):
         raise ValueError("its check differs")
     return fields

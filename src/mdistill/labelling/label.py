@@ -273,7 +273,7 @@ def _notes(folder: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with suppress(ValueError):
             entries.append(json.loads(line))
-    return entries
+    return [entry for entry in entries if isinstance(entry, dict) and {"text", "failure"} <= entry.keys()]
 
 
 def _set_aside(folder: Path, name: str, system: System) -> Path:

@@ -24,7 +24,7 @@ from mdistill.errors import BadInput
 from mdistill.io.files import write_bytes
 from mdistill.nets.catalogue import MAPS, POTENTIALS, kind_of, resolve
 from mdistill.nets.network import Network, StrideMap, Student
-from mdistill.nets.settings import MomentSettings
+from mdistill.settings import from_json
 
 FORMAT = 3
 """The format written; older ones are upgraded on reading."""
@@ -242,18 +242,13 @@ def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
 
 def _settings(path: Path, make: type[Any], raw: Header) -> Any:
     try:
-        potential = {"potential": _sized(MomentSettings, raw["potential"])} if "potential" in raw else {}
-        return _sized(make, raw | potential)
+        return from_json(make, raw, source=path, derived=True)
     except BadInput as error:
         raise BadInput(
             path, f"its settings are invalid: {error.subject} {error.problem}", allowed=error.allowed, fix=_AGAIN
         ) from error
     except (KeyError, TypeError) as error:
         raise BadInput(path, f"its settings cannot be read ({error})", allowed=_ALLOWED, fix=_AGAIN) from error
-
-
-def _sized(make: type[Any], raw: Header) -> Any:
-    return make(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
 
 
 def _check_size(path: Path, settings: Any, tensors: dict[str, np.ndarray]) -> None:

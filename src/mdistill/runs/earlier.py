@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mdistill.errors import BadInput
 from mdistill.io.files import read_json
 
 SETTINGS = "settings.json"
@@ -30,7 +31,19 @@ _SECTIONS = {"strides": "stride", "vibrations": "vibrations "}
 
 
 def earlier_entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Entries of a folder without a ledger: its command, stage or simulation; none where it holds none of them."""
+    """Entries of a folder without a ledger: its command, stage or simulation; none where it holds none of them.
+
+    Raises:
+        BadInput: A file of settings that is not as an earlier version wrote it.
+    """
+    try:
+        return _entries(folder)
+    except (AttributeError, KeyError, TypeError) as error:
+        allowed, fix = "settings as an earlier version of mdistill wrote them", "restore its .json files, or choose another --out"
+        raise BadInput(folder, f"its settings cannot be read ({error})", allowed=allowed, fix=fix) from error
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
     entries = {}
     if (folder / SETTINGS).is_file():
         raw = read_json(folder / SETTINGS)

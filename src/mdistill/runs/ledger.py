@@ -80,6 +80,10 @@ class Ledger:
         raw = unsealed(path, read_json(path))
         if not isinstance(raw, dict) or raw.get("format") != FORMAT or not isinstance(raw.get("work"), dict):
             raise BadInput(path, "is no ledger of this version", allowed=f"format {FORMAT}", fix="choose another --out")
+        for key, entry in raw["work"].items():
+            if not _is_entry(entry):
+                problem, allowed = f"its entry {key!r} cannot be read", "entries as mdistill writes them"
+                raise BadInput(path, problem, allowed=allowed, fix="restore the file, or choose another --out")
         return dict(raw["work"])
 
     def differences(self, work: Work, *, may_change: Collection[str] = ()) -> list[str] | None:
@@ -173,6 +177,12 @@ class Ledger:
         entries, entry = self.entries(), work.identity() | {"last": to_json(work.last)} | state
         if entries.get(work.key) != entry:
             write_json(self.folder / LEDGER, sealed({"format": FORMAT, "work": entries | {work.key: entry}}))
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether the parts of an entry have their types; parts may be missing."""
+    kinds = {"settings": dict, "inputs": dict, "models": dict, "outputs": dict, "state": str}
+    return isinstance(entry, dict) and all(isinstance(entry.get(name) or kind(), kind) for name, kind in kinds.items())
 
 
 def differences(old: Any, new: Any) -> list[str]:
