@@ -13,10 +13,10 @@ from torch import Generator, Tensor
 from mdistill import api
 from mdistill.errors import BlowUp
 from mdistill.graph import volumes
-from mdistill.observables.barostat import EVERY, accepted_share, barostat_notes
+from mdistill.observables.barostat import accepted_share, barostat_notes
 from mdistill.report.page import write_report
 from mdistill.runs.results import read_results
-from mdistill.simulation import barostat
+from mdistill.simulation import barostat, verlet
 from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.initial_state import initial_state
@@ -68,7 +68,7 @@ def test_a_healthy_barostat_is_not_stuck_and_one_at_minus_100_gpa_is(tmp_path):
 def log(pressures: np.ndarray, folder: Path) -> Path:
     """A log with these pressures and a cell that moves."""
     path = folder / "log.csv"
-    rows = [f"{EVERY * k},{20.0 * k},{1000.0 + k},{p}" for k, p in enumerate(pressures)]
+    rows = [f"{barostat.EVERY * k},{20.0 * k},{1000.0 + k},{p}" for k, p in enumerate(pressures)]
     path.write_text("\n".join(["step,time_fs,volume_A3,pressure_GPa", *rows]) + "\n")
     return path
 
@@ -87,8 +87,8 @@ def test_a_mean_pressure_off_by_more_than_its_error_and_the_floor_is_told(off, n
 @pytest.mark.parametrize(("rows_apart", "acceptance"), [(1, 0.1), (1, 0.9), (5, 0.1), (5, 0.4), (0.5, 0.3)])
 def test_the_acceptance_is_that_of_the_strains_between_rows(rows_apart, acceptance):
     moved = np.random.default_rng(1).random(20000) < acceptance
-    steps = (EVERY * np.arange(0, 20000, rows_apart)).astype(int)
-    volume = 1000.0 + np.concatenate([[0], np.cumsum(moved)])[steps // EVERY]
+    steps = (barostat.EVERY * np.arange(0, 20000, rows_apart)).astype(int)
+    volume = 1000.0 + np.concatenate([[0], np.cumsum(moved)])[steps // barostat.EVERY]
     assert accepted_share({"step": steps.astype(float), "volume_A3": volume}) == pytest.approx(acceptance, abs=0.03)
 
 
@@ -129,3 +129,24 @@ def test_production_tells_of_the_barostat_that_gave_its_cell(tmp_path, monkeypat
     free = replace(LENNARD_JONES, elements=frozenset())
     found = produce([crystal], [free], [30.0], short, tmp_path, mobile=None).notes
     assert any(note.startswith("30 K, run 1, NpT for its cell: the barostat is stuck") for note in found)
+
+
+@pytest.mark.parametrize("pressure_GPa", [10_000.0, -900.0])
+def test_a_strain_that_would_collapse_the_cell_is_a_blow_up(pressure_GPa):
+    evaluate = Evaluator(LENNARD_JONES)
+    inner = verlet.VelocityVerlet(evaluate=evaluate, time_step=2.0)
+    squeeze = barostat.StochasticCellRescaling(
+        inner=inner, evaluate=evaluate, temperature_K=40.0, pressure_GPa=pressure_GPa, compressibility_per_GPa=1.0
+    )
+    with pytest.raises(BlowUp, match=r"step 0.*strains the cell by .* at once"):
+        squeeze.strained(sized(1.0), Generator().manual_seed(0))
+
+
+def test_a_strain_that_is_not_finite_is_a_blow_up():
+    evaluate = Evaluator(LENNARD_JONES)
+    inner = verlet.VelocityVerlet(evaluate=evaluate, time_step=2.0)
+    squeeze = barostat.StochasticCellRescaling(inner=inner, evaluate=evaluate, temperature_K=40.0)
+    state = sized(1.0)
+    spoilt = replace(state.prediction, stress=state.prediction.stress * float("nan"))
+    with pytest.raises(BlowUp, match="by nan at once"):
+        squeeze.strained(replace(state, prediction=spoilt), Generator().manual_seed(0))

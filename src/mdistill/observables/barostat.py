@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from mdistill.estimates import mean_of
-from mdistill.simulation.barostat import StochasticCellRescaling
+from mdistill.simulation.barostat import EVERY
 from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 
-EVERY = next(int(field.default) for field in fields(StochasticCellRescaling) if field.name == "every")  # type: ignore[arg-type]
-"""Steps between two strains."""
 _LEAST_ACCEPTED, _ERRORS, _OFF_GPA, _OFF_SHARE, _ENOUGH = 0.2, 4.0, 0.2, 0.02, 10
 
 

@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, BlowUp
 from mdistill.graph import volumes
 from mdistill.settings import within
 from mdistill.simulation.kinetics import atom_counts, prediction_of
@@ -51,6 +51,7 @@ ISOTROPIC = torch.eye(3, dtype=torch.float64).unsqueeze(0) / math.sqrt(3.0)
 """Only the volume changes."""
 ANISOTROPIC = _basis((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Lengths and angles change."""
+EVERY, _LARGEST_STRAIN = 25, 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class StochasticCellRescaling:
     relaxation_ps: float = 1.0
     compressibility_per_GPa: float = 0.03
     strains: Float[Tensor, "strain 3 3"] = ISOTROPIC
-    every: int = 25
+    every: int = EVERY
 
     def __post_init__(self) -> None:
         within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
@@ -114,12 +115,19 @@ class StochasticCellRescaling:
             raise BadInput("ensemble", problem, allowed=allowed, fix="use nvt, or use a structure with a full cell")
 
     def strained(self, state: State, generator: Generator) -> State:
-        """One strain of every struct, accepted or rejected independently."""
+        """One strain of every struct, accepted or rejected independently.
+
+        Raises:
+            BlowUp: A strain is so large that the structure would explode or collapse.
+        """
         old = evaluated(state, self.evaluate)
         system, strains = state.system, self.strains.to(state.system.positions)
         normal = struct_normals(generator, system, len(strains))
         mean, width = self._drift(system, prediction_of(old))
         amounts = mean + width * normal
+        if not (largest := float(amounts.abs().max())) < _LARGEST_STRAIN:
+            reason = f"the barostat strains the cell by {largest:.3g} at once (limit {_LARGEST_STRAIN:g}): check the pressure"
+            raise BlowUp(round(state.time / self.stride_fs), reason)
         factor = torch.matrix_exp(torch.einsum("sk,kab->sab", amounts, strains))
         trial = replace(
             system,
