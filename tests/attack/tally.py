@@ -43,7 +43,7 @@ class Outcomes:
     @property
     def bad(self) -> dict[str, str]:
         """An example of each outcome that must not be."""
-        return {name: text for name, text in self.examples.items() if name not in ("refused", "harmless", "accepted")}
+        return {name: text for name, text in self.examples.items() if name not in ("refused", "harmless", "accepted", "resumed")}
 
     def __str__(self) -> str:
         return ", ".join(f"{self.counts[name]} {name}" for name in sorted(self.counts))
