@@ -1,4 +1,4 @@
-"""Kills over all stages of the job, and of `simulate` and `train`; the same command then ends as an unkilled one."""
+"""60 kills over all stages of the job and over the other commands that write; the same command then ends as an unkilled one."""
 
 from __future__ import annotations
 
@@ -37,14 +37,17 @@ JOB = shlex.split(
 )
 STAGES = ("begin", "prepare", "label", "train", "refine", "gates", "stride", "production", "check", "end")
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
-CHAINS = {name: ("job", (share, 0.0, KILL)) for name, share in (("job, early", 0.02), ("job, middle", 0.5), ("job, late", 0.98))}
+CHAINS = {
+    "job, early": ("job", (0.02, 0.0, KILL)), "job, middle": ("job", (0.5, 0.0, KILL)), "job, late": ("job", (0.98, 0.0, KILL)),
+    "job, between": ("job", (0.3, 0.05, KILL)), "job, asked to stop": ("job", (0.7, 0.0, TERM)),
+}  # fmt: skip
 """Place within each stage, seconds after it, signal."""
 BITS = (
     "label/*.npz", "label/labels.jsonl", "train/*.mdistill", "refine/**/*.mdistill", "refine/**/*.npz", "refine/labels.txt",
     "stride/*.mdistill", "**/log.csv", "*.mdistill", "*.npz", "labels.jsonl",
 )  # fmt: skip
 """Files that are promised to be the same, bit for bit (restarts hold a clock's time, and are left out)."""
-CLOCK = ("seconds", "ns_per_day", "us_per_atom", "speed", "µs")
+CLOCK = ("seconds", "ns_per_day", "us_per_atom", "speed", "µs", "front")
 
 
 class Drawing:
@@ -154,7 +157,11 @@ def test_the_job_is_killed_in_every_stage(chain: str, job: Command, place: Path,
 
 
 OTHERS = {
+    "vibrations": "vibrations OUT --teacher toy_teacher:salt --displaced 2 --teacher-steps 2 --relax-steps 5 --threads 1",
+    "bench": "bench OUT --sizes tiny --minutes 0.02 --repeats 3 --teacher toy_teacher:salt --threads 1",
     "simulate": "simulate STRUCTURE --potential RUN --temperature-K 40 --time-ps 2 --every-fs 20 --threads 1 --out OUT",
+    "label": "label STRUCTURE --teacher toy_teacher:salt --temperatures-K 150 --frames 8 --every-fs 8 --equilibration-fs 16 "
+    "--contacts 3 --probes 1 --prepare.cutoff 3.6 --threads 1 --out OUT",
     "train": "train potential RUN --channels 6 --radial 8 --hidden 24 --fit.steps 60 --fit.batch-size 4 --threads 1 --out OUT",
 }
 
