@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdistill.crystals.cif_formula import check_formula, formula_units
+from mdistill.crystals.crystal import formula
 from mdistill.errors import BadInput
 from mdistill.io.structures import read_structure
 
@@ -55,3 +56,9 @@ RIGHT = {
 def test_files_of_the_attack_are_refused(name: str) -> None:
     with pytest.raises(BadInput, match=rf"(?s){name}.*{RIGHT[name]}.*fix:"):
         read_structure(FAULTS / name)
+
+
+def test_one_atom_has_no_number_though_occupancies_are_rounded() -> None:
+    """α-AgI: 12 sites of occupancy 0.16667."""
+    assert formula({47: 12 * 0.16667 / 2, 53: 1.0}) == "AgI"
+    assert formula({3: 5.5, 16: 1.0}) == "Li5.5S"

@@ -118,7 +118,8 @@ def formula(composition: dict[int, float]) -> str:
 
     late = {1: 90, 7: 91, 8: 96, 9: 99, 16: 95, 17: 98, 34: 94, 35: 97, 52: 93, 53: 96.5}
     parts = sorted(composition.items(), key=lambda item: (late.get(item[0], _group(item[0])), item[0]))
-    return "".join(chemical_symbols[number] + (f"{count:.4g}" if abs(count - 1.0) > 1e-9 else "") for number, count in parts)
+    amounts = ((chemical_symbols[number], f"{count:.4g}") for number, count in parts)
+    return "".join(symbol + (amount if amount != "1" else "") for symbol, amount in amounts)
 
 
 def _group(number: int) -> int:
