@@ -68,7 +68,7 @@ def test_a_healthy_barostat_is_not_stuck_and_one_at_minus_100_gpa_is(tmp_path):
 def log(pressures: np.ndarray, folder: Path) -> Path:
     """A log with these pressures and a cell that moves."""
     path = folder / "log.csv"
-    rows = [f"{barostat.EVERY * k},{20.0 * k},{1000.0 + k},{p}" for k, p in enumerate(pressures)]
+    rows = [f"{10 * k},{20.0 * k},{1000.0 + k},{p}" for k, p in enumerate(pressures)]
     path.write_text("\n".join(["step,time_fs,volume_A3,pressure_GPa", *rows]) + "\n")
     return path
 
@@ -87,9 +87,12 @@ def test_a_mean_pressure_off_by_more_than_its_error_and_the_floor_is_told(off, n
 @pytest.mark.parametrize(("rows_apart", "acceptance"), [(1, 0.1), (1, 0.9), (5, 0.1), (5, 0.4), (0.5, 0.3)])
 def test_the_acceptance_is_that_of_the_strains_between_rows(rows_apart, acceptance):
     moved = np.random.default_rng(1).random(20000) < acceptance
-    steps = (barostat.EVERY * np.arange(0, 20000, rows_apart)).astype(int)
-    volume = 1000.0 + np.concatenate([[0], np.cumsum(moved)])[steps // barostat.EVERY]
-    assert accepted_share({"step": steps.astype(float), "volume_A3": volume}) == pytest.approx(acceptance, abs=0.03)
+    every = barostat.strain_interval(2.0)
+    steps = (every * np.arange(0, 20000, rows_apart)).astype(int)
+    volume = 1000.0 + np.concatenate([[0], np.cumsum(moved)])[steps // every]
+    assert accepted_share({"step": steps.astype(float), "time_fs": 2.0 * steps, "volume_A3": volume}) == pytest.approx(
+        acceptance, abs=0.03
+    )
 
 
 def sized(ratio: float) -> State:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mdistill.estimates import mean_of
-from mdistill.simulation.barostat import EVERY
+from mdistill.simulation.barostat import strain_interval
 from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 
@@ -56,5 +56,6 @@ def accepted_share(columns: dict[str, np.ndarray]) -> float | None:
     steps, volume = columns["step"][half:], columns["volume_A3"][half:]
     if len(steps) < _ENOUGH or not np.isfinite(volume).all():
         return None
-    changed, strains = float((np.diff(volume) != 0.0).mean()), float(np.diff(steps).mean()) / EVERY
+    stride_fs = float(np.diff(columns["time_fs"][half:]).mean() / np.diff(steps).mean())
+    changed, strains = float((np.diff(volume) != 0.0).mean()), float(np.diff(steps).mean()) / strain_interval(stride_fs)
     return min(1.0, changed / strains) if strains < 1.0 else 1.0 - (1.0 - changed) ** (1.0 / strains)

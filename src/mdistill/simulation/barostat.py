@@ -51,7 +51,12 @@ ISOTROPIC = torch.eye(3, dtype=torch.float64).unsqueeze(0) / math.sqrt(3.0)
 """Only the volume changes."""
 ANISOTROPIC = _basis((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Lengths and angles change."""
-EVERY, _LARGEST_STRAIN = 25, 3.0
+_INTERVAL_FS, _LEAST_STEPS, _LARGEST_STRAIN = 50.0, 10, 3.0
+
+
+def strain_interval(stride_fs: float) -> int:
+    """Steps between two strains: 50 fs (acceptance 0.99 for 52 atoms), at least 10 long strides."""
+    return max(_LEAST_STEPS, round(_INTERVAL_FS / stride_fs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +84,7 @@ class StochasticCellRescaling:
     relaxation_ps: float = 1.0
     compressibility_per_GPa: float = 0.03
     strains: Float[Tensor, "strain 3 3"] = ISOTROPIC
-    every: int = EVERY
+    every: int = _LEAST_STEPS
 
     def __post_init__(self) -> None:
         within("temperature_K", self.temperature_K, 0.0, 20000.0, unit="K")
@@ -115,11 +120,7 @@ class StochasticCellRescaling:
             raise BadInput("ensemble", problem, allowed=allowed, fix="use nvt, or use a structure with a full cell")
 
     def strained(self, state: State, generator: Generator) -> State:
-        """One strain of every struct, accepted or rejected independently.
-
-        Raises:
-            BlowUp: A strain is so large that the structure would explode or collapse.
-        """
+        """One strain of every struct, accepted or rejected independently; a `BlowUp` where one is huge."""
         old = evaluated(state, self.evaluate)
         system, strains = state.system, self.strains.to(state.system.positions)
         normal = struct_normals(generator, system, len(strains))
