@@ -172,6 +172,7 @@ COMMANDS = {
     "bench": "bench run --sizes tiny --minutes 0.01 --repeats 3 --teacher toy_teacher:salt",
     "vibrations": "vibrations run --teacher toy_teacher:salt --quick --probes 2 --displaced 2 --teacher-steps 1 --relax-steps 5",
 }
+_LONG = ("bench", "train stride", "vibrations")
 
 
 def test_stages_of_an_old_run_are_not_taken_for_todays(run: Path, monkeypatch, capsys) -> None:
@@ -182,7 +183,7 @@ def test_stages_of_an_old_run_are_not_taken_for_todays(run: Path, monkeypatch, c
     assert not (run / "ledger.json").exists() and not (run / "train.superseded-1").exists()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in _LONG else []) for n in COMMANDS])
 def test_every_command_takes_the_old_run(name: str, run: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(run.parent)
     status = cli.run(shlex.split(COMMANDS[name]))
