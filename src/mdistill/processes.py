@@ -1,13 +1,23 @@
-"""Worker processes: how they are started, and that they end with their parent."""
+"""Worker processes: how they are started, and that they end with their parent; a time limit for calls of foreign code."""
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
+
+_CLOCK_S = 1.1
+"""Uncertainty of a process's start time (s): the system counts from a boot time in whole seconds."""
+_GRACE_S = 30.0
+"""Time after a limit (s) for the block to end."""
 
 
 def worker_context() -> Any:
@@ -43,3 +53,40 @@ def _die_with_parent() -> None:
     """Have the system kill this process when its parent dies (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` in the block after this time (s) and kill the child processes that began in it.
+
+    The alarm interrupts waiting and Python code in the main thread. Native code cannot be interrupted: where the block still
+    runs `_GRACE_S` later, the process says on standard error where it hangs, and ends with status 1 (other threads: it only says
+    so). Within a limit that ends sooner, that one holds.
+    """
+    main = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    outer, began, clock = signal.getitimer(signal.ITIMER_REAL)[0] if main else 0.0, time.time(), time.monotonic()
+    if 0.0 < outer <= seconds:
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        import psutil
+
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if child.create_time() >= began - _CLOCK_S:
+                    child.kill()
+        raise TimeoutError(f"no answer within {seconds:g} s")
+
+    with suppress(AttributeError, OSError, OverflowError, RuntimeError, ValueError):  # no standard error, or far too long a time
+        faulthandler.dump_traceback_later(seconds + _GRACE_S, exit=main, file=sys.__stderr__)  # type: ignore[arg-type]
+    before = signal.signal(signal.SIGALRM, ring) if main else None
+    try:
+        if main:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield
+    finally:
+        if main:
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - clock), 1e-3) if outer else 0.0)
+            signal.signal(signal.SIGALRM, before)
+        faulthandler.cancel_dump_traceback_later()

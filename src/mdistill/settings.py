@@ -37,6 +37,8 @@ HOTTEST = 20_000.0
 """Highest temperature accepted, K."""
 SEEDS = 2**32 - 1
 """Largest seed."""
+USUAL_TIMEOUT = 1800.0
+"""Longest call of a teacher, s. In the ledgers of runs whatever was set: no result depends on it."""
 _HINTS: dict[type, dict[str, Any]] = {}
 
 

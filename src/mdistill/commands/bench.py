@@ -11,6 +11,7 @@ import tyro
 
 from mdistill.commands.arguments import finish, parse, stamped, use_threads, write_config
 from mdistill.commands.trust import TrustArguments
+from mdistill.settings import USUAL_TIMEOUT
 from mdistill.workflows.settings import BenchSettings
 
 
@@ -26,6 +27,8 @@ class BenchArguments(TrustArguments):
     """Teacher to time (default: the run's)."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
+    timeout_s: float = USUAL_TIMEOUT
+    """Longest call of an ASE calculator, s; a longer one fails."""
     max_hours: float | None = None
     """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[BenchSettings, tyro.conf.arg(name="")] = field(default_factory=BenchSettings)
@@ -39,7 +42,10 @@ examples:
   mdistill bench runs/mine
   mdistill bench runs/mine --sizes tiny medium --minutes 2 --threads 1
 """
-GROUPS = {"what": ("sizes", "minutes", "repeats", "teacher"), "run": ("out", "seed", "threads", "max_hours", "trust")}
+GROUPS = {
+    "what": ("sizes", "minutes", "repeats", "teacher"),
+    "run": ("out", "seed", "threads", "timeout_s", "max_hours", "trust"),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -53,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
     use_threads(given.threads)
     relaxed_systems(given.run)
-    teacher = teacher_of(given.run, given.teacher, trusted=given.trust)
+    teacher = teacher_of(given.run, given.teacher, trusted=given.trust, timeout_s=given.timeout_s)
     command, out = "mdistill bench " + shlex.join(arguments), given.out or given.run / "bench"
     with locked(given.run), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         write_config(out, "mdistill bench", given)

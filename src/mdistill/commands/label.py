@@ -12,8 +12,8 @@ import tyro
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.commands.trust import TrustArguments
 from mdistill.data.settings import PrepareSettings
-from mdistill.labelling.settings import USUAL_TIMEOUT, LabelSettings
-from mdistill.settings import amended, child_seed
+from mdistill.labelling.settings import LabelSettings
+from mdistill.settings import USUAL_TIMEOUT, amended, child_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     use_threads(given.threads)
     crystal = read_structure(given.structure)
     plan(crystal, given.prepare)
-    teacher = load(given.teacher, device=given.device, subject="--teacher")
+    teacher = load(given.teacher, device=given.device, subject="--teacher", timeout_s=given.settings.timeout_s)
     plan(crystal, given.prepare, elements=teacher.elements, subject=given.teacher)
     folder, settings, seed = output_folder(given.out), given.settings, child_seed(given.seed, "label")
     ledger = {

@@ -15,6 +15,7 @@ _RANGES = {
     "repeat": (1, 1000, "three numbers of at least 1", "--repeat 2 2 2"),
     "seed": (0, SEEDS, f"0 to {SEEDS}", "leave it out for the default"),
     "max_hours": (0.0, 1e5, "0 to 100000 h", "leave it out for no limit"),
+    "timeout_s": (1e-3, 1e7, "0.001 to 1e+07 s", "leave it out for 1800 s"),
     "frame_time_fs": (1e-9, 1e6, "above 0 fs, at most 1e+06 fs", "give the time between two stored frames"),
 }
 

@@ -11,6 +11,7 @@ import tyro
 
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.commands.trust import TrustArguments
+from mdistill.settings import USUAL_TIMEOUT
 from mdistill.simulation.settings import SimulateSettings
 
 
@@ -37,6 +38,8 @@ class SimulateArguments(TrustArguments):
     """Float type of the student."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
+    timeout_s: float = USUAL_TIMEOUT
+    """Longest call of an ASE calculator, s; a longer one fails."""
     max_hours: float | None = None
     """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[SimulateSettings, tyro.conf.arg(name="")] = field(default_factory=SimulateSettings)
@@ -58,7 +61,7 @@ GROUPS = {
     "how long": ("time_ps", "equilibration_ps", "time_step_fs"),
     "coupling": ("friction_per_ps", "relaxation_fs", "barostat_ps"),
     "output": ("every_fs", "format", "out"),
-    "run": ("precision", "device", "threads", "max_hours", "trust"),
+    "run": ("precision", "device", "threads", "timeout_s", "max_hours", "trust"),
 }
 
 
@@ -77,7 +80,9 @@ def main(arguments: list[str]) -> int:
     use_threads(given.threads)
     start = read_start(given.structure, repeat=given.repeat)
     system, momenta = start.system, None if given.velocities == "random" else start.momenta
-    potential = load(given.potential, device=given.device, precision=given.precision, subject="--potential")
+    potential = load(
+        given.potential, device=given.device, precision=given.precision, subject="--potential", timeout_s=given.timeout_s
+    )
     stride = (
         None
         if given.stride_map is None

@@ -12,6 +12,7 @@ import tyro
 from mdistill.commands.arguments import finish, parse, stamped, use_threads, write_config
 from mdistill.commands.trust import TrustArguments
 from mdistill.judge.settings import VibrationSettings
+from mdistill.settings import USUAL_TIMEOUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class VibrationArguments(TrustArguments):
     """Device of the teacher: cpu, cuda or auto."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
+    timeout_s: float = USUAL_TIMEOUT
+    """Longest call of an ASE calculator, s; a longer one fails."""
     max_hours: float | None = None
     """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[VibrationSettings, tyro.conf.arg(name="")] = field(default_factory=VibrationSettings)
@@ -50,7 +53,7 @@ examples:
 GROUPS = {
     "what": ("quick", "whole_up_to", "probes", "displaced", "temperature_K", "bands_up_to", "teacher"),
     "relaxation": ("relax_steps", "largest_force", "teacher_steps"),
-    "run": ("out", "seed", "device", "threads", "max_hours", "trust"),
+    "run": ("out", "seed", "device", "threads", "timeout_s", "max_hours", "trust"),
 }
 
 
@@ -66,7 +69,7 @@ def main(arguments: list[str]) -> int:
 
     use_threads(given.threads)
     relaxed = relaxed_systems(given.run)[0]
-    teacher = teacher_of(given.run, given.teacher, device=given.device, trusted=given.trust)
+    teacher = teacher_of(given.run, given.teacher, device=given.device, trusted=given.trust, timeout_s=given.timeout_s)
     settings = replace(given.settings, whole_up_to=0) if given.quick else given.settings
     command = "mdistill vibrations " + shlex.join(arguments)
     out = given.out or given.run / "vibrations"

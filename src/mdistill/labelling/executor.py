@@ -1,7 +1,7 @@
 """Executors call an engine and handle calls that hang or die. Answers come in the order of the questions.
 
 `Serial` calls it in this process, `Processes` in workers of one thread each. A call that takes too long is stopped: a worker is
-killed with its children; this process uses an alarm, which interrupts waiting and Python code but not native code.
+killed with its children; this process uses an alarm (`time_limit`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -23,13 +22,11 @@ from mdistill.errors import BadInput, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.labelling.engine import Answer, Engine, Failure
 from mdistill.labelling.tasks import Question
-from mdistill.processes import begin_worker, worker_context
+from mdistill.processes import begin_worker, time_limit, worker_context
 from mdistill.types import Graph, Prediction
 
 _LOOK_S = 0.2
 """Seconds between checks of the stop request."""
-_CLOCK_S = 1.1
-"""Uncertainty of a process's start time (s): the system counts from a boot time in whole seconds."""
 
 
 class NoAnswer(MdistillError):
@@ -96,7 +93,7 @@ class Serial:
 
     def _ask(self, question: Question) -> Answer | Failure:
         try:
-            with _alarm(self.seconds):
+            with time_limit(self.seconds):
                 return _ask(self.engine, question, self.folder)
         except TimeoutError as error:
             return Failure(reason=f"{error}", retry=True)
@@ -108,36 +105,6 @@ class Serial:
 def _ask(engine: Engine, question: Question, folder: Path) -> Answer | Failure:
     place = folder / f"{question.name}-{question.index}".replace("/", "-")
     return engine.label(question.system, place, probes=question.probes, known=question.known)
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Raise `TimeoutError` in the block after this time (s) and stop its child processes; no effect outside the main thread."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-    began = time.time()
-
-    def ring(*_: object) -> None:
-        import psutil
-
-        for child in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                if child.create_time() >= began - _CLOCK_S:
-                    child.kill()
-        raise TimeoutError(_too_long(seconds))
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _too_long(seconds: float) -> str:
-    return f"no answer within {seconds:g} s"
 
 
 class Processes:
@@ -186,7 +153,11 @@ class Processes:
             answer = worker.answer() if worker.pipe in told else None
             if answer is None:
                 status = worker.kill()
-                reason = f"the worker process died (exit status {status})" if worker.pipe in told else _too_long(self.seconds)
+                reason = (
+                    f"the worker process died (exit status {status})"
+                    if worker.pipe in told
+                    else f"no answer within {self.seconds:g} s"
+                )
                 yield number, Failure(reason=reason, retry=True)
                 continue
             self._idle.append(worker)

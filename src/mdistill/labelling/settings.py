@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
-from mdistill.settings import HOTTEST, LONGEST_STEP, refuse, setting, settings
+from mdistill.settings import HOTTEST, LONGEST_STEP, USUAL_TIMEOUT, refuse, setting, settings
 from mdistill.simulation.settings import GuardSettings
-
-USUAL_TIMEOUT = 1800.0
-"""Longest call in the ledgers of runs, s, whatever it is: no result depends on it, and a longer one may be allowed later."""
 
 
 @settings

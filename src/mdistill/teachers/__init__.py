@@ -24,6 +24,7 @@ import torch
 from mdistill.errors import MdistillError, MissingPackage
 from mdistill.graph import build_graph, make_system
 from mdistill.notices import notify
+from mdistill.settings import USUAL_TIMEOUT
 from mdistill.teachers.cards import TEACHERS as TEACHERS
 from mdistill.teachers.cards import Teacher, find_teacher
 from mdistill.teachers.devices import resolve_device
@@ -40,7 +41,7 @@ GOLDEN_LIMITS = {"energy": 1e-5, "forces": 1e-4, "stress": 1e-5}
 """Largest deviation from the stored golden answers: eV/atom, eV/Å, eV/Å³."""
 
 
-def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher") -> Potential:
+def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher", timeout_s: float = USUAL_TIMEOUT) -> Potential:
     """A teacher by name (`TEACHERS`), or any ASE calculator by import path ("ase.calculators.emt:EMT").
 
     Args:
@@ -48,6 +49,7 @@ def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher") ->
             calculator or is called without arguments to make one.
         device: "cpu", "cuda", "cuda:N", or "auto" (cuda if there is one). Calculators by import path choose theirs themselves.
         subject: Name of the flag or argument, for messages.
+        timeout_s: Longest call of an ASE calculator, s.
     Raises:
         BadInput: Unknown name, or an import path that leads to no calculator.
         MissingPackage: The teacher's package is not installed (the message holds the pip line).
@@ -57,7 +59,7 @@ def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher") ->
         from mdistill.teachers.ase import import_calculator
 
         with captured(name):
-            return import_calculator(name, subject=subject)
+            return import_calculator(name, subject=subject, timeout_s=timeout_s)
     card, place = find_teacher(name, subject=subject), resolve_device(device)
     wrong = conflicts(card)
     if not installed(card):
@@ -67,7 +69,7 @@ def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher") ->
         notify(f"teacher {card.name}: {advice(wrong)}")
     try:
         with captured(card.name):
-            return _loaded(card, place, subject)
+            return _loaded(card, place, subject, timeout_s)
     except ModuleNotFoundError as error:
         raise MissingPackage(error.name or card.package, card.pip_line, f"teacher {card.name}") from error
     except MdistillError:
@@ -85,11 +87,11 @@ def installed(card: Teacher) -> bool:
     return name in sys.modules or find_spec(name) is not None
 
 
-def _loaded(card: Teacher, device: str, subject: str) -> Potential:
+def _loaded(card: Teacher, device: str, subject: str, timeout_s: float) -> Potential:
     if card.weights is not None:
         from mdistill.teachers.by_calculator import load_by_calculator
 
-        return load_by_calculator(card, needed_weights(card, subject=subject), device=device)
+        return load_by_calculator(card, needed_weights(card, subject=subject), device=device, timeout_s=timeout_s)
     if card.package == "chgnet":
         from mdistill.teachers.chgnet import load_chgnet
 

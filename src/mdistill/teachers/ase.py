@@ -17,6 +17,8 @@ from torch import Tensor
 
 from mdistill.errors import BadInput, MdistillError
 from mdistill.graph import split
+from mdistill.processes import time_limit
+from mdistill.settings import USUAL_TIMEOUT
 from mdistill.types import Graph, Prediction, System
 
 
@@ -24,22 +26,23 @@ class TeacherFailure(MdistillError):
     """A teacher raised, or its answer cannot be used: not finite, of another shape, precision or atom order."""
 
 
-def from_calculator(calculator: Any, *, name: str = "") -> AseTeacher:
+def from_calculator(calculator: Any, *, name: str = "", timeout_s: float = USUAL_TIMEOUT) -> AseTeacher:
     """An ASE calculator object as a `Potential` (forces and stress in its own precision, at least float32).
 
     Args:
         calculator: Anything with `get_property(name, atoms)`, as ASE calculators have.
         name: Shown in results; the class name by default.
+        timeout_s: Longest call, s.
     Raises:
         BadInput: Not a calculator.
     """
     if not hasattr(calculator, "get_property") or isinstance(calculator, type):
         problem, allowed = f"{calculator!r} is no ASE calculator", "an object with get_property(name, atoms)"
         raise BadInput("teacher", problem, allowed=allowed, fix="pass an instance, e.g. ase.calculators.emt.EMT()")
-    return AseTeacher(calculator=calculator, name=name or type(calculator).__name__.lower())
+    return AseTeacher(calculator=calculator, name=name or type(calculator).__name__.lower(), timeout_s=timeout_s)
 
 
-def import_calculator(path: str, *, subject: str = "teacher") -> AseTeacher:
+def import_calculator(path: str, *, subject: str = "teacher", timeout_s: float = USUAL_TIMEOUT) -> AseTeacher:
     """An ASE calculator from "module:attribute" or "./file.py:attribute"; what is no calculator is called without arguments.
 
     Raises:
@@ -50,18 +53,20 @@ def import_calculator(path: str, *, subject: str = "teacher") -> AseTeacher:
     if not module_name.endswith(".py") and os.path.isfile(beside := f"{module_name}.py"):
         fix = f"name the file: ./{beside}:{attribute}"
     try:
-        module = _module_of_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        with time_limit(max(timeout_s, USUAL_TIMEOUT)):
+            module = _module_of_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
         calculator = getattr(module, attribute)
     except (Exception, SystemExit) as error:
         problem = f"{path!r} cannot be imported ({type(error).__name__}: {error})"
         raise BadInput(subject, problem, allowed=allowed, fix=fix) from error
     try:
-        made = calculator if hasattr(calculator, "get_property") and not isinstance(calculator, type) else calculator()
+        with time_limit(max(timeout_s, USUAL_TIMEOUT)):
+            made = calculator if hasattr(calculator, "get_property") and not isinstance(calculator, type) else calculator()
     except (Exception, SystemExit) as error:
         without = isinstance(error, TypeError)
         problem = f"{path!r} {'cannot be called without arguments' if without else 'failed'} ({type(error).__name__}: {error})"
         raise BadInput(subject, problem, allowed=allowed, fix=fix) from error
-    return from_calculator(made, name=path)
+    return from_calculator(made, name=path, timeout_s=timeout_s)
 
 
 def _module_of_file(path: Path) -> ModuleType:
@@ -76,14 +81,20 @@ def _module_of_file(path: Path) -> ModuleType:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class AseTeacher:
-    """An ASE calculator as a `Potential`, evaluated one struct at a time. It needs no edges (cutoff 0). `sha256`: of its file of
-    weights, where it has one."""
+    """An ASE calculator as a `Potential`, evaluated one struct at a time. It needs no edges (cutoff 0).
+
+    Attributes:
+        calculator, name: The calculator; its name in results.
+        sha256: Of its file of weights, where it has one.
+        timeout_s: Longest time of one struct, s. Every call anywhere has this limit.
+    """
 
     calculator: Any
     name: str
     sha256: str = ""
     cutoff: float = 0.0
     elements: frozenset[int] = frozenset()
+    timeout_s: float = USUAL_TIMEOUT
 
     def __call__(self, graph: Graph) -> Prediction:
         answers = [self._ask(part) for part in split(graph.system)]
@@ -106,9 +117,13 @@ class AseTeacher:
         )
         periodic = bool(system.pbc.all())
         try:
-            energy = self.calculator.get_property("energy", atoms)
-            forces = self.calculator.get_property("forces", atoms)
-            stress = self.calculator.get_property("stress", atoms) if periodic and self._has_stress() else None
+            with time_limit(self.timeout_s):
+                energy = self.calculator.get_property("energy", atoms)
+                forces = self.calculator.get_property("forces", atoms)
+                stress = self.calculator.get_property("stress", atoms) if periodic and self._has_stress() else None
+        except TimeoutError as error:
+            longer = "longer calls: --timeout-s, in distill --label.timeout-s"
+            raise TeacherFailure(f"{self.name}: {error} (atoms: {len(atoms)}; {longer})") from error
         except Exception as error:
             raise TeacherFailure(f"{self.name}: the calculation failed ({type(error).__name__}: {error})") from error
         self._check_order(atoms)

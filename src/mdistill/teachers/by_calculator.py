@@ -11,14 +11,15 @@ from mdistill.teachers.ase import AseTeacher
 from mdistill.teachers.cards import Teacher
 
 
-def load_by_calculator(card: Teacher, weights: Path, *, device: str) -> AseTeacher:
-    """A teacher from its package and a file of weights.
+def load_by_calculator(card: Teacher, weights: Path, *, device: str, timeout_s: float) -> AseTeacher:
+    """A teacher from its package and a file of weights; `timeout_s`: longest call, s.
 
     Raises:
         ModuleNotFoundError: The package is not installed.
     """
     make = {"mace-torch": _mace, "orb-models": _orb, "mattersim": _mattersim, "upet": _upet, "sevenn": _sevennet}[card.package]
-    return AseTeacher(calculator=make(card, str(weights), device), name=card.name, sha256=sha256(weights))
+    made = make(card, str(weights), device)
+    return AseTeacher(calculator=made, name=card.name, sha256=sha256(weights), timeout_s=timeout_s)
 
 
 def _mace(_: Teacher, weights: str, device: str) -> Any:

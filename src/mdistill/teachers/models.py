@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mdistill.errors import BadInput
+from mdistill.settings import USUAL_TIMEOUT
 from mdistill.types import Potential
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ STUDENT_SUFFIX, STRIDE = ".mdistill", "stride.mdistill"
 Precision = Literal["float32", "float64"]
 
 
-def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float64", subject: str = "teacher") -> Potential:
+def load(
+    name: str | Path, *, device: str = "cpu", precision: Precision = "float64", subject: str = "teacher",
+    timeout_s: float = USUAL_TIMEOUT,
+) -> Potential:  # fmt: skip
     """A potential by path or name.
 
     Args:
@@ -26,6 +30,7 @@ def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float
         precision: What a student computes in; energies are always summed in float64. float32 is nearly twice as fast and
             what `distill` uses for dynamics (its NVE drift gate judges it). Teachers keep their own.
         subject: Name of the flag or argument, for messages.
+        timeout_s: Longest call of an ASE calculator, s; a longer one fails.
     Raises:
         BadInput: No such file or teacher, or a file that is no model.
         MissingPackage: The teacher's package is not installed.
@@ -44,7 +49,7 @@ def load(name: str | Path, *, device: str = "cpu", precision: Precision = "float
         return compiled(load_model(path, device=device, dtype=getattr(torch, precision)), double=precision == "float64")
     from mdistill.teachers import load_teacher
 
-    return load_teacher(str(name), device=device, subject=subject)
+    return load_teacher(str(name), device=device, subject=subject, timeout_s=timeout_s)
 
 
 def find_student(folder: Path) -> Path:

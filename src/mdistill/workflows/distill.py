@@ -28,7 +28,6 @@ from mdistill.judge.fit_tables import training_results
 from mdistill.judge.potential import validate
 from mdistill.judge.teacher_dynamics import follow_teacher
 from mdistill.labelling.label import label_run
-from mdistill.labelling.settings import USUAL_TIMEOUT
 from mdistill.nets.model_files import read_metadata
 from mdistill.nets.network import StrideMap
 from mdistill.notices import notify
@@ -38,7 +37,7 @@ from mdistill.runs.identity import contents, model_id
 from mdistill.runs.ledger import BEGUN, Ledger, Work
 from mdistill.runs.lock import locked
 from mdistill.runs.results import Results, merge, read_results, with_sections, write_results
-from mdistill.settings import amended, child_seed
+from mdistill.settings import USUAL_TIMEOUT, amended, child_seed
 from mdistill.teachers import check_teacher
 from mdistill.teachers.models import STRIDE, load, load_stride
 from mdistill.training.committee import member_file, members_beside, train_committee
@@ -84,7 +83,7 @@ def distill(
     crystal = read_structure(settings.structure)
     settings = resolved(settings, crystal)
     plan(crystal, settings.prepare)
-    teacher = load(settings.teacher, device=settings.device, subject="--teacher")
+    teacher = load(settings.teacher, device=settings.device, subject="--teacher", timeout_s=settings.label.timeout_s)
     plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
     with locked(folder):
         inputs = {"structure": crystal.sha256}

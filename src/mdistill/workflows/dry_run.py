@@ -35,7 +35,7 @@ def dry_run(settings: DistillSettings) -> Results:
     system = to_system(ordered[0].crystal)
     teacher: Potential | None = None
     try:
-        teacher = load(settings.teacher, device=settings.device, subject="--teacher")
+        teacher = load(settings.teacher, device=settings.device, subject="--teacher", timeout_s=settings.label.timeout_s)
         plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
     except MissingPackage as missing:
         notes.append(f"No minutes could be estimated: {missing}")

@@ -20,7 +20,7 @@ from mdistill.runs.folder import run_stage
 from mdistill.runs.identity import model_id
 from mdistill.runs.ledger import Work
 from mdistill.runs.results import Results, read_results, write_results
-from mdistill.settings import amended
+from mdistill.settings import USUAL_TIMEOUT, amended
 from mdistill.types import Potential, System
 
 
@@ -31,7 +31,7 @@ def recorded(settings: PrepareSettings) -> dict[str, object]:
 
 def prepared_systems(
     crystal: Crystal, teacher: Potential, settings: PrepareSettings, folder: Path, *, seed: int,
-    timeout_s: float = 1800.0, workers: int = 0, stop: StopRequest = NEVER,
+    timeout_s: float = USUAL_TIMEOUT, workers: int = 0, stop: StopRequest = NEVER,
 ) -> tuple[list[System], Results]:  # fmt: skip
     """Order, repeat and relax in a stage folder (skipped when done); returns the structures of the file.
 

@@ -11,6 +11,7 @@ from mdistill.io.structures import STRUCTURES, read_systems
 from mdistill.runs.folder import set_aside
 from mdistill.runs.results import read_results
 from mdistill.runs.trust import refuse_import
+from mdistill.settings import USUAL_TIMEOUT
 from mdistill.teachers.models import load
 from mdistill.types import LabelledFrame, Potential, System
 
@@ -27,7 +28,9 @@ def relaxed_systems(run: Path) -> list[System]:
     return read_systems(structures)
 
 
-def teacher_of(run: Path, name: str = "", *, device: str = "cpu", trusted: bool = False) -> Potential:
+def teacher_of(
+    run: Path, name: str = "", *, device: str = "cpu", trusted: bool = False, timeout_s: float = USUAL_TIMEOUT
+) -> Potential:
     """A teacher by name, or the teacher of a run.
 
     Args:
@@ -35,6 +38,7 @@ def teacher_of(run: Path, name: str = "", *, device: str = "cpu", trusted: bool 
         name: As the user typed it; the name in the run's results where empty.
         device: Device of the teacher.
         trusted: Whether the results may name an import path, which runs code.
+        timeout_s: Longest call of an ASE calculator, s.
     Raises:
         BadInput: No name, and the run's results name none, or an import path; or a teacher that cannot be loaded.
     """
@@ -44,7 +48,7 @@ def teacher_of(run: Path, name: str = "", *, device: str = "cpu", trusted: bool 
             refuse_import(name, source=run / "results.json", flag="--teacher")
     if not name:
         raise BadInput(run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
-    return load(name, device=device, subject="--teacher")
+    return load(name, device=device, subject="--teacher", timeout_s=timeout_s)
 
 
 def check_labels(run: Path, *, update: bool) -> None:
