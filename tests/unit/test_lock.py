@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -91,9 +92,13 @@ def test_a_killed_holder_frees_the_lock(tmp_path, trust):
     child = start(HOLD, str(tmp_path))
     try:
         assert hear(child) == "in"
-        with pytest.raises(BadInput, match=f"process {child.pid} on {this_host()} .since 20") as caught, locked(tmp_path):
+        holder = rf"process {child.pid} on {this_host()} .started (20\S+), in the folder since 20"
+        with pytest.raises(BadInput, match=holder) as caught, locked(tmp_path):
             pass
-        assert "--out" in str(caught.value)
+        said = str(caught.value)
+        started = datetime.fromisoformat(re.search(holder, said)[1]).timestamp()
+        assert abs(started - psutil.Process(child.pid).create_time()) < 1.5
+        assert "--out" in said and f"delete {tmp_path / LOCK}" in said
     finally:
         end(child)
     with locked(tmp_path):

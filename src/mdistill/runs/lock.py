@@ -31,7 +31,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         BadInput: Another process works in the folder, or in the run of which it is a stage; the message names its number, its
-            host and when it began. Or the folder was moved in the meantime.
+            host, its start and when it took the lock. Or the folder was moved in the meantime.
         MdistillError: The folder cannot be written.
     """
     from filelock import FileLock
@@ -48,8 +48,9 @@ def locked(folder: Path) -> Iterator[None]:
         raise write_failure(folder / LOCK, error if isinstance(error, OSError) else OSError(f"{error}")) from error
     number = (folder / LOCK).stat().st_ino
     try:
-        began = datetime.now().astimezone().isoformat(timespec="seconds")
-        write_json(folder / HOLDER, {"process": os.getpid(), "host": this_host(), "time": began})
+        write_json(
+            folder / HOLDER, {"process": os.getpid(), "host": this_host(), "started": _started(), "time": _told(time.time())}
+        )
         (folder / PROGRESS).unlink(missing_ok=True)
         remove_leftovers(folder)
         with published(lambda facts: _tell(folder, facts)):
@@ -66,6 +67,17 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _told(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
+def _started() -> str:
+    """Start of this process, as the system knows it: with the number it tells a process from a later one of the same number."""
+    import psutil
+
+    return _told(psutil.Process().create_time())
+
+
 def _tell(folder: Path, facts: dict[str, Any]) -> None:
     """Write the progress of this process, unless its folder was moved away."""
     if (folder / HOLDER).exists():
@@ -76,7 +88,7 @@ def working(folder: Path) -> dict[str, Any] | None:
     """Holder of a folder's lock, with the progress that it published last; None where no process works there.
 
     Returns:
-        process, host, time, and where known: stage, stage_time, bar {name, done, total, unit, left_s, time}.
+        process, host, started, time, and where known: stage, stage_time, bar {name, done, total, unit, left_s, time}.
     """
     from filelock import FileLock, Timeout
 
@@ -137,7 +149,7 @@ def _holder(folder: Path) -> str:
     """The holder of the lock, for a message."""
     with suppress(BadInput, KeyError, TypeError):
         held = read_json(folder / HOLDER)
-        return f"process {held['process']} on {held['host']} (since {held['time']})"
+        return f"process {held['process']} on {held['host']} (started {held['started']}, in the folder since {held['time']})"
     return "another process"
 
 
