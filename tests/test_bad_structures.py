@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
 
-from mdistill.crystals.checks import MOST_ATOMS, check_bulk, check_elements, check_mobile
+from mdistill.crystals.checks import MOST_ATOMS
+from mdistill.crystals.task_checks import check_bulk, check_elements, check_mobile
 from mdistill.data.disorder import order
 from mdistill.data.prepare import plan
 from mdistill.data.settings import PrepareSettings
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, MdistillNotice
 from mdistill.io.structures import read_structure, to_system
 
 CIF = """data_test
@@ -175,8 +179,76 @@ def test_slab_molecule_and_atom_are_no_bulk(tmp_path: Path, trust: Callable[...,
     )
     atom = tmp_path / "atom.extxyz"
     atom.write_text(extxyz("Li 0 0 0\n", lattice="20 0 0 0 20 0 0 0 20"))
-    found = _refused(lambda: plan(read_structure(atom), PrepareSettings()), "isolated atom", atom)
+    with pytest.warns(MdistillNotice, match="gas of single atoms"):
+        alone = read_structure(atom)
+    found = _refused(lambda: plan(alone, PrepareSettings()), "isolated atom", atom)
     trust("T30", "one atom in a box", found, "BadInput")
+
+
+SCALED = {
+    "POSCAR": lambda k: poscar([[4 * k, 0, 0], [0, 4 * k, 0], [0, 0, 4 * k]]),
+    "POSCAR_factor": lambda k: poscar([[4, 0, 0], [0, 4, 0], [0, 0, 4]]).replace("\n1.0\n", f"\n{k}\n"),
+    "salt.cif": lambda k: cif(a=4.0 * k, b=4.0 * k).replace("_length_c 5.0", f"_length_c {4.0 * k}"),
+    "salt.extxyz": lambda k: extxyz(f"Na 0 0 0\nCl {2 * k} {2 * k} {2 * k}\n", lattice=f"{4 * k} 0 0 0 {4 * k} 0 0 0 {4 * k}"),
+    "salt.xyz": lambda k: f"2\n\nNa 0 0 0\nCl {2 * k} {2 * k} {2 * k}\n",
+    "salt.data": lambda k: (
+        f"salt\n\n2 atoms\n2 atom types\n0 {4 * k} xlo xhi\n0 {4 * k} ylo yhi\n0 {4 * k} zlo zhi\n\nMasses\n\n1 22.99\n"
+        f"2 35.45\n\nAtoms # atomic\n\n1 1 0 0 0\n2 2 {2 * k} {2 * k} {2 * k}\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_a_salt_scaled_apart_is_not_read_without_a_word(name: str, tmp_path: Path, trust: Callable[..., None]) -> None:
+    path = tmp_path / name
+    path.write_text(SCALED[name](1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MdistillNotice)
+        assert read_structure(path).n_atoms == 2
+    path.write_text(SCALED[name](1.8))
+    _refused(lambda: read_structure(path), "lengths look like", path)
+    path.write_text(SCALED[name](999.0))
+    with pytest.warns(MdistillNotice, match=r"no atom has another within 7 Å: read as a gas .* check the scale factor"):
+        far = read_structure(path)
+    if all(far.pbc):
+        found = _refused(lambda: check_bulk(far), "Å of vacuum along lattice vector", path)
+        trust("T30", f"scale factor 999 ({name})", found, "a notice, and no bulk")
+
+
+def test_a_solid_of_atoms_far_apart_and_layers_close_is_no_bulk(tmp_path: Path) -> None:
+    path = tmp_path / "far.extxyz"
+    bulk("Cu", a=14.0, cubic=True).repeat(2).write(path)
+    with pytest.warns(MdistillNotice, match="gas of single atoms"):
+        far = read_structure(path)
+    _refused(lambda: check_bulk(far), "no atom has another within 7 Å", path)
+
+
+def test_a_molecule_scaled_apart_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "methane.xyz"
+    methane = molecule("CH4")
+    methane.write(path)
+    assert read_structure(path).n_atoms == 5
+    methane.positions *= 5.0
+    methane.write(path)
+    _refused(lambda: read_structure(path), "lengths look like another unit", path)
+
+
+@pytest.mark.parametrize("sound", ["molecule in a box", "gas of molecules", "slab", "isolated atom", "argon gas"])
+def test_sound_thin_structures_are_read(sound: str, tmp_path: Path) -> None:
+    water = molecule("H2O", vacuum=15.0)
+    far = Atoms("Ar4", positions=30.0 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]), cell=60.0 * np.eye(3), pbc=True)
+    atoms = {
+        "molecule in a box": water, "gas of molecules": water.repeat((2, 2, 2)), "slab": fcc111("Cu", (2, 2, 3), vacuum=20.0),
+        "isolated atom": Atoms("Li"), "argon gas": far,
+    }[sound]  # fmt: skip
+    atoms.pbc, atoms.info = sound != "isolated atom", {}
+    path = tmp_path / "thin.extxyz"
+    atoms.write(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert read_structure(path).n_atoms == len(atoms)
+    noticed = [str(one.message) for one in caught if issubclass(one.category, MdistillNotice)]
+    assert len(noticed) == (sound == "argon gas"), noticed
 
 
 def test_element_mobile_ion_and_size(tmp_path: Path, trust: Callable[..., None]) -> None:

@@ -1,6 +1,6 @@
-"""Checks of a structure: the file, then the crystal, then the requirements of a task.
+"""Checks of a structure: the file, then the crystal.
 
-Each failed check raises `BadInput` with the file, the value, what is allowed and a fix.
+`task_checks.py` has what a task needs. Each failed check raises `BadInput` with the file, the value, what is allowed and a fix.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from mdistill.crystals.crystal import Crystal
 from mdistill.errors import BadInput
+from mdistill.notices import notify
 from mdistill.units import BOHR
 
 LARGEST_FILE = 200_000_000
@@ -27,8 +27,8 @@ MOST_ATOMS = 100_000
 """Largest number of sites; larger structures are rejected before they are parsed."""
 CLOSEST = 0.5
 """Å; two whole atoms nearer than this cannot be meant."""
-VACUUM = 7.0
-"""Å between neighbouring layers of atoms from which a structure counts as a slab, wire or molecule."""
+ALONE = 7.0
+"""Å; an atom farther than this from every other is not bonded (caesium's are 5.2 Å apart)."""
 SMALLEST_VOLUME = {1: 0.6}
 """Å³ an atom fills at least, by atomic number; 2.2 for all but hydrogen (carbon at 1 TPa fills 3)."""
 LONGEST = 10_000.0
@@ -45,6 +45,13 @@ _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _UNSAFE = {"bundletrajectory", "mysql", "postgresql", "sqlite3", "json", "png", "eps", "pov", "x3d"}
 FARTHEST = 1.6
 """Median distance of nearest neighbours over the sum of their covalent radii, above which lengths look like Bohr."""
+_BOHR_AT_MOST = 3.0
+"""The same ratio, above which the lengths of no structure in Bohr are (1.9 times those of a loose one)."""
+_SCALE = "check the scale factor and the unit of the file"
+_ALL_ALONE = (
+    f"no atom has another within {ALONE:g} Å: read as a gas of single atoms. If a solid, liquid or molecule is meant, its "
+    f"lengths are wrong: {_SCALE}"
+)
 _NOBLE = (2, 10, 18, 36, 54, 86)
 
 
@@ -205,7 +212,8 @@ def check_crystal(crystal: Crystal, *, sublattice: bool = False) -> None:
         sublattice: Whether it may be one sublattice alone, whose atoms are farther apart than bonds.
     Raises:
         BadInput: No atoms, too many, non-finite numbers, unknown elements, a flat, left-handed or very skewed cell,
-            occupancies that sum to more than one, atoms on top of each other, or lengths in another unit.
+            occupancies that sum to more than one, atoms on top of each other, or lengths in another unit. A gas of single
+            atoms is accepted with a notice.
     """
     source = crystal.source
     if not crystal.sites:
@@ -276,6 +284,11 @@ def _check_cell(crystal: Crystal) -> None:
         raise BadInput(crystal.source, problem, allowed=allowed, fix="reduce the cell, for example with ase.build.niggli_reduce")
 
 
+def perpendicular_heights(cell: np.ndarray) -> np.ndarray:
+    """Distances (Å) between opposite faces of a cell: V / |a_j × a_k|."""
+    return 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+
+
 def neighbour_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of sites i, j (both directions, all images) within the cutoff, and their distances (Å)."""
     from vesin import NeighborList
@@ -297,7 +310,7 @@ def _check_distances(crystal: Crystal, *, sublattice: bool) -> None:
     shortest = _nearest_ratios(crystal, radius, occupied > 0.99)
     dense = crystal.volume < 1.0 * len(crystal.sites) or not all(crystal.pbc)
     if dense and len(shortest) and np.quantile(shortest, 0.9) < 0.35:
-        raise _wrong_unit(crystal, float(np.median(shortest)), "nm", "multiply all lengths by 10")
+        raise _wrong_unit(crystal, float(np.median(shortest)), "nm", "multiply all lengths by 10 to get Å")
     if len(over):
         k = over[np.argmin(distance[over])]
         first, second = crystal.sites[i[k]].label, crystal.sites[j[k]].label
@@ -308,8 +321,15 @@ def _check_distances(crystal: Crystal, *, sublattice: bool) -> None:
             fix="delete the duplicate, or state the occupancies of the split site",
         )
     longest = _nearest_ratios(crystal, radius, occupied > 0.0)
-    if not sublattice and len(longest) and np.median(longest) > FARTHEST and not all(n in _NOBLE for n in crystal.composition):
-        raise _wrong_unit(crystal, float(np.median(longest)), "Bohr", f"multiply all lengths by {BOHR:.6f}")
+    if sublattice or (len(crystal.sites) == 1 and not any(crystal.pbc)):
+        return
+    if not len(longest):
+        notify(f"{crystal.source}: {_ALL_ALONE}")
+    elif (ratio := float(np.median(longest))) > FARTHEST and not all(n in _NOBLE for n in crystal.composition):
+        unit, fix = (
+            ("Bohr", f"multiply all lengths by {BOHR:.6f} to get Å") if ratio < _BOHR_AT_MOST else ("another unit", _SCALE)
+        )
+        raise _wrong_unit(crystal, ratio, unit, fix)
 
 
 def sublattice_note(crystal: Crystal) -> list[str]:
@@ -328,8 +348,8 @@ def sublattice_note(crystal: Crystal) -> list[str]:
 
 
 def _nearest_ratios(crystal: Crystal, radius: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Distance of each chosen site to its nearest chosen one over the sum of covalent radii, where below about 2.5."""
-    reach = 5.0 * float(np.median(radius))
+    """Distance of each chosen site to its nearest chosen one over the sum of covalent radii, where it has one near."""
+    reach = max(5.0 * float(np.median(radius)), ALONE)
     i, j, distance = neighbour_pairs(crystal, reach)
     chosen_pair = chosen[i] & chosen[j]
     nearest = np.full(len(radius), np.inf)
@@ -339,61 +359,4 @@ def _nearest_ratios(crystal: Crystal, radius: np.ndarray, chosen: np.ndarray) ->
 
 def _wrong_unit(crystal: Crystal, ratio: float, unit: str, fix: str) -> BadInput:
     problem = f"the median nearest-neighbour distance is {ratio:.2f} times the sum of covalent radii: lengths look like {unit}"
-    return BadInput(crystal.source, problem, allowed="lengths in Å (ratio between 0.35 and 1.6)", fix=f"{fix} to get Å")
-
-
-def check_elements(crystal: Crystal, elements: Collection[int], subject: str) -> None:
-    """Reject elements that the potential does not know; an empty collection allows any.
-
-    Args:
-        crystal: The structure.
-        elements: Atomic numbers the potential knows.
-        subject: The potential's name, for the message.
-    """
-    from ase.data import chemical_symbols
-
-    unknown = [chemical_symbols[n] for n in crystal.composition if n not in elements]
-    if elements and unknown:
-        known = ", ".join(chemical_symbols[n] for n in sorted(elements)[:20]) + (" …" if len(elements) > 20 else "")
-        fix = "choose a teacher that knows the element (`mdistill info TEACHER` lists them)"
-        raise BadInput(crystal.source, f"{', '.join(unknown)} is not known to {subject}", allowed=known, fix=fix)
-
-
-def check_mobile(crystal: Crystal, symbol: str) -> None:
-    """Reject a structure without the mobile ion."""
-    from ase.data import atomic_numbers, chemical_symbols
-
-    if atomic_numbers.get(symbol) not in crystal.composition:
-        problem, present = (
-            f"no mobile ion {symbol} in {crystal.formula}",
-            ", ".join(chemical_symbols[n] for n in crystal.composition),
-        )
-        raise BadInput(crystal.source, problem, allowed=present, fix="name another with --mobile, or --mobile none")
-
-
-def check_bulk(crystal: Crystal) -> None:
-    """Reject molecules, wires and slabs where a bulk crystal is needed.
-
-    Raises:
-        BadInput: Not periodic in three directions, or more than VACUUM Å of empty space between layers of atoms.
-    """
-    fix = (
-        "a molecule, wire or slab runs with `mdistill simulate FILE --potential TEACHER --out FOLDER`; students are distilled"
-        " from the bulk unit cell"
-    )
-    if not all(crystal.pbc):
-        raise BadInput(
-            crystal.source, f"periodic only along {crystal.pbc}", allowed="periodic in three directions (bulk)", fix=fix
-        )
-    heights = perpendicular_heights(crystal.cell)
-    for axis in range(3):
-        ordered = np.sort(crystal.fractional[:, axis] % 1.0)
-        gap = float(np.diff(np.append(ordered, ordered[0] + 1.0)).max() * heights[axis])
-        if gap > VACUUM:
-            problem = f"{gap:.1f} Å of vacuum along lattice vector {'abc'[axis]}: a slab, wire, molecule or isolated atom"
-            raise BadInput(crystal.source, problem, allowed=f"bulk: at most {VACUUM:g} Å between layers of atoms", fix=fix)
-
-
-def perpendicular_heights(cell: np.ndarray) -> np.ndarray:
-    """Distances (Å) between opposite faces of a cell: V / |a_j × a_k|."""
-    return 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    return BadInput(crystal.source, problem, allowed="lengths in Å (ratio between 0.35 and 1.6)", fix=fix)

@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 
 from mdistill.crystals.charges import formal_charges
-from mdistill.crystals.checks import check_bulk, check_elements
 from mdistill.crystals.crystal import Crystal, formula
+from mdistill.crystals.task_checks import check_bulk, check_elements
 from mdistill.data.disorder import charges_of, describe, order, repeat, site_classes
 from mdistill.data.relax import Relaxation, relax
 from mdistill.data.settings import PrepareSettings

@@ -129,7 +129,7 @@ def ladder(temperatures: tuple[float, ...]) -> tuple[float, ...]:
 
 def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     """The settings with cutoff, seed, temperatures and mobile ion filled in where they are not set."""
-    from mdistill.crystals.checks import check_bulk, check_mobile
+    from mdistill.crystals.task_checks import check_bulk, check_mobile
 
     check_bulk(crystal)
     mobile = settings.mobile or _mobile_of(crystal)
