@@ -75,7 +75,7 @@ def assert_is_the_network(trust, name: str) -> None:
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_every_compiler_gives_the_network(compiler, built_by, trust):
     for level, needed in LEVELS.items():
-        if needed in building._processor():
+        if needed in building.processor():
             built_by(compiler, f"-march={level}")
             assert_is_the_network(trust, f"{compiler}, {level}")
     built_by(compiler, "-march=native")

@@ -15,11 +15,11 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -34,6 +34,7 @@ _TIMEOUT_S = 300.0
 _SCALARS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "double": ctypes.c_double, "void": None}
 _ARRAYS = {"int32_t": np.int32, "int64_t": np.int64, "double": np.float64}
 _FUNCTION = re.compile(r"^([\w:]+) (\*?)(mdistill_\w+)\(([^)]*)\) \{", re.MULTILINE)
+_Used = TypeVar("_Used")
 _ARGUMENT = re.compile(r"(const )?([\w:]+) ?(\*?)[^,]*,?")
 
 
@@ -103,19 +104,34 @@ def build(source: Source, macros: dict[str, str | int], folders: Sequence[Path])
     Raises:
         NoKernel: No compiler, one that fails, or no usable folder.
     """
+    return _built(source, macros, folders, "", lambda path: _declared(ctypes.CDLL(str(path)), source.files[0]))
+
+
+def built_file(source: Source, macros: dict[str, str | int], folders: Sequence[Path], *, name: str = "") -> Path:
+    """The file of that library, for a program that loads it itself; its name tells what it was built of, unless one is given.
+
+    Raises:
+        NoKernel: As `build`.
+    """
+    return _built(source, macros, folders, name, lambda path: path)
+
+
+def _built(
+    source: Source, macros: dict[str, str | int], folders: Sequence[Path], name: str, use: Callable[[Path], _Used]
+) -> _Used:
     if (program := compiler()) is None:
         raise NoKernel("no C++ compiler was found\n  fix: install g++, or name a compiler with the variable CXX")
     command = _command(program, source, macros)
-    version = [_run([program, "--version"]).stdout, _processor(), repr(_TRIES), *command]
+    version = [_run([program, "--version"]).stdout, processor(), repr(_TRIES), *command]
     content = b"\0".join(["\0".join(version).encode(), *(path.read_bytes() for path in source.files)])
-    name = f"{source.files[0].stem}-{hashlib.sha256(content).hexdigest()[:24]}.so"
+    name = name or f"{source.files[0].stem}-{hashlib.sha256(content).hexdigest()[:24]}.so"
     for folder in folders:
         try:
             _secure(folder)
             with FileLock(folder / f"{name}.lock", timeout=_TIMEOUT_S):
                 if not _intact(folder / name):
                     compile_library(program, source, macros, folder / name)
-                return _declared(ctypes.CDLL(str(folder / name)), source.files[0])
+                return use(folder / name)
         except (OSError, NotImplementedError) as error:
             notify(f"compiled kernels cannot be stored in {folder} ({error}); MDISTILL_CACHE names another folder")
     raise NoKernel("no folder can be written\n  fix: set MDISTILL_CACHE to a folder of your own that you can write")
@@ -184,7 +200,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", f"error: {error}")
 
 
-def _processor() -> str:
+def processor() -> str:
     """Identity of the processor for machine code."""
     return (flags_line() or platform.processor() + platform.node()) + platform.machine()
 

@@ -1,6 +1,7 @@
 // Energy, forces and virial of a structure, and time steps on them: a neighbour list, threads that own their atoms.
 #pragma once
 
+#include "gather.hpp"
 #include "motion.hpp"
 #include "skin_list.hpp"
 #include "moment.hpp"
@@ -14,16 +15,7 @@ class Engine {
 
   Engine(const Net &net, int64_t atoms, const int32_t *of, int threads, double skin)
       : net(net), atoms(atoms), species(of, of + atoms), threads(std::max(1, threads)), own_list(species, net.cutoff, skin, this->threads) {
-    for (int s = 0; s < net.species; ++s) {
-      std::vector<int32_t> mine;
-      for (int64_t i = 0; i < atoms; ++i)
-        if (species[i] == s) mine.push_back(static_cast<int32_t>(i));
-      for (size_t b = 0; b < mine.size(); b += Net::WIDE) {
-        Block block{s, 0, {}};
-        for (; block.count < Net::WIDE && b + block.count < mine.size(); ++block.count) block.atoms[block.count] = mine[b + block.count];
-        blocks.push_back(block);
-      }
-    }
+    blocks = blocks_of(net, atoms, [](int64_t i) { return static_cast<int32_t>(i); }, species.data());
     for (int t = 0; t < this->threads; ++t) parts.push_back(std::make_unique<Part>(net, atoms));
   }
 
@@ -122,10 +114,6 @@ class Engine {
   }
 
  private:
-  struct Block {
-    int species, count;
-    int32_t atoms[Net::WIDE];
-  };
   struct Part {  // what one thread adds up
     typename Net::Workspace work;
     Array<real> force;
@@ -138,61 +126,23 @@ class Engine {
   const int64_t atoms;
   const std::vector<int32_t> species;
   const int threads;
-  std::vector<Block> blocks;
+  std::vector<Block<Net>> blocks;
   std::vector<std::unique_ptr<Part>> parts;
   SkinList own_list;
   static constexpr int64_t MANY = 4000;  // atoms whose force buffers are added by all threads
 
-  // The edges of a block: of each species of neighbours in turn those of each atom, in the order of the list.
-  void gather(const Block &block, const double *r, typename Net::Edges &e) const {
-    const Candidates &list = pairs->list;
-    constexpr int WIDE = Net::WIDE;
-    int64_t next[WIDE], most = 0;
-    for (int b = 0; b < block.count; ++b) next[b] = list.first[block.atoms[b]], most += list.first[block.atoms[b] + 1] - next[b];
-    e.reserve(static_cast<int>(most), net.species);
-    e.atoms = block.count, e.range[0] = 0;
-    const double square_cutoff = net.cutoff * net.cutoff;
-    for (int t = 0; t < net.species; ++t) {
-      int count = e.range[t];
-      for (int b = 0; b < block.count; ++b) {
-        const int32_t i = block.atoms[b];
-        const double x = r[3 * i], y = r[3 * i + 1], z = r[3 * i + 2];
-        const int64_t to = list.first[i + 1];
-        int64_t m = next[b];
-        e.begin[t * WIDE + b] = count;
-        for (; m < to && species[list.sender[m]] == t; ++m) {
-          const int32_t j = list.sender[m];
-          const double *lattice = list.offset[m].data();
-          const double dx = r[3 * j] - x + lattice[0], dy = r[3 * j + 1] - y + lattice[1], dz = r[3 * j + 2] - z + lattice[2];
-          e.x[count] = real(dx), e.y[count] = real(dy), e.z[count] = real(dz), e.sender[count] = j;
-          count += dx * dx + dy * dy + dz * dz < square_cutoff;
-        }
-        next[b] = m;
-        e.end[t * WIDE + b] = count;
-      }
-      e.fill(t, count - e.range[t], net.cutoff);
-    }
-  }
-
-  void one_block(const Block &block, const double *r, Part &part, double *atomic) const {
+  void one_block(const Block<Net> &block, const double *r, Part &part, double *atomic) const {
     auto &e = part.work.edges;
-    gather(block, r, e);
+    const Candidates &list = pairs->list;
+    const auto move = [&list](int64_t m, double *d) {
+      for (int c = 0; c < 3; ++c) d[c] += list.offset[m][c];
+    };
+    gather(net, block, list.first.data(), list.sender.data(), species.data(), r, move, e);
     net.evaluate(block.species, part.work);
+    part.edges += scatter(net, block, e, part.force.begin());
     for (int b = 0; b < block.count; ++b) {
-      const int32_t i = block.atoms[b];
-      real force[3] = {0, 0, 0};
-      for (int t = 0; t < net.species; ++t) {
-        const int from = e.begin[t * Net::WIDE + b], to = e.end[t * Net::WIDE + b];
-        part.edges += to - from;
-        for (int m = from; m < to; ++m) {
-          real *other = &part.force[3 * size_t(e.sender[m])];
-          const real g[3] = {e.gx[m], e.gy[m], e.gz[m]};
-          for (int c = 0; c < 3; ++c) force[c] += g[c], other[c] -= g[c];
-        }
-      }
-      for (int c = 0; c < 3; ++c) part.force[3 * size_t(i) + c] += force[c];
       part.energy += part.work.energy[b];
-      if (atomic) atomic[i] = part.work.energy[b];
+      if (atomic) atomic[block.atoms[b]] = part.work.energy[b];
     }
     part.closest = std::min(part.closest, e.closest);
     for (int c = 0; c < 9; ++c) part.virial[c] += double(e.virial[c]);

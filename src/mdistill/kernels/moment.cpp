@@ -1,11 +1,13 @@
 // The functions that Python calls, for one size of student. Sizes are fixed when this is compiled:
 // MDISTILL_REAL, MDISTILL_RADIAL, MDISTILL_DEGREE, MDISTILL_CHANNELS, MDISTILL_HIDDEN.
+#include "domain.hpp"
 #include "dynamics.hpp"
 #include "splitting_map.hpp"
 
 using Net = mdistill::MomentNet<MDISTILL_REAL, MDISTILL_RADIAL, MDISTILL_DEGREE, MDISTILL_CHANNELS, MDISTILL_HIDDEN>;
 using Engine = mdistill::Engine<Net>;
-using mdistill::Map, mdistill::Plan, mdistill::Point, mdistill::SkinList, mdistill::Strides;
+using Domain = mdistill::Domain<Net>;
+using mdistill::Map, mdistill::Plan, mdistill::Point, mdistill::RankAnswers, mdistill::RankNeighbours, mdistill::SkinList, mdistill::Strides;
 
 extern "C" {
 
@@ -40,6 +42,12 @@ void mdistill_counts(const Engine *engine, int64_t *numbers, double *seconds) {
 double mdistill_closest(const Engine *engine) { return engine->closest; }
 SkinList *mdistill_pairs(Engine *engine) { return engine->pairs; }
 void mdistill_share(Engine *engine, SkinList *pairs) { engine->pairs = pairs; }
+
+Domain *mdistill_domain(const Net *net) { return new Domain(*net); }
+void mdistill_domain_free(Domain *domain) { delete domain; }
+void mdistill_domain_take(Domain *domain, const RankNeighbours *neighbours) { domain->take(*neighbours); }
+int32_t mdistill_domain_knows(const Domain *domain, int64_t all, const int32_t *species) { return domain->knows(all, species); }
+void mdistill_domain_evaluate(Domain *domain, const double *positions, RankAnswers *answers) { domain->evaluate(positions, *answers); }
 
 Strides *mdistill_strides(const Map *map) { return new Strides(*map); }
 void mdistill_strides_free(Strides *strides) { delete strides; }

@@ -19,7 +19,10 @@ from mdistill.kernels.build import NoKernel, Source, build
 from mdistill.kernels.motion import Motion, Point, run
 
 Array = np.ndarray
-_HEADERS = ("lanes", "crew", "neighbours", "skin_list", "products", "edges", "moment", "motion", "dynamics", "splitting_map")
+_HEADERS = (
+    "lanes", "crew", "neighbours", "skin_list", "products", "edges", "moment", "gather", "rank", "domain", "motion", "dynamics",
+    "splitting_map",
+)  # fmt: skip
 SOURCE = Source(tuple(Path(__file__).parent / name for name in ("moment.cpp", *(f"{name}.hpp" for name in _HEADERS))))
 SLOW = "in torch, 10 to 30 times slower"
 _ATOMS_PER_THREAD = 150

