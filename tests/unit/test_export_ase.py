@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,11 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.export.ase import calculator
+from mdistill.graph import build_graph
+from mdistill.io.structures import from_atoms, to_atoms, to_system
+from mdistill.nets.compiled import compiled
 from mdistill.types import Graph, Prediction
+from systems import random_box, tiny_net
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,60 @@ def test_molecule_has_no_stress() -> None:
         atoms.get_stress()
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A potential that counts how often it is asked."""
+
+    inner: Conservative
+    asked: list[int] = field(default_factory=list)
+    cutoff: float = 5.0
+    elements: frozenset[int] = frozenset()
+    name: str = "counted"
+
+    def __call__(self, graph: Graph) -> Prediction:
+        self.asked.append(graph.system.n_atoms)
+        return self.inner(graph)
+
+
+def test_a_structure_is_evaluated_once_until_it_changes() -> None:
+    potential = Counted(Conservative(Morse()))
+    atoms = fresh_atoms(rattled(size=1), calculator(potential))
+    for ask in (atoms.get_forces, atoms.get_potential_energy, atoms.get_stress, atoms.get_forces):
+        ask()
+    assert len(potential.asked) == 1
+    atoms.positions[0, 0] += 1e-9
+    atoms.get_forces()
+    atoms.set_cell(atoms.cell.array * 1.001)
+    atoms.get_stress()
+    atoms.numbers[0] = 79 if atoms.numbers[0] == 29 else 29
+    atoms.get_potential_energy()
+    atoms.pbc = False
+    atoms.get_potential_energy()
+    assert len(potential.asked) == 5
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_energies_of_atoms_add_up_and_move_with_the_atoms(double: bool) -> None:
+    net = tiny_net()
+    fast = compiled(Conservative(net), double=double)
+    atoms, close = to_atoms(random_box(1, atoms=20, length=7.5)), 1e-10 if double else 1e-4
+    plain, atoms.calc = Conservative(net)(build_graph(to_system(from_atoms(atoms)), net.cutoff)), calculator(fast)
+    energies = atoms.get_potential_energies()
+    assert np.abs(energies - plain.atomic.numpy()).max() < close and abs(energies.sum() - atoms.get_potential_energy()) < close
+    order = np.random.default_rng(0).permutation(len(atoms))
+    other = fresh_atoms(atoms[order], calculator(fast))
+    assert np.abs(other.get_potential_energies() - energies[order]).max() < close
+    energies += 1.0
+    assert np.abs(atoms.get_potential_energies() - plain.atomic.numpy()).max() < close
+
+
+def test_a_potential_without_atomic_energies_says_so() -> None:
+    atoms = fresh_atoms(rattled(size=1), calculator(Sloppy("none")))
+    atoms.get_forces()
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_potential_energies()
+
+
 def test_unknown_element_is_named() -> None:
     atoms = Atoms("CuCl", positions=[[0, 0, 0], [2.4, 0, 0]], calculator=calculator(Conservative(Morse())))
     with pytest.raises(BadInput, match="Cl"):
@@ -137,6 +195,8 @@ class Sloppy:
 
     def __call__(self, graph: Graph) -> Prediction:
         found = Conservative(Morse())(graph)
+        if self.bug == "none":
+            return replace(found, atomic=None)
         if self.bug == "sign":
             return replace(found, stress=-found.stress)
         self.memory[0].mul_(0.5).add_(found.forces)

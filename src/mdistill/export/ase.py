@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mdistill.errors import BadInput
 from mdistill.export.watch import Watch
-from mdistill.graph import make_system
+from mdistill.graph import build_graph, make_system
 from mdistill.judge.spread import energy_spread, forces_spread
 from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
 from mdistill.teachers.models import find_student, load
@@ -33,7 +33,8 @@ def calculator(
 
     energy and free_energy in eV (equal), forces in eV/Å [atom, 3], stress in eV/Å³ as ASE has it: Voigt order
     (xx, yy, zz, yz, xz, xy), tension positive. Stress exists only for structures periodic in three directions; asking for
-    it elsewhere raises ASE's `PropertyNotImplementedError`. Every answer is a new array and does not depend on earlier
+    it elsewhere raises ASE's `PropertyNotImplementedError`. Students also have energies in eV [atom], which are evaluated when
+    asked for (`atoms.get_potential_energies()`). Every answer is a new array and does not depend on earlier
     calls. The neighbour list is reused until an atom has moved by more than half the skin.
 
     With a committee two more properties exist, and are evaluated when asked for, as by
@@ -64,7 +65,7 @@ def _loaded(potential: Potential | str | Path) -> Potential:
 
 
 class _PotentialCalculator(Calculator):
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012  (the name and form ASE reads)
+    implemented_properties = ["energy", "free_energy", "forces", "stress", "energies"]  # noqa: RUF012  (the name and form ASE reads)
 
     def __init__(self, potential: Potential, skin: float, committee: Sequence[Potential]) -> None:
         super().__init__()
@@ -113,6 +114,9 @@ class _PotentialCalculator(Calculator):
         }
         if prediction.stress is not None:
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].detach().cpu().double().numpy())
+        if "energies" in properties:
+            atomic = self._potential(build_graph(system, self._potential.cutoff)).atomic
+            results |= {} if atomic is None else {"energies": atomic.detach().cpu().double().numpy().copy()}
         self._watch.see(system)
         asked = bool(set(_SPREADS) & set(properties))
         if len(evaluate) > 1 and (asked or self._watch.spread_is_due(system)):

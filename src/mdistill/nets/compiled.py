@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class CompiledMoment(OnKernel):
         offset = graph.shift.detach().double().numpy() @ system.cell[0].detach().double().numpy()
         engine = self.engine(system, threads=threads_for(system.n_atoms, torch.get_num_threads()), skin=0.0)
         atomic, forces, virial = engine.on_graph(first, graph.sender.numpy(), offset, positions)
-        return self.answer(system, float(atomic.sum()), forces, virial)
+        return replace(self.answer(system, float(atomic.sum()), forces, virial), atomic=torch.from_numpy(atomic))
 
     def engine(self, system: System, *, threads: int, skin: float) -> Engine:
         """Compiled evaluation and dynamics of one structure.
