@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mdistill.errors import BadInput
 from mdistill.export import ase_format
 from mdistill.export.frames import Frames, read_frames, timed
 from mdistill.export.write_frames import standard_orientation, write_frames
+from mdistill.io.import_trajectory import read_trajectory
 from mdistill.io.trajectories import ASE_MOMENTUM
 
 TRICLINIC = np.array([[5.0, 0.0, 0.0], [1.0, 6.0, 0.0], [0.5, -1.2, 7.0]])
@@ -186,6 +188,15 @@ def test_amber_files_of_other_programs_need_a_topology(tmp_path):
     assert np.allclose(back.momenta, frames.momenta, atol=1e-6) and back.pbc == (False, False, False)
     with pytest.raises(BadInput, match="4 elements are given for 5 atoms"):
         read_frames(tmp_path / "amber.nc", numbers=frames.numbers[:4])
+
+
+def test_analysis_reads_netcdf_as_it_reads_hdf5(tmp_path):
+    frames = replace(made(cell=np.diag([5.1, 5.3, 5.6])), times=40.0 * np.arange(12))
+    for name in ("run.nc", "run.h5"):
+        write_frames(tmp_path / name, frames, source=Path("x"))
+    ours, theirs = (read_trajectory(tmp_path / name).trajectory for name in ("run.h5", "run.nc"))
+    for name in ("numbers", "positions", "cell", "times", "momenta"):
+        np.testing.assert_allclose(getattr(theirs, name), getattr(ours, name), rtol=1e-6, atol=1e-6)
 
 
 def test_types_of_lammps_are_not_taken_for_elements(tmp_path):

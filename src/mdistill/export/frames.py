@@ -23,7 +23,7 @@ from mdistill.crystals.atom_kinds import (
 )  # fmt: skip
 from mdistill.crystals.checks import LARGEST_UNPACKED, check_before_parsing, whole_numbers
 from mdistill.errors import BadInput
-from mdistill.export.amber import NETCDF_SUFFIXES, read_netcdf
+from mdistill.io.amber import NETCDF_SUFFIXES, read_netcdf
 from mdistill.io.import_trajectory import READABLE
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5_arrays
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mdistill.crystals.checks import check_crystal, check_file
 from mdistill.errors import BadInput
-from mdistill.export.amber import NETCDF_SUFFIXES
 from mdistill.export.frames import read_frames
+from mdistill.io.amber import NETCDF_SUFFIXES
 from mdistill.io.convert_structures import as_system
 from mdistill.io.held_atoms import held_atoms
 from mdistill.io.structures import from_atoms, read_atoms, read_system, to_atoms, to_system

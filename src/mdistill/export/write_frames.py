@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from mdistill.errors import BadInput
-from mdistill.export.amber import NETCDF_SUFFIXES, write_netcdf
 from mdistill.export.frames import Frames
+from mdistill.io.amber import NETCDF_SUFFIXES, write_netcdf
 from mdistill.io.files import replacing
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, append_blocks
 from mdistill.io.unwrap import unwrap

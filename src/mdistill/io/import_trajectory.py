@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
+from ase.data import atomic_masses, chemical_symbols
 from jaxtyping import Float, Int
 
 from mdistill.crystals.atom_kinds import lammps_names_elements, lammps_units, numbers_of_types, with_isotopes, without_isotopes
 from mdistill.crystals.checks import LARGEST_UNPACKED, check_before_parsing, whole_numbers
 from mdistill.errors import BadInput
+from mdistill.io.amber import NETCDF_SUFFIXES, read_netcdf
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses, read_hdf5
 from mdistill.io.unwrap import check_cells, check_joint, check_jumps, joint_is_doubled, order_changed, unwrap
 from mdistill.io.xdatcar import is_xdatcar, read_xdatcar
 from mdistill.types import Trajectory
 
-READABLE = "extxyz, ASE .traj, vasprun.xml, XDATCAR(.gz), LAMMPS dump, our HDF5, or another trajectory that ASE reads"
+READABLE = "extxyz, ASE .traj, vasprun.xml, XDATCAR(.gz), LAMMPS dump, AMBER NetCDF, our HDF5, or another that ASE reads"
 LARGEST_SPEED = 0.1
 """Å/fs; the median atom is slower below some 10⁴ K, so a faster one means a wrong time step."""
 _NOT_TRAJECTORIES = {"bundletrajectory", "mysql", "postgresql", "sqlite3", "db", "json", "png", "eps", "pov", "x3d"}
@@ -105,6 +106,13 @@ def _read_run(path: Path, elements: Sequence[str]) -> _Run:
             path=path, numbers=stored.numbers.numpy(), positions=stored.positions.double().numpy(),
             cells=stored.cell.double().numpy(), times=stored.times.double().numpy(),
             momenta=None if stored.momenta is None else stored.momenta.double().numpy(),
+        )  # fmt: skip
+    if path.suffix.lower() in NETCDF_SUFFIXES:
+        held = read_netcdf(path)
+        numbers, velocities = whole_numbers(held["numbers"], path), held.get("velocities")
+        return _Run(
+            path=path, numbers=numbers, positions=held["positions"], cells=held["cells"], times=held.get("times"),
+            periodic=held["pbc"], momenta=None if velocities is None else velocities * atomic_masses[numbers][:, None],
         )  # fmt: skip
     if is_xdatcar(path):
         numbers, positions, cells, steps, notes = read_xdatcar(path, elements=elements)
