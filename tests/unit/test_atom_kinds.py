@@ -12,10 +12,11 @@ from mdistill.errors import BadInput, MdistillNotice
 from mdistill.export.frames import read_frames
 from mdistill.export.start import read_start
 from mdistill.io.import_trajectory import read_trajectory
-from mdistill.io.structures import read_structure
+from mdistill.io.structures import read_atoms, read_structure
 from mdistill.labelling.label_files import Keys
 from mdistill.labelling.label_files import read_frames as label_frames
 from mdistill.labelling.settings import LabelFileSettings
+from unit.test_import_labels import OUTCAR, VASPRUN
 
 DATA = """LAMMPS data
 
@@ -205,3 +206,41 @@ def test_lammps_units_are_those_that_the_file_names(tmp_path: Path) -> None:
         for reader in (read_structure, read_frames):
             with pytest.raises(BadInput, match="is in LAMMPS units"):
                 reader(tmp_path / "other.data")
+
+
+TYPES = """<array name="atomtypes" ><set>
+<rc><c>   1</c><c>H </c><c>  {mass}</c><c>  1.00000000</c><c>  PAW_PBE H 15Jun2001 </c></rc>
+<rc><c>   1</c><c>Li</c><c>  6.94100000</c><c>  1.00000000</c><c>  PAW_PBE Li 17Jan2003 </c></rc></set></array>"""
+
+
+def vasp_file(folder: Path, name: str, mass: str) -> Path:
+    text = {"vasprun.xml": VASPRUN, "OUTCAR": OUTCAR}[name]
+    text = text.replace("<rc><c>Li</c><c>1</c></rc>", "<rc><c>H </c><c>1</c></rc>", 1)
+    text = text.replace("2.00000      2.00000      2.10000", "2.00000      0.00000      0.00000")  # as close as bonds are
+    text = text.replace("0.5 0.5 0.525", "0.5 0 0")
+    text = text.replace("</set></array></atominfo>", f"</set></array>{TYPES.format(mass=mass)}</atominfo>")
+    line = " POTCAR:    PAW_PBE Li 01Jan2000\n"
+    text = text.replace(line, line.replace("Li", "H") + line)
+    text = text.replace("ions per type =               2", "ions per type =               1   1")
+    text = text.replace("   ISPIN  =", f"  Mass of Ions in am\n   POMASS =   {float(mass):.2f}  6.94\n   ISPIN  =")
+    (folder / name).write_text(text)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", ["vasprun.xml", "OUTCAR"])
+def test_the_mass_of_deuterium_in_files_of_vasp_is_used(name: str, tmp_path: Path) -> None:
+    path = vasp_file(tmp_path, name, "2.01400000")
+    heavy, _ = read_atoms(path, {"vasprun.xml": "vasp-xml", "OUTCAR": "vasp-out"}[name], -1)
+    assert heavy.numbers.tolist() == [1, 3] and heavy.get_masses() == pytest.approx([2.014, 6.941], abs=0.005)
+    masses = read_start(path).masses
+    assert masses is not None and masses.tolist() == pytest.approx([2.014, 6.941], abs=0.005)
+    assert read_frames(path).masses == pytest.approx([2.014, 6.941], abs=0.005)
+    assert any("masses of the file are not the standard ones" in note for note in read_structure(path).unused)
+    plain = vasp_file(tmp_path, name, "1.00000000")
+    assert read_start(plain).masses is None and not read_structure(plain).unused
+
+
+def test_masses_of_another_number_of_atoms_are_not_used(tmp_path: Path) -> None:
+    path = vasp_file(tmp_path, "vasprun.xml", "2.01400000")
+    path.write_text(path.read_text().replace("<c>   1</c><c>H </c>", "<c>999999999999</c><c>H </c>"))
+    assert read_start(path).masses is None

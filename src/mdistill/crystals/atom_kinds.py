@@ -68,6 +68,30 @@ def with_isotopes(atoms: Atoms) -> Atoms:
     return atoms
 
 
+def with_vasp_masses(images: Sequence[Atoms], path: Path, kind: str) -> None:
+    """Set the masses of a vasprun.xml or OUTCAR (POMASS) where one is not the element's, as for deuterium; ASE reads none.
+
+    Changed in place. Nothing where the file states masses for another number of atoms.
+    """
+    from ase.data import atomic_masses
+
+    if kind not in ("vasp-xml", "vasp-out") or not images:
+        return
+    head = beginning(path, _START)
+    if kind == "vasp-xml":
+        table = re.search(r'(?s)<array name="atomtypes"\s*>(.*?)</array>', head)
+        rows = re.findall(r"<rc>\s*<c>\s*(\d{1,9})\s*</c>\s*<c>[^<]*</c>\s*<c>\s*(\d+\.?\d*)\s*</c>", table[1] if table else "")
+    else:
+        each, stated = re.search(r"ions per type =([ \d]+)", head), re.search(r"Mass of Ions in am\s+POMASS =([ \d.]+)", head)
+        rows = list(zip(each[1].split(), re.findall(r"\d+\.\d\d", stated[1]), strict=False)) if each and stated else []
+    counts = [int(count[:9]) for count, _ in rows]
+    for atoms in images:
+        if sum(counts) == len(atoms):
+            masses = np.repeat([float(mass) for _, mass in rows], counts)
+            if (np.abs(masses / np.asarray(atomic_masses)[atoms.numbers] - 1.0) > _MASS_ERROR).any():
+                atoms.set_masses(masses)
+
+
 def lammps_names_elements(path: Path, kind: str, elements: Sequence[str] = ()) -> bool:
     """Whether a LAMMPS file names elements or masses itself; those of a file that does not must be given.
 

@@ -19,6 +19,7 @@ from mdistill.crystals.atom_kinds import (
     lammps_units,
     numbers_of_types,
     with_isotopes,
+    with_vasp_masses,
     without_isotopes,
 )  # fmt: skip
 from mdistill.crystals.checks import LARGEST_UNPACKED, check_before_parsing, whole_numbers
@@ -160,6 +161,7 @@ def _from_ase(path: Path, elements: Sequence[str]) -> Frames:
     for note in notes:
         notify(note)
     images = [with_isotopes(atoms) for atoms in images] if notes else images
+    with_vasp_masses(images, path, kind)
     if not images:
         raise BadInput(path, "no frames", allowed=READABLE, fix="check the file")
     first = images[0]

@@ -21,6 +21,7 @@ from mdistill.crystals.atom_kinds import (
     lammps_names_elements,
     lammps_units,
     with_isotopes,
+    with_vasp_masses,
     without_isotopes,
 )  # fmt: skip
 from mdistill.crystals.checks import READABLE, check_crystal, check_file, text_of, whole_numbers
@@ -78,11 +79,11 @@ def read_atoms(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
     """The structure, and notes on how it was read."""
     from ase.io import read
 
-    options = {}
+    options: dict[str, str] = {}
+    named = lammps_units(path) if kind.startswith("lammps") else None
     if kind.startswith("lammps"):
         lammps_names_elements(path, kind)
-        unit = lammps_units(path) or "metal"
-        options = {"units": unit} if kind in ("lammps-dump-text", "lammps-data") else {}
+        options = {"units": named or "metal"} if kind in ("lammps-dump-text", "lammps-data") else {}
     source, notes = without_isotopes(path, kind)
     try:
         with warnings.catch_warnings():
@@ -93,9 +94,10 @@ def read_atoms(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
         fix = "check that the file is complete and that its name has the right extension"
         raise BadInput(path, problem, allowed=READABLE, fix=fix) from error
     whole_numbers(atoms.numbers, path)
+    with_vasp_masses([atoms], path, kind)
     if notes:
         with_isotopes(atoms)
-    if kind.startswith("lammps") and lammps_units(path) is None and atoms.has("momenta") and atoms.get_momenta().any():
+    if kind.startswith("lammps") and named is None and atoms.has("momenta") and atoms.get_momenta().any():
         notes = [*notes, NO_UNITS.format(path)]
     if kind == "lammps-data" and atoms.has("masses"):
         check_masses_tell_elements(path, atoms)
