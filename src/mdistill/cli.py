@@ -25,7 +25,7 @@ COMMANDS = {
     "vibrations": "Hessian, phonons and minimum of a student and its teacher",
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",
     "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory", "report": "one HTML page from a run's results.json",
-    "export": "a student for LAMMPS: pair style as a plugin, input file",
+    "export": "a student for LAMMPS (pair style as a plugin) or i-PI",
     "convert": "trajectories between HDF5, extxyz, LAMMPS, AMBER NetCDF, XDATCAR",
     "info": "content of a model, a structure or a run folder", "doctor": "versions, hardware, teachers, missing packages",
     "download": "weights of a teacher by name, checked by sha256",

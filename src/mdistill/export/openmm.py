@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput, MissingPackage
 from mdistill.export.start import as_start
-from mdistill.export.watch import Watch
+from mdistill.export.watch import Watched
 from mdistill.graph import make_system
-from mdistill.simulation.evaluator import make_evaluator
 from mdistill.teachers.models import load
 from mdistill.types import Potential
 from mdistill.units import KJ_MOL
@@ -24,28 +23,18 @@ _NM = 10.0
 """1 nm in Å."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Computation:
-    """What a `PythonForce` calls: state → energy (kJ/mol), forces (kJ/mol/nm). The neighbour list is kept between calls.
+    """What a `PythonForce` calls: state → energy (kJ/mol), forces (kJ/mol/nm)."""
 
-    A structure far from what a student was taught is told in a notice, each kind once.
-    """
-
-    potential: Potential
+    evaluate: Watched
     numbers: Int[np.ndarray, " atom"]
     periodic: bool
-    skin: float = 0.5
-    _made: list[Any] = field(default_factory=list, repr=False)
 
     def __call__(self, state: Any) -> tuple[float, Float[np.ndarray, "atom 3"]]:
         positions = _NM * np.asarray(state.getPositions(asNumpy=True)._value)
         cell = _NM * np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) if self.periodic else np.zeros((3, 3))
-        system = make_system(positions, self.numbers, cell, [self.periodic] * 3)
-        if not self._made:
-            self._made += [make_evaluator(self.potential, system, skin=self.skin), Watch(self.potential)]
-        evaluate, watch = self._made
-        prediction = evaluate(system)
-        watch.see(system)
+        prediction = self.evaluate(make_system(positions, self.numbers, cell, [self.periodic] * 3))
         return float(prediction.energy.sum()) / KJ_MOL, prediction.forces.detach().cpu().double().numpy() * (_NM / KJ_MOL)
 
 
@@ -90,7 +79,7 @@ def openmm_system(model: Potential | str | Path, structure: Any, *, skin: float 
     masses = atomic_masses[numbers] if start.masses is None else start.masses.numpy()
     for mass in masses:
         made.addParticle(float(mass) if np.isfinite(mass) else 0.0)
-    force = openmm.PythonForce(Computation(potential, numbers, all(pbc), skin))
+    force = openmm.PythonForce(Computation(Watched(potential, skin), numbers, all(pbc)))
     force.setUsesPeriodicBoundaryConditions(all(pbc))
     made.addForce(force)
     return made, positions / _NM

@@ -11,9 +11,10 @@ from mdistill.analysis.taught import cannot_tell, departures, disagreement, taug
 from mdistill.graph import build_graph
 from mdistill.judge.spread import forces_spread
 from mdistill.notices import notify
+from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
 from mdistill.teachers.models import load
 from mdistill.training.committee import members_beside
-from mdistill.types import Potential, System
+from mdistill.types import Potential, Prediction, System
 
 _MOVED, _MOVED_FAR = 0.05, 0.3
 """Å; a structure whose atoms all stayed within this of one that was checked is not checked again: its pairs and composition, and
@@ -58,6 +59,22 @@ class Watch:
         if new:
             self._told |= {_kind(phrase) for phrase in new}
             notify(told(self._name, new))
+
+
+class Watched:
+    """Evaluation of one structure as it moves, for an engine: the neighbour list is kept, and a structure far from what a student
+    was taught is told in a notice, each kind once."""
+
+    def __init__(self, potential: Potential, skin: float) -> None:
+        self._potential, self._skin, self._watch = potential, skin, Watch(potential)
+        self._evaluate: Evaluator | EngineEvaluator | None = None
+
+    def __call__(self, system: System) -> Prediction:
+        """Energy, forces and stress. The elements are those of the first call."""
+        if self._evaluate is None:
+            self._evaluate = make_evaluator(self._potential, system, skin=self._skin)
+        self._watch.see(system)
+        return self._evaluate(system)
 
 
 def _kind(phrase: str) -> str:
