@@ -288,3 +288,21 @@ def test_frames_are_not_changed_by_writing(tmp_path: Path) -> None:
     copy = replace(kept, probes=None if kept.probes is None else kept.probes.clone())
     LabelStore(tmp_path).append([kept])
     assert flat([kept]) == flat([copy])
+
+
+@pytest.mark.parametrize("gone", [1, 3])
+def test_a_shard_removed_with_its_line_is_noticed(gone: int, tmp_path: Path) -> None:
+    store = LabelStore(tmp_path)
+    for k in range(4):
+        store.append([frame(k)], key=f"md@{k}")
+    store.finished()
+    assert len(store.read()) == 4  # without a notice
+    lines = (tmp_path / "labels.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "labels.jsonl").write_text("".join(line for k, line in enumerate(lines) if k != gone))
+    (tmp_path / f"labels-{gone:05d}.npz").unlink()
+    with pytest.warns(MdistillNotice, match=r"labels\.jsonl: 1 of 4 shards were removed with their lines"):
+        assert len(store.read()) == 3
+    if gone < 3:  # a gap is seen where labelling never finished, too
+        (tmp_path / "ledger.json").unlink()
+        with pytest.warns(MdistillNotice, match="1 of 4 shards"):
+            store.read()

@@ -26,11 +26,14 @@ from mdistill.graph import make_system
 from mdistill.io.arrays import DAMAGED, read_arrays
 from mdistill.io.files import append_line, sha256, write_bytes, write_text
 from mdistill.notices import notify
+from mdistill.runs.ledger import Ledger, Work
 from mdistill.types import LabelledFrame, Prediction
 
 INDEX = "labels.jsonl"
 _FIELDS = ("shard", "sha256", "key", "frames", "sources", "temperatures_K", "blocks")
 _MAY_MISS = ("energy", "forces")
+_STORED = "stored"
+"""Entry of the ledger with the number of shards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,10 @@ class LabelStore:
         frames: list[LabelledFrame] = []
         for entry in self.index():
             try:
-                frames += _frames(read_arrays(self.folder / entry["shard"]))
+                arrays = read_arrays(self.folder / entry["shard"])
+                if "key" in arrays and any(entry[name] != value for name, value in _described(arrays).items()):
+                    raise ValueError(f"its entry in {INDEX} is of another content")
+                frames += _frames(arrays)
             except DAMAGED as error:
                 allowed, fix = "labels as mdistill writes them", "label again into another folder"
                 raise BadInput(self.folder / entry["shard"], f"cannot be read ({error})", allowed=allowed, fix=fix) from error
@@ -95,7 +101,9 @@ class LabelStore:
         Raises:
             BadInput: A shard is missing or was altered since it was written (named), or the index was.
         """
-        for entry in self.index():
+        entries = self.index()
+        self._tell_removed(entries)
+        for entry in entries:
             shard = self.folder / entry["shard"]
             if not shard.is_file() or sha256(shard) != entry["sha256"]:
                 problem = "was altered since it was written" if shard.is_file() else "is missing"
@@ -104,6 +112,19 @@ class LabelStore:
                     f"remove its line from {self.folder / INDEX}"
                 )
                 raise BadInput(shard, problem, allowed="the file with sha256 " + entry["sha256"], fix=fix)
+
+    def finished(self) -> None:
+        """Enter the number of shards in the folder's ledger: fewer of them are noticed later."""
+        Ledger(self.folder).keep(Work(key=_STORED), {"shards": len(self.index())})
+
+    def _tell_removed(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """A notice where shards were removed together with their lines."""
+        numbers = {int(entry["shard"][7:-4]) for entry in entries}
+        stored = (Ledger(self.folder).entries().get(_STORED, {}).get("values") or {}).get("shards")
+        most = max(stored if isinstance(stored, int) else 0, max(numbers, default=-1) + 1)
+        if len(entries) < most:
+            gone = most - len(entries)
+            notify(f"{self.folder / INDEX}: {gone} of {most} shards were removed with their lines; their labels are not used")
 
     @property
     def blocks(self) -> list[int]:
@@ -166,17 +187,17 @@ def _entry_of(shard: Path) -> dict[str, Any] | None:
             return None
         if str(arrays.pop("digest")) != _digest(arrays):
             raise ValueError("its sha256 differs from the one stored")
-        entry = {
-            "shard": shard.name,
-            "sha256": sha256(shard),
-            "key": arrays["key"].tobytes().decode(),
-            "frames": len(arrays["atoms"]),
-        }
-        lists = {"sources": arrays["source"], "temperatures_K": arrays["temperature_K"], "blocks": arrays["block"]}
-        return entry | {name: sorted(set(values.tolist())) for name, values in lists.items()}
+        return {"shard": shard.name, "sha256": sha256(shard)} | _described(arrays)
     except DAMAGED as error:
         problem, fix = f"is damaged, and has no entry in {INDEX} ({error})", "restore it, or move it away to lose its frames"
         raise BadInput(shard, problem, allowed="labels as mdistill writes them", fix=fix) from error
+
+
+def _described(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What a shard says of itself."""
+    lists = {"sources": arrays["source"], "temperatures_K": arrays["temperature_K"], "blocks": arrays["block"]}
+    first = {"key": arrays["key"].tobytes().decode(), "frames": len(arrays["atoms"])}
+    return first | {name: sorted(set(values.tolist())) for name, values in lists.items()}
 
 
 def _line(entry: Mapping[str, Any]) -> str:

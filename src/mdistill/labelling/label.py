@@ -134,6 +134,7 @@ def label_run(
         notes = [entry["text"] for entry in _notes(folder)]
         name, seconds = run.executor.engine.name, time.monotonic() - begin
         ledger.finish(work, seconds=seconds)
+        run.store.finished()
         return label_results(run.store.read(), tasks, settings, teacher=name, seconds=seconds, notes=notes)
 
 

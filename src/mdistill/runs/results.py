@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from mdistill.estimates import Estimate, Gate
 from mdistill.io.files import read_json, write_json
 from mdistill.notices import heard
 from mdistill.runs.earlier import upgraded_results
+from mdistill.runs.read_types import check_lengths, check_types
 from mdistill.runs.sealed import sealed, unsealed
 from mdistill.settings import to_json
 
@@ -307,7 +309,7 @@ def read_results(path: Path) -> Results:
         raise BadInput(path, f"format {found!r}", allowed=f"format 1 or {FORMAT}", fix="run the command again with this version")
     try:
         return _results(upgraded_results(raw) if raw["format"] == 1 else raw)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise BadInput(path, f"not a results file ({error!r})", allowed="results.json", fix="run the command again") from error
 
 
@@ -335,7 +337,21 @@ def _results(raw: dict[str, Any]) -> Results:
         "rungs": [_rung(rung) for rung in raw["rungs"]], "sections": [Section(**section) for section in raw["sections"]],
         "tables": tables, "figures": figures, "scenes": [_scene(scene) for scene in raw.get("scenes", [])],
     }  # fmt: skip
-    return Results(**{k: v for k, v in raw.items() if k != "format"} | built)
+    results = Results(**{k: v for k, v in raw.items() if k != "format"} | built)
+    check_types(results, Results, "")
+    for table in tables:
+        for number, row in enumerate(table.rows):
+            check_lengths(f"columns and row {number} of the table {table.name}", table.columns, row)
+    for series in (one for figure in figures for one in figure.series):
+        check_lengths(f"x, y and errors of {series.label}", series.x, series.y, series.error)
+    for scene in results.scenes:
+        check_lengths(f"numbers and positions of {scene.name}", scene.numbers, scene.positions)
+        check_lengths(f"vectors of {scene.name}", [0] * 3, scene.cell, *scene.cell, *scene.positions)
+        if not all(0 <= number <= 118 for number in (*scene.numbers, scene.mobile)):
+            raise TypeError(f"atomic numbers of {scene.name}")
+        if scene.density is not None:
+            check_lengths(f"grid and values of {scene.name}", range(math.prod(scene.density.shape)), scene.density.values)
+    return results
 
 
 def _rung(raw: dict[str, Any]) -> Rung:
