@@ -31,7 +31,7 @@ autodoc_mock_imports = ["sevenn", "chgnet", "phonopy"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
-SUBCOMMANDS = {"train": ["train potential", "train stride"]}
+SUBCOMMANDS = {"train": ["train potential", "train stride", "train transport"]}
 
 
 class CommandHelp(SphinxDirective):

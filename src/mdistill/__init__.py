@@ -11,7 +11,7 @@ _HOMES = {
     "BadInput": "errors", "BlowUp": "errors", "MdistillError": "errors", "Estimate": "estimates", "System": "types",
     "Trajectory": "types", "load": "teachers.models", "calculator": "export.ase", "read_structure": "io.structures",
     "read_system": "io.structures", "read_trajectory": "io.import_trajectory", "simulate": "api", "distill": "api",
-    "analyse": "api", "Outcome": "outcome", "SimulateSettings": "simulation.settings",
+    "analyse": "api", "screen": "api", "Outcome": "outcome", "SimulateSettings": "simulation.settings",
     "DistillSettings": "workflows.distill_settings", "AnalyseSettings": "workflows.settings", "LabelStore": "data.store",
     "LabelledFrame": "types", "import_labels": "labelling.import_labels", "LabelFileSettings": "labelling.settings",
 }  # fmt: skip

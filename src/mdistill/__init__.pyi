@@ -2,6 +2,7 @@
 
 from mdistill.api import analyse as analyse
 from mdistill.api import distill as distill
+from mdistill.api import screen as screen
 from mdistill.api import simulate as simulate
 from mdistill.data.store import LabelStore as LabelStore
 from mdistill.errors import BadInput as BadInput

@@ -1,5 +1,6 @@
-"""The main jobs in Python: `simulate`, `distill`, `analyse`. Structures of ASE and pymatgen are accepted; keywords are the flags.
+"""The main jobs in Python: `simulate`, `distill`, `analyse`, `screen`. Structures of ASE and pymatgen are accepted.
 
+Keywords are the flags.
 A keyword is the name of the flag with underscores: `temperature_K=700`, `time_ps=50`. Settings inside settings take a dict, as in
 `production={"time_ps": 100}`; the dotted form of the flag works as `**{"production.time_ps": 100}`.
 """
@@ -166,6 +167,39 @@ def analyse(
             files = [trajectory] if isinstance(trajectory, (str, Path)) else list(trajectory)
             results = run([trajectory_of(Path(file)) for file in files], chosen)
         results = _saved(results, chosen, None if out is None else Path(out), report=report)
+    return Outcome(results=results, folder=None if out is None else Path(out))
+
+
+def screen(
+    structures: Any, out: str | Path | None = None, *, species: str = "Li", model: str | Path | None = None, report: bool = True
+) -> Outcome:
+    """Conductivities at 300 K, ranked, as `mdistill screen`: from the statistics of measured ones, not from MD.
+
+    Args:
+        structures: A path (file or folder), ASE Atoms, a pymatgen Structure, a System or a Crystal; or a list of these.
+        out: Folder for screen.csv, results.json and report.html (default: nothing is written).
+        species: Mobile ion.
+        model: Model file of `mdistill train transport` (default: that of the package).
+        report: Whether to write report.html and its figures too.
+    Returns:
+        `rows("screen")` has a row for each structure, the best first; `rows("unread")` those that could not be used.
+    Raises:
+        BadInput: No structure that can be used.
+    """
+    from mdistill.io.files import write_text
+    from mdistill.transport.tables import screen_csv
+    from mdistill.workflows.screen import screen as run
+
+    given = list(structures) if isinstance(structures, (list, tuple)) else [structures]
+    with tempfile.TemporaryDirectory(prefix="mdistill-") as place, noting():
+        files = [
+            Path(one) if isinstance(one, (str, Path)) else write_structure(Path(place) / str(k), one)
+            for k, one in enumerate(given, 1)
+        ]
+        results = run(files, species=species, model=None if model is None else Path(model))
+        results = _saved(results, {"species": species}, None if out is None else Path(out), report=report)
+    if out is not None:
+        write_text(Path(out) / "screen.csv", screen_csv(results))
     return Outcome(results=results, folder=None if out is None else Path(out))
 
 

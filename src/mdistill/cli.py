@@ -19,11 +19,12 @@ from mdistill.notices import listening
 COMMANDS = {
     "distill": "crystal → fast student, gates, production MD, conductivity, report",
     "label": "teacher MD and its labels",
-    "train": "student from labels (potential), or its long-stride map (stride)",
+    "train": "student (potential), its map (stride), predictor of σ (transport)",
     "test": "errors of a model on labelled structures, by element and group",
     "bench": "accuracy against speed of students of several sizes",
     "vibrations": "Hessian, phonons and minimum of a student and its teacher",
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",
+    "screen": "conductivity at 300 K of many structures, from measured ones",
     "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory", "report": "one HTML page from a run's results.json",
     "export": "a student for LAMMPS (pair style as a plugin) or i-PI",
     "convert": "trajectories between HDF5, extxyz, LAMMPS, AMBER NetCDF, XDATCAR",

@@ -39,7 +39,7 @@ examples:
   mdistill completion fish
 """
 GROUPS = {"what": ("install",)}
-OTHER_MODULES = {"arguments", "commas", "label_files", "ranges", "train_stride"}
+OTHER_MODULES = {"arguments", "commas", "label_files", "ranges", "train_stride", "train_transport"}
 """Files of this room that are no commands."""
 _BASH = """\
 _mdistill() {{
@@ -47,7 +47,7 @@ _mdistill() {{
   [ "$command" = train ] && [ "$COMP_CWORD" -gt 2 ] && command="train_${{COMP_WORDS[2]}}"
   case "$COMP_CWORD,$word,$command" in
     1,*) COMPREPLY=($(compgen -W "{commands}" -- "$word")) ;;
-    2,*,train) COMPREPLY=($(compgen -W "potential stride" -- "$word")) ;;
+    2,*,train) COMPREPLY=($(compgen -W "potential stride transport" -- "$word")) ;;
 {cases}
     *) COMPREPLY=($(compgen -f -- "$word")) ;;
   esac
@@ -107,7 +107,7 @@ def script(shell: str) -> str:
     """The completion script of a shell."""
     files = {module.name for module in iter_modules([str(Path(__file__).parent)])} - OTHER_MODULES
     commands = sorted(files)
-    flags = {name: _flags(name) for name in sorted({*files, "train_stride", "train_potential"} - {"train"})}
+    flags = {name: _flags(name) for name in sorted({*files, "train_stride", "train_transport", "train_potential"} - {"train"})}
     if shell == "fish":
         first = f'complete -c mdistill -n __fish_use_subcommand -f -a "{" ".join(commands)}"\n'
         seen = "complete -c mdistill -n '__fish_seen_subcommand_from {}' -l {}\n"

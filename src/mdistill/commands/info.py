@@ -1,4 +1,4 @@
-"""mdistill info: content of a model, a structure or a run folder."""
+"""mdistill info: content of a model, a structure a run folder, or "transport": the predictor of `mdistill screen`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ class InfoArguments:
     """File or folder."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """student.mdistill, a structure file, a trajectory (.h5), or a run folder."""
+    """student.mdistill, a structure file, a trajectory (.h5), a run folder, or "transport" (model of `mdistill screen`)."""
     out: Path | None = None
     """Folder for results.json (default: print only)."""
 
 
 HELP = """\
-Elements, cutoff, size, teacher and hash of a model; sites and disorder of a structure; atoms, frames and
-temperature of a trajectory (.h5); or status, inputs and values of a run.
+Elements, cutoff, size, teacher and hash of a model (transport: that of `mdistill screen`); sites and disorder of a structure;
+atoms, frames and temperature of a trajectory (.h5); or status, inputs and values of a run.
 
 examples:
   mdistill info runs/li6ps5cl/student.mdistill
   mdistill info crystal.cif
+  mdistill info transport
   mdistill info runs/li6ps5cl
 """
 GROUPS = {"run": ("out",)}

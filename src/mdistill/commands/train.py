@@ -1,9 +1,10 @@
-"""mdistill train: fit a student to labels; `train stride` learns its integrator (`train_stride.py`)."""
+"""mdistill train: fit a student to labels; other products are in `train_stride.py` and `train_transport.py`."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +17,10 @@ from mdistill.errors import BadInput
 from mdistill.settings import child_seed
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 
-PRODUCTS = ("potential", "stride")
+PRODUCTS = ("potential", "stride", "transport")
 USAGE = """usage: mdistill train potential LABELS [LABELS …] --out FOLDER [--help]
-       mdistill train stride --from RUN [--help]"""
+       mdistill train stride --from RUN [--help]
+       mdistill train transport --out FOLDER [--data FOLDER] [--help]"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +84,8 @@ def main(arguments: list[str]) -> int:
             print(f"{USAGE}\n{short_help(TrainArguments, 'mdistill train potential', HELP, {}).partition(chr(10))[2]}")
             return 0
         raise BadInput("product", "none named", allowed=", ".join(PRODUCTS), fix="mdistill train potential LABELS --out FOLDER")
-    if arguments[0] == "stride":
-        from mdistill.commands.train_stride import main as train_stride
-
-        return train_stride(arguments[1:])
+    if arguments[0] != "potential":
+        return int(import_module(f"mdistill.commands.train_{arguments[0]}").main(arguments[1:]))
     given = parse(TrainArguments, arguments[1:], program="mdistill train potential", description=HELP, groups=GROUPS)
     given = replace(
         given, settings=replace(given.settings, fit=replace(given.settings.fit, seed=child_seed(given.seed, "train")))

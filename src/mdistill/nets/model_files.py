@@ -121,16 +121,12 @@ def load_map(path: Path) -> StrideMap:
 
 
 def _load(path: Path, kinds: Mapping[str, Any]) -> Any:
-    metadata, tensors = _read(path)
+    metadata, tensors = read_tensors(path)
     if metadata["kind"] not in kinds:
         problem, allowed = f"a model of kind {metadata['kind']!r}", ", ".join(kinds)
         known = metadata["kind"] in POTENTIALS.keys() | MAPS.keys()
         fix = "name the other of the two model files" if known else "use a model of these kinds, or a newer mdistill"
         raise BadInput(path, problem, allowed=allowed, fix=fix)
-    digest = tensor_hash(tensors)
-    if digest != metadata["sha256"]:
-        problem = f"the sha256 of its weights is {digest[:12]}…, its header says {metadata['sha256'][:12]}…"
-        raise BadInput(path, problem, allowed="an unaltered file", fix=_AGAIN)
     kind = kinds[metadata["kind"]]
     settings = _settings(path, resolve(kind.settings), metadata["settings"])
     if list(settings.elements) != metadata["elements"]:
@@ -232,12 +228,22 @@ def _check_cutoff(path: Path, metadata: Header) -> None:
         raise BadInput(path, f"its header has a cutoff of {cutoff} Å", allowed=allowed, fix=_AGAIN)
 
 
-def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
+def read_tensors(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
+    """Header and tensors of a model file of any kind, compared with their sha256.
+
+    Raises:
+        BadInput: Not a model file, damaged, or of a newer format.
+    """
     metadata = read_metadata(path)
     try:
-        return metadata, safetensors.numpy.load(path.read_bytes())
+        tensors = safetensors.numpy.load(path.read_bytes())
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise BadInput(path, f"is damaged ({error})", allowed=_ALLOWED, fix=_AGAIN) from error
+    digest = tensor_hash(tensors)
+    if digest != metadata["sha256"]:
+        problem = f"the sha256 of its weights is {digest[:12]}…, its header says {metadata['sha256'][:12]}…"
+        raise BadInput(path, problem, allowed="an unaltered file", fix=_AGAIN)
+    return metadata, tensors
 
 
 def _settings(path: Path, make: type[Any], raw: Header) -> Any:

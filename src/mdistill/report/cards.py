@@ -9,6 +9,7 @@ from typing import Any
 
 from mdistill.errors import BadInput
 from mdistill.io.trajectories import HDF5_SUFFIXES
+from mdistill.report.model_card import TRANSPORT, model_card
 from mdistill.report.run_card import overview, shown
 from mdistill.runs.folder import run_settings, stages
 from mdistill.runs.ledger import flat
@@ -26,9 +27,11 @@ def card(path: Path) -> Results:
     """
     if path.is_dir():
         return _run(path)
-    if path.suffix == STUDENT_SUFFIX:
-        from mdistill.report.model_card import model_card
+    if str(path) == TRANSPORT and not path.exists():
+        from mdistill.transport.model import SHIPPED
 
+        return model_card(SHIPPED)
+    if path.suffix == STUDENT_SUFFIX:
         return model_card(path)
     if path.suffix.lower() in HDF5_SUFFIXES and path.is_file():
         from mdistill.report.trajectory_card import trajectory_card

@@ -20,7 +20,7 @@ from mdistill.teachers import find_teacher
 from mdistill.training.committee import members_beside
 from mdistill.units import GPA
 
-_UNTOLD = "not told by this file"
+_UNTOLD, TRANSPORT = "not told by this file", "transport"
 _QUANTITIES = (("force", "force (meV/Å)", 1e3), ("energy", "energy/atom (meV)", 1e3), ("stress", "stress (GPa)", 1.0 / GPA))
 
 
@@ -32,6 +32,10 @@ def model_card(path: Path) -> Results:
     """
     header = read_metadata(path)
     made, title = header["provenance"], f"Model {path.name}"
+    if header["kind"] == TRANSPORT:
+        return Results(
+            command="info", tables=[_card(title, [*_transport_rows(header), *_file_rows(path, header)]), _cited("obelix")]
+        )
     if header["kind"] in MAPS:
         return Results(command="info", tables=[_card(title, [*_map_rows(header), *_file_rows(path, header)])])
     taught, teacher = read_taught(made.get(TAUGHT)), str(made.get("teacher") or "")
@@ -109,6 +113,25 @@ def _map_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
     ]  # fmt: skip
 
 
+def _transport_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
+    """What the predictor of conductivities is, what it was trained on, its errors and limits."""
+    settings, made = header["settings"], header["provenance"]
+    errors = settings.get("errors", {})
+    scatter = ", ".join(f"± {value:.1f} ({level} %)" for value, level in zip(settings.get("scatter", ()), (68, 95), strict=False))
+    return [
+        ["model", "extremely randomised trees: structure → ionic conductivity at 300 K"],
+        ["use", "mdistill screen: ranks Li conductors; not MD, no diffusivities, no other temperatures"],
+        ["trained on", f"{made.get('data', _UNTOLD)}; {made.get('entries', '?')} entries in {made.get('groups', '?')} groups"],
+        ["below detection", f"{made.get('below_detection', '?')} entries, {made.get('upper_bounds', '?')} of them upper bounds"],
+        ["licence of the data", f"{made.get('licence', _UNTOLD)}; {made.get('citation', '')}"],
+        ["data sha256", str(made.get("data_sha256") or _UNTOLD)],
+        ["error, other groups", ", ".join(f"{error:.2f} decades ({name})" for name, error in errors.items())],
+        ["narrowest intervals", f"{scatter} decades: repeated measurements scatter like this"],
+        ["usual distance", f"up to {settings.get('far', math.nan):.2f} to the nearest composition"],
+        ["elements", _symbols(header)],
+    ]
+
+
 def _file_rows(path: Path, header: Mapping[str, Any]) -> list[list[Cell]]:
     version = header["provenance"].get("version")
     written, own = f", by mdistill {version}" if version else "", read_header(path, "mdistill")["format"]
@@ -151,6 +174,11 @@ def _run_of(path: Path, sha256: str) -> tuple[Path, Results] | None:
         if results.provenance.get("model_sha256") == sha256 and results.gates:
             return folder, results
     return None
+
+
+def _cited(key: str) -> Table:
+    rows: list[list[Cell]] = [[reference(work)] for work in works(["mdistill", key]).values()]
+    return Table("cite", "Cite", "settings", ["reference"], rows)
 
 
 def _citations(teacher: str, run: Path | None) -> Table:

@@ -1,0 +1,1 @@
+"""Ionic conductivity from a structure alone: measured values, features, trees, intervals, and when not to trust them."""

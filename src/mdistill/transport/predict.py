@@ -1,0 +1,124 @@
+"""Predictions of the conductivity at 300 K with intervals, probability to be below detection, and when not to trust them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mdistill.crystals.crystal import Crystal, reduced_formula
+from mdistill.crystals.task_checks import check_bulk
+from mdistill.errors import BadInput
+from mdistill.transport.features import SYMMETRY_COLUMNS, Material, features
+from mdistill.transport.forest import tree_values
+from mdistill.transport.model import TransportModel
+from mdistill.transport.settings import FLOOR, SPREAD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomConductivity:
+    """A predicted conductivity at 300 K, log10 of S/cm.
+
+    Attributes:
+        value: Mean over the trees.
+        interval_68, interval_95: Conformal intervals; a lower end at FLOOR stands for everything below.
+        below_detection: Probability of less than 10^DETECTION S/cm.
+        basis: "symmetry" or "composition": what the forest that was asked knows.
+        distance: To the nearest composition of training (0 equal, 1 no element in common).
+        nearest: Formula of that composition.
+        nearest_measured: Median of the values measured for it.
+        doubts: Reasons not to trust it; none: applicable.
+    """
+
+    value: float
+    interval_68: tuple[float, float]
+    interval_95: tuple[float, float]
+    below_detection: float
+    basis: str
+    distance: float
+    nearest: str
+    nearest_measured: float
+    doubts: tuple[str, ...] = ()
+
+
+def check_conductor(crystal: Crystal, mobile: int) -> None:
+    """Reject what is no bulk conductor of the mobile ion.
+
+    Raises:
+        BadInput: Not periodic, vacuum, without the mobile ion, or of no other element.
+    """
+    from ase.data import chemical_symbols
+
+    check_bulk(crystal)
+    symbol = chemical_symbols[mobile]
+    if crystal.composition.get(mobile, 0.0) <= 0.0:
+        problem, allowed = f"no mobile ion {symbol} in {reduced_formula(crystal.composition)}", f"a structure with {symbol}"
+        raise BadInput(crystal.source, problem, allowed=allowed, fix="leave the file out")
+    if len(crystal.composition) == 1:
+        problem = f"{symbol} alone: a metal, no ionic conductor"
+        raise BadInput(crystal.source, problem, allowed="a compound", fix="leave the file out")
+
+
+def predict(model: TransportModel, materials: Sequence[Material]) -> list[RoomConductivity]:
+    """Conductivity at 300 K of each material.
+
+    A symmetry that is likely that of an ordering (`Material.symmetry_known`) is not used.
+    """
+    if not materials:
+        return []
+    columns = features(materials, model.elements, model.properties, mobile=model.mobile)
+    given: list[RoomConductivity | None] = [None] * len(materials)
+    for name, basis in model.bases.items():
+        chosen = [k for k, one in enumerate(materials) if one.symmetry_known == (name == "symmetry")]
+        part = columns[chosen] if name == "symmetry" else columns[chosen][:, :-SYMMETRY_COLUMNS]
+        values = tree_values(basis.forest, part)
+        for k, one in zip(chosen, values, strict=True):
+            given[k] = _conductivity(model, materials[k], one, name, basis.factors)
+    return [one for one in given if one is not None]
+
+
+def _conductivity(
+    model: TransportModel, material: Material, values: np.ndarray, basis: str, factors: tuple[float, ...]
+) -> RoomConductivity:
+    value, width = float(values[:, 0].mean()), float(values[:, 0].std()) + SPREAD
+    halves = [max(q * width, least) for q, least in zip(factors, model.scatter, strict=True)]
+    (low_68, high_68), (low_95, high_95) = ((max(value - half, FLOOR), value + half) for half in halves)
+    distance, nearest, measured = nearest_known(model, material.composition)
+    return RoomConductivity(
+        value=value, interval_68=(low_68, high_68), interval_95=(low_95, high_95), below_detection=float(values[:, 1].mean()),
+        basis=basis, distance=distance, nearest=nearest, nearest_measured=measured,
+        doubts=tuple(doubts(model, material, distance)),
+    )  # fmt: skip
+
+
+def nearest_known(model: TransportModel, composition: dict[int, float]) -> tuple[float, str, float]:
+    """Distance to the nearest composition of training, its formula, and the median of its measured values (log10 S/cm)."""
+    total = sum(composition.values())
+    shares = np.array([composition.get(number, 0.0) / total for number in model.elements])
+    known = model.known
+    apart = 0.5 * (np.abs(known.fractions - shares).sum(axis=1) + 1.0 - shares.sum())
+    best = int(np.argmin(apart))
+    same = np.abs(known.fractions - known.fractions[best]).max(axis=1) < 1e-3
+    parts = {number: float(share) for number, share in zip(model.elements, known.fractions[best], strict=True) if share > 0.0}
+    return float(max(apart[best], 0.0)), _formula(parts), float(np.median(known.targets[same]))
+
+
+def _formula(fractions: dict[int, float]) -> str:
+    """The smallest formula with whole numbers up to 100 atoms, else per 10 atoms."""
+    for atoms in range(2, 101):
+        counts = {number: share * atoms for number, share in fractions.items()}
+        if all(abs(count - round(count)) < 0.004 and round(count) for count in counts.values()):
+            return reduced_formula({number: float(round(count)) for number, count in counts.items()})
+    return reduced_formula({number: round(10.0 * share, 2) for number, share in fractions.items()})
+
+
+def doubts(model: TransportModel, material: Material, distance: float) -> list[str]:
+    """Reasons why training says little about a material."""
+    from ase.data import chemical_symbols
+
+    unseen = [chemical_symbols[number] for number in material.composition if number not in model.elements]
+    found = [f"{', '.join(unseen)} not in the training set"] if unseen else []
+    if distance > model.known.far:
+        found.append(f"composition is far from the training set ({distance:.2f}, usual up to {model.known.far:.2f})")
+    return found

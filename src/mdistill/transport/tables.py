@@ -1,0 +1,192 @@
+"""Tables of a screening: ranked conductivities for results.json and the page, a narrow one for terminals, and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from mdistill.estimates import Estimate, exactly
+from mdistill.runs.results import Cell, Figure, Results, Series, Table
+from mdistill.transport.model import TransportModel
+from mdistill.transport.obelix import Entry
+from mdistill.transport.predict import RoomConductivity
+from mdistill.transport.settings import FLOOR
+
+SIGMA = "log10 σ(300 K) (S/cm)"
+NAME = "screen"
+_MINUS = "−"
+_CSV = (
+    "rank", "file", "formula", "log10_sigma_S_cm", "half_width_68", "low_95", "high_95", "below_detection_percent", "applicable",
+    "basis", "space_group", "nearest", "distance", "nearest_log10_measured", "notes",
+)  # fmt: skip
+"""Columns of the CSV file: those of the ranking, with value and half width apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A structure with its prediction; space_group 0: not known."""
+
+    name: str
+    formula: str
+    space_group: int
+    conductivity: RoomConductivity
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A structure that was not predicted, why, and what helps."""
+
+    name: str
+    reason: str
+    fix: str
+
+
+def screen_results(
+    candidates: Sequence[Candidate], refused: Sequence[Refusal], model: TransportModel, *, left_out: int = 0
+) -> Results:
+    """Results of a screening, the highest conductivity first."""
+    ranked = sorted(candidates, key=lambda one: (-one.conductivity.value, one.name))
+    tables = [_ranking(ranked)]
+    if refused:
+        rows: list[list[Cell]] = [[one.name, one.reason, one.fix] for one in refused]
+        title = f"Not predicted: {len(refused)} of {len(refused) + len(ranked)} structures"
+        tables.append(Table("unread", title, "screening", ["file", "reason", "fix"], rows))
+    return Results(
+        command="screen", tables=tables, figures=[_figure(ranked)], citations=["obelix"],
+        values={"structures_predicted": exactly(len(ranked)), "structures_refused": exactly(len(refused))},
+        notes=[*notes(ranked, model), *_left_out(left_out)], provenance={"model_sha256": model.header.get("sha256", "")},
+    )  # fmt: skip
+
+
+def notes(ranked: Sequence[Candidate], model: TransportModel) -> list[str]:
+    """What the numbers are, and what they are not."""
+    errors = " and ".join(f"{model.bases[name].error:.1f} ({what})" for name, what in _BASES.items())
+    texts = [
+        "σ(300 K) is a prediction from the statistics of measured conductivities (OBELiX), not from MD. Its mean absolute error"
+        f" for materials of other papers and compositions is {errors} decades. Measurements of one composition differ by"
+        " 0.6 decades on average. MSD, D and activation energies are not predicted."
+    ]
+    doubtful = sum(bool(one.conductivity.doubts) for one in ranked)
+    without = sum(one.conductivity.basis == "composition" for one in ranked)
+    inside = sum(one.conductivity.distance < _EQUAL for one in ranked)
+    if inside:
+        texts.append(f"{inside} of {len(ranked)} compositions are in the training set: their values repeat measured ones")
+    if doubtful:
+        texts.append(f"{doubtful} of {len(ranked)} structures lie outside the training set (column applicable): trust them less")
+    if without:
+        texts.append(
+            f"{without} of {len(ranked)} structures are ordered and triclinic or monoclinic. Such a cell may be one ordering of a"
+            " disordered crystal, so lattice and space group were not used (column basis)"
+        )
+    return texts
+
+
+_EQUAL = 0.002
+"""Distance below which a composition counts as one of the training set."""
+_BASES = {"symmetry": "with lattice and space group", "composition": "without them"}
+
+
+def _left_out(count: int) -> list[str]:
+    return (
+        [f"files of the folder that were not opened, because their names are not those of structures: {count}"] if count else []
+    )
+
+
+def _ranking(ranked: Sequence[Candidate]) -> Table:
+    columns = [
+        "rank", "file", "formula", SIGMA, "95 % from", "95 % to", "below detection (%)", "applicable", "basis", "space group",
+        "nearest in training", "its distance", "its measured log10 σ", "notes",
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for rank, one in enumerate(ranked, 1):
+        sigma = one.conductivity
+        rows.append([
+            rank, one.name, one.formula, estimate(sigma), *(round(end, 2) for end in sigma.interval_95),
+            round(100.0 * sigma.below_detection), "; ".join(sigma.doubts) or "yes", sigma.basis, one.space_group or "not known",
+            sigma.nearest, round(sigma.distance, 3), round(sigma.nearest_measured, 2), "; ".join(one.notes),
+        ])  # fmt: skip
+    caption = (
+        "Predicted from the statistics of measured conductivities, not from MD. ±: 68 % interval. Below detection: less than"
+        f" 10⁻⁸ S/cm. An interval that begins at {_tenth(FLOOR)} is open: lower conductivities count as this value."
+        " Distance of compositions: 0 equal, 1 no element in common."
+    )
+    return Table(NAME, "Ionic conductivity at 300 K, predicted", "screening", columns, rows, caption)
+
+
+def estimate(sigma: RoomConductivity) -> Estimate:
+    """log10 σ ± its 68 % interval, with the 95 % interval left to its own column."""
+    return Estimate(value=round(sigma.value, 4), error=round(sigma.interval_68[1] - sigma.value, 4), unit="")
+
+
+def _tenth(value: Any) -> str:
+    return f"{float(value):.1f}".replace("-", _MINUS)
+
+
+def narrow_table(results: Results, *, width: int, most: int | None = None) -> Table:
+    """The ranking with the columns that a terminal of this width has room for.
+
+    Args:
+        results: Results of a screening.
+        width: Columns of the terminal.
+        most: Largest number of rows.
+    """
+    table = next(one for one in results.tables if one.name == NAME)
+    place = {name: k for k, name in enumerate(table.columns)}
+    shown: dict[str, Callable[[list[Cell]], Cell]] = {name: itemgetter(place[name]) for name in ("rank", "file", "formula")}
+    shown |= {
+        "log10 σ": itemgetter(place[SIGMA]),
+        "95 %": lambda row: f"{_tenth(row[place['95 % from']])} to {_tenth(row[place['95 % to']])}",
+        "below (%)": itemgetter(place["below detection (%)"]),
+        "applicable": lambda row: "yes" if row[place["applicable"]] == "yes" else "no",
+    }
+    left_out = {"formula"} if width < 110 else set()
+    left_out |= {"95 %", "below (%)", "applicable"} if width < 60 else set()
+    columns = [name for name in shown if name not in left_out]
+    rows = [[shown[name](row) for name in columns] for row in table.rows[:most]]
+    title = "Conductivity at 300 K, predicted from measured ones: log10 of S/cm ± 68 %"
+    return Table(NAME, title, table.section, columns, rows)
+
+
+def screen_csv(results: Results) -> str:
+    """The ranking as CSV with plain column names, for spreadsheets and pandas."""
+    table = next(one for one in results.tables if one.name == NAME)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV)
+    for row in table.rows:
+        cells = [part for cell in row for part in ((cell.value, cell.error) if isinstance(cell, Estimate) else (cell,))]
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def fit_results(model: TransportModel, entries: Sequence[Entry]) -> Results:
+    """Errors of grouped cross-validation, and half widths of the intervals where trees agree and where they do not."""
+    columns = ["features", "mean absolute error (decades)", "68 % half width / (spread + 0.5)", "95 % half width"]
+    rows: list[list[Cell]] = [[_BASES[name], basis.error, *basis.factors] for name, basis in model.bases.items()]
+    caption = (
+        f"{len(entries)} entries; groups of equal composition or paper are held out together. Spread: standard deviation over"
+        f" trees. No interval is narrower than repeated measurements scatter: ± {model.scatter[0]:.1f} (68 %),"
+        f" ± {model.scatter[1]:.1f} (95 %)."
+    )
+    table = Table("validation", "Grouped cross-validation", "accuracy", columns, rows, caption)
+    return Results(command="train transport", tables=[table], citations=["obelix"], provenance={})
+
+
+def _figure(ranked: Sequence[Candidate]) -> Figure:
+    """Conductivity against rank with 68 % intervals, one series for each basis."""
+    series = []
+    for basis, what in _BASES.items():
+        chosen = [(rank, one.conductivity) for rank, one in enumerate(ranked, 1) if one.conductivity.basis == basis]
+        if chosen:
+            y = [sigma.value for _, sigma in chosen]
+            error = [sigma.interval_68[1] - sigma.value for _, sigma in chosen]
+            series.append(Series(label=what, x=[float(rank) for rank, _ in chosen], y=y, error=error, style="points"))
+    return Figure(
+        "screen", "Ionic conductivity at 300 K by rank", "screening", "rank", "log10 σ(300 K) (S/cm)", series,
+        caption="Predicted from measured conductivities of other materials; bars: 68 % intervals.",
+    )  # fmt: skip

@@ -1,0 +1,176 @@
+"""Screening: the good structures are ranked, the bad ones are listed with reasons, and what is printed fits the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io import write
+from rich.cells import cell_len
+from rich.console import Console
+
+import mdistill
+from conductors import cif, conductor
+from mdistill import cli
+from mdistill.commands.screen import show
+from mdistill.errors import BadInput
+from mdistill.workflows.screen import screen, structure_files
+
+NAMES = ("Li6PS5Cl", "Li10GeP2S12", "Li7La3Zr2O12, tetragonal", "Li3YCl6")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four conductors, two broken files, one without Li, and a file that is no structure."""
+    place = tmp_path / "candidates"
+    (place / "deep").mkdir(parents=True)
+    for name in NAMES:
+        (place / f"{name}.cif").write_text(cif(conductor(name)))
+    (place / "broken.cif").write_text("data_x\n_cell_length_a 3\n")
+    (place / "empty.cif").write_text("")
+    write(place / "deep" / "POSCAR_copper", bulk("Cu", cubic=True), format="vasp")
+    (place / "README").write_text("no structure")
+    return place
+
+
+def test_bad_files_are_listed_and_the_rest_is_ranked(folder, tmp_path, capsys):
+    assert cli.run(["screen", str(folder), "--species", "Li", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().out
+    assert "Not predicted: 3 of 7 structures" in said and "no mobile ion Li in Cu" in said and "not opened" in said
+    assert "not from MD" in said and "MSD, D and activation energies are not predicted" in said
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "screen.csv").read_text(encoding="utf-8"))))
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4"] and {row["file"] for row in rows} == {f"{n}.cif" for n in NAMES}
+    values = [float(row["log10_sigma_S_cm"]) for row in rows]
+    assert values == sorted(values, reverse=True) and rows[-1]["file"].startswith("Li7La3Zr2O12")
+    assert all(
+        float(row["low_95"]) < v - float(row["half_width_68"]) < v < float(row["high_95"])
+        for v, row in zip(values, rows, strict=True)
+    )
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    table = next(table for table in results["tables"] if table["name"] == "screen")
+    assert not any("MSD" in column or "D(" in column or "1000 K" in column for column in table["columns"])
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Li10GeP2S12.cif" in page and "not from MD" in page and "Therrien" in page
+
+
+def test_a_folder_of_good_files_ends_with_0(folder):
+    assert cli.run(["screen", *(str(folder / f"{name}.cif") for name in NAMES)]) == 0
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_what_a_terminal_shows_is_aligned(folder, width, capsys):
+    results = screen([folder])
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    from mdistill.report.terminal import print_table
+    from mdistill.transport.tables import narrow_table
+
+    print_table(narrow_table(results, width=width), console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= width
+    head = next(line for line in lines if line.startswith("rank"))
+    rows = [line for line in lines if line[:1].isdigit()]
+    place = head.index("log10 σ")
+    assert len(rows) == 4 and all(row[place] in "−-0123456789" and row[place - 1] == " " for row in rows)
+    assert ("95 %" in head) == (width >= 60) and ("formula" in head) == (width >= 110)
+    show(results, most=2)
+    assert "… and 2 more" in capsys.readouterr().out
+
+
+def test_many_structures_of_one_file_each_get_a_row(tmp_path):
+    """A bad structure among them is listed by its number."""
+    good = [bulk("LiCl", "rocksalt", a=5.1 + 0.01 * k) for k in range(3)]
+    bad = bulk("LiCl", "rocksalt", a=5.1)
+    bad.positions[1] = bad.positions[0] + 0.1
+    write(tmp_path / "frames.extxyz", [good[0], bad, *good[1:], bulk("NaCl", "rocksalt", a=5.6)])
+    results = screen([tmp_path / "frames.extxyz"])
+    ranked, unread = results.tables
+    assert sorted(str(row[1]).rpartition("#")[2] for row in ranked.rows) == ["1", "3", "4"]
+    assert [str(row[0]).rpartition("#")[2] for row in unread.rows] == ["2", "5"] and "no mobile ion" in str(unread.rows[1][1])
+
+
+def test_partial_occupancies_need_no_ordering_and_low_symmetry_of_orderings_is_not_used(tmp_path):
+    """A distorted argyrodite (P1) is asked for by composition alone, so that its value stays near that of the average structure."""
+    (tmp_path / "average.cif").write_text(cif(conductor("Li7La3Zr2O12, tetragonal")))
+    from mdistill.io.structures import read_structure, to_atoms
+
+    atoms = to_atoms(read_structure(tmp_path / "average.cif"))
+    atoms.positions += np.random.default_rng(0).normal(scale=0.05, size=atoms.positions.shape)
+    write(tmp_path / "p1.vasp", atoms, format="vasp")
+    table = screen([tmp_path]).tables[0]
+    rows = {str(row[1]): dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert rows["p1.vasp"]["basis"] == "composition" and rows["p1.vasp"]["space group"] == 1
+    assert rows["average.cif"]["basis"] == "symmetry"
+    values = [row["log10 σ(300 K) (S/cm)"].value for row in rows.values()]
+    assert abs(values[0] - values[1]) < 1.0
+
+
+def test_the_order_of_files_changes_nothing(folder):
+    files = [folder / f"{name}.cif" for name in NAMES]
+    one, other = screen(files).tables[0], screen(files[::-1]).tables[0]
+    assert one.rows == other.rows
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["no.cif"], "no such file"),
+        (["empty"], "no structure in this folder"),
+        (["POSCAR", "--species", "Na"], "trained on Li conductors alone"),
+        (["POSCAR", "--model", "POSCAR"], "no readable header"),
+        (["POSCAR"], "no mobile ion Li in Cu"),
+    ],
+)
+def test_input_that_leaves_nothing_to_rank_is_refused(words, problem, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    write("POSCAR", bulk("Cu", cubic=True), format="vasp")
+    assert cli.run(["screen", *words]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_names_in_folders_decide(tmp_path):
+    for name in ("a.cif", "B.CIF.gz", "CONTCAR", "POSCAR.relaxed", "x.vasp", "y.extxyz", "notes.txt", ".hidden.cif", "OUTCAR"):
+        (tmp_path / name).write_text("x")
+    files, left_out = structure_files([tmp_path])
+    assert [name for _, name in files] == [
+        "B.CIF.gz",
+        "CONTCAR",
+        "POSCAR.relaxed",
+        "a.cif",
+        "x.vasp",
+        "y.extxyz",
+    ] and left_out == 2
+
+
+def test_from_python_objects_and_files_mix(folder, tmp_path):
+    atoms = bulk("LiF", "rocksalt", a=4.02)
+    outcome = mdistill.screen([folder / "Li6PS5Cl.cif", atoms], out=tmp_path / "out", report=False)
+    best, worst = outcome.rows("screen")
+    assert (
+        best["formula"].startswith("Li")
+        and worst["formula"] == "LiF"
+        and best["log10 σ(300 K) (S/cm)"] > worst["log10 σ(300 K) (S/cm)"]
+    )
+    assert (tmp_path / "out" / "screen.csv").is_file() and not (tmp_path / "out" / "report.html").exists()
+    with pytest.raises(BadInput, match="Li conductors alone"):
+        mdistill.screen(atoms, species="Na")
+
+
+@pytest.mark.skipif(not os.environ.get("MDISTILL_DATA"), reason="MDISTILL_DATA is not set")
+def test_cifs_of_obelix_that_were_refused_are_read(tmp_path):
+    """Full Li sites 0.42 Å apart (13q, 9rc, ik8, mtn) are read as split sites, with a note; a CIF that lost its Li is refused."""
+    with tarfile.open(Path(os.environ["MDISTILL_DATA"]) / "obelix" / "all_cifs.tar.gz") as archive:
+        for name in ("13q", "9rc", "ik8", "mtn", "5tl"):
+            member = archive.extractfile(f"all_randomized_cifs/{name}.cif")
+            (tmp_path / f"{name}.cif").write_bytes(member.read())
+    ranked, unread = screen([tmp_path]).tables
+    assert {str(row[1]) for row in ranked.rows} == {"13q.cif", "9rc.cif", "ik8.cif", "mtn.cif"}
+    assert all("full site in the middle" in str(row[-1]) for row in ranked.rows)
+    assert [row[0] for row in unread.rows] == ["5tl.cif"]
