@@ -23,7 +23,7 @@ from mdistill.analysis.taught import (
     tell_departures,
 )
 from mdistill.errors import MdistillNotice
-from mdistill.export.watch import tell_committee_spread
+from mdistill.export.watch import Watch, Watched, tell_committee_spread
 from mdistill.graph import make_system
 from mdistill.io.structures import to_atoms
 from mdistill.nets.model_files import read_metadata, save_model
@@ -164,6 +164,18 @@ def test_the_calculator_tells_a_committee_that_disagrees(frames, results, studen
     atoms.calc = mdistill.calculator(student, committee=[results[1].path])
     assert "forces of the committee differ" in quiet(atoms.get_potential_energy)[0]
     assert "forces of the committee differ" in quiet(lambda: tell_committee_spread(results[0].path, student, frames[0].system))[0]
+
+
+def test_engines_are_told_too_where_an_atom_moved_far(frames, student):
+    evaluate, near = Watched(student, 0.5), frames[0].system
+    close = replace(near, positions=near.positions.clone())
+    close.positions[1] = close.positions[0] + torch.tensor([0.7, 0.0, 0.0], dtype=torch.float64)
+    assert quiet(lambda: evaluate(near)) == []
+    (said,) = quiet(lambda: evaluate(close))
+    assert "far from what" in said and quiet(lambda: (evaluate(near), evaluate(close))) == []
+    watch = Watch(student, moved=0.3)
+    assert quiet(lambda: (watch.see(near, 0), watch.see(near, 1))) == []
+    assert len(quiet(lambda: (watch.see(near, 0), watch.see(close, 1), watch.see(close, 0)))) == 1
 
 
 def test_a_simulation_tells_at_its_start(frames, student, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mdistill.errors import BadInput, MissingPackage
-from mdistill.export.watch import Watch
+from mdistill.export.watch import MOVED_IN_ENGINES, Watch
 from mdistill.runs.identity import weights_of
 from mdistill.simulation.evaluator import CompiledPotential, EngineEvaluator, Evaluator, make_evaluator
 from mdistill.teachers.models import load
@@ -24,7 +24,7 @@ class Batches:
     """
 
     def __init__(self, potential: Potential, skin: float) -> None:
-        self.potential, self.skin, self.watch = potential, skin, Watch(potential)
+        self.potential, self.skin, self.watch = potential, skin, Watch(potential, moved=MOVED_IN_ENGINES)
         self.whole = Evaluator(potential, skin)
         self.engines: dict[tuple[int, bytes], Evaluator | EngineEvaluator] = {}
 
@@ -34,8 +34,8 @@ class Batches:
             problem = f"holds {sorted(unknown)}, which {self.potential.name} does not know"
             raise BadInput("structure", problem, allowed=allowed, fix="choose another model")
         parts = _structures(system)
-        for part in parts:
-            self.watch.see(part)
+        for place, part in enumerate(parts):
+            self.watch.see(part, place)
         if not isinstance(self.potential, CompiledPotential) or system.positions.device.type != "cpu":
             return self.whole(system)
         keys = [(k, part.numbers.numpy().tobytes()) for k, part in enumerate(parts)]

@@ -16,28 +16,34 @@ from mdistill.teachers.models import load
 from mdistill.training.committee import members_beside
 from mdistill.types import Potential, Prediction, System
 
-_MOVED, _MOVED_FAR = 0.05, 0.3
-"""Å; a structure whose atoms all stayed within this of one that was checked is not checked again: its pairs and composition, and
-the spread of its committee, which costs an evaluation of every member."""
+_MOVED, _MOVED_FAR, MOVED_IN_ENGINES = 0.05, 0.3, 0.3
+"""Å; a structure whose atoms all stayed within the first of one that was checked is not checked again: its pairs and composition.
+The second is for the spread of its committee, which costs an evaluation of every member; the third for engines, where a check
+takes as long as several time steps."""
 
 
 class Watch:
-    """Checks structures one after the other. `phrases` are the departures of the last one."""
+    """Checks structures one after the other. `phrases` are the departures of the last one.
 
-    def __init__(self, potential: Potential) -> None:
+    Args:
+        moved: Å; how far an atom must have moved since a structure was checked for it to be checked again.
+    """
+
+    def __init__(self, potential: Potential, *, moved: float = _MOVED) -> None:
         self.phrases: list[str] = []
+        self._moved = moved
         self._name, self._taught = potential.name, taught_of(potential)
-        self._seen: System | None = None
+        self._seen: dict[int, System] = {}
         self._spread_seen: System | None = None
         self._told: set[str] = set()
         if sentence := cannot_tell(potential):
             notify(sentence)
 
-    def see(self, system: System) -> None:
-        """Check pairs, composition and density of a structure (one struct)."""
-        if self._taught is None or _alike(self._seen, system, _MOVED):
+    def see(self, system: System, place: int = 0) -> None:
+        """Check pairs, composition and density of a structure (one struct); of several at once each has a place of its own."""
+        if self._taught is None or _alike(self._seen.get(place), system, self._moved):
             return
-        self._seen = system
+        self._seen[place] = system
         self.phrases = departures(system, self._taught)
         self._tell()
 
@@ -66,7 +72,7 @@ class Watched:
     was taught is told in a notice, each kind once."""
 
     def __init__(self, potential: Potential, skin: float) -> None:
-        self._potential, self._skin, self._watch = potential, skin, Watch(potential)
+        self._potential, self._skin, self._watch = potential, skin, Watch(potential, moved=MOVED_IN_ENGINES)
         self._evaluate: Evaluator | EngineEvaluator | None = None
 
     def __call__(self, system: System) -> Prediction:
