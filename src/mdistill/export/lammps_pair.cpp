@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <cstdlib>
 #include <locale>
 #include <sstream>
 #include <vector>
@@ -42,23 +43,43 @@ struct Kernel {
   int32_t (*knows)(const void *, int64_t, const int32_t *) = nullptr;
   void (*evaluate)(void *, const double *, mdistill::RankAnswers *) = nullptr;
 
-  // The library for these sizes, in the folder of this plugin; what is wrong, or "".
+  // The library for these sizes, in the folder of a plugin that was loaded; what is wrong, or "".
   std::string open(const std::string &sizes) {
+    const std::string name = "mdistill-" MDISTILL_TEXT(MDISTILL_KERNEL) "-" + sizes + ".so";
+    std::istringstream folders(known_folders());
+    std::string problem = "no folder of a plugin is known";
+    for (std::string folder; std::getline(folders, folder, ':');) {
+      void *library = dlopen((folder + name).c_str(), RTLD_NOW | RTLD_LOCAL);
+      if (!library) {
+        problem = std::string(dlerror()) + "; make it on this machine: mdistill export lammps STUDENT --out FOLDER";
+        continue;
+      }
+      const bool all = find(library, "mdistill_net", net) && find(library, "mdistill_net_free", net_free) &&
+                       find(library, "mdistill_domain", domain) && find(library, "mdistill_domain_free", domain_free) &&
+                       find(library, "mdistill_domain_take", take) && find(library, "mdistill_domain_knows", knows) &&
+                       find(library, "mdistill_domain_evaluate", evaluate);
+      return all ? "" : folder + name + " lacks a function of the student";
+    }
+    return problem;
+  }
+
+  // Remembers the folder of this plugin. LAMMPS keeps the first plugin of a name in a process, and ignores others: students of
+  // other folders are still found.
+  static void remember_folder() {
     Dl_info here;
-    if (!dladdr(reinterpret_cast<const void *>(&MARK), &here)) return "the folder of the plugin is not known";
+    if (!dladdr(reinterpret_cast<const void *>(&MARK), &here)) return;
     const std::string plugin = here.dli_fname, folder = plugin.substr(0, plugin.find_last_of('/') + 1);
-    const std::string path = (folder.empty() ? "./" : folder) + "mdistill-" MDISTILL_TEXT(MDISTILL_KERNEL) "-" + sizes + ".so";
-    void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!library) return std::string(dlerror()) + "; make it on this machine: mdistill export lammps STUDENT --out FOLDER";
-    const bool all = find(library, "mdistill_net", net) && find(library, "mdistill_net_free", net_free) &&
-                     find(library, "mdistill_domain", domain) && find(library, "mdistill_domain_free", domain_free) &&
-                     find(library, "mdistill_domain_take", take) && find(library, "mdistill_domain_knows", knows) &&
-                     find(library, "mdistill_domain_evaluate", evaluate);
-    return all ? "" : path + " lacks a function of the student";
+    setenv(FOLDERS, (known_folders() + (folder.empty() ? "./" : folder) + ":").c_str(), 1);
   }
 
  private:
   static constexpr char MARK = 0;
+  static constexpr const char *FOLDERS = "MDISTILL_LAMMPS_FOLDERS";
+
+  static std::string known_folders() {
+    const char *known = getenv(FOLDERS);
+    return known ? known : "";
+  }
 
   template <class Function>
   static bool find(void *library, const char *name, Function &to) {
@@ -261,6 +282,7 @@ extern "C" void lammpsplugin_init(void *lmp, void *handle, void *regfunc) {
     const std::string fix = "; build it for this one: mdistill export lammps STUDENT --out FOLDER";
     return lammps_error(lmp, 2, ("the mdistill plugin is not loaded: " + problem + fix).c_str());  // 2: on all ranks
   }
+  Kernel::remember_folder();
   Registration plugin{static_cast<LAMMPS *>(lmp)->version, "pair", "mdistill", "a student of mdistill", "mdistill", create, handle};
   reinterpret_cast<void (*)(Registration *, void *)>(regfunc)(&plugin, lmp);
 }
