@@ -25,7 +25,7 @@ from mdistill.io.convert_structures import write_structure
 from mdistill.notices import noting
 from mdistill.outcome import Outcome
 from mdistill.runs.results import Results, merge, write_results
-from mdistill.settings import from_json, hints
+from mdistill.settings import USUAL_TIMEOUT, from_json, hints
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.teachers.models import Precision
 from mdistill.types import Potential, Trajectory
@@ -39,7 +39,7 @@ def simulate(
     structure: Any, potential: Any, settings: SimulateSettings | None = None, out: str | Path | None = None, *,
     stride_map: str | Path | None = None, repeat: tuple[int, int, int] = (1, 1, 1), device: str = "cpu",
     precision: Precision = "float32", threads: int | None = None, stop: StopRequest = NEVER, report: bool = True,
-    velocities: Literal["file", "random"] = "file", **flags: Any,
+    velocities: Literal["file", "random"] = "file", timeout_s: float = USUAL_TIMEOUT, **flags: Any,
 ) -> Outcome:  # fmt: skip
     """MD in NVE, NVT or NpT, as `mdistill simulate`.
 
@@ -56,6 +56,7 @@ def simulate(
         stop: Checked after every step.
         report: Whether to write report.html and its figures, which takes about 2 s.
         velocities: Those of the structure, where it has any, or drawn at the temperature.
+        timeout_s: Longest call of an ASE calculator, s.
         flags: Any flag of `mdistill simulate`, such as temperature_K, time_ps, ensemble.
     Raises:
         BadInput: A structure, potential or setting that cannot be used; no `out`.
@@ -71,7 +72,10 @@ def simulate(
     chosen = settings_from(SimulateSettings, settings, flags, where="simulate()")
     folder = _needed(out, "simulate()")
     use_threads(threads)
-    start, model = as_start(structure, repeat=repeat), as_potential(potential, device=device, precision=precision)
+    start, model = (
+        as_start(structure, repeat=repeat),
+        as_potential(potential, device=device, precision=precision, timeout_s=timeout_s),
+    )
     system, momenta = start.system, None if velocities == "random" else start.momenta
     file = Path(potential) if isinstance(potential, (str, Path)) and Path(potential).exists() else None
     stride = None if stride_map is None else load_stride(Path(stride_map), student=file, precision=precision)
@@ -203,7 +207,9 @@ def screen(
     return Outcome(results=results, folder=None if out is None else Path(out))
 
 
-def as_potential(potential: Any, *, device: str = "cpu", precision: Precision = "float64") -> Potential:
+def as_potential(
+    potential: Any, *, device: str = "cpu", precision: Precision = "float64", timeout_s: float = USUAL_TIMEOUT
+) -> Potential:
     """A potential by name or path, an ASE calculator, or a potential as it is.
 
     Raises:
@@ -213,8 +219,8 @@ def as_potential(potential: Any, *, device: str = "cpu", precision: Precision = 
     from mdistill.teachers.models import load
 
     if isinstance(potential, (str, Path)):
-        return load(potential, device=device, precision=precision, subject="potential")
-    return potential if isinstance(potential, Potential) else from_calculator(potential)
+        return load(potential, device=device, precision=precision, subject="potential", timeout_s=timeout_s)
+    return potential if isinstance(potential, Potential) else from_calculator(potential, timeout_s=timeout_s)
 
 
 def settings_from(kind: type[Settings], begin: Settings | None, flags: Mapping[str, Any], *, where: str) -> Settings:

@@ -1,4 +1,4 @@
-"""Worker processes: how they are started, and that they end with their parent; a time limit for calls of foreign code."""
+"""Worker processes and how they end with their parent; a time limit for calls of foreign code; the processor."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 _CLOCK_S = 1.1
@@ -47,6 +48,14 @@ def usable_cores() -> int:
 
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(affinity, torch.get_num_threads()))
+
+
+def processor_lines() -> list[str]:
+    """The lines of /proc/cpuinfo; empty where there is none."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _die_with_parent() -> None:

@@ -12,8 +12,10 @@ from torch import Generator, Tensor
 
 from mdistill import api
 from mdistill.errors import BlowUp
+from mdistill.estimates import Estimate
 from mdistill.graph import volumes
-from mdistill.observables.barostat import accepted_share, barostat_notes
+from mdistill.observables import production
+from mdistill.observables.barostat import accepted_share, barostat_notes, off_target
 from mdistill.report.page import write_report
 from mdistill.runs.results import read_results
 from mdistill.simulation import barostat, verlet
@@ -153,3 +155,19 @@ def test_a_strain_that_is_not_finite_is_a_blow_up():
     spoilt = replace(state.prediction, stress=state.prediction.stress * float("nan"))
     with pytest.raises(BlowUp, match="by nan at once"):
         squeeze.strained(replace(state, prediction=spoilt), Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "target", "off"),
+    [
+        (0.15, 0.0, 0.0, False),
+        (0.3, 0.05, 0.0, True),
+        (0.3, 0.1, 0.0, False),
+        (101.0, 0.0, 100.0, False),
+        (None, None, 1.0, True),
+    ],
+)
+def test_one_rule_tells_whether_a_pressure_is_off(value, error, target, off):
+    """0.2 GPa, 4 errors and 2 % must all be exceeded; production and single runs use the same rule."""
+    assert off_target(Estimate(value=value, error=error, unit="GPa"), target) == off
+    assert production.off_target is off_target

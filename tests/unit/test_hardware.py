@@ -46,7 +46,8 @@ def test_git_is_called_in_the_source_tree_of_this_package_alone(place, project, 
     (checkout / ".git").mkdir(parents=True)
     (checkout / "pyproject.toml").write_text(f'[project]\nname = "{project}"\n', encoding="utf-8")
     shutil.copytree(PACKAGE / "runs", checkout / place / "mdistill" / "runs")
-    shutil.copy(PACKAGE / "__init__.py", checkout / place / "mdistill")
+    for name in ("__init__.py", "processes.py"):
+        shutil.copy(PACKAGE / name, checkout / place / "mdistill")
     git = tmp_path / "bin" / "git"
     git.parent.mkdir()
     git.write_text(f"#!/bin/sh\necho $GIT_DIR > {ran}\necho 0123abc\n", encoding="utf-8")

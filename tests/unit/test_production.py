@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from mdistill.data.explore import repeated
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, BlowUp, Interrupted
 from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
-from mdistill.io.structures import to_atoms
+from mdistill.io.structures import repeated, to_atoms
 from mdistill.io.trajectories import read_hdf5
 from mdistill.observables.host_order import LEAST, host_order
 from mdistill.observables.phase_changes import crossed, one_phase, phase_changes

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mdistill.data.explore import repeated
 from mdistill.derivatives import Conservative
 from mdistill.estimates import exactly
 from mdistill.graph import build_graph
+from mdistill.io.structures import repeated
 from mdistill.nets.compiled import OnKernel
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.painn import PainnNet

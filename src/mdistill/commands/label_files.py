@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from mdistill.labelling.settings import LabelFileSettings
+from mdistill.labelling.settings import EnergyUnit, ForcesUnit, LabelFileSettings, StressSign, StressUnit
 
 LABEL_FILES = ("energy_key", "forces_key", "stress_key", "group_key", "energy_unit", "forces_unit", "stress_unit", "stress_sign")
 
@@ -22,13 +22,13 @@ class LabelFileArguments:
     """Name of the stress or virial (default: stress, …)."""
     group_key: str | None = None
     """Name of the group (default: config_type, else formula)."""
-    energy_unit: Literal["eV", "meV", "Ha", "Ry", "kcal/mol", "kJ/mol"] | None = None
+    energy_unit: EnergyUnit | None = None
     """Unit of the energy (default: eV)."""
-    forces_unit: Literal["eV/A", "meV/A", "Ha/Bohr", "Ha/A", "Ry/Bohr", "kcal/mol/A", "kJ/mol/A"] | None = None
+    forces_unit: ForcesUnit | None = None
     """Unit of the forces (default: eV/A)."""
-    stress_unit: Literal["eV/A3", "GPa", "kB", "Ha/Bohr3"] | None = None
+    stress_unit: StressUnit | None = None
     """Unit of the stress (default: eV/A3)."""
-    stress_sign: Literal["tension", "compression"] | None = None
+    stress_sign: StressSign | None = None
     """Positive sense of the stress (default: tension)."""
 
 

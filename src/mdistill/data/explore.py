@@ -29,15 +29,6 @@ def in_cell(system: System, cell: Tensor) -> System:
     return replace(system, positions=positions, cell=cell.unsqueeze(0))
 
 
-def repeated(system: System, repeats: tuple[int, int, int]) -> System:
-    """One struct repeated along its lattice vectors, copy after copy."""
-    steps = torch.cartesian_prod(*(torch.arange(n) for n in repeats)).reshape(-1, 3).to(system.positions)
-    positions = (system.positions + (steps @ system.cell[0]).unsqueeze(1)).reshape(-1, 3)
-    cell = system.cell * torch.tensor(repeats).to(system.cell).reshape(1, 3, 1)
-    numbers = system.numbers.repeat(len(steps))
-    return replace(system, numbers=numbers, positions=positions, cell=cell, owner=torch.zeros_like(numbers))
-
-
 def strained(
     system: System, *, isotropic: Sequence[float] = (-0.03, -0.015, 0.015, 0.03), shears: int = 4, shear: float = 0.03,
     rattle: float = 0.0, generator: Generator,

@@ -19,7 +19,7 @@ from mdistill.export.frames import read_frames
 from mdistill.io.amber import NETCDF_SUFFIXES
 from mdistill.io.convert_structures import as_system
 from mdistill.io.held_atoms import held_atoms
-from mdistill.io.structures import from_atoms, read_atoms, read_system, to_atoms, to_system
+from mdistill.io.structures import from_atoms, read_atoms, read_system, repeated, to_system
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses
 from mdistill.notices import notify
 from mdistill.types import System
@@ -59,12 +59,7 @@ def read_start(path: str | Path, *, repeat: tuple[int, int, int] = (1, 1, 1)) ->
         atoms.set_momenta(ASE_MOMENTUM * last.momenta[0])
     crystal = from_atoms(atoms, source=str(path))
     check_crystal(crystal)
-    if min(repeat) < 1:
-        raise BadInput("repeat", f"{repeat}", allowed="three numbers of at least 1", fix="--repeat 2 2 2")
-    system = to_system(crystal)
-    if tuple(repeat) != (1, 1, 1):
-        system = to_system(from_atoms(to_atoms(system).repeat(repeat), source=str(path)))
-    return _of_atoms(system, atoms, repeat, path)
+    return _of_atoms(repeated(to_system(crystal), repeat), atoms, repeat, path)
 
 
 def as_start(structure: Any, *, repeat: tuple[int, int, int] = (1, 1, 1)) -> Start:

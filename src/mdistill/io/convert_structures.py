@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mdistill.crystals.checks import check_crystal
 from mdistill.crystals.crystal import Crystal, Site
 from mdistill.errors import BadInput
-from mdistill.io.structures import from_atoms, read_structure, read_system, to_atoms, to_system, write_systems
+from mdistill.io.structures import from_atoms, read_structure, read_system, repeated, to_atoms, to_system, write_systems
 from mdistill.types import System
 
 ACCEPTED = "a path, ASE Atoms, a pymatgen Structure or Molecule, a System or a Crystal"
@@ -53,15 +51,7 @@ def as_system(structure: Any, *, repeat: tuple[int, int, int] = (1, 1, 1)) -> Sy
         return read_system(structure, repeat=repeat)
     if isinstance(structure, System) and tuple(repeat) == (1, 1, 1):
         return structure
-    if len(repeat) != 3 or min(repeat) < 1:
-        raise BadInput("repeat", f"{repeat}", allowed="three numbers of at least 1", fix="repeat=(2, 2, 2)")
-    system = to_system(as_crystal(structure))
-    if tuple(repeat) == (1, 1, 1):
-        return system
-    atoms = to_atoms(system).repeat(repeat)
-    parts = {"positions": atoms.positions, "numbers": atoms.numbers, "cell": atoms.cell.array[None]}
-    parts["owner"] = np.zeros(len(atoms), dtype=np.int64)
-    return replace(system, **{name: torch.from_numpy(part) for name, part in parts.items()})
+    return repeated(to_system(as_crystal(structure)), repeat)
 
 
 def write_structure(folder: Path, structure: Any) -> Path:

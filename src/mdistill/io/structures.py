@@ -151,18 +151,25 @@ def read_system(path: str | Path, *, index: int = -1, repeat: tuple[int, int, in
     Raises:
         BadInput: Not readable, not sound, or disordered; or a repeat below 1.
     """
-    if min(repeat) < 1:
-        raise BadInput("repeat", f"{repeat}", allowed="three numbers of at least 1", fix="--repeat 2 2 2")
     crystal = read_structure(path, index=index)
     for note in crystal.notes:
         notify(note)
-    system = to_system(crystal)
-    if tuple(repeat) == (1, 1, 1):
-        return system
-    atoms = to_atoms(system).repeat(repeat)
-    parts = {"positions": atoms.positions, "numbers": atoms.numbers, "cell": atoms.cell.array[None]}
-    parts["owner"] = np.zeros(len(atoms), dtype=np.int64)
-    return replace(system, **{name: torch.from_numpy(part) for name, part in parts.items()})
+    return repeated(to_system(crystal), repeat)
+
+
+def repeated(system: System, repeats: tuple[int, int, int]) -> System:
+    """One struct repeated along its lattice vectors, copy after copy.
+
+    Raises:
+        BadInput: A repeat below 1.
+    """
+    if len(repeats) != 3 or min(repeats) < 1:
+        raise BadInput("repeat", f"{repeats}", allowed="three numbers of at least 1", fix="--repeat 2 2 2")
+    steps = torch.cartesian_prod(*(torch.arange(n) for n in repeats)).reshape(-1, 3).to(system.positions)
+    positions = (system.positions + (steps @ system.cell[0]).unsqueeze(1)).reshape(-1, 3)
+    cell = system.cell * torch.tensor(repeats).to(system.cell).reshape(1, 3, 1)
+    numbers = system.numbers.repeat(len(steps))
+    return replace(system, numbers=numbers, positions=positions, cell=cell, owner=torch.zeros_like(numbers))
 
 
 def numbers_of(crystal: Crystal) -> Int[np.ndarray, " site"]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mdistill.notices import notify
+from mdistill.processes import processor_lines
 
 FOLDER = Path(__file__).parent / "prebuilt"
 INDEX = "index.json"
@@ -54,9 +55,7 @@ def processor_flags() -> set[str]:
 
 def flags_line() -> str:
     """The line of /proc/cpuinfo with the features of the processor; empty where there is none."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return next((line for line in processor_lines() if line.startswith(("flags", "Features"))), "")
 
 
 def library_name(files: Sequence[Path], macros: Mapping[str, str | int], level: str) -> str:

@@ -99,6 +99,12 @@ class SegmentSettings:
             refuse(self, "blocks", allowed=f"1 to the number of segments, {self.segments}", fix="fewer blocks, or more segments")
 
 
+EnergyUnit = Literal["eV", "meV", "Ha", "Ry", "kcal/mol", "kJ/mol"]
+ForcesUnit = Literal["eV/A", "meV/A", "Ha/Bohr", "Ha/A", "Ry/Bohr", "kcal/mol/A", "kJ/mol/A"]
+StressUnit = Literal["eV/A3", "GPa", "kB", "Ha/Bohr3"]
+StressSign = Literal["tension", "compression"]
+
+
 @settings
 class LabelFileSettings:
     """Labels in files of other programs.
@@ -118,10 +124,10 @@ class LabelFileSettings:
     forces_key: str | None = None
     stress_key: str | None = None
     group_key: str | None = None
-    energy_unit: Literal["eV", "meV", "Ha", "Ry", "kcal/mol", "kJ/mol"] | None = None
-    forces_unit: Literal["eV/A", "meV/A", "Ha/Bohr", "Ha/A", "Ry/Bohr", "kcal/mol/A", "kJ/mol/A"] | None = None
-    stress_unit: Literal["eV/A3", "GPa", "kB", "Ha/Bohr3"] | None = None
-    stress_sign: Literal["tension", "compression"] | None = None
+    energy_unit: EnergyUnit | None = None
+    forces_unit: ForcesUnit | None = None
+    stress_unit: StressUnit | None = None
+    stress_sign: StressSign | None = None
     hold_out: Literal["blocks", "groups"] = "blocks"
     hold_out_groups: tuple[str, ...] = ()
     held_out: float = setting(0.15, above=0.0, below=0.9)

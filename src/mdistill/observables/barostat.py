@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdistill.estimates import mean_of
+from mdistill.estimates import Estimate, mean_of
 from mdistill.simulation.barostat import strain_interval
 from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
@@ -18,7 +18,7 @@ def barostat_notes(log: Path, settings: SimulateSettings) -> list[str]:
     """Warnings about an NpT run; none for other ensembles, or with fewer than ten rows of the log.
 
     The cell is stuck if fewer than 20 % of the strains of the last half of the log were accepted. The mean pressure is off by
-    more than 4 standard errors and more than 0.2 GPa and 2 % of the pressure set.
+    `off_target`.
 
     Raises:
         BadInput: A log that is absent or damaged.
@@ -39,12 +39,18 @@ def barostat_notes(log: Path, settings: SimulateSettings) -> list[str]:
         return notes
     mean, target = mean_of(pressures, unit="GPa"), settings.pressure_GPa
     value, error = mean.value or 0.0, mean.error or 0.0
-    if abs(value - target) > max(_ERRORS * error, _OFF_GPA, _OFF_SHARE * abs(target)):
+    if off_target(mean, target):
         notes.append(
             f"the mean pressure is {value:.3g} ± {error:.2g} GPa, not the {target:g} GPa set: use a longer --equilibration-ps, "
             "or check the stress of the potential"
         )
     return notes
+
+
+def off_target(pressure: Estimate, target_GPa: float) -> bool:
+    """Whether a mean pressure (GPa) is off by more than 4 standard errors, 0.2 GPa and 2 % of the pressure set."""
+    off = abs((pressure.value or 0.0) - target_GPa)
+    return off > max(_ERRORS * (pressure.error or 0.0), _OFF_GPA, _OFF_SHARE * abs(target_GPa))
 
 
 def accepted_share(columns: dict[str, np.ndarray]) -> float | None:

@@ -9,6 +9,7 @@ from ase.data import chemical_symbols
 
 from mdistill.analysis.diffusion import diffusivity
 from mdistill.estimates import Estimate, unknown
+from mdistill.observables.barostat import off_target
 from mdistill.observables.host_order import LEAST, host_order
 from mdistill.observables.phase_changes import PhaseChange, crossed, one_phase, phase_changes
 from mdistill.observables.points import Runs
@@ -139,7 +140,7 @@ def _state_notes(produced: Sequence[Production], pressure_GPa: float | None) -> 
     notes = []
     for p in produced:
         pressure, target = p.pressure, pressure_GPa or 0.0
-        if pressure is not None and abs((pressure.value or 0.0) - target) > max(0.2, 3.0 * (pressure.error or 0.0)):
+        if pressure is not None and off_target(pressure, target):
             why = "the cell was fixed" if pressure_GPa is None else "equilibrate longer: --production.cell-ps"
             notes.append(f"{p.temperature_K:g} K: the runs are at {pressure.value:.2f} GPa, not at {target:g} GPa ({why})")
     return notes

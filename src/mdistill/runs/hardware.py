@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mdistill.processes import processor_lines
+
 _INSTRUCTIONS = {"avx512f": "avx512", "avx2": "avx2", "sse2": "sse", "asimd": "neon", "neon": "neon"}
 
 
@@ -18,7 +20,7 @@ def hardware() -> dict[str, Any]:
     import torch
 
     return {
-        "processor": next(_after(_processor_lines(), "model name"), platform.processor() or "unknown"),
+        "processor": next(_after(processor_lines(), "model name"), platform.processor() or "unknown"),
         "instructions": instructions(), "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
         "threads": torch.get_num_threads(), "memory_GiB": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
@@ -29,16 +31,9 @@ def hardware() -> dict[str, Any]:
 
 def instructions(lines: list[str] | None = None) -> str:
     """The widest vector instructions named in /proc/cpuinfo: avx512, avx2, sse, neon or ""."""
-    lines = _processor_lines() if lines is None else lines
+    lines = processor_lines() if lines is None else lines
     flags = set(" ".join([*_after(lines, "flags"), *_after(lines, "Features")]).split())
     return next((name for flag, name in _INSTRUCTIONS.items() if flag in flags), "")
-
-
-def _processor_lines() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 def _after(lines: list[str], name: str) -> Iterator[str]:

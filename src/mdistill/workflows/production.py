@@ -20,9 +20,10 @@ from ase.data import chemical_symbols
 
 from mdistill.analysis.diffusion import diffusivity
 from mdistill.crystals.checks import perpendicular_heights
-from mdistill.data.explore import in_cell, repeated
+from mdistill.data.explore import in_cell
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.structures import repeated
 from mdistill.io.trajectories import read_hdf5
 from mdistill.nets.network import StrideMap
 from mdistill.observables.barostat import barostat_notes
