@@ -28,7 +28,7 @@ class BenchArguments(TrustArguments):
     threads: int | None = None
     """Number of threads (default: all cores)."""
     timeout_s: float = USUAL_TIMEOUT
-    """Longest call of an ASE calculator, s; a longer one fails."""
+    """Longest call of an ASE calculator, s."""
     max_hours: float | None = None
     """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[BenchSettings, tyro.conf.arg(name="")] = field(default_factory=BenchSettings)

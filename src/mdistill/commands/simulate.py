@@ -39,7 +39,7 @@ class SimulateArguments(TrustArguments):
     threads: int | None = None
     """Number of threads (default: all cores)."""
     timeout_s: float = USUAL_TIMEOUT
-    """Longest call of an ASE calculator, s; a longer one fails."""
+    """Longest call of an ASE calculator, s."""
     max_hours: float | None = None
     """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[SimulateSettings, tyro.conf.arg(name="")] = field(default_factory=SimulateSettings)
@@ -61,7 +61,7 @@ GROUPS = {
     "how long": ("time_ps", "equilibration_ps", "time_step_fs"),
     "coupling": ("friction_per_ps", "relaxation_fs", "barostat_ps"),
     "output": ("every_fs", "format", "out"),
-    "run": ("precision", "device", "threads", "timeout_s", "max_hours", "trust"),
+    "run": ("precision", "device", "threads", "max_hours", "trust"),
 }
 
 
