@@ -173,9 +173,14 @@ def test_engines_are_told_too_where_an_atom_moved_far(frames, student):
     assert quiet(lambda: evaluate(near)) == []
     (said,) = quiet(lambda: evaluate(close))
     assert "far from what" in said and quiet(lambda: (evaluate(near), evaluate(close))) == []
-    watch = Watch(student, moved=0.3)
+    gaps = torch.cdist(near.positions, near.positions) + 99.0 * torch.eye(near.n_atoms, dtype=torch.float64)
+    i, j = divmod(int(gaps.argmin()), near.n_atoms)
+    nearer = replace(near, positions=near.positions.clone())
+    nearer.positions[i] += 1.9 * (near.positions[j] - near.positions[i]) / gaps[i, j]
+    watch = Watch(student, every=20)
     assert quiet(lambda: (watch.see(near, 0), watch.see(near, 1))) == []
-    assert len(quiet(lambda: (watch.see(near, 0), watch.see(close, 1), watch.see(close, 0)))) == 1
+    assert quiet(lambda: [watch.see(nearer, 1) for _ in range(19)]) == []
+    assert len(quiet(lambda: (watch.see(nearer, 1), watch.see(close, 0)))) == 1
 
 
 def test_a_simulation_tells_at_its_start(frames, student, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,20 @@ def test_molecules_have_no_stress(kind):
     atoms.calc = calculator(Conservative(tiny_net()))
     assert np.abs(found["energy"].numpy() - atoms.get_potential_energy()).max() < 1e-10 and "stress" not in found
     assert np.abs(found["forces"].numpy() - np.tile(atoms.get_forces(), (2, 1))).max() < 1e-10
+
+
+def test_atoms_that_torch_sim_wraps_do_not_cost_a_search():
+    from mdistill.export.torch_sim import Batches
+
+    system = random_box(1)
+    batches = Batches(compiled(Conservative(tiny_net()), double=True), 0.5)
+    energies = []
+    for shift in range(4):
+        moved = system.positions.clone()
+        moved[::2] += shift * system.cell[0, 1]
+        energies.append(float(batches(replace(system, positions=moved)).energy[0]))
+    (engine,) = batches.engines.values()
+    assert engine.engine.counts()["searches"] == 1 and np.ptp(energies) < 1e-10
 
 
 def test_bad_input_is_named():

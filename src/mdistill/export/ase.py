@@ -15,7 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from mdistill.errors import BadInput
-from mdistill.export.watch import Watch
+from mdistill.export.watch import ENGINE_CALLS, Watch
 from mdistill.graph import build_graph, make_system
 from mdistill.judge.spread import energy_spread, forces_spread
 from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
@@ -72,7 +72,7 @@ class _PotentialCalculator(Calculator):
         self._potential = potential
         self._members = [potential, *committee]
         self._skin = skin
-        self._watch = Watch(potential)
+        self._watch = Watch(potential, every=ENGINE_CALLS)
         self._evaluate: tuple[Tensor, list[Evaluator | EngineEvaluator]] | None = None
         if committee:
             self.implemented_properties = [*self.implemented_properties, *_SPREADS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdistill.errors import BadInput, MissingPackage
-from mdistill.export.watch import MOVED_IN_ENGINES, Watch
+from mdistill.export.watch import ENGINE_CALLS, Watch
 from mdistill.runs.identity import weights_of
 from mdistill.simulation.evaluator import CompiledPotential, EngineEvaluator, Evaluator, make_evaluator
 from mdistill.teachers.models import load
@@ -24,16 +25,18 @@ class Batches:
     """
 
     def __init__(self, potential: Potential, skin: float) -> None:
-        self.potential, self.skin, self.watch = potential, skin, Watch(potential, moved=MOVED_IN_ENGINES)
+        self.potential, self.skin, self.watch = potential, skin, Watch(potential, every=ENGINE_CALLS)
         self.whole = Evaluator(potential, skin)
         self.engines: dict[tuple[int, bytes], Evaluator | EngineEvaluator] = {}
+        self.before: list[System] = []
 
     def __call__(self, system: System) -> Prediction:
         if unknown := set(system.numbers.unique().tolist()) - self.potential.elements if self.potential.elements else set():
             allowed = f"atomic numbers {sorted(self.potential.elements)}"
             problem = f"holds {sorted(unknown)}, which {self.potential.name} does not know"
             raise BadInput("structure", problem, allowed=allowed, fix="choose another model")
-        parts = _structures(system)
+        parts = [_continued(part, *self.before[k : k + 1]) for k, part in enumerate(_structures(system))]
+        self.before = parts
         for place, part in enumerate(parts):
             self.watch.see(part, place)
         if not isinstance(self.potential, CompiledPotential) or system.positions.device.type != "cpu":
@@ -64,6 +67,16 @@ def _structures(system: System) -> list[System]:
         )
         for positions, numbers, cell, pbc in pieces
     ]  # fmt: skip
+
+
+def _continued(system: System, before: System | None = None) -> System:
+    """A copy with atoms in the periodic images nearest to those before: torch-sim moves them back into the cell, and neighbour
+    lists would be made anew for that."""
+    positions = system.positions.clone()
+    if before is not None and torch.equal(before.numbers, system.numbers) and bool(system.pbc.all()):
+        cell = system.cell[0]
+        positions -= torch.linalg.solve(cell.T, (positions - before.positions).T).T.round() @ cell
+    return replace(system, positions=positions)
 
 
 def torch_sim_model(model: Potential | str | Path, *, skin: float = 0.5, dtype: torch.dtype = torch.float64) -> Any:

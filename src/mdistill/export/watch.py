@@ -16,22 +16,26 @@ from mdistill.teachers.models import load
 from mdistill.training.committee import members_beside
 from mdistill.types import Potential, Prediction, System
 
-_MOVED, _MOVED_FAR, MOVED_IN_ENGINES = 0.05, 0.3, 0.3
+_MOVED, _MOVED_FAR, _ANOTHER = 0.05, 0.3, 2.0
 """Å; a structure whose atoms all stayed within the first of one that was checked is not checked again: its pairs and composition.
-The second is for the spread of its committee, which costs an evaluation of every member; the third for engines, where a check
-takes as long as several time steps."""
+The second is for the spread of its committee, which costs an evaluation of every member. An atom that moved by the third makes it
+another structure."""
+ENGINE_CALLS = 20
+"""Calls of an engine between two checks of one structure, for a check takes as long as several time steps."""
 
 
 class Watch:
-    """Checks structures one after the other. `phrases` are the departures of the last one.
+    """Checks structures one after the other.
 
     Args:
-        moved: Å; how far an atom must have moved since a structure was checked for it to be checked again.
+        every: Calls from one check of a structure to the next; another structure is checked at once.
     """
 
-    def __init__(self, potential: Potential, *, moved: float = _MOVED) -> None:
-        self.phrases: list[str] = []
-        self._moved = moved
+    def __init__(self, potential: Potential, *, every: int = 1) -> None:
+        self._departures: list[str] = []
+        self._disagreement: list[str] = []
+        self._last: System | None = None
+        self._every, self._calls = every, dict[int, int]()
         self._name, self._taught = potential.name, taught_of(potential)
         self._seen: dict[int, System] = {}
         self._spread_seen: System | None = None
@@ -41,11 +45,29 @@ class Watch:
 
     def see(self, system: System, place: int = 0) -> None:
         """Check pairs, composition and density of a structure (one struct); of several at once each has a place of its own."""
-        if self._taught is None or _alike(self._seen.get(place), system, self._moved):
+        if self._taught is None:
             return
-        self._seen[place] = system
-        self.phrases = departures(system, self._taught)
-        self._tell()
+        self._last = system
+        if self._is_due(system, place):
+            self._check(system, place)
+
+    @property
+    def phrases(self) -> list[str]:
+        """The departures of the last structure, which is checked for them if it was not."""
+        if self._last is not None and self._last is not self._seen.get(0):
+            self._check(self._last, 0)
+        return [*self._departures, *self._disagreement]
+
+    def _check(self, system: System, place: int) -> None:
+        self._seen[place], self._calls[place] = system, 0
+        self._departures = departures(system, self._taught) if self._taught is not None else []
+        self._tell(self._departures)
+
+    def _is_due(self, system: System, place: int) -> bool:
+        seen = self._seen.get(place)
+        self._calls[place] = self._calls.get(place, 0) + 1
+        late = self._calls[place] >= self._every
+        return not _alike(seen, system, _MOVED if late else _ANOTHER)
 
     def spread_is_due(self, system: System) -> bool:
         """Whether the spread of the committee on this structure should be checked."""
@@ -56,12 +78,12 @@ class Watch:
         if self._taught is None:
             return
         self._spread_seen = system
-        self.phrases = [*self.phrases, *disagreement(spread, system.numbers, self._taught)]
-        self._tell()
+        self._disagreement = disagreement(spread, system.numbers, self._taught)
+        self._tell(self._disagreement)
 
-    def _tell(self) -> None:
+    def _tell(self, phrases: list[str]) -> None:
         """Issue a notice of what was not told before; a kind is what a phrase begins with."""
-        new = [phrase for phrase in self.phrases if _kind(phrase) not in self._told]
+        new = [phrase for phrase in phrases if _kind(phrase) not in self._told]
         if new:
             self._told |= {_kind(phrase) for phrase in new}
             notify(told(self._name, new))
@@ -72,7 +94,7 @@ class Watched:
     was taught is told in a notice, each kind once."""
 
     def __init__(self, potential: Potential, skin: float) -> None:
-        self._potential, self._skin, self._watch = potential, skin, Watch(potential, moved=MOVED_IN_ENGINES)
+        self._potential, self._skin, self._watch = potential, skin, Watch(potential, every=ENGINE_CALLS)
         self._evaluate: Evaluator | EngineEvaluator | None = None
 
     def __call__(self, system: System) -> Prediction:
