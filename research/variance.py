@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from mdistill.closed_form.design_matrix import design
+from mdistill.closed_form.posterior import Posterior
 from mdistill.graph import build_graph
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.training.design_matrix import design
-from mdistill.training.posterior import Posterior
 from mdistill.types import System
 
 

@@ -19,8 +19,8 @@ import torch
 
 from benchmarks.record import RESULTS, ROOT, write_record
 from mdistill.analysis.accuracy import Accuracy
+from mdistill.closed_form.linear_fit import fit_closed_form
 from mdistill.data.store import LabelStore
-from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 

@@ -22,9 +22,9 @@ from ase.data import atomic_numbers
 
 from benchmarks.record import ROOT, write_record
 from mdistill.analysis.accuracy import accuracy
+from mdistill.closed_form.linear_fit import fit_closed_form
 from mdistill.graph import make_system
 from mdistill.teachers.models import load
-from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.potential import TrainingResult, evaluate, train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.types import LabelledFrame, Prediction

@@ -20,6 +20,7 @@ import torch
 from benchmarks.record import ROOT, write_record
 from benchmarks.studies.curvature_systems import answered
 from mdistill.analysis.accuracy import accuracy
+from mdistill.closed_form.linear_fit import fit_closed_form
 from mdistill.data.select_frames import select, usable
 from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
@@ -28,7 +29,6 @@ from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers import load_teacher
 from mdistill.teachers.models import load
-from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.potential import MODEL, evaluate, train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.types import LabelledFrame, System

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from mdistill.closed_form.design_matrix import design
+from mdistill.closed_form.linear_fit import fit_closed_form
 from mdistill.graph import build_graph
-from mdistill.training.closed_form import fit_closed_form
-from mdistill.training.design_matrix import design
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 from research.variance import most_uncertain
 from systems import morse_frames

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from laws import assert_close
+from mdistill.closed_form.linear_fit import fit_closed_form
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
@@ -16,7 +17,6 @@ from mdistill.nets.model_files import load_net, save_model
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import MomentSettings, PainnSettings
 from mdistill.training.calibrate import calibrate
-from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.labels import items_of
 from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from laws import assert_close
+from mdistill.closed_form.design_matrix import Products, design, make_products, sum_of_cubes, to_student
+from mdistill.closed_form.linear_fit import fit_closed_form
+from mdistill.closed_form.posterior import POSTERIOR, load_posterior
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.nets.moment import MomentNet
-from mdistill.training.closed_form import fit_closed_form
-from mdistill.training.design_matrix import Products, design, make_products, sum_of_cubes, to_student
-from mdistill.training.posterior import POSTERIOR, load_posterior
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 from mdistill.types import System
 from mdistill.units import VOIGT

@@ -14,12 +14,12 @@ from ase.db import connect
 from ase.io import write
 
 from mdistill import cli
+from mdistill.closed_form.linear_fit import fit_closed_form
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput, MdistillNotice
 from mdistill.labelling.import_labels import MOST_BLOCKS, import_labels, labels_table
 from mdistill.labelling.settings import LabelFileSettings
 from mdistill.runs.results import read_results
-from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.potential import train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.units import BOHR, GPA, HARTREE

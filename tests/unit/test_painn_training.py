@@ -32,7 +32,7 @@ SMALL = TrainSettings(
     held_out=0.2,
     fit=FitSettings(steps=240, batch_size=6, warmup=10, learning_rate=1e-2),
 )
-DIRECT = replace(SMALL, painn=replace(SMALL.painn, direct=True))
+DIRECT = replace(SMALL, painn=replace(SMALL.painn, direct=True), energy_gradient_weight=0.3)
 
 
 @pytest.fixture(scope="module")

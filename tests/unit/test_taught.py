@@ -22,6 +22,7 @@ from mdistill.analysis.taught import (
     taught_of,
     tell_departures,
 )
+from mdistill.closed_form.linear_fit import fit_closed_form
 from mdistill.errors import MdistillNotice
 from mdistill.export.watch import Watch, Watched, tell_committee_spread
 from mdistill.graph import make_system
@@ -31,7 +32,6 @@ from mdistill.settings import to_json
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load
-from mdistill.training.closed_form import fit_closed_form
 from mdistill.training.committee import train_committee
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from systems import dimer, morse_frames, random_box, tiny_net

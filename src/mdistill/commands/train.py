@@ -117,7 +117,7 @@ def main(arguments: list[str]) -> int:
         keep_settings(folder, "train potential", kept, inputs=inputs, paths=("labels", "start_from", "test_file"))
         write_config(folder, "mdistill train potential", given)
         if given.method == "closed-form":
-            from mdistill.training.closed_form import fit_closed_form
+            from mdistill.closed_form.linear_fit import fit_closed_form
 
             result, posterior, within = fit_closed_form(
                 frames, given.settings, folder, closed_form=given.closed_form, stop=stop, **more

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from math import nan
 
 from mdistill.analysis.accuracy import Deviation
+from mdistill.closed_form.posterior import Posterior
 from mdistill.estimates import exactly
 from mdistill.runs.results import Cell, Figure, Results, Series, Table
-from mdistill.training.posterior import Posterior
 from mdistill.training.potential import TrainingResult
 from mdistill.units import GPA
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mdistill.closed_form.posterior import POSTERIOR, load_posterior
 from mdistill.estimates import exactly
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.nets.model_files import read_metadata
@@ -17,7 +18,6 @@ from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult
 from mdistill.teachers.models import find_student
-from mdistill.training.posterior import POSTERIOR, load_posterior
 from mdistill.types import Potential
 
 _POINTS = 600

@@ -1,4 +1,4 @@
-"""The only training loop: AdamW, cosine schedule, moving average of the weights, checkpoints that resume bit for bit.
+"""The only training loop: SOAP (`training.optimiser`), cosine schedule, moving average of the weights, checkpoints.
 
 It knows no product: an objective turns a batch of items into a loss. The order of items and every other random choice depend
 on (seed, epoch) and (seed, step) alone, and with a fixed number of steps the schedule on the step alone. So a resumed training
@@ -32,6 +32,7 @@ from mdistill.notices import notify
 from mdistill.progress import Advance, progress, silent
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.training.budget import TIMED_FROM, TIMED_TO, Clock, Spent, ended_by, remark, retimed, window
+from mdistill.training.optimiser import Optimiser
 from mdistill.training.settings import FitSettings
 
 Item = TypeVar("Item")
@@ -41,8 +42,6 @@ TRAINING = Work(key="training")
 CHECKPOINT, HISTORY = "training.ckpt", "history.json"
 _RECORDS = 25
 _SAVE_SECONDS = 5.0
-_MEMORY = (0.9, 0.99)
-_EPSILON = 1e-8
 
 
 class Objective(Protocol[Item_contra]):
@@ -107,8 +106,7 @@ class _Run(Generic[Module, Item]):
         self.averages: list[Tensor] = [
             q for q, p in zip(self.average.parameters(), module.parameters(), strict=True) if p.requires_grad
         ]
-        self.first: list[Tensor] = [torch.zeros_like(p) for p in self.parameters]
-        self.second: list[Tensor] = [torch.zeros_like(p) for p in self.parameters]
+        self.optimiser = Optimiser(self.parameters)
         self.at = _Progress(total=settings.steps)
         self.saved = time.monotonic()
 
@@ -126,27 +124,13 @@ class _Run(Generic[Module, Item]):
             )
         torch._foreach_mul_(gradients, min(1.0, settings.clip / (norm + 1e-12)))
         with torch.no_grad():
-            self._adamw(gradients, learning_rate(settings, step, self.at.total))
+            rate = learning_rate(settings, step, self.at.total)
+            self.optimiser.step(gradients, step + 1, rate=rate, decay=settings.weight_decay or 0.0)
             torch._foreach_lerp_(self.averages, self.parameters, 1.0 - min(settings.ema, (1.0 + step) / (10.0 + step)))
         self.at.step += 1
         self.at.counted += 1
         for name, value in ({"loss": float(loss.detach())} | measures).items():
             self.at.sums[name] = self.at.sums.get(name, 0.0) + value
-
-    def _adamw(self, gradients: list[Tensor], rate: float) -> None:
-        """m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − rate (m̂/(√v̂ + ε) + decay p), hats: bias corrected.
-
-        I. Loshchilov, F. Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv 1711.05101.
-        """
-        (beta, gamma), t = _MEMORY, self.at.step + 1
-        torch._foreach_lerp_(self.first, gradients, 1.0 - beta)
-        torch._foreach_mul_(self.second, gamma)
-        torch._foreach_addcmul_(self.second, gradients, gradients, 1.0 - gamma)
-        root = torch._foreach_sqrt(self.second)
-        torch._foreach_div_(root, math.sqrt(1.0 - gamma**t))
-        torch._foreach_add_(root, _EPSILON)
-        torch._foreach_mul_(self.parameters, 1.0 - rate * (self.settings.weight_decay or 0.0))
-        torch._foreach_addcdiv_(self.parameters, self.first, root, -rate / (1.0 - beta**t))
 
     def record(self, validation: Sequence[Item], epoch: int) -> None:
         """One row of history: means over the steps since the last row, and the averaged weights on the held-out items."""
@@ -164,7 +148,7 @@ class _Run(Generic[Module, Item]):
         tensors: dict[str, Tensor] = {}
         for part, module in (("module", self.module), ("average", self.average)):
             tensors |= {f"{part}/{name}": value for name, value in module.state_dict().items()}
-        for name, values in (("first", self.first), ("second", self.second)):
+        for name, values in self.optimiser.state.items():
             tensors |= {f"{name}/{k}": value for k, value in enumerate(values)}
         arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
         header = {"progress": asdict(self.at), "sha256": tensor_hash(arrays)}
@@ -186,8 +170,8 @@ class _Run(Generic[Module, Item]):
                 module.load_state_dict(
                     {name[len(part) + 1 :]: value for name, value in tensors.items() if name.startswith(part + "/")}
                 )
-            self.first = [tensors[f"first/{k}"] for k in range(len(self.parameters))]
-            self.second = [tensors[f"second/{k}"] for k in range(len(self.parameters))]
+            for name, values in self.optimiser.state.items():
+                self.optimiser.state[name] = [tensors[f"{name}/{k}"].to(v) for k, v in enumerate(values)]
             held = header["progress"]
             self.at = _Progress(**held | {"spent": Spent(**held.get("spent", {}))})
             self.objective.observe(self.at.history)

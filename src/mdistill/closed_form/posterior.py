@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mdistill.closed_form.design_matrix import Products, design, pairs_and_triples
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.io.files import write_bytes
 from mdistill.nets.model_files import read_header, sealed, tensor_hash
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import MomentSettings
-from mdistill.training.design_matrix import Products, design, pairs_and_triples
 from mdistill.types import System
 
 POSTERIOR = "posterior.safetensors"

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from mdistill.analysis.accuracy import accuracy
 from mdistill.analysis.taught import described
+from mdistill.closed_form.design_matrix import Products, design, make_products, to_student
+from mdistill.closed_form.posterior import POSTERIOR, Posterior, save_posterior
 from mdistill.derivatives import Conservative, potential_of
 from mdistill.graph import build_graph, cast
 from mdistill.interrupt import NEVER, StopRequest
@@ -32,9 +34,7 @@ from mdistill.nets.moment import MomentNet
 from mdistill.nets.settings import MomentSettings
 from mdistill.progress import progress
 from mdistill.training.calibrate import beginnings, moments_of, reference_energies, spread_over
-from mdistill.training.design_matrix import Products, design, make_products, to_student
 from mdistill.training.labels import Item, check_labels, items_of, with_probes
-from mdistill.training.posterior import POSTERIOR, Posterior, save_posterior
 from mdistill.training.potential import MODEL, TrainingResult, curvature_error, evaluate, parity
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 from mdistill.training.split import split_blocks

@@ -1,0 +1,1 @@
+"""Students linear in their features, fitted in closed form, and the uncertainty that follows."""
