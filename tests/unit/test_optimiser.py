@@ -19,7 +19,7 @@ def gradients(shape: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 def run(shape: tuple[int, ...], given: list[torch.Tensor]) -> torch.Tensor:
-    parameter = torch.ones(shape, dtype=torch.float64)
+    parameter = torch.ones(shape, dtype=given[0].dtype)
     optimiser = Optimiser([parameter])
     for number, gradient in enumerate(given, 1):
         optimiser.step([gradient], number, rate=RATE, decay=DECAY)
@@ -33,13 +33,16 @@ def test_a_matrix_follows_the_published_update():
         g = gradient.numpy()
         left, right = 0.95 * left + 0.05 * g @ g.T, 0.95 * right + 0.05 * g.T @ g
         if t == 1:
-            turn_left, turn_right = np.linalg.eigh(left)[1], np.linalg.eigh(right)[1]
+            turn_left, turn_right = np.linalg.eigh(left)[1][:, ::-1], np.linalg.eigh(right)[1][:, ::-1]
         elif t % 10 == 0:
-            turn_left, turn_right = np.linalg.qr(left @ turn_left)[0], np.linalg.qr(right @ turn_right)[0]
+            rows = np.argsort(-np.diag(turn_left.T @ left @ turn_left))
+            columns = np.argsort(-np.diag(turn_right.T @ right @ turn_right))
+            second = second[rows][:, columns]
+            turn_left, turn_right = (np.linalg.qr(m)[0] for m in (left @ turn_left[:, rows], right @ turn_right[:, columns]))
         first = 0.95 * first + 0.05 * g
         second = 0.95 * second + 0.05 * (turn_left.T @ g @ turn_right) ** 2
         hat = (turn_left.T @ first @ turn_right) / (1 - 0.95**t) / (np.sqrt(second / (1 - 0.95**t)) + 1e-8)
-        weights = weights - RATE * DECAY * weights - RATE * turn_left @ hat @ turn_right.T
+        weights = weights - RATE * DECAY * weights - RATE * turn_left @ hat.clip(-1, 1) @ turn_right.T
     assert np.allclose(found.numpy(), weights, atol=1e-10)
 
 
@@ -73,6 +76,19 @@ def turned(widest: int, monkeypatch: pytest.MonkeyPatch) -> float:
 
 def test_the_basis_of_a_weight_matrix_does_not_matter(monkeypatch):
     assert turned(256, monkeypatch) < 1e-6
+
+
+def test_directions_without_gradient_do_not_disturb_the_rest():
+    """The first gradient has one direction, later ones have all: no weight moves further than a learning rate, on average."""
+    generator = torch.Generator().manual_seed(2)
+    given = [torch.outer(*torch.randn(2, 6, generator=generator))] * 9 + [
+        torch.randn(6, 6, generator=generator) for _ in range(20)
+    ]
+    before, longest = run((6, 6), given[:1]), 0.0
+    for number in range(2, len(given) + 1):
+        after = run((6, 6), given[:number])
+        longest, before = max(longest, float((after - before).norm())), after
+    assert longest < RATE * 6.0 + RATE * DECAY * float(before.norm())
 
 
 @pytest.mark.planted

@@ -30,7 +30,7 @@ SMALL = TrainSettings(
     net="painn",
     painn=PainnSize(width=12, layers=2, radial=8),
     held_out=0.2,
-    fit=FitSettings(steps=240, batch_size=6, warmup=10, learning_rate=1e-2),
+    fit=FitSettings(steps=400, batch_size=6, warmup=10, learning_rate=4e-3),
 )
 DIRECT = replace(SMALL, painn=replace(SMALL.painn, direct=True), energy_gradient_weight=0.3)
 

@@ -64,7 +64,7 @@ POTENTIALS: dict[str, PotentialKind] = {
         calibrate="mdistill.training.calibrate:calibrate_moments", kernel="mdistill.nets.compiled:compiled_moment",
         gpu_kernel="mdistill.nets.gpu:gpu_moment",
     ),
-    "painn": PotentialKind(settings=_SETTINGS + "PainnSettings", net="mdistill.nets.painn:PainnNet", rates=(2e-3, 0.01)),
+    "painn": PotentialKind(settings=_SETTINGS + "PainnSettings", net="mdistill.nets.painn:PainnNet", rates=(4e-3, 0.01)),
 }  # fmt: skip
 """Kinds of potential."""
 MAPS: dict[str, MapKind] = {

@@ -4,10 +4,12 @@ Symbols: G gradient of a weight matrix [in, out]; Q_L, Q_R eigenvectors of L, R;
 
     L ← γ L + (1−γ) G Gᵀ       R ← γ R + (1−γ) Gᵀ G        Q ← orthogonal factor of L Q, of R Q: every 10 steps
     M ← β M + (1−β) G          V ← γ V + (1−γ) G′²         G′ = Q_Lᵀ G Q_R
-    W ← (1 − rate · decay) W − rate Q_L (M̂′ / (√V̂ + ε)) Q_Rᵀ                        hats: over 1 − β^t, 1 − γ^t
+    W ← (1 − rate · decay) W − rate Q_L N Q_Rᵀ     N = M̂′ / (√V̂ + ε), cut to [−1, 1]     hats: over 1 − β^t, 1 − γ^t
 
-Bases cost two small products a step and one orthogonal factor every tenth. Vectors, and sides of more than `WIDEST` numbers,
-keep their own basis: there it is AdamW.
+Columns of Q are in the order of falling size, with the rows or columns of V beside them: in another order the factor would begin
+with directions that have no gradient, and mix these with the rest. With β = γ, |N| ≤ 1 in a basis that stays; the cut acts where
+it has just changed. Bases cost two small products a step and one orthogonal factor every tenth. Vectors, and sides of more than
+`WIDEST` numbers, keep their own basis: there it is AdamW.
 
 References:
     N. Vyas et al., SOAP: improving and stabilizing Shampoo using Adam, ICLR 2025, arXiv 2409.11321.
@@ -57,20 +59,24 @@ class Optimiser:
             squares = self.state["second"][k]
             turned = self._turn(k, gradient)
             squares.mul_(_GAMMA).addcmul_(turned, turned, value=1.0 - _GAMMA)
-            moved = self._turn(k, self.state["first"][k]) / (squares.sqrt() / second + _EPSILON)
-            parameter.sub_(self._turn(k, moved, back=True), alpha=rate * first)
+            moved = first * self._turn(k, self.state["first"][k]) / (squares.sqrt() / second + _EPSILON)
+            parameter.sub_(self._turn(k, moved.clamp_(-1.0, 1.0), back=True), alpha=rate)
 
     def _follow(self, k: int, gradient: Tensor, number: int) -> None:
         """L and R with this gradient; their bases at the first and at every tenth step."""
-        for name, matrix in (("left", gradient), ("right", gradient.mT if gradient.dim() > 1 else gradient)):
-            mean, basis = self.state[name][k], self.state[f"{name}_basis"][k]
+        if gradient.dim() < 2:
+            return
+        for name, side, matrix in (("left", -2, gradient), ("right", -1, gradient.mT)):
+            mean, basis, squares = self.state[name][k], self.state[f"{name}_basis"][k], self.state["second"][k]
             if mean.numel() == 0:
                 continue
             mean.lerp_(matrix @ matrix.mT, 1.0 - _GAMMA)
             if number == 1:
-                basis.copy_(torch.linalg.eigh(mean)[1])
+                basis.copy_(torch.linalg.eigh(mean)[1].flip(-1))
             elif number % _EVERY == 0:
-                basis.copy_(torch.linalg.qr(mean @ basis)[0])
+                order = (basis * (mean @ basis)).sum(-2).argsort(-1, descending=True)
+                squares.copy_(squares.gather(side, order.unsqueeze(-3 - side).expand_as(squares)))
+                basis.copy_(torch.linalg.qr(mean @ basis.gather(-1, order.unsqueeze(-2).expand_as(basis)))[0])
 
     def _turn(self, k: int, matrix: Tensor, *, back: bool = False) -> Tensor:
         """A matrix in the basis of parameter k, or back from it."""
