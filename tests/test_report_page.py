@@ -231,6 +231,16 @@ def test_the_same_results_give_the_same_bytes(folder: Path) -> None:
     assert render(small) == render(small)
 
 
+def test_the_cells_of_a_table_are_formatted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a cell made a page of 300 rows take minutes."""
+    formatted = []
+    monkeypatch.setattr(page, "shown_rows", lambda table: formatted.append(table.name) or tables.shown_rows(table))
+    monkeypatch.setattr(page, "numeric_columns", lambda known: formatted.append("columns") or {1})
+    ranking = Table("ranking", "Ranking", "screening", ["rank", "value"], [[k, float(k)] for k in range(50)])
+    text = render(Results(command="screen", tables=[ranking], provenance={}))
+    assert formatted == ["ranking", "columns"] and text.count('<td class="n">') == 50
+
+
 def test_misfitting_tables_and_figures_are_refused() -> None:
     table = Table(name="t", title="t", section="ladder", columns=["a", "b"], rows=[["1"]])
     with pytest.raises(BadInput, match="table 't'"):

@@ -64,23 +64,35 @@ def test_a_folder_of_good_files_ends_with_0(folder):
     assert cli.run(["screen", *(str(folder / f"{name}.cif") for name in NAMES)]) == 0
 
 
+@pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_what_a_terminal_shows_is_aligned(folder, width, capsys):
-    results = screen([folder])
-    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
-    from mdistill.report.terminal import print_table
-    from mdistill.transport.tables import narrow_table
-
-    print_table(narrow_table(results, width=width), console)
+def test_what_a_terminal_shows_is_aligned(folder, width, terminal, monkeypatch):
+    """A table of at most 20 rows that fits, in a pipe of a given width too, whatever the length of the files' names."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("mdistill.commands.screen.SHOWN", 2)
+    deep = folder / ("a long name of a folder " * 2)
+    (folder / "deep").rename(deep)
+    for name in NAMES:
+        (folder / f"{name}.cif").rename(deep / f"{name}.cif")
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=width, color_system=None)
+    show(screen([folder]), folder, console)
     lines = console.file.getvalue().splitlines()
-    assert max(map(cell_len, lines)) <= width
     head = next(line for line in lines if line.startswith("rank"))
     rows = [line for line in lines if line[:1].isdigit()]
+    assert max(map(cell_len, [head, *rows])) <= width
     place = head.index("log10 σ")
-    assert len(rows) == 4 and all(row[place] in "−-0123456789" and row[place - 1] == " " for row in rows)
+    assert len(rows) == 2 and all(row[place] in "−-0123456789" and row[place - 1] == " " for row in rows)
+    assert all(".cif" in row and "…" in row for row in rows)
     assert ("95 %" in head) == (width >= 60) and ("formula" in head) == (width >= 110)
-    show(results, most=2)
-    assert "… and 2 more" in capsys.readouterr().out
+    assert "… and 2 more in screen.csv" in lines and "… and 1 more in results.json" in lines
+
+
+def test_a_pipe_without_a_width_has_whole_names(folder, monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("mdistill.commands.screen.SHOWN", 2)
+    assert cli.run(["screen", str(folder)]) == 2
+    said = capsys.readouterr().out
+    assert "Li10GeP2S12.cif" in said and "formula" in said and "… and 2 more in screen.csv, which --out FOLDER writes" in said
 
 
 def test_many_structures_of_one_file_each_get_a_row(tmp_path):

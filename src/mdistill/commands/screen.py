@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, write_config
 
-SHOWN = 25
-"""Rows printed where a file holds them all."""
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mdistill.runs.results import Results
+
+SHOWN = 20
+"""Rows of a table that are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,7 @@ def main(arguments: list[str]) -> int:
     results = screen(given.files, species=given.species, model=given.model)
     results = stamped(results, given, repeat="mdistill screen " + shlex.join(arguments))
     refused = int(results.values["structures_refused"].value or 0)
-    show(results, most=None if folder is None else SHOWN)
+    show(results, folder)
     if folder is not None:
         from mdistill.io.files import write_text
         from mdistill.transport.tables import screen_csv
@@ -65,19 +71,23 @@ def main(arguments: list[str]) -> int:
     return 2 if refused else 0
 
 
-def show(results, *, most: int | None) -> None:  # type: ignore[no-untyped-def]
-    """Print the first rows, what was refused, and the notes."""
+def show(results: Results, folder: Path | None, console: Console | None = None) -> None:
+    """Print the first rows of the ranking and of what was refused, where the others are, and the notes."""
     from rich.console import Console
 
-    from mdistill.report.terminal import print_table
+    from mdistill.report.terminal import fitted, print_table, width_of
     from mdistill.transport.tables import NAME, narrow_table
 
-    console = Console()
-    print_table(narrow_table(results, width=console.width, most=most), console)
-    rows = len(next(table for table in results.tables if table.name == NAME).rows)
-    if most is not None and rows > most:
-        print(f"… and {rows - most} more\n")
-    for table in (one for one in results.tables if one.name != NAME):
-        print_table(table, console)
+    console = console or Console()
+    for table in results.tables:
+        ranking = table.name == NAME
+        shown = narrow_table(results, width=width_of(console)) if ranking else table
+        shown = dataclasses.replace(shown, rows=shown.rows[:SHOWN])
+        print_table(fitted(shown, "file", width_of(console)) if ranking else shown, console)
+        if (more := len(table.rows) - SHOWN) > 0:
+            file = "screen.csv" if ranking else "results.json"
+            console.print(
+                f"… and {more} more in {file}" + ("" if folder else ", which --out FOLDER writes") + "\n", highlight=False
+            )
     for note in results.notes:
-        print(f"note: {note}")
+        console.print(f"note: {note}", highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mdistill.report.figures import figure_svg, write_svg_files
 from mdistill.report.headlines import headlines
 from mdistill.report.ladder import all_tables, ladder_svg
 from mdistill.report.scene import legend, scene_data, scene_svg
-from mdistill.report.tables import BELOW_DETECTION, flat_texts, limit_text, show, shown_rows
+from mdistill.report.tables import BELOW_DETECTION, Shown, flat_texts, limit_text, show, shown_rows
 from mdistill.runs.results import Figure, Results, Scene, Table, add_to_run, read_results
 
 SECTIONS = {
@@ -169,10 +170,9 @@ def gauge(gate: Gate) -> float | None:
     return min(100.0, 80.0 * value / limit)
 
 
-def numeric_columns(table: Table) -> set[int]:
+def numeric_columns(rows: Sequence[Sequence[Shown]]) -> set[int]:
     """Indices of the columns of numbers and gaps, which are right-aligned."""
-    columns = list(zip(*shown_rows(table), strict=True))
-    return {i for i, column in enumerate(columns) if i and all(c.numeric for c in column)}
+    return {i for i, column in enumerate(zip(*rows, strict=True)) if i and all(c.numeric for c in column)}
 
 
 def chapters(results: Results) -> list[Chapter]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,34 @@ def print_table(table: Table, console: Console | None = None) -> None:
         soft_wrap=not (console.is_terminal or _told_width()),
     )
     _print_rows(table.columns, [[cell.text for cell in row] for row in shown_rows(table)], console)
+
+
+def width_of(console: Console) -> int | None:
+    """Columns that tables have to fit in; None where lines are never cut: a pipe without a given width."""
+    return console.width if console.is_terminal or _told_width() else None
+
+
+def fitted(table: Table, column: str, width: int | None) -> Table:
+    """The table with the texts of one column cut at their beginning, down to 8 letters, so that it fits this width."""
+    from rich.cells import cell_len
+
+    if width is None:
+        return table
+    place = table.columns.index(column)
+    texts = [table.columns, *([cell.text for cell in row] for row in shown_rows(table))]
+    taken = [max(map(cell_len, one)) for one in zip(*texts, strict=True)]
+    room = max(width - 2 * (len(taken) - 1) - sum(taken) + taken[place], 8)
+    rows = [[_end_of(str(cell), room) if k == place else cell for k, cell in enumerate(row)] for row in table.rows]
+    return replace(table, rows=rows)
+
+
+def _end_of(text: str, room: int) -> str:
+    from rich.cells import cell_len
+
+    cut = text
+    while cell_len(cut) > room - (cut != text):
+        cut = cut[1:]
+    return cut if cut == text else f"…{cut}"
 
 
 def _verdict(gate: Gate) -> str:

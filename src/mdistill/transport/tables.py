@@ -127,13 +127,12 @@ def _tenth(value: Any) -> str:
     return f"{float(value):.1f}".replace("-", _MINUS)
 
 
-def narrow_table(results: Results, *, width: int, most: int | None = None) -> Table:
+def narrow_table(results: Results, *, width: int | None = None) -> Table:
     """The ranking with the columns that a terminal of this width has room for.
 
     Args:
         results: Results of a screening.
-        width: Columns of the terminal.
-        most: Largest number of rows.
+        width: Columns of the terminal (default: no limit).
     """
     table = next(one for one in results.tables if one.name == NAME)
     place = {name: k for k, name in enumerate(table.columns)}
@@ -144,10 +143,10 @@ def narrow_table(results: Results, *, width: int, most: int | None = None) -> Ta
         "below (%)": itemgetter(place["below detection (%)"]),
         "applicable": lambda row: "yes" if row[place["applicable"]] == "yes" else "no",
     }
-    left_out = {"formula"} if width < 110 else set()
-    left_out |= {"95 %", "below (%)", "applicable"} if width < 60 else set()
+    left_out = {"formula"} if width is not None and width < 110 else set()
+    left_out |= {"95 %", "below (%)", "applicable"} if width is not None and width < 60 else set()
     columns = [name for name in shown if name not in left_out]
-    rows = [[shown[name](row) for name in columns] for row in table.rows[:most]]
+    rows = [[shown[name](row) for name in columns] for row in table.rows]
     title = "Conductivity at 300 K, predicted from measured ones: log10 of S/cm ± 68 %"
     return Table(NAME, title, table.section, columns, rows)
 
