@@ -20,7 +20,7 @@ import mdistill
 from conductors import cif, conductor
 from mdistill import cli
 from mdistill.commands.screen import show
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, BlowUp
 from mdistill.workflows.screen import screen, structure_files
 
 NAMES = ("Li6PS5Cl", "Li10GeP2S12", "Li7La3Zr2O12, tetragonal", "Li3YCl6")
@@ -108,19 +108,22 @@ def test_many_structures_of_one_file_each_get_a_row(tmp_path):
 
 
 def test_partial_occupancies_need_no_ordering_and_low_symmetry_of_orderings_is_not_used(tmp_path):
-    """A distorted argyrodite (P1) is asked for by composition alone, so that its value stays near that of the average structure."""
+    """Distorted cells (P1) are asked for by composition alone, so that all of them get one value."""
     (tmp_path / "average.cif").write_text(cif(conductor("Li7La3Zr2O12, tetragonal")))
     from mdistill.io.structures import read_structure, to_atoms
 
     atoms = to_atoms(read_structure(tmp_path / "average.cif"))
-    atoms.positions += np.random.default_rng(0).normal(scale=0.05, size=atoms.positions.shape)
-    write(tmp_path / "p1.vasp", atoms, format="vasp")
+    for seed, name in enumerate(("p1.vasp", "also_p1.vasp")):
+        moved = atoms.copy()
+        moved.positions += np.random.default_rng(seed).normal(scale=0.05, size=atoms.positions.shape)
+        moved.set_cell(moved.cell * (1.0 + 0.01 * seed), scale_atoms=True)
+        write(tmp_path / name, moved, format="vasp")
     table = screen([tmp_path]).tables[0]
     rows = {str(row[1]): dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert rows["p1.vasp"]["basis"] == "composition" and rows["p1.vasp"]["space group"] == 1
     assert rows["average.cif"]["basis"] == "symmetry"
-    values = [row["log10 σ(300 K) (S/cm)"].value for row in rows.values()]
-    assert abs(values[0] - values[1]) < 1.0
+    values = {name: row["log10 σ(300 K) (S/cm)"].value for name, row in rows.items()}
+    assert values["p1.vasp"] == values["also_p1.vasp"] != values["average.cif"]
 
 
 def test_the_order_of_files_changes_nothing(folder):
@@ -186,3 +189,23 @@ def test_cifs_of_obelix_that_were_refused_are_read(tmp_path):
     assert {str(row[1]) for row in ranked.rows} == {"13q.cif", "9rc.cif", "ik8.cif", "mtn.cif"}
     assert all("full site in the middle" in str(row[-1]) for row in ranked.rows)
     assert [row[0] for row in unread.rows] == ["5tl.cif"]
+
+
+def test_the_best_go_on_to_distill_and_one_that_fails_stops_none(folder, tmp_path, monkeypatch, capsys):
+    """The flags of `mdistill distill` for each, best first; the exit status is that of the worst."""
+    ran = []
+
+    def distill(words):
+        ran.append(words)
+        if len(ran) == 1:
+            raise BlowUp(3, "too hot")
+        return 0
+
+    monkeypatch.setattr("mdistill.commands.distill.main", distill)
+    assert cli.run(["screen", str(folder), "--out", str(tmp_path / "out"), "--then", "distill", "--top", "2"]) == 3
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "screen.csv").read_text(encoding="utf-8"))))
+    best = [str(folder / row["file"]) for row in rows if row["applicable"] == "yes"][:2]
+    assert [words[:3] for words in ran] == [[path, "--mobile", "Li"] for path in best]
+    assert ran[0][4] == str(tmp_path / "out" / "distill" / Path(best[0]).stem)
+    assert "too hot" in capsys.readouterr().err
+    assert cli.run(["screen", str(folder), "--then", "distill"]) == 2 and "--out" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from conductors import cif, conductor
 from mdistill import cli
 from mdistill.errors import BadInput
 from mdistill.io.structures import from_atoms, read_structure
-from mdistill.transport.features import SYMMETRY_COLUMNS, Material, element_properties, features, material_of
+from mdistill.transport.features import STRUCTURE_COLUMNS, Material, element_properties, features, material_of
 from mdistill.transport.fit import (
     Labels,
     conformal_factors,
@@ -191,7 +191,7 @@ def test_rotation_translation_and_order_of_sites_change_nothing(name, tmp_path):
     moved = dataclasses.replace(crystal, cell=crystal.cell @ Rotation.random(random_state=1).as_matrix().T, sites=tuple(sites))
     first, second = row_of(material_of(crystal)), row_of(material_of(moved))
     np.testing.assert_allclose(second, first, rtol=1e-5, atol=1e-5)
-    assert first[-SYMMETRY_COLUMNS] > 15
+    assert first[2 - STRUCTURE_COLUMNS] > 15
     one, other = predict(shipped_model(), [material_of(crystal), material_of(moved)])
     assert other.value == pytest.approx(one.value, abs=1e-5)
 
@@ -400,7 +400,7 @@ def test_the_training_command_on_a_small_table(tmp_path, capsys):
         "3",
     ]
     assert cli.run(words) == 0
-    assert "with lattice and space group" in capsys.readouterr().out
+    assert "with density, lattice and space group" in capsys.readouterr().out
     assert load_transport(tmp_path / "out" / "transport.mdistill").bases["composition"].forest.trees == 3
     assert cli.run(["train", "transport", "--data", str(tmp_path / "out"), "--out", str(tmp_path / "no")]) == 2
 

@@ -94,3 +94,11 @@ def test_measured_values_of_the_composition_alone(tmp_path: Path) -> None:
     assert drawn.citations == ["obelix"] and "OBELiX" in drawn.figures[0].caption
     values = {"a": Estimate(value=1.0, error=None, unit="")}
     assert with_measurements(Results(command="x", values=values), numbers, tmp_path).citations == []
+
+
+def test_measured_values_of_a_formula_with_brackets(tmp_path: Path) -> None:
+    (tmp_path / "obelix").mkdir()
+    table = "ID,Reduced Composition,True Composition,Ionic conductivity (S cm-1),DOI\na,LiTi2(PO4)3,Li6.0Ti12.0P18.0O72.0,2e-8,10.1/x\n"
+    (tmp_path / "obelix" / "all.csv").write_text(table, encoding="utf-8")
+    found = measured_conductivities([3] * 6 + [22] * 12 + [15] * 18 + [8] * 72, tmp_path)
+    assert [one.conductivity for one in found] == pytest.approx([2e-5])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, write_config
+from mdistill.errors import BadInput, Interrupted, MdistillError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +35,10 @@ class ScreenArguments:
     """Folder for screen.csv, results.json and report.html (default: print only)."""
     model: Path | None = None
     """Model file of `mdistill train transport` (default: that of the package)."""
+    then: Literal["distill"] | None = None
+    """Job for the best structures, one after the other, each in a folder below --out."""
+    top: int = 5
+    """Number of structures that --then takes, of those to which the model is applicable."""
 
 
 HELP = """\
@@ -46,8 +52,9 @@ ranked, and the exit status is 2.
 examples:
   mdistill screen candidates/ --species Li --out runs/screen
   mdistill screen a.cif b.cif POSCAR frames.extxyz
+  mdistill screen candidates/ --out runs/screen --then distill --top 3
 """
-GROUPS = {"what": ("species", "model"), "run": ("out",)}
+GROUPS = {"what": ("species", "model"), "run": ("out", "then", "top")}
 
 
 def main(arguments: list[str]) -> int:
@@ -55,6 +62,8 @@ def main(arguments: list[str]) -> int:
     given = parse(ScreenArguments, arguments, program="mdistill screen", description=HELP, groups=GROUPS)
     from mdistill.workflows.screen import screen
 
+    if given.then and given.out is None:
+        raise BadInput("--then", "given without --out", allowed="a folder for its runs", fix="add --out runs/screen")
     folder = None if given.out is None else output_folder(given.out)
     results = screen(given.files, species=given.species, model=given.model)
     results = stamped(results, given, repeat="mdistill screen " + shlex.join(arguments))
@@ -68,7 +77,35 @@ def main(arguments: list[str]) -> int:
         write_text(folder / "screen.csv", screen_csv(results))
         print(f"all columns: {folder / 'screen.csv'}")
     finish(results, folder, report=True, sections=("unread",))
-    return 2 if refused else 0
+    status = 2 if refused else 0
+    return max(status, *distill_best(given, results)) if given.then else status
+
+
+def distill_best(given: ScreenArguments, results: Any) -> list[int]:
+    """Run `mdistill distill` on the best structures, as its command line would; the exit status of each.
+
+    One that fails is told, and the next one begins.
+    """
+    from mdistill.commands.distill import main as distill
+    from mdistill.transport.tables import best_names
+
+    statuses = [0]
+    for name in best_names(results, given.top):
+        inside = given.files[0] / name
+        path = inside if given.files[0].is_dir() and inside.is_file() else Path(name)
+        if not path.is_file():
+            print(f"not distilled: {name} is one of several structures in a file; write it to a file of its own")
+            continue
+        words = [str(path), "--mobile", given.species, "--out", str(Path(given.out or ".") / "distill" / path.stem)]
+        print(f"mdistill distill {shlex.join(words)}")
+        try:
+            statuses.append(distill(words))
+        except Interrupted:
+            raise
+        except MdistillError as error:
+            print(f"mdistill distill: {error}", file=sys.stderr)
+            statuses.append(error.exit_status)
+    return statuses
 
 
 def show(results: Results, folder: Path | None, console: Console | None = None) -> None:

@@ -26,7 +26,7 @@ class TrainTransportArguments:
 
 HELP = """\
 Fit the predictor that `mdistill screen` uses: extremely randomised trees on composition, density, lattice and space group of
-every measured conductivity of OBELiX (599 Li conductors), once with and once without lattice and space group. Whole groups of
+every measured conductivity of OBELiX (599 Li conductors), and trees on composition alone. Whole groups of
 equal composition or paper are held out to set the intervals. Takes half a minute. The model of the package was made like this.
 
 examples:

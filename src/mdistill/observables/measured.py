@@ -46,7 +46,8 @@ def measured_conductivities(numbers: Sequence[int], data: Path | None = None) ->
     wanted, found = _fractions(Counter(chemical_symbols[z] for z in numbers)), list[Measurement]()
     with open(folder / _TABLE, encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
-            parts = _fractions({element: float(n or 1) for element, n in _PART.findall(row["Reduced Composition"])})
+            formula = row.get("True Composition") or row["Reduced Composition"]  # the reduced one may have brackets
+            parts = _fractions({element: float(n or 1) for element, n in _PART.findall(formula)})
             text = row["Ionic conductivity (S cm-1)"].strip()
             same = parts.keys() == wanted.keys() and all(abs(parts[e] - wanted[e]) < _SAME for e in wanted)
             if same and text:

@@ -29,8 +29,9 @@ PROPERTIES = (
     "X", "atomic_mass", "mendeleev_no", "row", "group", "atomic_radius", "average_ionic_radius", "Z", "molar_volume",
 )  # fmt: skip
 """Properties of the elements by their names in pymatgen."""
-SYMMETRY_COLUMNS = 7
-"""Number of columns at the end that need the space group: number, crystal system, two ratios, three lengths."""
+STRUCTURE_COLUMNS = 9
+"""Number of columns at the end that are not of the composition: volume per atom, mobile ions per volume, number of the space
+group, crystal system, two ratios and three lengths of the conventional cell."""
 TOLERANCE = 0.01
 """Å; distance within which atoms count as images of each other by symmetry."""
 MOST_SITES = 2000
@@ -126,7 +127,7 @@ def element_properties() -> Float[np.ndarray, "119 property"]:
 def features(
     materials: Sequence[Material], elements: Sequence[int], properties: Float[np.ndarray, "119 property"], *, mobile: int
 ) -> Float[np.ndarray, "material feature"]:
-    """Features of materials, float32; the last SYMMETRY_COLUMNS need the space group.
+    """Features of materials, float32; the last STRUCTURE_COLUMNS need more than the composition.
 
     Args:
         materials: The materials.

@@ -14,14 +14,14 @@ Reference: Lee, Barber & Willett, arXiv 2306.06342 (2023); Dunn, Wasserman & Ram
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mdistill.errors import BadInput, MissingPackage
-from mdistill.transport.features import SYMMETRY_COLUMNS, element_properties, features, material_of_entry
+from mdistill.transport.features import STRUCTURE_COLUMNS, element_properties, features, material_of_entry
 from mdistill.transport.forest import Forest, forest_of, tree_values
 from mdistill.transport.model import Basis, Distances, TransportModel
 from mdistill.transport.obelix import SAME, Entry, fractions_of, group_entries
@@ -106,7 +106,7 @@ def conformal_factors(
 
 
 def train_transport(entries: Sequence[Entry], settings: TransportSettings, *, mobile: int = 3) -> TransportModel:
-    """Forests on all entries, with and without lattice and space group, and their intervals from grouped cross-validation.
+    """Forests on all entries, with the structure and on composition alone, and their intervals from grouped cross-validation.
 
     Raises:
         BadInput: Fewer groups than folds.
@@ -119,12 +119,13 @@ def train_transport(entries: Sequence[Entry], settings: TransportSettings, *, mo
     properties = element_properties()
     columns = features([material_of_entry(entry) for entry in entries], elements, properties, mobile=mobile)
     bases = {}
-    for name, width in (("symmetry", columns.shape[1]), ("composition", columns.shape[1] - SYMMETRY_COLUMNS)):
-        part = columns[:, :width]
-        held = held_out_values(part, labels, settings, seed=settings.seed)
+    for name, part, how in (
+        ("symmetry", columns, settings), ("composition", columns[:, :-STRUCTURE_COLUMNS], replace(settings, share=1.0))
+    ):  # fmt: skip
+        held = held_out_values(part, labels, how, seed=settings.seed)
         factors = conformal_factors(held[:, 0] - labels.target, held[:, 1], labels.group)
         bases[name] = Basis(
-            forest=fit_forest(part, labels, settings, seed=settings.seed), factors=factors,
+            forest=fit_forest(part, labels, how, seed=settings.seed), factors=factors,
             error=float(np.abs(held[:, 0] - labels.target).mean()),
         )  # fmt: skip
     fractions = fractions_of(compositions)

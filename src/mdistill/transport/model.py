@@ -16,7 +16,7 @@ from jaxtyping import Float
 from mdistill.errors import BadInput
 from mdistill.io.files import write_bytes
 from mdistill.nets.model_files import FORMAT, read_metadata, read_tensors, sealed, tensor_hash
-from mdistill.transport.features import PROPERTIES, SYMMETRY_COLUMNS
+from mdistill.transport.features import PROPERTIES, STRUCTURE_COLUMNS
 from mdistill.transport.forest import FIELDS, Forest, check_forest
 
 KIND = "transport"
@@ -58,7 +58,7 @@ class TransportModel:
         mobile: Atomic number of the mobile ion.
         elements: Atomic numbers that training knew.
         properties: Of the elements, see `element_properties`.
-        bases: "symmetry" uses lattice and space group, "composition" does not.
+        bases: "symmetry" uses density, lattice and space group, "composition" the composition alone.
         known: The compositions of training.
         scatter: Half width of the narrowest intervals (LEVELS), decades: how far measurements of one composition differ.
         header: Header of its file; {} where it was not read from one.
@@ -124,11 +124,11 @@ def load_transport(path: Path) -> TransportModel:
 
 def _model(path: Path, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> TransportModel:
     settings, elements, targets = header["settings"], [int(z) for z in header["elements"]], tensors["known.targets"]
-    columns = len(elements) + 6 * len(PROPERTIES) + 2 + SYMMETRY_COLUMNS
+    columns = len(elements) + 6 * len(PROPERTIES) + STRUCTURE_COLUMNS
     bases = {}
     for name in BASES:
         forest = Forest(**{part: tensors[f"{name}.{part}"] for part in FIELDS})
-        check_forest(forest, columns - (SYMMETRY_COLUMNS if name == "composition" else 0), path)
+        check_forest(forest, columns - (STRUCTURE_COLUMNS if name == "composition" else 0), path)
         factors = tuple(float(one) for one in settings["factors"][name])
         bases[name] = Basis(forest=forest, factors=factors, error=float(settings["errors"][name]))
     if settings["properties"] != list(PROPERTIES) or tensors["properties"].shape != (119, len(PROPERTIES)):

@@ -10,7 +10,7 @@ import numpy as np
 from mdistill.crystals.crystal import Crystal, reduced_formula
 from mdistill.crystals.task_checks import check_bulk
 from mdistill.errors import BadInput
-from mdistill.transport.features import SYMMETRY_COLUMNS, Material, features
+from mdistill.transport.features import STRUCTURE_COLUMNS, Material, features
 from mdistill.transport.forest import tree_values
 from mdistill.transport.model import TransportModel
 from mdistill.transport.settings import FLOOR, SPREAD
@@ -71,7 +71,7 @@ def predict(model: TransportModel, materials: Sequence[Material]) -> list[RoomCo
     given: list[RoomConductivity | None] = [None] * len(materials)
     for name, basis in model.bases.items():
         chosen = [k for k, one in enumerate(materials) if one.symmetry_known == (name == "symmetry")]
-        part = columns[chosen] if name == "symmetry" else columns[chosen][:, :-SYMMETRY_COLUMNS]
+        part = columns[chosen] if name == "symmetry" else columns[chosen][:, :-STRUCTURE_COLUMNS]
         values = tree_values(basis.forest, part)
         for k, one in zip(chosen, values, strict=True):
             given[k] = _conductivity(model, materials[k], one, name, basis.factors)

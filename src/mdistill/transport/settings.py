@@ -23,6 +23,6 @@ class TransportSettings:
     folds: int = setting(10, least=2, most=100)
     """Folds of the grouped cross-validation that sets the intervals."""
     share: float = setting(0.3, above=0.0, most=1.0)
-    """Share of the features that a node tries."""
+    """Share of the features that a node tries; of the composition alone it tries all."""
     seed: int = setting(0, least=0, most=SEEDS)
     """Seed of trees and folds."""

@@ -81,14 +81,16 @@ def notes(ranked: Sequence[Candidate], model: TransportModel) -> list[str]:
     if without:
         texts.append(
             f"{without} of {len(ranked)} structures are ordered and triclinic or monoclinic. Such a cell may be one ordering of a"
-            " disordered crystal, so lattice and space group were not used (column basis)"
+            " disordered crystal, so the composition alone was used (column basis)"
         )
     return texts
 
 
 _EQUAL = 0.002
 """Distance below which a composition counts as one of the training set."""
-_BASES = {"symmetry": "with lattice and space group", "composition": "without them"}
+_DRAWN = 60
+"""Number of structures in the figure."""
+_BASES = {"symmetry": "with density, lattice and space group", "composition": "composition alone"}
 
 
 def _left_out(count: int) -> list[str]:
@@ -151,6 +153,13 @@ def narrow_table(results: Results, *, width: int | None = None) -> Table:
     return Table(NAME, title, table.section, columns, rows)
 
 
+def best_names(results: Results, most: int) -> list[str]:
+    """Names of the best structures to which the model is applicable."""
+    table = next(one for one in results.tables if one.name == NAME)
+    name, applicable = table.columns.index("file"), table.columns.index("applicable")
+    return [str(row[name]) for row in table.rows if row[applicable] == "yes"][:most]
+
+
 def screen_csv(results: Results) -> str:
     """The ranking as CSV with plain column names, for spreadsheets and pandas."""
     table = next(one for one in results.tables if one.name == NAME)
@@ -177,15 +186,15 @@ def fit_results(model: TransportModel, entries: Sequence[Entry]) -> Results:
 
 
 def _figure(ranked: Sequence[Candidate]) -> Figure:
-    """Conductivity against rank with 68 % intervals, one series for each basis."""
-    series = []
+    """Conductivity against rank of the best with 68 % intervals, one series for each basis."""
+    series, drawn = [], ranked[:_DRAWN]
     for basis, what in _BASES.items():
-        chosen = [(rank, one.conductivity) for rank, one in enumerate(ranked, 1) if one.conductivity.basis == basis]
+        chosen = [(rank, one.conductivity) for rank, one in enumerate(drawn, 1) if one.conductivity.basis == basis]
         if chosen:
             y = [sigma.value for _, sigma in chosen]
             error = [sigma.interval_68[1] - sigma.value for _, sigma in chosen]
             series.append(Series(label=what, x=[float(rank) for rank, _ in chosen], y=y, error=error, style="points"))
     return Figure(
         "screen", "Ionic conductivity at 300 K by rank", "screening", "rank", "log10 σ(300 K) (S/cm)", series,
-        caption="Predicted from measured conductivities of other materials; bars: 68 % intervals.",
+        caption=f"The best {len(drawn)} of {len(ranked)}. Predicted from measured conductivities; bars: 68 % intervals.",
     )  # fmt: skip
