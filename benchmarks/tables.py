@@ -298,7 +298,8 @@ def screening(rows: list[Row]) -> list[str]:
         parts.setdefault(row["part"], []).append(row)
     noise = parts["noise"][0]
     cells = [
-        [r["model"], within(r), within(r, "against composition", "gain low", "gain high"), "–" if r["model"] == "constant" else f"{r['AUC above 1e-4']:.2f}",
+        [r["model"], within(r), within(r, "against composition", "gain low", "gain high"),
+         "–" if r["model"] == "constant" else f"{r['AUC above 1e-4']:.2f}",
          f"{r['detectable MAE']:.2f}", f"{r['below detection MAE']:.2f}"]
         for r in parts["grouped"]
     ]  # fmt: skip
