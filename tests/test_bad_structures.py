@@ -98,6 +98,12 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "mixed site above one": ("mixed.cif", write(cif("Na1 Na 0 0 0 0.7\nK1 K 0 0 0 0.7\n" + SALT[15:])), "sum to 1.4"),
     "zero volume": ("flat.extxyz", write(extxyz(CARTESIAN, lattice="4 0 0 0 4 0 4 4 0")), "volume"),
     "zero lattice vector": ("line.extxyz", write(extxyz(CARTESIAN, lattice="4 0 0 0 4 0 0 0 0")), "length 0 Å"),
+    "cell far too small": (
+        "tiny.vasp",
+        write(poscar([[0.026, 0, 0], [0, 0.026, 0], [0, 0, 0.026]])),
+        "2 atoms in a cell of 1.76e-05 Å³",
+    ),
+    "lattice vector far too short": ("short.extxyz", write(extxyz(CARTESIAN, lattice="4 0 0 0 4 0 0 0 0.01")), "length 0.01 Å"),
     "negative cell length": ("minus.cif", write(cif(a=-4.0)), "enclose no volume"),
     "impossible angles": ("angle.cif", write(cif(alpha=180)), "enclose no volume"),
     "left-handed": ("POSCAR_left", write(poscar([[0, 4, 0], [4, 0, 0], [0, 0, 4]])), "left-handed"),

@@ -138,6 +138,8 @@ def test_the_order_of_files_changes_nothing(folder):
         (["no.cif"], "no such file"),
         (["empty"], "no structure in this folder"),
         (["POSCAR", "--species", "Na"], "trained on Li conductors alone"),
+        (["POSCAR", "--species", "Na"], "--species Li; for other ions: mdistill distill FILE --mobile Na"),
+        (["POSCAR", "--species", "Xx"], "fix: --species Li\n"),
         (["POSCAR", "--model", "POSCAR"], "no readable header"),
         (["POSCAR"], "no mobile ion Li in Cu"),
     ],

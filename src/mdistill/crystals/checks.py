@@ -33,6 +33,10 @@ SMALLEST_VOLUME = {1: 0.6}
 """Å³ an atom fills at least, by atomic number; 2.2 for all but hydrogen (carbon at 1 TPa fills 3)."""
 LONGEST = 10_000.0
 """Å; largest component of a lattice vector or position."""
+SHORTEST = 0.02
+"""Å; shortest lattice vector, below that of a crystal in nm: a search has millions of images of an atom in a smaller cell."""
+MOST_PAIRS = 1e8
+"""Pairs of atoms near each other that a search finds at most."""
 SMALLEST_SKEW = 0.05
 """Volume / (a·b·c) below which a cell counts as very skewed."""
 
@@ -262,9 +266,12 @@ def _check_cell(crystal: Crystal) -> None:
     cell, pbc = crystal.cell, np.array(crystal.pbc)
     lengths = np.linalg.norm(cell, axis=1)
     fix = "give three lattice vectors in Å that span a volume, or read the structure without periodicity"
-    if (lengths[pbc] < 1e-3).any():
+    if (lengths[pbc] < SHORTEST).any():
         raise BadInput(
-            crystal.source, f"periodic along a lattice vector of length {lengths[pbc].min():.3g} Å", allowed="> 0 Å", fix=fix
+            crystal.source,
+            f"periodic along a lattice vector of length {lengths[pbc].min():.3g} Å",
+            allowed=f"at least {SHORTEST} Å",
+            fix=fix,
         )
     if (lengths < 1e-3).any():
         return
@@ -294,6 +301,10 @@ def neighbour_pairs(crystal: Crystal, cutoff: float) -> tuple[np.ndarray, np.nda
     from vesin import NeighborList
 
     cell = crystal.cell * np.array(crystal.pbc)[:, None]
+    images = 4.0 / 3.0 * np.pi * cutoff**3 * len(crystal.sites) ** 2
+    if all(crystal.pbc) and images > MOST_PAIRS * crystal.volume:
+        problem = f"{len(crystal.sites)} atoms in a cell of {crystal.volume:.3g} Å³"
+        raise BadInput(crystal.source, problem, allowed=f"less than {MOST_PAIRS:g} pairs within {cutoff:g} Å", fix=_SCALE)
     search = NeighborList(cutoff=cutoff, full_list=True)
     i, j, distance = search.compute(points=crystal.positions, box=cell, periodic=np.array(crystal.pbc), quantities="ijd")
     return i.astype(np.int64), j.astype(np.int64), distance

@@ -76,8 +76,13 @@ def check_species(model: TransportModel, species: str) -> None:
 
     known = chemical_symbols[model.mobile]
     if species != known:
-        fix = f"--species {known}; for other ions: mdistill distill FILE --mobile {species}"
-        raise BadInput("--species", species, allowed=f"{known}: the model was trained on {known} conductors alone", fix=fix)
+        other = f"; for other ions: mdistill distill FILE --mobile {species}" if species in chemical_symbols[1:] else ""
+        raise BadInput(
+            "--species",
+            species,
+            allowed=f"{known}: the model was trained on {known} conductors alone",
+            fix=f"--species {known}{other}",
+        )
 
 
 def structure_files(paths: Sequence[Path]) -> tuple[list[tuple[Path, str]], int]:
