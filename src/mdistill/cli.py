@@ -33,6 +33,9 @@ COMMANDS = {
     "cite": "references of a run", "completion": "completion of commands and flags in bash, zsh or fish",
 }  # fmt: skip
 
+_FROM_THE_START = ("screen", "analyse", "report", "export", "convert", "info", "doctor", "cite", "completion")
+"""Commands that keep nothing of a run that was interrupted."""
+
 EXAMPLES = """\
 examples:
   mdistill doctor
@@ -76,7 +79,8 @@ def run(arguments: list[str]) -> int:
         print(f"mdistill {name}: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print(f"mdistill {name}: interrupted; run the same command again: it resumes", file=sys.stderr)
+        again = "starts from the beginning" if name in _FROM_THE_START else "resumes"
+        print(f"mdistill {name}: interrupted; run the same command again: it {again}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1

@@ -135,4 +135,28 @@ def test_bad_input_is_named(tmp_path, capsys):
     atoms = to_atoms(random_box(1))
     atoms.numbers[0] = 29
     write(tmp_path / "other.extxyz", atoms)
-    assert cli.run([*words, "--structure", str(tmp_path / "other.extxyz")]) == 2 and "29" in capsys.readouterr().err
+    assert cli.run([*words, "--structure", str(tmp_path / "other.extxyz")]) == 2 and "holds Cu, which" in capsys.readouterr().err
+
+
+def test_an_input_file_that_was_edited_is_kept(tmp_path, capsys):
+    save_model(tmp_path / "student.mdistill", tiny_net())
+    write(tmp_path / "start.extxyz", to_atoms(random_box(1)))
+    out = tmp_path / "out"
+    words = [
+        "export",
+        "ipi",
+        str(tmp_path / "student.mdistill"),
+        "--structure",
+        str(tmp_path / "start.extxyz"),
+        "--out",
+        str(out),
+    ]
+    assert cli.run(words) == 0
+    plain = (out / "input.xml").read_text(encoding="utf-8")
+    for edited in ("mine", "mine too"):
+        (out / "input.xml").write_text(edited, encoding="utf-8")
+        assert cli.run(words) == 0
+    assert (
+        "is now input.xml.1" in (said := capsys.readouterr().out) and "is now input.xml.2" in said and "socket.xml." not in said
+    )
+    assert [(out / f"input.xml{k}").read_text(encoding="utf-8") for k in ("", ".1", ".2")] == [plain, "mine", "mine too"]

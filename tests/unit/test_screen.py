@@ -211,3 +211,12 @@ def test_the_best_go_on_to_distill_and_one_that_fails_stops_none(folder, tmp_pat
     assert ran[0][4] == str(tmp_path / "out" / "distill" / Path(best[0]).stem)
     assert "too hot" in capsys.readouterr().err
     assert cli.run(["screen", str(folder), "--then", "distill"]) == 2 and "--out" in capsys.readouterr().err
+
+
+def test_an_interruption_promises_nothing_that_is_not_kept(folder, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mdistill.workflows.screen.predict", stop)
+    assert cli.run(["screen", str(folder)]) == 130
+    assert "run the same command again: it starts from the beginning" in capsys.readouterr().err

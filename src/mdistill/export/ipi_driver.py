@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mdistill.errors import BadInput
 from mdistill.export.frames import read_frames
-from mdistill.export.watch import Watched
-from mdistill.export.write_frames import standard_orientation, write_frames
+from mdistill.export.watch import Watched, check_known
+from mdistill.export.write_frames import standard_orientation, write_frames, write_input
 from mdistill.graph import make_system
-from mdistill.io.files import write_text
 from mdistill.io.structures import read_system
 from mdistill.teachers.models import STUDENT_SUFFIX, find_student, load
 
@@ -67,7 +65,7 @@ def export_ipi(model: str | Path, structure: Path, out: Path, *, precision: str 
     Args:
         model: Student, run folder, or the name of a teacher.
         structure: Structure or trajectory, whose last frame is taken.
-        out: The folder; files of these names in it are replaced.
+        out: The folder; files of these names in it are replaced, but input files that differ are renamed.
         precision: What a student computes in.
     Returns:
         Notes.
@@ -77,9 +75,7 @@ def export_ipi(model: str | Path, structure: Path, out: Path, *, precision: str 
     path = find_student(Path(model)) if Path(model).is_dir() else Path(model)
     potential = load(path if path.is_file() else model, subject="model")
     frames = read_frames(structure).part(slice(-1, None))
-    if unknown := set(frames.numbers.tolist()) - potential.elements if potential.elements else set():
-        problem, allowed = f"holds {sorted(unknown)}, which {potential.name} does not know", f"{sorted(potential.elements)}"
-        raise BadInput(structure, problem, allowed=f"atomic numbers {allowed}", fix="choose another model")
+    check_known(frames.numbers.tolist(), potential, structure)
     out.mkdir(parents=True, exist_ok=True)
     name = str(model)
     if path.is_file():
@@ -91,9 +87,9 @@ def export_ipi(model: str | Path, structure: Path, out: Path, *, precision: str 
     notes += [] if turned is frames else ["the cell is turned: its first lattice vector lies along x, the second in the xy plane"]
     inside = [("pes", "custom"), ("pes_path", str(Path(__file__).resolve()))]
     inside += [("parameters", f"{{model: {name}, structure: {START}, precision: {precision}}}")]
-    write_text(out / INPUT, _input("ffdirect name='student'", inside))
-    write_text(out / SOCKET_INPUT, _input("ffsocket name='student' mode='unix' pbc='false'", [("address", ADDRESS)]))
-    return notes
+    notes += write_input(out / INPUT, _input("ffdirect name='student'", inside))
+    socket = _input("ffsocket name='student' mode='unix' pbc='false'", [("address", ADDRESS)])
+    return [*notes, *write_input(out / SOCKET_INPUT, socket)]
 
 
 def socket_command(model: str, precision: str = "float64") -> str:

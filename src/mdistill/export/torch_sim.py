@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdistill.errors import BadInput, MissingPackage
-from mdistill.export.watch import ENGINE_CALLS, Watch
+from mdistill.errors import MissingPackage
+from mdistill.export.watch import ENGINE_CALLS, Watch, check_known
 from mdistill.runs.identity import weights_of
 from mdistill.simulation.evaluator import CompiledPotential, EngineEvaluator, Evaluator, make_evaluator
 from mdistill.teachers.models import load
@@ -31,10 +31,7 @@ class Batches:
         self.before: list[System] = []
 
     def __call__(self, system: System) -> Prediction:
-        if unknown := set(system.numbers.unique().tolist()) - self.potential.elements if self.potential.elements else set():
-            allowed = f"atomic numbers {sorted(self.potential.elements)}"
-            problem = f"holds {sorted(unknown)}, which {self.potential.name} does not know"
-            raise BadInput("structure", problem, allowed=allowed, fix="choose another model")
+        check_known(system.numbers.unique().tolist(), self.potential)
         parts = [_continued(part, *self.before[k : k + 1]) for k, part in enumerate(_structures(system))]
         self.before = parts
         for place, part in enumerate(parts):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from mdistill.analysis.taught import cannot_tell, departures, disagreement, taught_of, told
+from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.judge.spread import forces_spread
 from mdistill.notices import notify
@@ -22,6 +25,18 @@ The second is for the spread of its committee, which costs an evaluation of ever
 another structure."""
 ENGINE_CALLS = 20
 """Calls of an engine between two checks of one structure, for a check takes as long as several time steps."""
+
+
+def check_known(numbers: Sequence[int], potential: Potential, subject: Path | str = "structure") -> None:
+    """Reject elements that a model does not know.
+
+    Raises:
+        BadInput: Such elements.
+    """
+    unknown = set(numbers) - potential.elements if potential.elements else set()
+    if unknown:
+        names, known = (", ".join(chemical_symbols[z] for z in sorted(some)) for some in (unknown, potential.elements))
+        raise BadInput(subject, f"holds {names}, which {potential.name} does not know", allowed=known, fix="choose another model")
 
 
 class Watch:

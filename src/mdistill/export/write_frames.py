@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from mdistill.errors import BadInput
 from mdistill.export.frames import Frames
 from mdistill.io.amber import NETCDF_SUFFIXES, write_netcdf
-from mdistill.io.files import replacing
+from mdistill.io.files import replacing, write_text
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, append_blocks
 from mdistill.io.unwrap import unwrap
 from mdistill.units import PS
@@ -27,6 +28,17 @@ _LOST = {
     "lammps-data": ("times", "energies", "forces", "stresses"),
     "xdatcar": ("times", "momenta", "energies", "forces", "stresses"),
 }  # fmt: skip
+
+
+def write_input(path: Path, text: str) -> list[str]:
+    """Write an input file; one of this name with other text, perhaps edited, is renamed. Returns a note if so."""
+    notes = []
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
+        kept = next(one for k in count(1) if not (one := path.with_name(f"{path.name}.{k}")).exists())
+        path.rename(kept)
+        notes = [f"{path} was another one, which is now {kept.name}"]
+    write_text(path, text)
+    return notes
 
 
 def format_of(path: Path) -> str:
