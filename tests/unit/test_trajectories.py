@@ -85,6 +85,15 @@ def test_hdf5_has_h5md_names(tmp_path: Path) -> None:
         assert file["provenance"].attrs["model_sha256"] == "abc"
 
 
+@pytest.mark.parametrize("words", [["perhodic", "periodic", "none"], ["periodic"], ["none"] * 4])
+def test_a_boundary_of_other_words_is_damage(tmp_path: Path, words: list[str]) -> None:
+    path = write(tmp_path / "t.h5", [0, 5])
+    with h5py.File(path, "a") as file:
+        file["particles/all/box"].attrs["boundary"] = words
+    with pytest.raises(BadInput, match="periodic or none"):
+        read_hdf5(path)
+
+
 def test_extxyz_is_what_ase_reads(tmp_path: Path) -> None:
     path = write(tmp_path / "t.extxyz", [0, 10])
     write(path, [20])

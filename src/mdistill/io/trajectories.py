@@ -147,8 +147,7 @@ def read_hdf5_arrays(path: Path) -> dict[str, Any]:
         for name in ("species", "positions", "times", "cells"):
             if name not in held:
                 raise damaged(path, f"it has no {_READ[name]}")
-        boundary = file[f"{_PARTICLES}/box"].attrs.get("boundary", ["periodic"] * 3)
-        pbc = tuple(str(one.decode() if isinstance(one, bytes) else one) == "periodic" for one in np.ravel(boundary))
+        pbc = _periodic(file, path)
     frames, atoms = (*held["positions"].shape, 0, 0)[:2]
     shapes: dict[str, tuple[int, ...]] = {
         "positions": (frames, atoms, 3), "times": (frames,), "steps": (frames,), "species": (atoms,), "cells": (frames, 3, 3),
@@ -165,7 +164,17 @@ def read_hdf5_arrays(path: Path) -> dict[str, Any]:
         from ase.data import atomic_masses
 
         masses = np.asarray(atomic_masses)[numbers]
-    return held | {"numbers": numbers, "masses": masses, "momenta": momenta, "pbc": (*pbc, True, True, True)[:3]}
+    return held | {"numbers": numbers, "masses": masses, "momenta": momenta, "pbc": pbc}
+
+
+def _periodic(file: Any, path: Path) -> tuple[bool, bool, bool]:
+    """Which lattice vectors are periodic: all, where the file does not say."""
+    boundary = np.ravel(file[f"{_PARTICLES}/box"].attrs.get("boundary", ["periodic"] * 3))
+    words = [str(one.decode(errors="replace") if isinstance(one, bytes) else one) for one in boundary]
+    if len(words) != 3 or not set(words) <= {"periodic", "none"}:
+        raise damaged(path, f"the boundary of its box is {words} (expected three words, periodic or none)")
+    first, second, third = (word == "periodic" for word in words)
+    return first, second, third
 
 
 _READ = {
