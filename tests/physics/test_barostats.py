@@ -178,7 +178,7 @@ def check_pressure(run: SolidRun) -> float:
     return off
 
 
-@pytest.mark.parametrize("name", list(STRAINS))
+@pytest.mark.parametrize("name", ["isotropic", *(pytest.param(n, marks=pytest.mark.slow) for n in STRAINS if n != "isotropic")])
 @pytest.mark.parametrize("pressure_GPa", [LOW, pytest.param(HIGH, marks=pytest.mark.slow)])
 def test_average_pressure_is_the_target(name: str, pressure_GPa: float, trust: Callable[..., None]) -> None:
     run = solid(name, pressure_GPa)
@@ -188,6 +188,7 @@ def test_average_pressure_is_the_target(name: str, pressure_GPa: float, trust: C
     trust("T15", f"{name}: share of strains accepted at {pressure_GPa} GPa", run.accepted, "> 0.9")
 
 
+@pytest.mark.slow
 def test_anisotropic_shear_stress_averages_to_zero() -> None:
     excess = solid("anisotropic", HIGH).excess.mean(0)
     for a, b in ((0, 1), (0, 2), (1, 2)):

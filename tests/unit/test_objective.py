@@ -79,7 +79,8 @@ def test_several_probes_of_each_frame(both_kinds):
     assert all(torch.equal(products[k, :n], both_kinds[0].products[place]) for k, place in enumerate(places))
 
 
-@pytest.mark.parametrize("kind", [pytest.param("rows", marks=pytest.mark.slow), "probes"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rows", "probes"])
 def test_either_kind_teaches_curvature(kind, both_kinds, tmp_path):
     """Judged by the mean absolute error of held-out labels of its own kind, which is what is made small."""
     strong = replace(SMALL, curvature_weight=1.0, curvature_every=2, curvature_probes=4, fit=replace(SMALL.fit, steps=120))

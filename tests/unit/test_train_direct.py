@@ -51,7 +51,7 @@ def test_an_attention_map_learns(student: Path, tmp_path: Path):
     """Ten windows by heart: that is what so small a training shows of it."""
     flow, few = (
         exact_flow()[:3],
-        settings("attention", 60, turning=False, fit=FitSettings(steps=60, batch_size=4, learning_rate=5e-3, ema=0.9)),
+        settings("attention", 60, turning=False, fit=FitSettings(steps=60, batch_size=4, learning_rate=1e-2, ema=0.9)),
     )
     windows = windows_of(flow[:2], 16.0)
     before = one_stride_errors(map_of(stiff_net(), few, windows), windows)

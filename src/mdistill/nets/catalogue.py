@@ -80,7 +80,7 @@ MAPS: dict[str, MapKind] = {
     ),
     "one_step_attention": MapKind(
         settings=_SETTINGS + "OneStepAttentionSettings", net="mdistill.nets.one_step_attention:OneStepAttentionNet",
-        rates=(1e-3, 0.01), begin=_ONE_STEP + "taught_potential", untrained=_ONE_STEP + "attention_of",
+        rates=(2e-3, 0.01), begin=_ONE_STEP + "taught_potential", untrained=_ONE_STEP + "attention_of",
         limit=_ONE_STEP + "calibrate_uncertainty", propagator="mdistill.simulation.one_step_map:one_step_strides",
     ),
 }  # fmt: skip
