@@ -213,6 +213,7 @@ def check_cubic(cell: np.ndarray) -> float:
     return error
 
 
+@pytest.mark.slow
 def test_cubic_stays_cubic_when_isotropic_and_not_otherwise(trust: Callable[..., None]) -> None:
     error = check_cubic(solid("isotropic", HIGH).cell)
     assert solid("isotropic", HIGH).volume.std() > 1.0

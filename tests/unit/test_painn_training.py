@@ -75,6 +75,7 @@ def test_a_direct_head_learns_the_teacher(direct, frames):
     assert isinstance(load_model(direct.path), Direct)
 
 
+@pytest.mark.slow
 def test_the_energy_gradient_term_ties_the_energy_to_the_forces(direct, frames, tmp_path):
     """−∇E of the energy head against the labelled forces, on held-out frames: worse where the term is left out."""
     free = train_potential(frames, replace(DIRECT, energy_gradient_weight=0.0), tmp_path)
