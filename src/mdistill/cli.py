@@ -26,7 +26,7 @@ COMMANDS = {
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",
     "screen": "conductivity at 300 K of many structures, from measured ones",
     "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory", "report": "one HTML page from a run's results.json",
-    "export": "a student for LAMMPS (pair style as a plugin) or i-PI",
+    "export": "a student for LAMMPS, i-PI or metatomic",
     "convert": "trajectories between HDF5, extxyz, LAMMPS, AMBER NetCDF, XDATCAR",
     "info": "content of a model, a structure or a run folder", "doctor": "versions, hardware, teachers, missing packages",
     "download": "weights of a teacher by name, checked by sha256",

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mdistill.kernels.moment import Weights
-from mdistill.nets.layers import harmonics_table
+from mdistill.nets.layers import harmonics_table, species_table
 
 
 class ScriptedMoment(torch.nn.Module):
@@ -44,13 +44,11 @@ class ScriptedMoment(torch.nn.Module):
         self.cutoff, self.freeze, self.scale = (float(value) for value in weights.head)
         degrees = torch.tensor([degree for degree in range(self.degree + 1) for _ in range(2 * degree + 1)])
         closest = torch.from_numpy(weights.closest).flatten()
-        species = torch.full((119,), -1, dtype=torch.int64)
-        species[torch.tensor(elements)] = torch.arange(len(elements))
         charges, strength, decay, outer = (torch.from_numpy(part) for part in weights.core)
         sphere = torch.from_numpy(weights.sphere)
         even = (degrees % 2 == 0).to(torch.float64)
         held = {
-            "species": species, "closest": closest, "met": (closest < self.cutoff).to(torch.float64),
+            "species": species_table(elements), "closest": closest, "met": (closest < self.cutoff).to(torch.float64),
             "inverse_range": 1.0 / (self.cutoff - closest).clamp_min(self.freeze),
             "waves": torch.pi * torch.arange(self.radial, dtype=torch.float64), "table": harmonics_table(self.degree),
             "charges": charges, "strength": strength.flatten(), "decay": decay, "outer": outer.flatten(),
