@@ -47,7 +47,12 @@ def test_the_text_of_a_student_holds_its_numbers(tmp_path):
     head, _, body = text.partition("\nweights ")
     count, *numbers = body.split()
     assert np.array_equal(np.array(numbers, dtype=np.float64), weights.flat()) and int(count) == len(numbers)
-    assert "elements Li P S Cl" in head and "kernel 5-3-4-8-double" in head and f"cutoff {NET.cutoff}" in head
+    assert (
+        "elements Li P S Cl" in head
+        and "masses 6.94 30.9738 32.06 35.45" in head
+        and "kernel 5-3-4-8-double" in head
+        and f"cutoff {NET.cutoff}" in head
+    )
 
 
 def test_bad_input_is_named(tmp_path, capsys):
@@ -299,6 +304,21 @@ run {round(0.08 / step)}
             start("structure.data", newton="off") + STYLE + "run 0\n": "needs newton on",
         }.items():
             assert words in run(folder, script, fails=True), words
+
+    def test_elements_in_another_order_than_the_types_are_refused(self, folder):
+        (folder / "structure.data").write_text(data_of(box()), encoding="utf-8")
+        swapped = STYLE.replace("Cl Li P S", "Cl Li S P") + "run 0\n"
+        deuterium = STYLE + "mass 2 6.015\nrun 0\n"
+        by_atom = STYLE + "fix m all property/atom rmass\nset type 2 mass 12.0\nset type 1 mass 35.45\nrun 0\n"
+        said = run(folder, start("structure.data") + swapped, fails=True)
+        assert "type 3 has mass 30.974 and pair_coeff names it S, whose mass is 32.06; that is the mass of P" in said
+        assert "pair_style mdistill masses any" in said
+        assert "type 2 has mass 6.015" in run(folder, start("structure.data") + deuterium, fails=True)
+        assert "has mass" in run(folder, start("structure.data") + by_atom, ranks=2, fails=True)
+        for script in (swapped, deuterium):
+            run(folder, start("structure.data") + script.replace("style mdistill", "style mdistill masses any"))
+        run(folder, start("structure.data") + STYLE + "mass 2 7.016\nmass 1 35\nrun 0\n")
+        assert "or: masses any" in run(folder, start("structure.data") + STYLE.replace("mdistill\n", "mdistill 3\n"), fails=True)
 
     def test_students_of_two_folders_in_one_process(self, folder, tmp_path):
         other = tiny_net(channels=6)

@@ -163,6 +163,7 @@ def model_text(weights: Weights, elements: Sequence[str], name: str) -> str:
         raise BadInput("model", "holds weights that are not finite", allowed="finite weights", fix="train it again")
     rows = [" ".join(map(repr, numbers[k : k + 6].tolist())) for k in range(0, len(numbers), 6)]
     lines = [f"name {name}", f"kernel {_sizes(weights)}", f"elements {' '.join(elements)}", f"cutoff {float(weights.head[0])!r}"]
+    lines.append(f"masses {' '.join(f'{_mass(symbol):g}' for symbol in elements)}")
     body = "\n".join([*lines, f"weights {len(numbers)}", *rows, ""])
     return f"mdistill-lammps 1\nsha256 {hashlib.sha256(body.encode()).hexdigest()}\n{body}"
 
@@ -214,10 +215,14 @@ def _symbols(numbers: np.ndarray) -> list[str]:
     return sorted({chemical_symbols[z] for z in numbers.tolist()})
 
 
-def _example(name: str, elements: Sequence[str], real: object) -> str:
+def _mass(symbol: str) -> float:
     from ase.data import atomic_masses, atomic_numbers
 
-    masses = [f"mass {k} {atomic_masses[atomic_numbers[symbol]]:.4f}  # {symbol}" for k, symbol in enumerate(elements, 1)]
+    return float(atomic_masses[atomic_numbers[symbol]])
+
+
+def _example(name: str, elements: Sequence[str], real: object) -> str:
+    masses = [f"mass {k} {_mass(symbol):.4f}  # {symbol}" for k, symbol in enumerate(elements, 1)]
     return f"""\
 # {name}, in {real}. Run in this folder: mpiexec -n 2 lmp -in {EXAMPLE}
 plugin load ./{PLUGIN}

@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <locale>
 #include <sstream>
@@ -88,10 +89,11 @@ struct Kernel {
   }
 };
 
-// A student as `mdistill export lammps` writes it (export/lammps_model.py).
+// A student as `mdistill export lammps` writes it (export/lammps.py).
 struct Model {
   std::string kernel;                 // sizes and float type, as in the name of its library
   std::vector<std::string> elements;  // in the order of its species
+  std::vector<double> masses;         // of these elements, u
   std::vector<double> weights;
   double cutoff = 0;
 
@@ -115,7 +117,9 @@ struct Model {
       if (word == "kernel") values >> kernel;
       if (word == "cutoff") values >> cutoff;
       for (std::string name; word == "elements" && values >> name;) elements.push_back(name);
+      for (double mass; word == "masses" && values >> mass;) masses.push_back(mass);
     }
+    if (masses.size() != elements.size()) return "states no masses: export again";
     lines >> count;
     weights.reserve(count);
     for (double value; weights.size() < count && lines >> value;) weights.push_back(value);
@@ -139,8 +143,11 @@ class PairMdistill : public Pair {
     if (allocated) memory->destroy(setflag), memory->destroy(cutsq);
   }
 
-  void settings(int narg, char **) override {
-    if (narg != 0) error->all(FLERR, "pair_style mdistill takes no arguments");
+  // [masses any]: types may have masses that are not those of their elements.
+  void settings(int narg, char **arg) override {
+    const bool any = narg == 2 && std::string(arg[0]) == "masses" && std::string(arg[1]) == "any";
+    if (narg != 0 && !any) error->all(FLERR, "pair_style mdistill takes no arguments, or: masses any");
+    any_mass = any;
   }
 
   // * * FILE ELEMENT …: one element, or NULL, for each type.
@@ -158,13 +165,14 @@ class PairMdistill : public Pair {
     map_element2type(narg - 3, arg + 3);
     Model model;
     if (const std::string problem = model.read(text_of(arg[2])); !problem.empty()) error->all(FLERR, "{} {}", arg[2], problem);
+    names = model.elements, masses = model.masses;
     std::string known;
-    for (const auto &name : model.elements) known += " " + name;
+    for (const auto &name : names) known += " " + name;
     species_of.assign(types + 1, -1);
     for (int i = 1; i <= types; ++i) {
       if (map[i] < 0) continue;
-      for (size_t s = 0; s < model.elements.size(); ++s)
-        if (model.elements[s] == elements[map[i]]) species_of[i] = static_cast<int32_t>(s);
+      for (size_t s = 0; s < names.size(); ++s)
+        if (names[s] == elements[map[i]]) species_of[i] = static_cast<int32_t>(s);
       if (species_of[i] < 0) error->all(FLERR, "type {}: {} does not know {}; it knows{}", i, arg[2], elements[map[i]], known);
     }
     if (domain) kernel.domain_free(domain);
@@ -172,7 +180,7 @@ class PairMdistill : public Pair {
     domain = net = nullptr;
     if (const std::string problem = kernel.open(model.kernel); !problem.empty()) error->all(FLERR, "no kernel: {}", problem);
     cutoff = model.cutoff;
-    net = kernel.net(static_cast<int32_t>(model.elements.size()), model.weights.data());
+    net = kernel.net(static_cast<int32_t>(names.size()), model.weights.data());
     domain = kernel.domain(net);
   }
 
@@ -182,6 +190,7 @@ class PairMdistill : public Pair {
     for (int k = 1; k < 4 && atom->molecular != Atom::ATOMIC; ++k)
       if (force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0)
         error->all(FLERR, "bonded neighbours are excluded; pair_style mdistill needs: special_bonds lj/coul 1 1 1");
+    if (!any_mass) check_masses();
     neighbor->add_request(this, NeighConst::REQ_FULL);
     fresh = false;
   }
@@ -221,6 +230,9 @@ class PairMdistill : public Pair {
   Kernel kernel;
   void *net = nullptr, *domain = nullptr;
   double cutoff = 0;
+  bool any_mass = false;
+  std::vector<std::string> names;  // of the student's elements
+  std::vector<double> masses;      // theirs, u
   bool fresh = false;  // whether the domain holds the present list
   bigint calls = -1;
   std::vector<int32_t> species_of, species;  // by type; by atom
@@ -228,6 +240,30 @@ class PairMdistill : public Pair {
 
   static void subtract_symmetric(const double *from, double *to) {
     for (int c = 0; c < 6; ++c) to[c] -= 0.5 * (from[SIX[c][0]] + from[SIX[c][1]]);
+  }
+
+  // Elements in another order than the types run without an error and are wrong: their masses tell. A mass must be within 2 % of that
+  // of its element, and no other element of the student may be nearer.
+  void check_masses() {
+    for (int i = 1; i <= atom->ntypes && !atom->rmass_flag; ++i)
+      if (const std::string problem = atom->mass_setflag[i] ? wrong_mass(i, atom->mass[i]) : ""; !problem.empty())
+        error->all(FLERR, problem);  // LAMMPS itself asks for masses that are not set
+    for (int i = 0; i < atom->nlocal && atom->rmass_flag; ++i)
+      if (const std::string problem = wrong_mass(atom->type[i], atom->rmass[i]); !problem.empty()) error->one(FLERR, problem);
+  }
+
+  std::string wrong_mass(int type, double mass) const {
+    if (species_of.empty() || species_of[type] < 0) return "";
+    const size_t named = species_of[type];
+    size_t nearest = named;
+    for (size_t s = 0; s < masses.size(); ++s)
+      if (std::fabs(masses[s] - mass) < std::fabs(masses[nearest] - mass)) nearest = s;
+    const bool close = std::fabs(masses[nearest] - mass) <= 0.02 * masses[nearest];
+    if (nearest == named && close) return "";
+    return fmt::format(
+        "type {} has mass {} and pair_coeff names it {}, whose mass is {}{}. Name the elements in the order of the types, or correct the "
+        "mass. Isotopes and other masses on purpose: pair_style mdistill masses any",
+        type, mass, names[named], masses[named], close ? "; that is the mass of " + names[nearest] : "");
   }
 
   void follow(int64_t all) {
