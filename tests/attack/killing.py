@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mdistill import cli
+from attack.forks import run_in_fork
 from mdistill.io.files import PARTIAL
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate", "shutil.rmtree")
@@ -97,35 +97,20 @@ def run_forked(command: list[str], folder: Path, kill: Kill | None = None) -> En
     """Run a command line in a fork of this process."""
     said, counted = folder.parent / f"{folder.name}.said", folder.parent / f"{folder.name}.counts"
     counted.unlink(missing_ok=True)
-    sys.stdout.flush(), sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        _run(command, Watch(folder, kill), said, counted)
-    _, ended = os.waitpid(child, 0)
-    counts, modules = json.loads(counted.read_text()) if counted.exists() else ({}, [])
-    return Ended(os.waitstatus_to_exitcode(ended), said.read_text(encoding="utf-8"), counts, modules)
+    watch = Watch(folder, kill)
 
-
-def _run(command: list[str], watch: Watch, said: Path, counted: Path) -> None:
-    """In the child; does not return."""
-    status = 70
-    try:
-        stream = open(said, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
-        os.dup2(stream.fileno(), 1), os.dup2(stream.fileno(), 2)
-        sys.stdout = sys.stderr = stream
-        os.environ["MDISTILL_DEBUG"] = "1"
+    def listen() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         watch.process = os.getpid()
         sys.addaudithook(watch)
-        status = cli.run(command)
+
+    def count() -> None:
         counted.write_text(json.dumps([watch.counts, sorted(sys.modules)]))
-    except SystemExit as end:
-        status = int(end.code or 0)
-    except BaseException as error:
-        print(f"Traceback: {error!r}")
-    finally:
-        os._exit(status)
+
+    status = run_in_fork(command, said, before=listen, after=count)
+    counts, modules = json.loads(counted.read_text()) if counted.exists() else ({}, [])
+    return Ended(status, said.read_text(encoding="utf-8"), counts, modules)
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
+from attack.forks import run_in_fork
 from attack.tally import PER_KIND, Outcomes, cuts
 from mdistill import cli
 from mdistill.export.frames import read_frames
@@ -87,24 +86,14 @@ def damaged(content: bytes, path: Path) -> Iterator[tuple[str, bytes]]:
 
 def ended(command: list[str], said: Path) -> str:
     """How a command ended in a fork of this process with limits."""
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            stream = open(said, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
-            os.dup2(stream.fileno(), 1), os.dup2(stream.fileno(), 2)
-            sys.stdout = sys.stderr = stream
-            os.environ["MDISTILL_DEBUG"] = "1"
-            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(LONGEST_S)
-            status = cli.run(command)
-        except SystemExit as end:
-            status = int(end.code or 0)
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def limit() -> None:
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LONGEST_S)
+
+    status = run_in_fork(command, said, before=limit)
     text = said.read_text(encoding="utf-8")
     if status < 0:
         return f"signal: {signal.Signals(-status).name}"
