@@ -9,7 +9,7 @@ import pytest
 
 import mdistill.analysis.committee as module
 from mdistill.analysis.arrhenius import arrhenius
-from mdistill.analysis.committee import committee_arrhenius, committee_estimate, scatter
+from mdistill.analysis.committee import committee_arrhenius, committee_estimate, scatter, with_model_error
 from mdistill.estimates import Estimate
 from mdistill.units import BOLTZMANN
 
@@ -40,6 +40,42 @@ def test_committee_covers(model: float, statistical: float, trust: Callable[...,
     assert 0.60 <= within <= 0.95
     what = f"three students, model scatter {100 * model:g} %, statistical error {100 * statistical:g} %"
     trust("T27", f"{what}: coverage of the 95 % interval", held, "0.90–1.00")
+
+
+def shares_held(least: Callable[[list[float]], float]) -> np.ndarray:
+    """Shares of 95 % intervals that hold ln D at three temperatures; students differ by 0.02 eV, a barrier softer or harder."""
+    rng, held, kelvins = np.random.default_rng(4), np.zeros(3), np.array([500.0, 700.0, 900.0])
+    for _ in range(COMMITTEES):
+        logs = -rng.normal(0, 0.02, (1, 3)) / (BOLTZMANN * kelvins[:, None]) + rng.normal(0, 0.1, (3, 3))
+        found = []
+        for row in np.exp(logs):
+            each = {k: Estimate(value=float(y), error=0.1 * float(y), unit="") for k, y in enumerate(row)}
+            value = float(np.exp(np.log(row).mean()))
+            of = committee_estimate(Estimate(value=value, error=0.1 * value / 3**0.5, unit=""), each)
+            assert of is not None
+            found.append(of)
+        floor = least([float(of.model.value or 0.0) / float(of.total.value or 1.0) for of in found])
+        ends = [with_model_error(of, floor).total.interval or (2.0, 2.0) for of in found]
+        held += [low <= 1.0 <= high for low, high in ends]
+    return held / COMMITTEES
+
+
+def test_temperatures_share_their_model_error(trust: Callable[..., None]) -> None:
+    alone, shared = shares_held(lambda _: 0.0), shares_held(lambda models: float(np.median(models)))
+    assert (shared >= alone).all() and shared.mean() > alone.mean() + 0.005 and shared.min() >= 0.90
+    trust("T27", "model error at least the median of three temperatures: least coverage", float(shared.min()), "≥ 0.90")
+
+
+def test_a_larger_model_error_widens_the_interval_alike() -> None:
+    each = {k: Estimate(value=v, error=0.1, unit="cm²/s") for k, v in enumerate((1.0, 1.02, 0.98))}
+    found = committee_estimate(Estimate(value=1.0, error=0.06, unit="cm²/s", interval=(0.9, 1.1)), each)
+    assert found is not None and with_model_error(found, 0.0) == found
+    wider = with_model_error(found, 0.3)
+    assert wider.model.value == pytest.approx(0.3) and wider.statistical == found.statistical
+    assert wider.total.error == pytest.approx(np.hypot(found.statistical.value or 0.0, 0.3))
+    (low, high), (before, after) = wider.total.interval or (1.0, 1.0), found.total.interval or (1.0, 1.0)
+    assert np.log(high) / np.log(after) == pytest.approx(np.log(low) / np.log(before))
+    assert np.log(high) / np.log(after) == pytest.approx((wider.total.error or 0.0) / (found.total.error or 1.0))
 
 
 @pytest.mark.parametrize("students", [2, 5])

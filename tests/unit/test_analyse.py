@@ -111,6 +111,15 @@ def test_one_student_changes_nothing() -> None:
     assert plain.values == one.values and not any("model" in name for name in one.values)
 
 
+def test_no_temperature_is_surer_of_its_students_than_the_median() -> None:
+    found = committee((0.6, 1.0, 1.6), (600.0, 700.0, 900.0))
+    shares = [
+        (found.values[f"conductivity_model_{t}K"].value or 0.0) / (found.values[f"conductivity_{t}K"].value or 1.0)
+        for t in (600, 700, 900)
+    ]
+    assert shares[0] > 0 and min(shares) == pytest.approx(sorted(shares)[1])
+
+
 def test_activation_energy_of_a_committee() -> None:
     found = committee((0.7, 1.0, 1.4), (600.0, 900.0))
     total, statistical, model = (found.values[f"activation_energy{part}"] for part in ("", "_statistical", "_model"))

@@ -112,6 +112,19 @@ def committee_estimate(
     return Committee(total=total, statistical=statistical, model=model)
 
 
+def with_model_error(committee: Committee, relative: float) -> Committee:
+    """The estimate with a model error of at least `relative` of its value; the 95 % interval of the logarithm widens alike."""
+    value = float(committee.total.value or 1.0)
+    statistical, model = (float(part.value or 0.0) / value for part in (committee.statistical, committee.model))
+    if model >= relative:
+        return committee
+    error = float(np.hypot(statistical, relative))
+    wider = error / float(np.hypot(statistical, model))
+    low, high = (value * (end / value) ** wider for end in committee.total.interval or (value, value))
+    total = replace(committee.total, error=value * error, interval=(low, high))
+    return replace(committee, total=total, model=replace(committee.model, value=value * relative))
+
+
 def _relative(estimate: Estimate) -> float:
     """Standard error of the logarithm."""
     if estimate.interval is not None and estimate.interval[0] > 0:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mdistill.analysis.committee import Committee, committee_estimate
+from mdistill.analysis.committee import Committee, committee_estimate, with_model_error
 from mdistill.analysis.conductivity import conductivity, mean_volume
 from mdistill.analysis.diffusion import Diffusion, diffusivity
 from mdistill.analysis.settings import DiffusionSettings
@@ -108,28 +108,47 @@ class Point:
         return {name: part.scaled(factor, estimate.unit) for name, part in parts.items()}
 
 
-def measure(runs: Runs, symbol: str, charge: float, settings: DiffusionSettings) -> Point:
-    """Everything that is measured from the runs of one temperature; see `transport_results`."""
-    tracer = diffusivity(runs.trajectories, species=symbol, settings=settings)
-    students = _students(runs, symbol, settings)
-    committee = committee_estimate(
-        tracer.tracer, {k: d.tracer for k, d in students.items()}, {k: d.runs for k, d in students.items()}
-    )
-    total = tracer.tracer if committee is None else committee.total
-    estimates: dict[Quantity, Estimate] = {"diffusivity": total}
-    temperature, volume = runs.temperature_K, _volume(runs.trajectories)
-    if temperature and volume:
-        whole = replace(tracer, tracer=total)
-        estimates["conductivity"] = conductivity(whole, charge=charge, temperature_K=temperature, volume=volume)
-    motion = measure_motion(
-        runs.trajectories, tracer, settings, label=f"{temperature:g}" if temperature else "–", charge=charge,
-        temperature_K=temperature, volume=volume,
-        model=0.0 if committee is None else float(committee.model.value or 0.0) / float(total.value or 1.0),
-    )  # fmt: skip
-    return Point(
-        temperature=temperature, tracer=tracer, volume=volume, estimates=estimates, motion=motion, students=students,
-        committee=committee, pressure=runs.pressure,
-    )  # fmt: skip
+def measure(runs: Sequence[Runs], symbol: str, charge: float, settings: DiffusionSettings) -> list[Point]:
+    """Everything that is measured from the runs of each temperature; see `transport_results`.
+
+    Three students say little about their own scatter: the relative model error of a temperature is at least the median over all
+    temperatures (`benchmarks/studies/committee_intervals.py`).
+    """
+    found = [_tracer(one, symbol, settings) for one in runs]
+    models = [_model(committee) for _, _, committee in found if committee is not None]
+    least = float(np.median(models)) if models else 0.0
+    points = []
+    for one, (tracer, students, own) in zip(runs, found, strict=True):
+        committee = None if own is None else with_model_error(own, least)
+        total = tracer.tracer if committee is None else committee.total
+        estimates: dict[Quantity, Estimate] = {"diffusivity": total}
+        temperature, volume = one.temperature_K, _volume(one.trajectories)
+        if temperature and volume:
+            whole = replace(tracer, tracer=total)
+            estimates["conductivity"] = conductivity(whole, charge=charge, temperature_K=temperature, volume=volume)
+        motion = measure_motion(
+            one.trajectories, tracer, settings, label=f"{temperature:g}" if temperature else "–", charge=charge,
+            temperature_K=temperature, volume=volume, model=0.0 if committee is None else _model(committee),
+        )  # fmt: skip
+        points.append(
+            Point(
+                temperature=temperature, tracer=tracer, volume=volume, estimates=estimates, motion=motion, students=students,
+                committee=committee, pressure=one.pressure,
+            )
+        )  # fmt: skip
+    return points
+
+
+def _tracer(runs: Runs, symbol: str, settings: DiffusionSettings) -> tuple[Diffusion, dict[int, Diffusion], Committee | None]:
+    """Tracer diffusivity of all runs and of those of each student, and both errors where two or more students measured it."""
+    tracer, students = diffusivity(runs.trajectories, species=symbol, settings=settings), _students(runs, symbol, settings)
+    own = {number: of.tracer for number, of in students.items()}
+    return tracer, students, committee_estimate(tracer.tracer, own, {number: of.runs for number, of in students.items()})
+
+
+def _model(committee: Committee) -> float:
+    """Model error as a share of the value."""
+    return float(committee.model.value or 0.0) / float(committee.total.value or 1.0)
 
 
 def _students(runs: Runs, symbol: str, settings: DiffusionSettings) -> dict[int, Diffusion]:

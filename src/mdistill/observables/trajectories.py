@@ -50,7 +50,7 @@ def transport_results(
     settings = settings or DiffusionSettings(seed=seed)
     ion_charge, notes = _charge(symbol, charge) if any(run.temperature_K for run in runs) else (charge, [])
     runs = sorted(runs, key=lambda run: run.temperature_K or 0.0)
-    points = [measure(one, symbol, ion_charge, settings) for one in runs]
+    points = measure(runs, symbol, ion_charge, settings)
     motions = [p.motion for p in points]
     named = [_named(p.temperature, n) for p in points for n in p.tracer.notes]
     values = {f"{name}{p.suffix}": e for p in points for name, e in p.values.items()}
