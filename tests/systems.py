@@ -16,9 +16,10 @@ from mdistill.derivatives import Conservative, EnergyNet
 from mdistill.graph import build_graph, make_system
 from mdistill.labelling.engine import as_engine
 from mdistill.labelling.tasks import Question, frame_of
+from mdistill.nets.edge_transformer import EdgeTransformerNet
 from mdistill.nets.moment import MomentNet
 from mdistill.nets.painn import PainnNet
-from mdistill.nets.settings import MomentSettings, PainnSettings, SplittingMapSettings
+from mdistill.nets.settings import EdgeTransformerSettings, MomentSettings, PainnSettings, SplittingMapSettings
 from mdistill.nets.splitting_map import SplittingMap
 from mdistill.types import Graph, LabelledFrame, Potential, System
 
@@ -114,6 +115,22 @@ def tiny_painn(seed: int = 0, **size: int) -> PainnNet:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
         net.scale.fill_(0.5)
         net.set_closest(torch.full((4, 4), CLOSEST, dtype=torch.float64))
+    return net
+
+
+def tiny_edge_transformer(seed: int = 0, *, elements: tuple[int, ...] = LIPSCL, **size: Any) -> EdgeTransformerNet:
+    """A small edge transformer with every weight and buffer random."""
+    small = {"cutoff": 5.0, "width": 32, "heads": 2, "layers": 2, "radial": 6} | size
+    net = EdgeTransformerNet(EdgeTransformerSettings(elements=elements, **small), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    n = len(elements)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        net.reference.copy_(-1.0 - torch.rand(n, generator=generator))
+        net.scale.fill_(0.5)
+        net.set_closest(torch.full((n, n), CLOSEST, dtype=torch.float64))
     return net
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from vesin import NeighborList
@@ -41,7 +42,17 @@ def concatenate(systems: Sequence[System]) -> System:
         cell=torch.cat([s.cell for s in systems]),
         pbc=torch.cat([s.pbc for s in systems]),
         owner=torch.cat([s.owner + int(o) for s, o in zip(systems, offsets[:-1], strict=True)]),
+        charge=_joined([s.charge for s in systems], systems, usual=0),
+        unpaired=_joined([s.unpaired for s in systems], systems, usual=-1),
     )
+
+
+def _joined(parts: Sequence[Tensor | None], systems: Sequence[System], *, usual: int) -> Tensor | None:
+    """Values of all structs, `usual` where a batch has none; None where no batch has any."""
+    if all(part is None for part in parts):
+        return None
+    filler = [torch.full((s.n_structs,), usual, dtype=torch.int64, device=s.owner.device) for s in systems]
+    return torch.cat([other if part is None else part for part, other in zip(parts, filler, strict=True)])
 
 
 def split(system: System) -> list[System]:
@@ -53,6 +64,8 @@ def split(system: System) -> list[System]:
             System(
                 positions=system.positions[mine], numbers=system.numbers[mine], cell=system.cell[k : k + 1],
                 pbc=system.pbc[k : k + 1], owner=torch.zeros(int(mine.sum()), dtype=torch.int64, device=system.owner.device),
+                charge=None if system.charge is None else system.charge[k : k + 1],
+                unpaired=None if system.unpaired is None else system.unpaired[k : k + 1],
             )
         )  # fmt: skip
     return parts
@@ -63,6 +76,8 @@ def cast(system: System, *, dtype: torch.dtype | None = None, device: torch.devi
     return System(
         positions=system.positions.to(device=device, dtype=dtype), numbers=system.numbers.to(device=device),
         cell=system.cell.to(device=device, dtype=dtype), pbc=system.pbc.to(device=device), owner=system.owner.to(device=device),
+        charge=None if system.charge is None else system.charge.to(device=device),
+        unpaired=None if system.unpaired is None else system.unpaired.to(device=device),
     )  # fmt: skip
 
 
@@ -74,6 +89,30 @@ def turned(system: System, turn: Float[Tensor, "3 3"]) -> System:
 def volumes(system: System) -> Float[Tensor, " struct"]:
     """Cell volumes, Å³ (positive, also for left-handed cells; 0 where a lattice vector is missing)."""
     return torch.linalg.det(system.cell).abs()
+
+
+def electronic_states(system: System) -> Int[Tensor, "struct 3"]:
+    """Charge, its square, and the number of unpaired electrons of every struct; the fewest where only a charge is stated.
+
+    Raises:
+        BadInput: An odd number of electrons with none unpaired, or such a number without a stated charge or unpaired electron.
+    """
+    zeros = torch.zeros(system.n_structs, dtype=torch.int64, device=system.owner.device)
+    charge = zeros if system.charge is None else system.charge
+    stated = zeros - 1 if system.unpaired is None else system.unpaired
+    electrons = zeros.index_add(0, system.owner, system.numbers) - charge
+    odd = electrons.remainder(2)
+    unpaired = torch.where(stated < 0, odd, stated)
+    wrong = (unpaired.remainder(2) != odd) | ((stated < 0) & (odd == 1) & (charge == 0))
+    if bool(wrong.any()):
+        k = int(wrong.nonzero()[0])
+        symbols = "".join(chemical_symbols[int(z)] for z in system.numbers[system.owner == k][:8])
+        problem = f"{symbols}… has {int(electrons[k])} electrons at charge {int(charge[k])}"
+        problem += ", and no number of unpaired ones" if int(stated[k]) < 0 else f", and {int(stated[k])} unpaired"
+        raise BadInput(
+            "structure", problem, allowed="both even or both odd", fix="state charge=… for an ion, unpaired=1 for a radical"
+        )
+    return torch.stack([charge, charge.square(), unpaired], 1)
 
 
 def edge_vectors(graph: Graph) -> Float[Tensor, "edge 3"]:

@@ -23,6 +23,8 @@ class System:
         cell: [struct, 3, 3] Å, rows are lattice vectors; zeros along open directions.
         pbc: [struct, 3] periodic along each lattice vector.
         owner: [atom] the struct each atom belongs to, ascending.
+        charge: [struct] total charge, e; None: not stated.
+        unpaired: [struct] number of unpaired electrons; −1 or None: not stated.
     """
 
     positions: Float[Tensor, "atom 3"]
@@ -30,6 +32,8 @@ class System:
     cell: Float[Tensor, "struct 3 3"]
     pbc: Bool[Tensor, "struct 3"]
     owner: Int[Tensor, " atom"]
+    charge: Int[Tensor, " struct"] | None = None
+    unpaired: Int[Tensor, " struct"] | None = None
 
     @property
     def n_atoms(self) -> int:

@@ -1,4 +1,4 @@
-"""Kernels that a wheel carries: those of the four sizes of students, of their light kicks, and of SevenNet's convolutions."""
+"""Kernels that a wheel carries: of students of four sizes, their light kicks, SevenNet's convolutions, attention."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mdistill.kernels.build import NoKernel, Source, compile_library, compiler
 from mdistill.kernels.convolution import SOURCE as CONVOLUTION
+from mdistill.kernels.edge_attention import SOURCE as ATTENTION
 from mdistill.kernels.moment import SOURCE as MOMENT
 from mdistill.kernels.prebuilt import INDEX, LEVELS, library_name
 from mdistill.nets.settings import LIGHT, SIZES
@@ -24,7 +25,7 @@ def carried_kernels() -> list[tuple[Source, dict[str, str | int]]]:
     light = [{name: min(size[name], LIGHT[name]) for name in _MACROS} for size in full]
     sizes = list({tuple(size.items()): size for size in (*full, *light)}.values())
     moments = [(MOMENT, {**size, "real": real}) for size in sizes for real in ("float", "double")]
-    return [*moments, (CONVOLUTION, {})]
+    return [*moments, (CONVOLUTION, {}), *((ATTENTION, {"width": 16, "real": real}) for real in ("float", "double"))]
 
 
 def prebuild(wanted: Iterable[tuple[Source, Mapping[str, str | int]]], folder: Path) -> list[Path]:

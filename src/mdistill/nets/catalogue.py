@@ -65,6 +65,10 @@ POTENTIALS: dict[str, PotentialKind] = {
         gpu_kernel="mdistill.nets.gpu:gpu_moment",
     ),
     "painn": PotentialKind(settings=_SETTINGS + "PainnSettings", net="mdistill.nets.painn:PainnNet", rates=(4e-3, 0.01)),
+    "edge_transformer": PotentialKind(
+        settings=_SETTINGS + "EdgeTransformerSettings", net="mdistill.nets.edge_transformer:EdgeTransformerNet",
+        rates=(2e-3, 0.01),
+    ),
 }  # fmt: skip
 """Kinds of potential."""
 MAPS: dict[str, MapKind] = {

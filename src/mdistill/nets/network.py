@@ -101,6 +101,28 @@ class Student(Network):
         self.reference, self.scale = reference, scale
         return self
 
+    def pair(self, graph: Graph, species: Int[Tensor, " atom"]) -> Int[Tensor, " edge"]:
+        """Species of the receiver × number of species + species of the sender."""
+        n = len(self.settings.elements)
+        return n * species.index_select(0, graph.receiver) + species.index_select(0, graph.sender)
+
+    def core_energies(self, graph: Graph, vectors: Float[Tensor, "edge 3"], species: Int[Tensor, " atom"]) -> Tensor:
+        """[atom] energy of the repulsion at short distance, eV, float64."""
+        energy, near = self.core(vectors, self.pair(graph, species))
+        zeros = torch.zeros(len(species), dtype=torch.float64, device=vectors.device)
+        return zeros.index_add(0, graph.receiver.index_select(0, near), 0.5 * energy.to(torch.float64))
+
+    def core_forces(
+        self, graph: Graph, vectors: Float[Tensor, "edge 3"], species: Int[Tensor, " atom"]
+    ) -> tuple[Float[Tensor, " atom"], Float[Tensor, "atom 3"]]:
+        """The same with its forces, eV/Å."""
+        with torch.enable_grad():
+            edges = vectors if vectors.requires_grad else vectors.detach().requires_grad_(True)
+            energy = self.core_energies(graph, edges, species)
+            (gradient,) = torch.autograd.grad(energy.sum(), edges, create_graph=vectors.requires_grad)
+        zeros = gradient.new_zeros((len(species), 3))
+        return energy, zeros.index_add(0, graph.receiver, gradient).index_add(0, graph.sender, -gradient)
+
     def forward(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
         raise NotImplementedError
 

@@ -77,7 +77,7 @@ class PainnNet(Student):
     def forward(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
         species = self.species(graph.system.numbers)
         scalar = self._features(graph, vectors, species)[0]
-        return self._energies(scalar, species) + self._core(graph, vectors, species)
+        return self._energies(scalar, species) + self.core_energies(graph, vectors.to(self.embedding.dtype), species)
 
     def energies_and_forces(
         self, graph: Graph, vectors: Float[Tensor, "edge 3"]
@@ -92,7 +92,7 @@ class PainnNet(Student):
         forces = (vector[:atoms] * gate.unsqueeze(1)).sum(2) * self.scale.to(gate.dtype)
         count = torch.bincount(owner, minlength=graph.system.n_structs).to(forces.dtype).unsqueeze(1)
         mean = forces.new_zeros((graph.system.n_structs, 3)).index_add(0, owner, forces) / count
-        core, core_forces = self._core_with_forces(graph, vectors, species)
+        core, core_forces = self.core_forces(graph, vectors.to(self.embedding.dtype), species)
         return self._energies(scalar, species) + core, forces - mean.index_select(0, owner) + core_forces
 
     def _features(
@@ -115,7 +115,7 @@ class PainnNet(Student):
         return scalar, vector
 
     def _edges(self, graph: Graph, vectors: Float[Tensor, "edge 3"], species: Int[Tensor, " atom"]) -> Edges:
-        pair = self._pair(graph, species)
+        pair = self.pair(graph, species)
         distance = (vectors.square().sum(1, keepdim=True) + _TINY).sqrt()
         closest = self.closest.flatten().index_select(0, pair).unsqueeze(1)
         felt = frozen_below(distance, closest, FREEZE)
@@ -126,31 +126,11 @@ class PainnNet(Student):
             basis=torch.sin(felt * self.waves) * window, unit=vectors / distance,
         )  # fmt: skip
 
-    def _pair(self, graph: Graph, species: Int[Tensor, " atom"]) -> Int[Tensor, " edge"]:
-        """Species of the receiver × number of species + species of the sender."""
-        n = len(self.settings.elements)
-        return n * species.index_select(0, graph.receiver) + species.index_select(0, graph.sender)
-
     def _energies(self, scalar: Float[Tensor, "rows width"], species: Int[Tensor, " atom"]) -> Float[Tensor, " atom"]:
         out = self.readout(scalar).squeeze(1)
         atoms = len(species)
         learned = (out[:atoms] - out[atoms:].index_select(0, species)).to(torch.float64)
         return learned * self.scale + self.reference.index_select(0, species)
-
-    def _core(self, graph: Graph, vectors: Tensor, species: Int[Tensor, " atom"]) -> Float[Tensor, " atom"]:
-        energy, near = self.core(vectors.to(self.embedding.dtype), self._pair(graph, species))
-        zeros = torch.zeros(len(species), dtype=torch.float64, device=vectors.device)
-        return zeros.index_add(0, graph.receiver.index_select(0, near), 0.5 * energy.to(torch.float64))
-
-    def _core_with_forces(
-        self, graph: Graph, vectors: Tensor, species: Int[Tensor, " atom"]
-    ) -> tuple[Float[Tensor, " atom"], Float[Tensor, "atom 3"]]:
-        with torch.enable_grad():
-            edges = vectors if vectors.requires_grad else vectors.detach().requires_grad_(True)
-            energy = self._core(graph, edges, species)
-            (gradient,) = torch.autograd.grad(energy.sum(), edges, create_graph=vectors.requires_grad)
-        zeros = gradient.new_zeros((len(species), 3))
-        return energy, zeros.index_add(0, graph.receiver, gradient).index_add(0, graph.sender, -gradient)
 
 
 class Message(torch.nn.Module):

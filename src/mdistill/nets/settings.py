@@ -97,6 +97,42 @@ class PainnSettings:
 
 
 @settings
+class EdgeTransformerSettings:
+    """Size and cutoff of an `EdgeTransformerNet`.
+
+    Attributes:
+        elements: Atomic numbers it knows, ascending.
+        cutoff: Cutoff of its tokens, Å. A molecule within it has a token for every pair.
+        width: Width of a token.
+        layers: Number of blocks.
+        heads: Number of attention heads.
+        radial: Number of radial basis functions.
+        states: Whether it knows the total charge and the number of unpaired electrons.
+    """
+
+    kind: ClassVar[str] = "edge_transformer"
+    direct: ClassVar[bool] = True
+    elements: tuple[int, ...] = setting(least=1, most=118)
+    cutoff: float = setting(12.0, above=1.0, most=50.0, unit="Å")
+    width: int = setting(64, least=4, most=1024)
+    layers: int = setting(4, least=1, most=24)
+    heads: int = setting(4, least=1, most=64)
+    radial: int = setting(32, least=2, most=256)
+    states: bool = False
+
+    def __post_init__(self) -> None:
+        _check_order(self)
+        if self.width % self.heads:
+            refuse(self, "heads", allowed=f"a divisor of the width, {self.width}", fix="one head for every 16 of the width")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that fix its size."""
+        last = f"blocks.{self.layers - 1}.widen.weight"
+        shapes: dict[str, tuple[int, ...]] = {"first.weight": (self.radial + 15, self.width), last: (self.width, 2 * self.width)}
+        return shapes | {"elements_of_pair": (2 * len(self.elements) + 1, self.width)}
+
+
+@settings
 class SplittingMapSettings:
     """Stride and size of a `SplittingMap`.
 
@@ -230,7 +266,7 @@ def _check_strides(made: OneStepSettings | OneStepAttentionSettings) -> None:
         refuse(made, "strides_fs", allowed="at least one", fix="8 and 16 fs suit most solids")
 
 
-def _check_order(made: MomentSettings | PainnSettings | OneStepAttentionSettings) -> None:
+def _check_order(made: MomentSettings | PainnSettings | EdgeTransformerSettings | OneStepAttentionSettings) -> None:
     whole = all(type(number) is int and 1 <= number <= 118 for number in made.elements)
     if not whole or not made.elements or list(made.elements) != sorted(set(made.elements)):
         refuse(made, "elements", allowed="distinct ascending atomic numbers, 1 to 118", fix="list each once")

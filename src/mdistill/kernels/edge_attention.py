@@ -1,0 +1,110 @@
+"""Calls of compiled triangular attention; see edge_attention.hpp."""
+
+from __future__ import annotations
+
+from ctypes import byref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mdistill.kernels.build import Source, c_struct
+
+_FILES = ("edge_attention.cpp", "edge_attention.hpp", "lanes.hpp", "crew.hpp")
+SOURCE = Source(tuple(Path(__file__).parent / name for name in _FILES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Triples:
+    """Triangles of pair tokens e = (i, j), a = (i, l), b = (l, j).
+
+    Attributes:
+        tokens: Number of tokens.
+        sizes: Atoms of each struct, where every pair of atoms of a struct and every atom itself is a token: (i, j) has the
+            number (tokens of earlier structs) + i · n + j. None with a list.
+        first: [token + 1] first triple of each token in the list, int64.
+        pairs: [triple, 2] tokens a and b, int32, in the order of e.
+    """
+
+    tokens: int
+    sizes: Int[np.ndarray, " struct"] | None = None
+    first: Int[np.ndarray, " token1"] | None = None
+    pairs: Int[np.ndarray, "triple 2"] | None = None
+    _held: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        structs = 0 if self.sizes is None else len(self.sizes)
+        held = c_struct(count=self.tokens, structs=structs, sizes=self.sizes, first=self.first, pairs=self.pairs)
+        object.__setattr__(self, "_held", held)
+
+    @property
+    def count(self) -> int:
+        """Number of triples."""
+        return len(self.pairs) if self.pairs is not None else 0 if self.sizes is None else int((self.sizes**3).sum())
+
+    def listed(self) -> tuple[Int[np.ndarray, " triple"], Int[np.ndarray, "triple 2"]]:
+        """Token e, and tokens a and b, of every triple."""
+        if self.first is not None and self.pairs is not None:
+            return np.repeat(np.arange(self.tokens), np.diff(self.first)), self.pairs
+        tokens, pairs, start = [], [], 0
+        for n in [] if self.sizes is None else self.sizes.tolist():
+            i, j, m = (axis.ravel() for axis in np.meshgrid(*[np.arange(n)] * 3, indexing="ij"))
+            tokens.append(start + i * n + j)
+            pairs.append(start + np.stack([i * n + m, m * n + j], 1))
+            start += n * n
+        return np.concatenate(tokens), np.concatenate(pairs)
+
+
+def common_neighbours(
+    receiver: Int[np.ndarray, " token"], sender: Int[np.ndarray, " token"], shift: Float[np.ndarray, "token 3"]
+) -> Triples:
+    """All triangles of tokens, from any atom to one it shares a token with: shifts of a and b sum to that of e.
+
+    Args:
+        receiver, sender: Atoms i and j of each token.
+        shift: Lattice vectors between them, whole numbers; equal tokens occur once.
+    """
+    whole = shift.round().astype(np.int64)
+    span, atoms = 4 * int(np.abs(whole).max(initial=0)) + 1, int(receiver.max(initial=-1)) + 1
+    lattice = whole @ np.array([span * span, span, 1])
+    key = (receiver * atoms + sender) * span**3 + lattice
+    order, by_key = np.argsort(receiver, kind="stable"), np.argsort(key, kind="stable")
+    count = np.bincount(receiver, minlength=atoms)
+    many = count[receiver]
+    token = np.repeat(np.arange(len(receiver)), many)
+    place = np.repeat((count.cumsum() - count)[receiver] - many.cumsum() + many, many) + np.arange(len(token))
+    a = order[place]
+    wanted = (sender[a] * atoms + sender[token]) * span**3 + lattice[token] - lattice[a]
+    b = by_key[np.searchsorted(key, wanted, sorter=by_key).clip(max=len(key) - 1)]
+    found = key[b] == wanted
+    first = np.concatenate([[0], np.bincount(token[found], minlength=len(receiver)).cumsum()]).astype(np.int64)
+    return Triples(tokens=len(receiver), first=first, pairs=np.stack([a, b], 1)[found].astype(np.int32))
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeAttention:
+    """The kernel for heads of one width and one float type, given as numpy names it; arguments are addresses of arrays.
+
+    Raises:
+        NoKernel: It cannot be built.
+    """
+
+    heads: int
+    width: int
+    real: str
+
+    def _call(self, name: str) -> Any:
+        kind = {"float32": "float", "float64": "double"}[self.real]
+        return getattr(SOURCE.library(width=self.width, real=kind), name)
+
+    def attend(self, triples: Triples, threads: int, *addresses: int) -> None:
+        """Addresses of sides [token, 4, head, width] as q, k, v, w, and bias [token]; of the result [token, head, width] and
+        the logs of the sums of exponentials [head, token]."""
+        self._call("mdistill_attend")(byref(triples._held), self.heads, threads, *addresses)
+
+    def attend_back(self, triples: Triples, threads: int, *addresses: int) -> None:
+        """Addresses of sides, bias, result, logs of sums, gradient of the result; of the gradients of sides and of the bias per
+        head [head, token]."""
+        self._call("mdistill_attend_back")(byref(triples._held), self.heads, threads, *addresses)
