@@ -14,7 +14,7 @@ Reference: D. J. C. MacKay, Neural Comput. 4, 415 (1992), doi 10.1162/neco.1992.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mdistill.analysis.accuracy import accuracy
 from mdistill.analysis.taught import described
 from mdistill.closed_form.design_matrix import Products, design, make_products, to_student
 from mdistill.closed_form.posterior import POSTERIOR, Posterior, save_posterior
+from mdistill.closed_form.ridge import NormalEquations
 from mdistill.derivatives import Conservative, potential_of
 from mdistill.graph import build_graph, cast
 from mdistill.interrupt import NEVER, StopRequest
@@ -43,31 +44,6 @@ from mdistill.units import VOIGT
 
 _KINDS = {"energy": 2e-3, "forces": 5e-2, "stress": 1e-3, "curvature": 0.5}
 """Fitted quantities, with a first guess of their residuals: eV/atom, eV/Å, eV/Å³, eV/Å²."""
-_ROWS = 1024
-
-
-@dataclass(slots=True)
-class _Normal:
-    """XᵀX, Xᵀy, yᵀy and the number of rows of one kind."""
-
-    gram: Tensor
-    moment: Tensor
-    square: float = 0.0
-    rows: int = 0
-    _waiting: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def add(self, rows: Tensor, labels: Tensor) -> None:
-        self._waiting.append((rows, labels))
-        if sum(len(x) for x, _ in self._waiting) >= _ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._waiting:
-            x, y = torch.cat([x for x, _ in self._waiting]), torch.cat([y for _, y in self._waiting])
-            self.gram.addmm_(x.T, x)
-            self.moment.add_(x.T @ y)
-            self.square, self.rows = self.square + float(y @ y), self.rows + len(y)
-            self._waiting.clear()
 
 
 def fit_closed_form(
@@ -128,12 +104,10 @@ def _products(size: MomentSettings, items: Sequence[Item], closed_form: ClosedFo
 
 def _normal_equations(
     products: Products, frames: Sequence[LabelledFrame], closed_form: ClosedFormSettings, stop: StopRequest
-) -> dict[str, _Normal]:
+) -> dict[str, NormalEquations]:
     """Sums over all labelled rows of all frames."""
     size = products.count
-    normals = {
-        kind: _Normal(torch.zeros((size, size), dtype=torch.float64), torch.zeros(size, dtype=torch.float64)) for kind in _KINDS
-    }
+    normals = {kind: NormalEquations.empty(size) for kind in _KINDS}
     probed = [k for k, frame in enumerate(frames) if frame.probes is not None]
     curved = {probed[int(k)] for k in np.linspace(0, len(probed) - 1, min(closed_form.curvature_frames, len(probed)))}
     with progress("closed form", len(frames), unit="frame") as advance, torch.no_grad():
@@ -170,7 +144,7 @@ def _rows_of(products: Products, frame: LabelledFrame, *, curved: bool, step: fl
             yield "curvature", (down - up) / (2 * h), (product - (bare_down - bare_up) / (2 * h)).flatten()
 
 
-def _solve(products: Products, normal: dict[str, _Normal], iterations: int) -> Posterior:
+def _solve(products: Products, normal: dict[str, NormalEquations], iterations: int) -> Posterior:
     """Alternating fits of weights and noise; see the head of this file."""
     noise = {kind: _KINDS[kind] for kind in normal}
     ridge, effective, usual = 1e-6, 0.0, 0.0

@@ -1,26 +1,38 @@
-"""mdistill train transport: the predictor of conductivities at 300 K from a table of measured ones."""
+"""mdistill train transport: conductivities at 300 K from measured ones; motion at high temperature from trajectories."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, write_config
-from mdistill.transport.settings import TransportSettings
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
+from mdistill.errors import BadInput
+from mdistill.transport.settings import TrajectorySettings, TransportSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransportArguments:
-    """Measured conductivities."""
+    """Measured conductivities, or trajectories."""
 
     data: Path | None = None
     """Folder of OBELiX (all.csv, test.csv), or the folder that holds `obelix/` (default: $MDISTILL_DATA)."""
+    trajectories: Path | None = None
+    """Trajectory set (.npz) to which --structures are added."""
+    structures: tuple[Path, ...] = ()
+    """Structures and folders of them: a student of each is distilled and run; the rest goes into --trajectories."""
+    species: str = ""
+    """Mobile ion of --structures (default: the usual one of each crystal)."""
+    make: TrajectorySettings = field(default_factory=TrajectorySettings)
     out: Path
     """Folder for transport.mdistill and results.json."""
+    threads: int | None = None
+    """Number of threads (default: all cores)."""
+    max_hours: float | None = None
+    """Time limit of --structures, h: save and stop; the same command resumes."""
     settings: Annotated[TransportSettings, tyro.conf.arg(name="")] = field(default_factory=TransportSettings)
 
 
@@ -29,30 +41,67 @@ Fit the predictor that `mdistill screen` uses: extremely randomised trees on com
 every measured conductivity of OBELiX (599 Li conductors), and trees on composition alone. Whole groups of
 equal composition or paper are held out to set the intervals. Takes half a minute. The model of the package was made like this.
 
+With --structures a trajectory set is made: a cheap student of each crystal, its dynamics at 600 to 1200 K, and from them MSD, D
+and spectra. A crystal costs two to four minutes of CPU time; the same command continues, and adds new crystals.
+
 examples:
   mdistill train transport --data obelix --out runs/transport
   mdistill screen candidates/ --model runs/transport/transport.mdistill
+  mdistill train transport --structures cifs/ --trajectories set.npz --out runs/set
 """
-GROUPS = {"what": ("data",), "fit": ("trees", "folds", "share"), "run": ("out", "seed")}
+GROUPS = {
+    "what": ("data", "trajectories", "structures", "species"),
+    "fit": ("trees", "folds", "share"),
+    "run": ("out", "seed", "threads", "max_hours"),
+}
+PROGRAM = "mdistill train transport"
 
 
 def main(arguments: list[str]) -> int:
     """Train; prints the errors of grouped cross-validation."""
-    program = "mdistill train transport"
-    given = parse(TrainTransportArguments, arguments, program=program, description=HELP, groups=GROUPS)
+    given = parse(TrainTransportArguments, arguments, program=PROGRAM, description=HELP, groups=GROUPS)
+    command = f"{PROGRAM} {shlex.join(arguments)}"
+    if given.structures:
+        return make_set(given, command)
+    if given.trajectories is not None:
+        raise BadInput("--trajectories", "given without --structures", allowed="both", fix="add --structures FOLDER")
+    return fit_measured(given, command)
+
+
+def fit_measured(given: TrainTransportArguments, command: str) -> int:
+    """Trees on measured conductivities."""
     from mdistill.transport.fit import train_transport
     from mdistill.transport.model import save_transport
     from mdistill.transport.obelix import provenance_of, read_obelix
     from mdistill.transport.tables import fit_results
 
     entries = read_obelix(given.data)
-    folder, command = output_folder(given.out), f"{program} {shlex.join(arguments)}"
+    folder = output_folder(given.out)
     model = train_transport(entries, given.settings)
-    results = stamped(fit_results(model, entries), given.settings, repeat=command)
+    results: Any = stamped(fit_results(model, entries), given.settings, repeat=command)
     made = provenance_of(entries, given.data) | {"version": results.version, "settings": results.settings}
     digest = save_transport(folder / "transport.mdistill", model, made)
-    write_config(folder, program, given)
+    write_config(folder, PROGRAM, given)
     results.provenance["model_sha256"] = digest
     finish(results, folder)
     print(f"model: {folder / 'transport.mdistill'}")
     return 0
+
+
+def make_set(given: TrainTransportArguments, command: str) -> int:
+    """Add crystals to a trajectory set; exit status 2 where a file could not be used."""
+    from mdistill.interrupt import stop_on_signals
+    from mdistill.transport.make_set import make_trajectory_set
+    from mdistill.workflows.screen import structure_files
+
+    if given.trajectories is None:
+        raise BadInput("--trajectories", "not given", allowed="the set to add to, .npz", fix="--trajectories set.npz")
+    use_threads(given.threads)
+    files, _ = structure_files(given.structures)
+    folder = output_folder(given.out)
+    with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
+        results = make_trajectory_set(files, given.trajectories, given.make, folder, species=given.species, stop=stop)
+    write_config(folder, PROGRAM, given)
+    finish(stamped(results, given.make, repeat=command), folder)
+    print(f"set: {given.trajectories}")
+    return 2 if results.values["structures_refused"].value else 0

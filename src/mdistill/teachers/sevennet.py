@@ -209,7 +209,7 @@ class SevenNetEnergy:
     sha256: str
 
     def __call__(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
-        return self._after(len(self.layers), graph, vectors)[self.keys.ATOMIC_ENERGY].reshape(-1).to(vectors)
+        return self.after(len(self.layers), graph, vectors)[self.keys.ATOMIC_ENERGY].reshape(-1).to(vectors)
 
     @property
     def node_width(self) -> int:
@@ -218,14 +218,14 @@ class SevenNetEnergy:
 
     def node_features(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, "atom feature"]:
         """The (scalar) features of every atom after the last interaction."""
-        return self._after(self.reduce, graph, vectors)[self.keys.NODE_FEATURE].to(vectors)
+        return self.after(self.reduce, graph, vectors)[self.keys.NODE_FEATURE].to(vectors)
 
     def element_features(self, graph: Graph) -> Float[Tensor, "atom feature"]:
         """What every atom's element is embedded as."""
         vectors = torch.ones((len(graph.receiver), 3), dtype=torch.float64)
-        return self._after(self.embed, graph, vectors)[self.keys.NODE_FEATURE].to(torch.float64)
+        return self.after(self.embed, graph, vectors)[self.keys.NODE_FEATURE].to(torch.float64)
 
-    def _after(self, count: int, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> dict[str, Tensor]:
+    def after(self, count: int, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> dict[str, Tensor]:
         """The network's data after this many layers."""
         refuse_unknown(graph.system.numbers, self.elements, self.name)
         device = self.index_of.device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdistill.settings import SEEDS, setting, settings
+from mdistill.settings import HOTTEST, SEEDS, setting, settings
 
 FLOOR = -10.0
 """log10 of the conductivity (S/cm) below which a measured value counts as this."""
@@ -10,6 +10,8 @@ DETECTION = -8.0
 """log10 of the conductivity (S/cm) below which a material counts as below detection."""
 LEVELS = (0.68, 0.95)
 """Levels of the two intervals that a prediction has."""
+MOBILE = ("Li", "Na", "Ag", "Cu", "K")
+"""Mobile ions in order of preference, where none is named."""
 SPREAD = 0.5
 """Decades added to the spread of the trees, so that trees that happen to agree do not make an interval vanish."""
 
@@ -26,3 +28,34 @@ class TransportSettings:
     """Share of the features that a node tries; of the composition alone it tries all."""
     seed: int = setting(0, least=0, most=SEEDS)
     """Seed of trees and folds."""
+
+
+@settings
+class TrajectorySettings:
+    """Trajectories of students of many crystals, for teaching; each crystal costs two to four minutes of CPU time.
+
+    Attributes:
+        teacher: Foundation potential that students are distilled from, and whose first block gives the features.
+        temperatures: Temperatures of the trajectories, K.
+        time_ps: Length of each trajectory, ps.
+        every_fs: Time between its frames, fs.
+        equilibration_ps: Dynamics at zero pressure before each, whose second half sets the volume, ps.
+        cutoff: Cutoff of student and supercell, Å.
+        max_atoms: Largest supercell, atoms.
+        frames: Teacher frames at each of three temperatures.
+        on_policy: Frames of the first student's dynamics that the teacher labels, per temperature.
+        minutes: CPU time of a fit by gradient, min. It is made where the closed form fails the force gate.
+        seed: Seed of everything random.
+    """
+
+    teacher: str = "sevennet-0"
+    temperatures: tuple[float, ...] = setting((600.0, 800.0, 1000.0, 1200.0), above=0.0, most=HOTTEST, unit="K")
+    time_ps: float = setting(25.0, least=2.0, most=1e5, unit="ps")
+    every_fs: float = setting(10.0, above=0.0, most=20.0, unit="fs")
+    equilibration_ps: float = setting(2.0, least=0.1, most=1e4, unit="ps")
+    cutoff: float = setting(4.4, above=1.0, most=10.0, unit="Å")
+    max_atoms: int = setting(220, least=1, most=10**5)
+    frames: int = setting(8, least=2, most=10**4)
+    on_policy: int = setting(10, least=2, most=10**4)
+    minutes: float = setting(0.7, above=0.0, most=1e4, unit="min")
+    seed: int = setting(0, least=0, most=SEEDS)

@@ -1,0 +1,143 @@
+"""A trajectory set from structure files: one crystal after the other, smallest supercell first; what cannot be used is listed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdistill.data.prepare import plan
+from mdistill.data.settings import PrepareSettings
+from mdistill.errors import BadInput, Interrupted, MdistillError
+from mdistill.estimates import exactly
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.files import read_json, write_json
+from mdistill.io.structures import read_structure
+from mdistill.progress import progress
+from mdistill.runs.lock import locked
+from mdistill.runs.results import Cell, Results, Table
+from mdistill.teachers.models import load
+from mdistill.transport.predict import check_conductor
+from mdistill.transport.settings import TrajectorySettings
+from mdistill.transport.trajectory_job import crystal_record, mobile_of
+from mdistill.transport.trajectory_set import CrystalRecord, add_to_set, read_trajectory_set
+from mdistill.types import Potential
+
+FAILED = "failed.json"
+"""Crystals for which the teacher or the student failed: they are not tried again while this file names them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Crystal:
+    """A structure file, its key, name to show, and number of atoms of its supercell."""
+
+    path: Path
+    key: str
+    name: str
+    atoms: int
+
+
+def make_trajectory_set(
+    files: Sequence[tuple[Path, str]], path: Path, settings: TrajectorySettings, folder: Path, *, species: str = "",
+    stop: StopRequest = NEVER,
+) -> Results:  # fmt: skip
+    """Add every crystal that the set does not have; the same call continues after a stop or a kill.
+
+    Args:
+        files: Structure files, with the names to show.
+        path: The set; made if absent.
+        settings: Teacher, temperatures, lengths.
+        folder: Folder for the labels of the crystal at work, and for the list of failures.
+        species: Mobile ion; by default the usual one of each crystal.
+        stop: Checked between steps.
+    Returns:
+        Tables of the crystals of the set ("set") and of files that could not be used ("unread").
+    Raises:
+        BadInput: A damaged set, no file that can be used, an unknown teacher.
+        Interrupted: A stop was requested; finished crystals are in the set.
+    """
+    with locked(folder):
+        teacher = load(settings.teacher, subject="--teacher")
+        known = {one.key for one in read_trajectory_set(path)} if path.exists() else set()
+        failed: dict[str, list[str]] = read_json(folder / FAILED) if (folder / FAILED).exists() else {}
+        crystals, unread = _planned(files, teacher, settings, species)
+        todo = [one for one in crystals if one.key not in known and one.key not in failed]
+        with progress("trajectories", len(todo), unit="crystal") as advance:
+            for one in todo:
+                advance(0, f"{one.name}, {one.atoms} atoms")
+                home = folder / "work" / one.key
+                try:
+                    record = crystal_record(one.path, teacher, settings, home, species=species, stop=stop)
+                    add_to_set(path, record)
+                except Interrupted:
+                    raise
+                except MdistillError as error:
+                    failed[one.key] = [one.name, str(error)]
+                    write_json(folder / FAILED, failed)
+                shutil.rmtree(home, ignore_errors=True)
+                advance(1, "")
+        unread += [(name, reason, f"remove it from {folder / FAILED} to try again") for name, reason in failed.values()]
+        records = read_trajectory_set(path) if path.exists() else []
+    if not records:
+        first = unread[0] if unread else ("", "no file", "name structures")
+        problem = f"no crystal that can be used; the first of {len(unread)}, {first[0]}: {first[1]}"
+        raise BadInput("--structures", problem, allowed="bulk crystals with a mobile ion", fix=first[2])
+    return _results(records, unread)
+
+
+def _planned(
+    files: Sequence[tuple[Path, str]], teacher: Potential, settings: TrajectorySettings, species: str
+) -> tuple[list[_Crystal], list[tuple[str, str, str]]]:
+    """Crystals by size of their supercell, and files that cannot be used with reason and fix."""
+    crystals, unread = dict[str, _Crystal](), list[tuple[str, str, str]]()
+    prepare = PrepareSettings(cutoff=settings.cutoff, max_atoms=settings.max_atoms)
+    for path, name in files:
+        try:
+            crystal = read_structure(path)
+            check_conductor(crystal, _number(mobile_of(crystal, species)))
+            atoms = plan(crystal, prepare, elements=teacher.elements, subject=teacher.name).atoms
+        except BadInput as error:
+            unread.append((name, error.problem, error.fix))
+        except MdistillError as error:
+            unread.append((name, " ".join(str(error).split()), "check the file"))
+        else:
+            key = crystal.sha256[:16]
+            crystals.setdefault(key, _Crystal(path=path, key=key, name=name, atoms=atoms))
+    return sorted(crystals.values(), key=lambda one: (one.atoms, one.name)), unread
+
+
+def _number(symbol: str) -> int:
+    from ase.data import atomic_numbers
+
+    return int(atomic_numbers[symbol])
+
+
+def _results(records: Sequence[CrystalRecord], unread: Sequence[tuple[str, str, str]]) -> Results:
+    kelvins = sorted({float(kelvin) for one in records for kelvin in one.temperatures_K})
+    columns = [
+        "crystal",
+        "file",
+        "ion",
+        "student",
+        "force gate",
+        *(f"log10 MSD {kelvin:g} K (Å²)" for kelvin in kelvins),
+        "flags",
+    ]
+    rows: list[list[Cell]] = []
+    for one in records:
+        values = dict(zip(one.temperatures_K.tolist(), one.log_msd.tolist(), strict=True))
+        flags = "; ".join(f"{kelvin} K {', '.join(these)}" for kelvin, these in one.about["flags"].items() if these)
+        rows.append([
+            str(one.about["formula"]), str(one.about["source"]), str(one.about["mobile"]), str(one.about["mode"]),
+            "passed" if one.about["gate_passed"] else "failed", *(values.get(kelvin) for kelvin in kelvins), flags,
+        ])  # fmt: skip
+    caption = "Mean square displacement of the mobile ion at a lag of 10 ps in dynamics of a student of each crystal."
+    tables = [Table("set", f"Trajectory set: {len(records)} crystals", "trajectories", columns, rows, caption)]
+    if unread:
+        listed: list[list[Cell]] = [list(one) for one in unread]
+        title = f"Not in the set: {len(unread)} files"
+        tables.append(Table("unread", title, "trajectories", ["file", "reason", "fix"], listed))
+    usable = sum(bool(one.usable.any()) for one in records)
+    values = {"crystals": exactly(len(records)), "crystals_usable": exactly(usable), "structures_refused": exactly(len(unread))}
+    return Results(command="train transport", tables=tables, values=values, citations=[])
