@@ -34,7 +34,7 @@ def begin_worker() -> None:
     import torch
 
     os.setsid()
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("SIGTERM", "SIGUSR1"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -58,7 +58,7 @@ def processor_lines() -> list[str]:
         return []
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the system kill this process when its parent dies (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -13,9 +13,10 @@ Reference: D. J. C. MacKay, Neural Comput. 4, 415 (1992), doi 10.1162/neco.1992.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,10 @@ from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame
 from mdistill.units import VOIGT
 
-_KINDS = {"energy": 2e-3, "forces": 5e-2, "stress": 1e-3, "curvature": 0.5}
+KINDS = {"energy": 2e-3, "forces": 5e-2, "stress": 1e-3, "curvature": 0.5}
 """Fitted quantities, with a first guess of their residuals: eV/atom, eV/Å, eV/Å³, eV/Å²."""
+_FREE = 1e-3
+"""Factor on the D of weights that the ridge leaves free."""
 
 
 def fit_closed_form(
@@ -71,8 +74,9 @@ def fit_closed_form(
     train = with_probes(train, settings.curvature)
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
     size = MomentSettings(elements=elements, **settings.network() | {"channels": 1, "hidden": 0})
-    products = _products(size, items_of(train, size.cutoff, torch.float64), closed_form)
-    posterior = _solve(products, _normal_equations(products, train, closed_form, stop), closed_form.iterations)
+    products = products_of(size, items_of(train, size.cutoff, torch.float64), closed_form)
+    fitted = solve(_normal_equations(products, train, closed_form, stop), closed_form.iterations)
+    posterior = Posterior(products, *(getattr(fitted, one.name) for one in fields(fitted)))
     student = to_student(products, posterior.weights, seed=settings.fit.seed)
     path, potential = Path(folder) / MODEL, potential_of(student.requires_grad_(False))
     predictions = evaluate(potential, held_out)
@@ -93,7 +97,8 @@ def fit_closed_form(
     return result, posterior, within
 
 
-def _products(size: MomentSettings, items: Sequence[Item], closed_form: ClosedFormSettings) -> Products:
+def products_of(size: MomentSettings, items: Sequence[Item], closed_form: ClosedFormSettings) -> Products:
+    """The invariants of a network of this size, with closest distances, references and directions of these items."""
     net = MomentNet(size)
     with torch.no_grad():
         net.last.weight.zero_()
@@ -107,7 +112,7 @@ def _normal_equations(
 ) -> dict[str, NormalEquations]:
     """Sums over all labelled rows of all frames."""
     size = products.count
-    normals = {kind: NormalEquations.empty(size) for kind in _KINDS}
+    normals = {kind: NormalEquations.empty(size) for kind in KINDS}
     probed = [k for k, frame in enumerate(frames) if frame.probes is not None]
     curved = {probed[int(k)] for k in np.linspace(0, len(probed) - 1, min(closed_form.curvature_frames, len(probed)))}
     with progress("closed form", len(frames), unit="frame") as advance, torch.no_grad():
@@ -144,14 +149,36 @@ def _rows_of(products: Products, frame: LabelledFrame, *, curved: bool, step: fl
             yield "curvature", (down - up) / (2 * h), (product - (bare_down - bare_up) / (2 * h)).flatten()
 
 
-def _solve(products: Products, normal: dict[str, NormalEquations], iterations: int) -> Posterior:
-    """Alternating fits of weights and noise; see the head of this file."""
-    noise = {kind: _KINDS[kind] for kind in normal}
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Weights, a factor of their covariance, noise by kind, ridge, number of determined weights, usual force error (eV/Å)."""
+
+    weights: Tensor
+    factor: Tensor
+    noise: dict[str, float]
+    ridge: float
+    effective: float
+    usual: float
+
+
+def solve(
+    normal: Mapping[str, NormalEquations], iterations: int, *, free: int = 0, least: Mapping[str, float] = MappingProxyType({})
+) -> Solution:
+    """Alternating fits of weights and noise; see the head of this file.
+
+    Args:
+        normal: Sums of each kind.
+        iterations: Number of fits.
+        free: Number of first weights that the ridge leaves free.
+        least: Smallest noise of a kind, where few rows could be fitted exactly.
+    """
+    noise = {kind: max(KINDS[kind], least.get(kind, 0.0)) for kind in normal}
     ridge, effective, usual = 1e-6, 0.0, 0.0
     for _ in range(iterations):
         gram = torch.stack([n.gram / noise[k] ** 2 for k, n in normal.items()]).sum(0)
         moment = torch.stack([n.moment / noise[k] ** 2 for k, n in normal.items()]).sum(0)
         scale = gram.diagonal().clamp_min(1e-12 * float(gram.diagonal().max())).sqrt()
+        scale[:free] *= _FREE
         eigenvalues, vectors = torch.linalg.eigh(gram / scale.outer(scale))
         eigenvalues, projected = eigenvalues.clamp_min(0.0), vectors.T @ (moment / scale)
         for _ in range(50):
@@ -165,7 +192,7 @@ def _solve(products: Products, normal: dict[str, NormalEquations], iterations: i
             left = one.square - 2.0 * float(weights @ one.moment) + float(weights @ one.gram @ weights)
             spent = float((factor * (one.gram @ factor)).sum()) / noise[kind] ** 2
             usual = noise[kind] * (spent / one.rows) ** 0.5 if kind == "forces" else usual
-            noise[kind] = max(left / max(one.rows - spent, 1.0), 1e-16) ** 0.5
+            noise[kind] = max(max(left / max(one.rows - spent, 1.0), 1e-16) ** 0.5, least.get(kind, 0.0))
             if kind != "forces":  # few rows beside many weights: their noise must not grow until they no longer count
-                noise[kind] = min(noise[kind], _KINDS[kind])
-    return Posterior(products, weights, factor, noise, ridge, effective, usual)
+                noise[kind] = min(noise[kind], KINDS[kind])
+    return Solution(weights, factor, noise, ridge, effective, usual)

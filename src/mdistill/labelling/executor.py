@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from mdistill.errors import BadInput, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.labelling.engine import Answer, Engine, Failure
-from mdistill.labelling.tasks import Question
+from mdistill.labelling.tasks import Question, ask
 from mdistill.processes import begin_worker, time_limit, worker_context
 from mdistill.types import Graph, Prediction
 
@@ -57,15 +57,20 @@ class Executor(Protocol):
         ...
 
 
-def executor(engine: Engine, *, workers: int, seconds: float, folder: Path) -> Executor:
-    """The executor for this number of worker processes; 0: this process.
+def executor(engine: Engine, *, workers: int, seconds: float, folder: Path, address: str = "") -> Executor:
+    """The executor for this number of worker processes; 0: this process. Or a cluster.
 
     Args:
         engine: The engine.
         workers: Number of worker processes.
         seconds: Longest time of one answer.
         folder: Folder for the files of each question.
+        address: Of a Dask scheduler ("dask://host:port"); its workers must see the folder under the same path.
     """
+    if address:
+        from mdistill.labelling.dask_executor import Dask
+
+        return Dask(engine, address, seconds, folder)
     if workers < 0:
         raise BadInput("workers", f"{workers}", allowed="0 or more", fix="--workers 0 uses this process")
     return Processes(engine, workers, seconds, folder) if workers else Serial(engine, seconds, folder)
@@ -94,17 +99,12 @@ class Serial:
     def _ask(self, question: Question) -> Answer | Failure:
         try:
             with time_limit(self.seconds):
-                return _ask(self.engine, question, self.folder)
+                return ask(self.engine, question, self.folder)
         except TimeoutError as error:
             return Failure(reason=f"{error}", retry=True)
 
     def close(self) -> None:
         pass
-
-
-def _ask(engine: Engine, question: Question, folder: Path) -> Answer | Failure:
-    place = folder / f"{question.name}-{question.index}".replace("/", "-")
-    return engine.label(question.system, place, probes=question.probes, known=question.known)
 
 
 class Processes:
@@ -217,7 +217,7 @@ def _serve(pipe: Connection, engine: Engine, folder: Path) -> None:
         except EOFError:
             return
         try:
-            answer: Any = _ask(engine, question, folder)
+            answer: Any = ask(engine, question, folder)
         except BadInput as error:
             answer = {name: getattr(error, name) for name in ("subject", "problem", "allowed", "fix")}
         except Exception as error:

@@ -47,7 +47,7 @@ from mdistill.types import LabelledFrame, Potential, State, System
 LARGEST_SHARE = 0.05
 """Share of structures the teacher may fail on before the run stops."""
 _GROUP = 8
-"""Number of single structures per write; also the block size of on-policy frames."""
+"""Number of single structures per write by default; also the block size of on-policy frames."""
 
 
 @dataclass(slots=True)
@@ -59,6 +59,8 @@ class _Run:
     store: LabelStore
     seed: int
     stop: StopRequest
+    group: int = _GROUP
+    share: float = LARGEST_SHARE
     advance: Advance = silent
     pending: list[LabelledFrame] = field(default_factory=list)
 
@@ -78,17 +80,17 @@ class _Run:
             where = _set_aside(self.store.folder, f"{question.name}-{question.index}", question.system)
             text = f"{question.name}, frame {question.index} left out: {frame.reason} ({where})"
             _note(self.store.folder, text, failure=frame.engine_failed)
-            self.check(at_least=2.0 / LARGEST_SHARE)
+            self.check(at_least=2.0 / self.share)
         else:
             self.pending.append(frame)
 
     def check(self, *, at_least: float) -> None:
-        """Raise when the teacher failed on more than 5 % of the structures (of `at_least` many)."""
+        """Raise when the engine failed on more than `share` of the structures (of `at_least` many)."""
         failed = sum(entry["failure"] for entry in _notes(self.store.folder))
         asked = len(self.store) + len(self.pending) + failed
-        if failed > LARGEST_SHARE * max(asked, at_least):
+        if failed > self.share * max(asked, at_least):
             raise MdistillError(
-                f"{self.executor.engine.name} failed on {failed} of {asked} structures (limit {LARGEST_SHARE:.0%}); they are in "
+                f"{self.executor.engine.name} failed on {failed} of {asked} structures (limit {self.share:.0%}); they are in "
                 f"{self.store.folder / 'broken'}, the reasons in {self.store.folder / 'notes.jsonl'}.\n"
                 "  fix: read the reasons; lower the highest temperature or raise --timeout-s. Labels so far are stored"
             )
@@ -141,17 +143,21 @@ def label_run(
 def label_structures(
     systems: Sequence[System], teacher: Potential | Engine, store: LabelStore, *, name: str, settings: LabelSettings,
     source: str = "on-policy", temperature_K: float = 0.0, seed: int = 0, workers: int = 0, stop: StopRequest = NEVER,
+    group: int = _GROUP, share: float = LARGEST_SHARE, address: str = "",
 ) -> int:  # fmt: skip
     """Label given structures (from the student's dynamics) and add them to a store; resumes like `label_run`.
 
     Args:
         systems: One struct each.
         teacher: The teacher.
-        store: Label store; frames are added in blocks of 8.
+        store: Label store; frames are added in blocks of `group`.
         name: Names this set ("round-1"); a set of this name that is already there is completed, not repeated.
         settings: Its probes, probe_every, largest_force and timeout_s are used.
         source, temperature_K: Stored with the frames.
         seed, workers, stop: As for `label_run`.
+        group: Number of structures per write; 1 where each is expensive.
+        share: Share of structures the engine may fail on before the run stops.
+        address: Of a Dask scheduler that carries out the calculations (`labelling.executor`); "" for this machine.
     Returns:
         Number of frames of this set in the store.
     Raises:
@@ -159,24 +165,27 @@ def label_structures(
     """
     others = [block for entry in store.index() if not entry["key"].startswith(f"{name}@") for block in entry["blocks"]]
     first = max(others, default=-1) + 1
-    blocks = [first + k // _GROUP for k in range(len(systems))]
+    blocks = [first + k // group for k in range(len(systems))]
     asked = questions(
         name, systems, settings, sources=[source] * len(systems), blocks=blocks, seed=seed, temperature_K=temperature_K
     )
     with (
-        _asking(teacher, settings, store, seed=seed, workers=workers, stop=stop) as run,
+        _asking(teacher, settings, store, seed=seed, workers=workers, stop=stop, address=address) as run,
         progress(f"labels {name}", len(systems), unit="call", done=run.position(name)) as run.advance,
     ):
+        run.group, run.share = group, share
         _label_each(run, asked)
     return sum(entry["frames"] for entry in store.index() if entry["key"].startswith(f"{name}@"))
 
 
 @contextmanager
 def _asking(
-    teacher: Potential | Engine, settings: LabelSettings, store: LabelStore, *, seed: int, workers: int, stop: StopRequest
-) -> Iterator[_Run]:
+    teacher: Potential | Engine, settings: LabelSettings, store: LabelStore, *, seed: int, workers: int, stop: StopRequest,
+    address: str = "",
+) -> Iterator[_Run]:  # fmt: skip
     store.check()
-    asked = executor(as_engine(teacher), workers=workers, seconds=settings.timeout_s, folder=store.folder / "engine")
+    place, engine = store.folder / "engine", as_engine(teacher)
+    asked = executor(engine, workers=workers, seconds=settings.timeout_s, folder=place, address=address)
     with closing(asked):
         yield _Run(executor=asked, settings=settings, store=store, seed=seed, stop=stop)
 
@@ -187,7 +196,7 @@ def _label_each(run: _Run, asked: Sequence[Question]) -> None:
     for question, answer in zip(left, run.executor.answers(left, stop=run.stop), strict=False):
         run.keep(question, answer)
         run.advance()
-        if (question.index + 1) % _GROUP == 0 or question is left[-1] or run.stop.pending():
+        if (question.index + 1) % run.group == 0 or question is left[-1] or run.stop.pending():
             run.flush(question.name, question.index + 1)
     run.stop.raise_if_pending()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mdistill.data.explore import rattled, short_contacts, strained
 from mdistill.data.probes import draw_probes
-from mdistill.labelling.engine import Answer, Failure
+from mdistill.labelling.engine import Answer, Engine, Failure
 from mdistill.labelling.plan import Task
 from mdistill.labelling.settings import LabelSettings
 from mdistill.settings import stream
@@ -82,6 +83,12 @@ def _probes(name: str, index: int, system: System, settings: LabelSettings, seed
         return None
     generator = stream(seed, f"{name} probe {index}")
     return draw_probes(system, settings.probes, generator, kind=settings.probe_kind)
+
+
+def ask(engine: Engine, question: Question, folder: Path) -> Answer | Failure:
+    """The engine's answer; its files lie in a folder of the question's name."""
+    place = folder / f"{question.name}-{question.index}".replace("/", "-")
+    return engine.label(question.system, place, probes=question.probes, known=question.known)
 
 
 def frame_of(question: Question, answer: Answer | Failure, *, largest_force: float) -> LabelledFrame | Failure:

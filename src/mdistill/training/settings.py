@@ -214,3 +214,20 @@ class ClosedFormSettings:
     curvature_frames: int = setting(40, least=0, most=10**6)
     step_A: float = setting(1e-3, least=1e-5, most=0.1, unit="Å")
     iterations: int = setting(4, least=1, most=100)
+
+
+@settings
+class HardFitSettings:
+    """Training on hard labels after soft ones.
+
+    Attributes:
+        rate: Learning rate, as a share of the first fit's.
+        time: Time or steps, as a share of the first fit's.
+        share: Share of hard labels among all in training.
+        test: Share of the hard labels that is left for the test.
+    """
+
+    rate: float = setting(0.1, above=0.0, most=1.0)
+    time: float = setting(0.5, above=0.0, most=10.0)
+    share: float = setting(0.3, above=0.0, below=1.0)
+    test: float = setting(0.15, least=0.0, below=0.9)

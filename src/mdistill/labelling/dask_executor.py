@@ -1,0 +1,115 @@
+"""An executor for a cluster: calculations are carried out by the workers of a Dask scheduler.
+
+The scheduler may be that of `dask-jobqueue` (SLURM, PBS, …), of `dask scheduler` and `dask worker`, or a LocalCluster. A worker
+that dies loses the calculation in hand; another worker repeats it. With `Remembered` around the engine a calculation that ended
+is not repeated after the death of the driver either. Workers need this package, the engine, and the run's folder under the same
+path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mdistill.errors import BadInput, MissingPackage
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.labelling.engine import Answer, Engine, Failure
+from mdistill.labelling.tasks import Question, ask
+
+SCHEME = "dask://"
+_CONNECT_S = 20.0
+_LOOK_S = 0.2
+
+
+class Dask:
+    """Asks an engine through a scheduler until `close`.
+
+    Args:
+        engine: The engine; it is sent to the workers.
+        address: "dask://host:port".
+        seconds: Longest time of one answer, from when a worker begins it.
+        folder: Folder for the files of each question, as the workers see it.
+    Raises:
+        BadInput: No scheduler answers at the address.
+        MissingPackage: distributed is not installed.
+    """
+
+    def __init__(self, engine: Engine, address: str, seconds: float, folder: Path) -> None:
+        self.engine, self.seconds, self.folder = engine, seconds, Path(folder).absolute()
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise MissingPackage("distributed", 'pip install "mdistill[dask]"', "--executor dask://…") from error
+        allowed, fix = "dask://HOST:PORT of a running scheduler", "start one: dask scheduler --port 8786"
+        host, _, port = address.removeprefix(SCHEME).rpartition(":")
+        if not address.startswith(SCHEME) or not host or not port.isdecimal():
+            raise BadInput("--executor", repr(address), allowed=allowed, fix=fix)
+        try:
+            self.client: Any = Client(f"tcp://{host}:{port}", timeout=_CONNECT_S, set_as_default=False)
+        except (OSError, TimeoutError) as error:
+            raise BadInput("--executor", f"no scheduler answers at {address}", allowed=allowed, fix=fix) from error
+
+    def answers(
+        self, questions: Sequence[Question], *, attempts: int = 1, stop: StopRequest = NEVER
+    ) -> Iterator[Answer | Failure]:
+        """See `Executor.answers`."""
+        (engine,) = self.client.scatter([self.engine], broadcast=True)
+        futures = [self._submit(engine, question) for question in questions]
+        tries, begun = Counter[int](), dict[int, float]()
+        try:
+            for number in range(len(questions)):
+                while True:
+                    answer = self._wait(futures, number, begun, stop)
+                    if answer is None:
+                        return
+                    tries[number] += 1
+                    if not isinstance(answer, Failure) or not answer.retry or tries[number] >= attempts:
+                        break
+                    futures[number] = self._submit(engine, questions[number])
+                yield answer
+        finally:
+            self.client.cancel(futures)
+
+    def _submit(self, engine: Any, question: Question) -> Any:
+        return self.client.submit(_answer, engine, question, self.folder, pure=False, retries=0)
+
+    def _wait(self, futures: list[Any], number: int, begun: dict[int, float], stop: StopRequest) -> Answer | Failure | None:
+        """The answer of one question; None where a stop was requested before it came. A worker that hangs is restarted."""
+        future = futures[number]
+        while not future.done():
+            if stop.pending():
+                return None
+            running = {key: worker for worker, keys in self.client.processing().items() for key in keys}
+            if future.key in running:
+                begun.setdefault(id(future), time.monotonic())
+            if time.monotonic() - begun.get(id(future), time.monotonic()) > self.seconds:
+                self.client.cancel([future])
+                with suppress(Exception):
+                    self.client.restart_workers([running[future.key]])
+                return Failure(reason=f"no answer within {self.seconds:g} s", retry=True)
+            time.sleep(_LOOK_S)
+        try:
+            answer = future.result()
+        except Exception as error:
+            return Failure(reason=f"the worker process died or failed ({type(error).__name__}: {str(error)[:200]})", retry=True)
+        if isinstance(answer, dict):
+            raise BadInput(**answer)
+        return answer
+
+    def close(self) -> None:
+        """Leave the scheduler; its workers stay."""
+        self.client.close()
+
+
+def _answer(engine: Engine, question: Question, folder: Path) -> Any:
+    """One answer, in a worker; bad input as a dictionary."""
+    try:
+        return ask(engine, question, folder)
+    except BadInput as error:
+        return {name: getattr(error, name) for name in ("subject", "problem", "allowed", "fix")}
+    except Exception as error:
+        return Failure(reason=f"{type(error).__name__}: {error}", retry=True)

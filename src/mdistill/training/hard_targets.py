@@ -1,0 +1,92 @@
+"""Hard targets: a student of soft labels learns a few labels of higher accuracy, with replay of the soft ones.
+
+The soft labels that are replayed are corrected first (`closed_form.delta`): the teacher's own would pull the student back to its
+errors. The student starts scaled by 1 + s and with the element offsets of the new level of theory, and is trained at a tenth of
+its rate. A frame with a hard label counts several times, so that hard labels are a given share of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mdistill.interrupt import NEVER, StopRequest
+from mdistill.nets.model_files import load_net, read_metadata, save_model
+from mdistill.training.potential import MODEL, TrainingResult, train_potential
+from mdistill.training.settings import HardFitSettings, TrainSettings
+from mdistill.types import LabelledFrame
+
+HARD = "hard"
+"""`source` of frames with hard labels."""
+START = "start.mdistill"
+FIRST_BLOCK = 100_000_000
+"""Number of the first block of hard labels; each label is a block of its own."""
+
+
+def split_hard(frames: Sequence[LabelledFrame], share: float) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+    """Hard labels for training and for the test: evenly over their order, at least one in the test where there are four."""
+    count = round(share * len(frames)) if len(frames) >= 4 else 0
+    count = max(count, 1) if len(frames) >= 4 and share > 0.0 else count
+    chosen = {int(k) for k in np.linspace(0, len(frames) - 1, count + 2)[1:-1]}
+    return [f for k, f in enumerate(frames) if k not in chosen], [f for k, f in enumerate(frames) if k in chosen]
+
+
+def shifted_student(student: Path, path: Path, references: torch.Tensor, softening: float) -> Path:
+    """Write the student with its learned energy times 1 + softening, and other energies per element (eV) added."""
+    net = load_net(student)
+    with torch.no_grad():
+        net.scale.mul_(1.0 + softening)
+        net.reference.add_(references.to(net.reference))
+    save_model(path, net, read_metadata(student)["provenance"])
+    return path
+
+
+def together(
+    soft: Sequence[LabelledFrame], hard: Sequence[LabelledFrame], share: float
+) -> list[LabelledFrame]:  # fmt: skip
+    """Soft frames and hard ones, each hard one as often as makes them this share of all (at least once)."""
+    often = max(1, round(share / (1.0 - share) * len(soft) / max(len(hard), 1)))
+    blocks = [replace(frame, source=HARD, block=FIRST_BLOCK + k) for k, frame in enumerate(hard)]
+    return [*soft, *(frame for frame in blocks for _ in range(often))]
+
+
+def fine_tune(
+    student: Path, soft: Sequence[LabelledFrame], hard: Sequence[LabelledFrame], train: TrainSettings, settings: HardFitSettings,
+    *, folder: Path, references: torch.Tensor, softening: float, held_blocks: Sequence[int] = (), stop: StopRequest = NEVER,
+    provenance: dict[str, Any] | None = None, member: int = 1,
+) -> TrainingResult:  # fmt: skip
+    """Train a student on hard labels with replay; writes `start.mdistill` and what `train_potential` writes, or resumes.
+
+    Args:
+        student: The student of the soft labels.
+        soft: Soft labels, corrected.
+        hard: Hard labels to train on.
+        train: Settings of the student's first fit.
+        settings: Rate, time, share of hard labels.
+        folder: Folder of the fit.
+        references: Energy per element of the student (eV) to add at the start.
+        softening: s of the correction.
+        held_blocks: Blocks of the soft labels that are held out; by default the usual ones.
+        stop, provenance, member: As for `train_potential`.
+    """
+    first, folder = train.fit.suited(train.net), Path(folder)
+    fit = replace(
+        first, learning_rate=(first.learning_rate or 0.0) * settings.rate, max_minutes=first.max_minutes * settings.time,
+        steps=round(first.steps * settings.time), max_epochs=max(round(first.max_epochs * settings.time), 1),
+        least_steps=max(round(first.least_steps * settings.time), 1),
+    )  # fmt: skip
+    start = shifted_student(student, folder / START, references, softening)
+    return train_potential(
+        together(soft, hard, settings.share), replace(train, fit=fit), folder, stop=stop, start_from=start, member=member,
+        provenance=(provenance or {}) | {"hard_labels": len(hard)}, held_blocks=held_blocks,
+    )  # fmt: skip
+
+
+def student_in(folder: Path) -> Path:
+    """The fine-tuned student of a folder."""
+    return Path(folder) / MODEL
