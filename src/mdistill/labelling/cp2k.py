@@ -85,7 +85,7 @@ class Cp2k:
             answer = outcome[0]
             if not answer.retry:
                 break
-        reasons = "; with safer settings: ".join(one["failure"] for one in told)
+        reasons = "; with safer settings: ".join(str(one["failure"]) for one in told)
         return Failure(reason=reasons)
 
     def _run(self, system: System, folder: Path, *, start: Path | None, safer: bool) -> tuple[Prediction | Failure, int]:

@@ -67,7 +67,7 @@ class Remembered:
             parts = {name: getattr(answer.prediction, name) for name in ("energy", "forces", "stress")}
             arrays = {name: part.detach().cpu().numpy() for name, part in parts.items() if part is not None}
             buffer = io.BytesIO()
-            np.savez(buffer, identity=np.frombuffer(identity.encode(), dtype=np.uint8), **arrays)
+            np.savez(buffer, identity=np.frombuffer(identity.encode(), dtype=np.uint8), **arrays)  # type: ignore[arg-type]
             write_bytes(path, buffer.getvalue())
         return answer
 
