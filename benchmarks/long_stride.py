@@ -39,6 +39,7 @@ from mdistill.judge.stride import judge_map
 from mdistill.judge.timing import speeds
 from mdistill.labelling.segments import make_segments
 from mdistill.labelling.settings import SegmentSettings
+from mdistill.matter.masses import usual_time_step
 from mdistill.nets.network import StrideMap
 from mdistill.observables.trajectories import Runs, transport_results
 from mdistill.runs.results import Results, read_results, write_results
@@ -47,7 +48,7 @@ from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.settings import SimulateSettings
-from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
+from mdistill.simulation.simulate import SimulationResult, simulate
 from mdistill.simulation.stride_maps import long_strides
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.teachers.models import load, load_stride
@@ -179,7 +180,7 @@ def over_teacher(material: Material, folder: Path, teacher: str) -> dict[str, An
     rows = {}
     for cell in cells(material):
         timed, start = both(material, folder, cell)
-        asked = VelocityVerlet(evaluate=make_evaluator(load(teacher), cell), time_step=default_time_step(cell))
+        asked = VelocityVerlet(evaluate=make_evaluator(load(teacher), cell), time_step=usual_time_step(cell))
         per_day, faster = speeds({teacher: asked} | timed, start, repeats=5)
         rows |= {
             f"{name}, {cell.n_atoms} atoms": [per_day[name].value, faster[name].value, faster[name].error] for name in per_day
@@ -196,7 +197,7 @@ def cells(material: Material) -> list[System]:
 def both(material: Material, folder: Path, cell: System) -> tuple[dict[str, Propagator], State]:
     """The student's Verlet and the map, its energy kept, compiled, and where to start."""
     net, evaluate = load_stride(folder), make_evaluator(load(material.student, precision="float32"), cell)
-    usual = default_time_step(cell)
+    usual = usual_time_step(cell)
     steps = VelocityVerlet(evaluate=evaluate, time_step=usual)
     inner = long_strides(net, cell, evaluate, time=net.settings.stride_fs, skin=1.5, small_step=usual)
     start = initial_state(cell, temperature_K=material.temperature_K, generator=torch.Generator().manual_seed(0))

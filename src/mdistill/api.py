@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from mdistill.commands.arguments import output_folder, stamped, use_threads, with_missing
-from mdistill.commands.distill import DistillArguments, job
+from mdistill.commands.distill import DistillArguments, built, job
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.convert_structures import write_structure
@@ -92,17 +92,19 @@ def simulate(
 
 
 def distill(
-    structure: Any, out: str | Path | None = None, *, settings: DistillSettings | None = None, quick: bool = False,
-    dry_run: bool = False, update: bool = False, workers: int = 0, threads: int | None = None, stop: StopRequest = NEVER,
-    **flags: Any,
+    structure: Any = Path(), out: str | Path | None = None, *, settings: DistillSettings | None = None, smiles: str = "",
+    copies: int = 1, density: float | None = None, quick: bool = False, dry_run: bool = False, update: bool = False,
+    workers: int = 0, threads: int | None = None, stop: StopRequest = NEVER, **flags: Any,
 ) -> Outcome:  # fmt: skip
-    """The main job, as `mdistill distill`: crystal → student, gates, production MD, conductivity, report.
+    """The main job, as `mdistill distill`: structure → student, gates, production MD, results, report.
 
     Args:
         structure: A path, ASE Atoms, a pymatgen Structure (partial occupancies are ordered), a System or a Crystal;
             or `DistillSettings`, which name a file.
         out: Run folder (default: runs/NAME OF THE FILE, which a structure that is no file does not have).
         settings: Settings to begin from.
+        smiles: A molecule as SMILES, in place of a structure.
+        copies, density: Number of copies in a periodic box, and its density (g/cm³).
         quick: Preset for a first look.
         dry_run: Plan only; nothing is written.
         update: Permission to repeat the stages that changed settings affect.
@@ -125,13 +127,16 @@ def distill(
         begin = settings or (quick_settings(Path(structure)) if quick else DistillSettings(structure=Path(structure)))
         begin = dataclasses.replace(begin, structure=Path(structure))
         chosen = settings_from(DistillSettings, begin, flags, where="distill()")
+        given = DistillArguments(
+            settings=chosen, out=None if out is None else Path(out), smiles=smiles, copies=copies, density=density, quick=quick,
+            update=update, workers=workers,
+        )  # fmt: skip
+        given = until.enter_context(built(given))
+        chosen = given.settings
         if dry_run:
             from mdistill.workflows.dry_run import dry_run as plan
 
             return Outcome(results=plan(chosen))
-        given = DistillArguments(
-            settings=chosen, out=None if out is None else Path(out), quick=quick, update=update, workers=workers
-        )
         folder, results, broken = job(given, default=with_missing(DistillArguments), preset="", stop=stop)
         results = _saved(results, chosen, folder)
     if broken is not None:

@@ -55,3 +55,6 @@ KCAL_MOL = 4.3364104241e-2
 
 KJ_MOL = 1.0364269657e-2
 """1 kJ/mol in eV."""
+
+DENSITY_G_CM3 = 1.66053906660
+"""1 u/Å³ in g/cm³."""

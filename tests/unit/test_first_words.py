@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,17 @@ def test_help_on_a_console_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch, enc
     assert ended.value.code == 0 and b"usage: mdistill" in shown.getvalue() and b"?" in shown.getvalue()
 
 
-@pytest.mark.parametrize("atoms", [molecule("H2O", vacuum=6.0), fcc111("Ag", (1, 1, 2), vacuum=8.0)], ids=["molecule", "slab"])
-def test_molecule_and_slab_are_told_what_to_do_before_anything_else(tmp_path: Path, atoms: object) -> None:
+@pytest.mark.parametrize(
+    ("atoms", "kind"), [(molecule("H2O", vacuum=6.0), "molecule"), (fcc111("Ag", (1, 1, 2), vacuum=8.0), "slab")]
+)
+def test_molecule_and_slab_are_told_what_they_are_before_anything_else(tmp_path: Path, atoms: object, kind: str) -> None:
     path = tmp_path / "structure.extxyz"
     atoms.info.clear()  # type: ignore[attr-defined]
     write(path, atoms)
-    with pytest.raises(BadInput, match="periodic only|vacuum") as refused:
-        resolved(quick_settings(path), read_structure(path))
-    assert "mdistill simulate FILE" in refused.value.fix
+    settings = resolved(quick_settings(path), read_structure(path))
+    assert (settings.matter, settings.mobile, settings.production.fixed_cell) == (kind, "none", True)
+    with pytest.raises(BadInput, match="liquid, but the widest gaps"):
+        resolved(replace(quick_settings(path), matter="liquid"), read_structure(path))
 
 
 @pytest.mark.parametrize(("kelvin", "side", "reason"), [(None, 10.0, "no temperature is stated"), (300.0, 0.0, "has no volume")])

@@ -18,7 +18,7 @@ from mdistill.crystals.crystal import Crystal
 from mdistill.data.prepare import plan, prepare
 from mdistill.data.relax import NotRelaxed, Relaxation, relax
 from mdistill.data.settings import DisorderSettings, PrepareSettings
-from mdistill.data.supercell import is_molecular, shortest_vector, supercell_for
+from mdistill.data.supercell import shortest_vector, supercell_for
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted
 from mdistill.interrupt import StopRequest
@@ -191,9 +191,6 @@ def test_a_box_of_molecules_is_not_repeated_for_a_few_per_cent() -> None:
     assert planned.atoms == 81 and planned.supercell == (1, 1, 1)
     assert any("it is not repeated" in note for note in planned.notes)
     assert plan(water(8.7), PrepareSettings()).supercell == (2, 2, 2)
-    assert not is_molecular(read_structure(EXAMPLE)) and not is_molecular(
-        from_atoms(bulk("NaCl", "rocksalt", a=5.64, cubic=True))
-    )
 
 
 def test_supercell_of_known_cells() -> None:

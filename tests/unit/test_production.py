@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from mdistill.data.supercell import enlarged
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, BlowUp, Interrupted
 from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
 from mdistill.io.structures import repeated, to_atoms
 from mdistill.io.trajectories import read_hdf5
+from mdistill.matter.kinds import KINDS
 from mdistill.observables.host_order import LEAST, host_order
 from mdistill.observables.phase_changes import crossed, one_phase, phase_changes
 from mdistill.parallel import side_by_side
 from mdistill.types import System, Trajectory
-from mdistill.workflows.production import _Job, _Lengths, enlarged, produce
+from mdistill.workflows.production import _Job, _Lengths, produce
 from mdistill.workflows.settings import ProductionSettings
 from springs import NearestSprings
 
@@ -100,7 +102,7 @@ def test_the_order_of_the_host_tells_a_crystal_from_a_melt():
 
 def job(**changed) -> _Job:
     settings = replace(ProductionSettings(runs=2, time_ps=10.0, target=0.1, max_minutes=10.0), **changed)
-    return _Job([crystal()], [], (500.0, 700.0), settings, None, MOBILE, 0, None, StopRequest())  # type: ignore[arg-type]
+    return _Job([crystal()], [], (500.0, 700.0), settings, None, MOBILE, KINDS["crystal"], 0.0, 0, None, (), StopRequest())  # type: ignore[arg-type]
 
 
 def test_runs_grow_where_the_target_is_missed_as_far_as_the_time_allows():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
@@ -30,8 +33,8 @@ from mdistill.workflows.distill_settings import DistillSettings, quick_settings
 if TYPE_CHECKING:
     from mdistill.runs.results import Results
 
-INPUT = "input"
-"""Folder in the run that holds a copy of the structure file, so that the run can be repeated from itself."""
+INPUT, RECIPE = "input", "smiles.txt"
+"""Folder in the run that holds a copy of the structure file, so that the run can be repeated from itself; its SMILES."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,12 @@ class DistillArguments(TrustArguments):
     """The main job."""
 
     settings: Annotated[DistillSettings, tyro.conf.arg(name="")]
+    smiles: str = ""
+    """Molecule as SMILES, in place of a structure file; several with dots between."""
+    copies: int = 1
+    """Number of copies, packed into a periodic box (1: one molecule without a box)."""
+    density: float | None = None
+    """Density of the box at the start, g/cm³."""
     out: Path | None = None
     """Run folder (default: runs/NAME OF THE STRUCTURE FILE)."""
     quick: bool = False
@@ -56,8 +65,8 @@ class DistillArguments(TrustArguments):
 
 
 HELP = """\
-From a crystal structure and a foundation potential to a validated fast student,
-production MD, ionic conductivity with error bars, and one report page.
+From a structure (crystal, molecule, liquid, slab) and a teacher to a validated fast
+student, production MD, results with error bars, and one report page.
 Interrupted runs resume with the same command.
 
 examples:
@@ -65,11 +74,13 @@ examples:
   mdistill distill crystal.cif --temperatures 500 700 900
   mdistill distill crystal.cif --teacher chgnet --mobile Na --out runs/na
   mdistill distill crystal.cif --quick --stride-fs 16
+  mdistill distill --smiles CCO --teacher xtb --quick
+  mdistill distill --smiles OCCOCCO --copies 40 --density 1.12
   mdistill distill runs/na/run.toml --seed 1 --out runs/again
 """
 GROUPS = {
     "what": ("teacher", "temperatures", "mobile", "seed", "quick", "stride_fs"),
-    "structure": ("cutoff", "prepare.orderings", "prepare.max_atoms"),
+    "structure": ("smiles", "copies", "density", "matter", "heavy_h", "cutoff", "prepare.orderings", "prepare.max_atoms"),
     "labels and student": ("label.frames", "train.size", "train.fit.max_minutes", "committee", "refine.rounds"),
     "production": ("production.time_ps", "production.time_step_fs", "production.charge"),
     "run": ("out", "dry_run", "update", "device", "threads", "workers", "max_hours", "trust"),
@@ -85,9 +96,14 @@ def main(arguments: list[str]) -> int:
     preset = "quick" if asked or "--quick" in arguments else ""
     default = with_missing(DistillArguments)
     if preset:
-        default = dataclasses.replace(default, settings=quick_settings(tyro.MISSING))
+        default = dataclasses.replace(default, settings=quick_settings())
     given = parse(DistillArguments, arguments, program="mdistill distill", description=HELP, default=default, groups=GROUPS)
     use_threads(given.threads)
+    with built(given) as given:
+        return _main(given, arguments, default=default, preset=preset)
+
+
+def _main(given: DistillArguments, arguments: list[str], *, default: DistillArguments, preset: str) -> int:
     if given.dry_run:
         from mdistill.workflows.dry_run import dry_run
 
@@ -98,13 +114,73 @@ def main(arguments: list[str]) -> int:
     command = "mdistill distill " + shlex.join(arguments)
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         folder, results, broken = job(given, default=default, preset=preset, stop=stop)
-    finish(stamped(results, given.settings, repeat=command), folder, report=True, sections=("ladder", "transport"))
+    finish(stamped(results, given.settings, repeat=command), folder, report=True, sections=("ladder", "transport", "dynamics"))
     trust = trusting([given.settings.teacher])
     print(f"repeat:  mdistill distill {shlex.quote(str(folder / 'run.toml'))}{trust} --out FOLDER")
     print(f"cite:    mdistill cite {shlex.quote(str(folder))}")
     if broken is not None:
         raise broken
     return 0 if all(gate.passed for gate in results.gates) else 4
+
+
+@contextmanager
+def built(given: DistillArguments) -> Iterator[DistillArguments]:
+    """The arguments with a structure file; one made from SMILES is in a temporary folder, until the run has its copy.
+
+    A run that has a copy keeps it.
+
+    Raises:
+        BadInput: Neither a file nor SMILES, or both; copies of a file; what `from_smiles` refuses; a charge that the teacher
+            does not know.
+    """
+    settings, single = given.settings, given.copies == 1 and given.density is None
+    if not given.smiles:
+        if settings.structure == Path():
+            allowed, fix = "a structure file, or --smiles", "mdistill distill crystal.cif, or --smiles CCO"
+            raise BadInput("STRUCTURE", "missing", allowed=allowed, fix=fix)
+        if not single:
+            problem = f"given beside the file {settings.structure}, which is used as it is"
+            raise BadInput("--copies, --density", problem, allowed="with --smiles alone", fix="leave them out")
+        yield given
+        return
+    if settings.structure != Path():
+        problem = f"given beside the file {settings.structure}"
+        raise BadInput("--smiles", problem, allowed="a structure file or --smiles", fix="leave one of them out")
+    from mdistill.io.files import replacing
+    from mdistill.matter.smiles import from_smiles
+
+    made = from_smiles(given.smiles, copies=given.copies, density=given.density, seed=settings.seed)
+    teacher = _with_charge(settings.teacher, made.charge, made.unpaired)
+    out = given.out or Path("runs") / made.name.replace(" ", "")
+    matter = settings.matter if settings.matter != "auto" else "molecule" if single else "liquid"
+    with tempfile.TemporaryDirectory(prefix="mdistill-") as folder:
+        path, kept = Path(folder) / f"{made.name.replace(' ', '')}.extxyz", out / INPUT
+        with replacing(path) as partial:
+            made.atoms.write(partial, format="extxyz")
+        if (kept / path.name).exists() and (kept / RECIPE).exists() and (kept / RECIPE).read_text("utf-8") == _recipe(given):
+            path = kept / path.name
+        chosen = dataclasses.replace(settings, structure=path, teacher=teacher, matter=matter)
+        yield dataclasses.replace(given, settings=chosen, out=out)
+
+
+def _recipe(given: DistillArguments) -> str:
+    """What a structure from SMILES was made of."""
+    dense = "" if given.density is None else f" at {given.density:g} g/cm³"
+    return f"{given.smiles}, copies: {given.copies}{dense}, seed {given.settings.seed}\n"
+
+
+def _with_charge(teacher: str, charge: int, unpaired: int) -> str:
+    """The teacher's name with charge and unpaired electrons of the molecule, where it has any."""
+    from mdistill.teachers.cards import find_teacher
+
+    told = ",".join(f"{key}={value}" for key, value in (("charge", charge), ("unpaired", unpaired)) if value)
+    if not told or "@" in teacher:
+        return teacher
+    if ":" in teacher or find_teacher(teacher, subject="--teacher").package != "tblite":
+        problem = f"charge {charge:+d}, {unpaired} unpaired electrons: {teacher} cannot be told of them"
+        allowed = "neutral molecules without unpaired electrons, or a teacher that knows both"
+        raise BadInput("--smiles", problem, allowed=allowed, fix="--teacher xtb")
+    return f"{teacher}@{told}"
 
 
 def job(
@@ -127,12 +203,15 @@ def job(
 
 def _write_config(given: DistillArguments, folder: Path, *, default: DistillArguments, preset: str) -> None:
     """Write run.toml, and beside it a copy of the structure file."""
-    from mdistill.io.files import sha256
+    from mdistill.io.files import sha256, write_text
 
     structure = given.settings.structure
     copy = folder / INPUT / structure.name
     if not copy.exists() or sha256(copy) != sha256(structure):
         copy.parent.mkdir(exist_ok=True)
         copyfile(structure, copy)
-    given = dataclasses.replace(given, settings=dataclasses.replace(given.settings, structure=copy))
+    if given.smiles:
+        write_text(copy.parent / RECIPE, _recipe(given))
+    settings = dataclasses.replace(given.settings, structure=copy)
+    given = dataclasses.replace(given, settings=settings, smiles="", copies=1, density=None)
     write_config(folder, "mdistill distill", given, default=default, preset=preset)

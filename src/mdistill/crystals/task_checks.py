@@ -53,10 +53,7 @@ def check_bulk(crystal: Crystal) -> None:
         BadInput: Not periodic in three directions, atoms far from each other, or more than VACUUM Å of empty space between
             layers of atoms.
     """
-    fix = (
-        "a molecule, wire or slab runs with `mdistill simulate FILE --potential TEACHER --out FOLDER`; students are distilled"
-        " from the bulk unit cell"
-    )
+    fix = "give the bulk unit cell; `mdistill distill` takes molecules, wires and slabs too"
     if not all(crystal.pbc):
         raise BadInput(
             crystal.source, f"periodic only along {crystal.pbc}", allowed="periodic in three directions (bulk)", fix=fix

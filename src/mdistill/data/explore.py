@@ -23,7 +23,9 @@ def deformed(system: System, strain: Tensor) -> System:
 
 
 def in_cell(system: System, cell: Tensor) -> System:
-    """One struct laid into another cell ([3, 3], Å): scaled coordinates stay."""
+    """One struct laid into another cell ([3, 3], Å): scaled coordinates stay. One with open directions is returned as it is."""
+    if not bool(system.pbc.all()):
+        return system
     cell = cell.to(system.cell)
     positions = system.positions @ torch.linalg.solve(system.cell[0], cell)
     return replace(system, positions=positions, cell=cell.unsqueeze(0))

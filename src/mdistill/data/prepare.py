@@ -11,14 +11,15 @@ import numpy as np
 
 from mdistill.crystals.charges import formal_charges
 from mdistill.crystals.crystal import Crystal, formula
-from mdistill.crystals.task_checks import check_bulk, check_elements
+from mdistill.crystals.task_checks import check_elements
 from mdistill.data.disorder import charges_of, describe, order, repeat, site_classes
 from mdistill.data.relax import Relaxation, relax
 from mdistill.data.settings import PrepareSettings
-from mdistill.data.supercell import SLACK, is_molecular, shortest_vector, supercell_for
+from mdistill.data.supercell import SLACK, shortest_vector, supercell_for
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.structures import to_system
+from mdistill.matter.kinds import recognised
 from mdistill.progress import progress
 from mdistill.runs.results import Cell, Table
 from mdistill.types import Potential, System
@@ -84,12 +85,15 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
         elements: Atomic numbers the teacher knows; empty for any.
         subject: The teacher's name, for messages.
     Raises:
-        BadInput: Not a bulk crystal, an unknown element, a composition that cannot be neutral, too many atoms.
+        BadInput: Not of the kind asked for, an unknown element, a composition that cannot be neutral, too many atoms.
     """
     check_elements(crystal, elements, subject)
-    check_bulk(crystal)
-    slack = SLACK if is_molecular(crystal) else 0.0
-    supercell = supercell_for(crystal.cell, settings.cutoff, min_length=settings.min_length, slack=slack)
+    matter, crystal, told = recognised(crystal, settings.matter)
+    slack = SLACK if matter.molecules else 0.0
+    supercell = (1, 1, 1)
+    if matter.periodic:
+        frame, least = crystal.frame, settings.min_length
+        supercell = supercell_for(frame, settings.cutoff, min_length=least, slack=slack, pbc=crystal.pbc)
     expected = crystal.n_atoms * math.prod(supercell)
     if expected > settings.max_atoms:
         problem = f"{expected:.0f} atoms in the {'×'.join(map(str, supercell))} supercell"
@@ -97,8 +101,8 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
         raise BadInput(crystal.source, problem, allowed=f"at most {settings.max_atoms} (max_atoms)", fix=fix)
     large = repeat(crystal, supercell)
     columns = ["site", "number", "occupancy", "atoms in the supercell"]
-    notes = [*crystal.notes, *crystal.unused]
-    if (shortest := shortest_vector(large.cell)) <= 2.0 * settings.cutoff:
+    notes = [*told, *crystal.notes, *crystal.unused]
+    if (shortest := shortest_vector(large.cell, large.pbc)) <= 2.0 * settings.cutoff:
         notes.append(
             f"the box of molecules is {shortest:.2f} Å long, twice the cutoff {2.0 * settings.cutoff:g} Å: it is not repeated for"
             f" less than {SLACK:.0%}; --prepare.min-length {math.ceil(2.0 * settings.cutoff)} repeats it"
@@ -107,7 +111,7 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
         rule = "No disorder: every site holds one whole atom."
         composition = large.composition
         rows = [[label, n, occupancies, n] for label, n, occupancies in _site_rows(large)]
-        if formal_charges(crystal) is None:
+        if matter.name == "crystal" and formal_charges(crystal) is None:
             notes.append(f"{crystal.formula} is not neutral with usual charges of its elements: are atoms missing?")
     else:
         charges = charges_of(crystal)
@@ -171,6 +175,7 @@ def prepare(
         Interrupted: A stop was requested.
     """
     planned = plan(crystal, settings, elements=potential.elements, subject=potential.name)
+    matter, crystal, _ = recognised(crystal, settings.matter)
     orderings = order(crystal, supercell=planned.supercell, count=settings.orderings, settings=settings.disorder, seed=seed)
     notes = list(planned.notes)
     if len(orderings) < settings.orderings:
@@ -178,15 +183,16 @@ def prepare(
     starts = [to_system(one.crystal) for one in orderings]
     with progress("relax", (settings.relax_steps + 1) * len(orderings)) as advance:
         relaxing = partial(
-            relax, potential=potential, largest_force=settings.largest_force, stress_GPa=settings.stress_gpa, stop=stop
-        )
+            relax, potential=potential, largest_force=settings.largest_force, stress_GPa=settings.stress_gpa,
+            fixed_cell=not matter.relaxes_cell, stop=stop,
+        )  # fmt: skip
         relaxed = [relaxing(start, max_steps=settings.relax_steps, advance=advance) for start in starts]
         if (worst := max(result.distortion for _, result in relaxed)) > _LARGEST_DISTORTION:
             notes.append(_PUBLISHED.format(worst))
             relaxed = [relaxing(start, max_steps=0) for start in starts]
     relaxed.sort(key=lambda pair: pair[1].energy)
     for k, (system, result) in enumerate(relaxed):
-        notes.extend(_relaxation_notes(k, system, result, settings))
+        notes.extend(_relaxation_notes(k, system, result, settings) if matter.name != "liquid" else ())
     return Preparation(
         systems=[system for system, _ in relaxed], relaxations=[result for _, result in relaxed], rule=orderings[0].rule,
         supercell=planned.supercell, notes=tuple(notes),
@@ -201,7 +207,7 @@ def _relaxation_notes(k: int, system: System, result: Relaxation, settings: Prep
         yield f"Ordering {k + 1} is not fully relaxed after {result.steps} teacher calls: {reached}."
     if abs(result.strain) > 0.15:
         yield f"Ordering {k + 1}: relaxation changed the volume by {result.strain:+.0%}; does the teacher know this material?"
-    shortest = shortest_vector(system.cell[0].numpy())
+    shortest = shortest_vector(system.cell[0].numpy(), system.pbc[0].tolist())
     if shortest <= 2.0 * settings.cutoff:
         yield f"Ordering {k + 1}: after relaxation the shortest lattice vector is {shortest:.2f} Å, below twice the cutoff."
 

@@ -80,7 +80,7 @@ class NotRelaxed(MdistillError):
 
 def relax(
     system: System, potential: Potential, *, max_steps: int = 200, largest_force: float = 0.05, stress_GPa: float = 0.1,
-    stop: StopRequest = NEVER, advance: Advance = silent,
+    fixed_cell: bool = False, stop: StopRequest = NEVER, advance: Advance = silent,
 ) -> tuple[System, Relaxation]:  # fmt: skip
     r"""Minimise the energy over positions and cell.
 
@@ -93,6 +93,7 @@ def relax(
         max_steps: Largest number of steps; with 0 the structure is returned unchanged, with its energy.
         largest_force: eV/Å.
         stress_GPa: Largest stress component at which the cell counts as relaxed.
+        fixed_cell: Whether positions alone relax, whatever the stress.
         stop, advance: Called before and after every teacher call.
     Returns:
         The structure of lowest energy met, and how it got there.
@@ -115,14 +116,14 @@ def relax(
         result = replace(
             result,
             energy_before=result.energy if best is None else best[1].energy_before,
-            converged=result.max_force <= largest_force and result.max_stress <= stress_GPa,
+            converged=result.max_force <= largest_force and (fixed_cell or result.max_stress <= stress_GPa),
         )
         if best is None or result.converged or result.energy < best[1].energy:
             best = (now, result)
         advance(1, f"{result.max_force:.3f} eV/Å, {result.max_stress:.2f} GPa")
         if result.converged or step == max_steps:
             break
-        force = _generalised(now, prediction, deformation)
+        force = _generalised(now, replace(prediction, stress=None) if fixed_cell else prediction, deformation)
         move = fire.move(force)
         reference = reference + move[:n]
         deformation = deformation + move[n:] / n

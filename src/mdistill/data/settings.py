@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Literal
+
+import tyro
 
 from mdistill.settings import setting, settings
 
@@ -39,6 +42,7 @@ class PrepareSettings:
     """Preparation of a structure.
 
     Attributes:
+        matter: Kind of matter; auto: from periodicity, vacuum and bonds.
         cutoff: Student cutoff, Å. The shortest lattice vector of the supercell exceeds twice this.
         min_length: Smallest height of the supercell, Å.
         orderings: Number of orderings of a disordered crystal.
@@ -49,6 +53,7 @@ class PrepareSettings:
         disorder: Search for orderings.
     """
 
+    matter: tyro.conf.Suppress[Literal["auto", "crystal", "molecular-crystal", "liquid", "slab", "wire", "molecule"]] = "auto"
     cutoff: float = setting(4.9, least=0.5, most=20.0, unit="Å")
     min_length: float = setting(0.0, least=0.0, most=200.0, unit="Å")
     orderings: int = setting(1, least=1)

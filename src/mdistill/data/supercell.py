@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+import torch
+from ase.data import chemical_symbols
 from jaxtyping import Float
 
-from mdistill.crystals.checks import neighbour_pairs, perpendicular_heights
-from mdistill.crystals.crystal import Crystal
+from mdistill.crystals.checks import perpendicular_heights
+from mdistill.errors import BadInput
+from mdistill.graph import cast, checked_box
+from mdistill.io.structures import repeated
+from mdistill.types import System
 
 SLACK = 0.1
 """Share of twice the cutoff by which a box of molecules may be too short without being repeated."""
-_BOND = 1.2
-"""Longest bond over the sum of covalent radii."""
 
 
 def supercell_for(
-    cell: Float[np.ndarray, "3 3"], cutoff: float, *, min_length: float = 0.0, slack: float = 0.0
-) -> tuple[int, int, int]:
+    cell: Float[np.ndarray, "3 3"], cutoff: float, *, min_length: float = 0.0, slack: float = 0.0,
+    pbc: Sequence[bool] = (True, True, True),
+) -> tuple[int, int, int]:  # fmt: skip
     """Smallest diagonal repeat whose shortest lattice vector exceeds 2·cutoff and whose heights reach min_length.
 
     Two images of an atom are then farther apart than 2·cutoff, so that at most one of them is a neighbour of any atom.
@@ -29,12 +34,14 @@ def supercell_for(
         cutoff: Å.
         min_length: Å.
         slack: Share by which the shortest lattice vector may be shorter.
+        pbc: Periodic along each lattice vector; an open direction is not repeated.
     """
     cell = np.asarray(cell, dtype=np.float64)
     heights, reach = perpendicular_heights(cell), 2.0 * cutoff * (1.0 - slack)
-    least = [max(math.ceil(min_length / h - 1e-9), 1) for h in heights]
-    most = [max(math.floor(reach / h) + 1, low) for h, low in zip(heights, least, strict=True)]
+    least = [max(math.ceil(min_length / h - 1e-9), 1) if closed else 1 for h, closed in zip(heights, pbc, strict=True)]
+    most = [max(math.floor(reach / h) + 1, low) if closed else 1 for h, low, closed in zip(heights, least, pbc, strict=True)]
     grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in most), indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = grid[(grid[:, ~np.array(pbc)] == 0).all(axis=1)]
     short = grid[(np.linalg.norm(grid @ cell, axis=1) <= reach) & grid.any(axis=1)]
     choices = product(*(range(low, high + 1) for low, high in zip(least, most, strict=True)))
     ordered = sorted(choices, key=lambda n: (math.prod(n), -float((heights * n).min())))
@@ -42,26 +49,31 @@ def supercell_for(
     return found[0], found[1], found[2]
 
 
-def shortest_vector(cell: Float[np.ndarray, "3 3"]) -> float:
-    """Length of the shortest lattice vector, Å."""
+def shortest_vector(cell: Float[np.ndarray, "3 3"], pbc: Sequence[bool] = (True, True, True)) -> float:
+    """Length of the shortest lattice vector along periodic directions, Å; infinite without any."""
     from ase.geometry import minkowski_reduce
 
-    return float(np.linalg.norm(minkowski_reduce(np.asarray(cell, dtype=np.float64))[0], axis=1).min())
+    if not any(pbc):
+        return math.inf
+    reduced = minkowski_reduce(np.asarray(cell, dtype=np.float64), pbc=np.array(pbc))[0]
+    return float(np.linalg.norm(reduced[np.array(pbc)], axis=1).min())
 
 
-def is_molecular(crystal: Crystal) -> bool:
-    """Whether at least four molecules, none larger than a quarter of the cell, hold most of the atoms: a liquid, for one."""
-    from ase.data import covalent_radii
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def enlarged(system: System, *, atoms: int, ions: int, mobile: int | None) -> System:
+    """The structure repeated, shortest height first, until it has enough atoms and mobile ions.
 
-    if not crystal.ordered:
-        return False
-    numbers = np.array([next(iter(site.occupancies)) for site in crystal.sites])
-    radii = covalent_radii[numbers]
-    i, j, distance = neighbour_pairs(crystal, 2.0 * _BOND * float(radii.max()))
-    bonded = distance < _BOND * (radii[i] + radii[j])
-    links = coo_array((np.ones(int(bonded.sum())), (i[bonded], j[bonded])), shape=(len(numbers),) * 2)
-    sizes = np.bincount(connected_components(links, directed=False)[1])
-    molecules = sizes[(sizes > 1) & (sizes <= len(numbers) / 4)]
-    return len(molecules) >= 4 and int(molecules.sum()) > 0.8 * len(numbers)
+    Raises:
+        BadInput: It has no mobile ion.
+    """
+    count = system.n_atoms if mobile is None else int((system.numbers == mobile).sum())
+    if not count:
+        name = chemical_symbols[mobile or 0]
+        raise BadInput("mobile", f"no {name} in the structure", allowed="an element of it", fix="name another --mobile")
+    closed, repeats = [axis for axis in range(3) if bool(system.pbc[0, axis])], [1, 1, 1]
+    if not closed:
+        return system
+    heights = perpendicular_heights(checked_box(cast(system, dtype=torch.float64), 0.1))
+    while math.prod(repeats) * system.n_atoms < atoms or (mobile is not None and math.prod(repeats) * count < ions):
+        shortest = min(closed, key=lambda axis: repeats[axis] * heights[axis])
+        repeats[shortest] += 1
+    return repeated(system, (repeats[0], repeats[1], repeats[2]))

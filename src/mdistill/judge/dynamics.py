@@ -26,6 +26,7 @@ from mdistill.errors import BlowUp
 from mdistill.estimates import Estimate, mean_of
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.settings import JudgeSettings
+from mdistill.matter.masses import usual_time_step
 from mdistill.progress import Advance, silent
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.energy_correction import unheated
@@ -37,7 +38,6 @@ from mdistill.simulation.propagators import Evaluate, Thermostat, innermost, ins
 from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.running_sums import means, no_steps
 from mdistill.simulation.sample import at_temperature, dynamics, sample
-from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Propagator, State, System, Trajectory
 from mdistill.units import BOLTZMANN, PS
@@ -219,7 +219,7 @@ def _thinned(run: Trajectory) -> Trajectory:
 
 def small_steps(evaluate: Evaluate, system: System, settings: JudgeSettings) -> VelocityVerlet:
     """The time steps that a map is compared with."""
-    return VelocityVerlet(evaluate=evaluate, time_step=settings.time_step_fs or 0.5 * default_time_step(system))
+    return VelocityVerlet(evaluate=evaluate, time_step=settings.time_step_fs or 0.5 * usual_time_step(system))
 
 
 def equilibrated_start(small: VelocityVerlet, system: System, settings: JudgeSettings, *, seed: int = 0) -> State:

@@ -24,6 +24,7 @@ from mdistill.estimates import Estimate
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.dynamics import BLOCKS, Judged, equilibrated_start, judged, small_steps
 from mdistill.judge.settings import StrideRungSettings
+from mdistill.matter.masses import usual_time_step
 from mdistill.nets.network import StrideMap
 from mdistill.progress import progress
 from mdistill.runs.identity import model_id, structure_digests
@@ -31,7 +32,6 @@ from mdistill.runs.ledger import Ledger, Work
 from mdistill.settings import amended, child_seed
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
-from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.stride_maps import long_strides
 from mdistill.types import Potential, System
 
@@ -75,7 +75,7 @@ def _search(
     net: StrideMap, potential: Potential, system: System, settings: StrideRungSettings, *, seed: int, stop: StopRequest
 ) -> dict[str, float]:
     judge = replace(settings.judge, temperature_limit_K=_SHARPER * settings.judge.temperature_limit_K)
-    evaluate, usual, stride = make_evaluator(potential, system), default_time_step(system), net.settings.stride_fs
+    evaluate, usual, stride = make_evaluator(potential, system), usual_time_step(system), net.settings.stride_fs
     small = small_steps(evaluate, system, judge)
     start, scale, first = equilibrated_start(small, system, judge, seed=seed), 1.0, None
     with progress("kick scale", (_TIMES + 1) * BLOCKS, unit="block") as advance:

@@ -37,6 +37,7 @@ from mdistill.judge.replay import replay
 from mdistill.judge.settings import ValidateSettings
 from mdistill.judge.timing import Speed, compare_speed
 from mdistill.labelling.settings import LabelSettings
+from mdistill.matter.masses import usual_time_step
 from mdistill.nets.speed_record import runs_in, speed_notes
 from mdistill.runs.hardware import hardware, instructions
 from mdistill.runs.identity import model_id, structure_digests
@@ -45,7 +46,7 @@ from mdistill.runs.results import Headline, Results, estimate_from
 from mdistill.settings import child_seed, to_json
 from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
-from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
+from mdistill.simulation.simulate import SimulationResult, simulate
 from mdistill.training.potential import evaluate
 from mdistill.types import LabelledFrame, Potential, System, Trajectory
 from mdistill.units import GPA, PS
@@ -175,7 +176,7 @@ class _Dynamics:
         run = self.run("hot", kelvin, asked)
         if not isinstance(run, BlowUp):
             return stability_gate(asked, asked, temperature_K=kelvin)
-        done = run.step * (self.settings.time_step_fs or default_time_step(self.start)) / PS
+        done = run.step * (self.settings.time_step_fs or usual_time_step(self.start)) / PS
         return stability_gate(max(0.0, done), asked, temperature_K=kelvin, reason=f"{run.reason} (step {run.step})")
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from mdistill.data.explore import in_cell
 from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.labelling.plan import steps
+from mdistill.labelling.plan import steps, with_time_step
 from mdistill.labelling.settings import LabelSettings
+from mdistill.matter.masses import repartitioned
 from mdistill.progress import progress
 from mdistill.settings import stream
 from mdistill.simulation.evaluator import make_evaluator
@@ -46,6 +47,7 @@ def replay(
         BlowUp: A run broke; the reason names the temperature.
         Interrupted: A stop was requested.
     """
+    taught = with_time_step(taught, relaxed)
     evaluate, (equilibration, spacing) = make_evaluator(student, relaxed), steps(taught)
     collected = {kelvin: Collect() for kelvin in frames}
     ladder = taught.temperatures_K[: 1 + max(map(taught.temperatures_K.index, frames))]
@@ -56,9 +58,10 @@ def replay(
                 system = in_cell(system, cells[kelvin]) if cells and kelvin in cells else system
                 generator = stream(seed, f"replay {run}, {kelvin:g} K")
                 guard = Guard(settings=GuardSettings(largest_force=taught.largest_force), temperature_K=kelvin)
-                moving = langevin(evaluate, guard, temperature_K=kelvin, time_step_fs=taught.time_step_fs,
+                moving = langevin(evaluate, guard, temperature_K=kelvin, time_step_fs=taught.time_step_fs or 0.0,
                                   friction_per_ps=taught.friction_per_ps)  # fmt: skip
-                start = at_temperature(system, evaluate, temperature_K=kelvin, generator=generator)
+                masses = repartitioned(relaxed, taught.heavy_h)
+                start = at_temperature(system, evaluate, temperature_K=kelvin, generator=generator, masses=masses)
                 try:
                     state, frames_here = sample(start, moving, generator=generator, equilibration=equilibration,
                                          frames=frames.get(kelvin, taught.frames), every=spacing, stop=stop)  # fmt: skip

@@ -23,7 +23,7 @@ class ValidateSettings:
             to show the drift of the forces within some ten ps.
         stability_ps: Length of the MD at stability_factor × the highest temperature, ps.
         stability_factor: Temperature of the stability run over the highest temperature.
-        time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
+        time_step_fs: Time step, fs; by default 2, or 0.5 with hydrogen.
         scan_from_A: First distance of the pair scans, Å.
         speed_repeats: Number of timings; each costs one teacher call.
         parity_points: Largest number of points in a parity plot.

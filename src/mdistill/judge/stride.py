@@ -19,6 +19,7 @@ from mdistill.judge.dynamics import (
 from mdistill.judge.settings import JudgeSettings, StrideRungSettings
 from mdistill.judge.stride_tables import SECTION, Compared, gates, rung, tables, target_of, values
 from mdistill.judge.timing import speeds
+from mdistill.matter.masses import usual_time_step
 from mdistill.progress import progress
 from mdistill.runs.hardware import hardware
 from mdistill.runs.results import Headline, Results, in_section
@@ -27,7 +28,6 @@ from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.propagators import Evaluate
 from mdistill.simulation.sample import dynamics
-from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.stride_maps import long_strides
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.teachers.models import load_stride
@@ -45,7 +45,7 @@ def judge_map(
     judge = settings.judge
     net = load_stride(result.path)
     evaluate = make_evaluator(potential, system)
-    usual = default_time_step(system)
+    usual = usual_time_step(system)
     small = small_steps(evaluate, system, judge)
     stride = net.settings.stride_fs
     kicks = net.settings.kicks if net.has_kicks else max(1, round(stride / 8.0))

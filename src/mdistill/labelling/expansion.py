@@ -35,6 +35,8 @@ def expanded(system: System, relaxed: System, frames: Sequence[LabelledFrame], *
     Returns:
         The structure, strained; unchanged where the labels have no stress or fewer than two isotropic strains.
     """
+    if not bool(system.pbc.all()):
+        return system
     modulus = bulk_modulus(frames, relaxed)
     hot = [f for f in frames if f.source == "md" and f.target.stress is not None]
     hot = [f for f in hot if f.temperature_K == hot[-1].temperature_K]

@@ -26,10 +26,12 @@ from mdistill.io.structures import write_systems
 from mdistill.labelling.engine import Answer, Engine, Failure, as_engine
 from mdistill.labelling.executor import AskedPotential, Executor, NoAnswer, executor
 from mdistill.labelling.expansion import expanded
-from mdistill.labelling.plan import Task, plan, steps, task_calls
+from mdistill.labelling.plan import Task, plan, steps, task_calls, with_time_step
 from mdistill.labelling.settings import LabelSettings
 from mdistill.labelling.tables import label_results
 from mdistill.labelling.tasks import Question, frame_of, frame_questions, questions, still_questions
+from mdistill.matter.kinds import WITHOUT_H_FS
+from mdistill.matter.masses import repartitioned
 from mdistill.progress import Advance, progress, silent
 from mdistill.runs.identity import model_id, structure_digests
 from mdistill.runs.ledger import Ledger, Work
@@ -119,6 +121,7 @@ def label_run(
         BadInput: The folder holds a run of another plan, or damaged labels; or the teacher does not know an element.
     """
     tasks = plan(systems, settings)
+    settings = with_time_step(settings, systems[0])
     inputs, models = {"structures": structure_digests(*systems)}, {"teacher": model_id(teacher)}  # type: ignore[arg-type]
     work = Work(key="labels", settings=amended(settings, {"seed": seed}), inputs=inputs, models=models)
     ledger, begin = Ledger(folder), time.monotonic()
@@ -216,7 +219,7 @@ def _dynamics(run: _Run, number: int, task: Task, relaxed: System, before: Seque
 
     guard = Guard(settings=GuardSettings(largest_force=settings.largest_force), temperature_K=task.temperature_K)
     moving = langevin(Evaluator(AskedPotential(run.executor)), guard, temperature_K=task.temperature_K,
-                      time_step_fs=settings.time_step_fs, friction_per_ps=settings.friction_per_ps)  # fmt: skip
+                      time_step_fs=settings.time_step_fs or WITHOUT_H_FS, friction_per_ps=settings.friction_per_ps)  # fmt: skip
     (equilibration, every), stored, generator_state = steps(settings), run.position(task.name), generator.get_state()
     reached = sampled(
         state, moving, generator=generator, equilibration=equilibration, frames=task.frames, every=every, step=step,
@@ -259,7 +262,8 @@ def _begin(run: _Run, number: int, task: Task, relaxed: System, before: Sequence
         labels = [frame for frame in run.store.read() if first <= frame.block < task.first_block]
         system = expanded(last.state.system, relaxed, labels, next_K=task.temperature_K)
     generator = stream(run.seed, task.name)
-    state = initial_state(system, temperature_K=task.temperature_K, generator=generator)
+    masses = repartitioned(system, run.settings.heavy_h)
+    state = initial_state(system, temperature_K=task.temperature_K, generator=generator, masses=masses)
     return RestartPoint(step=0, state=state, generator_state=generator.get_state())
 
 

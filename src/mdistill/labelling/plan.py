@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mdistill.errors import BadInput
 from mdistill.labelling.engine import Engine, curvature_calls
 from mdistill.labelling.settings import LabelSettings
+from mdistill.matter.kinds import WITHOUT_H_FS
+from mdistill.matter.masses import usual_time_step
 from mdistill.types import Potential, System
 
 Kind = Literal["strain", "rattle", "contact", "md"]
@@ -74,7 +76,7 @@ def estimate_cost(
     systems: Sequence[System], settings: LabelSettings, seconds_per_call: float, *, teacher: Potential | Engine | None = None
 ) -> tuple[int, float]:
     """Teacher calls and minutes of `label_run`; probes count as the calls they cost."""
-    calls = 0
+    calls, settings = 0, with_time_step(settings, systems[0])
     for task in plan(systems, settings):
         calls += task_calls(task, settings) + (task.kind == "md")
         if settings.probes:
@@ -85,7 +87,13 @@ def estimate_cost(
 
 def steps(settings: LabelSettings) -> tuple[int, int]:
     """Time steps before the first frame's interval, and between frames."""
-    return round(settings.equilibration_fs / settings.time_step_fs), max(round(settings.every_fs / settings.time_step_fs), 1)
+    step = settings.time_step_fs or WITHOUT_H_FS
+    return round(settings.equilibration_fs / step), max(round(settings.every_fs / step), 1)
+
+
+def with_time_step(settings: LabelSettings, system: System) -> LabelSettings:
+    """The settings with the usual time step of a structure where none is set."""
+    return replace(settings, time_step_fs=settings.time_step_fs or usual_time_step(system, heavy_h=settings.heavy_h))
 
 
 def task_frames(task: Task, settings: LabelSettings) -> int:

@@ -17,6 +17,7 @@ from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.labelling.settings import SegmentSettings
+from mdistill.matter.masses import usual_time_step
 from mdistill.progress import Advance, progress
 from mdistill.runs.identity import model_id, structure_digests
 from mdistill.runs.ledger import Ledger, Work
@@ -26,7 +27,6 @@ from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import standard_masses, without_drift
 from mdistill.simulation.propagators import Evaluate
 from mdistill.simulation.sample import Dynamics, at_temperature, dynamics, langevin, sample
-from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Potential, State, System, Trajectory
 from mdistill.units import BOLTZMANN, KINETIC, PS
@@ -140,8 +140,8 @@ class _Task:
 def _at(system: System, potential: Potential, settings: SegmentSettings, kelvin: float, task: _Task) -> list[Segment]:
     guard = Guard(settings=settings.guard, temperature_K=kelvin)
     evaluate = make_evaluator(potential, system, guard=guard)
-    small = settings.time_step_fs or 0.25 * default_time_step(system)
-    usual = default_time_step(system)
+    small = settings.time_step_fs or 0.25 * usual_time_step(system)
+    usual = usual_time_step(system)
     warm = langevin(evaluate, guard, temperature_K=kelvin, time_step_fs=usual, friction_per_ps=settings.friction_per_ps)
     nve = dynamics(VelocityVerlet(evaluate=evaluate, time_step=small), evaluate, guard)
     generator = stream(task.seed, f"task {task.number}")

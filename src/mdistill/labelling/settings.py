@@ -19,7 +19,8 @@ class LabelSettings:
         blocks: Number of time blocks per temperature, the units of held-out sets.
         every_fs: Time between two frames, fs.
         equilibration_fs: Equilibration before the first frame at each temperature, fs.
-        time_step_fs: Time step, fs.
+        time_step_fs: Time step, fs; by default 2, or 0.5 with hydrogen, or 1 with heavy hydrogen.
+        heavy_h: Mass of hydrogen, u, taken from the atom that it is bonded to; 0: the standard masses.
         friction_per_ps: Langevin friction, 1/ps; high, because frames should be uncorrelated.
         displaced: Number of randomly displaced copies of each MD frame, one teacher call each.
         displacement_A: Standard deviation of these displacements along each axis, Å.
@@ -40,7 +41,8 @@ class LabelSettings:
     blocks: int = setting(5, least=1)
     every_fs: float = setting(20.0, above=0.0, unit="fs")
     equilibration_fs: float = setting(200.0, least=0.0, unit="fs")
-    time_step_fs: float = setting(2.0, above=0.0, most=20.0, unit="fs")
+    time_step_fs: float | None = setting(None, above=0.0, most=20.0, unit="fs")
+    heavy_h: float = setting(0.0, least=0.0, most=10.0, unit="u")
     friction_per_ps: float = setting(10.0, above=0.0, most=1000.0, unit="1/ps")
     displaced: int = setting(1, least=0)
     displacement_A: float = setting(0.05, above=0.0, below=1.0, unit="Å")
@@ -58,8 +60,8 @@ class LabelSettings:
     def __post_init__(self) -> None:
         if self.blocks > self.frames:
             refuse(self, "blocks", allowed=f"1 to the number of frames, {self.frames}", fix="fewer blocks, or more frames")
-        if self.every_fs < self.time_step_fs:
-            refuse(self, "every_fs", allowed=f"at least one time step, {self.time_step_fs:g} fs", fix="frames further apart")
+        if self.every_fs < (step := self.time_step_fs or 0.0):
+            refuse(self, "every_fs", allowed=f"at least one time step, {step:g} fs", fix="frames further apart")
 
 
 @settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ase.data import chemical_symbols
 
@@ -84,7 +84,7 @@ def production_results(
     table = _table(produced, orders, stride_fs=stride_fs, pressure_GPa=pressure_GPa)
     dynamics = Results(command="production", tables=[table], citations=citations, notes=said)
     if symbol is None:
-        return replace(dynamics, notes=[*said, "No mobile ion was named: no transport properties were computed."])
+        return dynamics
     runs = [
         Runs(temperature_K=p.temperature_K, trajectories=p.trajectories, students=p.students, pressure=p.pressure)
         for p in produced

@@ -9,10 +9,11 @@ from mdistill.runs.results import Headline, Quantity, Results, headline_parts
 
 _SYMBOLS: dict[Quantity, str] = {
     "stride_speed_up": "speed-up by strides", "speed_up": "speed-up", "conductivity": "σ", "diffusivity": "D",
-    "activation_energy": "activation energy",
+    "activation_energy": "activation energy", "density": "density", "surface_u2": "u² of the surface, normal",
+    "force_mae": "force error",
 }  # fmt: skip
 """Labels of headlines, in the order shown."""
-_FROM_DYNAMICS = ("conductivity", "diffusivity", "activation_energy")
+_FROM_DYNAMICS = ("conductivity", "diffusivity", "activation_energy", "density", "surface_u2")
 _MOST = 7
 
 

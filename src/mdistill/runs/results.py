@@ -39,7 +39,9 @@ PARTS = ("gates", "tables", "figures", "scenes")
 """Named parts of results, besides the values."""
 KINDS = ("teacher", "potential", "stride")
 RungKind = Literal["teacher", "potential", "stride"]
-Quantity = Literal["stride_speed_up", "speed_up", "conductivity", "diffusivity", "activation_energy"]
+Quantity = Literal[
+    "stride_speed_up", "speed_up", "conductivity", "diffusivity", "activation_energy", "density", "surface_u2", "force_mae"
+]
 Cell = str | int | float | Estimate | None
 """A table cell; floats are shown with 4 significant digits, estimates as value ± error."""
 BROKEN = " MD"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.simulation.compiled import compile_propagator
@@ -65,9 +65,11 @@ def langevin(evaluate: Evaluate, guard: Guard, *, temperature_K: float, time_ste
     return dynamics(plain, evaluate, guard)
 
 
-def at_temperature(system: System, evaluate: Evaluate, *, temperature_K: float, generator: Generator) -> State:
-    """A structure with Maxwell–Boltzmann momenta and its prediction."""
-    return evaluated(initial_state(system, temperature_K=temperature_K, generator=generator), evaluate)
+def at_temperature(
+    system: System, evaluate: Evaluate, *, temperature_K: float, generator: Generator, masses: Tensor | None = None
+) -> State:
+    """A structure with Maxwell–Boltzmann momenta (of `masses`, u, where they are not the standard ones) and its prediction."""
+    return evaluated(initial_state(system, temperature_K=temperature_K, generator=generator, masses=masses), evaluate)
 
 
 def sampled(

@@ -45,7 +45,7 @@ class SimulateSettings:
         time_ps: Length of the run after equilibration, ps. A finished run with a longer time continues.
         equilibration_ps: Equilibration before it, ps. Langevin with friction 10/ps (nve, nvt) or npt; logged at negative times,
             not in the trajectory.
-        time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
+        time_step_fs: Time step, fs; by default 2, or 0.5 with hydrogen.
         friction_per_ps: Langevin friction, 1/ps.
         relaxation_fs: Relaxation time of the bussi thermostat, fs.
         barostat_ps: Relaxation time of the barostat, ps.
@@ -66,7 +66,7 @@ class SimulateSettings:
     time_ps: float = setting(10.0, above=0.0, most=1e8, unit="ps")
     equilibration_ps: float = setting(0.0, least=0.0, most=1e8, unit="ps")
     time_step_fs: float | None = setting(
-        None, above=0.0, most=LONGEST_STEP, unit="fs", fix="2 fs suits most solids, 1 fs hydrogen"
+        None, above=0.0, most=LONGEST_STEP, unit="fs", fix="2 fs suits most solids, 0.5 fs hydrogen"
     )
     friction_per_ps: float = setting(1.0, above=0.0, most=1000.0, unit="1/ps")
     relaxation_fs: float = setting(100.0, above=0.0, most=1e6, unit="fs")

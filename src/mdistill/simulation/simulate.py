@@ -19,6 +19,7 @@ from mdistill.graph import cast, volumes
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_text
 from mdistill.io.trajectories import TrajectoryWriter, extxyz_frame
+from mdistill.matter.masses import usual_time_step
 from mdistill.nets.network import StrideMap
 from mdistill.notices import notify
 from mdistill.progress import Advance, progress
@@ -66,11 +67,6 @@ class SimulationResult:
     steps: int
     seconds: float
     resumed: bool
-
-
-def default_time_step(system: System) -> float:
-    """1 fs with hydrogen, else 2 fs."""
-    return 1.0 if bool((system.numbers == 1).any()) else 2.0
 
 
 def simulate(
@@ -277,7 +273,7 @@ class _Run:
 
     def _strides(self, system: System, stride: StrideMap) -> LongStrides:
         """The map as a step that continues its counts."""
-        small, skin = default_time_step(system), self.settings.skin_A
+        small, skin = usual_time_step(system), self.settings.skin_A
         long = long_strides(stride, system, self.evaluate, time=self.time_step, skin=skin, small_step=small, guard=self.guard)
         for name in ("strides", "fallbacks"):
             setattr(long.counts, name, int(self.point.extras.get(name, 0)))
@@ -299,7 +295,7 @@ class _Run:
 def _time_step(system: System, settings: SimulateSettings, stride: StrideMap | None) -> float:
     """The time that a step advances, fs."""
     if stride is None:
-        return settings.time_step_fs or default_time_step(system)
+        return settings.time_step_fs or usual_time_step(system)
     return settings.time_step_fs or stride.settings.stride_fs
 
 

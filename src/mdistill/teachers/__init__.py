@@ -29,12 +29,12 @@ from mdistill.teachers.cards import TEACHERS as TEACHERS
 from mdistill.teachers.cards import Teacher, find_teacher
 from mdistill.teachers.devices import resolve_device
 from mdistill.teachers.weights import advice, conflicts, needed_weights
-from mdistill.types import Potential, System
+from mdistill.types import Potential, Prediction, System
 
 LOG = logging.getLogger("mdistill.teachers")
 MODULES = {
     "sevenn": "sevenn", "chgnet": "chgnet", "mace-torch": "mace", "orb-models": "orb_models", "mattersim": "mattersim",
-    "upet": "upet",
+    "upet": "upet", "tblite": "tblite",
 }  # fmt: skip
 """The module of each package."""
 GOLDEN_LIMITS = {"energy": 1e-5, "forces": 1e-4, "stress": 1e-5}
@@ -69,7 +69,7 @@ def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher", ti
         notify(f"teacher {card.name}: {advice(wrong)}")
     try:
         with captured(card.name):
-            return _loaded(card, place, subject, timeout_s)
+            return _loaded(card, place, name, subject, timeout_s)
     except ModuleNotFoundError as error:
         raise MissingPackage(error.name or card.package, card.pip_line, f"teacher {card.name}") from error
     except MdistillError:
@@ -87,7 +87,11 @@ def installed(card: Teacher) -> bool:
     return name in sys.modules or find_spec(name) is not None
 
 
-def _loaded(card: Teacher, device: str, subject: str, timeout_s: float) -> Potential:
+def _loaded(card: Teacher, device: str, name: str, subject: str, timeout_s: float) -> Potential:
+    if card.package == "tblite":
+        from mdistill.teachers.xtb import load_xtb
+
+        return load_xtb(card, name, timeout_s=timeout_s)
     if card.weights is not None:
         from mdistill.teachers.by_calculator import load_by_calculator
 
@@ -132,7 +136,7 @@ def check_teacher(potential: Potential, name: str, *, system: System | None = No
     Raises:
         MdistillError: A deviation above `GOLDEN_LIMITS`, or forces that do not follow the atoms.
     """
-    if ":" in name or not golden(find_teacher(name).name):
+    if ":" in name or "@" in name or not golden(find_teacher(name).name):
         if system is not None:
             _check_order(potential, system)
         return {}
@@ -145,7 +149,7 @@ def check_teacher(potential: Potential, name: str, *, system: System | None = No
         parts = {
             "energy": (prediction.energy.cpu().numpy() - frame["energy"]) / atoms,
             "forces": prediction.forces.cpu().numpy() - np.array(frame["forces"]),
-            "stress": (np.nan if prediction.stress is None else prediction.stress[0].cpu().numpy()) - np.array(frame["stress"]),
+            "stress": 0.0 if frame["stress"] is None else _stress(prediction) - np.array(frame["stress"]),
         }
         worst = {key: max(worst[key], float(np.nan_to_num(np.abs(parts[key]), nan=np.inf).max())) for key in worst}
     wrong = {key: value for key, value in worst.items() if value > GOLDEN_LIMITS[key]}
@@ -155,6 +159,10 @@ def check_teacher(potential: Potential, name: str, *, system: System | None = No
             f"  stored with: {stored['versions']}\n  fix: {card.pip_line}"
         )
     return worst
+
+
+def _stress(prediction: Prediction) -> np.ndarray:
+    return np.full((3, 3), np.nan) if prediction.stress is None else prediction.stress[0].cpu().numpy()
 
 
 def _check_order(potential: Potential, system: System) -> None:

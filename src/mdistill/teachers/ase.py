@@ -124,6 +124,8 @@ class AseTeacher:
         except TimeoutError as error:
             longer = "longer calls: --timeout-s, in distill --label.timeout-s"
             raise TeacherFailure(f"{self.name}: {error} (atoms: {len(atoms)}; {longer})") from error
+        except BadInput:
+            raise
         except Exception as error:
             raise TeacherFailure(f"{self.name}: the calculation failed ({type(error).__name__}: {error})") from error
         self._check_order(atoms)

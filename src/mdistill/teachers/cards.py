@@ -119,6 +119,13 @@ def _upet(name: str, version: str, *, functional: str, data: str) -> Teacher:
     )  # fmt: skip
 
 
+def _xtb(name: str, *aliases: str, model: str) -> Teacher:
+    return Teacher(
+        name=name, aliases=aliases, package="tblite", extra="xtb", functional=model, model=model, citation=name,
+        data="semi-empirical: fitted to geometries, frequencies and interactions of molecules",
+    )  # fmt: skip
+
+
 _OMPA = _sevennet_file("SevenNet_MF_ompa", "checkpoint_sevennet_mf_ompa.pth", "v0.11.0.cp")
 _CARDS = [
     _sevennet("sevennet-0", "7net-0"),
@@ -149,6 +156,8 @@ _CARDS = [
     _mattersim("5M"),
     _upet("pet-mad-s", "1.5.0", functional="r2SCAN", data="MAD-1.5"),
     _upet("pet-oam-xl", "1.0.0", functional="PBE (+U)", data="OMat24, sAlex, MPtrj"),
+    _xtb("gfn2-xtb", "xtb", model="GFN2-xTB"),
+    _xtb("gfn1-xtb", model="GFN1-xTB"),
 ]  # fmt: skip
 TEACHERS: dict[str, Teacher] = {card.name: card for card in _CARDS}
 
@@ -160,9 +169,28 @@ def find_teacher(name: str, *, subject: str = "teacher") -> Teacher:
         BadInput: No such teacher; the message names the nearest one.
     """
     known = {alias: card for card in _CARDS for alias in (card.name, *card.aliases)}
-    asked = name.strip().lower().replace("_", "-")
+    asked = name.partition("@")[0].strip().lower().replace("_", "-")
     if asked in known:
+        if "@" in name and known[asked].package != "tblite":
+            problem, allowed = f"{name!r}: {asked} knows no charge or spin", f"{asked} without what follows @"
+            raise BadInput(subject, problem, allowed=allowed, fix="--teacher xtb@charge=1 (GFN2-xTB) knows both")
         return known[asked]
     close = difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
     problem, fix = f"{name!r} is not known", f"did you mean {close[0]!r}?" if close else 'name one of these, e.g. "sevennet-0"'
     raise BadInput(subject, problem, allowed=", ".join(TEACHERS) + ', or "module:attribute" of an ASE calculator', fix=fix)
+
+
+def teacher_options(name: str) -> dict[str, int]:
+    """Charge (e) and number of unpaired electrons in a teacher's name: "xtb@charge=-1,unpaired=1".
+
+    Raises:
+        BadInput: Another option, or a value that is no whole number.
+    """
+    options = {"charge": 0, "unpaired": 0}
+    for part in filter(None, name.partition("@")[2].split(",")):
+        key, _, value = part.strip().partition("=")
+        if key not in options or not value.lstrip("+-").isdigit() or (key == "unpaired" and int(value) < 0):
+            allowed, fix = "charge and unpaired, whole numbers", "xtb@charge=-1 or xtb@charge=1,unpaired=1"
+            raise BadInput("teacher", f"{part!r} in {name!r}", allowed=allowed, fix=fix)
+        options[key] = int(value)
+    return options

@@ -18,6 +18,7 @@ from mdistill.crystals.crystal import Crystal, reduced_formula
 from mdistill.data.explore import in_cell
 from mdistill.data.prepare import plan
 from mdistill.data.store import LabelStore
+from mdistill.data.supercell import enlarged
 from mdistill.errors import BlowUp
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing, sha256
@@ -28,6 +29,7 @@ from mdistill.judge.fit_tables import training_results
 from mdistill.judge.potential import validate
 from mdistill.judge.teacher_dynamics import follow_teacher
 from mdistill.labelling.label import label_run
+from mdistill.matter.kinds import KINDS, further_notes
 from mdistill.nets.model_files import read_metadata
 from mdistill.nets.network import StrideMap
 from mdistill.notices import notify
@@ -45,7 +47,7 @@ from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
 from mdistill.workflows.prepare import prepared_systems
-from mdistill.workflows.production import enlarged, produce
+from mdistill.workflows.production import produce
 from mdistill.workflows.refine import Rounds, refine
 from mdistill.workflows.run_parts import check_labels, read_labels
 from mdistill.workflows.stage_log import tell_stage
@@ -186,7 +188,8 @@ class _Job:
             for file in files:
                 with replacing(home / file.name) as partial:
                     copyfile(file, partial)
-        results = Results(command="distill", provenance=self._provenance(), notes=list(notes), citations=self._citations())
+        notes = [*further_notes(self.crystal, self.settings.matter, self.settings.mobile, self.settings.label.heavy_h), *notes]
+        results = Results(command="distill", provenance=self._provenance(), notes=notes, citations=self._citations())
         results.scenes.append(structure_scene(self._systems()[0], mobile=self.settings.mobile))
         for name in stages:
             results = merge(results, read_results(home / name))
@@ -244,7 +247,7 @@ class _Job:
         rounds = Rounds(
             systems=[enlarged(system, atoms=least.atoms, ions=least.ions, mobile=mobile) for system in self._systems()],
             teacher=self.teacher, temperatures_K=settings.label.temperatures_K, settings=settings.refine, label=settings.label,
-            train=settings.train, pressure_GPa=self._pressure(), seed=self._seed("refine"),
+            train=settings.train, pressure_GPa=self._pressure(), matter=KINDS[settings.matter], seed=self._seed("refine"),
             workers=self.workers,
         )  # fmt: skip
         first = [self.folder / "train" / member_file(number) for number in range(1, settings.committee + 1)]
@@ -274,7 +277,8 @@ class _Job:
         production = replace(settings.production, fixed_cell=self._pressure() is None)
         return produce(
             self._systems(), self._committee(), settings.temperatures, production, folder,
-            mobile=mobile_element(settings.mobile), seed=self._seed("production"), stride=self._long_strides(), stop=self.stop,
+            mobile=mobile_element(settings.mobile), matter=KINDS[settings.matter], heavy_h=settings.label.heavy_h,
+            seed=self._seed("production"), stride=self._long_strides(), taught=self._labels(), stop=self.stop,
         )  # fmt: skip
 
     def _check(self, folder: Path) -> Results:
@@ -295,7 +299,7 @@ class _Job:
         produced = read_hdf5(self.folder / "production" / f"{kelvin:g}K" / "run-1" / "trajectory.h5")
         share = start.n_atoms / len(produced.numbers)
         volumes = [float(torch.linalg.det(cell.double()).abs()) for cell in (start.cell[0], produced.cell[0])]
-        start = in_cell(start, start.cell[0] * (share * volumes[1] / volumes[0]) ** (1.0 / 3.0))
+        start = in_cell(start, start.cell[0] * (share * volumes[1] / (volumes[0] or 1.0)) ** (1.0 / 3.0))
         return follow_teacher(
             self.teacher, self._student(), start, folder, temperature_K=kelvin, time_ps=settings.check_ps or 0.0,
             mobile=mobile_element(settings.mobile), limits=settings.validate.limits, seed=self._seed("follow"), stop=self.stop,

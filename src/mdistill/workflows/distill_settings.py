@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -12,6 +12,7 @@ from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
 from mdistill.judge.settings import CheckSettings, JudgeSettings, StrideRungSettings, ValidateSettings
 from mdistill.labelling.settings import LabelSettings, SegmentSettings
+from mdistill.matter.kinds import HEAVY_H_FS, KINDS, mobile_ion, recognised
 from mdistill.nets.settings import LONGEST_STRIDE
 from mdistill.settings import HOTTEST, SEEDS, BadSetting, child_seed, refuse, setting, settings
 from mdistill.training.settings import FitSettings, StrideSettings, TrainSettings
@@ -20,20 +21,20 @@ from mdistill.workflows.settings import ProductionSettings, RefineSettings
 if TYPE_CHECKING:
     from mdistill.crystals.crystal import Crystal
 
-MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "F", "Mg", "Zn", "Ca")
-"""Mobile ions in order of preference, where none is named."""
-
 
 @settings
 class DistillSettings:
     """The main job.
 
     Attributes:
-        structure: Structure file: CIF, POSCAR, extxyz or anything else ASE reads.
+        structure: Structure file: CIF, POSCAR, xyz, mol, SDF or anything else ASE reads.
         teacher: Foundation potential, or module:attribute (code to run) of an ASE calculator or factory,
             mace.calculators:mace_mp.
-        temperatures: Temperatures of validation and production, K. Labels also come from 1.2 × the highest.
-        mobile: Mobile ion; by default the first of Li, Na, Ag, Cu, K, F, Mg, Zn, Ca in the crystal. "none": no transport.
+        temperatures: Temperatures of validation and production, K; by default 500 700 900 for crystals, 300 for liquids. Labels
+            also come from 1.2 × the highest (1.3 × for liquids, 1.6 × for molecules).
+        matter: Kind of matter; auto: from periodicity, vacuum and bonds. It decides what is done (`matter/kinds.py`).
+        heavy_h: Mass of hydrogen, u, taken from the atom that it is bonded to; 0: standard masses. 3 allows steps of 1 fs.
+        mobile: Mobile ion; by default the first of Li, Na, Ag, Cu, K, F, Mg, Zn, Ca that is one. "none": no transport.
         cutoff: Student cutoff, Å. The shortest lattice vector of the supercell exceeds twice this.
         seed: Seed of everything random.
         device: Device of the teacher: cpu, cuda or auto.
@@ -50,10 +51,12 @@ class DistillSettings:
         strides: Training and judgement of the map.
     """
 
-    structure: Annotated[Path, tyro.conf.Positional]
+    structure: Annotated[Path, tyro.conf.Positional] = Path()
     teacher: str = "sevennet-0"
-    temperatures: tuple[float, ...] = setting((500.0, 700.0, 900.0), above=0.0, most=HOTTEST, unit="K")
+    temperatures: tuple[float, ...] = setting((), above=0.0, most=HOTTEST, unit="K")
     mobile: str = ""
+    matter: Literal["auto", "crystal", "molecular-crystal", "liquid", "slab", "wire", "molecule"] = "auto"
+    heavy_h: float = setting(0.0, least=0.0, most=10.0, unit="u")
     cutoff: float | None = setting(None, above=1.0, most=15.0, unit="Å")
     seed: int = setting(0, least=0, most=SEEDS)
     device: str = "cpu"
@@ -70,8 +73,6 @@ class DistillSettings:
     strides: StrideRungSettings = field(default_factory=StrideRungSettings)
 
     def __post_init__(self) -> None:
-        if not self.temperatures:
-            refuse(self, "temperatures", allowed="one or more, K", fix="--temperatures 500 700 900")
         if self.stride_fs is not None:
             try:
                 self.rung()
@@ -97,7 +98,7 @@ class DistillSettings:
         return replace(self.strides, train=train).resolved(self.label.temperatures_K or ladder(self.temperatures))
 
 
-def quick_settings(structure: Path) -> DistillSettings:
+def quick_settings(structure: Path = Path()) -> DistillSettings:
     """The preset --quick: a first result in about 20 minutes, not for production."""
     return DistillSettings(
         structure=structure,
@@ -121,30 +122,38 @@ def quick_settings(structure: Path) -> DistillSettings:
     )  # fmt: skip
 
 
-def ladder(temperatures: tuple[float, ...]) -> tuple[float, ...]:
-    """Temperatures of labelling: the run's, ascending, and 1.2 × the highest, for the stability gate."""
-    asked = sorted(set(temperatures))
-    return (*asked, round(1.2 * asked[-1], 1))
+def ladder(temperatures: tuple[float, ...], headroom: float = 1.2) -> tuple[float, ...]:
+    """Temperatures of labelling: the run's, ascending, and `headroom` × the highest, for the stability gate."""
+    asked = sorted(set(temperatures or KINDS["crystal"].temperatures))
+    return (*asked, round(headroom * asked[-1], 1))
 
 
 def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
-    """The settings with cutoff, seed, temperatures and mobile ion filled in where they are not set."""
-    from mdistill.crystals.task_checks import check_bulk, check_mobile
+    """The settings with kind of matter, cutoff, seed, temperatures, time steps and mobile ion filled in where they are not set.
 
-    check_bulk(crystal)
-    mobile = settings.mobile or _mobile_of(crystal)
-    temperatures = tuple(sorted(set(settings.temperatures)))
-    prepare, train = settings.prepare, settings.train
+    Raises:
+        BadInput: The structure cannot be of the kind asked for, or has no such mobile ion.
+    """
+    from mdistill.crystals.task_checks import check_mobile
+
+    matter, crystal, _ = recognised(crystal, settings.matter)
+    mobile = settings.mobile or mobile_ion(crystal, matter)[0]
+    temperatures = tuple(sorted(set(settings.temperatures or matter.temperatures)))
+    prepare, train, production = replace(settings.prepare, matter=matter.name), settings.train, settings.production
     if settings.cutoff is not None:
         prepare, train = replace(prepare, cutoff=settings.cutoff), replace(train, cutoff=settings.cutoff)
-    label = settings.label
+    label = replace(settings.label, heavy_h=settings.heavy_h or settings.label.heavy_h)
     if not label.temperatures_K:
-        label = replace(label, temperatures_K=ladder(temperatures))
+        label = replace(label, temperatures_K=ladder(temperatures, matter.headroom))
+    if label.heavy_h and production.time_step_fs is None:
+        production = replace(production, time_step_fs=HEAVY_H_FS)
+    fixed = production.fixed_cell or not matter.barostat
+    production = replace(production, fixed_cell=fixed, thermostat=matter.thermostat or production.thermostat)
     if mobile != "none":
         check_mobile(crystal, mobile)
     return replace(
-        settings, mobile=mobile, temperatures=temperatures, prepare=prepare, label=label,
-        train=replace(train, fit=replace(train.fit, seed=child_seed(settings.seed, "train"))),
+        settings, matter=matter.name, mobile=mobile, temperatures=temperatures, prepare=prepare, label=label,
+        production=production, train=replace(train, fit=replace(train.fit, seed=child_seed(settings.seed, "train"))),
     )  # fmt: skip
 
 
@@ -153,14 +162,3 @@ def mobile_element(symbol: str) -> int | None:
     from ase.data import atomic_numbers
 
     return None if symbol == "none" else int(atomic_numbers[symbol])
-
-
-def _mobile_of(crystal: Crystal) -> str:
-    from ase.data import chemical_symbols
-
-    present = {chemical_symbols[z] for z in crystal.composition}
-    for symbol in MOBILE_IONS:
-        if symbol in present:
-            return symbol
-    fix = "name it with --mobile, or --mobile none for dynamics without transport"
-    raise BadInput(crystal.source, f"no usual mobile ion in {crystal.formula}", allowed=", ".join(MOBILE_IONS), fix=fix)

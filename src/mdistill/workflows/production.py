@@ -19,23 +19,25 @@ import torch
 from ase.data import chemical_symbols
 
 from mdistill.analysis.diffusion import diffusivity
-from mdistill.crystals.checks import perpendicular_heights
 from mdistill.data.explore import in_cell
-from mdistill.errors import BadInput
+from mdistill.data.supercell import enlarged
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.structures import repeated
 from mdistill.io.trajectories import read_hdf5
+from mdistill.matter.kinds import KINDS, Matter
+from mdistill.matter.masses import repartitioned, usual_time_step
 from mdistill.nets.network import StrideMap
 from mdistill.observables.barostat import barostat_notes
+from mdistill.observables.matter import matter_results
 from mdistill.observables.production import Production, production_results
 from mdistill.parallel import side_by_side
 from mdistill.progress import Advance, progress
 from mdistill.runs.ledger import Ledger, Work
-from mdistill.runs.results import Results
+from mdistill.runs.results import Results, merge
 from mdistill.settings import child_seed
 from mdistill.simulation.settings import QUICK_BAROSTAT_PS, SimulateSettings
-from mdistill.simulation.simulate import SimulationResult, default_time_step, simulate
-from mdistill.types import Potential, System, Trajectory
+from mdistill.simulation.simulate import SimulationResult, simulate
+from mdistill.types import LabelledFrame, Potential, System, Trajectory
 from mdistill.workflows.settings import ProductionSettings
 
 _SHORT_PS = 1.0
@@ -71,7 +73,8 @@ class _Lengths:
 
 def produce(
     systems: Sequence[System], students: Sequence[Potential], temperatures_K: Sequence[float], settings: ProductionSettings,
-    folder: Path, *, mobile: int | None, seed: int = 0, stride: StrideMap | None = None, stop: StopRequest = NEVER,
+    folder: Path, *, mobile: int | None, matter: Matter = KINDS["crystal"], heavy_h: float = 0.0, seed: int = 0,
+    stride: StrideMap | None = None, taught: Sequence[LabelledFrame] = (), stop: StopRequest = NEVER,
 ) -> Results:  # fmt: skip
     """Independent runs at each temperature, then MSD, diffusivity, conductivity and Arrhenius fit.
 
@@ -82,34 +85,19 @@ def produce(
         settings: Pressure, number and length of the runs.
         folder: Finished runs in it are not repeated; interrupted ones continue.
         mobile: Atomic number of the mobile ion; None for dynamics only.
+        matter: Kind of matter: barostat and further results.
+        heavy_h: Mass of hydrogen, u; 0: standard masses.
         seed: Seed of everything random.
         stride: A long-stride map of the first student, used in its runs in place of time steps.
+        taught: Labels, with the teacher's frames that results of molecules are compared with.
         stop: Checked between steps.
     Raises:
         BlowUp: The guard stopped a run; the others are saved.
         Interrupted: A stop was requested; everything is saved.
     """
     starts = [enlarged(system, atoms=settings.atoms, ions=settings.ions, mobile=mobile) for system in systems]
-    job = _Job(starts, students, tuple(temperatures_K), settings, folder, mobile, seed, stride, stop)
+    job = _Job(starts, students, tuple(temperatures_K), settings, folder, mobile, matter, heavy_h, seed, stride, taught, stop)
     return job.all()
-
-
-def enlarged(system: System, *, atoms: int, ions: int, mobile: int | None) -> System:
-    """The structure repeated, shortest height first, until it has enough atoms and mobile ions.
-
-    Raises:
-        BadInput: It has no mobile ion.
-    """
-    count = system.n_atoms if mobile is None else int((system.numbers == mobile).sum())
-    if not count:
-        name = chemical_symbols[mobile or 0]
-        raise BadInput("mobile", f"no {name} in the structure", allowed="an element of it", fix="name another --mobile")
-    heights = perpendicular_heights(system.cell[0].double().numpy())
-    repeats = [1, 1, 1]
-    while math.prod(repeats) * system.n_atoms < atoms or (mobile is not None and math.prod(repeats) * count < ions):
-        shortest = min(range(3), key=lambda axis: repeats[axis] * heights[axis])
-        repeats[shortest] += 1
-    return repeated(system, (repeats[0], repeats[1], repeats[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +110,11 @@ class _Job:
     settings: ProductionSettings
     folder: Path
     mobile: int | None
+    matter: Matter
+    heavy_h: float
     seed: int
     stride: StrideMap | None
+    taught: Sequence[LabelledFrame]
     stop: StopRequest
 
     def all(self) -> Results:
@@ -151,11 +142,12 @@ class _Job:
             for kelvin in self.temperatures
         ]  # fmt: skip
         settings = self.settings
-        return production_results(
+        transport = production_results(
             produced, mobile=self.mobile, charge=settings.charge, pressure_GPa=None if self._fixed else settings.pressure_GPa,
             stride_fs=None if self.stride is None else self.stride.settings.stride_fs, thermostat=settings.thermostat,
             seed=child_seed(self.seed, "diffusivity"), notes=[*self._cell_notes(runs), *self._notes(lengths, errors)],
         )  # fmt: skip
+        return merge(matter_results(produced, self.matter, folder=self.folder, taught=self.taught), transport)
 
     @property
     def _fixed(self) -> bool:
@@ -213,7 +205,8 @@ class _Job:
     def _npt(self, run: _Run) -> SimulateSettings:
         settings = self.settings
         return SimulateSettings(
-            ensemble="npt", barostat="anisotropic", barostat_ps=QUICK_BAROSTAT_PS, thermostat="langevin",
+            ensemble="npt", barostat=self.matter.barostat or "anisotropic", barostat_ps=QUICK_BAROSTAT_PS, thermostat="langevin",
+            compressibility_per_GPa=self.matter.compressibility_per_GPa,
             temperature_K=run.kelvin, friction_per_ps=_FRICTION, pressure_GPa=settings.pressure_GPa, time_ps=settings.cell_ps,
             equilibration_ps=settings.equilibration_ps, time_step_fs=settings.time_step_fs, every_fs=100.0,
             seed=child_seed(self.seed, run.name, "cell"),
@@ -241,7 +234,8 @@ class _Job:
 
         def job(advance: Advance, stop: StopRequest) -> _Timed:
             begin = time.thread_time()
-            done = simulate(start, student, md, home, stride=stride, advance=advance, stop=stop)
+            masses = repartitioned(start, self.heavy_h)
+            done = simulate(start, student, md, home, stride=stride, advance=advance, stop=stop, masses=masses)
             return done, (time.thread_time() - begin) / 60.0
 
         return job
@@ -255,7 +249,7 @@ class _Job:
             return side_by_side([partial(job, shown) for job in jobs], stop=self.stop)
 
     def _steps(self, time_ps: float) -> int:
-        step = self.settings.time_step_fs or default_time_step(self.systems[0])
+        step = self.settings.time_step_fs or usual_time_step(self.systems[0])
         return round(1000.0 * time_ps / step)
 
     def _lengths(self) -> _Lengths:

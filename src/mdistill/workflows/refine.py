@@ -30,6 +30,8 @@ from mdistill.judge.committee import committee_results
 from mdistill.judge.spread import calibration, forces_spread
 from mdistill.labelling.label import label_structures
 from mdistill.labelling.settings import LabelSettings
+from mdistill.matter.kinds import HEAVY_H_FS, KINDS, Matter
+from mdistill.matter.masses import repartitioned
 from mdistill.runs.results import Cell, Results, Table, merge
 from mdistill.settings import child_seed
 from mdistill.simulation.evaluator import make_evaluator
@@ -57,6 +59,7 @@ class Rounds:
         label: Probes and caps for the new labels.
         train: Size and weights of the student; each refit takes `settings.refit_share` of its time.
         pressure_GPa: Pressure of the student's MD, GPa, so that labels cover its volumes; None: the relaxed cell.
+        matter: Kind of matter, for the barostat.
         seed: Seed of the student's MD.
         workers: Number of worker processes for teacher calls; 0: this process.
     """
@@ -68,6 +71,7 @@ class Rounds:
     label: LabelSettings
     train: TrainSettings
     pressure_GPa: float | None = None
+    matter: Matter = KINDS["crystal"]
     seed: int = 0
     workers: int = 0
 
@@ -141,7 +145,8 @@ def _label_own_frames(
     for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
         where = home / f"md-{index}-{temperature:g}K"
         try:
-            simulate(system, members[0], _dynamics(rounds, number, index, temperature), where, stop=stop)
+            masses = repartitioned(system, rounds.label.heavy_h)
+            simulate(system, members[0], _dynamics(rounds, number, index, temperature), where, stop=stop, masses=masses)
         except BlowUp as blown:
             notes.append(f"{temperature:g} K: {blown.reason} at step {blown.step}")
         candidates = _frames(where / "trajectory.h5", system)
@@ -157,7 +162,9 @@ def _label_own_frames(
 
 def _dynamics(rounds: Rounds, number: int, structure: int, temperature: float) -> SimulateSettings:
     return SimulateSettings(
-        ensemble="nvt" if rounds.pressure_GPa is None else "npt", barostat="anisotropic", barostat_ps=QUICK_BAROSTAT_PS,
+        ensemble="nvt" if rounds.pressure_GPa is None else "npt", barostat=rounds.matter.barostat or "anisotropic",
+        barostat_ps=QUICK_BAROSTAT_PS, compressibility_per_GPa=rounds.matter.compressibility_per_GPa,
+        time_step_fs=HEAVY_H_FS if rounds.label.heavy_h else None,
         thermostat="langevin", friction_per_ps=10.0, temperature_K=temperature, pressure_GPa=rounds.pressure_GPa or 0.0,
         time_ps=rounds.settings.time_ps, every_fs=rounds.settings.every_fs,
         seed=child_seed(rounds.seed, f"round {number}", f"structure {structure}", f"{temperature:g} K"),

@@ -56,7 +56,7 @@ class ProductionSettings:
         atoms: Smallest number of atoms; the trained cell is repeated.
         ions: Smallest number of mobile ions, likewise.
         size_check: Whether one run at the highest temperature has a cell eight times as large.
-        time_step_fs: Time step, fs; by default 2, or 1 with hydrogen.
+        time_step_fs: Time step, fs; by default 2, or 0.5 with hydrogen.
         every_fs: Time between frames, fs.
         thermostat: Thermostat: bussi does not change diffusion; langevin thermalises every atom and slows diffusion.
         charge: Charge of the mobile ion, e; 0: its usual charge.

@@ -1,0 +1,1 @@
+"""Kinds of matter: what is asked of each, molecules from SMILES, bonds, mass repartitioning."""

@@ -1,0 +1,148 @@
+"""Density, layers and internal coordinates of production, each against a made trajectory of known answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import fcc110, molecule
+
+from mdistill.io.structures import from_atoms, to_system
+from mdistill.io.trajectories import TrajectoryWriter
+from mdistill.matter.kinds import KINDS, recognised
+from mdistill.observables.internal import internal_results
+from mdistill.observables.layers import AXES, displacements_by_layer, layer_results, layers_of
+from mdistill.observables.matter import density_results, matter_results
+from mdistill.observables.production import Production
+from mdistill.types import LabelledFrame, Prediction, State, System, Trajectory
+
+WIDTHS = np.array([[0.10, 0.12, 0.15], [0.08, 0.08, 0.09], [0.06, 0.06, 0.06]])
+"""Å along each axis: surface layer, second, middle."""
+
+
+def slab() -> System:
+    return to_system(from_atoms(fcc110("Al", (6, 6, 5), vacuum=8.0)))
+
+
+def shaken(seed: int, *, drift: float = 0.0, frames: int = 400, factor: float = 1.0) -> Trajectory:
+    """Gaussian displacements of each layer about the lattice, and a drift of the whole (Å a frame)."""
+    system, draw = slab(), np.random.default_rng(seed)
+    width = np.zeros((system.n_atoms, 3))
+    for k, layer in enumerate(layers_of(system)):
+        width[layer] = factor * WIDTHS[min(k, 4 - k)]
+    places = system.positions.numpy() + width * draw.normal(size=(frames, system.n_atoms, 3))
+    places += drift * np.arange(frames)[:, None, None]
+    cell = system.cell[0].repeat(frames, 1, 1)
+    times = 50.0 * torch.arange(frames, dtype=torch.float64)
+    return Trajectory(numbers=system.numbers, positions=torch.from_numpy(places), cell=cell, times=times)
+
+
+def produced(runs: list[Trajectory], start: System, kelvin: float = 300.0) -> Production:
+    return Production(temperature_K=kelvin, trajectories=runs, students=[1] * len(runs), values=[{}] * len(runs), start=start)
+
+
+def test_layers_of_a_slab_are_found_from_face_to_face():
+    assert [len(layer) for layer in layers_of(slab())] == [36] * 5
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.01])
+def test_u2_of_layers_is_that_of_the_made_slab(drift, trust):
+    found = displacements_by_layer(shaken(1, drift=drift), slab())
+    assert found == pytest.approx(WIDTHS**2, rel=0.05)
+    trust("physics", f"u² of layers of a made slab, drift {drift}", float(np.abs(found / WIDTHS**2 - 1).max()), "< 5 %")
+
+
+@pytest.mark.planted
+def test_a_slab_whose_drift_is_left_in_would_be_seen():
+    """Without the centre of mass taken off, a drift of 4 Å dwarfs every vibration."""
+    run = shaken(1, drift=0.01)
+    places = run.positions.numpy()
+    wrong = ((places - places.mean(0)) ** 2).mean((0, 1))
+    assert wrong.min() > 5 * WIDTHS.max() ** 2
+
+
+def test_layer_results_have_a_row_a_layer_and_say_where_the_surface_melts():
+    start = slab()
+    cold = produced([shaken(k) for k in range(3)], start)
+    hot = produced([shaken(9 + k, factor=10.0) for k in range(3)], start, 700.0)
+    found = layer_results([cold, hot])
+    assert len(found.tables[0].rows) == 6 and len(found.figures[0].series) == 6
+    ratio = found.tables[0].rows[0][5]
+    assert ratio.value == pytest.approx((0.15 / 0.10) ** 2, abs=4 * ratio.error)
+    assert found.values["surface_u2_normal_300K"].value == pytest.approx(0.15**2, rel=0.05)
+    assert any(note.startswith("700 K") for note in found.notes) and not any(note.startswith("300") for note in found.notes)
+    assert len(AXES) == 3
+
+
+def write_run(path: Path, atoms: Atoms, lengths: np.ndarray) -> None:
+    writer = TrajectoryWriter(path, {})
+    system = to_system(from_atoms(atoms))
+    for k, length in enumerate(lengths):
+        factor = float(length) / float(atoms.cell[0, 0])
+        scaled = System(positions=system.positions * factor, numbers=system.numbers, cell=system.cell * factor, pbc=system.pbc,
+                        owner=system.owner)  # fmt: skip
+        nothing = Prediction(energy=torch.zeros(1), forces=torch.zeros_like(system.positions), stress=None)
+        masses = torch.ones(system.n_atoms)
+        state = State(system=scaled, momenta=0.0 * system.positions, masses=masses, time=100.0 * k, prediction=nothing)
+        writer.add(k, state)
+    writer.flush()
+
+
+def ethanol_frames(width: float, seed: int, frames: int = 300) -> Trajectory:
+    atoms = molecule("CH3CH2OH")
+    places = atoms.positions + width * np.random.default_rng(seed).normal(size=(frames, 9, 3))
+    cells = torch.zeros((frames, 3, 3), dtype=torch.float64)
+    return Trajectory(numbers=torch.from_numpy(atoms.numbers), positions=torch.from_numpy(places), cell=cells,
+                      times=torch.arange(frames, dtype=torch.float64))  # fmt: skip
+
+
+def label(positions: torch.Tensor, start: System, source: str = "md") -> LabelledFrame:
+    system = System(positions=positions, numbers=start.numbers, cell=start.cell, pbc=start.pbc, owner=start.owner)
+    target = Prediction(energy=torch.zeros(1), forces=torch.zeros_like(positions), stress=None)
+    return LabelledFrame(system=system, target=target, source=source, temperature_K=300.0, block=0)
+
+
+def test_bonds_angles_and_torsions_stand_beside_the_teachers():
+    start = to_system(from_atoms(molecule("CH3CH2OH")))
+    ours, theirs = ethanol_frames(0.03, 1), ethanol_frames(0.03, 2, frames=40)
+    taught = [label(frame, start) for frame in theirs.positions]
+    found = internal_results([produced([ours], start)], taught)
+    rows = {row[0]: row for row in found.tables[0].rows}
+    assert rows["bond C–C"][2] == pytest.approx(molecule("CH3CH2OH").get_distance(0, 1), abs=0.01)
+    assert rows["bond C–C"][3] == pytest.approx(0.03 * 2**0.5, rel=0.15) and rows["bond C–C"][6] < 0.02
+    assert any(series.label == "teacher" for series in found.figures[0].series)
+    alone = internal_results([produced([ours], start)])
+    assert alone.tables[0].rows[0][4] is None and len(alone.figures[0].series) == 1
+    wide = internal_results([produced([ethanol_frames(0.09, 3)], start)], taught)
+    assert {row[0]: row for row in wide.tables[0].rows}["bond C–C"][6] > 0.03
+
+
+def test_a_crystal_has_no_further_results_and_a_molecule_has(tmp_path):
+    start = to_system(recognised(from_atoms(molecule("CH3CH2OH")))[1])
+    run = [produced([ethanol_frames(0.03, 1)], start)]
+    assert not matter_results(run, KINDS["crystal"], folder=tmp_path).tables
+    assert [table.name for table in matter_results(run, KINDS["molecule"], folder=tmp_path).tables] == ["internal"]
+
+
+def test_the_density_is_that_of_the_npt_runs(tmp_path):
+    atoms = molecule("H2O")
+    atoms.set_cell([3.1] * 3)
+    atoms.pbc = True
+    atoms = atoms.repeat(2)
+    start = to_system(from_atoms(atoms))
+    (tmp_path / "300K").mkdir()
+    for k, length in enumerate((6.2, 6.25, 6.15), 1):
+        (tmp_path / "300K" / f"npt-{k}").mkdir()
+        write_run(tmp_path / "300K" / f"npt-{k}" / "trajectory.h5", atoms, np.full(6, length))
+    still = Trajectory(numbers=start.numbers, positions=start.positions[None], cell=start.cell, times=torch.zeros(1))
+    found = density_results([produced([still], start)], tmp_path)
+    expected = np.mean([8 * 18.015 * 1.66053906660 / length**3 for length in (6.2, 6.25, 6.15)])
+    assert found.values["density_300K"].value == pytest.approx(expected, rel=1e-4)
+    assert found.values["density_300K"].error > 0.0 and not found.notes
+    for k in (1, 2, 3):
+        (tmp_path / "300K" / f"npt-{k}" / "trajectory.h5").unlink()
+        write_run(tmp_path / "300K" / f"npt-{k}" / "trajectory.h5", atoms, np.linspace(6.4, 6.1, 6))
+    assert any("still changes" in note for note in density_results([produced([still], start)], tmp_path).notes)
