@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-from ase.build import bulk, fcc110, molecule
+from ase.build import bulk, molecule
 from ase.io import write
 
 from mdistill import cli
 from mdistill.runs.results import read_results
 
+SLAB = Path(__file__).parent.parent / "examples" / "al110.extxyz"
 TINY = shlex.split(
     "--quick --committee 1 --label.frames 10 --label.blocks 5 --label.every-fs 4 --label.equilibration-fs 20 --label.probe-every 20 "
     "--train.fit.steps 60 --train.channels 4 --train.radial 6 --train.hidden 16 --refine.time-ps 0.1 --refine.frames 2 "
@@ -42,12 +43,15 @@ def test_a_molecule_from_smiles_with_xtb(tmp_path, capsys):
     assert "other settings" not in capsys.readouterr().err
 
 
+def test_the_example_of_a_slab_is_one_in_the_plan(capsys):
+    assert cli.run(["distill", str(SLAB), "--teacher", "ase.calculators.emt:EMT", "--dry-run", "--threads", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "2 × 2 × 1" in said and "is a slab" in said and "Al96" in said
+
+
 @pytest.mark.slow
 def test_a_slab_with_emt(tmp_path):
-    slab = fcc110("Al", (2, 2, 6), vacuum=8.0)
-    slab.info.clear()
-    write(tmp_path / "al.extxyz", slab)
-    run = ["distill", str(tmp_path / "al.extxyz"), "--teacher", "ase.calculators.emt:EMT", *TINY, "--out", str(tmp_path / "run")]
+    run = ["distill", str(SLAB), "--teacher", "ase.calculators.emt:EMT", *TINY, "--out", str(tmp_path / "run")]
     assert cli.run(run) in (0, 4)
     results = read_results(tmp_path / "run")
     assert results.settings["matter"] == "slab"

@@ -45,7 +45,7 @@ def internal_results(produced: Sequence[Production], taught: Sequence[LabelledFr
         "Bonds in Å, angles and torsions in degrees (of torsions the size, 0 to 180). Width: standard deviation. Teacher: up to "
         f"{frames} frames of its short dynamics at that temperature, in which slow torsions are not sampled."
     )
-    table = Table("internal", "Bonds, angles, torsions", "dynamics", columns, rows, caption)
+    table = Table("internal", "Bonds, angles, torsions", "molecules", columns, rows, caption)
     return Results(command="internal", tables=[table] if rows else [], figures=figures)
 
 
@@ -98,7 +98,7 @@ def _figure(kind: Internal, kelvin: float, values: np.ndarray, other: np.ndarray
         series.insert(0, Series(label="teacher", x=(0.5 * (wide[1:] + wide[:-1])).tolist(), y=few, style="dashed"))
     unit = "Å" if kind.kind == "bond" else "°"
     return Figure(
-        name=f"internal-{kind.name.replace(' ', '-')}", title=f"{kind.name.capitalize()} at {kelvin:g} K", section="dynamics",
+        name=f"internal-{kind.name.replace(' ', '-')}", title=f"{kind.name.capitalize()} at {kelvin:g} K", section="molecules",
         x_label=f"{kind.kind} ({unit})", y_label=f"density (1/{unit})", series=series, folded=folded,
         caption=f"{len(values)} values of production" + (f", {len(other)} of the teacher." if len(other) else "."),
     )  # fmt: skip

@@ -67,13 +67,13 @@ def layer_results(produced: Sequence[Production]) -> Results:
                 f"{kelvin:g} K: atoms of the surface layer leave their places (u² above {_MOBILE_A2:g} Å²): no vibration"
             )
     figure = Figure(
-        name="layers", title="Vibration of the layers", section="dynamics", x_label="T (K)", y_label="u² (Å²)",
+        name="layers", title="Vibration of the layers", section="matter", x_label="T (K)", y_label="u² (Å²)",
         series=[_series(found, layer, axis, depth) for layer in sorted({0, depth - 1}) for axis in range(3)],
         caption="Mean-square displacement about the mean position, along three axes. Error: scatter of the runs.",
     )  # fmt: skip
     columns = ["T (K)", "layer", *(f"u² {name} (Å²)" for name in AXES), "normal over along a"]
     caption = f"{len(layers)} layers; those at equal depth below both faces are averaged. Relative to the centre of mass."
-    table = Table("layers", "Mean-square displacement of layers", "dynamics", columns, rows, caption)
+    table = Table("layers", "Mean-square displacement of layers", "matter", columns, rows, caption)
     return Results(command="layers", values=values, headlines=headlines, tables=[table], figures=[figure], notes=notes)
 
 

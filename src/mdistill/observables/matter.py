@@ -73,7 +73,7 @@ def density_results(produced: Sequence[Production], folder: Path) -> Results:
             )
     columns = ["T (K)", "density (g/cm³)", "from", "second half − first half (g/cm³)"]
     caption = "Error: scatter of the runs, which includes that of the students. The volume was equilibrated before."
-    table = Table("density", "Density", "dynamics", columns, rows, caption)
+    table = Table("density", "Density", "matter", columns, rows, caption)
     return Results(command="density", values=values, headlines=headlines, tables=[table], notes=notes)
 
 

@@ -207,7 +207,8 @@ class Section:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """All results of one command. Tables, figures and scenes are shown in the sections "ladder", "structure", "gates",
-    "accuracy", "vibrations", "strides", "dynamics", "transport", "training", "settings", in this order, and in others after them.
+    "accuracy", "matter", "molecules", "vibrations", "strides", "dynamics", "transport", "training", "settings", in this order,
+    and in others after them.
     """
 
     command: str
