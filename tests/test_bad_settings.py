@@ -41,7 +41,7 @@ CASES = [
     (["simulate", "{cu}", "--potential", "{out}/absent.mdistill", "--out", "{out}"], "absent.mdistill"),
     ([*LABEL, "--frames", "0"], "frames"),
     ([*LABEL, "--blocks", "0"], "blocks"),
-    ([*LABEL, "--every-fs", "0.5"], "every_fs"),
+    ([*LABEL, "--every-fs", "0.5", "--time-step-fs", "2"], "every_fs"),
     ([*LABEL, "--temperatures-K", "300", "-5"], "temperatures"),
     ([*LABEL, "--strains", "0.9"], "strains"),
     ([*LABEL, "--prepare.cutoff", "0"], "cutoff"),

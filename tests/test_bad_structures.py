@@ -187,7 +187,7 @@ def test_slab_molecule_and_atom_are_no_bulk(tmp_path: Path, trust: Callable[...,
     atom.write_text(extxyz("Li 0 0 0\n", lattice="20 0 0 0 20 0 0 0 20"))
     with pytest.warns(MdistillNotice, match="gas of single atoms"):
         alone = read_structure(atom)
-    found = _refused(lambda: plan(alone, PrepareSettings()), "isolated atom", atom)
+    found = _refused(lambda: plan(alone, PrepareSettings()), "a single atom", atom)
     trust("T30", "one atom in a box", found, "BadInput")
 
 

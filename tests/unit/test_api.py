@@ -192,8 +192,10 @@ def test_distill_plans_for_atoms_and_for_a_pymatgen_structure():
     for table in ("supercell", "sites"):
         assert found.rows(table) == expected.rows(table)
     assert found.folder is None and "Teacher toy_teacher:salt" in str(found)
+    metal = mdistill.distill(to_atoms(read_system_of_copper()), teacher="ase.calculators.emt:EMT", dry_run=True)
+    assert ["mobile ion", "none"] in [list(row) for row in metal.results.tables[1].rows]
     with pytest.raises(BadInput, match="mobile"):
-        mdistill.distill(to_atoms(read_system_of_copper()), teacher="ase.calculators.emt:EMT", dry_run=True)
+        mdistill.distill(to_atoms(read_system_of_copper()), teacher="ase.calculators.emt:EMT", mobile="Li", dry_run=True)
 
 
 @pytest.mark.parametrize("broken", [False, True])

@@ -56,7 +56,7 @@ def test_production_is_withheld_unless_it_is_asked_for() -> None:
 
 
 def test_results_of_a_blow_up_say_what_failed_and_what_to_type() -> None:
-    settings = quick_settings(Path("x.cif"))
+    settings = replace(quick_settings(Path("x.cif")), temperatures=(500.0, 700.0, 900.0))
     found = broken_results(Results(command="distill", notes=["older"]), "production", BlowUp(70, "hot", "a file"), settings)
     assert found.gates[0].name == "production MD" and not found.gates[0].passed and "step 70: hot" in found.gates[0].detail
     assert found.notes[0].startswith("The MD of the stage production blew up") and "--temperatures 500 700" in found.notes[0]

@@ -114,13 +114,13 @@ def recognised(crystal: Crystal, asked: str = AUTO) -> tuple[Matter, Crystal, li
         raise BadInput(crystal.source, problem, allowed=allowed, fix="another --matter, or --matter auto")
     opened = _opened(crystal, {axis: gaps[axis][1] for axis in range(3) if axis not in stay and crystal.pbc[axis]})
     _check_atoms(opened, periodic=len(stay))
-    notes = _gap_notes(crystal, gaps, stay) if asked == AUTO else []
+    notes = _gap_notes(crystal, gaps, stay)
     if len(stay) < 3:
         matter = next(one for one in _TABLE if one.periodic == len(stay))
     else:
         matter = KINDS[asked if asked != AUTO else _bulk_kind(crystal)]
     if matter.name != "crystal":
-        notes.insert(0, f"{Path(crystal.source).name} is {matter.text}." + ("" if asked != AUTO else " Another kind: --matter"))
+        notes.insert(0, f"{Path(crystal.source).name} is {matter.text}. Another kind: --matter")
     return matter, opened, notes
 
 

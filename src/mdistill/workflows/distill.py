@@ -29,7 +29,7 @@ from mdistill.judge.fit_tables import training_results
 from mdistill.judge.potential import validate
 from mdistill.judge.teacher_dynamics import follow_teacher
 from mdistill.labelling.label import label_run
-from mdistill.matter.kinds import KINDS, further_notes
+from mdistill.matter.kinds import KINDS, further_notes, recognised
 from mdistill.nets.model_files import read_metadata
 from mdistill.nets.network import StrideMap
 from mdistill.notices import notify
@@ -94,6 +94,8 @@ def distill(
         if on_begin is not None:
             on_begin()
         check_labels(folder, update=update)
+        for note in recognised(crystal, settings.matter)[2]:
+            notify(note)
         job = _Job(settings, folder, crystal, teacher, workers, stop)
         try:
             results = job.all()
