@@ -37,6 +37,7 @@ from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.structures import read_structure, to_system
 from mdistill.labelling.label import label_run, label_structures
 from mdistill.labelling.settings import LabelSettings
+from mdistill.matter.masses import usual_time_step
 from mdistill.runs.identity import model_id
 from mdistill.settings import child_seed, to_json
 from mdistill.simulation.ensembles import make_propagator
@@ -45,7 +46,6 @@ from mdistill.simulation.guard import Guard
 from mdistill.simulation.kinetics import temperature
 from mdistill.simulation.sample import at_temperature, dynamics, sample
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
-from mdistill.simulation.simulate import default_time_step
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.teachers.models import load
 from mdistill.training.potential import train_potential
@@ -217,7 +217,7 @@ def _run(
 ) -> tuple[State, list[State]]:  # fmt: skip
     """Dynamics in memory: the last state, and the frames after equilibration. A state begins with new momenta."""
     system = start if isinstance(start, System) else start.system
-    step, generator = default_time_step(system), torch.Generator().manual_seed(md.seed)
+    step, generator = usual_time_step(system), torch.Generator().manual_seed(md.seed)
     guard = Guard(GuardSettings(), md.temperature_K)
     evaluate = make_evaluator(potential, system, guard=guard)
     moving = dynamics(make_propagator(md, VelocityVerlet(evaluate=evaluate, time_step=step), evaluate), evaluate, guard)
