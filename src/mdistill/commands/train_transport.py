@@ -11,7 +11,7 @@ import tyro
 
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.errors import BadInput
-from mdistill.transport.settings import TrajectorySettings, TransportSettings
+from mdistill.transport.settings import MotionSettings, TrajectorySettings, TransportSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,15 @@ class TrainTransportArguments:
     data: Path | None = None
     """Folder of OBELiX (all.csv, test.csv), or the folder that holds `obelix/` (default: $MDISTILL_DATA)."""
     trajectories: Path | None = None
-    """Trajectory set (.npz) to which --structures are added."""
+    """Trajectory set (.npz): to learn from, or with --structures to add to."""
     structures: tuple[Path, ...] = ()
-    """Structures and folders of them: a student of each is distilled and run; the rest goes into --trajectories."""
+    """Structures and folders of them to add to --trajectories: a student of each is distilled and run."""
     species: str = ""
     """Mobile ion of --structures (default: the usual one of each crystal)."""
     make: TrajectorySettings = field(default_factory=TrajectorySettings)
+    motion: MotionSettings = field(default_factory=MotionSettings)
     out: Path
-    """Folder for transport.mdistill and results.json."""
+    """Folder for the model file and results.json."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
     max_hours: float | None = None
@@ -43,15 +44,17 @@ equal composition or paper are held out to set the intervals. Takes half a minut
 
 With --structures a trajectory set is made: a cheap student of each crystal, its dynamics at 600 to 1200 K, and from them MSD, D
 and spectra. A crystal costs two to four minutes of CPU time; the same command continues, and adds new crystals.
+With --trajectories alone a predictor of log10 MSD at 600 to 1200 K is taught by that set (experimental; not used by screen).
 
 examples:
   mdistill train transport --data obelix --out runs/transport
   mdistill screen candidates/ --model runs/transport/transport.mdistill
   mdistill train transport --structures cifs/ --trajectories set.npz --out runs/set
+  mdistill train transport --trajectories set.npz --out runs/motion
 """
 GROUPS = {
     "what": ("data", "trajectories", "structures", "species"),
-    "fit": ("trees", "folds", "share"),
+    "fit": ("trees", "folds", "share", "motion.target", "motion.members", "motion.folds"),
     "run": ("out", "seed", "threads", "max_hours"),
 }
 PROGRAM = "mdistill train transport"
@@ -64,7 +67,7 @@ def main(arguments: list[str]) -> int:
     if given.structures:
         return make_set(given, command)
     if given.trajectories is not None:
-        raise BadInput("--trajectories", "given without --structures", allowed="both", fix="add --structures FOLDER")
+        return fit_motion(given, given.trajectories, command)
     return fit_measured(given, command)
 
 
@@ -85,6 +88,26 @@ def fit_measured(given: TrainTransportArguments, command: str) -> int:
     results.provenance["model_sha256"] = digest
     finish(results, folder)
     print(f"model: {folder / 'transport.mdistill'}")
+    return 0
+
+
+def fit_motion(given: TrainTransportArguments, path: Path, command: str) -> int:
+    """A predictor of motion taught by a trajectory set; prints its errors on held-out groups."""
+    from mdistill.io.files import sha256
+    from mdistill.transport.motion import train_motion
+    from mdistill.transport.motion_file import save_motion
+    from mdistill.transport.motion_tables import motion_results
+    from mdistill.transport.trajectory_set import read_trajectory_set
+
+    use_threads(given.threads)
+    records, folder = read_trajectory_set(path), output_folder(given.out)
+    model = train_motion(records, given.motion)
+    results: Any = stamped(motion_results(model, records), given.motion, repeat=command)
+    made = {"data": path.name, "data_sha256": sha256(path), "version": results.version, "settings": results.settings}
+    results.provenance["model_sha256"] = save_motion(folder / "motion.mdistill", model, made)
+    write_config(folder, PROGRAM, given)
+    finish(results, folder)
+    print(f"model: {folder / 'motion.mdistill'}")
     return 0
 
 

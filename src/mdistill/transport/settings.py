@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mdistill.settings import HOTTEST, SEEDS, setting, settings
+from mdistill.training.settings import FitSettings
 
 FLOOR = -10.0
 """log10 of the conductivity (S/cm) below which a measured value counts as this."""
@@ -59,3 +62,44 @@ class TrajectorySettings:
     on_policy: int = setting(10, least=2, most=10**4)
     minutes: float = setting(0.7, above=0.0, most=1e4, unit="min")
     seed: int = setting(0, least=0, most=SEEDS)
+
+
+@settings
+class MotionSettings:
+    """The predictor of motion at high temperature, taught by trajectories.
+
+    Attributes:
+        target: What is predicted: msd (log10 of the mean square displacement at 10 ps) or diffusivity (log10 of D).
+        teaching: Distillation of trajectory and structure into the structure: ridge (closed form), gradient, or none.
+        expansion: Features: pca (leading directions), cubic (with squares and cubes), none (as they are).
+        components: Number of directions.
+        members: Number of predictors of the ensemble.
+        folds: Folds of the grouped cross-validation.
+        alone: Weight of the loss of the structure branch alone.
+        ridge: λ of the closed form over the mean diagonal.
+        steps: Steps of a fit; fine-tuning takes a fifth.
+        seed: Seed of weights and folds.
+    """
+
+    target: Literal["msd", "diffusivity"] = "msd"
+    teaching: Literal["ridge", "gradient", "none"] = "ridge"
+    expansion: Literal["pca", "cubic", "none"] = "pca"
+    components: int = setting(8, least=1, most=448)
+    members: int = setting(3, least=1, most=100)
+    folds: int = setting(5, least=2, most=100)
+    alone: float = setting(1.0, least=0.0, most=1e3)
+    ridge: float = setting(1e-2, above=0.0, most=1e3)
+    steps: int = setting(400, least=5, most=10**6)
+    seed: int = setting(0, least=0, most=SEEDS)
+
+    def fit(self) -> FitSettings:
+        """Steps and rates of g."""
+        return FitSettings(
+            steps=self.steps, batch_size=8, learning_rate=3e-3, weight_decay=0.01, warmup=min(20, self.steps), ema=0.98
+        )
+
+    def fine_tune(self) -> FitSettings:
+        """Steps and rates of fine-tuning."""
+        return FitSettings(
+            steps=max(1, self.steps // 5), batch_size=8, learning_rate=2e-4, weight_decay=0.01, warmup=20, ema=0.98
+        )

@@ -1,6 +1,6 @@
 r"""A predictor of motion from the structure, taught by trajectories that it does not see in use.
 
-    h_i = W_p p_i(T) + W_x [x_i, T]        g: log10 y = 10 · decoder(⟨LayerNorm(h_i)⟩ over ions)
+    h_i = W_p p_i(T) + W_x [x_i, T]        g: log10 y = decoder(⟨LayerNorm(h_i)⟩ over ions)
     loss = |g(x, p) − log10 y| + λ_b |g(x, 0) − log10 y|
     W = (XᵀX + λ I)⁻¹ Xᵀ H                  f₁: g with W in place of W_x, and without p; then fine-tuned
 
@@ -9,7 +9,8 @@ ions and temperatures. Without λ_b the structure branch of g carries nothing th
 structure alone give the latents of both. Across data sets f₂ begins with W_x of g and the decoder of f₁, each part with a rate
 of its own.
 
-Reference: arXiv 2605.09311 (2026), with a decoder of a few hundred numbers in place of 32 million.
+Reference: arXiv 2605.09311 (2026). There the decoder has 32 million numbers and gives log10(y)/10; here it has a few hundred,
+gives log10(y), and begins at the mean label.
 """
 
 from __future__ import annotations
@@ -31,12 +32,10 @@ from mdistill.settings import child_seed
 from mdistill.training.fit import fit
 from mdistill.training.settings import FitSettings
 from mdistill.transport.ion_rows import IonRows
+from mdistill.transport.settings import MotionSettings
 
-_DECADES = 10.0
-"""Decades of the target per unit of the decoder."""
 Teaching = Literal["ridge", "gradient", "none"]
-TRAINER = FitSettings(steps=600, batch_size=8, learning_rate=3e-3, weight_decay=0.01, warmup=20, ema=0.98, clip=10.0)
-FINE_TUNE = replace(TRAINER, steps=120, learning_rate=2e-4)
+TRAINER, FINE_TUNE = MotionSettings().fit(), MotionSettings().fine_tune()
 ACROSS = {"structure": 1.0, "norm": 1e-2, "decoder.0": 1e-2, "decoder.2": 1e-4}
 """Rates of the parts of f₂, as shares of that of its encoder."""
 
@@ -64,6 +63,14 @@ class TaughtNet(torch.nn.Module):
                     parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
                 elif not name.startswith("norm"):
                     parameter.zero_()
+            self.decoder[2].weight.mul_(0.1)
+
+    def begin_at(self, items: Sequence[IonRows]) -> TaughtNet:
+        """The network with the mean label of these crystals as its constant."""
+        labels = torch.cat([item.target[item.known] for item in items])
+        with torch.no_grad():
+            self.decoder[2].bias.fill_(float(labels.mean()))
+        return self
 
     def latents(self, items: Sequence[IonRows], *, seen: bool) -> Float[Tensor, "row latent"]:
         """Latents of all ions at all temperatures, crystal after crystal; `seen`: with their trajectories."""
@@ -78,7 +85,8 @@ class TaughtNet(torch.nn.Module):
         label = torch.repeat_interleave(torch.arange(len(counts)), counts)
         weight = torch.cat([item.weight for item in items for _ in item.polynomial])
         mean = normed.new_zeros((len(counts), normed.shape[1])).index_add(0, label, normed * weight[:, None])
-        return _DECADES * self.decoder(mean)[:, 0]
+        result: Tensor = self.decoder(mean)[:, 0]
+        return result
 
 
 def inputs_of(items: Sequence[IonRows]) -> Float[Tensor, "row input"]:
@@ -193,7 +201,7 @@ def train_both(
     if not items or any(item.trajectory is None for item in items):
         raise BadInput("trajectory set", f"{len(items)} crystals with trajectories", allowed="at least one", fix="add crystals")
     bins = int(items[0].trajectory.shape[2])  # type: ignore[union-attr]
-    net = TaughtNet(int(items[0].structure.shape[1]), bins, latent=latent, seed=seed)
+    net = TaughtNet(int(items[0].structure.shape[1]), bins, latent=latent, seed=seed).begin_at(items)
     return _fitted(net, _Objective(seen=1.0, alone=alone), items, replace(settings, seed=seed), folder)
 
 
@@ -203,7 +211,8 @@ def train_alone(
 ) -> TaughtNet:  # fmt: skip
     """The structure branch alone, trained on the labels: the ablation, fine-tuning from `start`, or f₂ with `rates` of parts."""
     bins = 1 if items[0].trajectory is None else int(items[0].trajectory.shape[2])
-    net = TaughtNet(int(items[0].structure.shape[1]), bins, latent=latent, seed=seed) if start is None else _copy(start)
+    fresh = TaughtNet(int(items[0].structure.shape[1]), bins, latent=latent, seed=seed).begin_at(items)
+    net = fresh if start is None else _copy(start)
     net.trajectory.requires_grad_(False)
     objective = _Objective(seen=0.0, alone=1.0)
     if rates is None:
