@@ -63,13 +63,13 @@ class TaughtNet(torch.nn.Module):
                     parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
                 elif not name.startswith("norm"):
                     parameter.zero_()
-            self.decoder[2].weight.mul_(0.1)
+            self.get_parameter("decoder.2.weight").mul_(0.1)
 
     def begin_at(self, items: Sequence[IonRows]) -> TaughtNet:
         """The network with the mean label of these crystals as its constant."""
         labels = torch.cat([item.target[item.known] for item in items])
         with torch.no_grad():
-            self.decoder[2].bias.fill_(float(labels.mean()))
+            self.get_parameter("decoder.2.bias").fill_(float(labels.mean()))
         return self
 
     def latents(self, items: Sequence[IonRows], *, seen: bool) -> Float[Tensor, "row latent"]:
