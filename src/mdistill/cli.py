@@ -18,12 +18,14 @@ from mdistill.notices import listening
 
 COMMANDS = {
     "distill": "crystal → fast student, gates, production MD, conductivity, report",
+    "campaign": "distill on many crystals, seeds, temperatures; ranking",
     "label": "teacher MD and its labels",
     "train": "student (potential), its map (stride), predictor of σ (transport)",
     "test": "errors of a model on labelled structures, by element and group",
     "bench": "accuracy against speed of students of several sizes",
     "vibrations": "Hessian, phonons and minimum of a student and its teacher",
     "simulate": "MD in NVE, NVT or NpT with any teacher or student",
+    "models": "ready students with their cards, nothing to distil",
     "screen": "conductivity at 300 K of many structures, from measured ones",
     "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory", "report": "one HTML page from a run's results.json",
     "export": "a student for LAMMPS, i-PI or metatomic",
@@ -33,7 +35,7 @@ COMMANDS = {
     "cite": "references of a run", "completion": "completion of commands and flags in bash, zsh or fish",
 }  # fmt: skip
 
-_FROM_THE_START = ("screen", "analyse", "report", "export", "convert", "info", "doctor", "cite", "completion")
+_FROM_THE_START = ("models", "analyse", "report", "export", "convert", "info", "doctor", "cite", "completion")
 """Commands that keep nothing of a run that was interrupted."""
 
 EXAMPLES = """\
@@ -79,7 +81,8 @@ def run(arguments: list[str]) -> int:
         print(f"mdistill {name}: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        again = "starts from the beginning" if name in _FROM_THE_START else "resumes"
+        anew = name in _FROM_THE_START or (name == "screen" and "--out" not in rest)
+        again = "starts from the beginning" if anew else "resumes"
         print(f"mdistill {name}: interrupted; run the same command again: it {again}", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -58,10 +58,17 @@ def processor_lines() -> list[str]:
         return []
 
 
-def die_with_parent() -> None:
-    """Have the system kill this process when its parent dies (Linux)."""
+def end_with_parent(parent: int) -> None:
+    """Have the system ask this process to save and end when its parent, of this number, dies (Linux)."""
+    die_with_parent(signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the system send this signal to this process when its parent dies (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(1, number)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ import mdistill
 from conductors import cif, conductor
 from mdistill import cli
 from mdistill.commands.screen import show
-from mdistill.errors import BadInput, BlowUp
+from mdistill.errors import BadInput, BlowUp, Interrupted, MdistillNotice
+from mdistill.interrupt import StopRequest
 from mdistill.workflows.screen import screen, structure_files
 
 NAMES = ("Li6PS5Cl", "Li10GeP2S12", "Li7La3Zr2O12, tetragonal", "Li3YCl6")
@@ -58,6 +59,39 @@ def test_bad_files_are_listed_and_the_rest_is_ranked(folder, tmp_path, capsys):
     assert not any("MSD" in column or "D(" in column or "1000 K" in column for column in table["columns"])
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Li10GeP2S12.cif" in page and "not from MD" in page and "Therrien" in page
+
+
+class After:
+    """A stop request that is pending from its n-th question on."""
+
+    def __init__(self, files: int) -> None:
+        self.left = files
+
+    def pending(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_after_a_stop_what_was_read_is_ranked_and_the_next_call_reads_the_rest(folder, tmp_path, monkeypatch):
+    """Ctrl-C after three files; then the whole folder, of which only the other files are opened, and the ranking is the same."""
+    from mdistill.workflows import screen as module
+
+    opened, read = list[str](), module._structures
+    monkeypatch.setattr(module, "_structures", lambda file, name, mobile: opened.append(name) or read(file, name, mobile))
+    kept = tmp_path / "read.jsonl"
+    with pytest.warns(MdistillNotice, match="stopped after 3 of 7 files"):
+        some = screen([folder], kept=kept, stop=After(3))
+    ranked = len(next(table for table in some.tables if table.name == "screen").rows)
+    assert len(opened) == 3 and ranked <= 3
+    with open(kept, "a", encoding="utf-8") as file:
+        file.write('{"key": "torn')
+    assert screen([folder], kept=kept).tables == screen([folder]).tables
+    assert len(opened) == 3 + 4 + 7
+    (folder / f"{NAMES[0]}.cif").write_text(cif(conductor(NAMES[2])))
+    screen([folder], kept=kept)
+    assert opened[-1] == f"{NAMES[0]}.cif" and len(opened) in (15, 16), "a file that changed is read again"
+    with pytest.raises(Interrupted):
+        screen([folder], stop=StopRequest(signal_number=2))
 
 
 def test_a_folder_of_good_files_ends_with_0(folder):

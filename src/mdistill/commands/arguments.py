@@ -25,7 +25,7 @@ from mdistill.commands.commas import refuse_commas
 from mdistill.commands.ranges import check_ranges
 from mdistill.commands.trust import check_imports, refuse_typed, trusting
 from mdistill.errors import BadInput
-from mdistill.settings import BadSetting, changes, describe, from_json, hints, to_toml
+from mdistill.settings import BadSetting, changes, describe, from_json, hints, to_json, to_toml
 
 Arguments = TypeVar("Arguments")
 CONFIG = "run.toml"
@@ -122,16 +122,20 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def from_file(kind: type[Arguments], path: Path, *, default: Any = None) -> Arguments:
-    """Arguments from a settings file. Missing values are the default's, or `tyro.MISSING` where there is none."""
-    raw, inner = {key: value for key, value in read_toml(path).items() if key not in ("command", "preset")}, _unnamed(kind)
-    default = default if default is not None else with_missing(kind)
-    refuse_typed(raw, path)
+    """Arguments from a settings file."""
+    return from_entries(kind, read_toml(path), source=path, default=default)
+
+
+def from_entries(kind: type[Arguments], entries: Mapping[str, Any], *, source: Path, default: Any = None) -> Arguments:
+    """Arguments from entries of a settings file. Missing values are the default's, or `tyro.MISSING` where there is none."""
+    raw, inner = {key: value for key, value in entries.items() if key not in ("command", "preset")}, _unnamed(kind)
+    default = with_missing(kind) if default is None else default
+    refuse_typed(raw, source)
     if inner is None:
-        return from_json(kind, raw, source=path, default=default)
-    own = {key: value for key, value in raw.items() if key in hints(kind) and key != inner}
-    rest = {key: value for key, value in raw.items() if key not in own}
-    made = from_json(kind, own, source=path, default=default)
-    settings = from_json(hints(kind)[inner], rest, source=path, default=getattr(default, inner))
+        return from_json(kind, raw, source=source, default=default)
+    own = {key: raw.pop(key) for key in list(raw) if key in hints(kind) and key != inner}
+    made = from_json(kind, own, source=source, default=default)
+    settings = from_json(hints(kind)[inner], raw, source=source, default=getattr(default, inner))
     return dataclasses.replace(made, **{inner: settings})  # type: ignore[type-var]
 
 
@@ -290,7 +294,7 @@ def _flag(kind: type, error: BadSetting, arguments: list[str]) -> str:
 
 def flags_of(kind: type) -> list[str]:
     """All flags of a class of arguments."""
-    return [flag for _, _, flag in _flags(kind)]
+    return [flag for *_, flag in _flags(kind)]
 
 
 def _flags(kind: type, prefix: str = "--") -> Iterator[tuple[type, str, str]]:
@@ -372,8 +376,7 @@ def finish(results: Any, out: Path | None, *, report: bool = False, sections: tu
 
         write_svg_files(results, out)
         page = write_report(out)
-    tables = [table for table in all_tables(results) if not sections or table.section in sections]
-    for table in tables:
+    for table in (tables := [table for table in all_tables(results) if not sections or table.section in sections]):
         print_table(table)
     for note in () if sections else results.notes:
         if note not in heard():
@@ -388,7 +391,6 @@ def stamped(results: Any, settings: Any, *, repeat: str = "") -> Any:
     from datetime import UTC, datetime
 
     from mdistill.runs.hardware import code_version, hardware
-    from mdistill.settings import to_json
 
     code = code_version()
     return dataclasses.replace(

@@ -91,12 +91,7 @@ def main(arguments: list[str]) -> int:
     """Run the main job; exit status 4 where a gate failed."""
     config = split_config(arguments)[1]
     asked = "" if config is None else str(read_toml(config).get("preset", ""))
-    if asked not in ("", "quick"):
-        raise BadInput(f"preset in {config}", asked, allowed="quick, or none", fix="remove it")
-    preset = "quick" if asked or "--quick" in arguments else ""
-    default = with_missing(DistillArguments)
-    if preset:
-        default = dataclasses.replace(default, settings=quick_settings())
+    preset, default = preset_of(asked, config, quick="--quick" in arguments)
     given = parse(DistillArguments, arguments, program="mdistill distill", description=HELP, default=default, groups=GROUPS)
     use_threads(given.threads)
     with built(given) as given:
@@ -181,6 +176,20 @@ def _with_charge(teacher: str, charge: int, unpaired: int) -> str:
         allowed = "neutral molecules without unpaired electrons, or a teacher that knows both"
         raise BadInput("--smiles", problem, allowed=allowed, fix="--teacher xtb")
     return f"{teacher}@{told}"
+
+
+def preset_of(asked: str, source: Path | None, *, quick: bool = False) -> tuple[str, DistillArguments]:
+    """Name of the preset, "" without one, and the arguments that a settings file or flags change.
+
+    Raises:
+        BadInput: A preset of another name.
+    """
+    if asked not in ("", "quick"):
+        raise BadInput(f"preset in {source}", asked, allowed="quick, or none", fix="remove it")
+    default = with_missing(DistillArguments)
+    if asked or quick:
+        return "quick", dataclasses.replace(default, settings=quick_settings())
+    return "", default
 
 
 def job(

@@ -47,7 +47,7 @@ composition, density, lattice and space group; it is not MD. Its mean absolute e
 conductor from a bad one, not two good ones apart. Each value has 68 and 95 % intervals, a probability to be below detection
 (10⁻⁸ S/cm), and a verdict whether the material resembles the training set. Partial occupancies are used as they are.
 Diffusivities and other temperatures are not predicted. Files that cannot be used are listed with the reason, the others are
-ranked, and the exit status is 2.
+ranked, and the exit status is 2. Ctrl-C ranks what was read; with --out the same command reads the rest.
 
 examples:
   mdistill screen candidates/ --species Li --out runs/screen
@@ -60,13 +60,17 @@ GROUPS = {"what": ("species", "model"), "run": ("out", "then", "top")}
 def main(arguments: list[str]) -> int:
     """Screen; exit status 2 where a structure could not be used."""
     given = parse(ScreenArguments, arguments, program="mdistill screen", description=HELP, groups=GROUPS)
+    from mdistill.interrupt import stop_on_signals
     from mdistill.workflows.screen import screen
 
     if given.then and given.out is None:
         raise BadInput("--then", "given without --out", allowed="a folder for its runs", fix="add --out runs/screen")
     folder = None if given.out is None else output_folder(given.out)
-    results = screen(given.files, species=given.species, model=given.model)
-    results = stamped(results, given, repeat="mdistill screen " + shlex.join(arguments))
+    command = "mdistill screen " + shlex.join(arguments)
+    with stop_on_signals(resume=command) as stop:
+        kept = None if folder is None else folder / "read.jsonl"
+        results = screen(given.files, species=given.species, model=given.model, kept=kept, stop=stop)
+    results = stamped(results, given, repeat=command)
     refused = int(results.values["structures_refused"].value or 0)
     show(results, folder)
     if folder is not None:
@@ -77,6 +81,9 @@ def main(arguments: list[str]) -> int:
         write_text(folder / "screen.csv", screen_csv(results))
         print(f"all columns: {folder / 'screen.csv'}")
     finish(results, folder, report=True, sections=("unread",))
+    if folder is None and stop.pending():
+        raise Interrupted("stopped; the ranking holds what was read.\n  fix: with --out FOLDER the same command reads the rest")
+    stop.raise_if_pending()
     status = 2 if refused else 0
     return max(status, *distill_best(given, results)) if given.then else status
 

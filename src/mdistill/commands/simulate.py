@@ -23,7 +23,7 @@ class SimulateArguments(TrustArguments):
     """Ordered structure: CIF, POSCAR, extxyz, or what else ASE reads; or a trajectory, whose last frame is the start, with
     its velocities: HDF5, extxyz, LAMMPS, AMBER NetCDF, XDATCAR."""
     potential: str
-    """Potential: student.mdistill, a run folder, a teacher's name, module:attribute or ./file.py:attribute (ASE)."""
+    """Potential: student.mdistill, run folder, name (`mdistill models`, teachers), module:attribute, ./file.py:attribute."""
     stride_map: Path | None = None
     """Long-stride map of this student (stride.mdistill or its folder), in place of time steps."""
     out: Path
@@ -53,6 +53,7 @@ cause, and keeps the frames before it (exit status 3).
 examples:
   mdistill simulate crystal.cif --potential runs/mine --temperature-K 700 --time-ps 100 --out runs/md700
   mdistill simulate crystal.cif --potential sevennet-0 --ensemble nve --time-ps 1 --out runs/nve
+  mdistill simulate al.cif --potential al-sevennet-0 --temperature-K 600 --repeat 5 5 5 --out runs/al
   mdistill simulate crystal.cif --potential runs/mine --ensemble npt --barostat anisotropic --out runs/npt
   mdistill simulate crystal.cif --potential runs/mine --stride-map runs/mine/stride --temperature-K 700 --out runs/long
 """
@@ -75,7 +76,7 @@ def main(arguments: list[str]) -> int:
     from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
     from mdistill.simulation.simulate import simulate
-    from mdistill.teachers.models import find_student, load, load_stride
+    from mdistill.teachers.models import find_student, load, load_stride, located
 
     use_threads(given.threads)
     start = read_start(given.structure, repeat=given.repeat)
@@ -83,13 +84,9 @@ def main(arguments: list[str]) -> int:
     potential = load(
         given.potential, device=given.device, precision=given.precision, subject="--potential", timeout_s=given.timeout_s
     )
-    stride = (
-        None
-        if given.stride_map is None
-        else load_stride(given.stride_map, student=Path(given.potential), precision=given.precision)
-    )
-    if Path(given.potential).exists():
-        student = Path(given.potential)
+    student = located(given.potential)
+    stride = None if given.stride_map is None else load_stride(given.stride_map, student=student, precision=given.precision)
+    if student.exists():
         tell_committee_spread(find_student(student) if student.is_dir() else student, potential, system)
     folder = output_folder(given.out)
     command = "mdistill simulate " + shlex.join(arguments)
@@ -99,8 +96,8 @@ def main(arguments: list[str]) -> int:
             on_begin=lambda: write_config(folder, "mdistill simulate", given),
         )  # fmt: skip
     results = dynamics_results(done, potential, given.settings)
-    if Path(given.potential).exists():
-        results = merge(results, uncertainty_results(potential, Path(given.potential), done))
+    if student.exists():
+        results = merge(results, uncertainty_results(potential, student, done))
     finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"trajectory: {done.trajectory}")
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mdistill.errors import BadInput
+from mdistill.library.cards import student_file
 from mdistill.settings import USUAL_TIMEOUT
 from mdistill.types import Potential
 
@@ -24,8 +25,8 @@ def load(
     """A potential by path or name.
 
     Args:
-        name: A student file (`student.mdistill`), a run folder that holds one, a teacher name (`sevennet-0`), or
-            `module:attribute` of an ASE calculator class or factory.
+        name: A student file (`student.mdistill`), a run folder that holds one, a ready student's name (`mdistill models`), a
+            teacher's name (`sevennet-0`), or `module:attribute` of an ASE calculator class or factory.
         device: "cpu", "cuda", "cuda:N" or "auto".
         precision: What a student computes in; energies are always summed in float64. float32 is nearly twice as fast and
             what `distill` uses for dynamics (its NVE drift gate judges it). Teachers keep their own.
@@ -35,8 +36,8 @@ def load(
         BadInput: No such file or teacher, or a file that is no model.
         MissingPackage: The teacher's package is not installed.
     """
-    path = Path(name)
-    if os.path.isdir(name):  # False for what is too long for a path
+    path = located(name)
+    if os.path.isdir(path):  # False for what is too long for a path
         path = find_student(path)
     if path.suffix == STUDENT_SUFFIX or os.path.isfile(path):
         import torch
@@ -50,6 +51,12 @@ def load(
     from mdistill.teachers import load_teacher
 
     return load_teacher(str(name), device=device, subject=subject, timeout_s=timeout_s)
+
+
+def located(name: str | Path) -> Path:
+    """The path that a name means: itself, or the file of a ready student where nothing lies at that path."""
+    ready = None if os.path.exists(name) else student_file(name)
+    return Path(name) if ready is None else ready
 
 
 def find_student(folder: Path) -> Path:

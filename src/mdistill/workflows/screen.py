@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mdistill.crystals.checks import check_crystal, check_file
 from mdistill.crystals.crystal import Crystal, reduced_formula
 from mdistill.errors import BadInput, MdistillError
+from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.structures import from_atoms, read_structure
+from mdistill.notices import notify
 from mdistill.progress import progress
 from mdistill.runs.results import Results
-from mdistill.transport.features import Material, material_of
+from mdistill.transport.features import material_of
 from mdistill.transport.model import TransportModel, load_transport, shipped_model
 from mdistill.transport.predict import check_conductor, predict
+from mdistill.transport.read import FilesRead, Usable
 from mdistill.transport.tables import Candidate, Refusal, screen_results
 
 SUFFIXES = (".cif", ".mcif", ".vasp", ".poscar", ".contcar", ".xyz", ".extxyz", ".traj")
@@ -23,45 +25,50 @@ _NAMES = ("poscar", "contcar")
 _SEVERAL = ("extxyz", "xyz", "traj")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usable:
-    """A structure that can be predicted: its name, formula, material, and notes of reading it."""
-
-    name: str
-    formula: str
-    material: Material
-    notes: tuple[str, ...]
-
-
-def screen(paths: Sequence[Path], *, species: str = "Li", model: Path | None = None) -> Results:
+def screen(
+    paths: Sequence[Path], *, species: str = "Li", model: Path | None = None, kept: Path | None = None, stop: StopRequest = NEVER
+) -> Results:
     """Ranked conductivities at 300 K of all structures in these files and folders.
 
     Args:
         paths: Files (an extended XYZ may hold many structures) and folders, which are searched with all below them.
         species: The mobile ion.
         model: Model file of `mdistill train transport` (default: that of the package).
+        kept: File of what was read; files in it are not read again.
+        stop: Checked before each file; after a request those that were read are ranked.
     Returns:
         Results with the tables "screen" and "unread".
     Raises:
         BadInput: No file, no structure that can be used, or a species that the model was not trained on.
+        Interrupted: A stop was requested before any file was read.
     """
     trained = shipped_model() if model is None else load_transport(model)
     check_species(trained, species)
     files, left_out = structure_files(paths)
-    usable, refused = list[Usable](), list[Refusal]()
+    usable, refused, before, read = list[Usable](), list[Refusal](), FilesRead(kept), 0
     with progress("screen", len(files), unit="file") as advance:
         for file, name in files:
-            for one in _structures(file, name, trained.mobile):
+            if stop.pending():
+                break
+            key = before.key(file, name, trained.mobile)
+            if (found := before.find(key)) is None:
+                before.keep(key, found := list(_structures(file, name, trained.mobile)))
+            for one in found:
                 (usable if isinstance(one, Usable) else refused).append(one)  # type: ignore[arg-type]
+            read += 1
             advance(1, f"{len(refused)} not usable" if refused else "")
+    if not usable:
+        stop.raise_if_pending()
     if not usable:
         first = refused[0]
         problem = f"no structure that can be used; the first of {len(refused)}, {first.name}: {first.reason}"
         raise BadInput("files", problem, allowed=f"structures with {species} (CIF, POSCAR, extxyz)", fix=first.fix)
-    found = predict(trained, [one.material for one in usable])
+    if read < len(files):
+        notify(f"stopped after {read} of {len(files)} files: the ranking holds these alone")
+    sigmas = predict(trained, [one.material for one in usable])
     candidates = [
         Candidate(name=one.name, formula=one.formula, space_group=one.material.space_group, conductivity=sigma, notes=one.notes)
-        for one, sigma in zip(usable, found, strict=True)
+        for one, sigma in zip(usable, sigmas, strict=True)
     ]
     return screen_results(candidates, refused, trained, left_out=left_out)
 

@@ -1,0 +1,249 @@
+"""Ready students by name. Each is three files: NAME.mdistill, NAME.extxyz (a structure to begin with), NAME.json (its card).
+
+Those of the package lie beside this module, the user's own in `own_folder`. The card holds the sha256 of the other two.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+from mdistill.errors import BadInput
+from mdistill.estimates import Estimate, Gate
+from mdistill.io.files import read_json, replacing, sha256, write_json
+from mdistill.nets.model_files import load_net, read_metadata, save_model
+from mdistill.runs.folder import run_settings
+from mdistill.runs.results import Results, read_results
+from mdistill.settings import from_json, to_json
+
+SHIPPED = Path(__file__).parent
+STUDENT, STRUCTURE = ".mdistill", ".extxyz"
+FAILED = "FAILED"
+LARGEST = 500_000
+"""Largest file of a student in the package, bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A gate as its card shows it."""
+
+    name: str
+    measured: str
+    limit: str
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a ready student is.
+
+    Attributes:
+        name: Its name: formula-teacher.
+        formula, elements: Composition that it was taught.
+        teacher: Its teacher.
+        temperatures_K: Lowest and highest temperature of the gates.
+        taught_K: Lowest and highest temperature of its labels.
+        gates: Every gate that was judged.
+        labels: What it was fitted to, in words.
+        command: What made it. version, created, processor: by which package, when, on what.
+        citations: Keys of the references of its run.
+        licence: Of the student.
+        student_sha256, structure_sha256: Of its files.
+    """
+
+    name: str
+    formula: str
+    elements: tuple[str, ...]
+    teacher: str
+    temperatures_K: tuple[float, ...]
+    taught_K: tuple[float, ...]
+    gates: tuple[Judged, ...]
+    labels: str
+    command: str
+    version: str
+    created: str
+    processor: str
+    citations: tuple[str, ...]
+    licence: str
+    student_sha256: str = ""
+    structure_sha256: str = ""
+
+    @property
+    def failed(self) -> list[str]:
+        return [one.name for one in self.gates if one.verdict == FAILED]
+
+
+def own_folder() -> Path:
+    """Folder of the user's own: $MDISTILL_MODELS, else mdistill/models in the user's data folder."""
+    base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return Path(os.environ.get("MDISTILL_MODELS") or base / "mdistill" / "models")
+
+
+def names() -> dict[str, Path]:
+    """Every name with the folder of its files; one of the user's own hides one of the package."""
+    return {path.stem: folder for folder in (SHIPPED, own_folder()) for path in sorted(folder.glob("*.json"))}
+
+
+def read_card(name: str) -> Card:
+    """The card of a ready student.
+
+    Raises:
+        BadInput: No such name, or a card that cannot be read.
+    """
+    known = names()
+    if name not in known:
+        close = difflib.get_close_matches(name.lower(), known, n=1)
+        fix = f"did you mean {close[0]}?" if close else "mdistill models lists them"
+        raise BadInput("model", f"{name!r} is no ready student", allowed=", ".join(known) or "none is there", fix=fix)
+    path = known[name] / f"{name}.json"
+    return from_json(Card, read_json(path), source=path)
+
+
+def student_file(name: str | Path) -> Path | None:
+    """The model file of a ready student, checked against its card; None where no student has this name.
+
+    Raises:
+        BadInput: Its file is absent or was altered.
+    """
+    folder = names().get(str(name))
+    return None if folder is None else checked(read_card(str(name)), folder, STUDENT)
+
+
+def checked(card: Card, folder: Path, suffix: str) -> Path:
+    """One of its files, checked against its card.
+
+    Raises:
+        BadInput: The file is absent or was altered.
+    """
+    path = folder / f"{card.name}{suffix}"
+    expected = card.student_sha256 if suffix == STUDENT else card.structure_sha256
+    if not path.is_file() or sha256(path) != expected:
+        problem = "was altered: its sha256 is not that of its card" if path.is_file() else "is missing"
+        fix = "install the package again" if folder == SHIPPED else f"mdistill models add RUN --name {card.name}"
+        raise BadInput(path, problem, allowed="the file of its card", fix=fix)
+    return path
+
+
+def add(run: Path, name: str, folder: Path, *, licence: str = "", taken: Collection[str] = ()) -> Card:
+    """Make the student of a run a ready one; its own evaluation is kept, the paths in its header become names.
+
+    Args:
+        run: Run folder of `mdistill distill`.
+        name: Its name; "": formula-teacher.
+        folder: Where its files go.
+        licence: Its licence.
+        taken: Names that mean something else.
+    Raises:
+        BadInput: No finished run, or a name that is taken or cannot be used.
+    """
+    results, student = read_results(run), run / "student.mdistill"
+    if not student.is_file() or not results.gates:
+        problem = "holds no student with gates"
+        raise BadInput(run, problem, allowed="a finished run of mdistill distill", fix="mdistill distill CRYSTAL --out RUN")
+    formula, teacher = (str(results.provenance.get(key, "")) for key in ("formula", "teacher"))
+    name = name or f"{formula}-{teacher}".lower()
+    allowed, fix = "lower-case letters, digits, dots and dashes, not yet taken", "choose another --name"
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,79}", name) or name in taken:
+        raise BadInput("--name", name, allowed=allowed, fix=fix)
+    if (folder / f"{name}.json").exists():
+        raise BadInput("--name", f"{name} is taken", allowed=allowed, fix=f"{fix}, or remove {folder / name}.*")
+    folder.mkdir(parents=True, exist_ok=True)
+    model, structure = folder / f"{name}{STUDENT}", folder / f"{name}{STRUCTURE}"
+    header = read_metadata(student)
+    save_model(model, load_net(student), _without_paths(header["provenance"]))
+    _write_structure(run, structure)
+    card = _card(name, run, results, header, licence)
+    card = replace(card, student_sha256=sha256(model), structure_sha256=sha256(structure))
+    write_json(folder / f"{name}.json", to_json(card))
+    return card
+
+
+def _write_structure(run: Path, path: Path) -> None:
+    """The first relaxed structure of the run."""
+    from ase.io import read, write
+
+    from mdistill.io.structures import STRUCTURES
+
+    atoms = read(run / "prepare" / STRUCTURES, index=0, format="extxyz")
+    with replacing(path) as partial:
+        write(partial, atoms, format="extxyz")
+
+
+def copy_files(card: Card, out: Path) -> list[Path]:
+    """Copy the files of a ready student, checked, into a folder."""
+    folder = names()[card.name]
+    out.mkdir(parents=True, exist_ok=True)
+    made = []
+    for suffix in (STUDENT, STRUCTURE):
+        source = checked(card, folder, suffix)
+        with replacing(out / source.name) as partial:
+            copyfile(source, partial)
+        made.append(out / source.name)
+    return made
+
+
+def _card(name: str, run: Path, results: Results, header: Mapping[str, Any], licence: str) -> Card:
+    from ase.data import chemical_symbols
+
+    given, taught = run_settings(run), header["provenance"].get("taught") or {}
+    sources = ", ".join(f"{count} {kind}" for kind, count in (taught.get("sources") or {}).items())
+    judged = [one for one in results.gates if one.judged]
+    gates = tuple(Judged(name=one.name, measured=_text(one.measured), limit=_limit(one), verdict=_verdict(one)) for one in judged)
+    at, labels = sorted(given.get("temperatures") or [0.0]), sorted(taught.get("temperatures_K") or [0.0])
+    return Card(
+        name=name, formula=str(results.provenance.get("formula", "")),
+        elements=tuple(chemical_symbols[z] for z in header["elements"]),
+        teacher=str(results.provenance.get("teacher", "")), temperatures_K=(at[0], at[-1]), taught_K=(labels[0], labels[-1]),
+        gates=gates, labels=sources, command=_command(str(results.provenance.get("command_line", ""))),
+        version=results.version,
+        created=results.created, processor=f"{results.hardware.get('processor', '')}, {results.hardware.get('instructions', '')}",
+        citations=tuple(results.citations), licence=licence,
+    )  # fmt: skip
+
+
+def _text(measured: Estimate) -> str:
+    """A measured value ± its error as plain text, both to the first digit of the error."""
+    if measured.value is None:
+        return "not known"
+    if not measured.error:
+        return f"{measured.value:.4g} {measured.unit}".rstrip()
+    digits = -math.floor(math.log10(measured.error))
+    if digits > 4:
+        return f"{measured.value:.1e} ± {measured.error:.0e} {measured.unit}".rstrip()
+    value, error = (f"{round(x, digits):.{max(digits, 0)}f}" for x in (measured.value, measured.error))
+    return f"{value} ± {error} {measured.unit}".rstrip()
+
+
+def _limit(gate: Gate) -> str:
+    return f"{'≤' if gate.sense == 'at most' else '≥'} {gate.limit:.3g}"
+
+
+def _verdict(gate: Gate) -> str:
+    """passed, FAILED, or that it is on the wrong side by less than its error allows."""
+    value = gate.measured.value
+    if not gate.passed or value is None:
+        return FAILED
+    inside = value <= gate.limit if gate.sense == "at most" else value >= gate.limit
+    return "passed" if inside else "passed within its error"
+
+
+def _command(line: str) -> str:
+    """A command line with names in place of paths."""
+    return " ".join(Path(word).name if "/" in word else word for word in line.split())
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(inner) for inner in value]
+    if isinstance(value, str):
+        return _command(value) if " " in value else (Path(value).name if value.startswith("/") else value)
+    return value
