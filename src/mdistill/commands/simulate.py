@@ -53,7 +53,6 @@ cause, and keeps the frames before it (exit status 3).
 examples:
   mdistill simulate crystal.cif --potential runs/mine --temperature-K 700 --time-ps 100 --out runs/md700
   mdistill simulate crystal.cif --potential sevennet-0 --ensemble nve --time-ps 1 --out runs/nve
-  mdistill simulate al.cif --potential al-sevennet-0 --temperature-K 600 --repeat 5 5 5 --out runs/al
   mdistill simulate crystal.cif --potential runs/mine --ensemble npt --barostat anisotropic --out runs/npt
   mdistill simulate crystal.cif --potential runs/mine --stride-map runs/mine/stride --temperature-K 700 --out runs/long
 """
