@@ -30,13 +30,14 @@ SHORT = (
     "--production.runs {runs} --threads 1 --production.max-minutes 0.01 --production.despite-gates "
 )
 CASES = {
-    "slab": "{folder}/al110.extxyz --teacher sevennet-0 --temperatures 300 500 700 --production.time-ps 10 --production.atoms 72 "
+    "slab": "{folder}/al110.extxyz --teacher sevennet-0 --temperatures 200 300 400 --label.temperatures-K 300 500 700 840 "
+    "--production.time-ps 10 --production.atoms 72 --train.size tiny --train.fit.steps 900 "
     + SHORT.format(minutes=0.4, hot=5, runs=4),
     "ethanol": "--smiles CCO --teacher xtb --temperatures 300 500 --production.time-ps 20 "
     + SHORT.format(minutes=0.7, hot=5, runs=4),
     "water": "--smiles O --copies 32 --density 1.0 --teacher sevennet-0 --heavy-h 3 --temperatures 300 --production.time-ps 5 "
     "--production.equilibration-ps 6 --production.cell-ps 6 --production.atoms 300 --validate.drift-ps 4 --refine.atoms 96 "
-    + SHORT.format(minutes=0.8, hot=1, runs=2),
+    "--train.size tiny --train.fit.steps 600 " + SHORT.format(minutes=0.8, hot=1, runs=2),
 }  # fmt: skip
 MEASURED = {
     "water": "density 0.997 g/cm³ at 298 K; O–O RDF: first peak 2.57 at 2.80 Å (Skinner et al., doi 10.1063/1.4790861)",
@@ -60,7 +61,7 @@ def case(name: str, folder: Path) -> dict[str, Any]:
         write(folder / "al110.extxyz", atoms)
     out = folder / name
     begin, spent = time.process_time(), out / "cpu_seconds.txt"
-    status = cli.run(["distill", *CASES[name].format(folder=folder).split(), "--out", str(out)])
+    status = cli.run(["distill", *CASES[name].format(folder=folder).split(), "--update", "--out", str(out)])
     seconds = time.process_time() - begin + sum(os.times()[2:4])
     if not spent.exists():
         spent.write_text(f"{seconds:.1f}\n", encoding="utf-8")

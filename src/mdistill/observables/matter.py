@@ -35,7 +35,7 @@ def matter_results(
         folder: Folder of production, with the NpT runs.
         taught: Labels, with the teacher's dynamics.
     """
-    found = Results(command="matter", headlines=[Headline(quantity="force_mae", value="force_mae")])
+    found = Results(command="matter", headlines=[Headline(quantity=q, value=q) for q in ("force_mae", "energy_mae")])
     if matter.density:
         found = merge(found, density_results(produced, folder))
     if matter.density and bool(produced[0].start.pbc.all()):

@@ -11,6 +11,7 @@ _SYMBOLS: dict[Quantity, str] = {
     "stride_speed_up": "speed-up by strides", "speed_up": "speed-up", "conductivity": "σ", "diffusivity": "D",
     "activation_energy": "activation energy", "density": "density", "surface_u2": "u² of the surface, normal",
     "force_mae": "force error",
+    "energy_mae": "energy error",
 }  # fmt: skip
 """Labels of headlines, in the order shown."""
 _FROM_DYNAMICS = ("conductivity", "diffusivity", "activation_energy", "density", "surface_u2")

@@ -40,7 +40,15 @@ PARTS = ("gates", "tables", "figures", "scenes")
 KINDS = ("teacher", "potential", "stride")
 RungKind = Literal["teacher", "potential", "stride"]
 Quantity = Literal[
-    "stride_speed_up", "speed_up", "conductivity", "diffusivity", "activation_energy", "density", "surface_u2", "force_mae"
+    "stride_speed_up",
+    "speed_up",
+    "conductivity",
+    "diffusivity",
+    "activation_energy",
+    "density",
+    "surface_u2",
+    "force_mae",
+    "energy_mae",
 ]
 Cell = str | int | float | Estimate | None
 """A table cell; floats are shown with 4 significant digits, estimates as value ± error."""
