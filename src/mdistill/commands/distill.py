@@ -43,25 +43,25 @@ class DistillArguments(TrustArguments):
 
     settings: Annotated[DistillSettings, tyro.conf.arg(name="")]
     smiles: str = ""
-    """Molecule as SMILES, in place of a structure file; several with dots between."""
+    """Molecule as SMILES, in place of a structure file."""
     copies: int = 1
-    """Number of copies, packed into a periodic box (1: one molecule without a box)."""
+    """Number of copies in a periodic box."""
     density: float | None = None
     """Density of the box at the start, g/cm³."""
     out: Path | None = None
     """Run folder (default: runs/NAME OF THE STRUCTURE FILE)."""
     quick: bool = False
-    """Preset for a first look: about 20 minutes on two cores."""
+    """Preset for a first look: 20 minutes on two cores."""
     dry_run: bool = False
     """Plan only: sites, disorder rule, supercell, minutes."""
     update: bool = False
-    """Permission to repeat the stages that changed settings affect."""
+    """Permission to repeat stages of changed settings."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
     workers: int = 0
-    """Number of worker processes for teacher calls; 0: this process."""
+    """Worker processes for teacher calls; 0: this one."""
     max_hours: float | None = None
-    """Time limit, h: save and stop (exit status 130); the same command resumes."""
+    """Time limit, h: save and stop (exit status 130)."""
 
 
 HELP = """\
@@ -71,7 +71,6 @@ Interrupted runs resume with the same command.
 
 examples:
   mdistill distill crystal.cif --quick --dry-run
-  mdistill distill crystal.cif --temperatures 500 700 900
   mdistill distill crystal.cif --teacher chgnet --mobile Na --out runs/na
   mdistill distill crystal.cif --quick --stride-fs 16
   mdistill distill --smiles CCO --teacher xtb --quick
@@ -80,7 +79,7 @@ examples:
 """
 GROUPS = {
     "what": ("teacher", "temperatures", "mobile", "seed", "quick", "stride_fs"),
-    "structure": ("smiles", "copies", "density", "matter", "heavy_h", "cutoff", "prepare.orderings", "prepare.max_atoms"),
+    "structure": ("smiles", "copies", "density", "matter", "heavy_h", "cutoff", "prepare.orderings"),
     "labels and student": ("label.frames", "train.size", "train.fit.max_minutes", "committee", "refine.rounds"),
     "production": ("production.time_ps", "production.time_step_fs", "production.charge"),
     "run": ("out", "dry_run", "update", "device", "threads", "workers", "max_hours", "trust"),

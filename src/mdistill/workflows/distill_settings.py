@@ -30,11 +30,11 @@ class DistillSettings:
         structure: Structure file: CIF, POSCAR, xyz, mol, SDF or anything else ASE reads.
         teacher: Foundation potential, or module:attribute (code to run) of an ASE calculator or factory,
             mace.calculators:mace_mp.
-        temperatures: Temperatures of validation and production, K; by default 500 700 900 for crystals, 300 for liquids. Labels
+        temperatures: Temperatures of validation and production, K. By default 500 700 900 for crystals, 300 for liquids. Labels
             also come from 1.2 × the highest (1.3 × for liquids, 1.6 × for molecules).
-        matter: Kind of matter; auto: from periodicity, vacuum and bonds. It decides what is done (`matter/kinds.py`).
-        heavy_h: Mass of hydrogen, u, taken from the atom that it is bonded to; 0: standard masses. 3 allows steps of 1 fs.
-        mobile: Mobile ion; by default the first of Li, Na, Ag, Cu, K, F, Mg, Zn, Ca that is one. "none": no transport.
+        matter: Kind of matter. auto: from periodicity, vacuum and bonds. It decides what is done (`matter/kinds.py`).
+        heavy_h: Mass of hydrogen, u; 0: standard masses. It is taken from the atom that it is bonded to. 3 allows steps of 1 fs.
+        mobile: Mobile ion; by default the first usual one. These are Li, Na, Ag, Cu, K, F, Mg, Zn, Ca. "none": no transport.
         cutoff: Student cutoff, Å. The shortest lattice vector of the supercell exceeds twice this.
         seed: Seed of everything random.
         device: Device of the teacher: cpu, cuda or auto.
