@@ -46,7 +46,7 @@ def test_command_help_teaches_by_example_without_torch(name, trust):
     trust("T44", f"mdistill {name} --help: heavy packages imported", len(heavy), "0")
 
 
-@pytest.mark.parametrize("name", ["", *NAMES, "train potential", "train stride", "train transport"])
+@pytest.mark.parametrize("name", ["", *NAMES, "train potential", "train direct", "train stride", "train transport"])
 def test_help_fits_a_screen(name, capsys):
     with contextlib.suppress(SystemExit):
         cli.run([*name.split(), "--help"])

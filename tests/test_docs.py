@@ -107,7 +107,7 @@ def test_command_of_a_page_is_accepted_by_its_parser(command, tmp_path, monkeypa
         original(*arguments, **options)
         raise ParsedError
 
-    further = [import_module(f"mdistill.commands.train_{product}") for product in ("stride", "transport")]
+    further = [import_module(f"mdistill.commands.train_{product}") for product in ("direct", "stride", "transport")]
     for place in [module, *(further if name == "train" else [])]:
         monkeypatch.setattr(place, "parse", stop)
     with pytest.raises(ParsedError):

@@ -39,7 +39,8 @@ def simulate(
     structure: Any, potential: Any, settings: SimulateSettings | None = None, out: str | Path | None = None, *,
     stride_map: str | Path | None = None, repeat: tuple[int, int, int] = (1, 1, 1), device: str = "cpu",
     precision: Precision = "float32", threads: int | None = None, stop: StopRequest = NEVER, report: bool = True,
-    velocities: Literal["file", "random"] = "file", timeout_s: float = USUAL_TIMEOUT, **flags: Any,
+    velocities: Literal["file", "random"] = "file", timeout_s: float = USUAL_TIMEOUT, random_frame: bool = False,
+    inner_steps: int = 0, **flags: Any,
 ) -> Outcome:  # fmt: skip
     """MD in NVE, NVT or NpT, as `mdistill simulate`.
 
@@ -57,11 +58,14 @@ def simulate(
         report: Whether to write report.html and its figures, which takes about 2 s.
         velocities: Those of the structure, where it has any, or drawn at the temperature.
         timeout_s: Longest call of an ASE calculator, s.
+        random_frame: Whether direct forces are taken in random orientations.
+        inner_steps: Steps of direct forces inside each time step (0: none).
         flags: Any flag of `mdistill simulate`, such as temperature_K, time_ps, ensemble.
     Raises:
         BadInput: A structure, potential or setting that cannot be used; no `out`.
         BlowUp: The guard stopped the run.
     """
+    from mdistill.direct.safe import for_dynamics
     from mdistill.export.start import as_start
     from mdistill.export.watch import tell_committee_spread
     from mdistill.observables.simulation import dynamics_results, uncertainty_results
@@ -76,6 +80,7 @@ def simulate(
         as_start(structure, repeat=repeat),
         as_potential(potential, device=device, precision=precision, timeout_s=timeout_s),
     )
+    model = for_dynamics(model, random_frame=random_frame, inner_steps=inner_steps)
     system, momenta = start.system, None if velocities == "random" else start.momenta
     file = Path(potential) if isinstance(potential, (str, Path)) and Path(potential).exists() else None
     stride = None if stride_map is None else load_stride(Path(stride_map), student=file, precision=precision)

@@ -142,8 +142,12 @@ def departures(system: System, taught: Taught, *, temperature_K: float = 0.0) ->
             *_too_hot(taught, temperature_K)]  # fmt: skip
 
 
-def tell_departures(system: System, potential: Potential, *, temperature_K: float = 0.0) -> None:
-    """Issue a notice where a structure lies outside what a student was taught, or where its file does not tell."""
+def tell_departures(system: System, potential: Potential, *, temperature_K: float = 0.0, nve: bool = False) -> None:
+    """Issue a notice where a structure lies outside what a student was taught, or where its file does not tell; and where NVE is
+    asked of forces that are no gradient of an energy."""
+    direct = bool(getattr(getattr(potential, "net", None), "direct", False))
+    if nve and not getattr(potential, "conservative", not direct):
+        notify(f"forces of {potential.name} are no gradient of an energy: NVE dynamics heats up. Use nvt, or --inner-steps 4")
     taught = taught_of(potential)
     if taught is None:
         if sentence := cannot_tell(potential):

@@ -28,6 +28,10 @@ class SimulateArguments(TrustArguments):
     """Long-stride map of this student (stride.mdistill or its folder), in place of time steps."""
     out: Path
     """Folder for trajectory, log.csv and results.json; an interrupted run in it continues."""
+    random_frame: bool = False
+    """Direct forces taken in a new random orientation at every step, so that their errors do not add up."""
+    inner_steps: int = 0
+    """Steps of direct forces inside each time step; the gradient of the energy head acts between them (0: none)."""
     repeat: tuple[int, int, int] = (1, 1, 1)
     """Repeats of the cell."""
     velocities: Literal["file", "random"] = "file"
@@ -68,6 +72,7 @@ GROUPS = {
 def main(arguments: list[str]) -> int:
     """Simulate; prints averages and speed."""
     given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP, groups=GROUPS)
+    from mdistill.direct.safe import for_dynamics
     from mdistill.export.start import read_start
     from mdistill.export.watch import tell_committee_spread
     from mdistill.interrupt import stop_on_signals
@@ -83,6 +88,7 @@ def main(arguments: list[str]) -> int:
     potential = load(
         given.potential, device=given.device, precision=given.precision, subject="--potential", timeout_s=given.timeout_s
     )
+    potential = for_dynamics(potential, random_frame=given.random_frame, inner_steps=given.inner_steps)
     student = located(given.potential)
     stride = None if given.stride_map is None else load_stride(given.stride_map, student=student, precision=given.precision)
     if student.exists():

@@ -1,4 +1,4 @@
-"""mdistill train: fit a student to labels; other products are in `train_stride.py` and `train_transport.py`."""
+"""mdistill train: fit a student to labels; other products are in `train_direct.py`, `train_stride.py`, `train_transport.py`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from mdistill.errors import BadInput
 from mdistill.settings import child_seed
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 
-PRODUCTS = ("potential", "stride", "transport")
+PRODUCTS = ("potential", "direct", "stride", "transport")
 USAGE = """usage: mdistill train potential LABELS [LABELS …] --out FOLDER [--help]
+       mdistill train direct LABELS [LABELS …] --out FOLDER [--help]
        mdistill train stride --from RUN [--help]
        mdistill train transport --out FOLDER [--data FOLDER] [--help]"""
 
@@ -57,9 +58,8 @@ class TrainArguments(LabelFileArguments, TrustArguments):
 
 
 HELP = """\
-Fit a student to energies, forces, stress and curvature products of a teacher, or of files with labels made elsewhere: the
-one-hop moment net, or with --net painn a message-passing net. Whole time blocks are held out for validation. Training resumes
-from its checkpoint with the same command.
+Fit a student to energies, forces, stress and curvature products of a teacher, or of files with labels made elsewhere: a
+one-hop moment net, or a message-passing net (painn). Whole blocks are held out; the same command resumes.
 
 examples:
   mdistill train potential runs/labels --out runs/student
@@ -90,6 +90,9 @@ def main(arguments: list[str]) -> int:
     given = replace(
         given, settings=replace(given.settings, fit=replace(given.settings.fit, seed=child_seed(given.seed, "train")))
     )
+    if given.settings.net == "edge_transformer":
+        allowed, fix = "moment, painn: it learns rotations from turned copies", "mdistill train direct LABELS --out FOLDER"
+        raise BadInput("net", "edge_transformer", allowed=allowed, fix=fix)
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.files import sha256
     from mdistill.judge.fit_tables import accuracy_results, closed_form_results, training_results
@@ -101,12 +104,12 @@ def main(arguments: list[str]) -> int:
     if given.method == "closed-form":
         _check_closed_form(given)
     use_threads(given.threads)
-    (frames, held, read), teacher = _labels(given), None
+    (frames, held, read), teacher = labels_of(given), None
     if given.redraw is not None:
         from mdistill.teachers.models import load
 
         teacher = load(given.redraw, device=given.device, subject="--redraw")
-    more: dict[str, Any] = {"held_blocks": held, "provenance": {"teacher": _teacher_of(given.labels)}}
+    more: dict[str, Any] = {"held_blocks": held, "provenance": {"teacher": teacher_of(given.labels)}}
     folder = output_folder(given.out)
     command = "mdistill train " + shlex.join(arguments)
     names = ("settings", "labels", "start_from", "redraw", *(["closed_form"] if given.method == "closed-form" else []),
@@ -136,7 +139,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _teacher_of(labels: tuple[Path, ...]) -> str:
+def teacher_of(labels: tuple[Path, ...]) -> str:
     """Teacher of a label folder or run; the names of label files."""
     from mdistill.runs.folder import run_settings
 
@@ -144,7 +147,7 @@ def _teacher_of(labels: tuple[Path, ...]) -> str:
     return str(run_settings(labels[0]).get("teacher") or f"labels in {names}") if labels[0].is_dir() else f"labels in {names}"
 
 
-def _labels(given: TrainArguments) -> tuple[list[Any], frozenset[int], Any]:
+def labels_of(given: Any) -> tuple[list[Any], frozenset[int], Any]:
     """Frames, the blocks to hold out (none: the usual ones), and a table of what label files hold."""
     from mdistill.labelling.import_labels import import_labels, labels_table
     from mdistill.runs.results import Results

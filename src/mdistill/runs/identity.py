@@ -23,7 +23,11 @@ def structure_sha256(*systems: System, decimals: int | None = None) -> str:
     def rounded(lengths: Tensor) -> Tensor:
         return lengths if decimals is None else torch.round(lengths.double(), decimals=decimals) + 0.0
 
-    return tensors_sha256(*(part for s in systems for part in (rounded(s.positions), s.numbers, rounded(s.cell), s.pbc)))
+    def parts(s: System) -> tuple[Tensor, ...]:
+        state = [part for part in (s.charge, s.unpaired) if part is not None]
+        return (rounded(s.positions), s.numbers, rounded(s.cell), s.pbc, *state)
+
+    return tensors_sha256(*(part for s in systems for part in parts(s)))
 
 
 def structure_digests(*systems: System) -> tuple[str, str]:

@@ -37,8 +37,8 @@ from mdistill.settings import to_json
 FORMAT = 2
 PARTS = ("gates", "tables", "figures", "scenes")
 """Named parts of results, besides the values."""
-KINDS = ("teacher", "potential", "stride")
-RungKind = Literal["teacher", "potential", "stride"]
+KINDS = ("teacher", "potential", "direct", "stride")
+RungKind = Literal["teacher", "potential", "direct", "stride"]
 Quantity = Literal[
     "stride_speed_up",
     "speed_up",

@@ -19,7 +19,7 @@ from mdistill.types import Prediction, State, System
 
 FORMAT = 3
 """The format written; read are also 1, without running sums, and 2, whose sums were evaluated at every step."""
-_SYSTEM = ("positions", "numbers", "cell", "pbc", "owner")
+_SYSTEM = ("positions", "numbers", "cell", "pbc", "owner", "charge", "unpaired")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def _digest(arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _point(header: dict, tensors: dict[str, Tensor]) -> RestartPoint:
-    system = System(**{name: tensors[name] for name in _SYSTEM})
+    system = System(**{name: tensors[name] for name in _SYSTEM if name in tensors})
     known = "energy" in tensors
     prediction = Prediction(energy=tensors["energy"], forces=tensors["forces"], stress=tensors.get("stress")) if known else None
     sums = tensors.get("running_sums")

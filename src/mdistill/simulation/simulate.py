@@ -110,7 +110,7 @@ class _Run:
         given: Mapping[str, Tensor],
     ) -> None:  # fmt: skip
         _check(system, potential, stride)
-        tell_departures(system, potential, temperature_K=settings.temperature_K)
+        tell_departures(system, potential, temperature_K=settings.temperature_K, nve=settings.ensemble == "nve")
         system = cast(system, dtype=torch.float64, device="cpu")
         self.settings, self.folder = settings, folder
         self.time_step = _time_step(system, settings, stride)
@@ -148,7 +148,8 @@ class _Run:
         else:
             self.evaluate = make_evaluator(potential, system, skin=settings.skin_A, guard=self.guard)
         self.strides = None if stride is None else self._strides(system, stride)
-        self.nve: NveStep = self.strides or VelocityVerlet(evaluate=self.evaluate, time_step=self.time_step)
+        verlet = getattr(potential, "nve_step", VelocityVerlet)
+        self.nve: NveStep = self.strides or verlet(evaluate=self.evaluate, time_step=self.time_step)
         self.began = 0.0
 
     def finish(self, stop: StopRequest, on_begin: Callable[[], object] | None, shown: Advance | None) -> SimulationResult:

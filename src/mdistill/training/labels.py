@@ -153,6 +153,7 @@ def frames_hash(frames: Sequence[LabelledFrame]) -> str:
         parts = (
             frame.system.positions, frame.system.numbers, frame.system.cell, frame.target.energy, frame.target.forces,
             frame.target.stress, frame.target.atomic, frame.probes, frame.products,
+            *(() if frame.system.charge is None else (frame.system.charge, frame.system.unpaired)),
         )  # fmt: skip
         for part in parts:
             digest.update(b"-" if part is None else part.detach().cpu().contiguous().numpy().tobytes())

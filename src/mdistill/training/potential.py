@@ -81,7 +81,7 @@ class Prepared:
         objective: The objective.
         items, held_items: Frames with their graphs: trained on, held out.
         train, held_out: The frames themselves.
-        settings: Steps, batch size, learning rate.
+        settings: Kind of network (`net`) and its fit: `TrainSettings`, or those of another room.
         work: The fit, for the ledger of its folder.
         title: Name of the student, for the progress bar and messages.
     """
@@ -92,7 +92,7 @@ class Prepared:
     held_items: list[Item]
     train: Sequence[LabelledFrame]
     held_out: Sequence[LabelledFrame]
-    settings: TrainSettings
+    settings: Any
     work: Work
     title: str = "student"
 

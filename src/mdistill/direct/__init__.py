@@ -1,0 +1,1 @@
+"""Forces predicted directly: training, safe dynamics, diagnostics, and structures to learn from."""

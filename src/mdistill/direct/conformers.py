@@ -1,0 +1,89 @@
+r"""Structures of a molecule: conformers, turned bonds, and thermal displacements along normal modes of a force field.
+
+    r = r₀ + M^{-1/2} Σ_i e_i ξ_i √(k_B T / k_i)     M^{-1/2} H M^{-1/2} e_i = k_i e_i   H: Hessian of MMFF94 (UFF without it)
+
+r₀: minimum of the force field near a conformer of ETKDG   ξ: normal numbers, cut at 2.5   T: drawn from `TEMPERATURES`
+Modes softer than `_SOFTEST` are moved as if they had this stiffness. A part of the structures is not minimised, so that bonds
+and torsions lie far from minima too.
+
+References: S. Riniker, G. A. Landrum, J. Chem. Inf. Model. 55, 2562 (2015); T. A. Halgren, J. Comput. Chem. 17, 490 (1996).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mdistill.direct.molecules import Molecule, rdkit
+from mdistill.units import BOLTZMANN, KCAL_MOL
+
+TEMPERATURES = (150.0, 300.0, 600.0, 1000.0)
+"""K."""
+_SOFTEST, _STEP, _PER_CONFORMER = 0.5, 1e-3, 6
+
+
+def conformers(molecule: Molecule, count: int, seed: int) -> tuple[Int[np.ndarray, " atom"], list[Float[np.ndarray, "atom 3"]]]:
+    """Elements, and up to `count` structures (Å); fewer, or none, where RDKit finds no conformer."""
+    chem, random = rdkit(), np.random.default_rng(seed)
+    mol = chem.AddHs(chem.MolFromSmiles(molecule.smiles))
+    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    masses = np.array([atom.GetMass() for atom in mol.GetAtoms()])
+    wanted = -(-count // _PER_CONFORMER)
+    if len(numbers) == 1:
+        return numbers, [np.zeros((1, 3))]
+    made: list[np.ndarray] = []
+    for number in chem.AllChem.EmbedMultipleConfs(mol, wanted, randomSeed=int(random.integers(2**31))):
+        field = force_field(mol, number)
+        if field is None:
+            continue
+        made.append(np.array(field.Positions()).reshape(-1, 3))
+        field.Minimize(maxIts=200)
+        place = np.array(field.Positions()).reshape(-1, 3)
+        modes = normal_modes(field, mol.GetConformer(number), place, masses)
+        for _ in range(_PER_CONFORMER - 1):
+            made.append(place + displacement(modes, float(random.choice(TEMPERATURES)), random).reshape(-1, 3))
+    return numbers, made[:count]
+
+
+def force_field(mol: Any, conformer: int) -> Any:
+    """MMFF94 of a conformer, UFF where that lacks parameters, None where both do."""
+    all_chem = rdkit().AllChem
+    properties = all_chem.MMFFGetMoleculeProperties(mol)
+    if properties is not None:
+        return all_chem.MMFFGetMoleculeForceField(mol, properties, confId=conformer)
+    return all_chem.UFFGetMoleculeForceField(mol, confId=conformer) if all_chem.UFFHasAllMoleculeParams(mol) else None
+
+
+def normal_modes(
+    field: Any, conformer: Any, place: Float[np.ndarray, "atom 3"], masses: Float[np.ndarray, " atom"]
+) -> tuple[Float[np.ndarray, " mode"], Float[np.ndarray, "coordinate mode"]]:
+    """Stiffness (eV/Å²; masses over their mean) and directions of displacement, without rigid motion."""
+    flat, size = place.ravel(), place.size
+    hessian = np.empty((size, size))
+    for k in range(size):
+        ends = []
+        for sign in (1.0, -1.0):
+            moved = flat.copy()
+            moved[k] += sign * _STEP
+            conformer.SetPositions(moved.reshape(-1, 3))
+            field.Initialize()  # else distances of the last call are used
+            ends.append(np.array(field.CalcGrad()))
+        hessian[k] = (ends[0] - ends[1]) * (KCAL_MOL / (2.0 * _STEP))
+    weights = np.repeat(np.sqrt(masses / masses.mean()), 3)
+    stiffness, modes = np.linalg.eigh(0.5 * (hessian + hessian.T) / np.outer(weights, weights))
+    keep = np.argsort(np.abs(stiffness))[min(6, size - 1) :]
+    return stiffness[keep], modes[:, keep] / weights[:, None]
+
+
+def displacement(
+    modes: tuple[Float[np.ndarray, " mode"], Float[np.ndarray, "coordinate mode"]],
+    temperature_K: float,
+    random: np.random.Generator,
+) -> Float[np.ndarray, " coordinate"]:
+    """A thermal displacement, Å."""
+    stiffness, directions = modes
+    size = np.sqrt(BOLTZMANN * temperature_K / np.maximum(stiffness, _SOFTEST))
+    step: np.ndarray = directions @ (size * np.clip(random.normal(size=len(size)), -2.5, 2.5))
+    return step

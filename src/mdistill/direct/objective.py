@@ -1,0 +1,93 @@
+r"""Objective of direct forces: randomly rotated and mirrored copies of every structure, and a penalty on what heats a run.
+
+    L = w_F ⟨‖F̂ − F‖⟩ / s + w_E ⟨|ΔE| / N⟩ / s + w_∇ ⟨‖−∇E − F‖⟩ / s + w_A ⟨a²⟩ / (3N s²)
+    a = u·J w − w·J u,   J w ≈ (F̂(r + h w) − F̂(r − h w)) / 2h         ⟨a²⟩ = ‖J − Jᵀ‖² for normal u, w
+
+F̂, F: predicted and labelled forces   E: energy head   s: RMS force component of the labels   J = ∂F̂/∂r   u, w: random
+directions   N: atoms   h: 0.01 Å. a needs four more forces and no second derivatives; it is taken at every fourth step.
+
+Reference: M. Eissler et al., arXiv 2503.01431 (copies, loss); F. Bigi, M. Langer, M. Ceriotti, The dark side of the forces,
+ICML 2025, arXiv 2412.11569 (antisymmetry).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mdistill.derivatives import predict
+from mdistill.graph import turned
+from mdistill.training.labels import Item, join
+from mdistill.training.objective import PotentialObjective
+from mdistill.training.stride_objective import random_turn
+from mdistill.types import Graph
+
+EVERY = 4
+"""Steps between evaluations of the antisymmetric part."""
+_STEP = 0.01
+
+
+@dataclass(slots=True, kw_only=True)
+class TurnedObjective:
+    """The errors of a potential on turned copies.
+
+    Attributes:
+        inner: Errors of forces, energies and the energy's gradient.
+        copies: Copies of each structure in a batch.
+        seed: Seed of the turns.
+        antisymmetry: w_A / s²; 0: no such term.
+    """
+
+    inner: PotentialObjective
+    copies: int
+    seed: int
+    antisymmetry: float = 0.0
+
+    def __call__(self, module: torch.nn.Module, batch: Sequence[Item], step: int) -> tuple[Tensor, dict[str, float]]:
+        if step < 0:
+            return self.inner(module, batch, step)
+        random = np.random.default_rng([self.seed, step])
+        batch = [turned_item(item, random_turn(random)) for item in batch for _ in range(self.copies)]
+        loss, errors = self.inner(module, batch, step)
+        if self.antisymmetry and step % EVERY == 0:
+            asymmetry = antisymmetric_part(module, join([item.graph for item in batch]), random)
+            errors["antisymmetry"] = float(asymmetry.detach().sqrt())
+            loss = loss + EVERY * self.antisymmetry * asymmetry
+        return loss, errors
+
+    def observe(self, history: Sequence[dict[str, Any]]) -> None:
+        self.inner.observe(history)
+
+    def describe(self, measures: dict[str, float]) -> str:
+        return self.inner.describe(measures)
+
+
+def turned_item(item: Item, turn: Float[Tensor, "3 3"]) -> Item:
+    """A labelled frame rotated or mirrored: r → r Q, F → F Q. Its neighbours stay."""
+    system, target = turned(item.graph.system, turn.to(item.graph.system.positions)), item.frame.target
+    forces = target.forces @ turn.to(target.forces)
+    frame = replace(item.frame, system=system, target=replace(target, forces=forces, stress=None))
+    return Item(graph=replace(item.graph, system=system), frame=frame)
+
+
+def antisymmetric_part(module: torch.nn.Module, graph: Graph, random: np.random.Generator) -> Float[Tensor, ""]:
+    """⟨a²⟩ / 3N over the structs, (eV/Å²)²; differentiable in the weights."""
+    system = graph.system
+    u, w = (torch.from_numpy(random.normal(size=(system.n_atoms, 3))).to(system.positions) for _ in range(2))
+
+    def product(direction: Tensor) -> Tensor:
+        ends = []
+        for sign in (1.0, -1.0):
+            moved = replace(system, positions=system.positions + sign * _STEP * direction)
+            ends.append(predict(module, replace(graph, system=moved), create_graph=True)[0].forces)  # type: ignore[arg-type]
+        return (ends[0] - ends[1]) / (2.0 * _STEP)
+
+    along = (u * product(w) - w * product(u)).sum(1)
+    each = along.new_zeros(system.n_structs).index_add(0, system.owner, along)
+    return (each.square() / (3.0 * torch.bincount(system.owner, minlength=system.n_structs))).mean()

@@ -1,0 +1,73 @@
+"""Labelled molecules in shards: one .npz for a few molecules, whole or absent, so that labelling resumes and memory stays small.
+
+Arrays of a shard: count [structure] atoms, numbers [atom], positions [atom, 3] Å, forces [atom, 3] eV/Å, energy [structure] eV,
+charge, unpaired and molecule [structure]. `molecules.json` beside them holds the settings and, once all is done, the totals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mdistill.errors import BadInput
+from mdistill.io.arrays import DAMAGED, read_arrays
+from mdistill.io.files import replacing
+from mdistill.types import LabelledFrame, Prediction, System
+
+MANIFEST = "molecules.json"
+_NAMES = ("count", "numbers", "positions", "forces", "energy", "charge", "unpaired", "molecule")
+
+
+def is_shards(path: Path) -> bool:
+    """Whether a folder holds labelled molecules."""
+    return (path / MANIFEST).is_file()
+
+
+def shard(folder: Path, number: int) -> Path:
+    """Path of a shard."""
+    return folder / f"shard-{number:05d}.npz"
+
+
+def write_shard(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a shard, all or nothing."""
+    with replacing(path) as partial, open(partial, "wb") as handle:
+        np.savez(handle, allow_pickle=False, **{name: arrays[name] for name in _NAMES})
+
+
+def read_shards(folder: Path, *, most: int | None = None) -> list[LabelledFrame]:
+    """Labelled frames of all shards, or of the first ones up to `most` structures; molecules are blocks.
+
+    Raises:
+        BadInput: No shard, or a damaged one.
+    """
+    frames: list[LabelledFrame] = []
+    for path in sorted(folder.glob("shard-*.npz")):
+        if most is not None and len(frames) >= most:
+            break
+        try:
+            frames += _frames(read_arrays(path))
+        except DAMAGED as error:
+            problem, fix = f"is damaged ({error})", "remove it and run `mdistill molecules` again with the same flags"
+            raise BadInput(path, problem, allowed="a shard of labelled molecules", fix=fix) from error
+    if not frames:
+        raise BadInput(folder, "holds no shards", allowed="labelled molecules", fix=f"mdistill molecules --out {folder}")
+    return frames[:most]
+
+
+def _frames(arrays: Mapping[str, np.ndarray]) -> list[LabelledFrame]:
+    held = {name: torch.from_numpy(arrays[name]) for name in _NAMES}
+    ends = held["count"].cumsum(0).tolist()
+    frames = []
+    for k, (end, n) in enumerate(zip(ends, held["count"].tolist(), strict=True)):
+        system = System(
+            positions=held["positions"][end - n : end].double(), numbers=held["numbers"][end - n : end].long(),
+            cell=torch.zeros(1, 3, 3, dtype=torch.float64), pbc=torch.zeros(1, 3, dtype=torch.bool),
+            owner=torch.zeros(n, dtype=torch.int64), charge=held["charge"][k : k + 1].long(),
+            unpaired=held["unpaired"][k : k + 1].long(),
+        )  # fmt: skip
+        target = Prediction(energy=held["energy"][k : k + 1].double(), forces=held["forces"][end - n : end].double())
+        frames.append(LabelledFrame(system=system, target=target, source="molecules", block=int(held["molecule"][k])))
+    return frames

@@ -1,0 +1,258 @@
+"""Direct forces in dynamics: rigid parts, random frames, multiple time steps, and what the diagnostics measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mdistill import cli
+from mdistill.derivatives import Conservative, Direct
+from mdistill.direct.diagnostics import (
+    antisymmetry,
+    bonds,
+    density_error,
+    distance_density,
+    equivariance_error,
+    heating,
+    rotations,
+    stable_time,
+)
+from mdistill.direct.multiple_steps import EnergyBetweenSteps, MultipleTimeSteps
+from mdistill.direct.safe import SafeForces, for_dynamics, without_rigid_parts
+from mdistill.errors import BadInput
+from mdistill.graph import build_graph, concatenate, make_system, split
+from mdistill.nets.model_files import save_model
+from mdistill.simulation.evaluator import Evaluator
+from mdistill.simulation.initial_state import initial_state
+from mdistill.simulation.kinetics import kinetic_energy
+from mdistill.simulation.restart import load_restart
+from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.types import Trajectory
+from systems import SYSTEMS, MorseNet, random_box, tiny_edge_transformer
+
+DOUBLE = torch.float64
+
+
+def rigid_motions(system) -> torch.Tensor:
+    """[6, 3N] translations and rotations about the middle."""
+    arms = system.positions - system.positions.mean(0)
+    axes = torch.eye(3, dtype=DOUBLE)
+    moves = [axis.expand_as(arms) for axis in axes] + [torch.linalg.cross(axis.expand_as(arms), arms) for axis in axes]
+    return torch.stack(moves).flatten(1)
+
+
+def line(length: float = 1.16):
+    """A linear molecule along no axis."""
+    along = np.array([1.0, 2.0, -0.5]) / np.sqrt(5.25)
+    return make_system(np.outer([-1.0, 0.0, 1.0], length * along), np.array([16, 15, 16]), np.zeros((3, 3)), [False] * 3)
+
+
+@pytest.mark.parametrize("make", [SYSTEMS["molecule"], SYSTEMS["dimer"], line, SYSTEMS["isolated atom"]])
+def test_rigid_parts_are_removed_by_the_smallest_change(make) -> None:
+    """The oracle is the orthogonal projection by singular values."""
+    system = make()
+    forces = torch.randn((system.n_atoms, 3), generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    u, s, _ = torch.linalg.svd(rigid_motions(system).T, full_matrices=False)
+    basis = u[:, s > 1e-8 * s[0]]
+    expected = forces.flatten() - basis @ (basis.T @ forces.flatten())
+    assert float((without_rigid_parts(system, forces).flatten() - expected).abs().max()) < 1e-12
+
+
+def test_a_batch_and_periodic_structures_keep_apart() -> None:
+    systems = [SYSTEMS["molecule"](), SYSTEMS["box"](), SYSTEMS["slab"](), line()]
+    batch = concatenate(systems)
+    forces = torch.randn((batch.n_atoms, 3), generator=torch.Generator().manual_seed(2), dtype=DOUBLE)
+    parts = split(replace(batch, positions=forces))
+    together = split(replace(batch, positions=without_rigid_parts(batch, forces)))
+    for system, part, found in zip(systems, parts, together, strict=True):
+        assert float((found.positions - without_rigid_parts(system, part.positions)).abs().max()) < 1e-12
+        if bool(system.pbc.any()):
+            assert torch.allclose(found.positions, part.positions - part.positions.mean(0), atol=1e-14)
+
+
+def test_a_random_frame_is_the_same_for_the_same_structure() -> None:
+    net, system = tiny_edge_transformer(1), SYSTEMS["molecule"]()
+    graph, framed = build_graph(system, net.cutoff), SafeForces(Direct(net), random_frame=True)
+    assert torch.equal(framed(graph).forces, framed(graph).forces)
+    other = replace(graph, system=replace(system, positions=system.positions + 1e-12))
+    assert float((framed(other).forces - framed(graph).forces).abs().max()) > 1e-6
+    exact = SafeForces(Conservative(MorseNet()), random_frame=True)
+    graph = build_graph(system, 5.0)
+    assert float((exact(graph).forces - Conservative(MorseNet())(graph).forces).abs().max()) < 1e-12
+    assert len({framed.sha256, SafeForces(Direct(net)).sha256}) == 2
+
+
+@dataclass(frozen=True)
+class Swirl:
+    """Morse forces and a force that turns: it does work on closed paths."""
+
+    strength: float
+    cutoff, elements, name = 5.0, frozenset((3, 15, 16, 17)), "swirl"
+
+    def __call__(self, graph):
+        exact = Conservative(MorseNet())(graph)
+        arms = graph.system.positions - graph.system.positions.mean(0)
+        about = torch.tensor([0.0, 0.0, 1.0], dtype=DOUBLE).expand_as(arms)
+        forces = exact.forces + self.strength * torch.linalg.cross(about, arms)
+        return replace(exact, forces=forces - forces.mean(0))
+
+
+def drift_of(step, steps: int) -> float:
+    """Change of the energy of `MorseNet` over a run, eV."""
+    state = initial_state(
+        random_box(0, atoms=8, periodic=False, closest=2.2), temperature_K=200.0, generator=torch.Generator().manual_seed(3)
+    )
+    exact = Evaluator(Conservative(MorseNet()))
+
+    def energy(at) -> float:
+        return float(exact(at.system).energy) + float(kinetic_energy(at))
+
+    before = energy(state)
+    for _ in range(steps):
+        state = step.step(state, torch.Generator())
+    return energy(state) - before
+
+
+def test_multiple_steps_conserve_the_energy_that_their_inner_forces_do_not() -> None:
+    exact, swirl = Evaluator(Conservative(MorseNet())), Evaluator(Swirl(0.05))
+    heated = drift_of(VelocityVerlet(evaluate=swirl, time_step=1.0), 400)
+    kept = drift_of(MultipleTimeSteps(evaluate=exact, fast=swirl, time_step=4.0, inner_steps=4), 100)
+    assert abs(heated) > 0.02 and abs(kept) < 0.05 * abs(heated)
+
+
+def test_multiple_steps_of_equal_forces_are_velocity_verlet() -> None:
+    exact = Evaluator(Conservative(MorseNet()))
+    start = initial_state(random_box(0, atoms=8, closest=2.2), temperature_K=300.0, generator=torch.Generator().manual_seed(3))
+    many = MultipleTimeSteps(evaluate=exact, fast=exact, time_step=3.0, inner_steps=3).step(start, torch.Generator())
+    single, state = VelocityVerlet(evaluate=exact, time_step=1.0), start
+    for _ in range(3):
+        state = single.step(state, torch.Generator())
+    assert torch.allclose(many.system.positions, state.system.positions, atol=1e-13) and many.time == pytest.approx(3.0)
+    assert torch.allclose(many.momenta, state.momenta, atol=1e-13)
+    back = MultipleTimeSteps(evaluate=exact, fast=Evaluator(Swirl(0.05)), time_step=3.0, inner_steps=3)
+    there = back.step(start, torch.Generator())
+    again = back.step(replace(there, momenta=-there.momenta), torch.Generator())
+    assert torch.allclose(again.system.positions, start.system.positions, atol=1e-12)
+
+
+def test_the_sixty_rotations_average_polynomials() -> None:
+    turns = rotations()
+    assert turns.shape == (60, 3, 3)
+    assert torch.allclose(turns @ turns.transpose(1, 2), torch.eye(3, dtype=DOUBLE).expand(60, 3, 3), atol=1e-12)
+    assert torch.allclose(torch.linalg.det(turns), torch.ones(60, dtype=DOUBLE), atol=1e-12)
+    gaps = (turns[:, None] - turns[None]).flatten(2).norm(dim=2) + torch.eye(60, dtype=DOUBLE)
+    assert float(gaps.min()) > 0.5
+    squares = torch.einsum("kab,kcd->abcd", turns, turns) / 60.0
+    eye = torch.eye(3, dtype=DOUBLE)
+    assert torch.allclose(turns.mean(0), torch.zeros(3, 3, dtype=DOUBLE), atol=1e-12)
+    assert torch.allclose(squares, torch.einsum("ac,bd->abcd", eye, eye) / 3.0, atol=1e-12)
+
+
+def test_an_exact_potential_has_neither_error_and_a_planted_one_has_its_size() -> None:
+    systems = [random_box(seed, atoms=5, periodic=False) for seed in range(2)]
+    exact = Conservative(MorseNet())
+    assert equivariance_error(exact, systems).value < 1e-12 and antisymmetry(exact, systems).value < 1e-9
+
+    @dataclass(frozen=True)
+    class Wind:
+        """A constant force along x."""
+
+        cutoff, elements, name = 5.0, frozenset((3, 15, 16, 17)), "wind"
+
+        def __call__(self, graph):
+            answer = exact(graph)
+            return replace(answer, forces=answer.forces + torch.tensor([0.3, 0.0, 0.0], dtype=DOUBLE))
+
+    assert equivariance_error(Wind(), systems).value == pytest.approx(0.3 / np.sqrt(3.0), rel=1e-9)
+    jacobian = np.random.default_rng(0).normal(size=(15, 15))
+
+    @dataclass(frozen=True)
+    class Random:
+        cutoff, elements, name = 5.0, frozenset((3, 15, 16, 17)), "random"
+
+        def __call__(self, graph):
+            flat = torch.from_numpy(jacobian) @ graph.system.positions.flatten()
+            return replace(exact(graph), forces=flat.view(-1, 3))
+
+    expected = np.linalg.norm(jacobian - jacobian.T) / (2.0 * np.linalg.norm(jacobian))
+    assert antisymmetry(Random(), systems[:1]).value == pytest.approx(expected, rel=1e-4)
+
+
+def test_heating_of_a_known_slope() -> None:
+    times = np.arange(0.0, 50_000.0, 10.0)
+    noise = np.random.default_rng(1).normal(0.0, 30.0, len(times))
+    found = heating(times, 300.0 + 700.0 * times * 1e-6 + noise)
+    assert abs(found.value - 700.0) < 4.0 * found.error and 5.0 < found.error < 200.0 and found.unit == "K/ns"
+    with pytest.raises(BadInput, match="5 frames"):
+        heating(times[:5], times[:5])
+
+
+def test_a_bond_that_breaks_ends_the_stable_time() -> None:
+    water = make_system(
+        np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]), np.array([8, 1, 1]), np.zeros((3, 3)), [False] * 3
+    )
+    pairs = bonds(water)
+    assert pairs.tolist() == [[0, 1], [0, 2]]
+    positions = water.positions.repeat(10, 1, 1)
+    positions[6:, 1, 0] += 0.6
+    made = Trajectory(numbers=water.numbers, positions=positions, cell=torch.zeros(10, 3, 3), times=torch.arange(10.0))
+    lengths = (water.positions[pairs[:, 1]] - water.positions[pairs[:, 0]]).norm(dim=1)
+    assert stable_time(made, pairs, lengths) == 6.0
+    assert stable_time(replace(made, positions=positions[:6], times=torch.arange(6.0)), pairs, lengths) == 5.0
+    positions[2] = torch.nan
+    assert stable_time(replace(made, positions=positions), pairs, lengths) == 2.0
+    density = distance_density(positions[:2])
+    assert density.sum() * 0.05 == pytest.approx(1.0) and density_error(density, density) == 0.0
+    assert density_error(density, distance_density(positions[7:])) == pytest.approx(4.0 / 3.0, rel=0.01)
+
+
+def test_simulate_takes_the_charge_of_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ase import Atoms
+    from ase.io import write
+
+    calm = tiny_edge_transformer(1, states=True)
+    calm.scale.fill_(1e-3)
+    save_model(tmp_path / "student.mdistill", calm)
+    ion = Atoms(numbers=[3, 16], positions=[[0.0, 0, 0], [0, 0, 2.4]])
+    command = ["simulate", f"{tmp_path}/ion.xyz", "--potential", f"{tmp_path}/student.mdistill", "--time-ps", "0.01"]
+    command += ["--temperature-K", "10", "--time-step-fs", "1"]
+    write(tmp_path / "ion.xyz", ion, format="extxyz")
+    assert cli.run([*command, "--out", f"{tmp_path}/none"]) == 2
+    assert "state charge" in capsys.readouterr().err
+    for charge, status in ((1, 0), (0.5, 2)):
+        ion.info["charge"] = charge
+        write(tmp_path / "ion.xyz", ion, format="extxyz")
+        assert cli.run([*command, "--out", f"{tmp_path}/at_{charge}"]) == status
+    assert "charge=0.5" in capsys.readouterr().err
+    point = load_restart(tmp_path / "at_1" / "restart.npz")
+    assert point.state.system.charge.tolist() == [1]
+
+
+def test_simulate_tells_of_heating_and_takes_the_remedies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ase import Atoms
+    from ase.io import write
+
+    system = SYSTEMS["dimer"]()
+    write(tmp_path / "dimer.xyz", Atoms(numbers=system.numbers.numpy(), positions=system.positions.numpy()))
+    calm = tiny_edge_transformer(1)
+    calm.scale.fill_(1e-3)
+    save_model(tmp_path / "student.mdistill", calm)
+    command = ["simulate", f"{tmp_path}/dimer.xyz", "--potential", f"{tmp_path}/student.mdistill", "--time-ps", "0.02"]
+    command += ["--time-step-fs", "1", "--temperature-K", "10"]
+    assert cli.run([*command, "--ensemble", "nve", "--out", f"{tmp_path}/nve", "--random-frame"]) == 0
+    assert "heats up" in capsys.readouterr().err
+    assert cli.run([*command, "--ensemble", "nve", "--inner-steps", "2", "--out", f"{tmp_path}/steps"]) == 0
+    assert "heats up" not in capsys.readouterr().err
+    assert cli.run([*command, "--out", f"{tmp_path}/nvt"]) == 0
+    assert "heats up" not in capsys.readouterr().err
+    with pytest.raises(BadInput, match="--inner-steps"):
+        for_dynamics(Conservative(MorseNet()), inner_steps=2)
+    net = tiny_edge_transformer(1)
+    assert isinstance(for_dynamics(Direct(net), inner_steps=2), EnergyBetweenSteps)
+    net.header = {"provenance": {"settings": {"energy_gradient_weight": 0.0}}}
+    with pytest.raises(BadInput, match="was not trained"):
+        for_dynamics(Direct(net), inner_steps=2)

@@ -1,0 +1,143 @@
+"""Training of direct forces: turned copies are the same physics, the fit resumes, molecules come back as they were labelled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mdistill import cli
+from mdistill.derivatives import Direct, hessian
+from mdistill.direct.generate import generate, label_molecule, read_smiles, xtb
+from mdistill.direct.molecules import molecules, parsed
+from mdistill.direct.objective import antisymmetric_part, turned_item
+from mdistill.direct.settings import DirectSettings, MoleculeSettings
+from mdistill.direct.shards import MANIFEST, read_shards, shard
+from mdistill.direct.train import train_direct
+from mdistill.errors import BadInput
+from mdistill.graph import build_graph, edge_vectors
+from mdistill.nets.model_files import load_model
+from mdistill.runs.results import read_results
+from mdistill.training.labels import items_of
+from mdistill.training.settings import FitSettings
+from mdistill.training.stride_objective import random_turn
+from systems import CLOSEST, SYSTEMS, morse_frames, tiny_edge_transformer
+
+TINY = {"cutoff": 5.0, "width": 32, "layers": 1, "heads": 2, "radial": 6, "float64": True}
+
+
+def fit(steps: int, **more) -> FitSettings:
+    return FitSettings(**({"steps": steps, "batch_size": 4, "learning_rate": 5e-3, "warmup": 5, "ema": 0.9, "clip": 1.0} | more))
+
+
+def test_copies_are_turned_as_a_whole() -> None:
+    item = items_of(morse_frames(1), 5.0, torch.float64)[0]
+    turn = random_turn(np.random.default_rng(3))
+    other = turned_item(item, turn)
+    assert torch.allclose(edge_vectors(other.graph), edge_vectors(item.graph) @ turn, atol=1e-12)
+    assert torch.allclose(other.frame.target.forces.norm(dim=1), item.frame.target.forces.norm(dim=1), atol=1e-12)
+    again = build_graph(other.graph.system, 5.0)
+    assert torch.equal(again.sender, other.graph.sender) and torch.equal(again.shift, other.graph.shift)
+
+
+def test_the_antisymmetric_part_is_that_of_the_force_jacobian() -> None:
+    """The mean over random directions against ‖J − Jᵀ‖² / 3N of the whole Jacobian."""
+    net, box = tiny_edge_transformer(1), SYSTEMS["molecule"]()
+    graph, random = build_graph(box, net.cutoff), np.random.default_rng(0)
+    jacobian = hessian(Direct(net), box).flatten(1)
+    expected = float((jacobian - jacobian.T).square().sum()) / len(jacobian)
+    drawn = [float(antisymmetric_part(net, graph, random).detach()) for _ in range(60)]
+    assert abs(np.mean(drawn) - expected) < 4.0 * np.std(drawn) / len(drawn) ** 0.5
+    assert antisymmetric_part(net, graph, random).requires_grad
+
+
+def test_training_learns_resumes_and_tunes(tmp_path: Path) -> None:
+    frames = morse_frames(16)
+    settings = DirectSettings(**TINY, antisymmetry_weight=1e-3, energy_gradient_weight=0.05, fit=fit(24))
+    result = train_direct(frames, settings, tmp_path / "whole")
+    first, last = result.history[0]["validation"]["forces"], result.history[-1]["validation"]["forces"]
+    assert last < first and result.steps == 24
+
+    class After:
+        count = 0
+
+        def pending(self) -> bool:
+            self.count += 1
+            return self.count > 9
+
+        def raise_if_pending(self) -> None:
+            if self.pending():
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_direct(frames, settings, tmp_path / "cut", stop=After())  # type: ignore[arg-type]
+    resumed = train_direct(frames, settings, tmp_path / "cut")
+    assert resumed.sha256 == result.sha256
+    tuned = train_direct(frames, replace(settings, fit=fit(2, seed=1)), tmp_path / "tuned", start_from=result.path)
+    assert tuned.parameters == result.parameters and tuned.sha256 != result.sha256
+    closest = load_model(tuned.path).net.closest
+    assert float(closest.min()) >= 0.5 * CLOSEST
+
+
+def test_the_list_has_ions_and_radicals_and_every_molecule_once() -> None:
+    listed = molecules()
+    assert len({m.smiles for m in listed}) == len(listed) > 4000
+    assert {m.charge for m in listed} == {-1, 0, 1} and {m.unpaired for m in listed} == {0, 1}
+    assert parsed("C[NH3+]").charge == 1 and parsed("[CH3]").unpaired == 1 and parsed("C(C") is None
+
+
+def test_shards_hold_what_xtb_says_and_are_not_made_twice(tmp_path: Path) -> None:
+    listed = [parsed(text) for text in ("O", "[CH3]", "[OH-]", "[He]")]
+    settings = MoleculeSettings(structures=12, per_molecule=3)
+    totals = generate(settings, tmp_path, seed=1, workers=1, listed=listed)
+    frames = read_shards(tmp_path)
+    assert totals["structures"] == len(frames) == 10 and totals["molecules"] == 4
+    for frame in frames[::3]:
+        charge, unpaired = int(frame.system.charge), int(frame.system.unpaired)
+        energy, forces = xtb(frame.system.numbers.numpy(), frame.system.positions.numpy(), charge=charge, unpaired=unpaired)
+        assert float(frame.target.energy) == pytest.approx(energy, abs=1e-6)
+        assert np.abs(frame.target.forces.numpy() - forces).max() < 1e-5
+    assert {(int(f.system.charge), int(f.system.unpaired)) for f in frames} == {(0, 0), (0, 1), (-1, 0)}
+    before = shard(tmp_path, 0).stat().st_mtime_ns
+    generate(settings, tmp_path, seed=1, workers=1, listed=listed)
+    assert shard(tmp_path, 0).stat().st_mtime_ns == before
+    with pytest.raises(BadInput, match="other settings"):
+        generate(settings, tmp_path, seed=2, workers=1, listed=listed)
+    shard(tmp_path, 0).write_bytes(b"PK")
+    with pytest.raises(BadInput, match="is damaged"):
+        read_shards(tmp_path)
+
+
+def test_forces_of_xtb_are_minus_its_gradient() -> None:
+    _, numbers, rows, failures, _ = label_molecule((0, parsed("CO"), 2, 5))
+    place, _, forces = rows[1]
+    moved = [place.copy(), place.copy()]
+    moved[0][2, 1] += 1e-3
+    moved[1][2, 1] -= 1e-3
+    up, down = (xtb(numbers, one, charge=0, unpaired=0)[0] for one in moved)
+    assert forces[2, 1] == pytest.approx((down - up) / 2e-3, abs=2e-3) and not +failures
+
+
+def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list.smi").write_text("# three\nC water-free\n[NH4+]\n[CH3]\n")
+    made = ["molecules", "--smiles", f"{tmp_path}/list.smi", "--structures", "12", "--per-molecule", "4", "--workers", "1"]
+    assert cli.run([*made, "--out", f"{tmp_path}/m"]) == 0
+    assert len(json.loads((tmp_path / "m" / MANIFEST).read_text())["molecules"]) == 3
+    size = ["--width", "32", "--layers", "1", "--radial", "6", "--fit.steps", "5", "--fit.batch-size", "2", "--held-out", "0.3"]
+    assert cli.run(["train", "direct", f"{tmp_path}/m", "--out", f"{tmp_path}/d", "--states", *size]) == 0
+    out = capsys.readouterr().out
+    assert "copies" in out and "student.mdistill" in out and "equivariance error" in out
+    results = read_results(tmp_path / "d")
+    assert [rung.kind for rung in results.rungs] == ["direct"] and set(results.rungs[0].errors) == {"force MAE", "E_eq", "λ"}
+    assert 0.0 < results.values["antisymmetry"].value <= 1.0 and "heats up" in (tmp_path / "d" / "report.html").read_text()
+    assert cli.run(["train", "potential", f"{tmp_path}/list.smi", "--net", "edge_transformer", "--out", f"{tmp_path}/p"]) == 2
+    assert "mdistill train direct" in capsys.readouterr().err
+    (tmp_path / "bad.smi").write_text("C(C\n")
+    assert cli.run(["molecules", "--smiles", f"{tmp_path}/bad.smi", "--out", f"{tmp_path}/b"]) == 2
+    assert "no SMILES" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_smiles(tmp_path / "absent.smi")
