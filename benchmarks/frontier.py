@@ -6,7 +6,7 @@ together, forces up to 50 eV/Å), curvature products or stress, which their fits
 steps of 416 atoms at 600 K on one thread, all models in turn in one process, median of the CPU time over rounds. Stability: NVT
 runs of 416 atoms at 900 K until temperature doubles or two atoms come closer than 0.7 of the closest labelled pair of their kind.
 
-Fits are kept in runs/frontier and not repeated. What is recorded already stays where a part is left out.
+Fits are kept in runs/frontier and not repeated. What is recorded already stays where a part or a model is left out.
 
     python -m benchmarks.frontier LABELS HELD_OUT [--runs FOLDER] [--minutes 3] [--curve 1 3 10] [--peers pod snap nep]
         [--nep-epochs 60] [--rounds 7] [--seeds 3] [--stability-ps 10] [--members FOLDER…] [--parts errors speed stability]
@@ -231,13 +231,18 @@ def stability(model: Model, atoms: Atoms, limits: dict[tuple[str, str], float], 
     return {"ps until it breaks": [ps for ps, _ in runs], "why": [why for _, why in runs], "watched for (ps)": most_ps}
 
 
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells a row of the record from the others."""
+    return (*(row.get(name) for name in ("model", "training (min)", "code", "member")),)
+
+
 def main() -> None:
     given = arguments()
     torch.set_num_threads(1)
     held: Callable[[LabelledFrame], bool] = lambda f: f.source == "md" and f.temperature_K <= HOT  # noqa: E731
     models, curve = fits(given)
     frames = LabelStore(given.held_out).read(held)
-    before = {(row["model"], row["training (min)"], row["code"]): row for row in recorded(NAME)}
+    before = {key_of(row): row for row in recorded(NAME)}
     rows: list[dict[str, Any]] = []
     members = [
         Trained(name="medium", path=path, fitted={"cpu minutes": None, "member": path.parent.name})
@@ -248,7 +253,7 @@ def main() -> None:
     for model in [*models, *like, *(c for c in curve if c not in models), *members]:
         minutes = model.fitted["cpu minutes"]
         row = {"model": model.name, "code": getattr(model, "code", "wheel"), "training (min)": minutes, **model.fitted}
-        row = before.get((row["model"], row["training (min)"], row["code"]), {}) | row
+        row = before.pop(key_of(row), {}) | row
         if "errors" in given.parts:
             row |= errors(model, frames)
         rows.append(row)
@@ -265,6 +270,7 @@ def main() -> None:
         "held_out_frames": len(frames), "temperature_K": KELVIN, "stability_K": HOT, "time_step_fs": STEP_FS, "sizes": SIZES,
         "clock_MHz": psutil.cpu_freq().current, "load": psutil.getloadavg()[0], "instructions": hardware()["instructions"],
     }  # fmt: skip
+    rows += before.values()
     write_record(NAME, settings, rows)
     plot(rows, ROOT / "docs" / "pictures" / f"{NAME}.svg")
 
