@@ -47,7 +47,7 @@ class TrajectorySettings:
         max_atoms: Largest supercell, atoms.
         frames: Teacher frames at each of three temperatures.
         on_policy: Frames of the first student's dynamics that the teacher labels, per temperature.
-        minutes: CPU time of a fit by gradient, min. It is made where the closed form fails the force gate.
+        minutes: CPU time of a fit by gradient, min. It is made where the closed form fails the force gate or breaks in dynamics.
         seed: Seed of everything random.
     """
 
@@ -58,9 +58,9 @@ class TrajectorySettings:
     equilibration_ps: float = setting(2.0, least=0.1, most=1e4, unit="ps")
     cutoff: float = setting(4.4, above=1.0, most=10.0, unit="Å")
     max_atoms: int = setting(220, least=1, most=10**5)
-    frames: int = setting(8, least=2, most=10**4)
-    on_policy: int = setting(10, least=2, most=10**4)
-    minutes: float = setting(0.7, above=0.0, most=1e4, unit="min")
+    frames: int = setting(14, least=2, most=10**4)
+    on_policy: int = setting(16, least=2, most=10**4)
+    minutes: float = setting(1.0, above=0.0, most=1e4, unit="min")
     seed: int = setting(0, least=0, most=SEEDS)
 
 

@@ -1,0 +1,296 @@
+"""Motion at 600 to 1200 K from the structure, taught by trajectories: baselines, ablations, transfer, speed, invariance.
+
+    python -m benchmarks.transport_taught SET.npz [--seeds 5] [--no-teacher]
+
+One thread; about a second of CPU time per fit, crystal and arm. Writes results/transport_taught.json. Errors are mean absolute
+errors of log10 MSD (10 ps), in decades, of groups (compositions with the mobile ion left open) held out whole; differences are
+paired, with 95 % intervals from a bootstrap over groups, and with the interval widened for the number of arms (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from benchmarks.record import write_record
+from mdistill.graph import make_system
+from mdistill.io.structures import repeated
+from mdistill.teachers.models import load
+from mdistill.transport.features import Material, element_properties, features
+from mdistill.transport.fit import fold_numbers
+from mdistill.transport.ion_features import ion_features, temperature_polynomial
+from mdistill.transport.ion_rows import ion_rows, raw_rows, scales_of, target_of
+from mdistill.transport.motion import composition_of_record, ensemble, groups_of, values_of
+from mdistill.transport.settings import MotionSettings
+from mdistill.transport.taught import ACROSS, TaughtNet, taught, train_alone, train_both
+from mdistill.transport.trajectory_set import CrystalRecord, read_trajectory_set
+from mdistill.types import System
+
+DRAWS, LEAST = 4000, 6
+Arm = Callable[[Sequence[CrystalRecord], Sequence[CrystalRecord], int], np.ndarray]
+"""(crystals of training, crystals asked for, seed) → log10 MSD [crystal, temperature]."""
+OURS, ALONE = "taught, ridge", "structure alone"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--no-teacher", action="store_true", help="leave out what needs SevenNet-0: invariance and speed")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    records = read_trajectory_set(given.set)
+    used = [one for one in records if one.usable.any()]
+    groups = groups_of(used) if used else np.zeros(0, dtype=int)
+    rows: list[dict[str, Any]] = [contents(records, used, groups)]
+    if not given.no_teacher and used:
+        teacher = load("sevennet-0")
+        rows += [*invariance(records, teacher), speed(used, teacher)]
+    if len(np.unique(groups)) >= LEAST:
+        rows += compared(used, groups, given.seeds)
+        rows += sizes(used, groups, given.seeds)
+        rows += transfer(used)
+    write_record("transport_taught", {"set": given.set.name, "seeds": given.seeds, "least_groups": LEAST}, rows)
+
+
+def contents(records: Sequence[CrystalRecord], used: Sequence[CrystalRecord], groups: np.ndarray) -> dict[str, Any]:
+    """What the set holds."""
+    flags = Counter(flag for one in records for these in one.about["flags"].values() for flag in these[:1])
+    return {
+        "part": "set", "crystals": len(records), "usable": len(used), "groups": len(np.unique(groups)),
+        "ions": dict(Counter(str(one.about["mobile"]) for one in records)),
+        "gate passed": sum(bool(one.about["gate_passed"]) for one in records), "flags": dict(flags),
+        "modes": dict(Counter(str(one.about["mode"]) for one in records)),
+        "CPU seconds a crystal": float(np.median([one.about["cpu_seconds"] for one in records])) if records else 0.0,
+    }  # fmt: skip
+
+
+def arms() -> dict[str, Arm]:
+    """All predictors that are compared."""
+    base = MotionSettings(members=1)
+    variants = {
+        OURS: base, ALONE: replace(base, teaching="none"), "taught, without λ_b": replace(base, alone=0.0),
+        "taught, by gradient": replace(base, teaching="gradient"), "taught, cubic features": replace(base, expansion="cubic"),
+    }  # fmt: skip
+    made: dict[str, Arm] = {name: _network(settings) for name, settings in variants.items()}
+    made |= {
+        "constant by temperature": _constant, "ridge, same features": _ridge, "extra trees, same features": _trees(_described),
+        "extra trees, composition": _trees(_composition), "taught from log10 D first": _data_start,
+    }  # fmt: skip
+    return made
+
+
+def _network(settings: MotionSettings) -> Arm:
+    def predict(train: Sequence[CrystalRecord], asked: Sequence[CrystalRecord], seed: int) -> np.ndarray:
+        scales, nets = ensemble(train, replace(settings, seed=seed))
+        return values_of(nets, [ion_rows(one, scales, taught=False) for one in asked]).mean(axis=0).reshape(len(asked), -1)
+
+    return predict
+
+
+def _constant(train: Sequence[CrystalRecord], asked: Sequence[CrystalRecord], seed: int) -> np.ndarray:
+    return np.tile(np.nanmedian([target_of(one, "msd") for one in train], axis=0), (len(asked), 1))
+
+
+def _described(records: Sequence[CrystalRecord], scales: Any) -> np.ndarray:
+    """Mean features of the ions and the temperature polynomial, with products of the two: a row for each temperature."""
+    rows = []
+    for one in records:
+        mean = (scales.structure(raw_rows(one))[one.kind]).mean(axis=0)
+        t = temperature_polynomial(one.temperatures_K)
+        rows.append(np.column_stack([np.tile(mean, (len(t), 1)), t[:, 1:], t[:, 1:2] * mean]))
+    return np.concatenate(rows)
+
+
+def _composition(records: Sequence[CrystalRecord], scales: Any) -> np.ndarray:
+    from ase.data import atomic_numbers
+
+    known = element_properties()
+    rows = []
+    for one in records:
+        material = Material(composition=composition_of_record(one), volume=float(abs(np.linalg.det(one.cell))))
+        mobile = atomic_numbers[str(one.about["mobile"])]
+        row = features([material], list(range(1, 95)), known, mobile=mobile)[0]
+        rows += [np.r_[row, mobile, kelvin] for kelvin in one.temperatures_K]
+    return np.array(rows)
+
+
+def _labels(train: Sequence[CrystalRecord]) -> np.ndarray:
+    return np.concatenate([target_of(one, "msd") for one in train])
+
+
+def _ridge(train: Sequence[CrystalRecord], asked: Sequence[CrystalRecord], seed: int) -> np.ndarray:
+    scales = scales_of(train, components=MotionSettings().components)
+    x, y = _described(train, scales), _labels(train)
+    x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+    middle, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
+    a = (x - middle) / spread
+    weights = np.linalg.solve(a.T @ a + 0.1 * len(a) * np.eye(a.shape[1]), a.T @ (y - y.mean()))
+    return ((_described(asked, scales) - middle) / spread @ weights + y.mean()).reshape(len(asked), -1)
+
+
+def _trees(rows: Callable[[Sequence[CrystalRecord], Any], np.ndarray]) -> Arm:
+    def predict(train: Sequence[CrystalRecord], asked: Sequence[CrystalRecord], seed: int) -> np.ndarray:
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        scales, y = scales_of(train, components=MotionSettings().components), _labels(train)
+        x, known = rows(train, scales), np.isfinite(y)
+        model = ExtraTreesRegressor(n_estimators=64, max_features=0.3, random_state=seed, n_jobs=1)
+        return np.asarray(model.fit(x[known], y[known]).predict(rows(asked, scales))).reshape(len(asked), -1)
+
+    return predict
+
+
+def _data_start(train: Sequence[CrystalRecord], asked: Sequence[CrystalRecord], seed: int) -> np.ndarray:
+    """f₂: g is trained on log10 D, then its encoder and the decoder of f₁ begin a structure-only predictor of log10 MSD."""
+    settings = MotionSettings()
+    scales = scales_of(train, components=settings.components)
+    first = [one for one in train if np.isfinite(target_of(one, "diffusivity")).any()]
+    if not first:
+        return _constant(train, asked, seed)
+    other = [ion_rows(one, scales, target="diffusivity") for one in first]
+    both, alone = train_both(other, settings.fit(), seed=seed), taught(other, settings=settings.fit(), seed=seed)
+    start = TaughtNet(both.structure.in_features - 4, both.trajectory.in_features)
+    start.load_state_dict({**alone.state_dict(), "structure.weight": both.structure.weight.detach()})
+    items = [ion_rows(one, scales) for one in train]
+    start.begin_at(items)
+    fit = replace(settings.fit(), learning_rate=1e-2)
+    net = train_alone(items, fit, seed=seed, start=start, rates=ACROSS)
+    return values_of([net], [ion_rows(one, scales, taught=False) for one in asked])[0].reshape(len(asked), -1)
+
+
+def held_out(records: Sequence[CrystalRecord], groups: np.ndarray, arm: Arm, seed: int) -> np.ndarray:
+    """Predictions by an arm that does not know the group of each crystal."""
+    folds = fold_numbers(groups, min(5, len(np.unique(groups))), seed=seed)
+    given = np.zeros((len(records), len(records[0].temperatures_K)))
+    for fold in np.unique(folds):
+        out = np.flatnonzero(folds == fold).tolist()
+        train = [one for one, k in zip(records, folds, strict=True) if k != fold]
+        given[out] = arm(train, [records[k] for k in out], seed)
+    return given
+
+
+def interval(values: np.ndarray, groups: np.ndarray, *, many: int = 1) -> tuple[float, float, float]:
+    """Mean of known values with its interval (95 %, for `many` comparisons), groups drawn with replacement."""
+    known = np.isfinite(values)
+    place = np.unique(np.broadcast_to(groups[:, None], values.shape)[known], return_inverse=True)[1]
+    total, count = np.bincount(place, weights=values[known]), np.bincount(place)
+    drawn = np.random.default_rng(0).integers(0, len(total), (DRAWS, len(total)))
+    means = total[drawn].sum(axis=1) / count[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025 / many, 1.0 - 0.025 / many]).tolist()
+    return float(values[known].mean()), low, high
+
+
+def compared(records: Sequence[CrystalRecord], groups: np.ndarray, seeds: int) -> list[dict[str, Any]]:
+    """Grouped cross-validation of all arms; each paired with the constant and with the structure alone."""
+    truth, names = np.array([target_of(one, "msd") for one in records]), arms()
+    errors = {
+        name: np.mean([np.abs(held_out(records, groups, arm, seed) - truth) for seed in range(seeds)], axis=0)
+        for name, arm in names.items()
+    }
+    rows = []
+    for name, error in errors.items():
+        mean, low, high = interval(error, groups)
+        flat, alone = (interval(error - errors[other], groups, many=len(names)) for other in ("constant by temperature", ALONE))
+        by = {f"{t:g} K": float(np.nanmean(error[:, k])) for k, t in enumerate(records[0].temperatures_K)}
+        rows.append({
+            "part": "grouped", "model": name, "crystals": len(records), "groups": len(np.unique(groups)), "MAE": mean, "low": low,
+            "high": high, "against constant": flat[0], "from": flat[1], "to": flat[2], "against structure alone": alone[0],
+            "alone from": alone[1], "alone to": alone[2], **by,
+        })  # fmt: skip
+    return rows
+
+
+def sizes(records: Sequence[CrystalRecord], groups: np.ndarray, seeds: int) -> list[dict[str, Any]]:
+    """Errors against the number of crystals of training, on the rest."""
+    rows, names = [], np.unique(groups)
+    for count in (10, 20, 40, 80):
+        if count + 5 > len(records):
+            break
+        for name in (OURS, ALONE, "ridge, same features", "constant by temperature"):
+            errors = []
+            for seed in range(seeds):
+                order = np.random.default_rng(seed).permutation(names)
+                place = np.argsort(np.array([int(np.flatnonzero(order == group)[0]) for group in groups]), kind="stable")
+                asked = [records[k] for k in place[count:]]
+                given = arms()[name]([records[k] for k in place[:count]], asked, seed)
+                errors.append(float(np.nanmean(np.abs(given - np.array([target_of(one, "msd") for one in asked])))))
+            rows.append({"part": "n_train", "model": name, "train": count, "MAE": np.mean(errors), "±": np.std(errors)})
+    return rows
+
+
+def transfer(records: Sequence[CrystalRecord]) -> list[dict[str, Any]]:
+    """Training on Li, testing on the other ions."""
+    train = [one for one in records if one.about["mobile"] == "Li"]
+    asked = [one for one in records if one.about["mobile"] != "Li"]
+    if len(train) < LEAST or not asked:
+        return []
+    truth = np.array([target_of(one, "msd") for one in asked])
+    return [
+        {"part": "Li to other ions", "model": name, "train": len(train), "test": len(asked),
+         "MAE": float(np.nanmean(np.abs(arms()[name](train, asked, 0) - truth)))}
+        for name in (OURS, ALONE, "ridge, same features", "extra trees, composition", "constant by temperature")
+    ]  # fmt: skip
+
+
+def system_of(record: CrystalRecord) -> System:
+    """The ordered supercell of a record."""
+    return make_system(record.positions, record.numbers, record.cell, (True, True, True))
+
+
+def invariance(records: Sequence[CrystalRecord], teacher: Any) -> list[dict[str, Any]]:
+    """Largest relative change of features by another description of the same crystals."""
+    from ase.data import atomic_numbers
+
+    rows = []
+    turn = torch.from_numpy(Rotation.from_rotvec([0.4, -1.1, 0.7]).as_matrix())
+    for form in ("invariant", "published"):
+        worst = {"rotation": 0.0, "translation": 0.0, "supercell": 0.0}
+        for one in records[:5]:
+            system, mobile = system_of(one), atomic_numbers[str(one.about["mobile"])]
+            plain = ion_features([system], teacher, mobile=mobile, form=form)[0]  # type: ignore[arg-type]
+            others = {
+                "rotation": replace(system, positions=system.positions @ turn.T, cell=system.cell @ turn.T),
+                "translation": replace(system, positions=system.positions + 1.7), "supercell": repeated(system, (2, 1, 1)),
+            }  # fmt: skip
+            for name, other in others.items():
+                found = ion_features([other], teacher, mobile=mobile, form=form)[0]  # type: ignore[arg-type]
+                nearest = np.array([np.abs(plain - row).max(axis=1).min() for row in found])
+                worst[name] = max(worst[name], float(nearest.max() / np.abs(plain).max()))
+        rows.append({"part": "invariance", "model": form, **worst})
+    return rows
+
+
+def speed(records: Sequence[CrystalRecord], teacher: Any) -> dict[str, Any]:
+    """CPU seconds a structure of features and predictor, against the student's dynamics that the labels come from."""
+    from ase.data import atomic_numbers
+
+    net = TaughtNet(8, 40)
+    times = []
+    for one in records[:20]:
+        system = system_of(one)
+        moved = replace(system, positions=system.positions + 1e-7)
+        rows = ion_rows(one, scales_of([one], components=8), taught=False)
+        width = rows.structure.shape[1]
+        net = net if width == 8 else TaughtNet(width, 40)
+        begin = time.process_time()
+        ion_features([moved], teacher, mobile=atomic_numbers[str(one.about["mobile"])])
+        values_of([net] * 3, [rows])
+        times.append(time.process_time() - begin)
+    md = [float(one.about["md_seconds"]) for one in records[:20] if "md_seconds" in one.about]
+    made, dynamics = float(np.median(times)), float(np.median(md)) if md else float("nan")
+    return {"part": "speed", "structures": len(times), "CPU s a structure": made, "a minute of one core": 60.0 / made,
+            "CPU s of the student's dynamics": dynamics, "times faster than the student's dynamics": dynamics / made}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
