@@ -193,7 +193,7 @@ def test_one_crystal_end_to_end(tmp_path):
     from mdistill.teachers.models import load
 
     bulk("LiF", "rocksalt", a=4.03, cubic=True).write(tmp_path / "LiF.cif")
-    settings = TrajectorySettings(temperatures=(300.0, 600.0), time_ps=2.0, frames=4, on_policy=4, minutes=0.05)
+    settings = TrajectorySettings(temperatures=(300.0, 600.0), time_ps=2.0, frames=4, on_policy=4, steps=100)
     record = crystal_record(tmp_path / "LiF.cif", load("sevennet-0"), settings, tmp_path / "work")
     assert record.about["gate_passed"] and record.about["mobile"] == "Li" and record.features.shape == (1, 456)
     assert (record.log_msd < 0.0).all() and record.log_msd[1] > record.log_msd[0] and not record.diffusing.any()

@@ -196,7 +196,7 @@ def _fitted(
         train = TrainSettings(size="tiny", cutoff=settings.cutoff)
         result = fit_closed_form(frames, train, home, closed_form=_CLOSED, stop=stop)[0]
     else:
-        fit = FitSettings(max_minutes=settings.minutes, batch_size=4, least_steps=200).suited("moment")
+        fit = FitSettings(steps=settings.steps, batch_size=4).suited("moment")
         train = TrainSettings(size="tiny", cutoff=settings.cutoff, curvature="none", fit=fit)
         result = train_potential(frames, train, home, stop=stop)
     asked = {name: one for name, one in result.accuracy.force.items() if name != "all" and not _hotter(name, settings)}
