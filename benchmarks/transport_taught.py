@@ -287,9 +287,10 @@ def speed(records: Sequence[CrystalRecord], teacher: Any) -> dict[str, Any]:
         values_of([net] * 3, [rows])
         times.append(time.process_time() - begin)
     md = [float(one.about["md_seconds"]) for one in records[:20] if "md_seconds" in one.about]
-    made, dynamics = float(np.median(times)), float(np.median(md)) if md else float("nan")
+    made, dynamics = float(np.median(times)), float(np.median(md)) if md else None
     return {"part": "speed", "structures": len(times), "CPU s a structure": made, "a minute of one core": 60.0 / made,
-            "CPU s of the student's dynamics": dynamics, "times faster than the student's dynamics": dynamics / made}  # fmt: skip
+            "CPU s of the student's dynamics": dynamics,
+            "times faster than the student's dynamics": dynamics / made if dynamics else None}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ _NAMES = {"msd": "log10 MSD at 10 ps", "diffusivity": "log10 D"}
 
 def motion_results(model: MotionModel, records: Sequence[CrystalRecord]) -> Results:
     """Errors by temperature, and whether the model is better than a constant beyond chance."""
-    rows: list[list[Cell]] = [[kelvin, error, model.constant[kelvin]] for kelvin, error in model.error.items()]
+    rows: list[list[Cell]] = [
+        [kelvin, round(error, 3), round(model.constant[kelvin], 3)] for kelvin, error in model.error.items()
+    ]
     gain, low, high = model.gain
     caption = (
         f"{_NAMES[model.target]}; {model.crystals} of {len(records)} crystals in {model.groups} groups of equal composition,"
