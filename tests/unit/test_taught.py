@@ -145,3 +145,11 @@ def test_directions_have_unit_variance_and_cubes_follow():
     raw = np.c_[records[0].features, np.tile(records[0].physics, (len(records[0].features), 1))]
     x, x2, x3 = np.split(cubic.structure(raw), 3, axis=1)
     assert np.allclose(x**2, x2) and np.allclose(x**3, x3)
+
+
+def test_a_single_crystal_of_one_kind_has_no_directions():
+    """Nothing varies, so that scaled features are zero, not NaN."""
+    one = planted(1)[0]
+    same = replace(one, features=np.tile(one.features[:1], (2, 1)))
+    rows = ion_rows(same, scales_of([same], expansion="pca"), taught=False)
+    assert bool((rows.structure == 0.0).all())

@@ -89,7 +89,7 @@ def scales_of(records: Sequence[CrystalRecord], *, expansion: Expansion = "pca",
         scaled = np.clip((rows - mean) / deviation, -10.0, 10.0) * np.sqrt(weight / weight.sum())[:, None]
         _, values, vectors = np.linalg.svd(scaled, full_matrices=False)
         count = max(1, min(components, int((values > 1e-3 * values[0]).sum())))
-        directions = vectors[:count].T / values[:count]
+        directions = vectors[:count].T / np.where(values[:count] > 1e-9, values[:count], np.inf)
     shares = np.concatenate([np.full(len(one), 1.0 / len(one)) for one in spectra])
     bin_mean, bin_deviation = _moments(np.concatenate(spectra), shares / shares.sum())
     return Scales(
