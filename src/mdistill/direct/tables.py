@@ -31,13 +31,13 @@ def direct_results(result: TrainingResult, potential: Potential, frames: Sequenc
     force = result.accuracy.force["all"].mean_absolute.scaled(1e3, "meV/Å")
     cost = step_cost(potential, frames[-1])
     errors, values = {"force MAE": force}, {"direct_cost": cost}
-    rows: list[list[Cell]] = [["force error, held-out (meV/Å)", force]]
+    rows: list[list[Cell]] = [["force error, held-out", force]]
     if systems:
         equivariance, asymmetry = equivariance_error(potential, systems).scaled(1e3, "meV/Å"), antisymmetry(potential, systems)
         errors |= {"E_eq": equivariance, "λ": asymmetry}
-        rows += [["equivariance error E_eq (meV/Å)", equivariance], ["antisymmetric share λ of the force Jacobian", asymmetry]]
+        rows += [["equivariance error E_eq", equivariance], ["antisymmetric share λ of the force Jacobian", asymmetry]]
         values |= {"equivariance_error": equivariance, "antisymmetry": asymmetry}
-    rows.append(["time of a step (µs/atom)", cost])
+    rows.append(["time of a step", cost])
     caption = f"E_eq: spread over 60 rotations. λ: 0 of a potential, 0.71 of a random matrix. {len(systems)} structures."
     table = Table("direct_forces", "Direct forces", SECTION, ["what", "value"], rows, caption if systems else "")
     rung = Rung(
