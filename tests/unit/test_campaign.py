@@ -253,7 +253,7 @@ def test_dask_goes_on_when_a_worker_dies(place, capsys, trust):
 @pytest.mark.loopback
 def test_no_scheduler_is_told(place, capsys, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("mdistill.campaign.cluster._WAIT_S", 0.5)
+    monkeypatch.setattr("mdistill.labelling.dask_executor._CONNECT_S", 0.5)
     assert cli.run(["campaign", "campaign.toml", "--workers", "dask://127.0.0.1:9"]) == 2
     assert "no Dask scheduler answers" in capsys.readouterr().err
 

@@ -122,9 +122,9 @@ def _pool(campaign: Campaign, given: CampaignArguments) -> Iterator[Any]:
     from mdistill.processes import usable_cores
 
     if given.workers.startswith(DASK):
-        from mdistill.campaign.cluster import connected
+        from mdistill.labelling.dask_executor import connected
 
-        yield Distributed(campaign, connected(given.workers), _flags(given))
+        yield Distributed(campaign, connected(given.workers, "--workers"), _flags(given))
         return
     if given.workers and not (given.workers.isdigit() and 1 <= int(given.workers) <= 4096):
         raise BadInput("--workers", given.workers, allowed="1 to 4096, or dask://HOST:PORT", fix="--workers 2")

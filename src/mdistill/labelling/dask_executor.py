@@ -21,8 +21,32 @@ from mdistill.labelling.engine import Answer, Engine, Failure
 from mdistill.labelling.tasks import Question, ask
 
 SCHEME = "dask://"
-_CONNECT_S = 20.0
+_CONNECT_S = 10.0
 _LOOK_S = 0.2
+
+
+def connected(address: str, flag: str) -> Any:
+    """A client of the scheduler at dask://HOST:PORT.
+
+    Args:
+        address: The address.
+        flag: The flag that gave it, named in errors.
+    Raises:
+        BadInput: It is no such address, or no scheduler answers there.
+        MissingPackage: distributed is not installed.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingPackage("distributed", 'pip install "mdistill[dask]"', f"{flag} {SCHEME}…") from error
+    allowed, fix = "dask://HOST:PORT of a running scheduler", "start one: dask scheduler --port 8786"
+    host, _, port = address.removeprefix(SCHEME).rpartition(":")
+    if not address.startswith(SCHEME) or not host or not port.isdecimal():
+        raise BadInput(flag, repr(address), allowed=allowed, fix=fix)
+    try:
+        return Client(f"tcp://{host}:{port}", timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        raise BadInput(flag, f"no Dask scheduler answers at {address}", allowed=allowed, fix=fix) from error
 
 
 class Dask:
@@ -40,18 +64,7 @@ class Dask:
 
     def __init__(self, engine: Engine, address: str, seconds: float, folder: Path) -> None:
         self.engine, self.seconds, self.folder = engine, seconds, Path(folder).absolute()
-        try:
-            from distributed import Client
-        except ImportError as error:
-            raise MissingPackage("distributed", 'pip install "mdistill[dask]"', "--executor dask://…") from error
-        allowed, fix = "dask://HOST:PORT of a running scheduler", "start one: dask scheduler --port 8786"
-        host, _, port = address.removeprefix(SCHEME).rpartition(":")
-        if not address.startswith(SCHEME) or not host or not port.isdecimal():
-            raise BadInput("--executor", repr(address), allowed=allowed, fix=fix)
-        try:
-            self.client: Any = Client(f"tcp://{host}:{port}", timeout=_CONNECT_S, set_as_default=False)
-        except (OSError, TimeoutError) as error:
-            raise BadInput("--executor", f"no scheduler answers at {address}", allowed=allowed, fix=fix) from error
+        self.client = connected(address, "--executor")
 
     def answers(
         self, questions: Sequence[Question], *, attempts: int = 1, stop: StopRequest = NEVER
