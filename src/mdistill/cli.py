@@ -20,6 +20,8 @@ COMMANDS = {
     "distill": "crystal → fast student, gates, production MD, conductivity, report",
     "campaign": "distill on many crystals, seeds, temperatures; ranking",
     "label": "teacher MD and its labels",
+    "select-frames": "few structures that cover many, for expensive labels",
+    "harden": "hard labels (DFT) for the students of a run",
     "molecules": "labelled structures of organic molecules, by GFN2-xTB",
     "train": "student (potential), forces (direct), map (stride), σ (transport)",
     "test": "errors of a model on labelled structures, by element and group",
@@ -36,7 +38,9 @@ COMMANDS = {
     "cite": "references of a run", "completion": "completion of commands and flags in bash, zsh or fish",
 }  # fmt: skip
 
-_FROM_THE_START = ("models", "analyse", "report", "export", "convert", "info", "doctor", "cite", "completion")
+_FROM_THE_START = ("models", "analyse", "select-frames", "report", "export", "convert", "info", "doctor", "cite",
+    "completion",
+)  # fmt: skip
 """Commands that keep nothing of a run that was interrupted."""
 
 EXAMPLES = """\
@@ -77,7 +81,7 @@ def run(arguments: list[str]) -> int:
         return 2
     try:
         with listening():
-            return int(import_module(f"mdistill.commands.{name}").main(rest) or 0)
+            return int(import_module(f"mdistill.commands.{name.replace('-', '_')}").main(rest) or 0)
     except MdistillError as error:
         print(f"mdistill {name}: {error}", file=sys.stderr)
         return error.exit_status

@@ -12,6 +12,8 @@ import tyro
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.commands.trust import TrustArguments
 from mdistill.data.settings import PrepareSettings
+from mdistill.errors import BadInput
+from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
 from mdistill.labelling.settings import LabelSettings
 from mdistill.settings import USUAL_TIMEOUT, amended, child_seed
 
@@ -27,6 +29,10 @@ class LabelArguments(TrustArguments):
     teacher: str = "sevennet-0"
     """Name of a foundation potential, or module:attribute (code to run) of an ASE calculator or factory,
     mace.calculators:mace_mp."""
+    engine: str = ""
+    """Engine of hard labels (cp2k, pyscf) for all structures of the file as they are, in place of a teacher's dynamics."""
+    executor: str = ""
+    """Scheduler for --engine, dask://host:port (default: this machine)."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
@@ -39,25 +45,29 @@ class LabelArguments(TrustArguments):
     """Time limit, h: save and stop; the same command resumes."""
     settings: Annotated[LabelSettings, tyro.conf.arg(name="")] = field(default_factory=LabelSettings)
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
+    cp2k: Cp2kSettings = field(default_factory=Cp2kSettings)
+    pyscf: MoleculeDftSettings = field(default_factory=MoleculeDftSettings)
 
 
 HELP = """\
 Relax a structure with a teacher, run teacher MD up a temperature ladder, add strained, rattled and compressed cells, and
-store energies, forces, stress and curvature products. Labels are stored as they come; the same command resumes.
+store energies, forces, stress and curvature products. Labels are stored as they come; the same command resumes. With --engine
+the structures of the file are labelled as they are, by DFT.
 
 examples:
   mdistill label crystal.cif --out runs/labels
   mdistill label crystal.cif --teacher chgnet --temperatures-K 400 800 1200 --frames 100 --out runs/labels
   mdistill label crystal.cif --teacher mace.calculators:mace_mp --out runs/mace
   mdistill label molecule-box.extxyz --teacher ase.calculators.emt:EMT --prepare.relax-steps 0 --out runs/labels
+  mdistill label selected.extxyz --engine cp2k --out runs/dft
 """
 GROUPS = {
     "what": (
-        "teacher", "temperatures_K", "frames", "equilibration_fs", "time_step_fs", "displaced", "strains", "rattles", "contacts",
+        "teacher", "engine", "temperatures_K", "frames", "equilibration_fs", "time_step_fs", "displaced", "strains", "contacts",
     ),
-    "curvature": ("probes", "probe_kind", "probe_every"),
-    "structure": ("prepare.cutoff", "prepare.orderings", "prepare.max_atoms", "prepare.relax_steps"),
-    "run": ("out", "seed", "device", "threads", "workers", "max_hours", "trust"),
+    "curvature": ("probes", "probe_every"),
+    "structure": ("prepare.cutoff", "prepare.orderings", "prepare.relax_steps"),
+    "run": ("out", "seed", "device", "threads", "workers", "executor", "max_hours", "trust"),
 }  # fmt: skip
 
 
@@ -74,6 +84,10 @@ def main(arguments: list[str]) -> int:
     from mdistill.workflows.prepare import prepared_systems, recorded
 
     use_threads(given.threads)
+    if given.engine:
+        return _hard(given, arguments)
+    if given.executor:
+        raise BadInput("--executor", "given without --engine", allowed="a hard engine", fix="--engine cp2k")
     crystal = read_structure(given.structure)
     plan(crystal, given.prepare)
     teacher = load(given.teacher, device=given.device, subject="--teacher", timeout_s=given.settings.timeout_s)
@@ -95,4 +109,22 @@ def main(arguments: list[str]) -> int:
         )  # fmt: skip
         results = label_run(systems, teacher, settings, folder, seed=seed, workers=given.workers, stop=stop)
     finish(stamped(results, settings, repeat=command), folder)
+    return 0
+
+
+def _hard(given: LabelArguments, arguments: list[str]) -> int:
+    """Label the structures of a file by a hard engine."""
+    from mdistill.hardening.hard_labels import label_file
+    from mdistill.interrupt import stop_on_signals
+    from mdistill.labelling.remembered import level_of, load_engine
+    from mdistill.runs.folder import keep_settings
+    from mdistill.runs.lock import locked
+
+    engine = load_engine(given.engine, cp2k=given.cp2k, pyscf=given.pyscf, device=given.device)
+    folder, command = output_folder(given.out), "mdistill label " + shlex.join(arguments)
+    with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
+        keep_settings(folder, "label", {"engine": level_of(engine)})
+        write_config(folder, "mdistill label", given)
+        results = label_file(given.structure, engine, folder, workers=given.workers, address=given.executor, stop=stop)
+    finish(stamped(results, {"engine": level_of(engine)}, repeat=command), folder)
     return 0

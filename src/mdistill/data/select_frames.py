@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,9 @@ from mdistill.types import System
 
 Describe = Callable[[System], Tensor]
 """A structure (one struct) as a vector of fixed length for a given composition."""
+Method = Literal["farthest", "leverage"]
+COPY = 1e-4
+"""Distance over the size of the points up to which two structures count as copies."""
 
 
 def closest_ratio(system: System, floors: dict[tuple[int, int], float]) -> float:
@@ -83,17 +87,18 @@ def usable(candidates: Sequence[System], reference: Sequence[System], *, floor: 
 
 def select(
     candidates: Sequence[System], reference: Sequence[System], count: int, *, floor: float = 0.75, describe: Describe = histogram,
-    weigh: Callable[[System], float] | None = None,
+    weigh: Callable[[System], float] | None = None, method: Method = "farthest",
 ) -> list[int]:  # fmt: skip
     """Indices of at most `count` candidates, most novel first (deterministic; ties go to the earlier candidate).
 
     Args:
-        candidates: Structures of one composition.
+        candidates: Structures whose descriptors have one length.
         reference: Structures already labelled; they also set the shortest distances allowed. May be empty.
         count: Number of frames to choose.
         floor: A candidate with a pair closer than this fraction of the shortest such pair in `reference` is dropped.
         describe: Structure → vector.
         weigh: Structure → weight of its novelty, such as the spread of a committee; by default all weigh the same.
+        method: "farthest" points, or highest "leverage" (greedy D-optimal design).
     """
     usable_frames = usable(candidates, reference, floor=floor)
     if not usable_frames or count <= 0:
@@ -102,19 +107,78 @@ def select(
     points = torch.stack([describe(candidates[k]) for k in usable_frames])
     weights = torch.tensor([1.0 if weigh is None else weigh(candidates[k]) for k in usable_frames], dtype=points.dtype)
     scale = torch.cat([*(vector.unsqueeze(0) for vector in known), points]).std(0, correction=0).clamp_min(1e-12)
-    points = points / scale
-    if known:
-        distance = torch.cdist(points, torch.stack(known) / scale).amin(1)
-    else:
-        distance = (points - points.mean(0)).square().sum(1).sqrt()
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(usable_frames)):
+    before = torch.stack(known) / scale if known else points.new_zeros((0, points.shape[1]))
+    choose = farthest if method == "farthest" else leverage
+    return [usable_frames[k] for k in choose(points / scale, before, weights, count)]
+
+
+def farthest(
+    points: Float[Tensor, "frame feature"],
+    known: Float[Tensor, "reference feature"],
+    weights: Float[Tensor, " frame"],
+    count: int,
+) -> list[int]:
+    """Farthest points, one after the other. A copy of a point that is known or chosen is never chosen."""
+    size = points.square().sum(1).mean().sqrt().clamp_min(1e-12)
+    start = torch.cdist(points, known).amin(1) if len(known) else (points - points.mean(0)).square().sum(1).sqrt()
+    distance, chosen = start, list[int]()
+    while len(chosen) < min(count, len(points)):
         best = int(torch.where(distance < 0.0, distance, distance * weights).argmax())
+        if (len(known) or chosen) and float(distance[best]) <= COPY * float(size):
+            break
         from_best = (points - points[best]).square().sum(1).sqrt()
-        distance = torch.minimum(distance, from_best) if known or chosen else from_best
+        distance = torch.minimum(distance, from_best) if len(known) or chosen else from_best
         chosen.append(best)
         distance[chosen] = -1.0
-    return [usable_frames[k] for k in chosen]
+    return chosen
+
+
+def leverage(
+    points: Float[Tensor, "frame feature"],
+    known: Float[Tensor, "reference feature"],
+    weights: Float[Tensor, " frame"],
+    count: int,
+) -> list[int]:
+    r"""Greedy D-optimal design: each next point raises det(λ1 + Σ x xᵀ) most, which is the largest leverage xᵀ(λ1 + Σ x xᵀ)⁻¹x.
+
+    Computed on the kernel K = X Xᵀ by pivoted Cholesky, so that the number of features does not matter. λ: 1e-3 of the mean |x|².
+    """
+    count = min(count, len(points))
+    together = torch.cat([known, points])
+    centre = together.mean(0)
+    kernel = (together - centre) @ (together - centre).T
+    ridge = 1e-3 * float(kernel.diagonal().mean().clamp_min(1e-12))
+    rest, chosen, first = kernel.clone(), list[int](), len(known)
+
+    def take(k: int) -> None:
+        column = rest[:, k] / (float(rest[k, k]) + ridge)
+        rest.sub_(column.unsqueeze(1) * rest[k].unsqueeze(0).clone())
+
+    for k in range(first):
+        take(k)
+    while len(chosen) < count:
+        novelty = rest.diagonal()[first:] * weights
+        novelty = torch.where(torch.isin(torch.arange(len(points)), torch.tensor(chosen, dtype=torch.int64)), -1.0, novelty)
+        best = int(novelty.argmax())
+        if float(rest[first + best, first + best]) <= COPY**2 * float(kernel.diagonal().mean()):
+            break
+        chosen.append(best)
+        take(first + best)
+    return chosen
+
+
+def coverage(
+    points: Float[Tensor, "frame feature"], chosen: Sequence[int], known: Float[Tensor, "reference feature"]
+) -> Float[Tensor, " count"]:
+    """Mean distance of all points to the nearest one known or among the first k chosen, for k = 1 … over the mean distance
+    to the centre."""
+    unit = (points - points.mean(0)).square().sum(1).sqrt().mean().clamp_min(1e-12)
+    nearest = torch.cdist(points, known).amin(1) if len(known) else points.new_full((len(points),), torch.inf)
+    means = []
+    for k in chosen:
+        nearest = torch.minimum(nearest, (points - points[k]).square().sum(1).sqrt())
+        means.append(float(nearest.mean() / unit))
+    return torch.tensor(means, dtype=torch.float64)
 
 
 def _finite(system: System) -> bool:

@@ -84,6 +84,12 @@ def level_of(engine: Engine) -> str:
     return f"{engine.name} {told}"
 
 
+def longest_s(engine: Engine) -> float:
+    """Longest time of an answer, s: two attempts of an engine that has them."""
+    inner = getattr(engine, "engine", engine)
+    return 2.0 * float(getattr(getattr(inner, "settings", None), "timeout_s", 1800.0)) + 60.0
+
+
 def load_engine(
     name: str, *, cp2k: Cp2kSettings | None = None, pyscf: MoleculeDftSettings | None = None, subject: str = "--engine",
     device: str = "cpu",

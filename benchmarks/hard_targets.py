@@ -1,0 +1,223 @@
+"""How many DFT labels a student needs: error against their number, for soft-then-hard training and for others.
+
+Li27P12S44 (83 atoms), PBE molecular dynamics at 520 K: 100 frames are the pool of hard labels, 100 others the test. Soft labels:
+SevenNet-0 on its own dynamics at 520 and 900 K from the first structure of the pool, on strained, rattled and compressed cells,
+and on the structures of the pool (without their DFT labels). Published with all of them hard: NequIP 142 and 36.8 meV/Å (force
+RMSE) with 10 and 100 frames.
+
+Methods: ours (corrected soft labels, then fine-tuning; labels selected by farthest points in the student's invariants), hard
+labels only (random, selected), element offsets only, and the teacher corrected by the difference (selected), which is accurate
+but as slow as the teacher. Every fit is stored, so an interrupted benchmark resumes.
+
+    python -m benchmarks.hard_targets [--runs FOLDER] [--seeds 3] [--most-minutes 30]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.record import RESULTS, ROOT, write_record
+from mdistill.analysis.reweighting import force_slope
+from mdistill.closed_form.delta import fit_delta, offsets
+from mdistill.data.descriptors import invariants_of
+from mdistill.data.select_frames import select
+from mdistill.data.store import LabelStore
+from mdistill.graph import make_system
+from mdistill.io.files import write_json
+from mdistill.labelling.label import label_run, label_structures
+from mdistill.labelling.settings import LabelSettings
+from mdistill.nets.model_files import load_model, load_net
+from mdistill.teachers import load_teacher
+from mdistill.training.hard_targets import fine_tune
+from mdistill.training.potential import evaluate, train_potential
+from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
+from mdistill.types import LabelledFrame, Prediction
+
+COUNTS = (5, 10, 30, 100)
+METHODS = ("ours", "hard only, random", "hard only, selected", "teacher + difference", "offsets only")
+SOFT = LabelSettings(
+    temperatures_K=(520.0, 900.0),
+    frames=50,
+    blocks=5,
+    every_fs=16.0,
+    equilibration_fs=200.0,
+    displaced=0,
+    contacts=16,
+    probe_every=4,
+)
+TRAIN = TrainSettings(held_out=0.1, fit=FitSettings(steps=600, batch_size=4))
+HARD = HardFitSettings(rate=0.5, time=1.0, share=0.5)
+PEERS = {"NequIP, hard only": [(10, 142.0), (100, 36.8)]}
+
+
+class Bench:
+    """The data, and fits that are stored by name."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, data = home, Path(os.environ["MDISTILL_DATA"]) / "li6p75s_lips"
+        self.pool, self.test = (_frames(data / f"{name}_100.npz") for name in ("train", "validate"))
+        label_run_if_new(home, self.pool, self.test)
+        self.soft_pool, self.soft_test = (LabelStore(home / name).read() for name in ("pool", "validate"))
+        own = LabelStore(home / "soft").read()
+        self.soft = own + [replace(frame, block=1000 + k // 10) for k, frame in enumerate(self.soft_pool)]
+        self.held = [max(frame.block for frame in self.soft)]
+
+    def student(self) -> Path:
+        folder = self.home / "fit" / "soft"
+        return train_potential(self.soft, TRAIN, folder, held_blocks=self.held).path
+
+    def chosen(self, method: str, count: int, seed: int) -> list[int]:
+        """Random frames; or selected ones of a random 80 % of the pool, so that seeds differ."""
+        order = np.random.default_rng(seed).permutation(len(self.pool)).tolist()
+        if "random" in method or count == len(self.pool):
+            return order[:count]
+        share = order[: max(count, 80)]
+        systems = [self.pool[k].system for k in share]
+        return [share[k] for k in select(systems, [], count, floor=0.0, describe=invariants_of(load_net(self.student())))]
+
+    def predictions(self, method: str, count: int, seed: int) -> list[Prediction]:
+        """Answers of a method to the test frames."""
+        indices = self.chosen(method, count, seed)
+        hard, answers = [self.pool[k] for k in indices], [self.soft_pool[k].target for k in indices]
+        folder = self.home / "fit" / f"{method.replace(', ', '-').replace(' ', '-')}-{count}-{seed}"
+        if method == "offsets only":
+            shift = offsets(hard, evaluate(load_model(self.student()), hard), (3, 15, 16)) if hard else torch.zeros(3)
+            return [
+                _shifted(p, f, shift) for p, f in zip(evaluate(load_model(self.student()), self.test), self.test, strict=True)
+            ]
+        if method.startswith("hard only"):
+            fit = replace(TRAIN.fit, seed=seed, steps=TRAIN.fit.steps if count < 50 else 2 * TRAIN.fit.steps)
+            blocks = [replace(frame, block=k) for k, frame in enumerate(hard)]
+            held = range(count - max(1, count // 10), count)
+            return evaluate(
+                load_model(train_potential(blocks, replace(TRAIN, fit=fit), folder, held_blocks=held).path), self.test
+            )
+        delta = fit_delta(hard, answers, TRAIN, around=self.soft)
+        if method == "teacher + difference":
+            return [delta.of(frame.target, frame.system) for frame in self.soft_test]
+        settings = replace(TRAIN, fit=replace(TRAIN.fit, seed=seed))
+        shift = offsets(hard, evaluate(load_model(self.student()), hard), (3, 15, 16))
+        tuned = fine_tune(
+            self.student(), [delta.corrected(frame) for frame in self.soft], hard, settings, HARD, folder=folder,
+            references=shift, softening=delta.softening, held_blocks=self.held,
+        )  # fmt: skip
+        return evaluate(load_model(tuned.path), self.test)
+
+    def row(self, method: str, count: int, seed: int) -> dict[str, Any]:
+        """Errors of a method; stored."""
+        path = self.home / "rows" / f"{method}-{count}-{seed}.json"
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+        begin = time.process_time()
+        answers = self.predictions(method, count, seed)
+        row = {"method": method, "labels": count, "seed": seed} | errors(answers, self.test, "DFT")
+        row |= {"CPU s": round(time.process_time() - begin, 1)}
+        write_json(path, row)
+        print(row, flush=True)
+        return row
+
+
+def _frames(path: Path) -> list[LabelledFrame]:
+    arrays = np.load(path)
+    return [
+        LabelledFrame(
+            system=make_system(r.astype(float), arrays["numbers"], arrays["cell"], [True] * 3), source="hard", block=k,
+            target=Prediction(energy=torch.tensor([float(e)], dtype=torch.float64), forces=torch.from_numpy(f).double()),
+        )
+        for k, (r, e, f) in enumerate(zip(arrays["positions"], arrays["energy"], arrays["forces"], strict=True))
+    ]  # fmt: skip
+
+
+def label_run_if_new(home: Path, pool: Sequence[LabelledFrame], test: Sequence[LabelledFrame]) -> None:
+    """The teacher's labels of its own dynamics, of the pool and of the test."""
+    if (home / "soft" / "ledger.json").is_file() and len(LabelStore(home / "validate")) == len(test):
+        return
+    teacher = load_teacher("sevennet-0")
+    for name, frames in (("pool", pool), ("validate", test)):
+        systems, plain = [frame.system for frame in frames], replace(SOFT, probes=0)
+        label_structures(systems, teacher, LabelStore(home / name), name=name, settings=plain, source=name)
+    label_run([pool[0].system], teacher, SOFT, home / "soft")
+
+
+def errors(answers: Sequence[Prediction], labels: Sequence[LabelledFrame], against: str) -> dict[str, float | None]:
+    """Force RMSE and MAE (meV/Å), energy MAE (meV/atom), and the slope of the answers' forces against the labels'."""
+    wrong = torch.cat([(p.forces - f.target.forces).flatten() for p, f in zip(answers, labels, strict=True)])
+    energy = [float(p.energy - f.target.energy) / f.system.n_atoms for p, f in zip(answers, labels, strict=True)]
+    slope = force_slope([f.target.forces.numpy() for f in labels], [p.forces.double().numpy() for p in answers])[0]
+    return {
+        f"force RMSE to {against} (meV/Å)": 1e3 * float(wrong.square().mean().sqrt()),
+        f"force MAE to {against} (meV/Å)": 1e3 * float(wrong.abs().mean()),
+        f"energy MAE to {against} (meV/atom)": 1e3 * float(np.abs(energy).mean()),
+        f"slope to {against}": slope.value, "± (slope)": slope.error,
+    }  # fmt: skip
+
+
+def _shifted(prediction: Prediction, frame: LabelledFrame, shift: torch.Tensor) -> Prediction:
+    counts = torch.tensor([float((frame.system.numbers == z).sum()) for z in (3, 15, 16)], dtype=torch.float64)
+    return replace(prediction, energy=prediction.energy + counts @ shift.double())
+
+
+def plot(rows: Sequence[dict[str, Any]], apart: dict[str, float], path: Path) -> None:
+    """Force RMSE against the number of labels; error bars: standard deviation over seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    for method, marker, colour in zip(METHODS, "osD^x", ("#1b6ca8", "#c0392b", "#e08e0b", "#5d6d7e", "#7d3c98"), strict=True):
+        mine = {
+            n: [r["force RMSE to DFT (meV/Å)"] for r in rows if (r["method"], r["labels"]) == (method, n)] for n in (0, *COUNTS)
+        }
+        known = [(max(n, 2.5), np.mean(v), np.std(v, ddof=1) if len(v) > 1 else 0.0) for n, v in mine.items() if v]
+        if known:
+            x, y, bars = zip(*known, strict=True)
+            axes.errorbar(x, y, yerr=bars, marker=marker, color=colour, capsize=3, label=method, lw=1.5)
+    for name, points in PEERS.items():
+        axes.plot(*zip(*points, strict=True), marker="*", ls=":", color="black", label=f"{name} (published)")
+    axes.axhline(apart["teacher"], color="grey", lw=1.0, ls="--", label="teacher (SevenNet-0)")
+    axes.set(xscale="log", yscale="log", xlabel="number of DFT labels (leftmost: none)", ylabel="force RMSE to DFT (meV/Å)")
+    axes.set_xticks([2.5, *COUNTS], ["0", *map(str, COUNTS)])
+    ticks = [40, 60, 80, 100, 150, 200, 300]
+    axes.set_yticks(ticks, list(map(str, ticks)))
+    axes.minorticks_off()
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "hard-lips")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--most-minutes", type=float, default=1e9, help="begin no further fit after this wall time")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    begin, bench, rows = time.monotonic(), Bench(given.runs), []
+    plain = [bench.row("offsets only", count, 0) for count in (0, 10)]
+    wanted = [
+        (m, n, s) for s in range(given.seeds) for n in (10, 100, 30, 5) for m in METHODS[:4] if s == 0 or n < 100 or "hard" in m
+    ]
+    wanted.sort(key=lambda one: (one[2], one[0] == "hard only, selected"))
+    for method, count, seed in wanted:
+        stored = (bench.home / "rows" / f"{method}-{count}-{seed}.json").is_file()
+        if stored or time.monotonic() - begin < 60.0 * given.most_minutes:
+            rows.append(bench.row(method, count, seed))
+    teacher = errors([frame.target for frame in bench.soft_test], bench.test, "DFT")
+    first = evaluate(load_model(bench.student()), bench.test)
+    apart = errors(first, bench.soft_test, "teacher")
+    settings = {"soft": SOFT, "train": TRAIN, "hard": HARD, "soft frames": len(bench.soft), "test frames": len(bench.test)}
+    settings |= {"teacher to DFT": teacher, "student of soft labels to teacher": apart, "published": PEERS}
+    write_record("hard_targets", settings, [*plain, *rows])
+    plot([*plain, *rows], {"teacher": teacher["force RMSE to DFT (meV/Å)"]}, RESULTS / "hard_targets.svg")
+
+
+if __name__ == "__main__":
+    main()

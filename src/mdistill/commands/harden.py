@@ -1,0 +1,100 @@
+"""mdistill harden: hard labels (DFT) for the students of a run."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
+from mdistill.commands.trust import TrustArguments
+from mdistill.errors import BadInput
+from mdistill.hardening.settings import HardSettings
+from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardenArguments(TrustArguments):
+    """Run and engine."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder of `mdistill distill`: its labels and students are used."""
+    engine: str
+    """Engine of hard labels: cp2k, pyscf, a teacher's name, or module:attribute (code to run) of an ASE calculator."""
+    out: Path | None = None
+    """Folder (default: hard in the run)."""
+    executor: str = ""
+    """Scheduler for the calculations, dask://host:port (default: this machine)."""
+    workers: int = 0
+    """Number of worker processes for calculations; 0: this process."""
+    threads: int | None = None
+    """Number of threads (default: all cores)."""
+    max_hours: float | None = None
+    """Time limit, h: save and stop; the same command resumes."""
+    hard: Annotated[HardSettings, tyro.conf.arg(name="")] = field(default_factory=HardSettings)
+    cp2k: Cp2kSettings = field(default_factory=Cp2kSettings)
+    pyscf: MoleculeDftSettings = field(default_factory=MoleculeDftSettings)
+
+
+HELP = """\
+Choose a few frames of a run, label them with an expensive engine (DFT), fit the difference to the run's teacher, and fine-tune
+the run's students. The report tells the errors of teacher and students against the hard labels before and after, and whether
+they are too soft. Failed calculations are repeated once with safer settings and never trained on.
+
+examples:
+  mdistill harden runs/mine --engine cp2k --budget 40
+  mdistill harden runs/mine --engine cp2k --budget 40 --executor dask://login1:8786
+  mdistill harden runs/mine --engine mace.calculators:mace_off --budget 100
+"""
+GROUPS = {
+    "what": ("engine", "budget", "select", "fit.share", "fit.time"),
+    "cp2k": ("cp2k.functional", "cp2k.basis", "cp2k.cutoff_Ry", "cp2k.command"),
+    "pyscf": ("pyscf.functional", "pyscf.basis"),
+    "run": ("out", "executor", "workers", "threads", "max_hours", "trust"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Harden; exit status 4 where the softening gate failed."""
+    given = parse(HardenArguments, arguments, program="mdistill harden", description=HELP, groups=GROUPS)
+    from mdistill.hardening.harden import Hardening, harden
+    from mdistill.interrupt import stop_on_signals
+    from mdistill.labelling.remembered import level_of, load_engine
+    from mdistill.nets.model_files import read_metadata
+    from mdistill.report.page import add_to_report
+    from mdistill.runs.folder import keep_settings, run_settings
+    from mdistill.runs.lock import locked
+    from mdistill.settings import from_json
+    from mdistill.teachers.models import find_student
+    from mdistill.training.committee import members_beside
+    from mdistill.training.settings import TrainSettings
+    from mdistill.workflows.run_parts import read_labels
+
+    use_threads(given.threads)
+    if not given.run.is_dir():
+        fix = "mdistill distill CRYSTAL makes one"
+        raise BadInput(given.run, "is no folder", allowed="a run folder of `mdistill distill`", fix=fix)
+    student = find_student(given.run)
+    provenance = read_metadata(student)["provenance"]
+    train = from_json(TrainSettings, provenance.get("settings", {}), source=student, derived=True)
+    engine = load_engine(given.engine, cp2k=given.cp2k, pyscf=given.pyscf)
+    folder, command = output_folder(given.out or given.run / "hard"), "mdistill harden " + shlex.join(arguments)
+    job = Hardening(
+        soft=read_labels(given.run), students=[student, *members_beside(student)], engine=engine, train=train,
+        teacher=str(provenance.get("teacher", "teacher")), workers=given.workers, address=given.executor,
+    )  # fmt: skip
+    with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
+        kept = {"hard": given.hard, "engine": level_of(engine), "student": read_metadata(student)["sha256"]}
+        keep_settings(folder, "harden", kept)
+        write_config(folder, "mdistill harden", given)
+        results = harden(job, given.hard, folder, stop=stop, provenance={"teacher": job.teacher, "hard": given.engine})
+        found = stamped(results, given.hard, repeat=command)
+    if run_settings(given.run):
+        with locked(given.run):
+            print(f"added to: {add_to_report(given.run, found)}")
+    finish(found, folder, report=True)
+    print(f"student: {folder / student.name}")
+    return 0 if all(gate.passed for gate in found.gates) else 4

@@ -1,0 +1,137 @@
+"""Hard labels for a run: chosen frames, fine-tuned students, the table and the gate; the commands, with bad input."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdistill import cli
+from mdistill.data.store import LabelStore
+from mdistill.derivatives import Conservative
+from mdistill.errors import BadInput
+from mdistill.graph import build_graph
+from mdistill.hardening.harden import CHOSEN, DELTA, LABELS, Hardening, harden
+from mdistill.hardening.settings import HardSettings
+from mdistill.io.structures import read_systems, write_systems
+from mdistill.labelling.engine import Answer, Failure
+from mdistill.labelling.remembered import Remembered
+from mdistill.training.potential import train_potential
+from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
+from mdistill.types import Prediction, System
+from systems import MorseNet, morse_frames
+
+TRAIN = TrainSettings(cutoff=4.5, radial=4, degree=1, channels=4, hidden=8, held_out=0.25, fit=FitSettings(steps=60))
+SETTINGS = HardSettings(budget=8, fit=HardFitSettings(time=0.5, test=0.25))
+PLAYER = Path(__file__).parents[1] / "fake_cp2k.py"
+
+
+class Stiffer:
+    """The toy teacher with forces 1.3 times as large; fails on the structures numbered in `fails`, in the order of questions."""
+
+    name, elements = "stiffer", frozenset[int]()
+
+    def __init__(self, *fails: int) -> None:
+        self.fails, self.asked = fails, 0
+
+    def label(self, system: System, folder: Path, **_: object) -> Answer | Failure:
+        self.asked += 1
+        if self.asked in self.fails:
+            return Failure(reason="the SCF did not converge")
+        p = Conservative(MorseNet())(build_graph(system, MorseNet().cutoff))
+        return Answer(prediction=Prediction(energy=1.3 * p.energy + 5.0, forces=1.3 * p.forces))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    soft = morse_frames(32)
+    store = LabelStore(folder / "label")
+    store.append(soft)
+    provenance = {"teacher": "morse", "settings": asdict(TRAIN)}
+    return folder, soft, train_potential(soft, TRAIN, folder / "train", provenance=provenance).path
+
+
+def job(trained, engine: object) -> Hardening:
+    _, soft, student = trained
+    return Hardening(soft=soft, students=[student], teacher="morse", engine=engine, train=TRAIN)
+
+
+def test_students_come_nearer_to_hard_labels_and_the_softening_is_told(trained, tmp_path):
+    results = harden(job(trained, Remembered(Stiffer())), SETTINGS, tmp_path)
+    rows = {(row[0], row[1]): row for row in results.tables[0].rows}
+    errors = {key: row[2].value for key, row in rows.items()}
+    assert rows["morse", "stiffer"][5].value == pytest.approx(1 / 1.3, abs=1e-6)
+    assert errors["student after", "stiffer"] < errors["student before", "stiffer"]
+    assert errors["morse, corrected", "stiffer"] < 0.3 * errors["morse", "stiffer"]
+    (gate,) = results.gates
+    assert gate.name == "softening against DFT" and gate.sense == "at least"
+    assert results.provenance["softening"] == pytest.approx(0.3, abs=0.05) and results.provenance["hard_labels"] == 6
+    assert len(read_systems(tmp_path / CHOSEN)) == 8 and (tmp_path / DELTA).is_file()
+    again = Stiffer()
+    harden(job(trained, Remembered(again)), SETTINGS, tmp_path)
+    assert again.asked == 0
+
+
+def test_a_failed_calculation_is_left_out_and_told(trained, tmp_path):
+    with pytest.warns(UserWarning, match="1 of 8 hard calculations failed"):
+        results = harden(job(trained, Stiffer(3)), SETTINGS, tmp_path)
+    assert len(LabelStore(tmp_path / LABELS)) == 7
+    assert any("1 of 8" in note for note in results.notes)
+
+
+def test_frames_with_large_forces_are_not_chosen(trained, tmp_path):
+    with pytest.raises(BadInput, match="none with energy and forces"):
+        harden(job(trained, Stiffer()), replace(SETTINGS, largest_force=1e-9), tmp_path)
+
+
+def test_the_commands_from_choice_to_labels(trained, tmp_path, capsys):
+    """select-frames from a run, label --engine cp2k (played), and what each writes."""
+    folder, _soft, student = trained
+    out = tmp_path / "few.extxyz"
+    assert cli.run(["select-frames", str(folder), "--student", str(student), "--budget", "5", "--out", str(out)]) == 0
+    assert len(read_systems(out)) == 5
+    assert "<svg" in out.with_suffix(".svg").read_text()
+    assert "Chosen structures" in capsys.readouterr().out
+    words = ["label", str(out), "--engine", "cp2k", "--cp2k.command", f"{shlex.quote(sys.executable)} {PLAYER} good"]
+    assert cli.run([*words, "--out", str(tmp_path / "dft")]) == 0
+    assert len(LabelStore(tmp_path / "dft")) == 5
+    said = capsys.readouterr().out
+    assert "CP2K PBE-D3" in said and "35" in said  # 5 × 7 SCF steps
+    from ase.io import read
+
+    first = read(tmp_path / "dft" / "labels.extxyz", index=0)
+    assert first.get_potential_energy() == pytest.approx(float(LabelStore(tmp_path / "dft").read()[0].target.energy))
+
+
+def test_bad_input_names_flag_and_fix(trained, tmp_path, capsys):
+    folder, _soft, student = trained
+    mixed = tmp_path / "mixed.extxyz"
+    write_systems(mixed, [morse_frames(2)[0].system, replace(morse_frames(2)[1].system, numbers=torch.full((8,), 8))])
+    for words, status, said in (
+        (["select-frames", str(mixed)], 2, "--student RUN"),
+        (["select-frames", str(mixed), "--student", str(student)], 2, "does not know O"),
+        (["select-frames", str(folder), "--budget", "0"], 2, "--budget 40"),
+        (["select-frames", str(folder), "--out", "a.cif"], 2, "--out a.extxyz"),
+        (["harden", str(tmp_path / "no"), "--engine", "cp2k"], 2, "is no folder"),
+        (["harden", str(folder), "--engine", "cp2kk"], 2, "did you mean"),
+        (["harden", str(folder), "--engine", "cp2k", "--cp2k.command", "no-cp2k"], 1, "apt-get install cp2k"),
+        (["label", str(mixed), "--executor", "dask://a:1", "--out", str(tmp_path / "x")], 2, "--engine cp2k"),
+    ):
+        assert cli.run(words) == status, words
+        assert said in capsys.readouterr().err, words
+
+
+@pytest.mark.slow
+def test_the_command_hardens_a_run(trained, tmp_path, capsys):
+    folder = trained[0]
+    words = ["harden", str(folder), "--engine", "cp2k", "--cp2k.command", f"{shlex.quote(sys.executable)} {PLAYER} good"]
+    assert cli.run([*words, "--budget", "6", "--out", str(tmp_path / "hard"), "--largest-force", "1000"]) in (0, 4)
+    page = json.loads((tmp_path / "hard" / "results.json").read_text())
+    assert page["tables"][0]["title"] == "What DFT changed"
+    assert (tmp_path / "hard" / "student.mdistill").is_file() and "What DFT changed" in capsys.readouterr().out
