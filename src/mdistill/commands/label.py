@@ -63,7 +63,7 @@ examples:
 """
 GROUPS = {
     "what": (
-        "teacher", "engine", "temperatures_K", "frames", "equilibration_fs", "time_step_fs", "displaced", "strains", "contacts",
+        "teacher", "engine", "temperatures_K", "frames", "equilibration_fs", "time_step_fs", "displaced", "contacts",
     ),
     "curvature": ("probes", "probe_every"),
     "structure": ("prepare.cutoff", "prepare.orderings", "prepare.relax_steps"),
