@@ -66,10 +66,10 @@ def test_all_flags_are_shown_on_request(capsys):
 def test_help_examples_parse(name, capsys, monkeypatch, tmp_path):
     """Every example in a command's help is accepted by its parser (only settings files are opened)."""
     monkeypatch.chdir(tmp_path)
-    for path in re.findall(r"[\w/]+\.toml", import_module(f"mdistill.commands.{name.replace('-', '_')}").HELP):
+    for path in re.findall(r"[\w/]+\.toml", cli.module_of(name).HELP):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text('structure = "crystal.cif"\n')
-    module = import_module(f"mdistill.commands.{name.replace('-', '_')}")
+    module = cli.module_of(name)
     examples = re.findall(rf"^  mdistill {name} ((?:.*\\\n)*.*)$", module.HELP, re.MULTILINE)
     assert examples
     parsed: list[object] = []

@@ -96,7 +96,7 @@ def test_command_of_a_page_is_accepted_by_its_parser(command, tmp_path, monkeypa
     Path("runs/mine").mkdir(parents=True)
     Path("runs/mine/run.toml").write_text('structure = "crystal.cif"\n', encoding="utf-8")
     name, *words = shlex.split(command, comments=True)[1:]
-    module = import_module(f"mdistill.commands.{name.replace('-', '_')}")
+    module = cli.module_of(name)
 
     class ParsedError(Exception):
         pass

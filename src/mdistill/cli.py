@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from importlib import import_module
+from types import ModuleType
 
 from mdistill import __version__
 from mdistill.errors import MdistillError
@@ -52,6 +53,12 @@ examples:
   mdistill analyse runs/md --species Li --temperature-K 700 --out runs/analysis"""
 
 
+def module_of(name: str) -> ModuleType:
+    """The module of a command."""
+    room = "hard_commands" if name in ("select-frames", "harden") else "commands"
+    return import_module(f"mdistill.{room}.{name.replace('-', '_')}")
+
+
 def overview() -> str:
     """The text of `mdistill --help`."""
     width = max(map(len, COMMANDS))
@@ -81,7 +88,7 @@ def run(arguments: list[str]) -> int:
         return 2
     try:
         with listening():
-            return int(import_module(f"mdistill.commands.{name.replace('-', '_')}").main(rest) or 0)
+            return int(module_of(name).main(rest) or 0)
     except MdistillError as error:
         print(f"mdistill {name}: {error}", file=sys.stderr)
         return error.exit_status

@@ -12,7 +12,6 @@ import tyro
 from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.commands.trust import TrustArguments
 from mdistill.data.settings import PrepareSettings
-from mdistill.errors import BadInput
 from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
 from mdistill.labelling.settings import LabelSettings
 from mdistill.settings import USUAL_TIMEOUT, amended, child_seed
@@ -51,8 +50,7 @@ class LabelArguments(TrustArguments):
 
 HELP = """\
 Relax a structure with a teacher, run teacher MD up a temperature ladder, add strained, rattled and compressed cells, and
-store energies, forces, stress and curvature products. Labels are stored as they come; the same command resumes. With --engine
-the structures of the file are labelled as they are, by DFT.
+store energies, forces, stress and curvature products. The same command resumes. --engine labels the file's structures as they are.
 
 examples:
   mdistill label crystal.cif --out runs/labels
@@ -84,10 +82,8 @@ def main(arguments: list[str]) -> int:
     from mdistill.workflows.prepare import prepared_systems, recorded
 
     use_threads(given.threads)
-    if given.engine:
+    if given.engine or given.executor:
         return _hard(given, arguments)
-    if given.executor:
-        raise BadInput("--executor", "given without --engine", allowed="a hard engine", fix="--engine cp2k")
     crystal = read_structure(given.structure)
     plan(crystal, given.prepare)
     teacher = load(given.teacher, device=given.device, subject="--teacher", timeout_s=given.settings.timeout_s)
@@ -113,7 +109,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _hard(given: LabelArguments, arguments: list[str]) -> int:
-    """Label the structures of a file by a hard engine."""
     from mdistill.hardening.hard_labels import label_file
     from mdistill.interrupt import stop_on_signals
     from mdistill.labelling.remembered import level_of, load_engine

@@ -1,0 +1,1 @@
+"""Commands for hard labels: select-frames, harden."""
