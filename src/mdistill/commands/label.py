@@ -50,7 +50,7 @@ class LabelArguments(TrustArguments):
 
 HELP = """\
 Relax a structure with a teacher, run teacher MD up a temperature ladder, add strained, rattled and compressed cells, and
-store energies, forces, stress and curvature products. The same command resumes. --engine labels the file's structures as they are.
+store energies, forces, stress and curvature products. The same command resumes. --engine labels structures as they are.
 
 examples:
   mdistill label crystal.cif --out runs/labels

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from mdistill.data.descriptors import invariants_of
-from mdistill.data.select_frames import coverage, histogram, select
+from mdistill.data.select_frames import Describe, coverage, histogram, select
 from mdistill.errors import BadInput
 from mdistill.io.structures import write_systems
 from mdistill.nets.model_files import load_net
@@ -40,7 +40,7 @@ def select_frames(
         raise BadInput("--budget", f"{budget}", allowed="1 or more", fix="--budget 40")
     if out.suffix != ".extxyz":
         raise BadInput("--out", str(out), allowed="a file that ends in .extxyz", fix=f"--out {out.with_suffix('.extxyz')}")
-    describe = histogram
+    describe: Describe = histogram
     if student is not None:
         net = load_net(find_student(student) if student.is_dir() else student)
         unknown = {int(z) for s in [*candidates, *reference] for z in s.numbers} - net.elements
