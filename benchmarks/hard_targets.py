@@ -167,7 +167,7 @@ def _shifted(prediction: Prediction, frame: LabelledFrame, shift: torch.Tensor) 
     return replace(prediction, energy=prediction.energy + counts @ shift.double())
 
 
-def plot(rows: Sequence[dict[str, Any]], apart: dict[str, float], path: Path) -> None:
+def plot(rows: Sequence[dict[str, Any]], apart: dict[str, Any], path: Path) -> None:
     """Force RMSE against the number of labels; error bars: standard deviation over seeds."""
     from matplotlib.figure import Figure
 
