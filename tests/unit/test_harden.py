@@ -112,10 +112,10 @@ def test_the_commands_from_choice_to_labels(trained, tmp_path, capsys):
 def test_bad_input_names_flag_and_fix(trained, tmp_path, capsys):
     folder, _soft, student = trained
     mixed = tmp_path / "mixed.extxyz"
-    write_systems(mixed, [morse_frames(2)[0].system, replace(morse_frames(2)[1].system, numbers=torch.full((8,), 8))])
+    write_systems(mixed, [morse_frames(2)[0].system, replace(morse_frames(2)[1].system, numbers=torch.full((8,), 11))])
     for words, status, said in (
         (["select-frames", str(mixed)], 2, "--student RUN"),
-        (["select-frames", str(mixed), "--student", str(student)], 2, "does not know O"),
+        (["select-frames", str(mixed), "--student", str(student)], 2, "does not know Na"),
         (["select-frames", str(folder), "--budget", "0"], 2, "--budget 40"),
         (["select-frames", str(folder), "--out", "a.cif"], 2, "--out a.extxyz"),
         (["harden", str(tmp_path / "no"), "--engine", "cp2k"], 2, "is no folder"),
