@@ -119,7 +119,7 @@ def test_bad_input_names_flag_and_fix(trained, tmp_path, capsys):
         (["select-frames", str(folder), "--budget", "0"], 2, "--budget 40"),
         (["select-frames", str(folder), "--out", "a.cif"], 2, "--out a.extxyz"),
         (["harden", str(tmp_path / "no"), "--engine", "cp2k"], 2, "is no folder"),
-        (["harden", str(folder), "--engine", "cp2kk"], 2, "did you mean"),
+        (["harden", str(folder), "--engine", "cp2kk"], 2, "is not known"),
         (["harden", str(folder), "--engine", "cp2k", "--cp2k.command", "no-cp2k"], 1, "apt-get install cp2k"),
         (["label", str(mixed), "--executor", "dask://a:1", "--out", str(tmp_path / "x")], 2, "--engine: "),
     ):
