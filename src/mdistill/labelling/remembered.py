@@ -100,6 +100,8 @@ def load_engine(
         BadInput: Unknown name.
         MdistillError, MissingPackage: The program or package is not installed.
     """
+    if not name:
+        raise BadInput(subject, "names no engine", allowed=", ".join(ENGINES), fix=f"{subject} cp2k")
     if name == "cp2k":
         from mdistill.labelling.cp2k import Cp2k
 
