@@ -17,9 +17,9 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from mdistill.commands.arguments import output_folder, stamped, use_threads, with_missing
 from mdistill.commands.distill import DistillArguments, built, job
 from mdistill.errors import BadInput
+from mdistill.flags.arguments import output_folder, stamped, use_threads, with_missing
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.convert_structures import write_structure
 from mdistill.notices import noting

@@ -18,13 +18,13 @@ from mdistill.errors import MdistillError
 from mdistill.notices import listening
 
 COMMANDS = {
-    "distill": "crystal → fast student, gates, production MD, conductivity, report",
+    "distill": "structure → fast student, gates, production MD, σ, report page",
     "campaign": "distill on many crystals, seeds, temperatures; ranking",
     "label": "teacher MD and its labels",
     "select-frames": "few structures that cover many, for expensive labels",
     "harden": "hard labels (DFT) for the students of a run",
     "molecules": "labelled structures of organic molecules, by GFN2-xTB",
-    "train": "student (potential), forces (direct), map (stride), σ (transport)",
+    "train": "potential (student), direct (forces), stride (map), transport",
     "test": "errors of a model on labelled structures, by element and group",
     "bench": "accuracy against speed of students of several sizes",
     "vibrations": "Hessian, phonons and minimum of a student and its teacher",
@@ -33,7 +33,7 @@ COMMANDS = {
     "screen": "conductivity at 300 K of many structures, from measured ones",
     "analyse": "RDF, MSD, diffusivity and conductivity of any trajectory", "report": "one HTML page from a run's results.json",
     "export": "a student for LAMMPS, i-PI or metatomic",
-    "convert": "trajectories between HDF5, extxyz, LAMMPS, AMBER NetCDF, XDATCAR",
+    "convert": "trajectories: HDF5, extxyz, LAMMPS, AMBER NetCDF, XDATCAR",
     "info": "content of a model, a structure or a run folder", "doctor": "versions, hardware, teachers, missing packages",
     "download": "weights of a teacher by name, checked by sha256",
     "cite": "references of a run", "completion": "completion of commands and flags in bash, zsh or fish",
@@ -55,8 +55,7 @@ examples:
 
 def module_of(name: str) -> ModuleType:
     """The module of a command."""
-    room = "hard_commands" if name in ("select-frames", "harden") else "commands"
-    return import_module(f"mdistill.{room}.{name.replace('-', '_')}")
+    return import_module(f"mdistill.commands.{name.replace('-', '_')}")
 
 
 def overview() -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from attack.tally import FULL, Outcomes
-from mdistill.commands import arguments
 from mdistill.errors import BadInput
+from mdistill.flags import arguments
 from mdistill.settings import hints
 
 pytestmark = pytest.mark.slow

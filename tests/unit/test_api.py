@@ -17,11 +17,11 @@ from pymatgen.core import Lattice, Molecule, Structure
 
 import mdistill
 from mdistill.api import settings_from
-from mdistill.commands.arguments import flags_of, from_file
 from mdistill.commands.distill import DistillArguments
 from mdistill.commands.simulate import SimulateArguments
 from mdistill.errors import BadInput, MdistillNotice
 from mdistill.estimates import exactly, gate
+from mdistill.flags.arguments import flags_of, from_file
 from mdistill.io.convert_structures import as_crystal, as_system, write_structure
 from mdistill.io.structures import read_structure, read_system, to_atoms
 from mdistill.notices import notify

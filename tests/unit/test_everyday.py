@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mdistill import cli
-from mdistill.commands.arguments import parse
 from mdistill.commands.distill import DistillArguments
 from mdistill.commands.simulate import SimulateArguments
 from mdistill.errors import BadInput, BlowUp
+from mdistill.flags.arguments import parse
 from mdistill.io.files import write_json
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.progress import NARROW, columns, progress, published, say_stage

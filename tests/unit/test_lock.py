@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mdistill.commands.arguments import output_folder
 from mdistill.errors import BadInput, Interrupted, MdistillError
+from mdistill.flags.arguments import output_folder
 from mdistill.io.files import PARTIAL, this_host, write_text
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.lock import LOCK, locked, remove_leftovers

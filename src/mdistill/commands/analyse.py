@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, write_config
+from mdistill.flags.arguments import finish, output_folder, parse, stamped, write_config
 from mdistill.workflows.settings import AnalyseSettings
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from mdistill.commands.arguments import checked_folder, finish, from_entries, parse, read_toml, stamped
 from mdistill.commands.distill import DistillArguments, preset_of
-from mdistill.commands.trust import POTENTIALS, TrustArguments
 from mdistill.errors import BadInput
+from mdistill.flags.arguments import checked_folder, finish, from_entries, parse, read_toml, stamped
+from mdistill.flags.trust import POTENTIALS, TrustArguments
 from mdistill.runs.trust import FLAG, refuse_import
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mdistill.commands.arguments import finish, parse, stamped
+from mdistill.flags.arguments import finish, parse, stamped
 
 
 @dataclass(frozen=True, kw_only=True)

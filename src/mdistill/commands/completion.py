@@ -12,8 +12,8 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-from mdistill.commands.arguments import flags_of, parse
 from mdistill.errors import BadInput
+from mdistill.flags.arguments import flags_of, parse
 
 Shell = Literal["bash", "zsh", "fish"]
 _FOLDERS = (("XDG_DATA_HOME", ".local/share"), ("XDG_CONFIG_HOME", ".config"))
@@ -39,7 +39,7 @@ examples:
   mdistill completion fish
 """
 GROUPS = {"what": ("install",)}
-OTHER_MODULES = {"arguments", "commas", "label_files", "ranges", "train_stride", "train_transport"}
+OTHER_MODULES = {"label_files", "train_direct", "train_stride", "train_transport"}
 """Files of this room that are no commands."""
 _BASH = """\
 _mdistill() {{
@@ -47,7 +47,7 @@ _mdistill() {{
   [ "$command" = train ] && [ "$COMP_CWORD" -gt 2 ] && command="train_${{COMP_WORDS[2]}}"
   case "$COMP_CWORD,$word,$command" in
     1,*) COMPREPLY=($(compgen -W "{commands}" -- "$word")) ;;
-    2,*,train) COMPREPLY=($(compgen -W "potential stride transport" -- "$word")) ;;
+    2,*,train) COMPREPLY=($(compgen -W "direct potential stride transport" -- "$word")) ;;
 {cases}
     *) COMPREPLY=($(compgen -f -- "$word")) ;;
   esac
@@ -106,8 +106,10 @@ def install(shell: str, home: Path | None = None) -> Path:
 def script(shell: str) -> str:
     """The completion script of a shell."""
     files = {module.name for module in iter_modules([str(Path(__file__).parent)])} - OTHER_MODULES
-    commands = sorted(files)
-    flags = {name: _flags(name) for name in sorted({*files, "train_stride", "train_transport", "train_potential"} - {"train"})}
+    commands = sorted(name.replace("_", "-") for name in files)
+    trained = {"train_direct", "train_potential", "train_stride", "train_transport"}
+    known = {name.replace("_", "-"): _flags(name) for name in files - {"train"}} | {name: _flags(name) for name in trained}
+    flags = dict(sorted(known.items()))
     if shell == "fish":
         first = f'complete -c mdistill -n __fish_use_subcommand -f -a "{" ".join(commands)}"\n'
         seen = "complete -c mdistill -n '__fish_seen_subcommand_from {}' -l {}\n"

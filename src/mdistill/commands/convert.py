@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import parse
 from mdistill.errors import BadInput
+from mdistill.flags.arguments import parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mdistill.commands.arguments import (
+from mdistill.errors import BadInput, BlowUp
+from mdistill.flags.arguments import (
     checked_folder,
     finish,
     parse,
@@ -25,8 +26,7 @@ from mdistill.commands.arguments import (
     with_missing,
     write_config,
 )
-from mdistill.commands.trust import TrustArguments, trusting
-from mdistill.errors import BadInput, BlowUp
+from mdistill.flags.trust import TrustArguments, trusting
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.workflows.distill_settings import DistillSettings, quick_settings
 

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdistill.commands.arguments import finish, parse, stamped
+from mdistill.flags.arguments import finish, parse, stamped
 
 if TYPE_CHECKING:
     from mdistill.runs.results import Cell

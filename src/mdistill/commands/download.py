@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import checked_folder, finish, parse, stamped
+from mdistill.flags.arguments import checked_folder, finish, parse, stamped
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
-from mdistill.commands.trust import TrustArguments
 from mdistill.data.settings import PrepareSettings
+from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, write_config
+from mdistill.flags.trust import TrustArguments
 from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
 from mdistill.labelling.settings import LabelSettings
 from mdistill.settings import USUAL_TIMEOUT, amended, child_seed

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mdistill.commands.arguments import parse
 from mdistill.errors import BadInput
+from mdistill.flags.arguments import parse
 
 if TYPE_CHECKING:
     from mdistill.library.cards import Card

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, write_config
 from mdistill.direct.settings import MoleculeSettings
+from mdistill.flags.arguments import finish, output_folder, parse, stamped, write_config
 from mdistill.settings import child_seed
 
 

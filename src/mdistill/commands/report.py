@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import parse
+from mdistill.flags.arguments import parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, write_config
 from mdistill.errors import BadInput, Interrupted, MdistillError
+from mdistill.flags.arguments import finish, output_folder, parse, stamped, write_config
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
-from mdistill.commands.trust import TrustArguments
+from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, write_config
+from mdistill.flags.trust import TrustArguments
 from mdistill.settings import USUAL_TIMEOUT
 from mdistill.simulation.settings import SimulateSettings
 

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads
 from mdistill.commands.label_files import LABEL_FILES, LabelFileArguments, file_settings
-from mdistill.commands.trust import TrustArguments
+from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads
+from mdistill.flags.trust import TrustArguments
 
 
 @dataclass(frozen=True, kw_only=True)

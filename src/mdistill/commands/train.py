@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, short_help, stamped, use_threads, write_config
 from mdistill.commands.label_files import LABEL_FILES, LabelFileArguments, file_settings
-from mdistill.commands.trust import TrustArguments
 from mdistill.errors import BadInput
+from mdistill.flags.arguments import finish, output_folder, parse, short_help, stamped, use_threads, write_config
+from mdistill.flags.trust import TrustArguments
 from mdistill.settings import child_seed
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.commands.label_files import LabelFileArguments
 from mdistill.commands.train import labels_of, teacher_of
 from mdistill.direct.settings import DirectSettings
+from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.settings import child_seed
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.errors import BadInput
+from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.transport.settings import MotionSettings, TrajectorySettings, TransportSettings
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, parse, stamped, use_threads, write_config
-from mdistill.commands.trust import TrustArguments
+from mdistill.flags.arguments import finish, parse, stamped, use_threads, write_config
+from mdistill.flags.trust import TrustArguments
 from mdistill.judge.settings import VibrationSettings
 from mdistill.settings import USUAL_TIMEOUT
 

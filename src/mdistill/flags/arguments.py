@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 import tyro
 
 from mdistill import __version__
-from mdistill.commands.commas import refuse_commas
-from mdistill.commands.ranges import check_ranges
-from mdistill.commands.trust import check_imports, refuse_typed, trusting
 from mdistill.errors import BadInput
+from mdistill.flags.commas import refuse_commas
+from mdistill.flags.ranges import check_ranges
+from mdistill.flags.trust import check_imports, refuse_typed, trusting
 from mdistill.settings import BadSetting, changes, describe, from_json, hints, to_json, to_toml
 
 Arguments = TypeVar("Arguments")

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from mdistill.commands.arguments import finish, output_folder, parse, stamped, use_threads, write_config
-from mdistill.commands.trust import TrustArguments
 from mdistill.errors import BadInput
+from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, write_config
+from mdistill.flags.trust import TrustArguments
 from mdistill.hardening.settings import HardSettings
 from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mdistill.commands.arguments import finish, parse, stamped
+from mdistill.flags.arguments import finish, parse, stamped
 
 if TYPE_CHECKING:
     from mdistill.types import System

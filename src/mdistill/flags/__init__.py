@@ -1,0 +1,1 @@
+"""Flags of the commands: from typed settings to a parser, help, config files and results."""

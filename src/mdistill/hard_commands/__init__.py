@@ -1,1 +1,0 @@
-"""Commands for hard labels: select-frames, harden."""
