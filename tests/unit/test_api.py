@@ -122,7 +122,7 @@ def test_every_flag_of_settings_is_a_keyword():
     assert (made.production.time_ps, made.label.frames, made.temperatures, made.train.fit.max_minutes) == (9.0, 7, (500.0,), 1.0)
     names = {flag.removeprefix("--").replace("-", "_") for flag in flags_of(SimulateArguments)}
     arguments = {"potential", "out", "stride_map", "repeat", "device", "precision", "threads", "max_hours", "velocities", "trust"}
-    arguments.add("timeout_s")
+    arguments |= {"timeout_s", "random_frame", "inner_steps"}
     for name in names - arguments:
         with pytest.raises(BadInput) as refusal:
             settings_from(mdistill.SimulateSettings, None, {name: object()}, where="simulate()")

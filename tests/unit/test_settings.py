@@ -177,7 +177,7 @@ def test_values_added_to_the_json_of_settings_are_the_only_change() -> None:
 REQUIRED = {
     "DistillSettings": {"structure": Path("x.cif"), "temperatures": (300.0, 400.0), "seed": 7, "cutoff": 4.0},
     "AnalyseSettings": {"species": "Li", "elements": ("Li", "Cl")},
-    **{key: {"elements": (3, 17)} for key in ("MomentSettings", "PainnSettings")},
+    **{key: {"elements": (3, 17)} for key in ("MomentSettings", "PainnSettings", "EdgeTransformerSettings")},
     "SplittingMapSettings": {"stride_fs": 8.0, "kicks": 2, "potential": MomentSettings(elements=(3, 17))},
     "OneStepSettings": {"strides_fs": (8.0, 16.0), "potential": MomentSettings(elements=(3, 17))},
     "OneStepAttentionSettings": {"strides_fs": (8.0,), "elements": (3, 17)},
