@@ -247,3 +247,17 @@ def test_a_stopped_run_with_workers_goes_on(tmp_path: Path) -> None:
         except Interrupted:
             continue
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.loopback
+def test_a_dask_cluster_gives_the_same_answers_and_outlives_a_worker(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
+        address = local.scheduler_address.replace("tcp://", "dask://")
+        with closing(executor(Odd(tmp_path), workers=0, seconds=60.0, folder=tmp_path / "engine", address=address)) as asked:
+            found = said(asked, [0, 1, RAISE, ONCE, CRASH, 2], attempts=2)
+            with pytest.raises(BadInput, match="Cl"):
+                said(asked, [UNKNOWN])
+    assert found[:4] == [0.0, 1.0, "ZeroDivisionError: by hand", float(ONCE)] and found[5] == 2.0
+    assert "worker process died" in found[4]

@@ -70,8 +70,7 @@ class Dask:
         self, questions: Sequence[Question], *, attempts: int = 1, stop: StopRequest = NEVER
     ) -> Iterator[Answer | Failure]:
         """See `Executor.answers`."""
-        (engine,) = self.client.scatter([self.engine], broadcast=True)
-        futures = [self._submit(engine, question) for question in questions]
+        futures = [self._submit(question) for question in questions]
         tries, begun = Counter[int](), dict[int, float]()
         try:
             for number in range(len(questions)):
@@ -82,13 +81,14 @@ class Dask:
                     tries[number] += 1
                     if not isinstance(answer, Failure) or not answer.retry or tries[number] >= attempts:
                         break
-                    futures[number] = self._submit(engine, questions[number])
+                    futures[number] = self._submit(questions[number])
                 yield answer
         finally:
             self.client.cancel(futures)
 
-    def _submit(self, engine: Any, question: Question) -> Any:
-        return self.client.submit(_answer, engine, question, self.folder, pure=False, retries=0)
+    def _submit(self, question: Question) -> Any:
+        """The engine goes with every question: data that was scattered before is lost with the workers that hold it."""
+        return self.client.submit(_answer, self.engine, question, self.folder, pure=False, retries=0)
 
     def _wait(self, futures: list[Any], number: int, begun: dict[int, float], stop: StopRequest) -> Answer | Failure | None:
         """The answer of one question; None where a stop was requested before it came. A worker that hangs is restarted."""
