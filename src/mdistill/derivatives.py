@@ -49,8 +49,8 @@ class DirectNet(EnergyNet, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _OfNet:
-    """What a potential takes over from its network."""
+class NetPotential:
+    """What a potential takes over from its network: cutoff, elements and name."""
 
     net: EnergyNet
 
@@ -68,7 +68,7 @@ class _OfNet:
 
 
 @dataclass(frozen=True, slots=True)
-class Conservative(_OfNet):
+class Conservative(NetPotential):
     """An energy network as a `CurvedPotential`: forces and stress are exact derivatives of one energy."""
 
     def __call__(self, graph: Graph) -> Prediction:
@@ -82,7 +82,7 @@ class Conservative(_OfNet):
 
 
 @dataclass(frozen=True, slots=True)
-class Direct(_OfNet):
+class Direct(NetPotential):
     """A network with a force head as a `CurvedPotential`. Its forces are not the gradient of an energy; curvature products are
     −vᵀJ, and stress is None."""
 
@@ -100,6 +100,11 @@ class Direct(_OfNet):
 def potential_of(net: EnergyNet) -> Conservative | Direct:
     """The network as a potential: `Direct` if it has a force head, else `Conservative`."""
     return Direct(cast(DirectNet, net)) if _is_direct(net) else Conservative(net)
+
+
+def is_gradient(potential: Potential) -> bool:
+    """Whether forces are minus the gradient of the energy: not those of a force head, unless the potential is `conservative`."""
+    return bool(getattr(potential, "conservative", not _is_direct(getattr(potential, "net", None))))
 
 
 def predict(
@@ -137,7 +142,7 @@ def forces_through(net: EnergyNet, graph: Graph, *, create_graph: bool = False) 
         return _to_atoms(graph, _gradient(net(graph, vectors).sum(), vectors, create_graph=create_graph))
 
 
-def _is_direct(net: EnergyNet) -> bool:
+def _is_direct(net: EnergyNet | None) -> bool:
     return bool(getattr(net, "direct", False))
 
 

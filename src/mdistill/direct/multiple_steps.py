@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Generator
 
-from mdistill.derivatives import Conservative, DirectNet
+from mdistill.derivatives import Conservative, DirectNet, NetPotential
 from mdistill.runs.identity import weights_sha256
 from mdistill.settings import LONGEST_STEP, within
 from mdistill.simulation.evaluator import Evaluator
@@ -85,7 +85,7 @@ class _Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class EnergyBetweenSteps:
+class EnergyBetweenSteps(NetPotential):
     """The energy head of a network as a potential, whose time steps are `MultipleTimeSteps` with its direct forces.
 
     Attributes:
@@ -98,18 +98,6 @@ class EnergyBetweenSteps:
     net: DirectNet
     fast: Potential
     inner_steps: int
-
-    @property
-    def cutoff(self) -> float:
-        return self.net.cutoff
-
-    @property
-    def elements(self) -> frozenset[int]:
-        return self.net.elements
-
-    @property
-    def name(self) -> str:
-        return self.net.name
 
     @property
     def sha256(self) -> str:
