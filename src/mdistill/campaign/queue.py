@@ -127,11 +127,12 @@ def _said(log: Path, offset: int) -> str:
 
 
 class Pool(Protocol):
-    """Runs at work."""
+    """Runs at work, by name."""
+
+    at_work: dict[str, Any]
 
     def free(self) -> bool: ...
     def start(self, name: str) -> None: ...
-    def busy(self) -> Sequence[str]: ...
     def finished(self) -> Iterator[tuple[str, Record]]: ...
     def stop(self) -> None: ...
     def close(self) -> None: ...
@@ -144,29 +145,26 @@ class Here:
     campaign: Campaign
     workers: int
     flags: Sequence[str] = ()
-    attempts: dict[str, Attempt] = field(default_factory=dict)
+    at_work: dict[str, Attempt] = field(default_factory=dict)
 
     def free(self) -> bool:
-        return len(self.attempts) < self.workers
+        return len(self.at_work) < self.workers
 
     def start(self, name: str) -> None:
-        self.attempts[name] = begin(self.campaign, name, self.flags)
-
-    def busy(self) -> Sequence[str]:
-        return list(self.attempts)
+        self.at_work[name] = begin(self.campaign, name, self.flags)
 
     def finished(self) -> Iterator[tuple[str, Record]]:
-        for name, attempt in list(self.attempts.items()):
+        for name, attempt in list(self.at_work.items()):
             if (record := attempt.outcome()) is not None:
-                del self.attempts[name]
+                del self.at_work[name]
                 yield name, record
 
     def stop(self) -> None:
-        for attempt in self.attempts.values():
+        for attempt in self.at_work.values():
             attempt.stop()
 
     def close(self) -> None:
-        for attempt in self.attempts.values():
+        for attempt in self.at_work.values():
             attempt.kill()
 
 
@@ -177,25 +175,22 @@ class Distributed:
     campaign: Campaign
     client: Any
     flags: Sequence[str] = ()
-    futures: dict[str, Any] = field(default_factory=dict)
+    at_work: dict[str, Any] = field(default_factory=dict)
 
     def free(self) -> bool:
-        return len(self.futures) < 2 * max(1, sum(self.client.nthreads().values()))
+        return len(self.at_work) < 2 * max(1, sum(self.client.nthreads().values()))
 
     def start(self, name: str) -> None:
         _stop_file(self.campaign, name).unlink(missing_ok=True)
         arguments = (str(self.campaign.folder.resolve()), name, list(self.flags))
         key = f"mdistill-{name}-{time.time_ns()}"
-        self.futures[name] = self.client.submit(task, *arguments, key=key, pure=False)
-
-    def busy(self) -> Sequence[str]:
-        return list(self.futures)
+        self.at_work[name] = self.client.submit(task, *arguments, key=key, pure=False)
 
     def finished(self) -> Iterator[tuple[str, Record]]:
-        for name, future in list(self.futures.items()):
+        for name, future in list(self.at_work.items()):
             if not future.done():
                 continue
-            del self.futures[name]
+            del self.at_work[name]
             if future.status == "finished":
                 yield name, Record(**future.result())
                 continue
@@ -207,7 +202,7 @@ class Distributed:
             yield name, record
 
     def stop(self) -> None:
-        for name, future in self.futures.items():
+        for name, future in self.at_work.items():
             if not (stop := _stop_file(self.campaign, name)).exists():
                 stop.touch()
             if self.campaign.record(name).state != "running":
@@ -272,7 +267,7 @@ def run_queue(
     """
     waiting, tries = deque(names), Counter[str]()
     try:
-        while waiting or pool.busy():
+        while waiting or pool.at_work:
             if stop.pending():
                 waiting.clear()
                 pool.stop()
