@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.record import RESULTS, ROOT, write_record
+from benchmarks.student_accuracy import LABEL
 from mdistill.analysis.reweighting import force_slope
 from mdistill.closed_form.delta import fit_delta, offsets
 from mdistill.data.descriptors import invariants_of
@@ -35,7 +36,6 @@ from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
 from mdistill.io.files import write_json
 from mdistill.labelling.label import label_run, label_structures
-from mdistill.labelling.settings import LabelSettings
 from mdistill.nets.model_files import load_model, load_net
 from mdistill.teachers import load_teacher
 from mdistill.training.hard_targets import fine_tune
@@ -45,16 +45,10 @@ from mdistill.types import LabelledFrame, Prediction
 
 COUNTS = (5, 10, 30, 100)
 METHODS = ("ours", "hard only, random", "hard only, selected", "teacher + difference", "offsets only")
-SOFT = LabelSettings(
-    temperatures_K=(520.0, 900.0),
-    frames=50,
-    blocks=5,
-    every_fs=16.0,
-    equilibration_fs=200.0,
-    displaced=0,
-    contacts=16,
-    probe_every=4,
-)
+SOFT = replace(
+    LABEL, temperatures_K=(520.0, 900.0), frames=50, blocks=5, every_fs=16.0, equilibration_fs=200.0, contacts=16, probe_every=4,
+    max_frames=100_000,
+)  # fmt: skip
 TRAIN = TrainSettings(held_out=0.1, fit=FitSettings(steps=600, batch_size=4))
 HARD = HardFitSettings(rate=0.5, time=1.0, share=0.5)
 PEERS = {"NequIP, hard only": [(10, 142.0), (100, 36.8)]}
