@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ase.build import bulk, molecule
@@ -25,12 +23,6 @@ TINY = shlex.split(
 )
 
 
-def resolved_in(run: Path) -> dict[str, Any]:
-    """The settings that a job worked with, from its ledger; results.json holds those that were typed."""
-    settings: dict[str, Any] = json.loads((run / "ledger.json").read_text(encoding="utf-8"))["work"]["command"]["settings"]
-    return settings
-
-
 @pytest.mark.slow
 def test_a_molecule_from_smiles_with_xtb(tmp_path, capsys):
     pytest.importorskip("tblite")
@@ -38,7 +30,7 @@ def test_a_molecule_from_smiles_with_xtb(tmp_path, capsys):
     asked = ["distill", "--smiles", "O", "--teacher", "xtb", "--heavy-h", "3", *TINY, "--out", str(out)]
     assert cli.run(asked) in (0, 4)
     results = read_results(out)
-    settings = resolved_in(out)
+    settings = results.settings
     assert settings["matter"] == "molecule" and settings["production"]["thermostat"] == "langevin"
     assert {row[0] for row in next(t for t in results.tables if t.name == "internal").rows} == {"angle H–O–H", "bond H–O"}
     notes = " ".join(results.notes)
@@ -63,7 +55,7 @@ def test_a_slab_with_emt(tmp_path):
     run = ["distill", str(SLAB), "--teacher", "ase.calculators.emt:EMT", *TINY, "--out", str(tmp_path / "run")]
     assert cli.run(run) in (0, 4)
     results = read_results(tmp_path / "run")
-    assert results.settings["matter"] == "auto" and resolved_in(tmp_path / "run")["matter"] == "slab"
+    assert results.settings["matter"] == "slab" and results.settings["production"]["fixed_cell"]
     assert len(next(t for t in results.tables if t.name == "layers").rows) == 3
     assert any(figure.name == "layers" for figure in results.figures)
     assert any("is a metal" in note for note in results.notes)

@@ -143,7 +143,7 @@ def distill(
 
             return Outcome(results=plan(chosen))
         folder, results, broken = job(given, default=with_missing(DistillArguments), preset="", stop=stop)
-        results = _saved(results, chosen, folder)
+        results = _saved(results, results.settings, folder)
     if broken is not None:
         raise broken
     student = folder / "student.mdistill"

@@ -108,7 +108,7 @@ def _main(given: DistillArguments, arguments: list[str], *, default: DistillArgu
     command = "mdistill distill " + shlex.join(arguments)
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         folder, results, broken = job(given, default=default, preset=preset, stop=stop)
-    finish(stamped(results, given.settings, repeat=command), folder, report=True, sections=("ladder", "transport", "matter"))
+    finish(stamped(results, results.settings, repeat=command), folder, report=True, sections=("ladder", "transport", "matter"))
     trust = trusting([given.settings.teacher])
     print(f"repeat:  mdistill distill {shlex.quote(str(folder / 'run.toml'))}{trust} --out FOLDER")
     print(f"cite:    mdistill cite {shlex.quote(str(folder))}")

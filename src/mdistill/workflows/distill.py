@@ -39,7 +39,7 @@ from mdistill.runs.identity import contents, model_id
 from mdistill.runs.ledger import BEGUN, Ledger, Work
 from mdistill.runs.lock import locked
 from mdistill.runs.results import Results, merge, read_results, with_sections, write_results
-from mdistill.settings import USUAL_TIMEOUT, amended, child_seed
+from mdistill.settings import USUAL_TIMEOUT, amended, child_seed, to_json
 from mdistill.teachers import check_teacher
 from mdistill.teachers.models import STRIDE, load, load_stride
 from mdistill.training.committee import member_file, members_beside, train_committee
@@ -76,7 +76,7 @@ def distill(
         stop: Checked within every long loop.
         on_begin: Called once the folder is known to be usable, before the first stage.
     Returns:
-        All results, as written to `results.json`.
+        All results, as written to `results.json`, with the settings as resolved.
     Raises:
         BadInput: A file or setting that cannot be used; another process works in the folder; other settings.
         BlowUp: A production run broke; `results.json` holds the stages before, a failed gate and the way out.
@@ -191,7 +191,10 @@ class _Job:
                 with replacing(home / file.name) as partial:
                     copyfile(file, partial)
         notes = [*further_notes(self.crystal, self.settings.matter, self.settings.mobile, self.settings.label.heavy_h), *notes]
-        results = Results(command="distill", provenance=self._provenance(), notes=notes, citations=self._citations())
+        results = Results(
+            command="distill", settings=to_json(self.settings), provenance=self._provenance(), notes=notes,
+            citations=self._citations(),
+        )  # fmt: skip
         results.scenes.append(structure_scene(self._systems()[0], mobile=self.settings.mobile))
         for name in stages:
             results = merge(results, read_results(home / name))
