@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from mdistill import cli
+from mdistill.data.relax import relax
 from mdistill.derivatives import Conservative, Direct
 from mdistill.direct.diagnostics import (
     antisymmetry,
@@ -23,13 +25,16 @@ from mdistill.direct.diagnostics import (
 )
 from mdistill.direct.multiple_steps import EnergyBetweenSteps, MultipleTimeSteps
 from mdistill.direct.safe import SafeForces, for_dynamics, without_rigid_parts
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, BlowUp
 from mdistill.graph import build_graph, concatenate, make_system, split
 from mdistill.nets.model_files import save_model
+from mdistill.observables.simulation import dynamics_results
 from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import kinetic_energy
 from mdistill.simulation.restart import load_restart
+from mdistill.simulation.settings import SimulateSettings
+from mdistill.simulation.simulate import simulate
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.types import Trajectory
 from systems import SYSTEMS, MorseNet, random_box, tiny_edge_transformer
@@ -99,6 +104,36 @@ class Swirl:
         about = torch.tensor([0.0, 0.0, 1.0], dtype=DOUBLE).expand_as(arms)
         forces = exact.forces + self.strength * torch.linalg.cross(about, arms)
         return replace(exact, forces=forces - forces.mean(0))
+
+
+@dataclass(frozen=True)
+class WrongEnergy(Swirl):
+    """The forces of `Swirl`, and an energy that they do not follow; `net` says whether they come from a head of their own."""
+
+    net: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(direct=True))
+
+    def __call__(self, graph):
+        answer = super().__call__(graph)
+        return replace(answer, energy=answer.energy + graph.system.positions.square().sum().unsqueeze(0))
+
+
+def nve_of(potential, folder: Path, time_ps: float):
+    settings = SimulateSettings(ensemble="nve", temperature_K=200.0, time_ps=time_ps, time_step_fs=1.0, every_fs=10.0)
+    system = relax(random_box(0, atoms=8, periodic=False, closest=2.2), Conservative(MorseNet()))[0]
+    return dynamics_results(simulate(system, potential, settings, folder), potential, settings)
+
+
+@pytest.mark.filterwarnings("ignore::mdistill.errors.MdistillNotice")
+def test_nve_of_direct_forces_is_judged_by_its_temperature_not_by_an_energy_of_others(tmp_path: Path) -> None:
+    results = nve_of(WrongEnergy(0.0), tmp_path / "calm", 0.3)
+    heating_K_ns, drift = results.values["heating"], results.values["energy_drift"]
+    assert heating_K_ns.unit == "K/ns" and abs(heating_K_ns.value) < 5.0 * heating_K_ns.error
+    assert drift.value is not None and any("guard does not check it" in note for note in results.notes)
+    with pytest.raises(BlowUp, match="total energy changed"):
+        nve_of(WrongEnergy(0.0, net=SimpleNamespace(direct=False)), tmp_path / "gradient", 0.3)
+    with pytest.raises(BlowUp, match="temperature is"):
+        nve_of(WrongEnergy(2.0), tmp_path / "hot", 1.0)
+    assert "heating" not in nve_of(Conservative(MorseNet()), tmp_path / "exact", 0.1).values
 
 
 def drift_of(step, steps: int) -> float:

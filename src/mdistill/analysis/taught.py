@@ -19,6 +19,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from mdistill import __version__
 from mdistill.analysis.accuracy import Accuracy, Deviation
 from mdistill.crystals.crystal import reduced_formula
+from mdistill.derivatives import is_gradient
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.nets.network import Network
 from mdistill.nets.trained_structures import TRAINED, projections_of
@@ -145,8 +146,7 @@ def departures(system: System, taught: Taught, *, temperature_K: float = 0.0) ->
 def tell_departures(system: System, potential: Potential, *, temperature_K: float = 0.0, nve: bool = False) -> None:
     """Issue a notice where a structure lies outside what a student was taught, or where its file does not tell; and where NVE is
     asked of forces that are no gradient of an energy."""
-    direct = bool(getattr(getattr(potential, "net", None), "direct", False))
-    if nve and not getattr(potential, "conservative", not direct):
+    if nve and not is_gradient(potential):
         notify(f"forces of {potential.name} are no gradient of an energy: NVE dynamics heats up. Use nvt, or --inner-steps 4")
     taught = taught_of(potential)
     if taught is None:

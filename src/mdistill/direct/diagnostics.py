@@ -32,6 +32,8 @@ from mdistill.units import PS
 
 BROKEN = 0.5
 """Deviation of a bond from its mean length (Å) at which a run counts as unstable."""
+LEAST_FRAMES = 20
+"""Fewest frames that a slope of the temperature is fitted to."""
 _BONDED = 1.25
 
 
@@ -86,10 +88,10 @@ def heating(times: Float[np.ndarray, " frame"], temperatures_K: Float[np.ndarray
         times: fs.
         temperatures_K: Kinetic temperature at each of them.
     Raises:
-        BadInput: Fewer than 20 frames.
+        BadInput: Fewer than `LEAST_FRAMES` frames.
     """
-    if len(times) < 20:
-        raise BadInput("run", f"{len(times)} frames", allowed="at least 20", fix="a longer run, or more frames")
+    if len(times) < LEAST_FRAMES:
+        raise BadInput("run", f"{len(times)} frames", allowed=f"at least {LEAST_FRAMES}", fix="a longer run, or more frames")
     nanoseconds = times / (1000.0 * PS)
     slope, offset = np.polyfit(nanoseconds, temperatures_K, 1)
     residual = temperatures_K - slope * nanoseconds - offset

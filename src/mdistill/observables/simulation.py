@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from mdistill.closed_form.posterior import POSTERIOR, load_posterior
-from mdistill.estimates import exactly
+from mdistill.derivatives import is_gradient
+from mdistill.direct.diagnostics import LEAST_FRAMES, heating
+from mdistill.estimates import exactly, unknown
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.nets.model_files import read_metadata
 from mdistill.observables.barostat import barostat_notes
@@ -22,11 +24,18 @@ from mdistill.types import Potential
 
 _POINTS = 600
 _EXTRAPOLATES = 3.0
+_NOT_CONSERVED = (
+    "The forces are not the gradient of the energy, so the total energy is no constant of motion: the guard does not check it. "
+    "energy_drift holds the work of the forces and the error of the energy; heating is the slope of the temperature."
+)
 _METHODS = {"langevin": "baoab", "bussi": "bussi"}
 
 
 def dynamics_results(done: SimulationResult, potential: Potential, settings: SimulateSettings) -> Results:
-    """Averages after equilibration, and figures of temperature and energy against time."""
+    """Averages after equilibration, and figures of temperature and energy against time.
+
+    NVE of forces that are no gradient of an energy also has `heating`, the slope of its temperature (K/ns).
+    """
     log = read_log(done.log)
     time_ps = log["time_fs"] / 1000.0
     atoms = done.state.system.n_atoms
@@ -46,12 +55,16 @@ def dynamics_results(done: SimulationResult, potential: Potential, settings: Sim
             y_label="ΔE (meV/atom)", series=[course("E", 1e3 * (total - total[0]))],
         ),
     ]  # fmt: skip
-    used = [_METHODS[settings.thermostat]] if settings.ensemble != "nve" else []
+    used, values, heats = [_METHODS[settings.thermostat]] if settings.ensemble != "nve" else [], done.values, list[str]()
+    if settings.ensemble == "nve" and not is_gradient(potential):
+        after, heats = log["time_fs"] > 0.0, [_NOT_CONSERVED]
+        enough = int(after.sum()) >= LEAST_FRAMES
+        values = values | {"heating": heating(log["time_fs"][after], log["temperature_K"][after]) if enough else unknown("K/ns")}
     return Results(
-        command="simulate", values=done.values, figures=figures,
+        command="simulate", values=values, figures=figures,
         provenance={"potential": potential.name, "model_sha256": shown_sha256(potential)},
         citations=["mdistill", "ase", "vesin", *used, *(["cell-rescaling"] if settings.ensemble == "npt" else [])],
-        notes=[*(["An interrupted run was continued."] if done.resumed else []), *barostat_notes(done.log, settings)],
+        notes=[*(["An interrupted run was continued."] if done.resumed else []), *heats, *barostat_notes(done.log, settings)],
     )  # fmt: skip
 
 

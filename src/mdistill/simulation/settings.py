@@ -21,7 +21,7 @@ class GuardSettings:
         largest_force: Largest force on an atom, eV/Å.
         closest_pair: Smallest distance, as a share of the sum of covalent radii (or of the closest labelled distance).
         temperature_margin_K: Margin above T₀ (1 + 8 √(2/n)), K; n: degrees of freedom.
-        energy_change: Largest change of the total energy of an NVE run, eV/atom.
+        energy_change: Largest change of the total energy of an NVE run, eV/atom; not of direct forces, which conserve none.
     """
 
     on: bool = True

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mdistill.analysis.taught import tell_departures
+from mdistill.derivatives import is_gradient
 from mdistill.errors import BadInput, BlowUp
 from mdistill.estimates import Estimate
 from mdistill.graph import cast, volumes
@@ -129,9 +130,8 @@ class _Run:
         self.resumed = begun and self._has_restart()
         self.long = stride is not None
         begin = self._start(system, given)
-        point = load_restart(self.restart) if self.resumed else begin
+        self.point = point = load_restart(self.restart) if self.resumed else begin
         hottest = max(settings.temperature_K, float(temperature(begin.state)[0]) if "momenta" in given else 0.0)
-        self.point = point
         self.state, self.step, self.generator = point.state, point.step, point.generator()
         self.seconds, self.taken = point.extras.get("seconds", 0.0), int(point.extras.get("taken", 0))
         suffix = "h5" if settings.format == "hdf5" else "extxyz"
@@ -140,7 +140,9 @@ class _Run:
             restart=self.restart, generator=self.generator, every=max(1, round(settings.every_fs / self.time_step)),
             interval=settings.restart_seconds, extras=self._extras,
         )  # fmt: skip
-        reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if "reference" in point.extras else None
+        self.conserves = settings.ensemble == "nve" and is_gradient(potential)
+        known = self.conserves and "reference" in point.extras
+        reference = torch.tensor([point.extras["reference"]], dtype=torch.float64) if known else None
         volume = volumes(system) if settings.ensemble == "npt" and bool(system.pbc.all()) else None
         self.guard = Guard(settings.guard, hottest, reference_energy=reference, reference_volume=volume)
         if bool(held(self.state.masses).any()):
@@ -219,7 +221,7 @@ class _Run:
     def _begin(self) -> None:
         """Step 0: time 0, centre of mass at rest, first frame."""
         self.state = replace(without_drift(self.state), time=0.0)
-        if self.settings.ensemble == "nve":
+        if self.conserves:
             self.guard.reference_energy = total_energy(self.state)
         self.recorder(0, self.state)
 
