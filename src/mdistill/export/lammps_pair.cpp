@@ -1,133 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The pair style `mdistill` of LAMMPS: a student of mdistill on LAMMPS's own neighbour list and ghost atoms.
+// The pair style `mdistill` of LAMMPS: a student of mdistill on LAMMPS's own neighbour list and ghost atoms; and the plugin, with the
+// fix `mdistill/stride` (lammps_stride.hpp).
 //
-// This file includes headers of LAMMPS, which is under the GNU General Public License, version 2, and so is this file. The rest of
+// This file and lammps_*.hpp include headers of LAMMPS, which is under the GNU General Public License, version 2, and so are they. The rest of
 // mdistill is not: the student's code is a library of its own, opened here by name. This file is shipped as source and compiled
 // where it is used. MDISTILL_LAMMPS is the version of LAMMPS (20250722) whose headers it is compiled with, MDISTILL_KERNEL the
 // first digits of the sha256 of the student's source.
-#include <dlfcn.h>
-
-#include <array>
-#include <cmath>
-#include <cstdlib>
-#include <locale>
-#include <sstream>
-#include <vector>
-
 #include "atom.h"
-#include "comm.h"
-#include "error.h"
 #include "force.h"
+#include "lammps_model.hpp"
 #include "library.h"
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
 #include "pair.h"
-#include "rank.hpp"
-#include "sha256.hpp"
 #include "update.h"
 
-#define MDISTILL_TEXT_OF(x) #x
-#define MDISTILL_TEXT(x) MDISTILL_TEXT_OF(x)
-
 namespace {
-
-using namespace LAMMPS_NS;
-
-// The functions of the student's library (kernels/moment.cpp).
-struct Kernel {
-  void *(*net)(int32_t, const double *) = nullptr;
-  void (*net_free)(void *) = nullptr;
-  void *(*domain)(const void *) = nullptr;
-  void (*domain_free)(void *) = nullptr;
-  void (*take)(void *, const mdistill::RankNeighbours *) = nullptr;
-  int32_t (*knows)(const void *, int64_t, const int32_t *) = nullptr;
-  void (*evaluate)(void *, const double *, mdistill::RankAnswers *) = nullptr;
-
-  // The library for these sizes, in the folder of a plugin that was loaded; what is wrong, or "".
-  std::string open(const std::string &sizes) {
-    const std::string name = "mdistill-" MDISTILL_TEXT(MDISTILL_KERNEL) "-" + sizes + ".so";
-    std::istringstream folders(known_folders());
-    std::string problem = "no folder of a plugin is known";
-    for (std::string folder; std::getline(folders, folder, ':');) {
-      void *library = dlopen((folder + name).c_str(), RTLD_NOW | RTLD_LOCAL);
-      if (!library) {
-        problem = std::string(dlerror()) + "; make it on this machine: mdistill export lammps STUDENT --out FOLDER";
-        continue;
-      }
-      const bool all = find(library, "mdistill_net", net) && find(library, "mdistill_net_free", net_free) &&
-                       find(library, "mdistill_domain", domain) && find(library, "mdistill_domain_free", domain_free) &&
-                       find(library, "mdistill_domain_take", take) && find(library, "mdistill_domain_knows", knows) &&
-                       find(library, "mdistill_domain_evaluate", evaluate);
-      return all ? "" : folder + name + " lacks a function of the student";
-    }
-    return problem;
-  }
-
-  // Remembers the folder of this plugin. LAMMPS keeps the first plugin of a name in a process, and ignores others: students of
-  // other folders are still found.
-  static void remember_folder() {
-    Dl_info here;
-    if (!dladdr(reinterpret_cast<const void *>(&MARK), &here)) return;
-    const std::string plugin = here.dli_fname, folder = plugin.substr(0, plugin.find_last_of('/') + 1);
-    setenv(FOLDERS, (known_folders() + (folder.empty() ? "./" : folder) + ":").c_str(), 1);
-  }
-
- private:
-  static constexpr char MARK = 0;
-  static constexpr const char *FOLDERS = "MDISTILL_LAMMPS_FOLDERS";
-
-  static std::string known_folders() {
-    const char *known = getenv(FOLDERS);
-    return known ? known : "";
-  }
-
-  template <class Function>
-  static bool find(void *library, const char *name, Function &to) {
-    to = reinterpret_cast<Function>(dlsym(library, name));
-    return to != nullptr;
-  }
-};
-
-// A student as `mdistill export lammps` writes it (export/lammps.py).
-struct Model {
-  std::string kernel;                 // sizes and float type, as in the name of its library
-  std::vector<std::string> elements;  // in the order of its species
-  std::vector<double> masses;         // of these elements, u
-  std::vector<double> weights;
-  double cutoff = 0;
-
-  // Reads the text; what is wrong, or "".
-  std::string read(const std::string &text) {
-    std::istringstream lines(text);
-    lines.imbue(std::locale::classic());
-    std::string word, digest, rest;
-    int format = 0;
-    if (!(lines >> word >> format) || word != "mdistill-lammps") return "is not a student that `mdistill export lammps` wrote";
-    if (format != 1) return "has format " + std::to_string(format) + ", and this plugin reads format 1: export again";
-    if (!(lines >> word >> digest) || word != "sha256" || !std::getline(lines, rest)) return "has no sha256";
-    const size_t body = static_cast<size_t>(lines.tellg());
-    if (body >= text.size() || mdistill::sha256(text.data() + body, text.size() - body) != digest)
-      return "is damaged (sha256): copy or export it again";
-    size_t count = 0;
-    while (lines >> word && word != "weights") {
-      std::getline(lines, rest);
-      std::istringstream values(rest);
-      values.imbue(std::locale::classic());
-      if (word == "kernel") values >> kernel;
-      if (word == "cutoff") values >> cutoff;
-      for (std::string name; word == "elements" && values >> name;) elements.push_back(name);
-      for (double mass; word == "masses" && values >> mass;) masses.push_back(mass);
-    }
-    if (masses.size() != elements.size()) return "states no masses: export again";
-    lines >> count;
-    weights.reserve(count);
-    for (double value; weights.size() < count && lines >> value;) weights.push_back(value);
-    const bool whole = weights.size() == count && count > 0 && !elements.empty() && cutoff > 0;
-    if (!whole || kernel.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-") != std::string::npos) return "is incomplete";
-    return "";
-  }
-};
 
 class PairMdistill : public Pair {
  public:
@@ -163,9 +52,8 @@ class PairMdistill : public Pair {
       allocated = 1;
     }
     map_element2type(narg - 3, arg + 3);
-    Model model;
-    if (const std::string problem = model.read(text_of(arg[2])); !problem.empty()) error->all(FLERR, "{} {}", arg[2], problem);
-    names = model.elements, masses = model.masses;
+    const Model model = model_of(lmp, arg[2], Model::STUDENT);
+    names = model.elements, masses = model.masses, digest = model.digest;
     std::string known;
     for (const auto &name : names) known += " " + name;
     species_of.assign(types + 1, -1);
@@ -178,7 +66,7 @@ class PairMdistill : public Pair {
     if (domain) kernel.domain_free(domain);
     if (net) kernel.net_free(net);
     domain = net = nullptr;
-    if (const std::string problem = kernel.open(model.kernel); !problem.empty()) error->all(FLERR, "no kernel: {}", problem);
+    if (const std::string problem = kernel.open(model.kernel); !problem.empty()) error->one(FLERR, "no kernel: {}", problem);
     cutoff = model.cutoff;
     net = kernel.net(static_cast<int32_t>(names.size()), model.weights.data());
     domain = kernel.domain(net);
@@ -192,7 +80,7 @@ class PairMdistill : public Pair {
         error->all(FLERR, "bonded neighbours are excluded; pair_style mdistill needs: special_bonds lj/coul 1 1 1");
     if (!any_mass) check_masses();
     neighbor->add_request(this, NeighConst::REQ_FULL);
-    fresh = false;
+    fresh = asleep = false;
   }
 
   double init_one(int i, int j) override {
@@ -203,21 +91,38 @@ class PairMdistill : public Pair {
   void compute(int eflag, int vflag) override {
     ev_init(eflag, vflag);
     const int64_t all = atom->nlocal + atom->nghost;
-    species.resize(all);
-    for (int64_t i = 0; i < all; ++i) species[i] = species_of[atom->type[i]];
-    if (!fresh || neighbor->ago == 0 || neighbor->ncalls != calls || !kernel.knows(domain, all, species.data())) follow(all);
+    awake = !asleep || eflag || vflag, flags = {eflag, vflag};
+    if (!awake) return all ? std::fill(atom->f[0], atom->f[0] + 3 * all, NAN) : void();
     mdistill::RankAnswers out{};
     out.forces = all ? atom->f[0] : nullptr;
     out.atomic = eflag_atom ? eatom : nullptr;
     if (vflag_atom) halves.assign(9 * all, 0.0), out.halves = halves.data();
     if (cvflag_atom) senders.assign(9 * all, 0.0), out.senders = senders.data();
-    kernel.evaluate(domain, all ? atom->x[0] : nullptr, &out);
+    energy = answer(out);
     if (eflag_global) eng_vdwl += out.energy;
     if (vflag_global) subtract_symmetric(out.virial, virial);
     for (int64_t i = 0; vflag_atom && i < all; ++i) subtract_symmetric(&halves[9 * i], vatom[i]);
     for (int64_t i = 0; cvflag_atom && i < all; ++i)
       for (int c = 0; c < 9; ++c) cvatom[i][c] -= senders[9 * i + NINE[c]];
   }
+
+  // Adds this rank's part to the answers, and gives its energy.
+  double answer(mdistill::RankAnswers &out) {
+    const int64_t all = atom->nlocal + atom->nghost;
+    species.resize(all);
+    for (int64_t i = 0; i < all; ++i) species[i] = species_of[atom->type[i]];
+    if (!fresh || neighbor->ago == 0 || neighbor->ncalls != calls || !kernel.knows(domain, all, species.data())) follow(all);
+    kernel.evaluate(domain, all ? atom->x[0] : nullptr, &out);
+    return out.energy;
+  }
+
+  // For long strides (lammps_stride.hpp): the element of a type, "" for none; sha256 of the student.
+  std::string element(int type) const { return species_of[type] < 0 ? "" : names[species_of[type]]; }
+  std::string digest;
+  bool asleep = false;            // whether only steps that ask for energy or virial are evaluated; forces of others are not numbers
+  bool awake = true;              // whether the last one was
+  std::array<int, 2> flags{};     // what was asked of it
+  double energy = 0;              // of this rank, eV, at the last one that was
 
   double memory_usage() override {
     return Pair::memory_usage() + 4.0 * double(species.capacity()) + 8.0 * double(halves.capacity() + senders.capacity());
@@ -271,35 +176,23 @@ class PairMdistill : public Pair {
     kernel.take(domain, &now);
     fresh = true, calls = neighbor->ncalls;
   }
-
-  // A file, read by rank 0 alone.
-  std::string text_of(const char *path) const {
-    std::string text;
-    bigint size = -1;
-    if (comm->me == 0) {
-      if (FILE *file = fopen(path, "rb")) {
-        std::array<char, 65536> part;
-        for (size_t n; (n = fread(part.data(), 1, part.size(), file)) > 0;) text.append(part.data(), n);
-        size = ferror(file) ? -1 : static_cast<bigint>(text.size());
-        fclose(file);
-      }
-    }
-    MPI_Bcast(&size, sizeof size, MPI_BYTE, 0, world);
-    if (size < 0 || size > (bigint(1) << 30)) error->all(FLERR, "{} cannot be read; write it with: mdistill export lammps", path);
-    text.resize(size);
-    MPI_Bcast(text.data(), static_cast<int>(size), MPI_BYTE, 0, world);
-    return text;
-  }
 };
+
+}  // namespace
+
+#include "lammps_stride.hpp"
+
+namespace {
 
 // How LAMMPS is told of a style of a plugin, as its documentation gives it.
 struct Registration {
   const char *version, *style, *name, *info, *author;
-  void *(*create)(void *);
+  void *create;  // a function: of a pair style (lmp), of a fix (lmp, number of words, words)
   void *handle;
 };
 
-void *create(void *lmp) { return new PairMdistill(static_cast<LAMMPS *>(lmp)); }
+void *make_pair(void *lmp) { return new PairMdistill(static_cast<LAMMPS *>(lmp)); }
+void *make_fix(void *lmp, int narg, char **arg) { return new FixMdistillStride(static_cast<LAMMPS *>(lmp), narg, arg); }
 
 // Why this plugin cannot be used in a LAMMPS, or "".
 std::string refusal(void *lmp) {
@@ -319,6 +212,10 @@ extern "C" void lammpsplugin_init(void *lmp, void *handle, void *regfunc) {
     return lammps_error(lmp, 2, ("the mdistill plugin is not loaded: " + problem + fix).c_str());  // 2: on all ranks
   }
   Kernel::remember_folder();
-  Registration plugin{static_cast<LAMMPS *>(lmp)->version, "pair", "mdistill", "a student of mdistill", "mdistill", create, handle};
-  reinterpret_cast<void (*)(Registration *, void *)>(regfunc)(&plugin, lmp);
+  const auto add = [&](const char *style, const char *name, const char *info, auto *make) {
+    Registration plugin{static_cast<LAMMPS *>(lmp)->version, style, name, info, "mdistill", reinterpret_cast<void *>(make), handle};
+    reinterpret_cast<void (*)(Registration *, void *)>(regfunc)(&plugin, lmp);
+  };
+  add("pair", "mdistill", "a student of mdistill", make_pair);
+  add("fix", "mdistill/stride", "a long-stride map of mdistill", make_fix);
 }
