@@ -256,7 +256,6 @@ class TestInLammps:
             )
         assert first.counts[0] == 7
 
-    @no_launcher
     def test_mean_temperature_under_the_thermostat(self, tmp_path, trust):
         """2 ⟨K⟩/(3N k_B); Langevin moves the centre of mass too."""
         state, folder = moving(kelvin=300.0), written(tmp_path, free_map())
@@ -265,7 +264,7 @@ class TestInLammps:
         means = (
             "compute_modify thermo_temp extra/dof 0\nrun 500\nfix 2 all ave/time 5 100 500 c_thermo_temp file temperature.txt\n"
         )
-        run(folder, f"{head}{means}run 8000\n", ranks=2)
+        run(folder, f"{head}{means}run 8000\n")
         kelvin = np.loadtxt(folder / "temperature.txt")[:, 1]
         error = float(kelvin.std(ddof=1) / len(kelvin) ** 0.5)
         deviation = float(kelvin.mean() - 300.0)
