@@ -173,7 +173,7 @@ def test_a_driver_killed_loses_at_most_the_calculations_in_hand_and_leaves_no_pr
 
 
 def test_a_program_that_is_not_there_is_named_with_the_way_to_it():
-    with pytest.raises(MdistillError, match=r"no-such-cp2k.*not found") as told_:
+    with pytest.raises(BadInput, match=r"no-such-cp2k.*not found") as told_:
         Cp2k(Cp2kSettings(command="no-such-cp2k -i"))
     assert "apt-get install cp2k" in str(told_.value)
 

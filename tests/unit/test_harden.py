@@ -27,7 +27,7 @@ from mdistill.types import Prediction, System
 from systems import MorseNet, morse_frames
 
 TRAIN = TrainSettings(cutoff=4.5, radial=4, degree=1, channels=4, hidden=8, held_out=0.25, fit=FitSettings(steps=60))
-SETTINGS = HardSettings(budget=8, fit=HardFitSettings(time=0.5, test=0.25))
+SETTINGS = HardSettings(fit=HardFitSettings(time=0.5, test=0.25))
 PLAYER = Path(__file__).parents[1] / "fake_cp2k.py"
 
 
@@ -59,7 +59,7 @@ def trained(tmp_path_factory):
 
 def job(trained, engine: object) -> Hardening:
     _, soft, student = trained
-    return Hardening(soft=soft, students=[student], teacher="morse", engine=engine, train=TRAIN)
+    return Hardening(soft=soft, students=[student], teacher="morse", engine=engine, train=TRAIN, budget=8)
 
 
 def test_students_come_nearer_to_hard_labels_and_the_softening_is_told(trained, tmp_path):
@@ -69,8 +69,9 @@ def test_students_come_nearer_to_hard_labels_and_the_softening_is_told(trained, 
     assert rows["morse", "stiffer"][5].value == pytest.approx(1 / 1.3, abs=1e-6)
     assert errors["student after", "stiffer"] < errors["student before", "stiffer"]
     assert errors["morse, corrected", "stiffer"] < 0.3 * errors["morse", "stiffer"]
-    (gate,) = results.gates
-    assert gate.name == "softening against DFT" and gate.sense == "at least"
+    softening, error = results.gates
+    assert (softening.name, softening.sense) == ("softening against DFT", "at least")
+    assert error.passed and error.limit == pytest.approx(errors["student before", "stiffer"])
     assert results.provenance["softening"] == pytest.approx(0.3, abs=0.05) and results.provenance["hard_labels"] == 6
     assert len(read_systems(tmp_path / CHOSEN)) == 8 and (tmp_path / DELTA).is_file()
     again = Stiffer()
@@ -120,7 +121,7 @@ def test_bad_input_names_flag_and_fix(trained, tmp_path, capsys):
         (["select-frames", str(folder), "--out", "a.cif"], 2, "--out a.extxyz"),
         (["harden", str(tmp_path / "no"), "--engine", "cp2k"], 2, "is no folder"),
         (["harden", str(folder), "--engine", "cp2kk"], 2, "is not known"),
-        (["harden", str(folder), "--engine", "cp2k", "--cp2k.command", "no-cp2k"], 1, "apt-get install cp2k"),
+        (["harden", str(folder), "--engine", "cp2k", "--cp2k.command", "no-cp2k"], 2, "apt-get install cp2k"),
         (["label", str(mixed), "--executor", "dask://a:1", "--out", str(tmp_path / "x")], 2, "--engine: "),
     ):
         assert cli.run(words) == status, words

@@ -33,6 +33,8 @@ from mdistill.workflows.distill_settings import DistillSettings, quick_settings
 if TYPE_CHECKING:
     from mdistill.runs.results import Results
 
+SECTIONS = ("ladder", "what DFT changed", "transport", "matter")
+"""Sections of the report that are printed."""
 INPUT, RECIPE = "input", "smiles.txt"
 """Folder in the run that holds a copy of the structure file, so that the run can be repeated from itself; its SMILES."""
 
@@ -74,6 +76,7 @@ examples:
   mdistill distill crystal.cif --teacher chgnet --mobile Na --out runs/na
   mdistill distill crystal.cif --quick --stride-fs 16
   mdistill distill --smiles CCO --teacher xtb --quick
+  mdistill distill crystal.cif --hard cp2k --hard-budget 40
   mdistill distill --smiles OCCOCCO --copies 40 --density 1.12
   mdistill distill runs/na/run.toml --seed 1 --out runs/again
 """
@@ -81,6 +84,7 @@ GROUPS = {
     "what": ("teacher", "temperatures", "mobile", "seed", "quick", "stride_fs"),
     "structure": ("smiles", "copies", "density", "matter", "heavy_h", "cutoff", "prepare.orderings"),
     "labels and student": ("label.frames", "train.size", "train.fit.max_minutes", "committee", "refine.rounds"),
+    "hard labels": ("hard", "hard_budget", "hard_rounds"),
     "production": ("production.time_ps", "production.time_step_fs", "production.charge"),
     "run": ("out", "dry_run", "update", "device", "threads", "workers", "max_hours", "trust"),
 }
@@ -108,8 +112,8 @@ def _main(given: DistillArguments, arguments: list[str], *, default: DistillArgu
     command = "mdistill distill " + shlex.join(arguments)
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         folder, results, broken = job(given, default=default, preset=preset, stop=stop)
-    finish(stamped(results, results.settings, repeat=command), folder, report=True, sections=("ladder", "transport", "matter"))
-    trust = trusting([given.settings.teacher])
+    finish(stamped(results, results.settings, repeat=command), folder, report=True, sections=SECTIONS)
+    trust = trusting([given.settings.teacher, given.settings.hard])
     print(f"repeat:  mdistill distill {shlex.quote(str(folder / 'run.toml'))}{trust} --out FOLDER")
     print(f"cite:    mdistill cite {shlex.quote(str(folder))}")
     if broken is not None:

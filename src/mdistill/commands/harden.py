@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from mdistill.errors import BadInput
-from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, write_config
+from mdistill.flags.arguments import CONFIG, finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.flags.trust import TrustArguments
 from mdistill.hardening.settings import HardSettings
 from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
@@ -24,6 +24,8 @@ class HardenArguments(TrustArguments):
     """Run folder of `mdistill distill`: its labels and students are used."""
     engine: str
     """Engine of hard labels: cp2k, pyscf, a teacher's name, or module:attribute (code to run) of an ASE calculator."""
+    budget: int = 40
+    """Number of hard labels."""
     out: Path | None = None
     """Folder (default: hard in the run)."""
     executor: str = ""
@@ -60,7 +62,7 @@ GROUPS = {
 def main(arguments: list[str]) -> int:
     """Harden; exit status 4 where the softening gate failed."""
     given = parse(HardenArguments, arguments, program="mdistill harden", description=HELP, groups=GROUPS)
-    from mdistill.hardening.harden import Hardening, harden
+    from mdistill.hardening.harden import ANSWERS, Hardening, harden
     from mdistill.interrupt import stop_on_signals
     from mdistill.labelling.remembered import level_of, load_engine
     from mdistill.nets.model_files import read_metadata
@@ -79,15 +81,26 @@ def main(arguments: list[str]) -> int:
         raise BadInput(given.run, "is no folder", allowed="a run folder of `mdistill distill`", fix=fix)
     student = find_student(given.run)
     provenance = read_metadata(student)["provenance"]
+    if provenance.get("hard_labels"):
+        fix = (
+            f"more of them: mdistill distill {given.run / 'run.toml'} --out {given.run} --update --hard-budget {2 * given.budget}"
+        )
+        raise BadInput(student, "knows hard labels already", allowed="a student of soft labels", fix=fix)
     train = from_json(TrainSettings, provenance.get("settings", {}), source=student, derived=True)
-    engine = load_engine(given.engine, cp2k=given.cp2k, pyscf=given.pyscf)
+    engine = load_engine(given.engine, cp2k=given.cp2k, pyscf=given.pyscf, home=given.run / ANSWERS)
     folder, command = output_folder(given.out or given.run / "hard"), "mdistill harden " + shlex.join(arguments)
     job = Hardening(
         soft=read_labels(given.run), students=[student, *members_beside(student)], engine=engine, train=train,
-        teacher=str(provenance.get("teacher", "teacher")), workers=given.workers, address=given.executor,
+        teacher=str(provenance.get("teacher", "teacher")), budget=given.budget,
+        workers=given.workers, address=given.executor,
     )  # fmt: skip
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        kept = {"hard": given.hard, "engine": level_of(engine), "student": read_metadata(student)["sha256"]}
+        kept = {
+            "hard": given.hard,
+            "budget": given.budget,
+            "engine": level_of(engine),
+            "student": read_metadata(student)["sha256"],
+        }
         keep_settings(folder, "harden", kept)
         write_config(folder, "mdistill harden", given)
         results = harden(job, given.hard, folder, stop=stop, provenance={"teacher": job.teacher, "hard": given.engine})
@@ -97,4 +110,7 @@ def main(arguments: list[str]) -> int:
             print(f"added to: {add_to_report(given.run, found)}")
     finish(found, folder, report=True)
     print(f"student: {folder / student.name}")
+    if (given.run / CONFIG).is_file():
+        hard = shlex.join(["--hard", given.engine, "--hard-budget", f"{given.budget}"])
+        print(f"in gates, production and report: mdistill distill {given.run / CONFIG} --out {given.run} --update {hard}")
     return 0 if all(gate.passed for gate in found.gates) else 4

@@ -10,7 +10,8 @@ from typing import Any
 from mdistill.errors import BadInput
 from mdistill.runs.trust import FLAG, is_import_path, refuse_import
 
-POTENTIALS = {"teacher": "--teacher", "potential": "--potential", "model": "MODEL", "redraw": "--redraw"}
+POTENTIALS = {"teacher": "--teacher", "potential": "--potential", "model": "MODEL", "redraw": "--redraw", "hard": "--hard",
+              "engine": "--engine"}  # fmt: skip
 """Settings that name a potential, with what the user types for each."""
 
 TYPED = {"trust": FLAG, "out": "--out FOLDER", "update": "--update"}

@@ -1,1 +1,1 @@
-"""Hard targets: few frames of a run get labels of a higher level of theory, and its students learn them."""
+"""Frames that students need, labelled and learned: of their own MD by the teacher, few by a higher level of theory."""

@@ -1,36 +1,35 @@
-"""Hard targets of a run: a few of its frames get labels of a higher level of theory, and its students learn them.
+"""Hard targets of a run: a few frames get labels of a higher level of theory, and the run's students learn them.
 
-Frames are chosen where the student's invariants are novel (times the committee's spread, where there is one). The engine labels
-them, one write per label. The difference to the teacher is fitted in closed form, the run's soft labels are corrected by it, and
-the students are fine-tuned on both. A part of the hard labels is left for the test.
+Frames are chosen where the student's invariants are novel (times the committee's spread, where there is one), none of the blocks
+that judge the student. The engine labels them, one write per label. The difference to the teacher is fitted in closed form, the
+run's soft labels are corrected by it, and the students are fine-tuned on both. Of each round some hard labels are left for the
+test. In later rounds the frames are those of MD of the students so far; every fit begins at the students of soft labels.
 
-Files in the folder: labels/ (label store of the engine), chosen.extxyz, delta.mdistill, student.mdistill, student-2.mdistill, …
+Files in the folder: labels/ (label store of the engine), chosen.extxyz, delta.mdistill, student.mdistill, student-2.mdistill, …;
+round-2/, round-3/, … with the students' MD, its labels by the teacher, and fits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-import numpy as np
-
-from mdistill.analysis.accuracy import accuracy
-from mdistill.analysis.reweighting import force_slope
 from mdistill.analysis.settings import GateLimits
 from mdistill.closed_form.delta import Delta, fit_delta, offsets
 from mdistill.data.descriptors import invariants_of
 from mdistill.data.select_frames import select
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
-from mdistill.estimates import Gate, gate
+from mdistill.hardening.hard_tables import Compared, force_error, hard_results, rounds_table
+from mdistill.hardening.refine import Rounds, own_frames, spread_of
 from mdistill.hardening.settings import HardSettings
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
 from mdistill.io.structures import write_systems
-from mdistill.judge.label_errors import with_fitted_references
 from mdistill.judge.spread import forces_spread
 from mdistill.labelling.engine import Engine
 from mdistill.labelling.label import label_structures
@@ -39,17 +38,21 @@ from mdistill.labelling.settings import LabelSettings
 from mdistill.nets.model_files import load_model, load_net
 from mdistill.notices import notify
 from mdistill.runs.identity import structure_sha256
-from mdistill.runs.results import Cell, Results, Table
+from mdistill.runs.results import Cell, Results
+from mdistill.teachers.models import load
 from mdistill.training.committee import member_file
 from mdistill.training.hard_targets import fine_tune, split_hard
 from mdistill.training.potential import evaluate
 from mdistill.training.settings import TrainSettings
-from mdistill.types import LabelledFrame, Prediction
+from mdistill.training.split import split_blocks
+from mdistill.types import LabelledFrame, Prediction, System
 
-SECTION = "what DFT changed"
 LABELS, CHOSEN, DELTA = "labels", "chosen.extxyz", "delta.mdistill"
+ANSWERS = "hard-answers"
+"""Folder in the run with all answers of hard engines, so that no stage or command asks for one again."""
 SHARE = 0.5
 """Share of hard calculations that may fail before the job stops."""
+FIRST_OWN_BLOCK, BLOCKS_PER_ROUND = 50_000_000, 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +65,9 @@ class Hardening:
         teacher: Its name, for tables.
         engine: Gives hard labels.
         train: Settings of the students' first fit.
-        seed: For the members' fits.
+        budget: Number of hard labels.
+        rounds: Number of rounds that share them.
+        own: The students' MD in later rounds, and the teacher that labels its frames; needed for more than one round.
         workers, address: Processes for calculations, or a Dask scheduler.
     """
 
@@ -71,9 +76,18 @@ class Hardening:
     teacher: str
     engine: Engine
     train: TrainSettings
-    seed: int = 0
+    budget: int = 40
+    rounds: int = 1
+    own: Rounds | None = None
     workers: int = 0
     address: str = ""
+
+    def __post_init__(self) -> None:
+        if self.budget < 2 * self.rounds:
+            allowed = "two hard labels a round, or more"
+            raise BadInput("hard labels", f"a budget of {self.budget}", allowed=allowed, fix=f"--budget {2 * self.rounds}")
+        if self.rounds > 1 and self.own is None:
+            raise BadInput("rounds", f"{self.rounds}", allowed="1 without dynamics of the students", fix="one round")
 
 
 def harden(
@@ -83,118 +97,149 @@ def harden(
     """Do the job in a folder, or the rest of it.
 
     Returns:
-        Tables of the section "what DFT changed", the softening gate, notes on calculations that failed.
+        Tables of the section "what DFT changed", gates on softening and error against hard labels, notes on calculations that
+        failed.
     Raises:
         BadInput: No frame with energy and forces to choose from, or fewer than two hard labels.
         MdistillError: The engine failed on more than half of the structures.
         Interrupted: Stopped on request; the same call resumes.
     """
-    chosen = _chosen(job, settings, folder)
-    store = LabelStore(folder / LABELS)
-    label = LabelSettings(probes=0, timeout_s=longest_s(job.engine))
-    label_structures(
-        [job.soft[k].system for k in chosen], job.engine, store, name="hard", settings=label, source="hard", workers=job.workers,
-        stop=stop, group=1, share=SHARE, address=job.address,
-    )  # fmt: skip
-    answers = {structure_sha256(job.soft[k].system): job.soft[k].target for k in chosen}
-    labelled = [frame for frame in store.read() if structure_sha256(frame.system) in answers]
-    if len(labelled) < 2:
-        fix = f"read {folder / LABELS / 'notes.jsonl'}, or raise the budget"
-        raise BadInput("hard labels", f"{len(labelled)}", allowed="two or more", fix=fix)
-    train, test = split_hard(labelled, settings.fit.test)
-    delta = fit_delta(train, [answers[structure_sha256(f.system)] for f in train], job.train, around=job.soft)
-    delta.save(folder / DELTA, engine=theory_of(job.engine), teacher=job.teacher)
-    soft = [delta.corrected(frame) for frame in job.soft]
-    for number, student in enumerate(job.students, 1):
-        home = folder / f"fit-{number}"
-        first = offsets(train, evaluate(load_model(student), train), sorted(load_net(student).elements))
-        tuned = fine_tune(
-            student, soft, train, job.train, settings.fit, folder=home, references=first, softening=delta.softening, stop=stop,
-            provenance=provenance, member=number,
-        )  # fmt: skip
+    work = _Work(job, settings, folder, stop, provenance or {}, soft=list(job.soft), students=list(job.students))
+    for number in range(1, job.rounds + 1):
+        work.round(number, job.budget // job.rounds + (number <= job.budget % job.rounds))
+    work.delta.save(folder / DELTA, engine=theory_of(job.engine), teacher=job.teacher)
+    for number, student in enumerate(work.students, 1):
         with replacing(folder / member_file(number)) as partial:
-            copyfile(tuned.path, partial)
-    missing = len(chosen) - len(labelled)
-    notes = [f"{missing} of {len(chosen)} hard calculations failed; they are in {folder / LABELS / 'broken'}"] if missing else []
-    if not test:
-        notes.append("no hard label is left for the test: errors against DFT are those of trained structures")
-    for note in notes:
-        notify(note)
-    compared = _Compared(job, delta, folder, test or train, answers)
-    return replace(compared.results(limits or GateLimits(), counts=(len(train), len(test))), notes=notes)
+            copyfile(student, partial)
+    return work.told(limits or GateLimits())
 
 
-def _chosen(job: Hardening, settings: HardSettings, folder: Path) -> list[int]:
-    """Indices of the frames to label, novel ones first. The choice depends on labels, students and settings alone."""
-    usable = [
-        k for k, frame in enumerate(job.soft)
-        if not frame.missing and float(frame.target.forces.norm(dim=1).max()) <= settings.largest_force
-    ]  # fmt: skip
-    if not usable:
-        problem, allowed = "none with energy and forces below largest_force", "labelled frames"
-        raise BadInput("frames for hard labels", problem, allowed=allowed, fix="raise --hard.largest-force")
-    members = [load_model(student) for student in job.students]
-
-    def spread(frame: LabelledFrame) -> float:
-        return float(forces_spread([evaluate(member, [frame])[0] for member in members]).max())
-
-    weights = {id(job.soft[k].system): spread(job.soft[k]) for k in usable} if len(members) > 1 else None
-    picked = select(
-        [job.soft[k].system for k in usable], [], settings.budget, floor=0.0, describe=invariants_of(load_net(job.students[0])),
-        weigh=None if weights is None else lambda system: weights[id(system)], method=settings.select,
-    )  # fmt: skip
-    if len(picked) < settings.budget:
-        notify(f"hard labels: {len(picked)} different frames for a budget of {settings.budget}")
-    write_systems(folder / CHOSEN, [job.soft[usable[k]].system for k in picked])
-    return [usable[k] for k in picked]
-
-
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    """Teacher, students before and after, and labels, on the test frames."""
+@dataclass(slots=True)
+class _Work:
+    """The job, and its state after each round: soft labels (the teacher's), students, hard labels, the difference."""
 
     job: Hardening
-    delta: Delta
+    settings: HardSettings
     folder: Path
-    test: Sequence[LabelledFrame]
-    answers: dict[str, Prediction]
+    stop: StopRequest
+    provenance: dict[str, Any]
+    soft: list[LabelledFrame]
+    students: list[Path]
+    train: list[LabelledFrame] = field(default_factory=list)
+    test: list[LabelledFrame] = field(default_factory=list)
+    answers: dict[str, Prediction] = field(default_factory=dict)
+    chosen: list[System] = field(default_factory=list)
+    rows: list[list[Cell]] = field(default_factory=list)
+    delta: Delta = field(init=False)
 
-    def results(self, limits: GateLimits, *, counts: tuple[int, int]) -> Results:
-        soft = [self.answers[structure_sha256(frame.system)] for frame in self.test]
-        taught = [replace(frame, target=one, missing=frozenset()) for frame, one in zip(self.test, soft, strict=True)]
-        before = evaluate(load_model(self.job.students[0]), self.test)
-        after = evaluate(load_model(self.folder / member_file(1)), self.test)
-        corrected = [self.delta.of(one, frame.system) for one, frame in zip(soft, self.test, strict=True)]
-        label = theory_of(self.job.engine)
-        rows = [
-            _row("student before", self.job.teacher, taught, before), _row(self.job.teacher, label, self.test, soft),
-            _row("student before", label, self.test, before), _row(f"{self.job.teacher}, corrected", label, self.test, corrected),
-            _row("student after", label, self.test, after), _row("student after", self.job.teacher, taught, after),
+    def round(self, number: int, count: int) -> None:
+        """Choose, label, learn."""
+        home = self.folder if number == 1 else self.folder / f"round-{number}"
+        frames, md = (self.of_labels(count), "frames of the labels") if number == 1 else self.own(number, count, home)
+        labelled = self.hard_labels(frames, number)
+        before = force_error(labelled, evaluate(load_model(self.students[0]), labelled)) if labelled else None
+        self.rows.append([f"{number}", len(frames), len(labelled), before, md])
+        train, test = split_hard(labelled, self.settings.fit.test)
+        self.train, self.test = self.train + train, self.test + test
+        if len(self.train) < 2:
+            fix = f"read {self.folder / LABELS / 'notes.jsonl'}, or raise the budget"
+            raise BadInput("hard labels", f"{len(self.train)}", allowed="two or more", fix=fix)
+        self.learn(home)
+
+    def of_labels(self, count: int) -> list[LabelledFrame]:
+        """Frames of the soft labels, novel ones first. The choice depends on labels, students and settings alone."""
+        job, least, most = self.job, self.settings.largest_force, self.settings.most_atoms
+        usable = [
+            frame for frame in split_blocks(job.soft, held_out=job.train.held_out)[0]
+            if not frame.missing and frame.system.n_atoms <= most and float(frame.target.forces.norm(dim=1).max()) <= least
         ]  # fmt: skip
-        columns = ["model", "against", "force MAE (meV/Å)", "force RMSE (meV/Å)", "energy MAE (meV/atom)", "force slope"]
-        caption = (
-            f"{counts[0]} labels in training, {len(self.test)} {'left for the test' if counts[1] else 'of them compared'}. "
-            "Energies with one fitted constant for each element. Slope: of the model's forces against the others; below 1: soft."
-        )
-        table = Table("hard", "What DFT changed", SECTION, columns, rows, caption)
-        return Results(
-            command="harden", tables=[table], gates=[self._softening(after, limits)],
-            provenance={"engine": label, "hard_labels": counts[0], "softening": self.delta.softening},
+        if not usable:
+            problem = f"none with energy and forces below {least:g} eV/Å, and at most {most} atoms"
+            fix = "raise --harden.largest-force or --harden.most-atoms (mdistill harden: --largest-force, --most-atoms)"
+            raise BadInput("frames for hard labels", problem, allowed="labelled frames", fix=fix)
+        members = [load_model(student) for student in job.students]
+
+        def spread(frame: LabelledFrame) -> float:
+            return float(forces_spread([evaluate(member, [frame])[0] for member in members]).max())
+
+        weights = {id(frame.system): spread(frame) for frame in usable} if len(members) > 1 else None
+        picked = select(
+            [frame.system for frame in usable], [], count, floor=0.0, describe=invariants_of(load_net(job.students[0])),
+            weigh=None if weights is None else lambda system: weights[id(system)], method=self.settings.select,
         )  # fmt: skip
+        return [usable[k] for k in picked]
 
-    def _softening(self, after: Sequence[Prediction], limits: GateLimits) -> Gate:
-        slope = force_slope(_forces(f.target for f in self.test), _forces(after))[0]
-        detail = "slope of the student's forces against hard labels"
-        return gate("softening against DFT", slope, limits.force_slope, detail, sense="at least", errors=2.0)
+    def own(self, number: int, count: int, home: Path) -> tuple[list[LabelledFrame], str]:
+        """Frames of MD of the students so far, labelled by the teacher, and why the MD broke. They join the soft labels."""
+        rounds, members = self.job.own, [load(student, precision="float32") for student in self.students]
+        assert rounds is not None  # noqa: S101  (`Hardening` checks it)
+        candidates, weights, notes = list[System](), dict[int, float](), list[str]()
+        for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
+            found, broken = own_frames(rounds, number, index, temperature, student=members[0], home=home, stop=self.stop)
+            weigh = spread_of(members, system) or (lambda _: 1.0)
+            weights |= {id(one): weigh(one) for one in found}
+            candidates, notes = candidates + found, notes + ([broken] if broken else [])
+        known = [frame.system for frame in (*self.train, *self.test)]
+        picked = select(
+            candidates, known, count, describe=invariants_of(load_net(self.students[0])), weigh=lambda one: weights[id(one)],
+            method=self.settings.select,
+        )  # fmt: skip
+        store = LabelStore(home / "soft")
+        label_structures(
+            [candidates[k] for k in picked], rounds.teacher, store, name="soft", workers=self.job.workers, stop=self.stop,
+            settings=replace(rounds.label, probes=0, largest_force=self.settings.largest_force),
+        )  # fmt: skip
+        first = FIRST_OWN_BLOCK + number * BLOCKS_PER_ROUND
+        frames = [replace(frame, block=frame.block + first) for frame in store.read()]
+        self.soft += frames
+        return frames, "; ".join(notes) or "stable"
 
+    def hard_labels(self, frames: Sequence[LabelledFrame], number: int) -> list[LabelledFrame]:
+        """Hard labels of a round's frames; those that the engine failed on are missing."""
+        mine, job = {structure_sha256(frame.system): frame.target for frame in frames}, self.job
+        self.answers |= mine
+        self.chosen += [frame.system for frame in frames]
+        write_systems(self.folder / CHOSEN, self.chosen)
+        store, label = LabelStore(self.folder / LABELS), LabelSettings(probes=0, timeout_s=longest_s(job.engine))
+        label_structures(
+            [frame.system for frame in frames], job.engine, store, name="hard" if number == 1 else f"hard-{number}",
+            settings=label, source="hard", workers=job.workers, stop=self.stop, group=1, share=SHARE, address=job.address,
+        )  # fmt: skip
+        store.finished()
+        return [frame for frame in store.read() if structure_sha256(frame.system) in mine]
 
-def _forces(predictions: Any) -> list[np.ndarray]:
-    return [one.forces.detach().double().numpy() for one in predictions]
+    def learn(self, home: Path) -> None:
+        """The difference to the teacher and the students, from all hard labels so far."""
+        job, train, students = self.job, self.train, list[Path]()
+        self.delta = fit_delta(train, [self.answers[structure_sha256(f.system)] for f in train], job.train, around=self.soft)
+        soft = [self.delta.corrected(frame) for frame in self.soft]
+        for number, student in enumerate(job.students, 1):
+            first = offsets(train, evaluate(load_model(student), train), sorted(load_net(student).elements))
+            tuned = fine_tune(
+                student, soft, train, job.train, self.settings.fit, folder=home / f"fit-{number}", references=first,
+                softening=self.delta.softening, stop=self.stop, provenance=self.provenance, member=number,
+            )  # fmt: skip
+            students.append(tuned.path)
+        self.students = students
 
-
-def _row(model: str, against: str, frames: Sequence[LabelledFrame], answers: Sequence[Prediction]) -> list[Cell]:
-    answers = [replace(one, forces=one.forces.detach(), energy=one.energy.detach()) for one in answers]
-    errors = accuracy(frames, with_fitted_references(frames, answers))
-    force, slope = errors.force["all"], force_slope(_forces(f.target for f in frames), _forces(answers))[0]
-    energy = errors.energy["all"].mean_absolute.scaled(1e3, "meV/atom") if len(frames) > 1 and errors.energy else None
-    return [model, against, force.mean_absolute.scaled(1e3, "meV/Å"), 1e3 * force.root_mean_square, energy, slope]
+    def told(self, limits: GateLimits) -> Results:
+        """Tables and gates, with notes on what is missing."""
+        job, asked, notes = self.job, len(self.chosen), list[str]()
+        missing, shown = asked - len(self.train) - len(self.test), self.test or self.train
+        if missing:
+            notes.append(f"{missing} of {asked} hard calculations failed; they are in {self.folder / LABELS / 'broken'}")
+        if asked < job.budget:
+            notes.append(f"hard labels: {asked} different frames for a budget of {job.budget}")
+        if not self.test:
+            notes.append("no hard label is left for the test: errors against DFT are those of trained structures")
+        for note in notes:
+            notify(note)
+        compared = Compared(
+            teacher=job.teacher, theory=theory_of(job.engine), frames=shown, delta=self.delta,
+            soft=[self.answers[structure_sha256(frame.system)] for frame in shown],
+            before=evaluate(load_model(job.students[0]), shown), after=evaluate(load_model(self.students[0]), shown),
+            trained=len(self.train), tested=len(self.test),
+        )  # fmt: skip
+        results = hard_results(compared, limits)
+        tables = [*results.tables, *([rounds_table(self.rows)] if job.rounds > 1 else [])]
+        return replace(results, tables=tables, notes=notes)

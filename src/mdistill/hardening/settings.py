@@ -1,26 +1,59 @@
-"""Settings of hard targets. No torch in here, so that `--help` is quick."""
+"""Settings of on-policy rounds and of hard targets. No torch in here, so that `--help` is quick."""
 
 from __future__ import annotations
 
 from dataclasses import field
 from typing import Literal
 
-from mdistill.settings import setting, settings
+from mdistill.settings import refuse, setting, settings
 from mdistill.training.settings import HardFitSettings
 
 
 @settings
-class HardSettings:
-    """Hard labels of a run's frames.
+class RefineSettings:
+    """On-policy rounds.
 
     Attributes:
-        budget: Number of hard labels.
+        rounds: Number of rounds.
+        time_ps: Length of the student's MD at each temperature, ps.
+        every_fs: Time between candidate frames, fs.
+        frames: Frames sent to the teacher per temperature, structure and round.
+        atoms: Smallest number of atoms in the student's MD; the trained cell is repeated.
+        ions: Smallest number of mobile ions in it, likewise.
+        refit_share: Time of a refit as a share of the first fit's.
+        refit_rate: Learning rate of a refit as a share of the first fit's.
+    """
+
+    rounds: int = setting(1, least=1)
+    time_ps: float = setting(5.0, above=0.0, most=1e6, unit="ps")
+    every_fs: float = setting(50.0, above=0.0, unit="fs")
+    frames: int = setting(12, least=1)
+    atoms: int = setting(100, least=1, most=10**5)
+    ions: int = setting(24, least=1, most=10**5)
+    refit_share: float = setting(0.5, above=0.0, most=10.0)
+    refit_rate: float = setting(0.3, above=0.0, most=1.0)
+
+    def __post_init__(self) -> None:
+        if self.every_fs > 1000.0 * self.time_ps:
+            refuse(self, "every_fs", allowed=f"at most the length of the MD, {self.time_ps:g} ps", fix="frames closer together")
+
+
+@settings
+class HardSettings:
+    """Choice of frames for hard labels, and training on the labels.
+
+    Attributes:
         select: Choice of frames: farthest points or highest leverage, in the student's invariants.
         largest_force: Largest teacher force of a chosen frame, eV/Å.
+        most_atoms: Largest frame, atoms; larger ones are not candidates.
+        time_ps: Length of the student's MD at each temperature in a later round, ps.
+        before: Length of the soft students' MD that shows what changed, as a share of production's first length; 0: none.
         fit: Training on the labels.
     """
 
-    budget: int = setting(40, least=2, most=100_000)
     select: Literal["farthest", "leverage"] = "farthest"
     largest_force: float = setting(15.0, above=0.0, most=1e4, unit="eV/Å")
+    most_atoms: int = setting(256, least=1, most=100_000)
+    time_ps: float = setting(5.0, above=0.0, most=1e6, unit="ps")
+    before: float = setting(0.25, least=0.0, most=10.0)
     fit: HardFitSettings = field(default_factory=HardFitSettings)

@@ -142,7 +142,7 @@ class _Dynamics:
 
     def compare_structure(self, measured: Measured, frames: dict[float, list[LabelledFrame]], taught: LabelSettings) -> None:
         """RDFs of every pair and temperature in the teacher's frames and in the student's repetitions of its dynamics."""
-        if not frames or not bool(self.start.pbc.all()):
+        if not frames or not self.settings.replays or not bool(self.start.pbc.all()):
             return
         counts, repeats, seed = {kelvin: len(part) for kelvin, part in frames.items()}, self.settings.replays, self.seed
         cells = {kelvin: part[0].system.cell[0] for kelvin, part in frames.items()}

@@ -16,7 +16,7 @@ class ValidateSettings:
 
     Attributes:
         limits: Limits of the gates.
-        replays: Number of student replicas of the teacher's MD. Their scatter sets the noise of the RDFs.
+        replays: Number of student replicas of the teacher's MD, 4 or more. Their scatter sets the noise of the RDFs. 0: no RDFs.
         equilibration_ps: Equilibration before each run, ps.
         drift_ps: Length of the NVE runs at the lowest and highest temperature, ps.
         drift_step_fs: Time step of the NVE run, fs. At 1 fs Verlet's energy fluctuates little enough
@@ -32,7 +32,7 @@ class ValidateSettings:
     """
 
     limits: GateLimits = field(default_factory=GateLimits)
-    replays: int = setting(16, least=4, most=10_000)
+    replays: int = setting(16, least=0, most=10_000)
     equilibration_ps: float = setting(1.0, least=0.0, most=1e6, unit="ps")
     drift_ps: float = setting(50.0, least=0.1, most=1e6, unit="ps")
     drift_step_fs: float = setting(1.0, least=0.01, most=LONGEST_STEP, unit="fs")
@@ -42,6 +42,10 @@ class ValidateSettings:
     scan_from_A: float = setting(0.3, least=0.05, most=1.5, unit="Å")
     speed_repeats: int = setting(9, least=3, most=1000)
     parity_points: int = setting(1500, least=10, most=100_000)
+
+    def __post_init__(self) -> None:
+        if 0 < self.replays < 4:
+            refuse(self, "replays", allowed="4 or more, or 0 for no RDFs", fix="leave it out for the default, 16")
 
 
 @settings

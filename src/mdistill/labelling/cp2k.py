@@ -49,10 +49,9 @@ class Cp2k:
     def __post_init__(self) -> None:
         program = shlex.split(self.settings.command)[:1]
         if not program or shutil.which(program[0]) is None:
-            raise MdistillError(
-                f"engine cp2k: the program {self.settings.command!r} is not found\n"
-                "  fix: apt-get install cp2k (Debian, Ubuntu) or conda install cp2k, or name it with --cp2k.command"
-            )
+            problem, allowed = f"the program {self.settings.command!r} is not found", "a program that the shell finds"
+            fix = "apt-get install cp2k (Debian, Ubuntu) or conda install cp2k, or name it with --cp2k.command"
+            raise BadInput("engine cp2k", problem, allowed=allowed, fix=fix)
 
     @property
     def theory(self) -> str:

@@ -55,6 +55,8 @@ class MolecularDft:
             try:
                 with time_limit(self.settings.timeout_s):
                     outcome = self._run(system, safer=safer)
+            except BadInput:
+                raise
             except Exception as error:
                 outcome = f"{type(error).__name__}: {error}"
             if isinstance(outcome, Prediction):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from mdistill.io.arrays import DAMAGED, read_arrays
 from mdistill.io.files import write_bytes
 from mdistill.labelling.engine import Answer, Engine, Failure, as_engine
 from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
-from mdistill.runs.identity import structure_sha256
+from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.teachers.models import load
 from mdistill.types import Potential, Prediction, System
 
@@ -32,9 +33,14 @@ class Remembered:
 
     An answer is used again where structure and level of theory are the same. Failures are not stored: the same command tries
     them again.
+
+    Attributes:
+        engine: The engine.
+        home: Folder that several jobs share, one file an answer; None: the folder of each calculation.
     """
 
     engine: Engine
+    home: Path | None = None
 
     @property
     def name(self) -> str:
@@ -54,7 +60,9 @@ class Remembered:
         known: Prediction | None = None,
     ) -> Answer | Failure:  # fmt: skip
         """See `Engine.label`."""
-        path, identity = folder / ANSWER, f"{structure_sha256(system)} {level_of(self.engine)}"
+        identity = f"{structure_sha256(system)} {level_of(self.engine)}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        path = folder / ANSWER if self.home is None else self.home / f"{digest[:32]}.npz"
         if path.is_file() and probes is None:
             with suppress(*DAMAGED):
                 arrays = read_arrays(path)
@@ -79,8 +87,10 @@ def theory_of(source: Engine | Potential) -> str:
 
 def level_of(engine: Engine) -> str:
     """What an answer depends on, without limits of time and the way to start the program."""
-    settings: Any = getattr(engine, "settings", None)
+    inner: Any = getattr(engine, "engine", engine)
+    settings, potential = getattr(inner, "settings", None), getattr(inner, "potential", None)
     told = {} if settings is None else {k: v for k, v in asdict(settings).items() if k not in ("timeout_s", "command")}
+    told |= {} if potential is None else {"model": model_id(potential)}
     return f"{engine.name} {told}"
 
 
@@ -92,26 +102,32 @@ def longest_s(engine: Engine) -> float:
 
 def load_engine(
     name: str, *, cp2k: Cp2kSettings | None = None, pyscf: MoleculeDftSettings | None = None, subject: str = "--engine",
-    device: str = "cpu",
+    device: str = "cpu", home: Path | None = None,
 ) -> Engine:  # fmt: skip
     """A hard engine: "cp2k", "pyscf", a teacher's name, or module:attribute of an ASE calculator; it remembers its answers.
 
+    Args:
+        name: Its name.
+        cp2k, pyscf: Settings of these engines.
+        subject: The flag, for messages.
+        device: Device of a potential.
+        home: Folder of the answers (`Remembered`).
     Raises:
-        BadInput: Unknown name.
-        MdistillError, MissingPackage: The program or package is not installed.
+        BadInput: Unknown name, or the program is not installed.
+        MissingPackage: The package is not installed.
     """
     if not name:
         raise BadInput(subject, "names no engine", allowed=", ".join(ENGINES), fix=f"{subject} cp2k")
     if name == "cp2k":
         from mdistill.labelling.cp2k import Cp2k
 
-        return Remembered(Cp2k(cp2k or Cp2kSettings()))
+        return Remembered(Cp2k(cp2k or Cp2kSettings()), home)
     if name == "pyscf":
         from mdistill.labelling.molecular_dft import MolecularDft
 
-        return Remembered(MolecularDft(pyscf or MoleculeDftSettings()))
+        return Remembered(MolecularDft(pyscf or MoleculeDftSettings()), home)
     try:
-        return Remembered(as_engine(load(name, device=device, subject=subject)))
+        return Remembered(as_engine(load(name, device=device, subject=subject)), home)
     except BadInput as error:
         allowed = f"{', '.join(ENGINES)}, {error.allowed}"
         raise BadInput(error.subject, error.problem, allowed=allowed, fix=error.fix) from error

@@ -60,12 +60,12 @@ def located(name: str | Path) -> Path:
 
 
 def find_student(folder: Path) -> Path:
-    """The newest student of a run folder: the one after the last on-policy round, else the first fit's.
+    """The newest student of a run folder: the one of hard labels, that after the last on-policy round, else the first fit's.
 
     Raises:
         BadInput: The folder holds no student.
     """
-    for pattern in ("student.mdistill", "refine/student.mdistill", "train/student.mdistill"):
+    for pattern in ("student.mdistill", "harden/student.mdistill", "refine/student.mdistill", "train/student.mdistill"):
         if (folder / pattern).is_file():
             return folder / pattern
     allowed = "a student file or a run folder made by `mdistill distill` or `mdistill train`"

@@ -19,7 +19,7 @@ from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
-from mdistill.workflows.run_parts import read_labels, relaxed_systems
+from mdistill.workflows.run_parts import own_labels, relaxed_systems
 from mdistill.workflows.settings import BenchSettings
 
 FRONT = "front"
@@ -46,7 +46,8 @@ def bench(run: Path, teacher: Potential, settings: BenchSettings, *, stop: StopR
         BadInput: The folder holds no student, labels or structure.
         Interrupted: A stop was requested; the same call resumes.
     """
-    student, frames = find_student(run), read_labels(run)
+    student = find_student(run)
+    frames = own_labels(run, student)
     system, made = relaxed_systems(run)[0], read_metadata(student)["provenance"].get("settings", {})
     share = float(made.get("held_out", TrainSettings().held_out))
     held_out, fit = split_blocks(frames, held_out=share)[1], FitSettings(max_minutes=settings.minutes, seed=settings.seed)

@@ -1,8 +1,9 @@
 """The main job: from a crystal structure and a teacher to a validated fast student, production MD, transport, a report.
 
-Stages, each a subfolder of the run and resumable: prepare → label → train → refine → gates (→ stride) → production → check
-(→ follow); the run folder itself holds ledger.json, student.mdistill, results.json, report.html. A stage whose settings and
-inputs did not change is skipped (`folder.run_stage`).
+Stages, each a subfolder of the run and resumable: prepare → label → train → refine (→ harden) → gates (→ stride) → production
+→ check (→ follow) (→ before); the run folder itself holds ledger.json, student.mdistill, results.json, report.html. A stage whose
+settings and inputs did not change is skipped (`folder.run_stage`). With hard labels the stages after `harden` use its students,
+and the teacher with the fitted difference.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ from mdistill.data.prepare import plan
 from mdistill.data.store import LabelStore
 from mdistill.data.supercell import enlarged
 from mdistill.errors import BlowUp
+from mdistill.hardening.changes import changes
+from mdistill.hardening.corrected import Reference
+from mdistill.hardening.harden import DELTA
+from mdistill.hardening.refine import Rounds, refine
+from mdistill.hardening.settings import RefineSettings
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing, sha256
 from mdistill.io.structures import STRUCTURES, read_structure, read_systems
@@ -28,6 +34,7 @@ from mdistill.judge.check import check_production
 from mdistill.judge.fit_tables import training_results
 from mdistill.judge.potential import validate
 from mdistill.judge.teacher_dynamics import follow_teacher
+from mdistill.labelling.engine import Engine
 from mdistill.labelling.label import label_run
 from mdistill.matter.kinds import KINDS, further_notes, recognised
 from mdistill.nets.model_files import read_metadata
@@ -42,23 +49,19 @@ from mdistill.runs.results import Results, merge, read_results, with_sections, w
 from mdistill.settings import USUAL_TIMEOUT, amended, child_seed, to_json
 from mdistill.teachers import check_teacher
 from mdistill.teachers.models import STRIDE, load, load_stride
-from mdistill.training.committee import member_file, members_beside, train_committee
+from mdistill.training.committee import members_beside, train_committee
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
+from mdistill.workflows import hard_stages
 from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
 from mdistill.workflows.prepare import prepared_systems
 from mdistill.workflows.production import produce
-from mdistill.workflows.refine import Rounds, refine
 from mdistill.workflows.run_parts import check_labels, read_labels
-from mdistill.workflows.stage_log import tell_stage
+from mdistill.workflows.settings import ProductionSettings
+from mdistill.workflows.stage_log import stage_order, tell_stage
 from mdistill.workflows.stride import rung_seeds, stride_rung
-from mdistill.workflows.verdict import broken_results, with_fixes, withheld
+from mdistill.workflows.verdict import broken_results, not_followed, with_fixes, withheld
 
-STAGES = ("prepare", "label", "train", "refine", "gates", "production", "check", "follow")
-NOT_FOLLOWED = (
-    "Not compared: RDFs and mean square displacement of the teacher in equilibrium; its dynamics lasted about a picosecond. "
-    "--check-ps 20 --update follows it for 20 ps"
-)
 STUDENT = "student.mdistill"
 
 
@@ -87,16 +90,17 @@ def distill(
     plan(crystal, settings.prepare)
     teacher = load(settings.teacher, device=settings.device, subject="--teacher", timeout_s=settings.label.timeout_s)
     plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
+    engine = hard_stages.hard_engine(settings, folder)
     with locked(folder):
         inputs = {"structure": crystal.sha256}
-        recorded = amended(settings, {"label.timeout_s": USUAL_TIMEOUT})
-        keep_settings(folder, "distill", recorded, inputs=inputs, paths=("structure",), update=update)
+        kept = hard_stages.recorded(settings, {"label.timeout_s": USUAL_TIMEOUT})
+        keep_settings(folder, "distill", kept, inputs=inputs, paths=("structure",), update=update)
         if on_begin is not None:
             on_begin()
         check_labels(folder, update=update)
         for note in recognised(crystal, settings.matter)[2]:
             notify(note)
-        job = _Job(settings, folder, crystal, teacher, workers, stop)
+        job = _Job(settings, folder, crystal, teacher, workers, stop, engine)
         try:
             results = job.all()
         except BlowUp as blown:
@@ -116,15 +120,15 @@ class _Job:
     teacher: Potential
     workers: int
     stop: StopRequest
+    engine: Engine | None = None
 
     def all(self) -> Results:
         """Every stage in order; their results together."""
         settings, home = self.settings, self.folder
         start = home / "prepare" / STRUCTURES
         labels = home / "label" / "labels.jsonl"
-        names = self._members()
-        first, final = [home / "train" / name for name in names], home / "refine" / STUDENT
-        everything = home / "refine" / "labels.txt"
+        first, refined_labels = hard_stages.student_files(settings, home, "train"), home / "refine" / "labels.txt"
+        names = [path.name for path in first]
         prepared_systems(
             self.crystal, self.teacher, settings.prepare, home / "prepare", seed=self._seed("prepare"),
             timeout_s=settings.label.timeout_s, workers=self.workers, stop=self.stop,
@@ -135,34 +139,31 @@ class _Job:
         refined = {"refine": settings.refine, "train": settings.train, "label": label, "seed": settings.seed}
         refined |= {"pressure_GPa": settings.production.pressure_GPa, "fixed_cell": settings.production.fixed_cell}
         self._stage("refine", refined, [labels, *first, start], [*names, "labels.txt"], self._refine, asks=True)
+        taught = [refined_labels]
+        if self.engine is not None:
+            soft = hard_stages.student_files(settings, home, "refine")
+            hard = hard_stages.harden_work(settings, self.engine, refined)
+            self._stage("harden", hard, [labels, refined_labels, *soft, start], [*names, DELTA], self._harden, asks=True)
+            taught.append(home / "harden" / DELTA)
         limits = {"validate": settings.validate, "seed": settings.seed}
-        self._stage("gates", limits, [final, everything, start], [], self._validate, asks=True)
+        self._stage("gates", limits, [self._models()[0], *taught, start], [], self._validate, asks=True)
         held = withheld(read_results(home / "gates").gates, settings)
         if held:
-            return self._together(STAGES[: STAGES.index("production")], notes=[held])
-        self._answer([*(home / "refine" / name for name in names), start])
-        left_out = {"check"} if not settings.check.frames else set()
-        left_out |= {"follow"} if settings.check_ps is None else set()
-        notes = [NOT_FOLLOWED] if settings.check_ps is None else []
-        return self._together([name for name in STAGES if name not in left_out], notes)
+            return self._together(self._order(until="stride" if settings.stride_fs else "production"), notes=[held])
+        self._answer([*self._models(), start])
+        return self._together(self._order(), not_followed(settings))
 
     def _answer(self, produced_from: list[Path]) -> None:
         """Long strides, production and its check, from the last student and the structures."""
-        settings, home = self.settings, self.folder
-        students = [home / "refine" / name for name in self._members()]
+        settings, home, students = self.settings, self.folder, self._models()
         if settings.stride_fs:
             seeds = {f"{part}.seed": seed for part, seed in rung_seeds(self._seed("stride")).items()}
             learned = amended(settings.rung(), seeds)
             judge = learned.pop("judge")
             self._stage("stride", learned, [students[0], produced_from[-1]], [STRIDE], self._stride, last=judge)
             produced_from = [*produced_from, home / "stride" / STRIDE]
-        production = amended(settings.production, {"despite_gates": False})
-        asked = {
-            "production": production,
-            "temperatures": settings.temperatures,
-            "mobile": settings.mobile,
-            "seed": settings.seed,
-        }
+        asked = {name: getattr(settings, name) for name in ("temperatures", "mobile", "seed")}
+        asked |= {"production": amended(settings.production, {"despite_gates": False})}
         runs = range(1, settings.production.runs + 1)
         trajectories = [f"{kelvin:g}K/run-{k}/trajectory.h5" for kelvin in settings.temperatures for k in runs]
         self._stage("production", asked, produced_from, trajectories, self._produce)
@@ -172,19 +173,21 @@ class _Job:
         if settings.check_ps is not None:
             followed = {"check_ps": settings.check_ps, "limits": settings.validate.limits, "seed": settings.seed}
             self._stage("follow", followed, [home / "production" / "results.json", students[0]], [], self._follow, asks=True)
+        if "before" in self._order():
+            soft = hard_stages.student_files(settings, home, "refine")
+            brief = asked | {"before": settings.harden.before}
+            self._stage("before", brief, [home / "production" / "results.json", *soft, produced_from[-1]], [], self._before)
 
     def broken(self, blown: BlowUp) -> Results:
         """Results of the stages before the one whose dynamics blew up."""
-        order = [name for name in (*STAGES[:5], "stride", *STAGES[5:]) if name != "stride" or self.settings.stride_fs]
-        states = [Ledger(self.folder / name).entries().get(name, {}).get("state") for name in order]
-        stage = order[states.index(BEGUN)]
-        done = [name for name in STAGES if name in order[: states.index(BEGUN)]]
-        return broken_results(self._together(done), stage, blown, self.settings)
+        states = {name: Ledger(self.folder / name).entries().get(name, {}).get("state") for name in self._order()}
+        stage = next(name for name, state in states.items() if state == BEGUN)
+        return broken_results(self._together(self._order(until=stage)), stage, blown, self.settings)
 
     def _together(self, stages: Sequence[str], notes: Sequence[str] = ()) -> Results:
         """Results of finished stages, the notes first; the students are copied into the run folder."""
-        home, files = self.folder, [self.folder / "refine" / name for name in self._members()]
-        if "refine" in stages:
+        home, files = self.folder, self._models()
+        if files[0].parent.name in stages:
             for stale in members_beside(home / STUDENT):
                 stale.unlink()
             for file in files:
@@ -197,14 +200,12 @@ class _Job:
         )  # fmt: skip
         results.scenes.append(structure_scene(self._systems()[0], mobile=self.settings.mobile))
         for name in stages:
-            results = merge(results, read_results(home / name))
-        if self.settings.stride_fs and "production" in stages:
+            if name != "stride":
+                results = merge(results, read_results(home / name))
+        if "stride" in stages and "production" in stages:
             results = with_sections(results, read_results(home / "stride"))
-        model = {"model_sha256": read_metadata(files[0])["sha256"]} if "refine" in stages else {}
+        model = {"model_sha256": read_metadata(files[0])["sha256"]} if files[0].parent.name in stages else {}
         return with_fixes(replace(results, provenance=results.provenance | model), self.settings)
-
-    def _members(self) -> list[str]:
-        return [member_file(number) for number in range(1, self.settings.committee + 1)]
 
     def _stage(
         self, name: str, settings: Mapping[str, object], inputs: list[Path], outputs: list[str],
@@ -223,11 +224,12 @@ class _Job:
 
         run_stage(folder, work, ["results.json", *outputs], told)
 
-    def _order(self) -> list[str]:
-        """Names of the stages in the order in which they run."""
-        settings = self.settings
-        left_out = {"check": not settings.check.frames, "follow": not settings.check_ps, "stride": not settings.stride_fs}
-        return [name for name in (*STAGES[:5], "stride", *STAGES[5:]) if not left_out.get(name)]
+    def _models(self) -> list[Path]:
+        """Model files of the last students."""
+        return hard_stages.student_files(self.settings, self.folder)
+
+    def _order(self, *, until: str = "") -> list[str]:
+        return stage_order(self.settings, until=until)
 
     def _seed(self, name: str) -> int:
         return child_seed(self.settings.seed, name)
@@ -246,57 +248,89 @@ class _Job:
         )  # fmt: skip
         return _told(training_results(results[0], "first fit", others=results[1:]))
 
-    def _refine(self, folder: Path) -> Results:
-        settings, least = self.settings, self.settings.refine
-        mobile = mobile_element(settings.mobile)
-        rounds = Rounds(
-            systems=[enlarged(system, atoms=least.atoms, ions=least.ions, mobile=mobile) for system in self._systems()],
-            teacher=self.teacher, temperatures_K=settings.label.temperatures_K, settings=settings.refine, label=settings.label,
-            train=settings.train, pressure_GPa=self._pressure(), matter=KINDS[settings.matter], seed=self._seed("refine"),
-            workers=self.workers,
+    def _rounds(self, name: str, systems: list[System], refine: RefineSettings) -> Rounds:
+        settings = self.settings
+        return Rounds(
+            systems=systems, teacher=self.teacher, temperatures_K=settings.label.temperatures_K, settings=refine,
+            label=settings.label, train=settings.train, pressure_GPa=self._pressure(), matter=KINDS[settings.matter],
+            seed=self._seed(name), workers=self.workers,
         )  # fmt: skip
-        first = [self.folder / "train" / member_file(number) for number in range(1, settings.committee + 1)]
+
+    def _refine(self, folder: Path) -> Results:
+        settings, least, mobile = self.settings, self.settings.refine, mobile_element(self.settings.mobile)
+        systems = [enlarged(system, atoms=least.atoms, ions=least.ions, mobile=mobile) for system in self._systems()]
+        rounds = self._rounds("refine", systems, settings.refine)
+        first = hard_stages.student_files(settings, self.folder, "train")
         results, tables = refine(rounds, self._labels(), first, folder, stop=self.stop, provenance=self._provenance())
         shards = sorted(folder.glob("round-*/labels/*.npz"))
         with replacing(folder / "labels.txt") as partial:
             partial.write_text("".join(f"{sha256(p)} {p.relative_to(folder)}\n" for p in shards), encoding="utf-8")
         return merge(tables, _told(training_results(results[0], "last fit", others=results[1:])))
 
+    def _harden(self, folder: Path) -> Results:
+        assert self.engine is not None  # noqa: S101
+        own = self._rounds("harden", self._systems(), hard_stages.later_rounds(self.settings))
+        return hard_stages.harden_stage(self.settings, self.folder, self.engine, own, told=self._provenance(), stop=self.stop)
+
+    def _reference(self) -> Reference:
+        return hard_stages.judged_by(self.settings, self.folder, self.teacher)
+
     def _validate(self, folder: Path) -> Results:
-        settings = self.settings
-        frames = self._labels()
+        settings, reference = self.settings, self._reference()
+        frames = reference.labels(self._labels())
         held_out = split_blocks(frames, held_out=settings.train.held_out)[1]
         compared = [frame for frame in frames if frame.temperature_K in settings.temperatures]
-        return validate(
-            self._student(), self.teacher, held_out, self._systems()[0], settings.validate, folder, taught=settings.label,
+        plain = settings.validate if self.engine is None else replace(settings.validate, replays=0)
+        results = validate(
+            self._student(), self.teacher, held_out, self._systems()[0], plain, folder, taught=settings.label,
             teacher_frames=compared, labels=read_labels(self.folder), mobile=settings.mobile, seed=self._seed("validate"),
             stop=self.stop,
         )  # fmt: skip
+        return reference.told(results)
 
     def _stride(self, folder: Path) -> Results:
-        student, rung, seed = self.folder / "refine" / STUDENT, self.settings.rung(), self._seed("stride")
+        student, rung, seed = self._models()[0], self.settings.rung(), self._seed("stride")
         return stride_rung(student, self._systems(), rung, folder, seed=seed, stop=self.stop)
 
     def _produce(self, folder: Path) -> Results:
-        settings = self.settings
-        production = replace(settings.production, fixed_cell=self._pressure() is None)
+        kelvin, stride = self.settings.temperatures, self._long_strides()
+        return self._runs(folder, self._committee(), kelvin, self._production(), name="production", stride=stride)
+
+    def _production(self) -> ProductionSettings:
+        return replace(self.settings.production, fixed_cell=self._pressure() is None)
+
+    def _before(self, folder: Path) -> Results:
+        """The soft students' runs at the highest temperature, and what differs in those of production."""
+        kelvin, home = max(self.settings.temperatures), self.folder / "production"
+        brief, soft = hard_stages.brief_production(self.settings, self._production()), self._committee("refine")
+        try:
+            results = self._runs(folder, soft, (kelvin,), brief, name="before")
+        except BlowUp as blown:
+            return _told(Results(command="changes", notes=[f"the MD of the soft students blew up, {blown.reason}: not compared"]))
+        return changes(results, read_results(home), (folder / f"{kelvin:g}K", home / f"{kelvin:g}K"), kelvin=kelvin)
+
+    def _runs(
+        self, folder: Path, students: list[Potential], kelvin: Sequence[float], settings: ProductionSettings, *, name: str,
+        stride: StrideMap | None = None,
+    ) -> Results:  # fmt: skip
         return produce(
-            self._systems(), self._committee(), settings.temperatures, production, folder,
-            mobile=mobile_element(settings.mobile), matter=KINDS[settings.matter], heavy_h=settings.label.heavy_h,
-            seed=self._seed("production"), stride=self._long_strides(), taught=self._labels(), stop=self.stop,
+            self._systems(), students, kelvin, settings, folder, mobile=mobile_element(self.settings.mobile),
+            matter=KINDS[self.settings.matter], heavy_h=self.settings.label.heavy_h, seed=self._seed(name), stride=stride,
+            taught=self._labels(), stop=self.stop,
         )  # fmt: skip
 
     def _check(self, folder: Path) -> Results:
-        settings, home = self.settings, self.folder
+        settings, home, reference = self.settings, self.folder, self._reference()
         values = read_results(home / "production").values
         slopes = {f"{t:g} K": values[name] for t in settings.temperatures if (name := f"msd_slope_{t:g}K") in values}
         limits = [f"{t:g} K" for t in settings.temperatures if (d := values.get(f"diffusivity_{t:g}K")) and d.value is None]
-        return check_production(
-            home / "production", [load(home / "refine" / name, device=settings.device) for name in self._members()], self.teacher,
+        results = check_production(
+            home / "production", [load(path, device=settings.device) for path in self._models()], reference.potential,
             settings.check, folder, temperatures_K=settings.temperatures, mobile=mobile_element(settings.mobile),
             limits=settings.validate.limits, label=settings.label, pbc=self._systems()[0].pbc[0].tolist(),
             orderings=len(self._systems()), slopes=slopes, bounds=limits, workers=self.workers, stop=self.stop,
         )  # fmt: skip
+        return reference.told(results)
 
     def _follow(self, folder: Path) -> Results:
         """The teacher in the trained cell, at the volume of production at the highest temperature."""
@@ -305,10 +339,12 @@ class _Job:
         share = start.n_atoms / len(produced.numbers)
         volumes = [float(torch.linalg.det(cell.double()).abs()) for cell in (start.cell[0], produced.cell[0])]
         start = in_cell(start, start.cell[0] * (share * volumes[1] / (volumes[0] or 1.0)) ** (1.0 / 3.0))
-        return follow_teacher(
-            self.teacher, self._student(), start, folder, temperature_K=kelvin, time_ps=settings.check_ps or 0.0,
+        reference = self._reference()
+        results = follow_teacher(
+            reference.potential, self._student(), start, folder, temperature_K=kelvin, time_ps=settings.check_ps or 0.0,
             mobile=mobile_element(settings.mobile), limits=settings.validate.limits, seed=self._seed("follow"), stop=self.stop,
         )  # fmt: skip
+        return reference.told(results)
 
     def _pressure(self) -> float | None:
         """Pressure of the student's dynamics, GPa; None in a fixed cell, and for a teacher without stress."""
@@ -321,16 +357,16 @@ class _Job:
         folder = self.folder / "stride"
         if not self.settings.stride_fs or not all(gate.passed for gate in read_results(folder).gates):
             return None
-        return load_stride(folder / STRIDE, student=self.folder / "refine" / STUDENT)
+        return load_stride(folder / STRIDE, student=self._models()[0])
 
     def _student(self) -> Potential:
         """The first member of the committee."""
         return self._committee()[0]
 
-    def _committee(self) -> list[Potential]:
-        """The last fits, in float32: nearly twice as fast; the NVE drift gate checks its precision."""
-        names = [member_file(number) for number in range(1, self.settings.committee + 1)]
-        return [load(self.folder / "refine" / name, device=self.settings.device, precision="float32") for name in names]
+    def _committee(self, stage: str = "") -> list[Potential]:
+        """The last students, or those of a stage, in float32: nearly twice as fast; the NVE drift gate checks its precision."""
+        files = hard_stages.student_files(self.settings, self.folder, stage)
+        return [load(path, device=self.settings.device, precision="float32") for path in files]
 
     def _systems(self) -> list[System]:
         return read_systems(self.folder / "prepare" / STRUCTURES)
@@ -340,11 +376,9 @@ class _Job:
 
     def _provenance(self) -> dict[str, object]:
         return {
-            "formula": reduced_formula(self.crystal.composition),
-            "teacher": self.settings.teacher,
-            "structure": str(self.settings.structure),
-            "structure_sha256": self.crystal.sha256,
-        }
+            "formula": reduced_formula(self.crystal.composition), "teacher": self.settings.teacher,
+            "structure": str(self.settings.structure), "structure_sha256": self.crystal.sha256,
+        }  # fmt: skip
 
     def _citations(self) -> list[str]:
         from mdistill.teachers import find_teacher

@@ -10,13 +10,15 @@ import tyro
 
 from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput
+from mdistill.hardening.settings import HardSettings, RefineSettings
 from mdistill.judge.settings import CheckSettings, JudgeSettings, StrideRungSettings, ValidateSettings
+from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
 from mdistill.labelling.settings import LabelSettings, SegmentSettings
 from mdistill.matter.kinds import HEAVY_H_FS, KINDS, mobile_ion, recognised
 from mdistill.nets.settings import LONGEST_STRIDE
 from mdistill.settings import HOTTEST, SEEDS, BadSetting, child_seed, refuse, setting, settings
 from mdistill.training.settings import FitSettings, StrideSettings, TrainSettings
-from mdistill.workflows.settings import ProductionSettings, RefineSettings
+from mdistill.workflows.settings import ProductionSettings
 
 if TYPE_CHECKING:
     from mdistill.crystals.crystal import Crystal
@@ -43,6 +45,12 @@ class DistillSettings:
         train: The student and its fit.
         committee: Number of students with other seeds and held-out blocks; their spread is the model's uncertainty. 1: none.
         refine: On-policy rounds.
+        hard: Engine of hard labels (DFT): cp2k, pyscf, a teacher's name, or module:attribute (code to run) of an ASE calculator.
+            The students learn them, and everything after it uses these students. "": none.
+        hard_budget: Number of hard labels.
+        hard_rounds: Number of rounds that share them. The first chooses frames of the labels, others frames of the student's MD.
+        harden: Choice of frames and training on hard labels.
+        cp2k, pyscf: Level of theory of these engines.
         validate: Gates.
         production: Production MD.
         check: Teacher labels of production frames.
@@ -65,6 +73,12 @@ class DistillSettings:
     train: TrainSettings = field(default_factory=TrainSettings)
     committee: int = setting(3, least=1, most=100)
     refine: RefineSettings = field(default_factory=RefineSettings)
+    hard: str = ""
+    hard_budget: int = setting(40, least=2, most=100_000)
+    hard_rounds: int = setting(1, least=1, most=100)
+    harden: HardSettings = field(default_factory=HardSettings)
+    cp2k: Cp2kSettings = field(default_factory=Cp2kSettings)
+    pyscf: MoleculeDftSettings = field(default_factory=MoleculeDftSettings)
     validate: ValidateSettings = field(default_factory=ValidateSettings)
     production: ProductionSettings = field(default_factory=ProductionSettings)
     check: CheckSettings = field(default_factory=CheckSettings)
@@ -80,6 +94,8 @@ class DistillSettings:
                 if error.name != "stride_fs":
                     raise
                 refuse(self, "stride_fs", allowed=error.allowed, fix=error.fix)
+        if 2 * self.hard_rounds > self.hard_budget:
+            refuse(self, "hard_rounds", allowed="two hard labels a round, or more", fix=f"--hard-budget {2 * self.hard_rounds}")
         same: list[tuple[str, float | None, float | None]] = [
             ("prepare.cutoff", self.prepare.cutoff, PrepareSettings().cutoff),
             ("train.cutoff", self.train.cutoff, None),

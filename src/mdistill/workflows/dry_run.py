@@ -100,6 +100,9 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
             (settings.validate.speed_repeats + 1) * per_call / 60.0,
         ),
     ]
+    if settings.hard:
+        minutes = fit * settings.harden.fit.time * settings.hard_rounds
+        stages.append((f"fits on {settings.hard_budget} labels by {settings.hard}, without the labels", 0, minutes))
     stages.append(("check production (at the size trained)", checks, checks * per_call / 60.0))
     if settings.stride_fs:
         learn = settings.rung().train

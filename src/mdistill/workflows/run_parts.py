@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from mdistill.closed_form.delta import load_delta
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
 from mdistill.io.structures import STRUCTURES, read_systems
+from mdistill.nets.model_files import read_metadata
 from mdistill.runs.folder import set_aside
 from mdistill.runs.results import read_results
 from mdistill.runs.trust import refuse_import
@@ -58,7 +60,8 @@ def check_labels(run: Path, *, update: bool) -> None:
         BadInput: Damaged labels without `update`.
     """
     rounds, check = sorted(run.glob("refine/round-*/labels")), [run / "check" / "labels"]
-    for stage, folders in (("label", [run / "label"]), ("refine", rounds), ("check", check)):
+    hard = [run / "harden" / "labels", *sorted(run.glob("harden/round-*/soft"))]
+    for stage, folders in (("label", [run / "label"]), ("refine", rounds), ("harden", hard), ("check", check)):
         try:
             for folder in folders:
                 LabelStore(folder).check()
@@ -67,6 +70,15 @@ def check_labels(run: Path, *, update: bool) -> None:
                 fix = f"restore it, or add --update to do the stage {stage!r} again (its old folder is kept)"
                 raise BadInput(damage.subject, damage.problem, allowed=damage.allowed, fix=fix) from damage
             set_aside(run / stage)
+
+
+def own_labels(run: Path, student: Path) -> list[LabelledFrame]:
+    """The labels that a run's student was taught: the teacher's, corrected where the student knows hard labels."""
+    frames, delta = read_labels(run), run / "harden" / "delta.mdistill"
+    if not read_metadata(student)["provenance"].get("hard_labels") or not delta.is_file():
+        return frames
+    difference = load_delta(delta)
+    return [difference.corrected(frame) for frame in frames]
 
 
 def read_labels(path: Path) -> list[LabelledFrame]:

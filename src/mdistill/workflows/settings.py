@@ -12,35 +12,6 @@ from mdistill.settings import LONGEST_STEP, SEEDS, refuse, setting, settings
 
 
 @settings
-class RefineSettings:
-    """On-policy rounds.
-
-    Attributes:
-        rounds: Number of rounds.
-        time_ps: Length of the student's MD at each temperature, ps.
-        every_fs: Time between candidate frames, fs.
-        frames: Frames sent to the teacher per temperature, structure and round.
-        atoms: Smallest number of atoms in the student's MD; the trained cell is repeated.
-        ions: Smallest number of mobile ions in it, likewise.
-        refit_share: Time of a refit as a share of the first fit's.
-        refit_rate: Learning rate of a refit as a share of the first fit's.
-    """
-
-    rounds: int = setting(1, least=1)
-    time_ps: float = setting(5.0, above=0.0, most=1e6, unit="ps")
-    every_fs: float = setting(50.0, above=0.0, unit="fs")
-    frames: int = setting(12, least=1)
-    atoms: int = setting(100, least=1, most=10**5)
-    ions: int = setting(24, least=1, most=10**5)
-    refit_share: float = setting(0.5, above=0.0, most=10.0)
-    refit_rate: float = setting(0.3, above=0.0, most=1.0)
-
-    def __post_init__(self) -> None:
-        if self.every_fs > 1000.0 * self.time_ps:
-            refuse(self, "every_fs", allowed=f"at most the length of the MD, {self.time_ps:g} ps", fix="frames closer together")
-
-
-@settings
 class ProductionSettings:
     """Production MD: independent runs at each temperature, until D is known well enough or their time is spent.
 

@@ -13,6 +13,16 @@ from mdistill.runs.results import read_results
 from mdistill.types import System
 from mdistill.workflows.distill_settings import DistillSettings
 
+STAGES = ("prepare", "label", "train", "refine", "harden", "gates", "stride", "production", "check", "follow", "before")
+
+
+def stage_order(settings: DistillSettings, *, until: str = "") -> list[str]:
+    """Names of the stages in the order in which they run; those before `until`."""
+    asked = {"check": settings.check.frames, "follow": settings.check_ps, "stride": settings.stride_fs, "harden": settings.hard}
+    asked["before"] = settings.harden.before if settings.hard else 0.0
+    order = [name for name in STAGES if asked.get(name, True)]
+    return order[: order.index(until)] if until else order
+
 
 def tell_stage(name: str, names: Sequence[str], settings: DistillSettings, home: Path, systems: Sequence[System]) -> None:
     """Print "stage 3 of 7: train, about 9 min left" on standard error.
@@ -35,7 +45,7 @@ def minutes_of(
 ) -> tuple[float, bool]:
     """Minutes that stages may take by their budgets, and whether those of all teacher calls are among them.
 
-    Fits with a fixed number of steps, and the dynamics of gates and refinement, are not counted.
+    Fits with a fixed number of steps, the dynamics of gates and refinement, and hard labels are not counted.
 
     Args:
         names: Stages.
@@ -46,8 +56,9 @@ def minutes_of(
     fit = 0.0 if settings.train.fit.steps else settings.train.fit.max_minutes * max(1.0, settings.committee / usable_cores())
     budgets = {
         "train": fit, "refine": fit * settings.refine.refit_share * settings.refine.rounds,
+        "harden": fit * settings.harden.fit.time * settings.hard_rounds,
         "stride": settings.rung().train.most_minutes if settings.stride_fs else 0.0,
-        "production": settings.production.max_minutes,
+        "production": settings.production.max_minutes, "before": settings.production.max_minutes * settings.harden.before,
     }  # fmt: skip
     calls = {
         "label": estimate_cost(systems, settings.label, 1.0)[0] if "label" in names else 0,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from mdistill.analysis.gates import unstable
 from mdistill.errors import BlowUp
 from mdistill.estimates import Gate, gate, unknown
+from mdistill.hardening.hard_tables import ERROR, SOFTENING
 from mdistill.runs.results import BROKEN, Results
 from mdistill.workflows.distill_settings import DistillSettings
 
@@ -21,6 +22,21 @@ _BETTER_STUDENT = (
     "stability",
 )
 _MORE_FRAMES = ("force error in production", "energy error in production", "overlap with the teacher", "softening")
+
+
+NOT_FOLLOWED = (
+    "Not compared: RDFs and mean square displacement of the teacher in equilibrium; its dynamics lasted about a picosecond. "
+    "--check-ps 20 --update follows it for 20 ps"
+)
+NOT_COMPARED = (
+    "Not compared: RDFs with the teacher's dynamics, which are those of the teacher without hard labels. The section what DFT "
+    "changed shows them before and after. --check-ps 20 --update follows the corrected teacher for 20 ps"
+)
+
+
+def not_followed(settings: DistillSettings) -> list[str]:
+    """What was not compared, where the teacher is not followed."""
+    return [] if settings.check_ps is not None else [NOT_COMPARED if settings.hard else NOT_FOLLOWED]
 
 
 def withheld(gates: Sequence[Gate], settings: DistillSettings) -> str:
@@ -52,6 +68,8 @@ def broken_results(done: Results, stage: str, blown: BlowUp, settings: DistillSe
 def _fix(name: str, settings: DistillSettings) -> str:
     if name in _BETTER_STUDENT:
         return _better(settings)
+    if name in (SOFTENING, ERROR):
+        return f"twice as many hard labels: --update --hard-budget {2 * settings.hard_budget}"
     if name in _MORE_FRAMES:
         return f"twice as many labels of the student's own dynamics: --update --refine.frames {2 * settings.refine.frames}"
     return ""

@@ -23,6 +23,7 @@ from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
 from mdistill.estimates import Estimate, unknown
 from mdistill.graph import make_system
+from mdistill.hardening.settings import RefineSettings
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
 from mdistill.io.trajectories import read_hdf5
@@ -42,7 +43,6 @@ from mdistill.training.committee import member_file, train_committee
 from mdistill.training.potential import TrainingResult, evaluate
 from mdistill.training.settings import TrainSettings
 from mdistill.types import LabelledFrame, Potential, Prediction, System
-from mdistill.workflows.settings import RefineSettings
 
 _BLOCKS_PER_ROUND = 1_000_000
 
@@ -143,21 +143,29 @@ def _label_own_frames(
     members = [load(student, precision="float32") for student in students]
     seed = child_seed(rounds.seed, f"round {number}", "label")
     for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
-        where = home / f"md-{index}-{temperature:g}K"
-        try:
-            masses = repartitioned(system, rounds.label.heavy_h)
-            simulate(system, members[0], _dynamics(rounds, number, index, temperature), where, stop=stop, masses=masses)
-        except BlowUp as blown:
-            notes.append(f"{temperature:g} K: {blown.reason} at step {blown.step}")
-        candidates = _frames(where / "trajectory.h5", system)
+        candidates, broken = own_frames(rounds, number, index, temperature, student=members[0], home=home, stop=stop)
+        notes += [broken] if broken else []
         elements = set(system.numbers.tolist())
         like = [f.system for f in known if f.temperature_K == temperature and set(f.system.numbers.tolist()) == elements]
-        chosen = select(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames, weigh=_spread_of(members, system))
+        chosen = select(candidates, like[:: max(len(like) // 40, 1)], rounds.settings.frames, weigh=spread_of(members, system))
         label_structures(
             [candidates[k] for k in sorted(chosen)], rounds.teacher, store, name=f"{index}/{temperature:g}",
             settings=rounds.label, temperature_K=temperature, seed=seed, workers=rounds.workers, stop=stop,
         )  # fmt: skip
     return [replace(frame, block=frame.block + number * _BLOCKS_PER_ROUND) for frame in store.read()], "; ".join(notes)
+
+
+def own_frames(
+    rounds: Rounds, number: int, structure: int, temperature: float, *, student: Potential, home: Path, stop: StopRequest
+) -> tuple[list[System], str]:
+    """Frames of the student's MD from one of the structures, and why it broke; "" where it did not."""
+    system, where, broken = rounds.systems[structure], home / f"md-{structure}-{temperature:g}K", ""
+    try:
+        masses = repartitioned(system, rounds.label.heavy_h)
+        simulate(system, student, _dynamics(rounds, number, structure, temperature), where, stop=stop, masses=masses)
+    except BlowUp as blown:
+        broken = f"{temperature:g} K: {blown.reason} at step {blown.step}"
+    return _frames(where / "trajectory.h5", system), broken
 
 
 def _dynamics(rounds: Rounds, number: int, structure: int, temperature: float) -> SimulateSettings:
@@ -182,7 +190,7 @@ def _frames(trajectory: Path, system: System) -> list[System]:
     ]
 
 
-def _spread_of(members: Sequence[Potential], like: System) -> Callable[[System], float] | None:
+def spread_of(members: Sequence[Potential], like: System) -> Callable[[System], float] | None:
     """Largest spread of the members' forces on an atom of a structure, eV/Å; None with a single member."""
     if len(members) == 1:
         return None
