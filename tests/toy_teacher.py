@@ -42,6 +42,11 @@ class Born:
         return vectors.new_zeros(graph.system.n_atoms).index_add(0, graph.receiver, 0.5 * fade * (coulomb + core))
 
 
+def stiff() -> object:
+    """The same with stronger cores, for `--hard toy_teacher:stiff`."""
+    return calculator(Conservative(Born(strength=0.42, name="toy-stiff")))
+
+
 def salt() -> object:
     """The ASE calculator, for `--teacher toy_teacher:salt`."""
     return calculator(Conservative(Born()))

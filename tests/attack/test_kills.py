@@ -30,12 +30,15 @@ JOB = shlex.split(
     "--validate.speed-repeats 3 --production.time-ps 0.5 --production.equilibration-ps 0.1 --production.runs 2 "
     "--production.cell-ps 0.1 --production.every-fs 10 --production.atoms 16 --production.ions 8 "
     "--production.max-minutes 0.001 --production.no-size-check --production.despite-gates --stride-fs 8 "
+    "--hard toy_teacher:stiff --hard-budget 6 --hard-rounds 2 --harden.time-ps 0.1 --refine.every-fs 10 "
     "--strides.segments.segments 4 --strides.segments.blocks 4 --strides.segments.frames 4 --strides.segments.between-fs 16 "
     "--strides.segments.equilibration-ps 0.05 --strides.train.fit.steps 8 --strides.judge.time-ps 0.3 "
     "--strides.judge.longest-ps 0.4 --strides.judge.equilibration-ps 0.05 --strides.judge.every-fs 16 "
     "--strides.judge.repeats 3 --check.frames 2 --threads 1"
 )
-STAGES = ("begin", "prepare", "label", "train", "refine", "gates", "stride", "production", "check", "end")
+STAGES = (
+    "begin", "prepare", "label", "train", "refine", "harden", "gates", "stride", "production", "check", "before", "end",
+)  # fmt: skip
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 CHAINS = {
     "job, early": ("job", (0.02, 0.0, KILL)), "job, middle": ("job", (0.5, 0.0, KILL)), "job, late": ("job", (0.98, 0.0, KILL)),
@@ -43,7 +46,7 @@ CHAINS = {
 }  # fmt: skip
 """Place within each stage, seconds after it, signal."""
 BITS = (
-    "label/*.npz", "label/labels.jsonl", "train/*.mdistill", "refine/**/*.mdistill", "refine/**/*.npz", "refine/labels.txt",
+    "label/*.npz", "label/labels.jsonl", "train/*.mdistill", "refine/**/*.mdistill", "refine/**/*.npz", "refine/labels.txt", "harden/**/*.mdistill", "harden/**/*.npz",
     "stride/*.mdistill", "**/log.csv", "*.mdistill", "*.npz", "labels.jsonl",
 )  # fmt: skip
 """Files that are promised to be the same, bit for bit (restarts hold a clock's time, and are left out)."""

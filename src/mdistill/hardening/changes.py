@@ -43,7 +43,7 @@ def changes(before: Results, after: Results, homes: tuple[Path, Path], *, kelvin
         both = [results.values.get(f"{name}_{kelvin:g}K") for results in (before, after)]
         if any(one is not None for one in both):
             rows.append([title, *both])
-    rdf_rows, figure = _rdfs(*map(_joined, runs), kelvin) if _bulk(runs) else ([], None)
+    rdf_rows, figure = _rdfs(_joined(runs[0]), _joined(runs[1]), kelvin) if _bulk(runs) else ([], None)
     lengths = " and ".join(f"{len(part)} × {float(part[0].times[-1] - part[0].times[0]) / PS:.3g} ps" for part in runs)
     caption = f"{kelvin:g} K; runs of {lengths}, otherwise as in production. Errors of D and σ as there."
     table = Table(

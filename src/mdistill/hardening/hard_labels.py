@@ -39,7 +39,7 @@ def label_file(
     label = LabelSettings(probes=0, timeout_s=longest_s(engine))
     label_structures(
         systems, engine, store, name="hard", settings=label, source="hard", workers=workers, stop=stop, group=1, share=SHARE,
-        address=address,
+        attempts=2, address=address,
     )  # fmt: skip
     store.finished()
     frames = store.read()

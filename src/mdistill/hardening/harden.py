@@ -203,7 +203,8 @@ class _Work:
         store, label = LabelStore(self.folder / LABELS), LabelSettings(probes=0, timeout_s=longest_s(job.engine))
         label_structures(
             [frame.system for frame in frames], job.engine, store, name="hard" if number == 1 else f"hard-{number}",
-            settings=label, source="hard", workers=job.workers, stop=self.stop, group=1, share=SHARE, address=job.address,
+            settings=label, source="hard", workers=job.workers, stop=self.stop, group=1, share=SHARE, attempts=2,
+            address=job.address,
         )  # fmt: skip
         store.finished()
         return [frame for frame in store.read() if structure_sha256(frame.system) in mine]

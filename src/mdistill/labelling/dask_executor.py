@@ -15,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mdistill.errors import BadInput, MissingPackage
+from mdistill.errors import BadInput, MdistillError, MissingPackage
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.labelling.engine import Answer, Engine, Failure
+from mdistill.labelling.executor import raised, sent
 from mdistill.labelling.tasks import Question, ask
 
 SCHEME = "dask://"
@@ -110,7 +111,7 @@ class Dask:
         except Exception as error:
             return Failure(reason=f"the worker process died or failed ({type(error).__name__}: {str(error)[:200]})", retry=True)
         if isinstance(answer, dict):
-            raise BadInput(**answer)
+            raise raised(answer)
         return answer
 
     def close(self) -> None:
@@ -119,10 +120,10 @@ class Dask:
 
 
 def _answer(engine: Engine, question: Question, folder: Path) -> Any:
-    """One answer, in a worker; bad input as a dictionary."""
+    """One answer, in a worker; an error that ends the job as a dictionary."""
     try:
         return ask(engine, question, folder)
-    except BadInput as error:
-        return {name: getattr(error, name) for name in ("subject", "problem", "allowed", "fix")}
+    except MdistillError as error:
+        return sent(error)
     except Exception as error:
         return Failure(reason=f"{type(error).__name__}: {error}", retry=True)

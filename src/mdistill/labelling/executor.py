@@ -161,7 +161,7 @@ class Processes:
                 yield number, Failure(reason=reason, retry=True)
                 continue
             self._idle.append(worker)
-            if isinstance(answer, BadInput):
+            if isinstance(answer, MdistillError):
                 raise answer
             yield number, answer
 
@@ -188,13 +188,13 @@ class _Worker:
         with suppress(OSError):
             self.pipe.send_bytes(pickle.dumps(question))
 
-    def answer(self) -> Answer | Failure | BadInput | None:
-        """Its answer, or the bad input; None where it died."""
+    def answer(self) -> Answer | Failure | MdistillError | None:
+        """Its answer, or the error that ends the job; None where it died."""
         try:
             answer = pickle.loads(self.pipe.recv_bytes())  # noqa: S301  (written by our own process)
         except (EOFError, OSError):
             return None
-        return BadInput(**answer) if isinstance(answer, dict) else answer
+        return raised(answer) if isinstance(answer, dict) else answer
 
     def kill(self) -> int | None:
         """Stop it and its children; returns the exit status where it had ended."""
@@ -218,11 +218,23 @@ def _serve(pipe: Connection, engine: Engine, folder: Path) -> None:
             return
         try:
             answer: Any = ask(engine, question, folder)
-        except BadInput as error:
-            answer = {name: getattr(error, name) for name in ("subject", "problem", "allowed", "fix")}
+        except MdistillError as error:
+            answer = sent(error)
         except Exception as error:
             answer = Failure(reason=f"{type(error).__name__}: {error}", retry=True)
         pipe.send_bytes(pickle.dumps(answer))
+
+
+def sent(error: MdistillError) -> dict[str, str]:
+    """An error of a worker that is not the structure's, such as a full disk or an unknown element, for `raised`."""
+    if isinstance(error, BadInput):
+        return {name: getattr(error, name) for name in ("subject", "problem", "allowed", "fix")}
+    return {"message": str(error)}
+
+
+def raised(told: dict[str, str]) -> MdistillError:
+    """The error that `sent` told."""
+    return MdistillError(told["message"]) if "message" in told else BadInput(**told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ class _Run:
     stop: StopRequest
     group: int = _GROUP
     share: float = LARGEST_SHARE
+    attempts: int = 1
     advance: Advance = silent
     pending: list[LabelledFrame] = field(default_factory=list)
 
@@ -146,7 +147,7 @@ def label_run(
 def label_structures(
     systems: Sequence[System], teacher: Potential | Engine, store: LabelStore, *, name: str, settings: LabelSettings,
     source: str = "on-policy", temperature_K: float = 0.0, seed: int = 0, workers: int = 0, stop: StopRequest = NEVER,
-    group: int = _GROUP, share: float = LARGEST_SHARE, address: str = "",
+    group: int = _GROUP, share: float = LARGEST_SHARE, attempts: int = 1, address: str = "",
 ) -> int:  # fmt: skip
     """Label given structures (from the student's dynamics) and add them to a store; resumes like `label_run`.
 
@@ -160,6 +161,7 @@ def label_structures(
         seed, workers, stop: As for `label_run`.
         group: Number of structures per write; 1 where each is expensive.
         share: Share of structures the engine may fail on before the run stops.
+        attempts: Number of calls for a structure where the first may have failed by chance, as when its process was killed.
         address: Of a Dask scheduler that carries out the calculations (`labelling.executor`); "" for this machine.
     Returns:
         Number of frames of this set in the store.
@@ -176,7 +178,7 @@ def label_structures(
         _asking(teacher, settings, store, seed=seed, workers=workers, stop=stop, address=address) as run,
         progress(f"labels {name}", len(systems), unit="call", done=run.position(name)) as run.advance,
     ):
-        run.group, run.share = group, share
+        run.group, run.share, run.attempts = group, share, attempts
         _label_each(run, asked)
     return sum(entry["frames"] for entry in store.index() if entry["key"].startswith(f"{name}@"))
 
@@ -196,7 +198,8 @@ def _asking(
 def _label_each(run: _Run, asked: Sequence[Question]) -> None:
     """Single structures of one set, after those in the store."""
     left = asked[run.position(asked[0].name) :] if asked else []
-    for question, answer in zip(left, run.executor.answers(left, stop=run.stop), strict=False):
+    answers = run.executor.answers(left, attempts=run.attempts, stop=run.stop)
+    for question, answer in zip(left, answers, strict=False):
         run.keep(question, answer)
         run.advance()
         if (question.index + 1) % run.group == 0 or question is left[-1] or run.stop.pending():

@@ -18,12 +18,14 @@ from mdistill.runs.results import Results
 from mdistill.settings import amended
 from mdistill.training.committee import member_file
 from mdistill.types import Potential
+from mdistill.units import PS
 from mdistill.workflows.distill_settings import DistillSettings
 from mdistill.workflows.run_parts import read_labels
 from mdistill.workflows.settings import ProductionSettings
 
 HARD = ("hard", "hard_budget", "hard_rounds", "harden", "cp2k", "pyscf")
 """Settings that do not count without an engine of hard labels."""
+LEAST_FRAMES = 40
 
 
 def hard_engine(settings: DistillSettings, run: Path) -> Engine | None:
@@ -88,7 +90,8 @@ def judged_by(settings: DistillSettings, run: Path, teacher: Potential) -> Refer
 
 
 def brief_production(settings: DistillSettings, production: ProductionSettings) -> ProductionSettings:
-    """Production of the soft students at one temperature: one run each."""
+    """Production of the soft students at one temperature: one run each, of at least `LEAST_FRAMES` frames."""
     share, runs = settings.harden.before, min(production.runs, settings.committee)
     minutes = production.max_minutes * share * runs / (production.runs * len(settings.temperatures))
-    return replace(production, runs=runs, time_ps=production.time_ps * share, max_minutes=minutes, size_check=False)
+    time_ps = max(production.time_ps * share, LEAST_FRAMES * production.every_fs / PS)
+    return replace(production, runs=runs, time_ps=time_ps, max_minutes=minutes, size_check=False)
