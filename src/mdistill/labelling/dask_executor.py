@@ -18,8 +18,7 @@ from typing import Any
 from mdistill.errors import BadInput, MdistillError, MissingPackage
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.labelling.engine import Answer, Engine, Failure
-from mdistill.labelling.executor import raised, sent
-from mdistill.labelling.tasks import Question, ask
+from mdistill.labelling.tasks import Question, ask, raised, sent
 
 SCHEME = "dask://"
 _CONNECT_S = 10.0

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from mdistill.errors import BadInput, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.labelling.engine import Answer, Engine, Failure
-from mdistill.labelling.tasks import Question, ask
+from mdistill.labelling.tasks import Question, ask, raised, sent
 from mdistill.processes import begin_worker, time_limit, worker_context
 from mdistill.types import Graph, Prediction
 
@@ -223,18 +223,6 @@ def _serve(pipe: Connection, engine: Engine, folder: Path) -> None:
         except Exception as error:
             answer = Failure(reason=f"{type(error).__name__}: {error}", retry=True)
         pipe.send_bytes(pickle.dumps(answer))
-
-
-def sent(error: MdistillError) -> dict[str, str]:
-    """An error of a worker that is not the structure's, such as a full disk or an unknown element, for `raised`."""
-    if isinstance(error, BadInput):
-        return {name: getattr(error, name) for name in ("subject", "problem", "allowed", "fix")}
-    return {"message": str(error)}
-
-
-def raised(told: dict[str, str]) -> MdistillError:
-    """The error that `sent` told."""
-    return MdistillError(told["message"]) if "message" in told else BadInput(**told)
 
 
 @dataclass(frozen=True, slots=True)

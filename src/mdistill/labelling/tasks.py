@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mdistill.data.explore import rattled, short_contacts, strained
 from mdistill.data.probes import draw_probes
+from mdistill.errors import BadInput, MdistillError
 from mdistill.labelling.engine import Answer, Engine, Failure
 from mdistill.labelling.plan import Task
 from mdistill.labelling.settings import LabelSettings
@@ -89,6 +90,18 @@ def ask(engine: Engine, question: Question, folder: Path) -> Answer | Failure:
     """The engine's answer; its files lie in a folder of the question's name."""
     place = folder / f"{question.name}-{question.index}".replace("/", "-")
     return engine.label(question.system, place, probes=question.probes, known=question.known)
+
+
+def sent(error: MdistillError) -> dict[str, str]:
+    """An error of a worker that is not the structure's, such as a full disk or an unknown element, for `raised`."""
+    if isinstance(error, BadInput):
+        return {name: getattr(error, name) for name in ("subject", "problem", "allowed", "fix")}
+    return {"message": str(error)}
+
+
+def raised(told: dict[str, str]) -> MdistillError:
+    """The error that `sent` told."""
+    return MdistillError(told["message"]) if "message" in told else BadInput(**told)
 
 
 def frame_of(question: Question, answer: Answer | Failure, *, largest_force: float) -> LabelledFrame | Failure:
