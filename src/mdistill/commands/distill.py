@@ -74,17 +74,23 @@ Interrupted runs resume with the same command.
 examples:
   mdistill distill crystal.cif --quick --dry-run
   mdistill distill crystal.cif --teacher chgnet --mobile Na --out runs/na
-  mdistill distill crystal.cif --quick --stride-fs 16
+  mdistill distill crystal.cif --quick --stride-fs 16 --hard cp2k
   mdistill distill --smiles CCO --teacher xtb --quick
-  mdistill distill crystal.cif --hard cp2k --hard-budget 40
   mdistill distill --smiles OCCOCCO --copies 40 --density 1.12
   mdistill distill runs/na/run.toml --seed 1 --out runs/again
 """
 GROUPS = {
     "what": ("teacher", "temperatures", "mobile", "seed", "quick", "stride_fs"),
     "structure": ("smiles", "copies", "density", "matter", "heavy_h", "cutoff", "prepare.orderings"),
-    "labels and student": ("label.frames", "train.size", "train.fit.max_minutes", "committee", "refine.rounds"),
-    "hard labels": ("hard", "hard_budget", "hard_rounds"),
+    "labels and student": (
+        "label.frames",
+        "train.size",
+        "train.fit.max_minutes",
+        "committee",
+        "refine.rounds",
+        "hard",
+        "hard_budget",
+    ),
     "production": ("production.time_ps", "production.time_step_fs", "production.charge"),
     "run": ("out", "dry_run", "update", "device", "threads", "workers", "max_hours", "trust"),
 }

@@ -43,10 +43,10 @@ class DistillSettings:
         prepare: Orderings, supercell, relaxation.
         label: Labels of the teacher.
         train: The student and its fit.
-        committee: Number of students with other seeds and held-out blocks; their spread is the model's uncertainty. 1: none.
+        committee: Number of students. They have other seeds and held-out blocks; their spread is the model's uncertainty. 1: none.
         refine: On-policy rounds.
-        hard: Engine of hard labels (DFT): cp2k, pyscf, a teacher's name, or module:attribute (code to run) of an ASE calculator.
-            The students learn them, and everything after it uses these students. "": none.
+        hard: Engine of hard labels: cp2k, pyscf, module:attribute. The students learn them, and every later stage uses these
+            students. Also a teacher's name. The attribute is an ASE calculator or makes one; its code is run. "": none.
         hard_budget: Number of hard labels.
         hard_rounds: Number of rounds that share them. The first chooses frames of the labels, others frames of the student's MD.
         harden: Choice of frames and training on hard labels.
