@@ -82,15 +82,7 @@ examples:
 GROUPS = {
     "what": ("teacher", "temperatures", "mobile", "seed", "quick", "stride_fs"),
     "structure": ("smiles", "copies", "density", "matter", "heavy_h", "cutoff", "prepare.orderings"),
-    "labels and student": (
-        "label.frames",
-        "train.size",
-        "train.fit.max_minutes",
-        "committee",
-        "refine.rounds",
-        "hard",
-        "hard_budget",
-    ),
+    "labels and student": ("label.frames", "train.size", "train.fit.max_minutes", "committee", "hard", "hard_budget"),
     "production": ("production.time_ps", "production.time_step_fs", "production.charge"),
     "run": ("out", "dry_run", "update", "device", "threads", "workers", "max_hours", "trust"),
 }

@@ -110,13 +110,15 @@ def main(arguments: list[str]) -> int:
 
 def _hard(given: LabelArguments, arguments: list[str]) -> int:
     from mdistill.hardening.hard_labels import label_file
+    from mdistill.hardening.harden import ANSWERS
     from mdistill.interrupt import stop_on_signals
     from mdistill.labelling.remembered import level_of, load_engine
     from mdistill.runs.folder import keep_settings
     from mdistill.runs.lock import locked
 
-    engine = load_engine(given.engine, cp2k=given.cp2k, pyscf=given.pyscf, device=given.device)
     folder, command = output_folder(given.out), "mdistill label " + shlex.join(arguments)
+    home = folder / ANSWERS
+    engine = load_engine(given.engine, cp2k=given.cp2k, pyscf=given.pyscf, device=given.device, home=home)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         keep_settings(folder, "label", {"engine": level_of(engine)})
         write_config(folder, "mdistill label", given)

@@ -25,6 +25,8 @@ from mdistill.types import Potential, Prediction, System
 
 ENGINES = ("cp2k", "pyscf")
 ANSWER = "answer.npz"
+DECIMALS = 6
+"""Structures whose positions (Å) agree to so many decimals are the same: files hold eight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Remembered:
         known: Prediction | None = None,
     ) -> Answer | Failure:  # fmt: skip
         """See `Engine.label`."""
-        identity = f"{structure_sha256(system)} {level_of(self.engine)}"
+        identity = f"{structure_sha256(system, decimals=DECIMALS)} {level_of(self.engine)}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
         path = folder / ANSWER if self.home is None else self.home / f"{digest[:32]}.npz"
         if path.is_file() and probes is None:

@@ -43,7 +43,7 @@ class DistillSettings:
         prepare: Orderings, supercell, relaxation.
         label: Labels of the teacher.
         train: The student and its fit.
-        committee: Number of students. They have other seeds and held-out blocks; their spread is the model's uncertainty. 1: none.
+        committee: Number of students. Other seeds and held-out blocks; their spread is the model's uncertainty. 1: none.
         refine: On-policy rounds.
         hard: Engine of hard labels: cp2k, pyscf, module:attribute. The students learn them, and every later stage uses these
             students. Also a teacher's name. The attribute is an ASE calculator or makes one; its code is run. "": none.
