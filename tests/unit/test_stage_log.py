@@ -30,6 +30,8 @@ def test_minutes_are_the_budgets_of_what_is_left(settings: DistillSettings) -> N
     production = settings.production.max_minutes
     assert minutes_of(("production",), settings, [fcc()], seconds=None) == (production, True)
     assert minutes_of(("train", "production"), settings, [fcc()], seconds=None) == (pytest.approx(fit + production), True)
+    hard = settings.harden.fit.time * settings.train.fit.max_minutes
+    assert minutes_of(("harden",), replace(settings, hard="cp2k"), [fcc()], seconds=None)[0] == pytest.approx(4 * hard)
     steps = replace(settings, train=replace(settings.train, fit=replace(settings.train.fit, steps=100)))
     assert minutes_of(("train",), steps, [fcc()], seconds=None)[0] == 0.0
 
@@ -68,4 +70,6 @@ def test_stages_that_are_not_asked_for_are_not_counted(settings: DistillSettings
     assert order(stride_fs=8.0, check_ps=20.0) == [
         "prepare", "label", "train", "refine", "gates", "stride", "production", "check", "follow",
     ]  # fmt: skip
+    assert order(hard="cp2k")[4] == "harden" and order(hard="cp2k")[-1] == "before"
+    assert order(hard="cp2k", harden=replace(settings.harden, before=0.0))[-1] == "check"
     assert order(check=replace(settings.check, frames=0))[-1] == "production"

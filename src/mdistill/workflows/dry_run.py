@@ -17,6 +17,7 @@ from mdistill.settings import child_seed
 from mdistill.teachers.models import load
 from mdistill.types import Potential, System
 from mdistill.workflows.distill_settings import DistillSettings, resolved
+from mdistill.workflows.stage_log import hardening_minutes
 
 
 def dry_run(settings: DistillSettings) -> Results:
@@ -101,7 +102,7 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
         ),
     ]
     if settings.hard:
-        minutes = fit * settings.harden.fit.time * settings.hard_rounds
+        minutes = hardening_minutes(settings) or None
         stages.append((f"fits on {settings.hard_budget} labels by {settings.hard}, without the labels", 0, minutes))
     stages.append(("check production (at the size trained)", checks, checks * per_call / 60.0))
     if settings.stride_fs:

@@ -56,7 +56,7 @@ def minutes_of(
     fit = 0.0 if settings.train.fit.steps else settings.train.fit.max_minutes * max(1.0, settings.committee / usable_cores())
     budgets = {
         "train": fit, "refine": fit * settings.refine.refit_share * settings.refine.rounds,
-        "harden": fit * settings.harden.fit.time * settings.hard_rounds,
+        "harden": hardening_minutes(settings),
         "stride": settings.rung().train.most_minutes if settings.stride_fs else 0.0,
         "production": settings.production.max_minutes, "before": settings.production.max_minutes * settings.harden.before,
     }  # fmt: skip
@@ -67,6 +67,12 @@ def minutes_of(
     }  # fmt: skip
     asked = sum(calls.get(name, 0) for name in names)
     return sum(budgets.get(name, 0.0) for name in names) + asked * (seconds or 0.0) / 60.0, seconds is not None or not asked
+
+
+def hardening_minutes(settings: DistillSettings) -> float:
+    """Minutes of the fits on hard labels, one student after the other; 0 for a fixed number of steps."""
+    fit = 0.0 if settings.train.fit.steps else settings.train.fit.max_minutes
+    return fit * settings.committee * settings.harden.fit.time * settings.hard_rounds
 
 
 def seconds_per_call(home: Path, settings: DistillSettings, systems: Sequence[System]) -> float | None:
