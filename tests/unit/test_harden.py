@@ -72,6 +72,7 @@ def test_students_come_nearer_to_hard_labels_and_the_softening_is_told(trained, 
     softening, error = results.gates
     assert (softening.name, softening.sense) == ("softening against DFT", "at least")
     assert error.passed and error.limit == pytest.approx(errors["student before", "stiffer"])
+    assert results.citations == []
     assert results.provenance["softening"] == pytest.approx(0.3, abs=0.05) and results.provenance["hard_labels"] == 6
     assert len(read_systems(tmp_path / CHOSEN)) == 8 and (tmp_path / DELTA).is_file()
     again = Stiffer()

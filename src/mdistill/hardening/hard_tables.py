@@ -69,6 +69,7 @@ def hard_results(compared: Compared, limits: GateLimits) -> Results:
     return Results(
         command="harden", tables=[table], gates=_gates(c, limits),
         provenance={"engine": c.theory, "hard_labels": c.trained, "softening": c.delta.softening},
+        citations=[key for key in ("cp2k", "pyscf") if c.theory.lower().startswith(key)],
     )  # fmt: skip
 
 
