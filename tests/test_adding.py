@@ -25,23 +25,51 @@ def add_lines(path: Path, change: str) -> None:
     path.write_text(text.replace(known, known + new), encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_add_one(name, tmp_path, trust):
-    page = PAGES[name].read_text(encoding="utf-8")
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    files = FILE.findall(page)
-    assert len(files) >= 2 and len(files) == page.count("```python")
-    for place, text in files:
-        target = tmp_path / place
-        assert not target.exists(), f"{place} is there already"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-    for place, change in CHANGE.findall(page):
-        add_lines(tmp_path / place, change)
-    tests = [place for place, _ in files if place.startswith("tests/")]
-    paths = [str(tmp_path / "src"), str(tmp_path), str(ROOT / "tests")]
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, str]:
+    """What pytest says of every test of every page, on one copy of the package that has them all."""
+    place = tmp_path_factory.mktemp("added")
+    shutil.copytree(ROOT / "src", place / "src", ignore=shutil.ignore_patterns("*.egg-info"))
+    tests = []
+    for path in PAGES.values():
+        page = path.read_text(encoding="utf-8")
+        files = FILE.findall(page)
+        assert len(files) >= 2 and len(files) == page.count("```python")
+        for name, text in files:
+            target = place / name
+            assert not target.exists(), f"{name} is there already"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        for name, change in CHANGE.findall(page):
+            add_lines(place / name, change)
+        tests += places_of_tests(page)
+    paths = [str(place / "src"), str(place), str(ROOT / "tests")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert tests and done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    found = dict(re.findall(r"^(tests/\S+::.*) ([A-Z]+) +\[", done.stdout, re.MULTILINE))
+    assert found, done.stdout + done.stderr
+    return found | {"all": done.stdout + done.stderr}
+
+
+def places_of_tests(page: str) -> list[str]:
+    return [name for name, _ in FILE.findall(page) if name.startswith("tests/")]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_add_one(name, outcomes, trust):
+    page = PAGES[name].read_text(encoding="utf-8")
+    for test in places_of_tests(page):
+        said = {node: outcome for node, outcome in outcomes.items() if node.startswith(f"{test}::")}
+        assert said and set(said.values()) == {"PASSED"}, outcomes["all"]
+    assert places_of_tests(page)
     trust("T44", f"page add_{name}: tests of its example", "passed", "passed")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_needs_no_other_page(name):
+    """It names no module that another page adds."""
+    page = PAGES[name].read_text(encoding="utf-8")
+    added = [place for other in PAGES if other != name for place, _ in FILE.findall(PAGES[other].read_text(encoding="utf-8"))]
+    modules = [place.removeprefix("src/").removesuffix(".py").replace("/", ".") for place in added]
+    assert not [one for one in (*added, *modules) if one in page]

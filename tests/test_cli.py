@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -36,10 +37,30 @@ def test_overview_imports_nothing_heavy(trust):
     trust("T44", "mdistill --help: heavy packages imported", len(heavy), "0")
 
 
+@pytest.fixture(scope="module")
+def helps() -> dict[str, tuple[str, list[str]]]:
+    """The help of every command in one fresh process, and the heavy packages that it imported."""
+    words = {name: [name, "potential", "--help"] if name == "train" else [name, "--help"] for name in NAMES}
+    code = f"""
+import contextlib, io, json, sys
+from mdistill import cli
+found, before = {{}}, set()
+for name, words in {words!r}.items():
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        try: cli.run(words)
+        except SystemExit as stop: assert not stop.code
+    now = {{package for package in {HEAVY!r} if package in sys.modules}}
+    found[name], before = (said.getvalue(), sorted(now - before)), now
+print(json.dumps(found))
+"""
+    done = fresh(code)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_command_help_teaches_by_example_without_torch(name, trust):
-    words = [name, "potential", "--help"] if name == "train" else [name, "--help"]
-    said, heavy = imported(f"from mdistill import cli\ntry: cli.run({words!r})\nexcept SystemExit as stop: assert not stop.code")
+def test_command_help_teaches_by_example_without_torch(name, helps, trust):
+    said, heavy = helps[name]
     assert f"mdistill {name}" in said and "examples" in said
     assert not heavy
     trust("T44", f"mdistill {name} --help: heavy packages imported", len(heavy), "0")
