@@ -263,8 +263,9 @@ def test_results_schema(workspace):
     assert raw["format"] == 2
     assert all({"value", "error", "unit"} <= set(v) for v in raw["values"].values())
     assert raw["provenance"]["model_sha256"] and raw["provenance"]["structure_sha256"]
-    worked_with = json.loads((workspace / "runs" / "li6ps5cl" / "ledger.json").read_text(encoding="utf-8"))["work"]["command"]
-    assert raw["settings"] | {"structure": None} == worked_with["settings"] | {"structure": None}, "as resolved, not as typed"
+    ledger = json.loads((workspace / "runs" / "li6ps5cl" / "ledger.json").read_text(encoding="utf-8"))
+    same = {"command": "distill", "structure": None}
+    assert raw["settings"] | same == ledger["work"]["command"]["settings"] | same, "as resolved, not as typed"
     assert (raw["settings"]["matter"], raw["settings"]["mobile"]) == ("crystal", "Li")
 
 
