@@ -85,6 +85,7 @@ def test_the_report_tells_what_changed(place: Path) -> None:
     assert "The dynamics before and after hard labels" in (run / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_labels_are_never_asked_for_twice_and_the_run_can_go_back(place: Path, tmp_path: Path) -> None:
     run, words = tmp_path / "run", ["distill", str(place / "licl.vasp"), *JOB]
     shutil.copytree(place / "run", run, copy_function=shutil.copy2)

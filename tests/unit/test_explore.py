@@ -8,7 +8,7 @@ import torch
 from ase.build import bulk
 from torch import Generator
 
-from mdistill.data.explore import deformed, rattled, short_contacts, strained
+from mdistill.data.explore import can_have_defects, defects, deformed, rattled, short_contacts, strained
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors, make_system, volumes
 from mdistill.types import System
@@ -102,3 +102,54 @@ def test_deformed_is_linear() -> None:
     strain = torch.tensor([[0.1, 0.02, 0.0], [0.02, 0.0, 0.0], [0.0, 0.0, -0.05]], dtype=torch.float64)
     made = deformed(salt(), strain)
     torch.testing.assert_close(made.cell[0], salt().cell[0] @ (torch.eye(3, dtype=torch.float64) + strain))
+
+
+def argyrodite() -> System:
+    """Twelve atoms of three kinds: Li, S, Cl."""
+    atoms = bulk("NaCl", "rocksalt", a=5.2, cubic=True)
+    numbers = np.where(atoms.numbers == 11, 3, 17)
+    numbers[np.flatnonzero(numbers == 17)[:2]] = 16
+    return make_system(atoms.positions, numbers, atoms.cell.array, atoms.pbc)
+
+
+def counts(system: System) -> dict[int, int]:
+    return {z: int((system.numbers == z).sum()) for z in set(system.numbers.tolist())}
+
+
+def test_vacancies_and_swaps_take_turns_and_keep_what_they_should() -> None:
+    system = argyrodite()
+    made = defects(system, count=8, rattle=0.0, generator=seed(0))
+    assert [kind for kind, _ in made] == ["vacancy", "swap"] * 4
+    removed = []
+    for kind, one in made:
+        if kind == "swap":
+            assert counts(one) == counts(system) and torch.equal(one.positions, system.positions)
+            changed = (one.numbers != system.numbers).nonzero()[:, 0]
+            assert sorted(system.numbers[changed].tolist()) == [16, 17]
+        else:
+            assert one.n_atoms == system.n_atoms - 1 == len(one.owner)
+            removed += [z for z in counts(system) if counts(one)[z] < counts(system)[z]]
+            kept = {tuple(row) for row in system.positions.tolist()}
+            assert all(tuple(row) in kept for row in one.positions.tolist())
+    assert sorted(removed) == [3, 3, 16, 17], "elements take turns"
+    assert len({tuple(one.numbers.tolist()) for _, one in made}) > 4
+
+
+def test_unlike_charges_are_not_swapped_and_the_last_atom_of_an_element_stays() -> None:
+    assert {kind for kind, _ in defects(salt(), count=5, generator=seed(1))} == {"vacancy"}
+    system = salt()
+    numbers = system.numbers.clone()
+    numbers[0] = 16
+    single = System(positions=system.positions, numbers=numbers, cell=system.cell, pbc=system.pbc, owner=system.owner)
+    assert all(16 in one.numbers.tolist() for _, one in defects(single, count=12, generator=seed(2)))
+    pair = make_system(np.array([[0.0, 0, 0], [2.5, 0, 0]]), np.array([3, 9]), 5.0 * np.eye(3), [True] * 3)
+    assert not can_have_defects(pair) and defects(pair, count=3, generator=seed(3)) == []
+
+
+def test_defects_are_those_of_the_seed_and_rattled() -> None:
+    first, again, other = (defects(argyrodite(), count=4, rattle=0.05, generator=seed(k)) for k in (0, 0, 1))
+    assert all(torch.equal(a.positions, b.positions) for (_, a), (_, b) in zip(first, again, strict=True))
+    assert any(a.positions.shape != b.positions.shape or not torch.equal(a.positions, b.positions)
+               for (_, a), (_, b) in zip(first, other, strict=True))  # fmt: skip
+    moved = next(one for kind, one in defects(argyrodite(), count=2, rattle=0.05, generator=seed(0)) if kind == "swap")
+    assert 0.02 < float((moved.positions - argyrodite().positions).std()) < 0.09

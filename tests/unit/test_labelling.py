@@ -15,13 +15,18 @@ import pytest
 import torch
 
 from mdistill.data.store import LabelStore
+from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
+from mdistill.io.files import write_json
 from mdistill.labelling.label import label_run, label_structures
 from mdistill.labelling.plan import estimate_cost, plan, task_frames
 from mdistill.labelling.settings import LabelSettings
+from mdistill.runs.ledger import FORMAT, LEDGER, Ledger
+from mdistill.runs.sealed import sealed
 from mdistill.types import Graph, LabelledFrame, Prediction, System
+from systems import MorseNet, random_box
 
 SITES = torch.tensor([[0.0, 0, 0], [2.1, 2.1, 0], [2.1, 0, 2.1], [0, 2.1, 2.1]], dtype=torch.float64)
 
@@ -370,3 +375,30 @@ def test_results_table(tmp_path: Path) -> None:
     frames: list[LabelledFrame] = LabelStore(tmp_path).read(lambda f: f.temperature_K == 600.0)
     force = torch.cat([f.target.forces for f in frames]).norm(dim=1)
     assert table.rows[3][5] == pytest.approx(1e3 * float(force.mean()))
+
+
+def test_defects_are_labelled_with_their_kind_and_change_no_other_label(tmp_path: Path) -> None:
+    box, teacher = random_box(0, atoms=10, closest=2.2), Conservative(MorseNet())
+    short = replace(SETTINGS, temperatures_K=(50.0,), frames=4, time_step_fs=0.5, every_fs=1.0, equilibration_fs=1.0, contacts=0)
+    plain, more = (replace(short, largest_force=1e4, defects=count) for count in (None, 4))
+    for name, settings in (("plain", plain), ("more", more)):
+        label_run([box], teacher, settings, tmp_path / name)
+    added = LabelStore(tmp_path / "more").read(lambda f: f.source in ("vacancy", "swap"))
+    assert [f.source for f in added] == ["vacancy", "swap", "vacancy", "swap"]
+    assert [f.system.n_atoms for f in added] == [9, 10, 9, 10] and all(bool(f.target.energy.isfinite()) for f in added)
+    still = [row for row in content(tmp_path / "more") if row[0] in ("strain", "rattle", "relaxed")]
+    assert still == [row for row in content(tmp_path / "plain") if row[0] in ("strain", "rattle", "relaxed")]
+    assert estimate_cost([box], more, 1.0)[0] > estimate_cost([box], plain, 1.0)[0]
+    results = label_run([box], teacher, more, tmp_path / "more")
+    assert {"vacancy", "swap"} <= {str(row[0]) for row in results.tables[0].rows}
+
+
+def test_a_run_of_a_version_without_defects_resumes(tmp_path: Path) -> None:
+    label_run([crystal()], Springs(), SETTINGS, tmp_path)
+    ledger = Ledger(tmp_path)
+    raw = ledger.entries()
+    raw["labels"]["settings"].pop("defects")
+    write_json(tmp_path / LEDGER, sealed({"format": FORMAT, "work": raw}))
+    springs = Springs()
+    label_run([crystal()], springs, SETTINGS, tmp_path)
+    assert springs.calls == 0

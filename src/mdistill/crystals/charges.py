@@ -62,6 +62,11 @@ def formal_charges(crystal: Crystal) -> dict[int, float] | None:
     return None if best is None else best[1]
 
 
+def usual_charges(number: int) -> list[float]:
+    """Charges (e) that an element usually has in solids, the commonest first; none where no compound is known."""
+    return _usual_charges().get(number, [])
+
+
 def net_charge(composition: dict[int, float], charges: dict[int, float]) -> float:
     """Net charge of a cell, e."""
     return sum(count * charges[number] for number, count in composition.items())

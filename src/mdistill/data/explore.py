@@ -1,13 +1,15 @@
-"""Structures around a given one, for labelling: strained cells, rattled atoms, pairs pushed together. Pure functions."""
+"""Structures around a given one, for labelling: strained cells, rattled atoms, pairs pushed together, defects. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import torch
 from torch import Generator, Tensor
 
+from mdistill.crystals.charges import usual_charges
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.types import System
@@ -104,6 +106,56 @@ def short_contacts(
         positions[sender[edge]] -= shift
         made.append(replace(system, positions=positions))
     return made
+
+
+def defects(system: System, *, count: int, rattle: float = 0.03, generator: Generator) -> list[tuple[str, System]]:
+    """Structures with one defect each, and its kind: "vacancy" or "swap", in turn.
+
+    A vacancy lacks one atom; elements take turns, and the last atom of an element stays. A swap exchanges two atoms of different
+    elements whose usual charges have one sign and differ by at most 1 e, such as S and Cl; without such atoms all are vacancies.
+
+    Args:
+        system: One struct of at least two atoms.
+        count: Number of structures.
+        rattle: Standard deviation (Å) of random displacements on top.
+        generator: Draws atoms and displacements.
+    """
+    elements = [z for z in torch.unique(system.numbers).tolist() if int((system.numbers == z).sum()) > 1]
+    pairs = _like_charged(system)
+    made = list[tuple[str, System]]()
+    for turn in range(count if elements or pairs else 0):
+        half = turn // 2 if pairs and elements else turn
+        if pairs and (turn % 2 or not elements):
+            first, second = (_one_of(system, z, generator) for z in pairs[half % len(pairs)])
+            numbers = system.numbers.clone()
+            numbers[first], numbers[second] = system.numbers[second], system.numbers[first]
+            kind, changed = "swap", replace(system, numbers=numbers)
+        else:
+            left = torch.arange(system.n_atoms) != _one_of(system, elements[half % len(elements)], generator)
+            parts = {name: getattr(system, name)[left] for name in ("positions", "numbers", "owner")}
+            kind, changed = "vacancy", replace(system, **parts)
+        made.append((kind, _displaced(changed, rattle, generator)))
+    return made
+
+
+def can_have_defects(system: System) -> bool:
+    """Whether `defects` makes any: two atoms of one element, or of two that can be swapped."""
+    return len(torch.unique(system.numbers)) < system.n_atoms or bool(_like_charged(system))
+
+
+def _like_charged(system: System) -> list[tuple[int, int]]:
+    """Pairs of elements whose usual charges have one sign and differ by at most 1 e."""
+    usual = {z: usual_charges(z)[:1] for z in torch.unique(system.numbers).tolist()}
+    return [
+        (a, b) for a, b in combinations(usual, 2)
+        if usual[a] and usual[b] and usual[a][0] * usual[b][0] > 0.0 and abs(usual[a][0] - usual[b][0]) <= 1.0
+    ]  # fmt: skip
+
+
+def _one_of(system: System, number: int, generator: Generator) -> int:
+    """The index of a random atom of an element."""
+    atoms = (system.numbers == number).nonzero()[:, 0]
+    return int(atoms[_draw(len(atoms), generator)])
 
 
 def _displaced(system: System, amplitude: float, generator: Generator) -> System:

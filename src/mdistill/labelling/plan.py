@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from mdistill.data.explore import can_have_defects
 from mdistill.errors import BadInput
 from mdistill.labelling.engine import Engine, curvature_calls
 from mdistill.labelling.settings import LabelSettings
@@ -13,7 +14,7 @@ from mdistill.matter.kinds import WITHOUT_H_FS
 from mdistill.matter.masses import usual_time_step
 from mdistill.types import Potential, System
 
-Kind = Literal["strain", "rattle", "contact", "md"]
+Kind = Literal["strain", "rattle", "contact", "defect", "md"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +45,13 @@ def plan(systems: Sequence[System], settings: LabelSettings) -> list[Task]:
     crystal = [bool(system.pbc.all()) for system in systems]
     strains = len(settings.strains) + settings.shears
     still = [
-        [strains * c, 1 + len(settings.rattles), settings.contacts * (s.n_atoms > 1)]
-        for c, s in zip(crystal, systems, strict=True)
+        [
+            strains * c,
+            1 + len(settings.rattles),
+            settings.contacts * (s.n_atoms > 1),
+            (settings.defects or 0) * c * can_have_defects(s),
+        ]
+        for c, s, defects in zip(crystal, systems, broken, strict=True)
     ]
     ladder, labels = len(systems) * len(settings.temperatures_K), 1 + settings.displaced
     room = (settings.max_frames - sum(map(sum, still))) // max(ladder * settings.blocks * labels, 1)
@@ -58,7 +64,7 @@ def plan(systems: Sequence[System], settings: LabelSettings) -> list[Task]:
     tasks: list[Task] = []
     block = 0
     for k, counts in enumerate(still):
-        kinds: tuple[Kind, ...] = ("strain", "rattle", "contact")
+        kinds: tuple[Kind, ...] = ("strain", "rattle", "contact", "defect")
         for kind, count in zip(kinds, counts, strict=True):
             if count:
                 tasks.append(Task(kind=kind, structure=k, temperature_K=0.0, frames=count, per_block=count, first_block=block))

@@ -28,6 +28,7 @@ class LabelSettings:
         shears: Number of randomly sheared cells.
         rattles: Standard deviations of random displacements, Å, one structure each.
         contacts: Number of structures with one pair compressed to 0.6–0.9 of its distance.
+        defects: Number of crystal structures with a vacancy, or with two atoms of like charge swapped (default: none).
         probes: Number of curvature directions per probed frame.
         probe_kind: Directions of curvature labels: random, or rows of the Hessian.
         probe_every: Interval between frames with curvature labels, in frames.
@@ -50,6 +51,7 @@ class LabelSettings:
     shears: int = setting(4, least=0)
     rattles: tuple[float, ...] = setting((0.02, 0.05, 0.1, 0.15), above=0.0, below=1.0, unit="Å")
     contacts: int = setting(20, least=0)
+    defects: int | None = setting(None, least=1, most=10_000)
     probes: int = setting(1, least=0)
     probe_kind: Literal["random", "rows"] = "random"
     probe_every: int = setting(4, least=1)

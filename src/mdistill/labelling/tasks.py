@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mdistill.data.explore import rattled, short_contacts, strained
+from mdistill.data.explore import defects, rattled, short_contacts, strained
 from mdistill.data.probes import draw_probes
 from mdistill.errors import BadInput, MdistillError
 from mdistill.labelling.engine import Answer, Engine, Failure
@@ -50,6 +50,9 @@ def still_questions(task: Task, system: System, settings: LabelSettings, *, seed
     elif task.kind == "rattle":
         made = [system, *rattled(system, amplitudes=settings.rattles, generator=generator)]
         sources[0] = "relaxed"
+    elif task.kind == "defect":
+        kinds = defects(system, count=task.frames, generator=generator)
+        sources, made = [kind for kind, _ in kinds], [one for _, one in kinds]
     else:
         made = short_contacts(system, count=settings.contacts, generator=generator)
     return questions(task.name, made, settings, sources=sources, blocks=[task.first_block] * task.frames, seed=seed)
