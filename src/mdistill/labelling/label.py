@@ -1,9 +1,9 @@
 r"""Teacher labels from structures: strained, rattled and compressed cells, then teacher dynamics up a temperature ladder.
 
 A plan is a fixed list of tasks per structure: "strain", "rattle", "contact", "defect", then "md" at each temperature in turn,
-each starting at the end of the one before, in the cell expected at zero pressure. Frames of dynamics are labelled by the teacher's
-predictions along the way. Each append to the store names its task and progress, and `restart.npz` holds the phase-space point
-of the running dynamics. So a run that was stopped or killed continues bit for bit and adds no frame twice.
+each starting at the end of the one before, in the cell expected at zero pressure. Frames of dynamics are labelled by the
+teacher's predictions along the way. Each append to the store names its task and progress, and `restart.npz` holds the phase-space
+point of the running dynamics. So a run that was stopped or killed continues bit for bit and adds no frame twice.
 
 Files in the folder: labels.jsonl and labels-*.npz (`data.store`), ledger.json, restart.npz, notes.jsonl, broken/*.extxyz.
 """

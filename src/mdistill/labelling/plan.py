@@ -44,14 +44,10 @@ def plan(systems: Sequence[System], settings: LabelSettings) -> list[Task]:
         raise BadInput("structures", "none given", allowed="at least one", fix="prepare a structure first")
     crystal = [bool(system.pbc.all()) for system in systems]
     strains = len(settings.strains) + settings.shears
+    defects = [(settings.defects or 0) * c * can_have_defects(s) for c, s in zip(crystal, systems, strict=True)]
     still = [
-        [
-            strains * c,
-            1 + len(settings.rattles),
-            settings.contacts * (s.n_atoms > 1),
-            (settings.defects or 0) * c * can_have_defects(s),
-        ]
-        for c, s, defects in zip(crystal, systems, broken, strict=True)
+        [strains * c, 1 + len(settings.rattles), settings.contacts * (s.n_atoms > 1), d]
+        for c, s, d in zip(crystal, systems, defects, strict=True)
     ]
     ladder, labels = len(systems) * len(settings.temperatures_K), 1 + settings.displaced
     room = (settings.max_frames - sum(map(sum, still))) // max(ladder * settings.blocks * labels, 1)
