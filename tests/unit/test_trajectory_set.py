@@ -13,11 +13,12 @@ import torch
 from ase.build import bulk
 
 from mdistill import cli
+from mdistill.analysis.settings import GateLimits
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.io.structures import from_atoms
-from mdistill.transport import make_set
+from mdistill.transport import make_set, trajectory_job
 from mdistill.transport.settings import TrajectorySettings
-from mdistill.transport.trajectory_job import _drifted, _measured, crystal_record, mobile_of
+from mdistill.transport.trajectory_job import FORCE_GATE, MODES, _drifted, _measured, crystal_record, mobile_of
 from mdistill.transport.trajectory_set import ARRAYS, add_to_set, read_trajectory_set, write_trajectory_set
 from mdistill.types import Trajectory
 from planted_motion import KELVINS, planted
@@ -64,6 +65,8 @@ def test_flags_decide_what_teaches():
     flags = one.about["flags"] | {"600": ["melted"], "800": ["drifted"], "1000": ["not diffusing"]}
     marked = replace(one, about=one.about | {"flags": flags}, log_msd=np.array([1.0, 1.0, 1.0, np.nan]))
     assert marked.usable.tolist() == [False, False, True, False]
+    failed = replace(marked, about=marked.about | {"flags": flags | {"1000": ["not diffusing", FORCE_GATE]}})
+    assert not failed.usable.any()
     assert not replace(marked, about=marked.about | {"gate_passed": False}).usable.any()
 
 
@@ -196,7 +199,24 @@ def test_one_crystal_end_to_end(tmp_path):
     settings = TrajectorySettings(temperatures=(300.0, 600.0), time_ps=2.0, frames=4, on_policy=4, steps=100)
     record = crystal_record(tmp_path / "LiF.cif", load("sevennet-0"), settings, tmp_path / "work")
     assert record.about["gate_passed"] and record.about["mobile"] == "Li" and record.features.shape == (1, 456)
+    assert set(record.about["gates"]) == {"300", "600"} and record.about["mode"] == "closed-form"
     assert (record.log_msd < 0.0).all() and record.log_msd[1] > record.log_msd[0] and not record.diffusing.any()
     write_trajectory_set(tmp_path / "set.npz", [record])
     assert read_trajectory_set(tmp_path / "set.npz")[0].usable.all() and (tmp_path / "set.npz").stat().st_size < 60_000
     assert len(KELVINS) == 4
+
+
+@pytest.mark.slow
+def test_a_student_that_fails_learns_frames_of_its_own_trajectories(tmp_path, monkeypatch):
+    """With a limit that the tiny student cannot hold, the next rounds know more labels; the record tells of the failed gate."""
+    from mdistill.teachers.models import load
+
+    bulk("LiF", "rocksalt", a=4.03, cubic=True).write(tmp_path / "LiF.cif")
+    monkeypatch.setattr(trajectory_job, "_LIMITS", replace(GateLimits(), force_eV_A=1e-9, force_relative=1e-9))
+    settings = TrajectorySettings(temperatures=(300.0, 600.0), time_ps=2.0, frames=4, on_policy=4, steps=100)
+    record = crystal_record(tmp_path / "LiF.cif", load("sevennet-0"), settings, tmp_path / "work", modes=MODES[:2])
+    first = crystal_record(tmp_path / "LiF.cif", load("sevennet-0"), settings, tmp_path / "first", modes=("closed-form",))
+    assert record.about["mode"] == "gradient" and first.about["labels"] < record.about["labels"] <= first.about["labels"] + 8
+    assert not record.about["gate_passed"] and not record.usable.any()
+    assert all({FORCE_GATE, "broken"} & set(record.about["flags"][kelvin]) for kelvin in ("300", "600"))
+    assert FORCE_GATE in first.about["flags"]["300"] and not first.usable.any()

@@ -46,8 +46,8 @@ class TrajectorySettings:
         cutoff: Cutoff of student and supercell, Å.
         max_atoms: Largest supercell, atoms.
         frames: Teacher frames at each of three temperatures.
-        on_policy: Frames of the first student's dynamics that the teacher labels, per temperature.
-        steps: Steps of a fit by gradient (about 40 s of CPU time). It is made where the closed form fails the force gate, or
+        on_policy: Frames of each trajectory that the teacher labels: they judge the student, and the next one learns them.
+        steps: Steps of a fit by gradient (about 20 s of CPU time). It is made where the closed form fails the force gate, or
             breaks in dynamics.
         seed: Seed of everything random.
     """
@@ -60,7 +60,7 @@ class TrajectorySettings:
     cutoff: float = setting(4.4, above=1.0, most=10.0, unit="Å")
     max_atoms: int = setting(220, least=1, most=10**5)
     frames: int = setting(14, least=2, most=10**4)
-    on_policy: int = setting(16, least=2, most=10**4)
+    on_policy: int = setting(32, least=2, most=10**4)
     steps: int = setting(1600, least=20, most=10**6)
     seed: int = setting(0, least=0, most=SEEDS)
 

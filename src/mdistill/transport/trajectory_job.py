@@ -1,15 +1,15 @@
 """One crystal of the trajectory set: distil a cheap student, run it at each temperature, keep features, spectra and D.
 
-Order and repeat the crystal; relax it (teacher); label dynamics of the teacher at three temperatures; fit in closed form; label
-frames of that student's own dynamics; fit again, and by gradient where the closed form fails the force gate; then NpT for the
-volume and NVT for the trajectory at each temperature, from low to high. Labels are stored as they come, so that a job that was
-stopped repeats only its fits and dynamics.
+Order and repeat the crystal; relax it (teacher); label dynamics of the teacher at three temperatures. Then in rounds: fit a
+student, run it from low to high temperature (NpT for the volume, NVT for the trajectory), let the teacher label frames of these
+very trajectories. They judge it at each temperature; where it fails at any, they are learned by the next one. Labels are stored
+as they come, so that a job that was stopped repeats only its fits and dynamics.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from mdistill import __version__
+from mdistill.analysis.accuracy import accuracy
 from mdistill.analysis.diffusion import diffusivity
 from mdistill.analysis.gates import force_gates
 from mdistill.analysis.msd import displacements, geometric_lags, msd_of
@@ -44,11 +45,11 @@ from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.kinetics import temperature
-from mdistill.simulation.sample import at_temperature, dynamics, sample
+from mdistill.simulation.sample import at_temperature, dynamics, sampled
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.teachers.models import load
-from mdistill.training.potential import train_potential
+from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
 from mdistill.transport.ion_features import ion_features, ion_network, kinds_of
 from mdistill.transport.predict import check_conductor
@@ -65,26 +66,50 @@ MELTED_A2 = 2.0
 OFF_K, OFF_KT = 0.03, 0.15
 """Share by which the mean temperature may be off, and change of the potential energy per atom from the first to the last quarter
 of a run in k_B T, above which it counts as drifted."""
+FORCE_GATE = "force gate"
+"""Flag of a temperature at which the teacher's forces on frames of the trajectory differ by more than the gate allows."""
+_OWN_BLOCKS = 10_000
 _LIMITS = GateLimits()
 _CLOSED = ClosedFormSettings(second=8, third=4, curvature_frames=0, iterations=3)
 _LAGS = 24
 
 
+MODES = ("closed-form", "gradient", "gradient", "gradient")
+"""How the student of each round is fitted: tiny in closed form, small by gradient."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Student:
-    potential: Potential
+class _Round:
+    """A student, its trajectories, and what the teacher says of their frames.
+
+    Attributes:
+        mode: How the student was fitted.
+        labels: Number of labels that it learned.
+        moved: Arrays of the record that belong to motion.
+        flags: Flags by temperature.
+        gates: Gates of the force error by temperature, of the frames of that trajectory.
+        checked: These frames.
+        md_seconds: CPU time of the dynamics.
+    """
+
     mode: str
-    gates: list[Gate]
     labels: int
+    moved: dict[str, Any]
+    flags: dict[str, list[str]]
+    gates: dict[str, list[Gate]]
+    checked: list[LabelledFrame]
+    md_seconds: float
 
     @property
-    def passed(self) -> bool:
-        return all(gate.passed for gate in self.gates)
+    def doubtful(self) -> int:
+        """Number of temperatures at which the dynamics broke or the force gate failed."""
+        return sum(bool({"broken", FORCE_GATE} & set(these)) for these in self.flags.values())
 
 
 def crystal_record(
-    path: Path, teacher: Potential, settings: TrajectorySettings, folder: Path, *, species: str = "", stop: StopRequest = NEVER
-) -> CrystalRecord:
+    path: Path, teacher: Potential, settings: TrajectorySettings, folder: Path, *, species: str = "",
+    modes: Sequence[str] = MODES, stop: StopRequest = NEVER,
+) -> CrystalRecord:  # fmt: skip
     """Everything that the set keeps of one crystal.
 
     Args:
@@ -93,6 +118,7 @@ def crystal_record(
         settings: Lengths and temperatures.
         folder: Folder for the labels; may be removed afterwards.
         species: Mobile ion; by default the first of MOBILE in the crystal.
+        modes: How the student of each round is fitted.
         stop: Checked between steps.
     Raises:
         BadInput: A file that cannot be read, no mobile ion, an unknown element, too many atoms.
@@ -109,37 +135,25 @@ def crystal_record(
     relaxed, result = relax(start, teacher, max_steps=prepare.relax_steps, stop=stop)
     if result.distortion > 0.08:
         relaxed = start
-    student = distilled(relaxed, teacher, settings, folder, seed=seed, stop=stop)
+    best = _best_round(relaxed, teacher, settings, folder, mobile=mobile, modes=modes, seed=seed, stop=stop)
+    if all("broken" in these for these in best.flags.values()):
+        raise MdistillError(f"the student's dynamics broke at every temperature: {next(iter(best.flags.values()))[1]}")
     rows = ion_features([start], teacher, mobile=atomic_numbers[mobile])[0]
     features, kind = kinds_of(rows)
-    begin = time.process_time()
-    moved, flags = _trajectories(relaxed, student.potential, settings, mobile, seed=seed, stop=stop)
-    md_seconds = time.process_time() - begin
-    if student.mode == "closed-form" and any("broken" in these for these in flags.values()):
-        other = distilled(relaxed, teacher, settings, folder, seed=seed, modes=("gradient",), stop=stop)
-        again, flags_again = _trajectories(relaxed, other.potential, settings, mobile, seed=seed, stop=stop)
-        if other.passed or len(_broken(flags_again)) < len(_broken(flags)):
-            student, moved, flags = other, again, flags_again
-    if len(_broken(flags)) == len(settings.temperatures):
-        raise MdistillError(f"the student's dynamics broke at every temperature: {next(iter(flags.values()))[1]}")
     about: dict[str, Any] = {
         "formula": reduced_formula(crystal.composition), "source": path.name, "mobile": mobile,
         "structure_sha256": crystal.sha256,
         "ordered": crystal.ordered, "atoms": start.n_atoms, "volume_change": result.strain, "distortion": result.distortion,
-        "mode": student.mode, "labels": student.labels, "gate_passed": student.passed,
-        "gates": {g.name: [g.measured.value, g.limit, g.passed, g.detail] for g in student.gates}, "flags": flags,
+        "mode": best.mode, "labels": best.labels, "gate_passed": best.doubtful < len(settings.temperatures), "flags": best.flags,
+        "gates": {k: {g.name: [g.measured.value, g.limit, g.passed, g.detail] for g in these} for k, these in best.gates.items()},
         "teacher": teacher.name, "teacher_id": model_id(teacher), "settings": to_json(settings), "version": __version__,
-        "cpu_seconds": time.process_time() - cpu, "md_seconds": md_seconds,
+        "cpu_seconds": time.process_time() - cpu, "md_seconds": best.md_seconds,
     }  # fmt: skip
     return CrystalRecord(
         key=crystal.sha256[:16], about=about, numbers=start.numbers.numpy(), positions=start.positions.numpy(),
         cell=start.cell[0].numpy(), features=features, kind=kind,
-        physics=ion_network(crystal, mobile=atomic_numbers[mobile]), temperatures_K=np.array(settings.temperatures), **moved,
+        physics=ion_network(crystal, mobile=atomic_numbers[mobile]), temperatures_K=np.array(settings.temperatures), **best.moved,
     )  # fmt: skip
-
-
-def _broken(flags: Mapping[str, Sequence[str]]) -> list[str]:
-    return [kelvin for kelvin, these in flags.items() if "broken" in these]
 
 
 def mobile_of(crystal: Crystal, species: str = "") -> str:
@@ -156,106 +170,92 @@ def mobile_of(crystal: Crystal, species: str = "") -> str:
     return found[0]
 
 
-def distilled(
-    relaxed: System, teacher: Potential, settings: TrajectorySettings, folder: Path, *, seed: int,
-    modes: Sequence[str] = ("closed-form", "gradient"), stop: StopRequest = NEVER,
-) -> _Student:  # fmt: skip
-    """The cheapest student whose force gate passes on held-out blocks, at the temperatures of the trajectories and for each
-    element; the best one where none does."""
-    hottest = max(settings.temperatures)
+def _best_round(
+    relaxed: System, teacher: Potential, settings: TrajectorySettings, folder: Path, *,
+    mobile: str, modes: Sequence[str], seed: int, stop: StopRequest,
+) -> _Round:  # fmt: skip
+    """The first round without a doubtful temperature, else that with the fewest."""
+    hottest, rounds = max(settings.temperatures), list[_Round]()
     label = LabelSettings(
         temperatures_K=tuple(round(share * hottest, 1) for share in (0.5, 0.8, 1.15)), frames=settings.frames, blocks=2,
         every_fs=12.0, equilibration_fs=60.0, displaced=2, strains=(-0.03, 0.03), shears=2, rattles=(0.05, 0.1), contacts=16,
         probes=0,
     )  # fmt: skip
-    home = folder / "labels"
-    label_run([relaxed], teacher, label, home, seed=child_seed(seed, "label"), stop=stop)
-    frames = LabelStore(home).read()
-    first = _fitted("closed-form", frames, settings, folder, stop=stop)
-    own = _own_frames(relaxed, first.potential, settings, seed=seed, stop=stop)
-    store = LabelStore(folder / "own")
-    for kelvin, chosen in own.items():
-        label_structures(chosen, teacher, store, name=f"{kelvin:g}", settings=label, temperature_K=kelvin,
-                         seed=child_seed(seed, "own"), stop=stop)  # fmt: skip
-    added = [replace(frame, block=10_000 + 2 * frame.block + k % 2) for k, frame in enumerate(store.read())] if own else []
-    students = list[_Student]()
-    for mode in modes:
-        students.append(_fitted(mode, [*frames, *added], settings, folder, stop=stop))
-        if students[-1].passed:
+    label_run([relaxed], teacher, label, folder / "labels", seed=child_seed(seed, "label"), stop=stop)
+    frames = LabelStore(folder / "labels").read()
+    for number, mode in enumerate(modes):
+        potential = _fitted(mode, frames, settings, folder / f"round-{number}", stop=stop)
+        begin = time.process_time()
+        moved, flags, seen = _trajectories(relaxed, potential, settings, mobile, seed=seed, stop=stop)
+        seconds, store = time.process_time() - begin, LabelStore(folder / f"round-{number}" / "labels")
+        for kelvin, chosen in seen.items():
+            label_structures(chosen, teacher, store, name=f"{kelvin:g}", settings=label, temperature_K=kelvin,
+                             seed=child_seed(seed, f"round {number}"), stop=stop)  # fmt: skip
+        checked = [replace(frame, block=frame.block + (number + 1) * _OWN_BLOCKS) for frame in store.read()]
+        gates = _judged(checked, potential)
+        flags = {k: [*these, *(() if all(g.passed for g in gates.get(k, ())) else (FORCE_GATE,))] for k, these in flags.items()}
+        rounds.append(_Round(
+            mode=mode, labels=len(frames), moved=moved, flags=flags, gates=gates, checked=checked, md_seconds=seconds
+        ))  # fmt: skip
+        if rounds[-1].doubtful == 0:
             break
-    return min(students, key=lambda one: (not one.passed, one.gates[0].measured.value or np.inf))
+        frames = [*frames, *checked]
+    return min(reversed(rounds), key=lambda one: one.doubtful)
 
 
-def _fitted(
-    mode: str, frames: Sequence[LabelledFrame], settings: TrajectorySettings, folder: Path, *, stop: StopRequest
-) -> _Student:
-    home = folder / mode
-    for stale in home.glob("*") if home.exists() else ():
-        stale.unlink()
-    if mode == "closed-form":
-        train = TrainSettings(size="tiny", cutoff=settings.cutoff)
-        result = fit_closed_form(frames, train, home, closed_form=_CLOSED, stop=stop)[0]
-    else:
-        fit = FitSettings(steps=settings.steps, batch_size=4).suited("moment")
-        train = TrainSettings(size="tiny", cutoff=settings.cutoff, curvature="none", fit=fit)
-        result = train_potential(frames, train, home, stop=stop)
-    asked = {name: one for name, one in result.accuracy.force.items() if name != "all" and not _hotter(name, settings)}
-    gates = force_gates(asked, _LIMITS)
-    return _Student(potential=load(result.path, precision="float32"), mode=mode, gates=gates, labels=len(frames))
-
-
-def _hotter(name: str, settings: TrajectorySettings) -> bool:
-    """Whether a group of force errors is of a temperature that no trajectory has."""
-    return name.endswith(" K") and float(name.removesuffix(" K")) > max(settings.temperatures)
-
-
-def _own_frames(
-    start: System, student: Potential, settings: TrajectorySettings, *, seed: int, stop: StopRequest
-) -> dict[float, list[System]]:
-    """Frames of the student's NpT dynamics at each temperature, up to where it breaks."""
-    found: dict[float, list[System]] = {}
-    state: State | System = start
-    for kelvin in settings.temperatures:
-        seeded = child_seed(seed, f"own {kelvin:g}")
-        try:
-            state, states = _run(state, student, _npt(kelvin, seeded), time_ps=1.0, equilibration_ps=0.2,
-                                 every_ps=1.0 / settings.on_policy, stop=stop)  # fmt: skip
-        except BlowUp:
-            break
-        found[kelvin] = [one.system for one in states]
+def _judged(checked: Sequence[LabelledFrame], potential: Potential) -> dict[str, list[Gate]]:
+    """Gates of the force error at each temperature (named as in flags): of its frames, and of each element in them."""
+    found = dict[str, list[Gate]]()
+    for kelvin in sorted({frame.temperature_K for frame in checked}):
+        these = [frame for frame in checked if frame.temperature_K == kelvin]
+        errors = accuracy(these, evaluate(potential, these)).force
+        found[f"{kelvin:g}"] = force_gates({name: one for name, one in errors.items() if name != "all"}, _LIMITS)
     return found
 
 
-def _npt(kelvin: float, seed: int) -> SimulateSettings:
-    return SimulateSettings(
-        ensemble="npt", thermostat="langevin", friction_per_ps=5.0, barostat_ps=0.5, temperature_K=kelvin, seed=seed
-    )
+def _fitted(
+    mode: str, frames: Sequence[LabelledFrame], settings: TrajectorySettings, home: Path, *, stop: StopRequest
+) -> Potential:
+    """A student in float32: tiny in closed form, small by gradient. It starts anew where the folder holds a fit."""
+    for stale in (file for file in home.glob("*") if file.is_file()):
+        stale.unlink()
+    if mode == "closed-form":
+        train = TrainSettings(size="tiny", cutoff=settings.cutoff)
+        path = fit_closed_form(frames, train, home, closed_form=_CLOSED, stop=stop)[0].path
+    else:
+        fit = FitSettings(steps=settings.steps, batch_size=4).suited("moment")
+        train = TrainSettings(size="small", cutoff=settings.cutoff, curvature="none", fit=fit)
+        path = train_potential(frames, train, home, stop=stop).path
+    return load(path, precision="float32")
 
 
 def _run(
     start: State | System, potential: Potential, md: SimulateSettings, *, time_ps: float, equilibration_ps: float,
-    every_ps: float, stop: StopRequest,
-) -> tuple[State, list[State]]:  # fmt: skip
-    """Dynamics in memory: the last state, and the frames after equilibration. A state begins with new momenta."""
+    every_ps: float, into: list[State], stop: StopRequest,
+) -> State:  # fmt: skip
+    """Dynamics in memory: the last state; frames after equilibration go into the list, also where it breaks. A state begins with
+    new momenta."""
     system = start if isinstance(start, System) else start.system
     step, generator = usual_time_step(system), torch.Generator().manual_seed(md.seed)
     guard = Guard(GuardSettings(), md.temperature_K)
     evaluate = make_evaluator(potential, system, guard=guard)
     moving = dynamics(make_propagator(md, VelocityVerlet(evaluate=evaluate, time_step=step), evaluate), evaluate, guard)
-    begin = at_temperature(system, evaluate, temperature_K=md.temperature_K, generator=generator)
+    last = begin = at_temperature(system, evaluate, temperature_K=md.temperature_K, generator=generator)
     every = max(1, round(every_ps * PS / step))
-    last, collected = sample(
+    for _, frame, last in sampled(
         begin, moving, generator=generator, equilibration=round(equilibration_ps * PS / step),
         frames=round(time_ps * PS / (every * step)), every=every, stop=stop,
-    )  # fmt: skip
+    ):  # fmt: skip
+        if frame:
+            into.append(last)
     stop.raise_if_pending()
-    return last, collected.states
+    return last
 
 
 def _trajectories(
     relaxed: System, student: Potential, settings: TrajectorySettings, mobile: str, *, seed: int, stop: StopRequest
-) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Arrays of the record that belong to motion, and flags by temperature."""
+) -> tuple[dict[str, Any], dict[str, list[str]], dict[float, list[System]]]:
+    """Arrays of the record that belong to motion, flags by temperature, and a few structures of each trajectory."""
     many, ions = len(settings.temperatures), int((relaxed.numbers == atomic_numbers[mobile]).sum())
     frames = round(settings.time_ps * PS / settings.every_fs)
     lags = geometric_lags(frames, count=_LAGS, longest=0.9)
@@ -263,35 +263,40 @@ def _trajectories(
     made: dict[str, Any] = {name: nothing.copy() for name in ("log_msd", "diffusivity", "error", "limit", "slope")}
     made |= {"spectra": np.full((many, ions, BINS), np.nan), "msd": np.full((many, len(lags)), np.nan)}
     made["lags_ps"] = lags * settings.every_fs / PS
-    flags: dict[str, list[str]] = {}
+    flags, seen = dict[str, list[str]](), dict[float, list[System]]()
     system: System = relaxed
     for k, kelvin in enumerate(settings.temperatures):
+        states: list[State] = []
         try:
-            system, states = _at(system, student, kelvin, settings, seed=child_seed(seed, f"{kelvin:g}"), stop=stop)
+            system = _at(system, student, kelvin, settings, seed=child_seed(seed, f"{kelvin:g}"), into=states, stop=stop)
         except BlowUp as blown:
             flags[f"{kelvin:g}"] = ["broken", blown.reason]
-            continue
-        trajectory = _trajectory(states)
-        measured = _measured(trajectory, mobile, lags, settings)
-        flags[f"{kelvin:g}"] = [*measured.pop("flags"), *_drifted(states, kelvin)]
-        for name, value in measured.items():
-            made[name][k] = value
-    return made, flags
+        else:
+            measured = _measured(_trajectory(states), mobile, lags, settings)
+            flags[f"{kelvin:g}"] = [*measured.pop("flags"), *_drifted(states, kelvin)]
+            for name, value in measured.items():
+                made[name][k] = value
+        spread = np.unique(np.linspace(0, len(states) - 1, settings.on_policy).round().astype(int)) if states else ()
+        seen[kelvin] = [states[i].system for i in spread]
+    return made, flags, seen
 
 
 def _at(
-    system: System, student: Potential, kelvin: float, settings: TrajectorySettings, *, seed: int, stop: StopRequest
-) -> tuple[System, list[State]]:
-    """NpT for the volume, then the NVT trajectory in that cell."""
-    half = 0.5 * settings.equilibration_ps
-    last, states = _run(system, student, _npt(kelvin, seed), time_ps=half, equilibration_ps=half, every_ps=0.02, stop=stop)
-    cell = torch.stack([one.system.cell[0] for one in states]).mean(0)
+    system: System, student: Potential, kelvin: float, settings: TrajectorySettings, *, seed: int, into: list[State],
+    stop: StopRequest,
+) -> System:  # fmt: skip
+    """NpT for the volume, then the NVT trajectory in that cell, into the list; the last structure."""
+    half, volumes = 0.5 * settings.equilibration_ps, list[State]()
+    npt = SimulateSettings(
+        ensemble="npt", thermostat="langevin", friction_per_ps=5.0, barostat_ps=0.5, temperature_K=kelvin, seed=seed
+    )
+    last = _run(system, student, npt, time_ps=half, equilibration_ps=half, every_ps=0.02, into=volumes, stop=stop)
+    cell = torch.stack([one.system.cell[0] for one in volumes]).mean(0)
     md = SimulateSettings(temperature_K=kelvin, seed=child_seed(seed, "nvt"))
-    last, states = _run(
+    return _run(
         in_cell(last.system, cell), student, md, time_ps=settings.time_ps, equilibration_ps=half,
-        every_ps=settings.every_fs / PS, stop=stop,
-    )  # fmt: skip
-    return last.system, states
+        every_ps=settings.every_fs / PS, into=into, stop=stop,
+    ).system  # fmt: skip
 
 
 def _trajectory(states: Sequence[State]) -> Trajectory:

@@ -33,7 +33,8 @@ class CrystalRecord:
 
     Attributes:
         key: Begin of the sha256 of the crystal.
-        about: formula, source, mobile (symbol), mode and gates of the student, flags by temperature, gate_passed, provenance.
+        about: formula, source, mobile (symbol), mode and gates of the student, flags by temperature, gate_passed (at any),
+            provenance.
         numbers, positions, cell: The ordered supercell before relaxation; Å.
         features: Invariant features of each kind of ion (`ion_features`).
         kind: Kind of each ion, in the order of the atoms.
@@ -66,8 +67,8 @@ class CrystalRecord:
 
     @property
     def usable(self) -> Bool[np.ndarray, " temperature"]:
-        """Temperatures with a label that can teach: the force gate passed, and neither melted, drifted nor broken."""
-        bad = {"melted", "drifted", "broken"}
+        """Temperatures with a label that can teach: neither melted, drifted nor broken, and the force gate passed there."""
+        bad = {"melted", "drifted", "broken", "force gate"}
         flags = self.about["flags"]
         clean = np.array([not bad & set(flags.get(f"{kelvin:g}", ())) for kelvin in self.temperatures_K])
         return clean & np.isfinite(self.log_msd) & bool(self.about["gate_passed"])
