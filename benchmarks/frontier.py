@@ -7,7 +7,8 @@ which spoil them. Speed: whole NVT steps of 416 atoms at 600 K on one thread, al
 time over rounds. Stability: NVT runs of 416 atoms at 900 K until temperature doubles or two atoms come closer than 0.7 of the
 closest labelled pair of their kind.
 
-Fits are kept in runs/frontier and not repeated. What is recorded already stays where a part or a model is left out.
+`hardware` of a row is that of its speed, or of its errors where there is none. Fits are kept in runs/frontier and not repeated.
+What is recorded already stays where a part or a model is left out.
 
     python -m benchmarks.frontier HELD_OUT LABELS… [--runs FOLDER] [--minutes 3] [--curve 1 3 10] [--peers pod snap nep]
         [--nep-epochs 60] [--rounds 7] [--seeds 3] [--stability-ps 10] [--members FOLDER…] [--parts errors speed stability]
@@ -241,7 +242,7 @@ def stability(model: Model, atoms: Atoms, limits: dict[tuple[str, str], float], 
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """What tells a row of the record from the others."""
-    return (*(row.get(name) for name in ("model", "training (min)", "code", "member")),)
+    return (*(row.get(name) for name in ("model", "training (min)", "code", "member", "labels")),)
 
 
 def main() -> None:
@@ -249,6 +250,7 @@ def main() -> None:
     torch.set_num_threads(1)
     held: Callable[[LabelledFrame], bool] = lambda f: f.source == "md" and f.temperature_K <= HOT  # noqa: E731
     models, curve = fits(given)
+    labels = len(split_blocks(labels_of(given.labels), held_out=HELD)[0])
     frames = LabelStore(given.held_out).read(held)
     before = {key_of(row): row for row in recorded(NAME)}
     rows: list[dict[str, Any]] = []
@@ -260,8 +262,9 @@ def main() -> None:
     like = [replace(fastest, code=OLD)] if isinstance(fastest, Trained) else []
     for model in [*models, *like, *(c for c in curve if c not in models), *members]:
         minutes = model.fitted["cpu minutes"]
-        row = {"model": model.name, "code": getattr(model, "code", "wheel"), "training (min)": minutes, **model.fitted}
-        row = before.pop(key_of(row), {}) | row
+        row = {"model": model.name, "code": getattr(model, "code", "wheel"), "training (min)": minutes, "labels": labels}
+        row |= model.fitted
+        row = {"hardware": hardware()} | before.pop(key_of(row), {}) | row
         if "errors" in given.parts:
             row |= errors(model, frames)
         rows.append(row)
@@ -269,7 +272,7 @@ def main() -> None:
     if "speed" in given.parts:
         measured = speeds([*models, *like], atoms, rounds=given.rounds, seconds=given.seconds)
         for row, model in zip(rows, [*models, *like], strict=False):
-            row.update(measured[model.name, getattr(model, "code", "")] | {"atoms": len(atoms)})
+            row.update(measured[model.name, getattr(model, "code", "")] | {"atoms": len(atoms), "hardware": hardware()})
     if "stability" in given.parts:
         limits = closest(frames)
         for row, model in zip(rows, models, strict=False):

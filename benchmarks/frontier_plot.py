@@ -1,4 +1,4 @@
-"""The picture of frontier.py: force error against cost of a step, and against minutes of fitting."""
+"""The picture of frontier.py: force error against cost of a step, and against labels."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     rows = [row for row in rows if ERROR in row]
-    figure, (cost, fit) = plt.subplots(1, 2, figsize=(10.0, 4.2))
+    figure, (cost, labels) = plt.subplots(1, 2, figsize=(10.0, 4.2))
     if not (timed := [row for row in rows if "us_per_atom" in row]):
         return
     against_cost(cost, timed)
-    against_minutes(fit, rows)
-    for axis in (cost, fit):
+    against_labels(labels, rows)
+    for axis in (cost, labels):
         axis.set(xscale="log", yscale="log")
         for side in (axis.xaxis, axis.yaxis):
             side.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -52,16 +52,18 @@ def against_cost(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
     axis.margins(0.2)
 
 
-def against_minutes(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Medium students by their minutes; peers where their fit took minutes."""
-    medium = [row for row in rows if row["model"] == "medium" and row["code"] == "native" and row["training (min)"]]
-    points = sorted((row["training (min)"], *row[ERROR]) for row in medium)
-    if points:
-        axis.errorbar(*zip(*points, strict=True), marker="o", color="C0", capsize=2, label="medium student")
-    for name, marker in MARKERS.items():
-        found = [(row["training (min)"], *row[ERROR]) for row in rows if row["model"].startswith(name)]
-        if found:
-            axis.errorbar(*zip(*found, strict=True), marker=marker, ls="", color="C1", capsize=2, label=name)
-    axis.set(xlabel="CPU minutes of the fit", ylabel="force MAE, held out (meV/Å)")
+def against_labels(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Medium students and peers by the number of labels that they were fitted to: the best of each."""
+    for name, marker in {"medium": "o", **MARKERS}.items():
+        mine = [row for row in rows if row["model"].startswith(name) and row["code"] != "x86-64-v2" and not row.get("member")]
+        best: dict[int, tuple[float, float]] = {}
+        for row in mine:
+            best[row["labels"]] = min(best.get(row["labels"], (1e9, 0.0)), tuple(row[ERROR]))
+        if best:
+            counts = sorted(best)
+            values, errors = zip(*(best[count] for count in counts), strict=True)
+            color = "C0" if name == "medium" else "C1"
+            axis.errorbar(counts, values, yerr=errors, marker=marker, color=color, lw=0.8, capsize=2, label=name)
+    axis.set(xlabel="labels of SevenNet-0", ylabel="force MAE, held out (meV/Å)")
     axis.legend(fontsize=8)
     axis.margins(0.15)

@@ -47,7 +47,7 @@ class TrajectorySettings:
         max_atoms: Largest supercell, atoms.
         frames: Teacher frames at each of three temperatures.
         on_policy: Frames of each trajectory that the teacher labels: they judge the student, and the next one learns them.
-        steps: Steps of a fit by gradient (about 20 s of CPU time). It is made where the closed form fails the force gate, or
+        steps: Steps of a fit by gradient (20 to 40 s of CPU time). It is made where the closed form fails the force gate, or
             breaks in dynamics.
         seed: Seed of everything random.
     """

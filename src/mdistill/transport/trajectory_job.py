@@ -74,8 +74,8 @@ _CLOSED = ClosedFormSettings(second=8, third=4, curvature_frames=0, iterations=3
 _LAGS = 24
 
 
-MODES = ("closed-form", "gradient", "gradient", "gradient")
-"""How the student of each round is fitted: tiny in closed form, small by gradient."""
+MODES = ("closed-form", "small", "medium")
+"""The student of each round: tiny in closed form, or of this size by gradient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class _Round:
     """A student, its trajectories, and what the teacher says of their frames.
 
     Attributes:
-        mode: How the student was fitted.
+        mode: Closed form, or the size of a student by gradient.
         labels: Number of labels that it learned.
         moved: Arrays of the record that belong to motion.
         flags: Flags by temperature.
@@ -118,7 +118,7 @@ def crystal_record(
         settings: Lengths and temperatures.
         folder: Folder for the labels; may be removed afterwards.
         species: Mobile ion; by default the first of MOBILE in the crystal.
-        modes: How the student of each round is fitted.
+        modes: The students of the rounds.
         stop: Checked between steps.
     Raises:
         BadInput: A file that cannot be read, no mobile ion, an unknown element, too many atoms.
@@ -216,7 +216,7 @@ def _judged(checked: Sequence[LabelledFrame], potential: Potential) -> dict[str,
 def _fitted(
     mode: str, frames: Sequence[LabelledFrame], settings: TrajectorySettings, home: Path, *, stop: StopRequest
 ) -> Potential:
-    """A student in float32: tiny in closed form, small by gradient. It starts anew where the folder holds a fit."""
+    """A student in float32. It starts anew where the folder holds a fit."""
     for stale in (file for file in home.glob("*") if file.is_file()):
         stale.unlink()
     if mode == "closed-form":
@@ -224,7 +224,7 @@ def _fitted(
         path = fit_closed_form(frames, train, home, closed_form=_CLOSED, stop=stop)[0].path
     else:
         fit = FitSettings(steps=settings.steps, batch_size=4).suited("moment")
-        train = TrainSettings(size="small", cutoff=settings.cutoff, curvature="none", fit=fit)
+        train = TrainSettings(size=mode, cutoff=settings.cutoff, curvature="none", fit=fit)  # type: ignore[arg-type]
         path = train_potential(frames, train, home, stop=stop).path
     return load(path, precision="float32")
 

@@ -123,8 +123,8 @@ def quick_settings(structure: Path = Path()) -> DistillSettings:
             temperatures_K=(), frames=25, blocks=5, every_fs=16.0, equilibration_fs=160.0, strains=(-0.02, 0.02), shears=2,
             rattles=(0.03, 0.1), contacts=20, probe_every=8,
         ),
-        train=TrainSettings(fit=FitSettings(max_minutes=2.0)),
-        refine=RefineSettings(time_ps=10.0, frames=40, refit_share=0.8),
+        train=TrainSettings(fit=FitSettings(max_minutes=0.7, least_steps=500)),
+        refine=RefineSettings(time_ps=20.0, frames=120, refit_share=4.1, refit_rate=1.0),
         validate=ValidateSettings(equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_repeats=5),
         check=CheckSettings(frames=12),
         production=ProductionSettings(
