@@ -33,7 +33,7 @@ from mdistill.simulation.energy_correction import unheated
 from mdistill.simulation.guard import Guard, total_energy
 from mdistill.simulation.initial_state import without_drift
 from mdistill.simulation.kinetics import degrees_of_freedom
-from mdistill.simulation.langevin import Obabo
+from mdistill.simulation.langevin import Baoab, Obabo
 from mdistill.simulation.propagators import Evaluate, Thermostat, innermost, inside
 from mdistill.simulation.rollout import Collect, rollout
 from mdistill.simulation.running_sums import means, no_steps
@@ -226,7 +226,9 @@ def equilibrated_start(small: VelocityVerlet, system: System, settings: JudgeSet
     """A state at the temperature of the judgement, after Langevin dynamics with time steps."""
     kelvin, generator = settings.temperature_K or 0.0, Generator().manual_seed(seed)
     state = at_temperature(system, small.evaluate, temperature_K=kelvin, generator=generator)
-    warm = Obabo(inner=small, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION)
+    warm = Baoab(
+        evaluate=small.evaluate, time_step=small.time_step, temperature_K=kelvin, friction_per_ps=_EQUILIBRATION_FRICTION
+    )
     steps = max(1, round(settings.equilibration_ps * PS / warm.stride_fs))
     again = Generator().manual_seed(seed)
     state, _ = sample(state, dynamics(warm, small.evaluate), generator=again, equilibration=steps)
