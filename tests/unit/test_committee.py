@@ -25,7 +25,7 @@ from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.types import Prediction
 from systems import morse_frames
 
-SMALL = TrainSettings(cutoff=4.0, channels=2, radial=4, hidden=4, held_out=0.2, fit=FitSettings(steps=12, warmup=5, seed=7))
+SMALL = TrainSettings(cutoff=4.0, channels=4, radial=5, hidden=8, held_out=0.2, fit=FitSettings(steps=12, warmup=5, seed=7))
 LONG = replace(SMALL, fit=replace(SMALL.fit, steps=100_000))
 
 

@@ -129,7 +129,7 @@ def test_a_student_follows_hard_labels_and_keeps_what_it_knew(tmp_path):
     test = [frame for frame in hard if frame.block == 3]
     known = [k for k, frame in enumerate(hard) if frame.block == 0][:4]
     delta = fit_delta([hard[k] for k in known], [soft[k].target for k in known], train, around=soft, size=SMALL)
-    from mdistill.teachers.models import load
+    from mdistill.nets.model_files import load_model as load
 
     def error(potential: Potential) -> float:
         wrong = [p.forces - f.target.forces for p, f in zip(evaluate(potential, test), test, strict=True)]

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler here
 SIZES = {
     "as trained by default": {"channels": 12, "radial": 10, "hidden": 64, "degree": 3},
     "small": {"channels": 4, "radial": 5, "hidden": 8, "degree": 3},
-    "degree 2, wide": {"channels": 20, "radial": 7, "hidden": 40, "degree": 2},
-    "linear": {"channels": 31, "radial": 8, "hidden": 0, "degree": 3},
+    "degree 2, wide": {"channels": 31, "radial": 7, "hidden": 40, "degree": 2},
+    "linear": {"channels": 4, "radial": 5, "hidden": 0, "degree": 3},
     "degree 1": {"channels": 3, "radial": 6, "hidden": 20, "degree": 1},
 }
 
@@ -80,8 +80,9 @@ def test_the_kernel_is_the_network(size, trust):
     trust("T7", f"{size}: forces (eV/Å)", worst[1], "1e-9")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["as trained by default", "small", "degree 2, wide", "linear"])
 def test_single_precision_is_close(size, trust):
+    """Other lanes, the same source: the sizes cover whole rows of lanes, one row in part, and both."""
     plain, fast = pair_of(size, double=False)
     worst = [0.0, 0.0]
     for system in structures()[:-3]:

@@ -127,7 +127,7 @@ def fcc(length: float = 2.0) -> System:
 
 
 SHORT = ProductionSettings(
-    runs=2, time_ps=1.0, equilibration_ps=0.1, cell_ps=0.2, atoms=1, ions=1, every_fs=20.0, max_minutes=1e-4, time_step_fs=4.0
+    runs=2, time_ps=0.6, equilibration_ps=0.1, cell_ps=0.2, atoms=1, ions=1, every_fs=20.0, max_minutes=1e-4, time_step_fs=4.0
 )
 
 
@@ -158,7 +158,7 @@ def test_an_interrupted_production_continues_bit_for_bit(produced, tmp_path):
 
     class Soon(StopRequest):
         def pending(self) -> bool:
-            return next(calls) > 700
+            return next(calls) > 500
 
     again = [[fcc()], [SPRINGS, SPRINGS], [600.0], SHORT, tmp_path]
     with pytest.raises(Interrupted):

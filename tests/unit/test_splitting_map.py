@@ -76,7 +76,7 @@ def test_compiled_strides_are_the_plain_ones(kicks, trust):
 
 def test_potentials_of_another_size_and_reach(trust):
     """Stages and potential in different libraries, with lists of their own."""
-    net, ends = tiny_map(channels=6, radial=4, hidden=0), []
+    net, ends = tiny_map(hidden=0), []
     plain = plain_map(box(), replace_cutoff(net, 4.1))
     for kind in KINDS:
         ends.append(after(of_kind(kind, plain), begin(box()), 30))
