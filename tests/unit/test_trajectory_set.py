@@ -218,5 +218,7 @@ def test_a_student_that_fails_learns_frames_of_its_own_trajectories(tmp_path, mo
     first = crystal_record(tmp_path / "LiF.cif", load("sevennet-0"), settings, tmp_path / "first", modes=("closed-form",))
     assert record.about["mode"] == "small" and first.about["labels"] < record.about["labels"] <= first.about["labels"] + 8
     assert not record.about["gate_passed"] and not record.usable.any()
+    assert [one["mode"] for one in record.about["rounds"]] == ["closed-form", "small"]
+    assert record.about["rounds"][0] == first.about["rounds"][0] and first.about["rounds"][0]["force_error"]["300"] > 1.0
     assert all({FORCE_GATE, "broken"} & set(record.about["flags"][kelvin]) for kelvin in ("300", "600"))
     assert FORCE_GATE in first.about["flags"]["300"] and not first.usable.any()

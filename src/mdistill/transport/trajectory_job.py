@@ -72,8 +72,6 @@ _OWN_BLOCKS = 10_000
 _LIMITS = GateLimits()
 _CLOSED = ClosedFormSettings(second=8, third=4, curvature_frames=0, iterations=3)
 _LAGS = 24
-
-
 MODES = ("closed-form", "small", "medium")
 """The student of each round: tiny in closed form, or of this size by gradient."""
 
@@ -105,6 +103,13 @@ class _Round:
         """Number of temperatures at which the dynamics broke or the force gate failed."""
         return sum(bool({"broken", FORCE_GATE} & set(these)) for these in self.flags.values())
 
+    def summary(self) -> dict[str, Any]:
+        """What the set keeps of each round: log10 MSD and largest force error over its limit, by temperature."""
+        moved = dict(zip(self.flags, self.moved["log_msd"].tolist(), strict=True))
+        ratios = {k: max((g.measured.value or 0.0) / (g.limit or 1.0) for g in these) for k, these in self.gates.items()}
+        known = {k: value for k, value in moved.items() if np.isfinite(value)}
+        return {"mode": self.mode, "labels": self.labels, "log_msd": known, "force_error": ratios}
+
 
 def crystal_record(
     path: Path, teacher: Potential, settings: TrajectorySettings, folder: Path, *, species: str = "",
@@ -135,7 +140,8 @@ def crystal_record(
     relaxed, result = relax(start, teacher, max_steps=prepare.relax_steps, stop=stop)
     if result.distortion > 0.08:
         relaxed = start
-    best = _best_round(relaxed, teacher, settings, folder, mobile=mobile, modes=modes, seed=seed, stop=stop)
+    rounds = _rounds(relaxed, teacher, settings, folder, mobile=mobile, modes=modes, seed=seed, stop=stop)
+    best = min(reversed(rounds), key=lambda one: one.doubtful)
     if all("broken" in these for these in best.flags.values()):
         raise MdistillError(f"the student's dynamics broke at every temperature: {next(iter(best.flags.values()))[1]}")
     rows = ion_features([start], teacher, mobile=atomic_numbers[mobile])[0]
@@ -146,6 +152,7 @@ def crystal_record(
         "ordered": crystal.ordered, "atoms": start.n_atoms, "volume_change": result.strain, "distortion": result.distortion,
         "mode": best.mode, "labels": best.labels, "gate_passed": best.doubtful < len(settings.temperatures), "flags": best.flags,
         "gates": {k: {g.name: [g.measured.value, g.limit, g.passed, g.detail] for g in these} for k, these in best.gates.items()},
+        "rounds": [one.summary() for one in rounds],
         "teacher": teacher.name, "teacher_id": model_id(teacher), "settings": to_json(settings), "version": __version__,
         "cpu_seconds": time.process_time() - cpu, "md_seconds": best.md_seconds,
     }  # fmt: skip
@@ -170,11 +177,11 @@ def mobile_of(crystal: Crystal, species: str = "") -> str:
     return found[0]
 
 
-def _best_round(
+def _rounds(
     relaxed: System, teacher: Potential, settings: TrajectorySettings, folder: Path, *,
     mobile: str, modes: Sequence[str], seed: int, stop: StopRequest,
-) -> _Round:  # fmt: skip
-    """The first round without a doubtful temperature, else that with the fewest."""
+) -> list[_Round]:  # fmt: skip
+    """Rounds, up to the first without a doubtful temperature."""
     hottest, rounds = max(settings.temperatures), list[_Round]()
     label = LabelSettings(
         temperatures_K=tuple(round(share * hottest, 1) for share in (0.5, 0.8, 1.15)), frames=settings.frames, blocks=2,
@@ -200,7 +207,7 @@ def _best_round(
         if rounds[-1].doubtful == 0:
             break
         frames = [*frames, *checked]
-    return min(reversed(rounds), key=lambda one: one.doubtful)
+    return rounds
 
 
 def _judged(checked: Sequence[LabelledFrame], potential: Potential) -> dict[str, list[Gate]]:
