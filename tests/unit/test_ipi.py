@@ -15,6 +15,7 @@ from ase.io import read, write
 
 from mdistill import cli
 from mdistill.derivatives import Conservative
+from mdistill.export import ipi_client
 from mdistill.export.ase import calculator
 from mdistill.export.ipi_driver import ADDRESS, MdistillDriver, socket_command
 from mdistill.io.structures import to_atoms
@@ -48,9 +49,10 @@ def exported(folder: Path, *, steps: int, mode: str = "nvt", time_step: float = 
 
 def start(folder: Path, command: str) -> subprocess.Popen[str]:
     program, *words = shlex.split(command)
+    run = [] if program == "python" else [str(SCRIPTS / program)]
     paths = os.pathsep.join([str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, str(SCRIPTS / program), *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, *run, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | {"PYTHONPATH": paths, "MDISTILL_QUIET": "1"},
     )  # fmt: skip
 
@@ -100,7 +102,7 @@ def test_i_pi_runs_the_folder_and_a_socket_gives_the_same(tmp_path, trust):
     for name in ("run.out", "RESTART"):
         (folder / name).unlink()
     engine = start(folder, "i-pi input-socket.xml")
-    command = socket_command("student.mdistill").replace(f"-a {ADDRESS}", f"-a {ADDRESS}-{os.getpid()}")
+    command = socket_command("student.mdistill", address=f"{ADDRESS}-{os.getpid()}")
     socket = Path(f"/tmp/ipi_{ADDRESS}-{os.getpid()}")  # noqa: S108
     try:
         for _ in range(600):
@@ -160,3 +162,42 @@ def test_an_input_file_that_was_edited_is_kept(tmp_path, capsys):
         "is now input.xml.1" in (said := capsys.readouterr().out) and "is now input.xml.2" in said and "socket.xml." not in said
     )
     assert [(out / f"input.xml{k}").read_text(encoding="utf-8") for k in ("", ".1", ".2")] == [plain, "mine", "mine too"]
+
+
+@pytest.mark.parametrize("killed", ["client", "i-PI"])
+def test_the_other_ends_with_a_message(killed, tmp_path):
+    folder, address = exported(tmp_path, steps=10_000_000), f"{ADDRESS}-{os.getpid()}"
+    engine = start(folder, "i-pi input-socket.xml")
+    client = start(folder, socket_command("student.mdistill", address=address))
+    both = {"i-PI": engine, "client": client}
+    try:
+        out = folder / "run.out"
+        for _ in range(2000):
+            if (out.is_file() and out.stat().st_size > 2000) or engine.poll() is not None or client.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert out.stat().st_size > 2000 and engine.poll() is None and client.poll() is None
+        both.pop(killed).kill()
+        (other,) = both.values()
+        said, _ = other.communicate(timeout=200)
+    finally:
+        for process in (engine, client):
+            process.kill()
+        Path(f"/tmp/ipi_{address}").unlink(missing_ok=True)  # noqa: S108
+    if killed == "client":
+        assert "Client shutdown" in said, said[-2000:]
+        assert (folder / "RESTART").is_file()
+    else:
+        assert other.returncode == 1 and "the connection to i-PI broke" in said and "i-pi RESTART" in said, said[-2000:]
+
+
+def test_no_i_pi_is_told(tmp_path, monkeypatch, capsys):
+    save_model(tmp_path / "student.mdistill", tiny_net())
+    (tmp_path / "start.extxyz").write_text('1\nLattice="9 0 0 0 9 0 0 0 9" pbc="T T T"\nLi 0 0 0\n', encoding="utf-8")
+    monkeypatch.setattr(ipi_client, "connect", lambda address: ipi_client.socket.socket())
+    words = ["nobody", str(tmp_path / "student.mdistill"), str(tmp_path / "start.extxyz")]
+    assert ipi_client.main(words) == 1 and "the connection to i-PI broke" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(ipi_client.connect, "__kwdefaults__", {"wait_s": 0.2})
+    assert ipi_client.main(words) == 2 and "no i-PI answers" in capsys.readouterr().err
+    assert ipi_client.main(words[:1]) == 2 and "3 or 4" in capsys.readouterr().err

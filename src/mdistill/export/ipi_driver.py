@@ -88,14 +88,14 @@ def export_ipi(model: str | Path, structure: Path, out: Path, *, precision: str 
     inside = [("pes", "custom"), ("pes_path", str(Path(__file__).resolve()))]
     inside += [("parameters", f"{{model: {name}, structure: {START}, precision: {precision}}}")]
     notes += write_input(out / INPUT, _input("ffdirect name='student'", inside))
-    socket = _input("ffsocket name='student' mode='unix' pbc='false'", [("address", ADDRESS)])
+    fields = [("address", ADDRESS), ("exit_on_disconnect", "True")]
+    socket = _input("ffsocket name='student' mode='unix' pbc='false'", fields)
     return [*notes, *write_input(out / SOCKET_INPUT, socket)]
 
 
-def socket_command(model: str, precision: str = "float64") -> str:
-    """The command of a driver behind the socket, in the folder."""
-    options = f"model={model},structure={START},precision={precision}"
-    return f"i-pi-py_driver -u -a {ADDRESS} -m custom -P {Path(__file__).resolve()} -o {options}"
+def socket_command(model: str, precision: str = "float64", *, address: str = ADDRESS) -> str:
+    """The command of a client behind the socket (export/ipi_client.py), in the folder."""
+    return f"python -m mdistill.export.ipi_client {address} {model} {START} {precision}"
 
 
 def _input(kind: str, fields: Sequence[tuple[str, str]]) -> str:
