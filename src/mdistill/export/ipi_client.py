@@ -15,7 +15,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,7 +125,7 @@ def main(arguments: list[str]) -> int:
             usage = "python -m mdistill.export.ipi_client ADDRESS MODEL STRUCTURE [PRECISION]"
             raise BadInput("arguments", f"{len(arguments)}", allowed="3 or 4", fix=usage)
         address, model, structure, *precision = arguments
-        driver = MdistillDriver(str(model), str(Path(structure)), *precision)
+        driver = MdistillDriver(model, structure, precision=precision[0] if precision else "float64")
         with connect(address) as connection:
             print(f"i-PI ended; {serve(connection, driver)} structures were evaluated")
     except MdistillError as error:
