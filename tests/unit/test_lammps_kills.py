@@ -69,7 +69,7 @@ def test_a_killed_rank_ends_the_run_and_a_restart_file_continues(tmp_path, begin
     assert len(ranks) == 2, ranks
     os.kill(ranks[1], signal.SIGKILL)
     said, _ = process.communicate(timeout=LONGEST_S)
-    assert process.returncode != 0 and "BAD TERMINATION" in said, said[-2000:]
+    assert process.returncode in (9, 137, 247), f"{process.returncode}: a status that tells of signal 9; {said[-2000:]}"
     load = head.replace("read_data structure.data", "read_restart state.20").replace("atom_style atomic\nbox tilt large\n", "")
     continued = asked(folder, load, "run 10\n", ranks=2)
     whole = in_lammps(folder, state, 30)
