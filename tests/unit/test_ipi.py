@@ -179,10 +179,15 @@ def test_the_other_ends_with_a_message(killed, tmp_path):
         assert out.stat().st_size > 2000 and engine.poll() is None and client.poll() is None
         both.pop(killed).kill()
         (other,) = both.values()
-        said, _ = other.communicate(timeout=200)
+        try:
+            said, _ = other.communicate(timeout=100)
+        except subprocess.TimeoutExpired:
+            other.kill()
+            pytest.fail(f"it waits for ever: {other.communicate()[0][-2000:]}")
     finally:
         for process in (engine, client):
             process.kill()
+            process.communicate()
         Path(f"/tmp/ipi_{address}").unlink(missing_ok=True)  # noqa: S108
     if killed == "client":
         assert "Client shutdown" in said, said[-2000:]

@@ -88,7 +88,7 @@ def export_ipi(model: str | Path, structure: Path, out: Path, *, precision: str 
     inside = [("pes", "custom"), ("pes_path", str(Path(__file__).resolve()))]
     inside += [("parameters", f"{{model: {name}, structure: {START}, precision: {precision}}}")]
     notes += write_input(out / INPUT, _input("ffdirect name='student'", inside))
-    fields = [("address", ADDRESS), ("exit_on_disconnect", "True")]
+    fields = [("address", ADDRESS), ("exit_on_disconnect", "True"), ("consolidate_messages", "False")]
     socket = _input("ffsocket name='student' mode='unix' pbc='false'", fields)
     return [*notes, *write_input(out / SOCKET_INPUT, socket)]
 
