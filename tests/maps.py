@@ -69,8 +69,8 @@ def stiff_net() -> MomentNet:
 
 
 @cache
-def exact_flow() -> tuple[Segment, ...]:
-    """Segments of the exact flow of `stiff_net` in blocks."""
+def exact_flow(blocks: int = 24) -> tuple[Segment, ...]:
+    """Segments of the exact flow of `stiff_net`, one of each block."""
     evaluate = Evaluator(Conservative(stiff_net()))
     generator = Generator().manual_seed(0)
     state = evaluated(initial_state(random_box(3, atoms=8), temperature_K=KELVIN, generator=generator), evaluate)
@@ -78,7 +78,7 @@ def exact_flow() -> tuple[Segment, ...]:
     exact = VelocityVerlet(evaluate=evaluate, time_step=1.0)
     segments = []
     state = rollout(state, warm, steps=200, generator=generator)
-    for block in range(24):
+    for block in range(blocks):
         state = rollout(state, warm, steps=20, generator=generator)
         frames = Collect(every=4)
         frames(0, state)

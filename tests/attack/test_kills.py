@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 CRYSTAL = "LiCl\n1.0\n0.0 2.6 2.6\n2.6 0.0 2.6\n2.6 2.6 0.0\nLi Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
 JOB = shlex.split(
     "--quick --teacher toy_teacher:salt --cutoff 3.6 --temperatures 40 --prepare.relax-steps 50 --label.frames 8 --committee 2 "
-    "--label.every-fs 8 --label.equilibration-fs 16 --label.blocks 4 --label.contacts 3 --train.fit.steps 100 "
+    "--label.every-fs 8 --label.equilibration-fs 16 --label.blocks 4 --label.contacts 3 --train.fit.steps 40 "
     "--train.fit.batch-size 4 --train.channels 6 --train.radial 8 --train.hidden 24 --refine.time-ps 0.05 --refine.frames 2 "
     "--validate.replays 4 --validate.drift-ps 0.2 --validate.stability-ps 0.1 --validate.equilibration-ps 0.05 "
     "--validate.speed-repeats 3 --production.time-ps 0.5 --production.equilibration-ps 0.1 --production.runs 2 "

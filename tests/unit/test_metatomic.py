@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
@@ -12,9 +14,8 @@ from mdistill.io.structures import to_atoms
 from mdistill.nets.model_files import save_model
 from systems import SYSTEMS, tiny_net, tiny_painn
 
-pytest.importorskip("metatomic.torch")
-ase_side = pytest.importorskip("metatomic_ase")
-pytestmark = pytest.mark.slow
+ABSENT = find_spec("metatomic") is None or find_spec("metatomic_ase") is None
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(ABSENT, reason="needs metatomic-torch and metatomic-ase")]
 
 
 @pytest.mark.parametrize("name", ["box", "very skewed", "cell shorter than the cutoff", "molecule"])
@@ -23,6 +24,8 @@ def test_answers_are_those_of_the_student(name, tmp_path, trust):
     assert cli.run(["export", "metatomic", str(tmp_path / "made.mdistill"), "--out", str(tmp_path / "out")]) == 0
     atoms = to_atoms(SYSTEMS[name]())
     other = atoms.copy()
+    import metatomic_ase as ase_side
+
     other.calc = ase_side.MetatomicCalculator(str(tmp_path / "out" / "student.pt"), check_consistency=True)
     atoms.calc = calculator(Conservative(tiny_net()))
     pairs = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from mdistill.io.structures import to_atoms
 from mdistill.nets.compiled import compiled
 from systems import SYSTEMS, random_box, tiny_net
 
-ts = pytest.importorskip("torch_sim")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("torch_sim") is None, reason="needs torch-sim-atomistic"),
+    pytest.mark.filterwarnings("ignore:`vesin.torch` is deprecated:DeprecationWarning"),  # told by torch-sim's first import
+]
 STRUCTURES = [to_atoms(SYSTEMS[name]()) for name in ("box", "very skewed", "cell shorter than the cutoff", "fcc primitive")]
 
 
@@ -29,6 +33,8 @@ def model_of(kind: str):
 
 @pytest.mark.parametrize("kind", ["kernel", "torch"])
 def test_batches_give_what_structures_give_alone(kind, trust):
+    import torch_sim as ts
+
     model, worst = model_of(kind), 0.0
     for order in ([0, 1, 2, 3], [3, 0], [1, 1, 0, 2]):
         batch = [STRUCTURES[k] for k in order]
@@ -48,6 +54,7 @@ def alone(atoms) -> tuple[float, np.ndarray, np.ndarray]:
 
 
 def test_nve_of_a_batch_conserves_the_energy_of_each():
+    import torch_sim as ts
     from torch_sim.integrators import nve
     from torch_sim.units import MetalUnits
 
@@ -80,6 +87,8 @@ def test_nve_of_a_batch_conserves_the_energy_of_each():
 
 @pytest.mark.parametrize("kind", ["kernel", "torch"])
 def test_molecules_have_no_stress(kind):
+    import torch_sim as ts
+
     atoms = to_atoms(SYSTEMS["molecule"]())
     found = model_of(kind)(ts.io.atoms_to_state([atoms, atoms], torch.device("cpu"), torch.float64))
     atoms.calc = calculator(Conservative(tiny_net()))
@@ -102,6 +111,8 @@ def test_atoms_that_torch_sim_wraps_do_not_cost_a_search():
 
 
 def test_bad_input_is_named():
+    import torch_sim as ts
+
     atoms = to_atoms(random_box(1))
     atoms.numbers[0] = 29
     with pytest.raises(BadInput, match="holds Cu, which"):

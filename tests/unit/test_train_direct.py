@@ -50,7 +50,7 @@ def test_a_direct_map_learns_what_free_flight_and_force_miss(student: Path, tmp_
 def test_an_attention_map_learns(student: Path, tmp_path: Path):
     """Ten windows by heart: that is what so small a training shows of it."""
     flow, few = (
-        exact_flow()[:3],
+        exact_flow(3),
         settings("attention", 60, turning=False, fit=FitSettings(steps=60, batch_size=4, learning_rate=1e-2, ema=0.9)),
     )
     windows = windows_of(flow[:2], 16.0)
@@ -67,7 +67,7 @@ def test_model_files_hold_all_of_a_map(make, tmp_path: Path):
     save_model(tmp_path / "stride.mdistill", net)
     again = load_map(tmp_path / "stride.mdistill")
     assert again.settings == net.settings
-    batch = join_windows(windows_of(exact_flow()[:2], 16.0))
+    batch = join_windows(windows_of(exact_flow(3)[:2], 16.0))
     for one, other in zip(*(n(batch.system, batch.momenta, batch.masses, 16.0) for n in (net, again)), strict=True):
         assert torch.equal(one, other)
     assert torch.equal(again.doubt.largest, net.doubt.largest)
@@ -83,7 +83,7 @@ def test_turns_are_orthogonal_uniform_and_both_handed():
 
 
 def test_turning_does_nothing_to_an_equivariant_map():
-    windows = windows_of(exact_flow()[:2], 16.0)
+    windows = windows_of(exact_flow(3)[:2], 16.0)
     for net, equal in ((tiny_direct(), True), (tiny_attention(), False)):
         losses = [float(StrideObjective(turning=turning, seed=1)(net, windows, 3)[0].detach()) for turning in (False, True)]
         assert (abs(losses[0] / losses[1] - 1.0) < 1e-9) == equal
@@ -91,7 +91,7 @@ def test_turning_does_nothing_to_an_equivariant_map():
 
 def test_turned_and_reversed_windows_are_windows_of_the_same_flow():
     """Velocity Verlet's own windows, turned and run backwards, are met exactly by Verlet."""
-    window = windows_of(exact_flow()[:1], 4.0)[1]
+    window = windows_of(exact_flow(3)[:1], 4.0)[1]
     turn = random_turn(np.random.default_rng(2))
     for other in (reversed_in_time(window), turned_window(window, turn), reversed_in_time(turned_window(window, turn))):
         positions, momenta = verlet(other)
@@ -114,7 +114,7 @@ def verlet(window):
 
 
 def test_strides_in_one_batch_count_by_their_windows():
-    net, windows = tiny_direct(), [windows_of(exact_flow()[:1], stride)[0] for stride in (4.0, 16.0)]
+    net, windows = tiny_direct(), [windows_of(exact_flow(3)[:1], stride)[0] for stride in (4.0, 16.0)]
     objective = StrideObjective()
     apart = [objective(net, [w], -1) for w in windows]
     loss, measures = objective(net, [windows[0], windows[1], windows[1]], -1)
