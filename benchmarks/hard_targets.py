@@ -34,6 +34,7 @@ from mdistill.data.descriptors import invariants_of
 from mdistill.data.select_frames import select
 from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
+from mdistill.hardening.harden import first_offsets
 from mdistill.io.files import write_json
 from mdistill.labelling.label import label_run, label_structures
 from mdistill.nets.model_files import load_model, load_net
@@ -100,7 +101,7 @@ class Bench:
         if method == "teacher + difference":
             return [delta.of(frame.target, frame.system) for frame in self.soft_test]
         settings = replace(TRAIN, fit=replace(TRAIN.fit, seed=seed))
-        shift = offsets(hard, evaluate(load_model(self.student()), hard), (3, 15, 16))
+        shift = first_offsets(self.student(), hard, delta.softening, folder)
         tuned = fine_tune(
             self.student(), [delta.corrected(frame) for frame in self.soft], hard, settings, HARD, folder=folder,
             references=shift, softening=delta.softening, held_blocks=self.held,

@@ -16,12 +16,14 @@ from mdistill.data.store import LabelStore
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
-from mdistill.hardening.harden import CHOSEN, DELTA, LABELS, Hardening, harden
+from mdistill.hardening.harden import CHOSEN, DELTA, LABELS, Hardening, first_offsets, harden
 from mdistill.hardening.settings import HardSettings
 from mdistill.io.structures import read_systems, write_systems
 from mdistill.labelling.engine import Answer, Failure
 from mdistill.labelling.remembered import Remembered
-from mdistill.training.potential import train_potential
+from mdistill.nets.model_files import load_model, load_net
+from mdistill.training.hard_targets import shifted_student
+from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
 from mdistill.types import Prediction, System
 from systems import MorseNet, morse_frames
@@ -78,6 +80,19 @@ def test_students_come_nearer_to_hard_labels_and_the_softening_is_told(trained, 
     again = Stiffer()
     harden(job(trained, Remembered(again)), SETTINGS, tmp_path)
     assert again.asked == 0
+
+
+def test_a_student_begins_with_the_energies_of_the_hard_labels(trained, tmp_path):
+    """Truth: the student itself with its learned energy times 1.3 and other energies of the elements; no fit is needed."""
+    _, soft, student = trained
+    elements = sorted(load_net(student).elements)
+    truth = shifted_student(student, tmp_path / "truth.mdistill", torch.linspace(-2.0, 1.0, len(elements)), 0.3)
+    hard = [replace(f, target=p) for f, p in zip(soft[:6], evaluate(load_model(truth), soft[:6]), strict=True)]
+    first = first_offsets(student, hard, 0.3, tmp_path)
+    start = load_model(shifted_student(student, tmp_path / "start.mdistill", first, 0.3))
+    for frame, found in zip(hard, evaluate(start, hard), strict=True):
+        assert float(found.energy) == pytest.approx(float(frame.target.energy), abs=1e-4)
+        torch.testing.assert_close(found.forces, frame.target.forces)
 
 
 def test_a_failed_calculation_is_left_out_and_told(trained, tmp_path):

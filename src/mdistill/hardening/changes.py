@@ -23,7 +23,7 @@ from mdistill.runs.results import Cell, Figure, Results, Series, Table
 from mdistill.types import Trajectory
 from mdistill.units import DENSITY_G_CM3, PS
 
-VALUES = {"diffusivity": "D (cm²/s)", "conductivity": "σ (mS/cm)"}
+VALUES = {"diffusivity": "D", "conductivity": "σ"}
 MOST_FRAMES = 200
 """Frames of a run that its RDF is made of."""
 
@@ -37,8 +37,8 @@ def changes(before: Results, after: Results, homes: tuple[Path, Path], *, kelvin
         kelvin: Temperature, K.
     """
     runs = tuple([read_hdf5(path) for path in sorted(home.glob("run-*/trajectory.h5"))] for home in homes)
-    rows: list[list[Cell]] = [["density (g/cm³)", *map(_density, runs)]]
-    rows.append(["P (GPa)", *(_pressure(results, kelvin) for results in (before, after))])
+    rows: list[list[Cell]] = [["density", *map(_density, runs)]]
+    rows.append(["pressure", *(_pressure(results, kelvin) for results in (before, after))])
     for name, title in VALUES.items():
         both = [results.values.get(f"{name}_{kelvin:g}K") for results in (before, after)]
         if any(one is not None for one in both):

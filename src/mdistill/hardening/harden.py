@@ -18,6 +18,10 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from mdistill.analysis.settings import GateLimits
 from mdistill.closed_form.delta import Delta, fit_delta, offsets
 from mdistill.data.descriptors import invariants_of
@@ -41,13 +45,13 @@ from mdistill.runs.identity import structure_sha256
 from mdistill.runs.results import Cell, Results
 from mdistill.teachers.models import load
 from mdistill.training.committee import member_file
-from mdistill.training.hard_targets import fine_tune, split_hard
+from mdistill.training.hard_targets import fine_tune, shifted_student, split_hard
 from mdistill.training.potential import evaluate
 from mdistill.training.settings import TrainSettings
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Prediction, System
 
-LABELS, CHOSEN, DELTA = "labels", "chosen.extxyz", "delta.mdistill"
+LABELS, CHOSEN, DELTA, SCALED = "labels", "chosen.extxyz", "delta.mdistill", "scaled.mdistill"
 ANSWERS = "hard-answers"
 """Folder in the run with all answers of hard engines, so that no stage or command asks for one again."""
 SHARE = 0.5
@@ -112,6 +116,13 @@ def harden(
         with replacing(folder / member_file(number)) as partial:
             copyfile(student, partial)
     return work.told(limits or GateLimits())
+
+
+def first_offsets(student: Path, hard: Sequence[LabelledFrame], softening: float, folder: Path) -> Float[Tensor, " element"]:
+    """Energy per element (eV) that the student needs once its learned energy is times 1 + softening; see `fine_tune`."""
+    elements = sorted(load_net(student).elements)
+    scaled = shifted_student(student, folder / SCALED, torch.zeros(len(elements)), softening)
+    return offsets(hard, evaluate(load_model(scaled), hard), elements)
 
 
 @dataclass(slots=True)
@@ -215,10 +226,10 @@ class _Work:
         self.delta = fit_delta(train, [self.answers[structure_sha256(f.system)] for f in train], job.train, around=self.soft)
         soft = [self.delta.corrected(frame) for frame in self.soft]
         for number, student in enumerate(job.students, 1):
-            first = offsets(train, evaluate(load_model(student), train), sorted(load_net(student).elements))
+            place, softening = home / f"fit-{number}", self.delta.softening
             tuned = fine_tune(
-                student, soft, train, job.train, self.settings.fit, folder=home / f"fit-{number}", references=first,
-                softening=self.delta.softening, stop=self.stop, provenance=self.provenance, member=number,
+                student, soft, train, job.train, self.settings.fit, folder=place, softening=softening, stop=self.stop,
+                references=first_offsets(student, train, softening, place), provenance=self.provenance, member=number,
             )  # fmt: skip
             students.append(tuned.path)
         self.students = students
