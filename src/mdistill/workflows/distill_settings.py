@@ -124,7 +124,7 @@ def quick_settings(structure: Path = Path()) -> DistillSettings:
             rattles=(0.03, 0.1), contacts=20, probe_every=8,
         ),
         train=TrainSettings(fit=FitSettings(max_minutes=0.7, least_steps=500)),
-        refine=RefineSettings(time_ps=20.0, frames=120, refit_share=4.1, refit_rate=1.0),
+        refine=RefineSettings(time_ps=20.0, frames=120, refit_share=3.5, refit_rate=1.0),
         validate=ValidateSettings(equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_repeats=5),
         check=CheckSettings(frames=12),
         production=ProductionSettings(
