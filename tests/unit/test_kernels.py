@@ -80,9 +80,8 @@ def test_the_kernel_is_the_network(size, trust):
     trust("T7", f"{size}: forces (eV/Å)", worst[1], "1e-9")
 
 
-@pytest.mark.parametrize("size", ["as trained by default", "small", "degree 2, wide", "linear"])
+@pytest.mark.parametrize("size", SIZES)
 def test_single_precision_is_close(size, trust):
-    """Other lanes, the same source: the sizes cover whole rows of lanes, one row in part, and both."""
     plain, fast = pair_of(size, double=False)
     worst = [0.0, 0.0]
     for system in structures()[:-3]:
