@@ -226,6 +226,14 @@ def test_heating_of_a_known_slope() -> None:
         heating(times[:5], times[:5])
 
 
+def test_the_error_of_heating_is_the_scatter_of_its_slope() -> None:
+    """Over many runs of white noise the mean square of the error is the variance of the slope."""
+    times, random = np.arange(0.0, 2_000.0, 20.0), np.random.default_rng(0)
+    runs = [heating(times, random.normal(0.0, 30.0, len(times))) for _ in range(4_000)]
+    variance = np.var([one.value for one in runs])
+    assert np.mean([one.error**2 for one in runs]) == pytest.approx(variance, rel=0.1)
+
+
 def test_a_bond_that_breaks_ends_the_stable_time() -> None:
     water = make_system(
         np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]), np.array([8, 1, 1]), np.zeros((3, 3)), [False] * 3

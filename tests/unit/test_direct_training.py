@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,19 +14,22 @@ import torch
 
 from mdistill import cli
 from mdistill.derivatives import Direct, hessian
+from mdistill.direct import generate as direct_generate
 from mdistill.direct.generate import generate, label_molecule, read_smiles, xtb
 from mdistill.direct.molecules import molecules, parsed
 from mdistill.direct.objective import antisymmetric_part, turned_item
 from mdistill.direct.settings import DirectSettings, MoleculeSettings
-from mdistill.direct.shards import MANIFEST, read_shards, shard
-from mdistill.direct.train import train_direct
-from mdistill.errors import BadInput
-from mdistill.graph import build_graph, edge_vectors
+from mdistill.direct.shards import MANIFEST, read_folders, read_shards, shard
+from mdistill.direct.tables import direct_results
+from mdistill.direct.train import prepare_direct, train_direct
+from mdistill.errors import BadInput, MdistillError
+from mdistill.graph import build_graph, edge_vectors, make_system
 from mdistill.nets.model_files import load_model
 from mdistill.runs.results import read_results
 from mdistill.training.labels import items_of
 from mdistill.training.settings import FitSettings
 from mdistill.training.stride_objective import random_turn
+from mdistill.types import LabelledFrame, Prediction
 from systems import CLOSEST, SYSTEMS, morse_frames, tiny_edge_transformer
 
 TINY = {"cutoff": 5.0, "width": 32, "layers": 1, "heads": 2, "radial": 6, "float64": True}
@@ -110,6 +115,52 @@ def test_shards_hold_what_xtb_says_and_are_not_made_twice(tmp_path: Path) -> Non
     shard(tmp_path, 0).write_bytes(b"PK")
     with pytest.raises(BadInput, match="is damaged"):
         read_shards(tmp_path)
+
+
+def test_a_folder_that_is_complete_keeps_its_counts(tmp_path: Path) -> None:
+    settings = MoleculeSettings(structures=4, per_molecule=2)
+    listed = [parsed("O"), parsed("[OH-]")]
+    first = generate(settings, tmp_path, seed=1, workers=1, listed=listed)
+    again = generate(settings, tmp_path, seed=1, workers=1, listed=listed)
+    assert again["structures"] == first["structures"] == 4 and again["molecules"] == 2 and "structures_per_s" not in again
+
+
+def test_a_molecule_of_two_folders_is_one_block(tmp_path: Path) -> None:
+    listed = [parsed(text) for text in ("O", "[OH-]", "[CH3]")]
+    for seed in (1, 2):
+        settings = MoleculeSettings(structures=6, per_molecule=2)
+        generate(settings, tmp_path / f"{seed}", seed=seed, workers=1, listed=listed)
+    orders = [json.loads((tmp_path / f"{seed}" / MANIFEST).read_text())["molecules"] for seed in (1, 2)]
+    frames = read_folders([tmp_path / "1", tmp_path / "2"])
+    assert orders[0] != orders[1] and len(frames) == 12
+    kinds = {(f.block, tuple(f.system.numbers.tolist()), int(f.system.charge)) for f in frames}
+    assert len(kinds) == len({f.block for f in frames}) == 3
+
+
+def killed(task: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_ends_the_job_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_generate, "label_molecule", killed)
+    with pytest.raises(MdistillError, match="fewer --workers"):
+        generate(MoleculeSettings(structures=2, per_molecule=2), tmp_path, seed=1, workers=1, listed=[parsed("O")])
+
+
+def test_curvature_labels_are_left_out() -> None:
+    """They are of the structure as it is, and every copy is turned."""
+    ready = prepare_direct(morse_frames(8, probes=1), DirectSettings(**TINY, fit=fit(2)))
+    assert all(item.frame.products is None for item in ready.items)
+    assert "curvature" not in {term.quantity for term in ready.objective.inner.terms}
+
+
+def test_a_lone_atom_has_no_jacobian_to_judge(tmp_path: Path) -> None:
+    alone = make_system(np.zeros((1, 3)), np.array([18]), np.zeros((3, 3)), [False] * 3)
+    frames = [LabelledFrame(system=alone, target=Prediction(energy=torch.zeros(1), forces=torch.zeros(1, 3)))] * 3
+    frames += morse_frames(16)
+    result = train_direct(frames, DirectSettings(**TINY, fit=fit(1)), tmp_path)
+    found = direct_results(result, load_model(result.path), frames)
+    assert np.isfinite(found.values["antisymmetry"].value)
 
 
 def test_forces_of_xtb_are_minus_its_gradient() -> None:

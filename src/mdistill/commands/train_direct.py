@@ -105,9 +105,9 @@ def main(arguments: list[str]) -> int:
 
 def _frames(given: TrainDirectArguments) -> tuple[list[Any], frozenset[int], Any]:
     """Frames, the blocks to hold out (none: the usual ones), and a table of what label files hold."""
-    from mdistill.direct.shards import is_shards, read_shards
+    from mdistill.direct.shards import is_shards, read_folders
     from mdistill.runs.results import Results
 
     if all(is_shards(path) for path in given.labels):
-        return [frame for path in given.labels for frame in read_shards(path)], frozenset(), Results(command="train")
+        return read_folders(given.labels), frozenset(), Results(command="train")
     return labels_of(given)

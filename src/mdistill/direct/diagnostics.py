@@ -82,7 +82,7 @@ def antisymmetry(potential: Potential, systems: Sequence[System]) -> Estimate:
 
 
 def heating(times: Float[np.ndarray, " frame"], temperatures_K: Float[np.ndarray, " frame"]) -> Estimate:
-    """Slope of the temperature of a run in NVE, K/ns, by regression; its error from blocks of a fifth of the run.
+    """Slope of the temperature of a run in NVE, K/ns, by regression; its error from the scatter of five blocks about the line.
 
     Args:
         times: fs.
@@ -96,7 +96,7 @@ def heating(times: Float[np.ndarray, " frame"], temperatures_K: Float[np.ndarray
     slope, offset = np.polyfit(nanoseconds, temperatures_K, 1)
     residual = temperatures_K - slope * nanoseconds - offset
     means = np.array([block.mean() for block in np.array_split(residual, 5)])
-    spread = means.std(ddof=1) / np.std([block.mean() for block in np.array_split(nanoseconds, 5)]) / sqrt(5.0)
+    spread = means.std(ddof=2) / np.std([block.mean() for block in np.array_split(nanoseconds, 5)]) / sqrt(5.0)
     return Estimate(value=float(slope), error=float(spread), unit="K/ns", samples=len(times))
 
 

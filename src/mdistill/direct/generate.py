@@ -12,6 +12,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ from jaxtyping import Float, Int
 from mdistill.direct.conformers import conformers
 from mdistill.direct.molecules import Molecule, molecules, parsed
 from mdistill.direct.settings import MoleculeSettings
-from mdistill.direct.shards import MANIFEST, is_shards, shard, write_shard
-from mdistill.errors import BadInput, MissingPackage
+from mdistill.direct.shards import MANIFEST, contents, is_shards, shard, write_shard
+from mdistill.errors import BadInput, MdistillError, MissingPackage
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import read_json, write_json
 from mdistill.processes import begin_worker, worker_context
@@ -50,10 +52,11 @@ def generate(
         listed: Molecules; None for the list of the package.
         stop: Checked between molecules; whole shards are kept.
     Returns:
-        Counts: structures, molecules, failures by cause, and structures per CPU second of the workers in this call.
+        Counts of the folder: structures, molecules; of this call: failures by cause, structures per CPU second of the workers.
     Raises:
         BadInput: A folder with other settings.
         MissingPackage: RDKit or tblite is absent.
+        MdistillError: A worker was killed.
         Interrupted: A stop was requested.
     """
     _check_packages()
@@ -72,18 +75,21 @@ def generate(
     seconds, done = 0.0, len(groups) - len(todo)
     with (
         progress("label molecules", len(groups), unit="shard", done=done) as advance,
-        worker_context().Pool(workers, begin_worker) as pool,
+        ProcessPoolExecutor(workers, mp_context=worker_context(), initializer=begin_worker) as pool,
     ):
         for number, group in todo:
-            answers = pool.map(label_molecule, group, chunksize=1)
+            try:
+                answers = list(pool.map(label_molecule, group))
+            except BrokenProcessPool as error:
+                problem = f"a worker process was killed, often for lack of memory; the shards so far are in {folder}"
+                raise MdistillError(f"{problem}\n  fix: the same command again, with fewer --workers") from error
             stop.raise_if_pending()
             found = write_labelled(shard(folder, number), answers)
             counts += found
             seconds += sum(answer[4] for answer in answers)
             advance(1, f"{counts['structures'] / max(seconds, 1e-9):.0f} structures per CPU second")
-    totals = {name: float(value) for name, value in counts.items()} | {
-        "structures_per_s": counts["structures"] / max(seconds, 1e-9)
-    }
+    speed = {"structures_per_s": counts["structures"] / seconds} if seconds > 0.0 else {}
+    totals = {name: float(value) for name, value in (counts | contents(folder)).items()} | speed
     write_json(folder / MANIFEST, known | {"totals": totals})
     return totals
 

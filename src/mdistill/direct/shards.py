@@ -6,7 +6,8 @@ charge, unpaired and molecule [structure]. `molecules.json` beside them holds th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from mdistill.errors import BadInput
 from mdistill.io.arrays import DAMAGED, read_arrays
-from mdistill.io.files import replacing
+from mdistill.io.files import read_json, replacing
 from mdistill.types import LabelledFrame, Prediction, System
 
 MANIFEST = "molecules.json"
@@ -44,17 +45,49 @@ def read_shards(folder: Path, *, most: int | None = None) -> list[LabelledFrame]
         BadInput: No shard, or a damaged one.
     """
     frames: list[LabelledFrame] = []
-    for path in sorted(folder.glob("shard-*.npz")):
+    for part in _shards(folder):
         if most is not None and len(frames) >= most:
             break
-        try:
-            frames += _frames(read_arrays(path))
-        except DAMAGED as error:
-            problem, fix = f"is damaged ({error})", "remove it and run `mdistill molecules` again with the same flags"
-            raise BadInput(path, problem, allowed="a shard of labelled molecules", fix=fix) from error
+        frames += part
     if not frames:
         raise BadInput(folder, "holds no shards", allowed="labelled molecules", fix=f"mdistill molecules --out {folder}")
     return frames[:most]
+
+
+def read_folders(folders: Sequence[Path]) -> list[LabelledFrame]:
+    """Labelled frames of folders; a molecule is one block, whichever of them hold it, so that it is held out from all.
+
+    Raises:
+        BadInput: As `read_shards`.
+    """
+    frames, blocks = list[LabelledFrame](), dict[str, int]()
+    for folder in folders:
+        smiles = read_json(folder / MANIFEST)["molecules"]
+        for frame in read_shards(folder):
+            frames.append(replace(frame, block=blocks.setdefault(smiles[frame.block], len(blocks))))
+    return frames
+
+
+def contents(folder: Path) -> dict[str, int]:
+    """Numbers of structures, and of molecules with one or more, in all shards.
+
+    Raises:
+        BadInput: A damaged shard.
+    """
+    molecules, structures = set[int](), 0
+    for part in _shards(folder):
+        molecules |= {frame.block for frame in part}
+        structures += len(part)
+    return {"structures": structures, "molecules": len(molecules)}
+
+
+def _shards(folder: Path) -> Iterator[list[LabelledFrame]]:
+    for path in sorted(folder.glob("shard-*.npz")):
+        try:
+            yield _frames(read_arrays(path))
+        except DAMAGED as error:
+            problem, fix = f"is damaged ({error})", "remove it and run `mdistill molecules` again with the same flags"
+            raise BadInput(path, problem, allowed="a shard of labelled molecules", fix=fix) from error
 
 
 def _frames(arrays: Mapping[str, np.ndarray]) -> list[LabelledFrame]:

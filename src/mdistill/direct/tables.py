@@ -24,9 +24,9 @@ def direct_results(result: TrainingResult, potential: Potential, frames: Sequenc
     Args:
         result: Its training.
         potential: The model, float64.
-        frames: Structures of the labels; E_eq and λ are measured on a few of at most 60 atoms.
+        frames: Structures of the labels; E_eq and λ are measured on a few of 2 to 60 atoms.
     """
-    small = [frame.system for frame in frames if frame.system.n_atoms <= _ATOMS]
+    small = [frame.system for frame in frames if 1 < frame.system.n_atoms <= _ATOMS]
     systems = small[:: max(1, len(small) // _FRAMES)][:_FRAMES]
     force = result.accuracy.force["all"].mean_absolute.scaled(1e3, "meV/Å")
     cost = step_cost(potential, frames[-1])

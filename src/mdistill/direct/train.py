@@ -17,7 +17,7 @@ from mdistill.nets.edge_transformer import EdgeTransformerNet
 from mdistill.nets.model_files import load_net, read_metadata
 from mdistill.training.calibrate import calibrate
 from mdistill.training.fit import TRAINING
-from mdistill.training.labels import check_labels, frames_hash, items_of
+from mdistill.training.labels import check_labels, frames_hash, items_of, with_probes
 from mdistill.training.objective import PotentialObjective, loss_terms
 from mdistill.training.potential import Prepared, TrainingResult, run_fit
 from mdistill.training.split import split_blocks
@@ -54,6 +54,7 @@ def prepare_direct(
     """The network, its objective and its items. Arguments and errors as `train_direct`."""
     check_labels(frames)
     train, held_out = split_blocks(frames, held_out=settings.held_out, chosen=held_blocks)
+    train = with_probes(train, "none")  # no term has them, and copies would not turn them
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
     dtype = torch.float64 if settings.float64 else torch.float32
     net = EdgeTransformerNet(settings.student(elements), seed=settings.fit.seed) if start_from is None else _earlier(start_from)
