@@ -21,13 +21,13 @@ import pytest
 
 from conductors import cif, conductor
 from mdistill import cli
-from mdistill.campaign import queue
-from mdistill.campaign.plan import open_campaign, read_campaign
+from mdistill.campaign import queue, tables
+from mdistill.campaign.plan import Record, open_campaign, read_campaign
 from mdistill.campaign.slurm import slurm_script
 from mdistill.campaign.tables import mean_of, status_table
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
-from mdistill.runs.results import read_results
+from mdistill.runs.results import Headline, Results, read_results
 
 ROOT = Path(__file__).parents[2]
 NAMES = {"a": "Li6PS5Cl", "b": "Li10GeP2S12", "c": "Li3YCl6"}
@@ -299,6 +299,27 @@ def test_sets_of_temperatures_are_runs_of_their_own(place):
     (place / "campaign.toml").write_text('structures = ["crystals/a.cif"]\ntemperatures = [[300, 500], [700]]\n')
     jobs = _read(place).jobs
     assert [(job.name, job.entries["temperatures"]) for job in jobs] == [("a-300-500K", [300.0, 500.0]), ("a-700K", [700.0])]
+
+
+def test_two_runs_of_one_name_are_refused(place):
+    """Else both would have one folder, and one crystal the results of the other."""
+    for name in ("a b", "a-b"):
+        (place / "crystals" / f"{name}.cif").write_text((place / "crystals" / "a.cif").read_text())
+    with pytest.raises(BadInput, match="two runs are called a-b"):
+        _read(place)
+    (place / "campaign.toml").write_text('structures = ["crystals/a.cif"]\ntemperatures = [[300, 500], [300, 500]]\n')
+    with pytest.raises(BadInput, match="two runs are called a-300-500K"):
+        _read(place)
+
+
+def test_a_headline_without_a_value_leaves_its_column_empty(place, monkeypatch):
+    """As of a run whose labels have no energies: force_mae and energy_mae are headlines of every run."""
+    shown = Results(command="distill", headlines=[Headline(quantity="energy_mae", value="energy_mae")])
+    job = _read(place).jobs[0]
+    run = tables.Finished(job=job, record=Record(state="done", status=0), results=shown)
+    monkeypatch.setattr(tables, "_finished", lambda campaign, job: run)
+    rows = list(csv.DictReader(io.StringIO(tables.campaign_csv(_read(place)))))
+    assert rows[0]["energy_mae"] == ""
 
 
 @pytest.mark.parametrize("width", [40, 80])

@@ -99,6 +99,25 @@ def test_too_few_groups_are_refused(records):
         train_motion([replace(records[0], about=records[0].about | {"gate_passed": False})], QUICK)
 
 
+def test_crystals_of_other_temperatures_are_refused(records):
+    other = replace(records[0], temperatures_K=records[0].temperatures_K + 50.0)
+    with pytest.raises(BadInput, match="different temperatures"):
+        train_motion([*records, other], QUICK)
+
+
+def test_a_temperature_that_one_group_alone_knows_is_compared_with_a_constant_of_all(records, tmp_path):
+    """log10 D at the lowest temperature of a single crystal: no other group has a constant there."""
+    first = next(k for k, one in enumerate(records) if one.diffusing[0])
+    rare = [
+        one if k == first else replace(one, diffusivity=np.where(np.arange(4) == 0, np.nan, one.diffusivity))
+        for k, one in enumerate(records)
+    ]
+    model = train_motion(rare, replace(QUICK, target="diffusivity", members=1, steps=10))
+    assert np.isfinite([*model.gain, *model.constant.values(), *model.error.values()]).all() and 600.0 in model.error
+    save_motion(tmp_path / "motion.mdistill", model, {})
+    assert load_motion(tmp_path / "motion.mdistill").gain == model.gain
+
+
 def test_command_line(records, tmp_path, capsys):
     write_trajectory_set(tmp_path / "set.npz", records)
     words = ["--motion.members", "1", "--motion.steps", "10", "--motion.folds", "3", "--threads", "1"]

@@ -16,6 +16,7 @@ from mdistill import cli
 from mdistill.analysis.settings import GateLimits
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.io.structures import from_atoms
+from mdistill.settings import to_json
 from mdistill.transport import make_set, trajectory_job
 from mdistill.transport.settings import TrajectorySettings
 from mdistill.transport.trajectory_job import FORCE_GATE, MODES, _drifted, _measured, crystal_record, mobile_of
@@ -163,6 +164,20 @@ def test_a_set_is_made_continued_and_what_failed_is_listed(folder, stub, tmp_pat
     stub.failing.clear()
     make_set.make_trajectory_set(listed(folder), path, TrajectorySettings(), out)
     assert stub.done == ["NaCl.cif"] and len(read_trajectory_set(path)) == 2
+
+
+@pytest.mark.parametrize("name", ["time_ps", "temperatures", "teacher"])
+def test_a_set_of_other_settings_is_left_alone(name, folder, stub, tmp_path):
+    path, asked = tmp_path / "set.npz", TrajectorySettings()
+    write_trajectory_set(path, [replace(one, about=one.about | {"settings": to_json(asked)}) for one in planted(1)])
+    content = path.read_bytes()
+    other = replace(
+        asked, **{"time_ps": {"time_ps": 50.0}, "temperatures": {"temperatures": (500.0,)}}.get(name, {name: "chgnet"})
+    )
+    with pytest.raises(BadInput, match=f"holds crystals of {name}"):
+        make_set.make_trajectory_set(listed(folder), path, other, tmp_path / "run")
+    assert stub.done == [] and path.read_bytes() == content
+    make_set.make_trajectory_set(listed(folder), path, replace(asked, steps=20), tmp_path / "run")
 
 
 def test_a_stop_keeps_the_labels_of_the_crystal_at_work(folder, stub, tmp_path):

@@ -166,6 +166,10 @@ def read_campaign(path: Path, folder: Path, entries: Mapping[str, Any], check: C
         wanted = _nested(flat(common) | given | flat(only.get(crystal, {})))
         check(wanted)
         jobs.append(Job(name=re.sub(r"[^\w.-]", "-", name), crystal=crystal, structure=file, entries=wanted))
+    names = [job.name for job in jobs]
+    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+        fix = "rename a structure file, or list each set of temperatures once"
+        raise BadInput(path, f"two runs are called {twice}", allowed="a name for each run", fix=fix)
     hours, attempts = own.get("max_hours"), own.get("attempts", 2)
     if hours is not None and not (isinstance(hours, int | float) and hours > 0):
         raise BadInput(f"max_hours in {path}", f"{hours!r}", allowed="hours for one run, above 0", fix="max_hours = 12")

@@ -247,7 +247,7 @@ def campaign_csv(campaign: Campaign) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ["run", "crystal", "seed", "state", "exit_status", "reason", "gates_failed", "minutes", "cpu_minutes", "attempts"]
-    units = {name: next(e.unit for one in runs if one.results and (e := one.results.values.get(name))) for name in names}
+    units = {name: next((e.unit for one in runs if one.results and (e := one.results.values.get(name))), "") for name in names}
     titles = [f"{name} ({units[name]})".replace(" ()", "") for name in names]
     writer.writerow([*head, *(title for one in titles for title in (one, f"error of {one}", f"upper limit of {one}"))])
     for one in runs:

@@ -71,7 +71,7 @@ class Dask:
     ) -> Iterator[Answer | Failure]:
         """See `Executor.answers`."""
         futures = [self._submit(question) for question in questions]
-        tries, begun = Counter[int](), dict[int, float]()
+        tries, begun = Counter[int](), dict[str, float]()
         try:
             for number in range(len(questions)):
                 while True:
@@ -90,7 +90,7 @@ class Dask:
         """The engine goes with every question: data that was scattered before is lost with the workers that hold it."""
         return self.client.submit(_answer, self.engine, question, self.folder, pure=False, retries=0)
 
-    def _wait(self, futures: list[Any], number: int, begun: dict[int, float], stop: StopRequest) -> Answer | Failure | None:
+    def _wait(self, futures: list[Any], number: int, begun: dict[str, float], stop: StopRequest) -> Answer | Failure | None:
         """The answer of one question; None where a stop was requested before it came. A worker that hangs is restarted."""
         future = futures[number]
         while not future.done():
@@ -98,8 +98,8 @@ class Dask:
                 return None
             running = {key: worker for worker, keys in self.client.processing().items() for key in keys}
             if future.key in running:
-                begun.setdefault(id(future), time.monotonic())
-            if time.monotonic() - begun.get(id(future), time.monotonic()) > self.seconds:
+                begun.setdefault(future.key, time.monotonic())
+            if time.monotonic() - begun.get(future.key, time.monotonic()) > self.seconds:
                 self.client.cancel([future])
                 with suppress(Exception):
                     self.client.restart_workers([running[future.key]])

@@ -17,6 +17,7 @@ from mdistill.io.structures import read_structure
 from mdistill.progress import progress
 from mdistill.runs.lock import locked
 from mdistill.runs.results import Cell, Results, Table
+from mdistill.settings import to_json
 from mdistill.teachers.models import load
 from mdistill.transport.predict import check_conductor
 from mdistill.transport.settings import TrajectorySettings
@@ -26,6 +27,9 @@ from mdistill.types import Potential
 
 FAILED = "failed.json"
 """Crystals for which the teacher or the student failed: they are not tried again while this file names them."""
+
+
+_ALIKE = ("teacher", "temperatures", "time_ps", "every_fs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +58,14 @@ def make_trajectory_set(
     Returns:
         Tables of the crystals of the set ("set") and of files that could not be used ("unread").
     Raises:
-        BadInput: A damaged set, no file that can be used, an unknown teacher.
+        BadInput: A set that is damaged or of other settings, no file that can be used, an unknown teacher.
         Interrupted: A stop was requested; finished crystals are in the set.
     """
     with locked(folder):
         teacher = load(settings.teacher, subject="--teacher")
-        known = {one.key for one in read_trajectory_set(path)} if path.exists() else set()
+        before = read_trajectory_set(path) if path.exists() else []
+        _check_alike(before, settings, path)
+        known = {one.key for one in before}
         failed: dict[str, list[str]] = read_json(folder / FAILED) if (folder / FAILED).exists() else {}
         crystals, unread = _planned(files, teacher, settings, species)
         todo = [one for one in crystals if one.key not in known and one.key not in failed]
@@ -84,6 +90,16 @@ def make_trajectory_set(
         problem = f"no crystal that can be used; the first of {len(unread)}, {first[0]}: {first[1]}"
         raise BadInput("--structures", problem, allowed="bulk crystals with a mobile ion", fix=first[2])
     return _results(records, unread)
+
+
+def _check_alike(records: Sequence[CrystalRecord], settings: TrajectorySettings, path: Path) -> None:
+    """Refuse to add to crystals with which new ones could not be compared."""
+    asked = to_json(settings)
+    for name, made in ((name, one.about.get("settings", {})) for one in records for name in _ALIKE):
+        if made.get(name, asked[name]) != asked[name]:
+            problem = f"holds crystals of {name} {made[name]}; asked for: {asked[name]}"
+            fix = f"the same --make.{name.replace('_', '-')}, or another --trajectories"
+            raise BadInput(path, problem, allowed=f"one {name} in a set", fix=fix)
 
 
 def _planned(

@@ -112,9 +112,12 @@ def train_motion(records: Sequence[CrystalRecord], settings: MotionSettings) -> 
     """The ensemble on all usable crystals, and its errors from grouped cross-validation.
 
     Raises:
-        BadInput: Fewer groups of usable crystals than folds.
+        BadInput: Fewer groups of usable crystals than folds, or crystals of other temperatures or features than the rest.
     """
     used = [one for one in records if np.isfinite(target_of(one, settings.target)).any()]
+    if len({(*one.temperatures_K.tolist(), one.features.shape[1], one.spectra.shape[2]) for one in used}) > 1:
+        problem, allowed = "crystals of different temperatures or teachers", "one set of --make.temperatures, one --make.teacher"
+        raise BadInput("--trajectories", problem, allowed=allowed, fix="make a set of each")
     groups = groups_of(used) if used else np.zeros(0, dtype=np.int64)
     if (count := len(np.unique(groups))) < settings.folds:
         problem = f"{len(used)} usable crystals of {len(records)} in {count} groups of equal composition"
@@ -164,7 +167,8 @@ def values_of(nets: Sequence[TaughtNet], items: Sequence[IonRows]) -> Float[np.n
 def held_out(
     records: Sequence[CrystalRecord], groups: Int[np.ndarray, " crystal"], settings: MotionSettings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions made without the group of each crystal: mean, spread of the ensemble, and a constant by temperature."""
+    """Predictions made without the group of each crystal: mean, spread of the ensemble, and a constant by temperature (that of
+    all temperatures where the other groups have no label)."""
     folds = fold_numbers(groups, settings.folds, seed=settings.seed)
     truth = np.array([target_of(one, settings.target) for one in records])
     value, spread, constant = (np.full(truth.shape, np.nan) for _ in range(3))
@@ -175,7 +179,8 @@ def held_out(
         items = [ion_rows(records[k], scales, target=settings.target, taught=False) for k in outside]
         given = values_of(nets, items).reshape(len(nets), len(outside), -1)
         value[outside], spread[outside] = given.mean(axis=0), given.std(axis=0)
-        constant[outside] = np.nanmedian(truth[folds != fold], axis=0)
+        columns = [(column[np.isfinite(column)], truth[folds != fold]) for column in truth[folds != fold].T]
+        constant[outside] = [np.median(column) if len(column) else np.nanmedian(whole) for column, whole in columns]
     return value, spread, constant
 
 
