@@ -23,6 +23,7 @@ from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.graph import empty_graph
 from mdistill.interrupt import StopRequest
 from mdistill.io.files import write_text
+from mdistill.labelling import dask_executor
 from mdistill.labelling.engine import Answer, Failure, as_engine
 from mdistill.labelling.executor import AskedPotential, Executor, NoAnswer, executor
 from mdistill.labelling.label import label_run, label_structures
@@ -247,6 +248,42 @@ def test_a_stopped_run_with_workers_goes_on(tmp_path: Path) -> None:
         except Interrupted:
             continue
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+class Recycled:
+    """A Dask client and its only future: one object, as Python may give a new future the place of a freed one."""
+
+    key, looks, asked = "", 0, 0
+
+    def submit(self, *_: Any, **__: Any) -> Recycled:
+        self.asked, self.looks = self.asked + 1, 0
+        self.key = f"question-{self.asked}"
+        return self
+
+    def processing(self) -> dict[str, list[str]]:
+        return {"worker": [self.key]}
+
+    def done(self) -> bool:
+        self.looks += 1
+        return self.looks == 3
+
+    def result(self) -> Any:
+        forces = torch.zeros(1, 3)
+        return Failure(reason="once", retry=True) if self.asked == 1 else Answer(
+            prediction=Prediction(energy=torch.full((1,), 7.0), forces=forces)
+        )  # fmt: skip
+
+    def cancel(self, futures: Any) -> None:
+        pass
+
+
+def test_the_time_of_a_question_begins_anew_when_it_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(dask_executor.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(dask_executor.time, "sleep", lambda _: clock.__setitem__(0, clock[0] + 4.0))
+    asked = object.__new__(dask_executor.Dask)
+    asked.engine, asked.seconds, asked.folder, asked.client = Odd(tmp_path), 10.0, tmp_path, Recycled()
+    assert said(asked, [0], attempts=2) == [7.0]
 
 
 @pytest.mark.slow
