@@ -154,6 +154,16 @@ def test_curvature_labels_are_left_out() -> None:
     assert "curvature" not in {term.quantity for term in ready.objective.inner.terms}
 
 
+def test_another_zero_of_energy_is_no_error_of_a_tuned_model(tmp_path: Path) -> None:
+    """As after pre-training on xTB and tuning on DFT: energies of elements differ by hundreds of eV."""
+    frames, settings = morse_frames(16), DirectSettings(**TINY, fit=fit(20))
+    first = train_direct(frames, settings, tmp_path / "first")
+    shifted = [replace(f, target=replace(f.target, energy=f.target.energy - 700.0 * f.system.n_atoms)) for f in frames]
+    tuned = train_direct(shifted, replace(settings, fit=fit(2)), tmp_path / "tuned", start_from=first.path)
+    error, before = (result.accuracy.energy["all"].mean_absolute.value for result in (tuned, first))
+    assert error < before + 0.05
+
+
 def test_a_lone_atom_has_no_jacobian_to_judge(tmp_path: Path) -> None:
     alone = make_system(np.zeros((1, 3)), np.array([18]), np.zeros((3, 3)), [False] * 3)
     frames = [LabelledFrame(system=alone, target=Prediction(energy=torch.zeros(1), forces=torch.zeros(1, 3)))] * 3

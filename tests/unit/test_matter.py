@@ -176,6 +176,8 @@ def test_heavy_hydrogen_keeps_the_mass_of_every_molecule():
     assert (usual_time_step(system), usual_time_step(system, heavy_h=3.0)) == (0.5, 1.0)
     with pytest.raises(BadInput, match="heavy-h"):
         repartitioned(system, 8.0)
+    with pytest.raises(BadInput, match=r"lightest partner 3\.84 u"):
+        repartitioned(to_system(from_atoms(molecule("CH4"))), 3.05)
     with pytest.raises(BadInput, match="1 hydrogens have no bond"):
         repartitioned(to_system(from_atoms(molecule("H2O") + Atoms("H", [[0, 0, 4.0]]))), 3.0)
 

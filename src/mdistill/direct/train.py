@@ -9,19 +9,23 @@ from typing import Any
 
 import torch
 
+from mdistill.derivatives import potential_of
 from mdistill.direct.objective import TurnedObjective
 from mdistill.direct.settings import DirectSettings
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.edge_transformer import EdgeTransformerNet
 from mdistill.nets.model_files import load_net, read_metadata
-from mdistill.training.calibrate import calibrate
+from mdistill.training.calibrate import calibrate, reference_energies
 from mdistill.training.fit import TRAINING
 from mdistill.training.labels import check_labels, frames_hash, items_of, with_probes
 from mdistill.training.objective import PotentialObjective, loss_terms
-from mdistill.training.potential import Prepared, TrainingResult, run_fit
+from mdistill.training.potential import Prepared, TrainingResult, evaluate, run_fit
 from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame
+
+_REFITTED_BY = 256
+"""Largest number of frames that reference energies are fitted again to."""
 
 
 def train_direct(
@@ -35,6 +39,7 @@ def train_direct(
         settings: Size and training.
         folder, stop: Folder; stop is checked between steps.
         start_from: A model file to fine-tune: all its weights, its size and its elements, which must include those of the frames.
+            Its reference energies are fitted again.
         held_blocks: Blocks to hold out; by default `split_blocks` chooses them.
         provenance: Stored in the model file.
     Raises:
@@ -60,6 +65,8 @@ def prepare_direct(
     net = EdgeTransformerNet(settings.student(elements), seed=settings.fit.seed) if start_from is None else _earlier(start_from)
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
     calibrate(net, items, fresh=start_from is None)
+    if start_from is not None:
+        _refit_references(net, train)
     inputs = {"train": frames_hash(train), "held_out": frames_hash(held_out)}
     inputs |= {} if start_from is None else {"start": read_metadata(start_from)["sha256"]}
     terms = loss_terms(train, settings.weights())
@@ -71,6 +78,20 @@ def prepare_direct(
         net=net.in_type(dtype), objective=objective, items=items, held_items=held_items, train=train, held_out=held_out,
         settings=settings, work=replace(TRAINING, settings=settings, inputs=inputs), title="direct forces",
     )  # fmt: skip
+
+
+def _refit_references(net: EdgeTransformerNet, frames: Sequence[LabelledFrame]) -> None:
+    """Add to the reference energies what the labels lack for each element, by least squares over some frames: another level of
+    theory has another zero of energy, hundreds of eV an atom away, which the heads of the network cannot learn."""
+    frames = [frame for frame in frames if "energy" not in frame.missing]
+    frames = frames[:: -(-len(frames) // _REFITTED_BY) or 1]
+    answers = evaluate(potential_of(net), frames)
+    lacking = [
+        replace(frame, target=replace(frame.target, energy=frame.target.energy - answer.energy))
+        for frame, answer in zip(frames, answers, strict=True)
+    ]
+    present = torch.tensor([any(z in frame.system.numbers for frame in frames) for z in net.settings.elements])
+    net.reference.add_(reference_energies(net, items_of(lacking, net.cutoff, torch.float64)) * present)
 
 
 def _earlier(path: Path) -> EdgeTransformerNet:

@@ -39,10 +39,9 @@ def repartitioned(system: System, heavy_h: float) -> Float[Tensor, " atom"] | No
                 masses[partner] -= heavy_h - masses[hydrogen]
                 masses[hydrogen] = heavy_h
                 moved.add(hydrogen)
-    if len(moved) < int(light.sum()) or float(masses.min()) < min(_LIGHTEST, heavy_h):
-        problem = (
-            f"{heavy_h:g} u: {int(light.sum()) - len(moved)} hydrogens have no bond, lightest atom {float(masses.min()):.3g} u"
-        )
+    partner_mass = min(masses[~light].tolist(), default=_LIGHTEST)
+    if len(moved) < int(light.sum()) or partner_mass < _LIGHTEST:
+        problem = f"{heavy_h:g} u: {int(light.sum()) - len(moved)} hydrogens have no bond, lightest partner {partner_mass:.3g} u"
         raise BadInput("--heavy-h", problem, allowed="hydrogens bonded to atoms that stay heavier than 4 u", fix="--heavy-h 2")
     return masses
 
