@@ -14,7 +14,7 @@ from systems import random_box, tiny_net
 
 PAGES = Path(__file__).parent.parent / "docs" / "howto"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ENGINES = {"openmm": "openmm", "torch_sim": "torch_sim", "ipi": "ipi", "metatomic": "metatomic_ase"}
+ENGINES = {"openmm": "openmm", "torch_sim": "torch_sim", "ipi": "ipi", "metatomic": "metatomic_ase", "barrier": "ase"}
 
 
 @pytest.mark.slow
