@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -70,6 +71,8 @@ def test_a_corrected_teacher_is_a_potential_with_the_curvature_of_its_forces():
     assert_close(found[0], (sides[1] - sides[0]) / 2e-4, absolute=1e-4, relative=1e-4)
     stored = replace(soft[0], probes=probes, products=curvature_products(base, system, probes))
     assert_close(delta.corrected(stored).products, found, absolute=1e-6, relative=1e-6)
+    sent = pickle.loads(pickle.dumps(corrected))  # to worker processes
+    assert_close(sent(build_graph(system, sent.cutoff)).forces, corrected(build_graph(system, corrected.cutoff)).forces)
     assert corrected.sha256 != Corrected(base, replace(delta, softening=0.1)).sha256
 
 

@@ -20,7 +20,8 @@ from mdistill.hardening.harden import CHOSEN, DELTA, LABELS, Hardening, first_of
 from mdistill.hardening.settings import HardSettings
 from mdistill.io.structures import read_systems, write_systems
 from mdistill.labelling.engine import Answer, Failure
-from mdistill.labelling.remembered import Remembered
+from mdistill.labelling.hard_settings import Cp2kSettings
+from mdistill.labelling.remembered import Remembered, load_engine
 from mdistill.nets.model_files import load_model, load_net
 from mdistill.training.hard_targets import shifted_student
 from mdistill.training.potential import evaluate, train_potential
@@ -93,6 +94,19 @@ def test_a_student_begins_with_the_energies_of_the_hard_labels(trained, tmp_path
     for frame, found in zip(hard, evaluate(start, hard), strict=True):
         assert float(found.energy) == pytest.approx(float(frame.target.energy), abs=1e-4)
         torch.testing.assert_close(found.forces, frame.target.forces)
+
+
+def test_answers_are_shared_by_jobs_and_lie_where_workers_of_another_folder_find_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = f"{shlex.quote(sys.executable)} {PLAYER} good"
+    shared = load_engine("cp2k", cp2k=Cp2kSettings(command=command), home=Path("run/hard-answers"))
+    assert shared.home == tmp_path / "run" / "hard-answers"
+    (tmp_path / "calls").touch()
+    system = morse_frames(1)[0].system
+    moved = replace(system, positions=system.positions + 2e-8)  # as a file rounds them
+    answers = [shared.label(one, tmp_path / name / "q").prediction.energy for name, one in (("a", system), ("b", moved))]
+    assert float(answers[0]) == float(answers[1]) and (tmp_path / "calls").read_text() == "x"
+    assert len(list((tmp_path / "run" / "hard-answers").iterdir())) == 1
 
 
 def test_a_failed_calculation_is_left_out_and_told(trained, tmp_path):

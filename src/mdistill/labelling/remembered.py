@@ -118,6 +118,7 @@ def load_engine(
         BadInput: Unknown name, or the program is not installed.
         MissingPackage: The package is not installed.
     """
+    home = None if home is None else Path(home).absolute()  # workers of a cluster have other working folders
     if not name:
         raise BadInput(subject, "names no engine", allowed=", ".join(ENGINES), fix=f"{subject} cp2k")
     if name == "cp2k":
