@@ -72,7 +72,9 @@ def test_a_corrected_teacher_is_a_potential_with_the_curvature_of_its_forces():
     stored = replace(soft[0], probes=probes, products=curvature_products(base, system, probes))
     assert_close(delta.corrected(stored).products, found, absolute=1e-6, relative=1e-6)
     sent = pickle.loads(pickle.dumps(corrected))  # to worker processes
-    assert_close(sent(build_graph(system, sent.cutoff)).forces, corrected(build_graph(system, corrected.cutoff)).forces)
+    assert_close(
+        sent(build_graph(system, sent.cutoff)).forces, corrected(build_graph(system, corrected.cutoff)).forces, absolute=1e-12
+    )
     assert corrected.sha256 != Corrected(base, replace(delta, softening=0.1)).sha256
 
 
