@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.io import write
 
 from conductors import cif, conductor
@@ -55,3 +55,12 @@ def test_the_plan_states_the_rule_that_was_applied(tmp_path):
     plan = dry_run(settings)
     assert "closer than 0.65 (cations)" in plan.notes[0] and "lowered from 0.8" in plan.notes[0]
     assert not any("0.8 (cations)" in text for text in [*plan.notes, *(table.caption for table in plan.tables)])
+
+
+def test_only_heavy_enough_hydrogen_lengthens_the_step(tmp_path):
+    """1 fs needs hydrogen of 2.5 u; with 2 u production takes the usual step."""
+    path = tmp_path / "water.xyz"
+    molecule("H2O").write(path)
+    settings = replace(quick_settings(path), matter="molecule")
+    steps = {mass: resolved(replace(settings, heavy_h=mass), read_structure(path)).production.time_step_fs for mass in (2.0, 3.0)}
+    assert steps == {2.0: None, 3.0: 1.0}

@@ -174,6 +174,7 @@ def test_heavy_hydrogen_keeps_the_mass_of_every_molecule():
     assert masses.reshape(27, 3).sum(1).tolist() == pytest.approx([18.015] * 27, abs=1e-9)
     assert repartitioned(system, 0.0) is None
     assert (usual_time_step(system), usual_time_step(system, heavy_h=3.0)) == (0.5, 1.0)
+    assert usual_time_step(system, heavy_h=2.0) == 0.5
     with pytest.raises(BadInput, match="heavy-h"):
         repartitioned(system, 8.0)
     with pytest.raises(BadInput, match=r"lightest partner 3\.84 u"):

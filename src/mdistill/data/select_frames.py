@@ -103,13 +103,19 @@ def select(
     usable_frames = usable(candidates, reference, floor=floor)
     if not usable_frames or count <= 0:
         return []
-    known = [describe(system) for system in reference]
-    points = torch.stack([describe(candidates[k]) for k in usable_frames])
+    points, known = described([candidates[k] for k in usable_frames], reference, describe)
     weights = torch.tensor([1.0 if weigh is None else weigh(candidates[k]) for k in usable_frames], dtype=points.dtype)
-    scale = torch.cat([*(vector.unsqueeze(0) for vector in known), points]).std(0, correction=0).clamp_min(1e-12)
-    before = torch.stack(known) / scale if known else points.new_zeros((0, points.shape[1]))
     choose = farthest if method == "farthest" else leverage
-    return [usable_frames[k] for k in choose(points / scale, before, weights, count)]
+    return [usable_frames[k] for k in choose(points, known, weights, count)]
+
+
+def described(
+    systems: Sequence[System], reference: Sequence[System], describe: Describe
+) -> tuple[Float[Tensor, "frame feature"], Float[Tensor, "reference feature"]]:
+    """Features of structures and of the reference set: zero mean, and unit spread where a feature is not constant."""
+    together = torch.stack([describe(system) for system in (*systems, *reference)])
+    scaled = (together - together.mean(0)) / together.std(0, correction=0).clamp_min(1e-12)
+    return scaled[: len(systems)], scaled[len(systems) :]
 
 
 def farthest(

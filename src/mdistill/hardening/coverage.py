@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from mdistill.data.descriptors import invariants_of
-from mdistill.data.select_frames import Describe, coverage, histogram, select
+from mdistill.data.select_frames import Describe, coverage, described, histogram, select
 from mdistill.errors import BadInput
 from mdistill.io.structures import write_systems
 from mdistill.nets.model_files import load_net
@@ -58,11 +56,8 @@ def select_frames(
     if not chosen:
         problem = f"none of {len(candidates)} structures is finite and without too close pairs"
         raise BadInput("structures", problem, allowed="at least one", fix="lower --floor, or check the files")
-    points, before = (torch.stack([describe(s) for s in part]) if part else None for part in (candidates, reference))
-    points = torch.zeros((0, 1)) if points is None else points
-    before = points[:0] if before is None else before
-    scale = torch.cat([points, before]).std(0, correction=0).clamp_min(1e-12)
-    covered = coverage(points / scale, chosen, before / scale)
+    points, before = described(candidates, reference, describe)
+    covered = coverage(points, chosen, before)
     write_systems(out, [candidates[k] for k in chosen])
     figure = Figure(
         name="coverage", title="Coverage", section="selection", x_label="structures chosen", kind="line",

@@ -31,8 +31,8 @@ from mdistill.judge.committee import committee_results
 from mdistill.judge.spread import calibration, forces_spread
 from mdistill.labelling.label import label_structures
 from mdistill.labelling.settings import LabelSettings
-from mdistill.matter.kinds import HEAVY_H_FS, KINDS, Matter
-from mdistill.matter.masses import repartitioned
+from mdistill.matter.kinds import KINDS, Matter
+from mdistill.matter.masses import repartitioned, usual_time_step
 from mdistill.runs.results import Cell, Results, Table, merge
 from mdistill.settings import child_seed
 from mdistill.simulation.evaluator import make_evaluator
@@ -172,7 +172,7 @@ def _dynamics(rounds: Rounds, number: int, structure: int, temperature: float) -
     return SimulateSettings(
         ensemble="nvt" if rounds.pressure_GPa is None else "npt", barostat=rounds.matter.barostat or "anisotropic",
         barostat_ps=QUICK_BAROSTAT_PS, compressibility_per_GPa=rounds.matter.compressibility_per_GPa,
-        time_step_fs=HEAVY_H_FS if rounds.label.heavy_h else None,
+        time_step_fs=usual_time_step(rounds.systems[structure], heavy_h=rounds.label.heavy_h),
         thermostat="langevin", friction_per_ps=10.0, temperature_K=temperature, pressure_GPa=rounds.pressure_GPa or 0.0,
         time_ps=rounds.settings.time_ps, every_fs=rounds.settings.every_fs,
         seed=child_seed(rounds.seed, f"round {number}", f"structure {structure}", f"{temperature:g} K"),

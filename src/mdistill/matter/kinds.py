@@ -17,6 +17,8 @@ Kind = Literal["crystal", "molecular-crystal", "liquid", "slab", "wire", "molecu
 AUTO = "auto"
 WITH_H_FS, HEAVY_H_FS, WITHOUT_H_FS = 0.5, 1.0, 2.0
 """Usual time steps, fs: with hydrogen, with heavy hydrogen, and without."""
+HEAVY_H_U = 2.5
+"""Mass of hydrogen from which the longer step holds, u."""
 MOBILE_IONS = ("Li", "Na", "Ag", "Cu", "K", "F", "Mg", "Zn", "Ca")
 """Mobile ions in order of preference, where none is named."""
 _LEAST_VACUUM, _SUSPECT = 4.0, 4.5

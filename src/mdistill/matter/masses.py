@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mdistill.errors import BadInput
 from mdistill.matter.bonds import bonds_of
-from mdistill.matter.kinds import HEAVY_H_FS, WITH_H_FS, WITHOUT_H_FS
+from mdistill.matter.kinds import HEAVY_H_FS, HEAVY_H_U, WITH_H_FS, WITHOUT_H_FS
 from mdistill.types import System
 
-_HEAVY, _LIGHTEST = 2.5, 4.0
+_LIGHTEST = 4.0
 
 
 def repartitioned(system: System, heavy_h: float) -> Float[Tensor, " atom"] | None:
@@ -50,4 +50,4 @@ def usual_time_step(system: System, *, heavy_h: float = 0.0) -> float:
     """0.5 fs where hydrogen moves (1 fs where it weighs 2.5 u or more), else 2 fs."""
     if not bool((system.numbers == 1).any()):
         return WITHOUT_H_FS
-    return HEAVY_H_FS if heavy_h >= _HEAVY else WITH_H_FS
+    return HEAVY_H_FS if heavy_h >= HEAVY_H_U else WITH_H_FS

@@ -200,7 +200,8 @@ def _rounds(
                              seed=child_seed(seed, f"round {number}"), stop=stop)  # fmt: skip
         checked = [replace(frame, block=frame.block + (number + 1) * _OWN_BLOCKS) for frame in store.read()]
         gates = _judged(checked, potential)
-        flags = {k: [*these, *(() if all(g.passed for g in gates.get(k, ())) else (FORCE_GATE,))] for k, these in flags.items()}
+        held = {k for k, these in gates.items() if all(gate.passed for gate in these)}
+        flags = {k: [*these, *(() if k in held else (FORCE_GATE,))] for k, these in flags.items()}
         rounds.append(_Round(
             mode=mode, labels=len(frames), moved=moved, flags=flags, gates=gates, checked=checked, md_seconds=seconds
         ))  # fmt: skip

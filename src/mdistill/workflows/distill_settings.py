@@ -14,7 +14,7 @@ from mdistill.hardening.settings import HardSettings, RefineSettings
 from mdistill.judge.settings import CheckSettings, JudgeSettings, StrideRungSettings, ValidateSettings
 from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
 from mdistill.labelling.settings import LabelSettings, SegmentSettings
-from mdistill.matter.kinds import HEAVY_H_FS, KINDS, mobile_ion, recognised
+from mdistill.matter.kinds import HEAVY_H_FS, HEAVY_H_U, KINDS, mobile_ion, recognised
 from mdistill.nets.settings import LONGEST_STRIDE
 from mdistill.settings import HOTTEST, SEEDS, BadSetting, child_seed, refuse, setting, settings
 from mdistill.training.settings import FitSettings, StrideSettings, TrainSettings
@@ -161,7 +161,7 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
     label = replace(settings.label, heavy_h=settings.heavy_h or settings.label.heavy_h)
     if not label.temperatures_K:
         label = replace(label, temperatures_K=ladder(temperatures, matter.headroom))
-    if label.heavy_h and production.time_step_fs is None:
+    if label.heavy_h >= HEAVY_H_U and production.time_step_fs is None:
         production = replace(production, time_step_fs=HEAVY_H_FS)
     fixed = production.fixed_cell or not matter.barostat
     production = replace(production, fixed_cell=fixed, thermostat=matter.thermostat or production.thermostat)
