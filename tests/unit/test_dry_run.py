@@ -36,7 +36,7 @@ def test_a_fixed_number_of_steps_has_no_minutes(tmp_path):
     train = replace(settings.train, fit=replace(settings.train.fit, steps=250))
     plan = replace(settings, teacher="ase.calculators.emt:EMT", temperatures=(300.0,), train=train)
     rows = {str(row[0]): row[2] for row in dry_run(plan).tables[-1].rows}
-    assert rows["train, 250 steps"] is None and rows["refit, 200 steps"] is None
+    assert rows["train, 250 steps"] is None and rows["refit, 875 steps"] is None
     known = [minutes for name, minutes in rows.items() if minutes is not None and "together" not in name]
     assert rows["together, without fits of a fixed number of steps"] == pytest.approx(sum(known), abs=0.3)
 
