@@ -32,6 +32,7 @@ ENVIRONMENT = {
 TINY = shlex.split(
     "--teacher toy_teacher:salt --temperatures 300 400 --prepare.relax-steps 200 --label.frames 20 --label.every-fs 20 "
     "--label.probe-every 20 --train.fit.steps 150 --train.channels 6 --train.radial 8 --train.hidden 24 --refine.time-ps 0.3 "
+    "--refine.refit-share 0.8 --refine.refit-rate 0.3 "
     "--committee 2 --refine.frames 3 --validate.replays 4 --validate.drift-ps 0.4 --validate.stability-ps 0.2 --validate.equilibration-ps 0.1 "
     "--validate.speed-repeats 3 --production.time-ps 1.2 --production.equilibration-ps 0.2 "
     "--production.runs 2 --production.cell-ps 0.2 --production.atoms 50 --production.max-minutes 0.001 --production.no-size-check"
@@ -92,7 +93,7 @@ def test_the_committee_lies_beside_the_student_and_is_judged(workspace):
     assert results.values["committee_spread"].value > 0.0 and results.values["committee_error_over_spread"].value > 0.0
     assert next(table for table in results.tables if table.name == "committee").rows[1][1].value > 0.0
     assert any(figure.name == "committee_calibration" for figure in results.figures)
-    assert "student 2: the fit had 150 steps, fewer than the 1000 of a usable student" in results.notes
+    assert "student 2: the fit had 150 steps, fewer than the 500 of a usable student" in results.notes
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ class Student:
     def __call__(self, graph: Graph) -> Prediction:
         found = Conservative(self.net)(graph)
         if self.fault == "slow":
-            time.sleep(0.02)
+            time.sleep(0.06)
         if self.fault == "stress" and found.stress is not None:
             return replace(found, stress=found.stress + 0.02 * torch.eye(3, dtype=torch.float64))
         if self.fault == "one element":
@@ -87,14 +87,14 @@ class Student:
 
 @dataclass(frozen=True)
 class SlowTeacher:
-    """The same physics, ten times the price."""
+    """The same physics at ten times the price, also where other processes slow the student down."""
 
     elements: frozenset[int] = frozenset({11, 17})
     cutoff: float = 4.2
     name: str = "teacher"
 
     def __call__(self, graph: Graph) -> Prediction:
-        time.sleep(0.02)
+        time.sleep(0.06)
         return Conservative(SoftSalt())(graph)
 
 

@@ -61,7 +61,7 @@ def test_results_of_a_blow_up_say_what_failed_and_what_to_type() -> None:
     assert found.gates[0].name == "production MD" and not found.gates[0].passed and "step 70: hot" in found.gates[0].detail
     assert found.notes[0].startswith("The MD of the stage production blew up") and "--temperatures 500 700" in found.notes[0]
     fixed = with_fixes(Results(command="distill", gates=[gate("softening", exactly(2.0), 1.0), drifting(1e-6, 1e-7)]), settings)
-    assert "--update --refine.frames 80" in fixed.gates[0].fix and fixed.gates[1].fix == ""
+    assert "--update --refine.frames 240" in fixed.gates[0].fix and fixed.gates[1].fix == ""
 
 
 @dataclass(frozen=True)
