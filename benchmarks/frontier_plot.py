@@ -53,8 +53,8 @@ def against_cost(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def against_labels(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Medium students and peers by the number of labels that they were fitted to: the best of each."""
-    for name, marker in {"medium": "o", **MARKERS}.items():
+    """Medium students and POD by the number of labels that they were fitted to: the best of each."""
+    for name, marker in {"medium": "o", "POD": MARKERS["POD"]}.items():
         mine = [row for row in rows if row["model"].startswith(name) and row["code"] != "x86-64-v2" and not row.get("member")]
         best: dict[int, tuple[float, float]] = {}
         for row in mine:
