@@ -26,7 +26,6 @@ JOB = shlex.split(
     "--quick --teacher toy_teacher:salt --cutoff 3.6 --temperatures 40 --prepare.relax-steps 50 --label.frames 8 --committee 2 "
     "--label.every-fs 8 --label.equilibration-fs 16 --label.blocks 4 --label.contacts 3 --train.fit.steps 40 "
     "--train.fit.batch-size 4 --train.channels 6 --train.radial 8 --train.hidden 24 --refine.time-ps 0.05 --refine.frames 2 "
-    "--refine.refit-share 0.8 --refine.refit-rate 0.3 "
     "--validate.replays 4 --validate.drift-ps 0.2 --validate.stability-ps 0.1 --validate.equilibration-ps 0.05 "
     "--validate.speed-repeats 3 --production.time-ps 0.5 --production.equilibration-ps 0.1 --production.runs 2 "
     "--production.cell-ps 0.1 --production.every-fs 10 --production.atoms 16 --production.ions 8 "
