@@ -19,8 +19,8 @@ from mdistill.io.structures import from_atoms
 from mdistill.settings import to_json
 from mdistill.transport import make_set, trajectory_job
 from mdistill.transport.settings import TrajectorySettings
-from mdistill.transport.trajectory_job import FORCE_GATE, MODES, _drifted, _measured, crystal_record, mobile_of
-from mdistill.transport.trajectory_set import ARRAYS, add_to_set, read_trajectory_set, write_trajectory_set
+from mdistill.transport.trajectory_job import MODES, _drifted, _measured, crystal_record, mobile_of
+from mdistill.transport.trajectory_set import ARRAYS, FORCE_GATE, add_to_set, read_trajectory_set, write_trajectory_set
 from mdistill.types import Trajectory
 from planted_motion import KELVINS, planted
 

@@ -307,19 +307,7 @@ def mass_lines(elements: Sequence[str]) -> str:
     return "\n".join(f"mass {k} {_mass(symbol):.4f}  # {symbol}" for k, symbol in enumerate(elements, 1))
 
 
-def _example(name: str, export: Export) -> str:
-    elements = " ".join(export.elements)
-    return f"""\
-# {name}, in {export.real}. Run in this folder: mpiexec -n 2 lmp -in {EXAMPLE}
-# mpiexec must be that of LAMMPS's MPI: it then prints a processor grid of two, not twice a grid of one.
-plugin load ./{PLUGIN}
-units metal
-atom_style atomic
-newton on
-read_data {STRUCTURE}  # types in the order of pair_coeff: {elements}
-{mass_lines(export.elements)}
-pair_style mdistill
-pair_coeff * * {MODEL} {elements}
+NVE_LINES = """\
 neighbor 1.0 bin
 neigh_modify every 1 delay 0 check yes
 velocity all create 600 4928 mom yes rot no
@@ -329,6 +317,29 @@ thermo_style custom step time temp pe etotal press
 thermo 100
 run 1000
 """
+"""The end of an input file: 2 ps of NVE."""
+
+
+def pair_lines(export: Export) -> str:
+    """The begin of an input file: plugin, structure, masses, pair style."""
+    elements = " ".join(export.elements)
+    return f"""\
+plugin load ./{PLUGIN}
+units metal
+atom_style atomic
+newton on
+read_data {STRUCTURE}  # types in the order of pair_coeff: {elements}
+{mass_lines(export.elements)}
+pair_style mdistill
+pair_coeff * * {MODEL} {elements}
+"""
+
+
+def _example(name: str, export: Export) -> str:
+    return f"""\
+# {name}, in {export.real}. Run in this folder: mpiexec -n 2 lmp -in {EXAMPLE}
+# mpiexec must be that of LAMMPS's MPI: it then prints a processor grid of two, not twice a grid of one.
+{pair_lines(export)}{NVE_LINES}"""
 
 
 def load_plugin(lmp: Any, folder: str | Path) -> None:

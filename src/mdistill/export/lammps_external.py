@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mdistill.errors import BadInput
-from mdistill.export.lammps import STRUCTURE, known_frames, mass_lines, student_weights, symbols_of
+from mdistill.export.lammps import NVE_LINES, STRUCTURE, known_frames, mass_lines, student_weights, symbols_of
 from mdistill.export.write_frames import write_frames, write_input
 from mdistill.io.files import write_bytes
 from mdistill.kernels.build import c_struct
@@ -194,12 +194,5 @@ read_data {STRUCTURE}
 """)
 attach(lmp, "{student}", {list(elements)!r}, precision="{precision}")
 lmp.commands_string("""
-neighbor 1.0 bin
-velocity all create 600 4928 mom yes rot no
-timestep 0.002
-fix 1 all nve
-thermo_style custom step time temp pe etotal press
-thermo 100
-run 1000
-""")
+{NVE_LINES}""")
 '''

@@ -13,12 +13,10 @@ import numpy as np
 from mdistill.errors import BadInput
 from mdistill.export.lammps import (
     MODEL,
-    PLUGIN,
-    STRUCTURE,
     Export,
     Lammps,
     export_lammps,
-    mass_lines,
+    pair_lines,
     put_libraries,
     sealed_text,
 )
@@ -95,19 +93,11 @@ def export_strides(
 
 
 def _example(export: Export, net: Any) -> str:
-    elements, stride_fs = " ".join(export.elements), net.settings.stride_fs
+    stride_fs = net.settings.stride_fs
     return f"""\
 # {net.name}, in {export.real}: one step is one stride of {stride_fs:g} fs.
 # Run in this folder, with the mpiexec of LAMMPS's MPI: mpiexec -n 2 lmp -in {STRIDE_EXAMPLE}
-plugin load ./{PLUGIN}
-units metal
-atom_style atomic
-newton on
-read_data {STRUCTURE}  # types in the order of pair_coeff: {elements}
-{mass_lines(export.elements)}
-pair_style mdistill
-pair_coeff * * {MODEL} {elements}
-neighbor {SKIN} bin
+{pair_lines(export)}neighbor {SKIN} bin
 neigh_modify every 1 delay 0 check yes
 velocity all create 600 4928 mom yes rot no
 timestep {stride_fs / 1000:.12g}

@@ -55,7 +55,7 @@ from mdistill.transport.ion_features import ion_features, ion_network, kinds_of
 from mdistill.transport.predict import check_conductor
 from mdistill.transport.settings import MOBILE, TrajectorySettings
 from mdistill.transport.spectra import BINS, displacement_spectra
-from mdistill.transport.trajectory_set import CrystalRecord
+from mdistill.transport.trajectory_set import FORCE_GATE, CrystalRecord
 from mdistill.types import LabelledFrame, Potential, State, System, Trajectory
 from mdistill.units import BOLTZMANN, PS
 
@@ -66,8 +66,6 @@ MELTED_A2 = 2.0
 OFF_K, OFF_KT = 0.03, 0.15
 """Share by which the mean temperature may be off, and change of the potential energy per atom from the first to the last quarter
 of a run in k_B T, above which it counts as drifted."""
-FORCE_GATE = "force gate"
-"""Flag of a temperature at which the teacher's forces on frames of the trajectory differ by more than the gate allows."""
 _OWN_BLOCKS = 10_000
 _LIMITS = GateLimits()
 _CLOSED = ClosedFormSettings(second=8, third=4, curvature_frames=0, iterations=3)

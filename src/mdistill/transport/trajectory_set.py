@@ -20,6 +20,8 @@ from mdistill.errors import BadInput
 from mdistill.io.arrays import DAMAGED, read_arrays
 from mdistill.io.files import write_bytes
 
+FORCE_GATE = "force gate"
+"""Flag of a temperature at which the teacher's forces on frames of the trajectory differ by more than the gate allows."""
 _ABOUT = "about"
 _NEEDED = ("formula", "mobile", "flags", "gate_passed")
 _SHORT = {"features": np.float16, "spectra": np.float16, "positions": np.float32, "cell": np.float32, "numbers": np.uint8,
@@ -68,7 +70,7 @@ class CrystalRecord:
     @property
     def usable(self) -> Bool[np.ndarray, " temperature"]:
         """Temperatures with a label that can teach: neither melted, drifted nor broken, and the force gate passed there."""
-        bad = {"melted", "drifted", "broken", "force gate"}
+        bad = {"melted", "drifted", "broken", FORCE_GATE}
         flags = self.about["flags"]
         clean = np.array([not bad & set(flags.get(f"{kelvin:g}", ())) for kelvin in self.temperatures_K])
         return clean & np.isfinite(self.log_msd) & bool(self.about["gate_passed"])
