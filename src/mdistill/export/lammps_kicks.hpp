@@ -34,7 +34,8 @@ struct Kicks {
     const bool whole = limit.size() == potentials * kinds && share * potentials == map.weights.size();
     if (!whole || !(stride > 0) || count < 1 || time_steps < 1)
       lmp->error->all(FLERR, "{} is incomplete", file);
-    if (const std::string problem = kernel.open(map.kernel); !problem.empty()) lmp->error->one(FLERR, "no kernel: {}", problem);
+    const std::string problem = kernel.open(map.kernel);
+    stop_if_any(lmp, problem.empty() ? "" : "no kernel: " + problem);
     for (size_t s = 0; s < potentials; ++s) {
       nets.push_back(kernel.net(static_cast<int32_t>(kinds), &map.weights[s * share]));
       domains.push_back(kernel.domain(nets[s]));

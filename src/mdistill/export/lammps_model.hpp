@@ -128,6 +128,19 @@ struct Model {
   static constexpr const char *STUDENT = "mdistill-lammps", *MAP = "mdistill-lammps-map";
 };
 
+// Stops all ranks with the problem of the lowest rank that has one; every rank must call it. `error->one` of two ranks at once loses its
+// text: the first to reach MPI_Abort ends the other while it prints.
+void stop_if_any(LAMMPS *lmp, const std::string &problem) {
+  int first = problem.empty() ? lmp->comm->nprocs : lmp->comm->me, size = static_cast<int>(problem.size());
+  MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, lmp->world);
+  if (first == lmp->comm->nprocs) return;
+  MPI_Bcast(&size, 1, MPI_INT, first, lmp->world);
+  std::string said = problem;
+  said.resize(size);
+  MPI_Bcast(said.data(), size, MPI_BYTE, first, lmp->world);
+  lmp->error->all(FLERR, said);
+}
+
 // The model in a file, read by rank 0 alone; an error on all ranks where it cannot be read or is damaged.
 Model model_of(LAMMPS *lmp, const char *path, const char *kind) {
   std::string text;

@@ -66,7 +66,8 @@ class PairMdistill : public Pair {
     if (domain) kernel.domain_free(domain);
     if (net) kernel.net_free(net);
     domain = net = nullptr;
-    if (const std::string problem = kernel.open(model.kernel); !problem.empty()) error->one(FLERR, "no kernel: {}", problem);
+    const std::string problem = kernel.open(model.kernel);
+    stop_if_any(lmp, problem.empty() ? "" : "no kernel: " + problem);
     cutoff = model.cutoff;
     net = kernel.net(static_cast<int32_t>(names.size()), model.weights.data());
     domain = kernel.domain(net);
@@ -153,8 +154,9 @@ class PairMdistill : public Pair {
     for (int i = 1; i <= atom->ntypes && !atom->rmass_flag; ++i)
       if (const std::string problem = atom->mass_setflag[i] ? wrong_mass(i, atom->mass[i]) : ""; !problem.empty())
         error->all(FLERR, problem);  // LAMMPS itself asks for masses that are not set
-    for (int i = 0; i < atom->nlocal && atom->rmass_flag; ++i)
-      if (const std::string problem = wrong_mass(atom->type[i], atom->rmass[i]); !problem.empty()) error->one(FLERR, problem);
+    std::string problem;
+    for (int i = 0; i < atom->nlocal && atom->rmass_flag && problem.empty(); ++i) problem = wrong_mass(atom->type[i], atom->rmass[i]);
+    stop_if_any(lmp, problem);
   }
 
   std::string wrong_mass(int type, double mass) const {
