@@ -69,7 +69,7 @@ def contents(records: Sequence[CrystalRecord], used: Sequence[CrystalRecord], gr
         "part": "set", "crystals": len(records), "usable": len(used), "groups": len(np.unique(groups)),
         "ions": dict(Counter(str(one.about["mobile"]) for one in records)),
         "gate passed": sum(bool(one.about["gate_passed"]) for one in records), "flags": dict(flags),
-        "modes": dict(Counter(str(one.about["mode"]) for one in records)),
+        "error of log10 MSD": float(np.sqrt(np.nanmean([np.square(one.log_msd_error).mean() for one in used]))) if used else None,
         "CPU seconds a crystal": float(np.median([one.about["cpu_seconds"] for one in records])) if records else 0.0,
     }  # fmt: skip
 

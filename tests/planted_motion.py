@@ -27,7 +27,7 @@ def planted(count: int, *, seed: int = 0, ions: int = 4, features: int = 6, nois
         diffusing = log_msd > 0.3
         others = ELEMENTS[k % len(ELEMENTS)]
         about = {
-            "formula": f"Li{k}", "source": f"{k}.cif", "mobile": "Li", "mode": "closed-form", "gate_passed": True,
+            "formula": f"Li{k}", "source": f"{k}.cif", "mobile": "Li", "gate_passed": True,
             "flags": {f"{t:g}": ([] if on else ["not diffusing"]) for t, on in zip(KELVINS, diffusing, strict=True)},
             "atoms": ions + 2, "labels": 10, "cpu_seconds": 100.0,
         }  # fmt: skip
@@ -35,7 +35,7 @@ def planted(count: int, *, seed: int = 0, ions: int = 4, features: int = 6, nois
         records.append(CrystalRecord(
             key=f"{seed}-{k:015d}", about=about, numbers=numbers, positions=rng.normal(size=(len(numbers), 3)),
             cell=8.0 * np.eye(3), features=kinds, kind=kind, physics=rng.normal(size=8), temperatures_K=KELVINS,
-            spectra=spectra, log_msd=log_msd, lags_ps=np.array([0.1, 1.0, 10.0]), msd=np.tile(10.0**log_msd, (3, 1)).T,
+            spectra=spectra, log_msd=log_msd, log_msd_error=np.full(4, 0.1), lags_ps=np.array([0.1, 1.0, 10.0]), msd=np.tile(10.0**log_msd, (3, 1)).T,
             diffusivity=np.where(diffusing, d, np.nan), error=np.where(diffusing, 0.1 * d, np.nan),
             limit=np.where(diffusing, np.nan, d), slope=np.where(diffusing, 1.0, 0.2),
         ))  # fmt: skip

@@ -1,8 +1,8 @@
 """How far log10 MSD moves between students of one crystal, and how large their force errors are.
 
-SET is a trajectory set (`mdistill train transport --structures … --trajectories SET`). Each crystal had up to three students;
-each ran at all temperatures and was judged on frames of its own trajectories. A student that is good enough gives the same motion
-as the next one, which knows more labels.
+SET is a trajectory set (`mdistill train transport --structures … --trajectories SET`). Each crystal had two students in each
+round; each ran at all temperatures and was judged on frames of its own trajectories. Good students give the same motion.
+The record is of a set made before, with one student in each of three rounds: tiny in closed form, small, medium.
 
     python -m benchmarks.studies.trajectory_rounds SET
 """
@@ -26,15 +26,15 @@ def main() -> None:
     records = read_trajectory_set(Path(sys.argv[1]))
     rows, moves = [], []
     for one in records:
-        rounds = one.about.get("rounds", [])
+        students = one.about.get("students", [])
         for kelvin in (f"{t:g}" for t in one.temperatures_K):
-            for student in rounds:
+            for number, student in enumerate(students, start=1):
                 rows.append({
-                    "crystal": one.about["formula"], "T (K)": float(kelvin), "student": student["mode"],
+                    "crystal": one.about["formula"], "T (K)": float(kelvin), "student": number,
                     "labels": student["labels"], "force error over limit": student["force_error"].get(kelvin),
                     "log10 MSD (Å²)": student["log_msd"].get(kelvin),
                 })  # fmt: skip
-            good = [s for s in rounds if s["force_error"].get(kelvin, np.inf) <= CLOSE and kelvin in s["log_msd"]]
+            good = [s for s in students if s["force_error"].get(kelvin, np.inf) <= CLOSE and kelvin in s["log_msd"]]
             moves += [good[-1]["log_msd"][kelvin] - good[-2]["log_msd"][kelvin]] if len(good) > 1 else []
     settings = {
         "crystals": len(records), "close": CLOSE, "pairs of close students": len(moves),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,16 +14,17 @@ import torch
 from ase.build import bulk
 
 from mdistill import cli
+from mdistill.analysis.gates import force_gates
 from mdistill.analysis.settings import GateLimits
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.io.structures import from_atoms
 from mdistill.settings import to_json
 from mdistill.transport import make_set, trajectory_job
 from mdistill.transport.settings import TrajectorySettings
-from mdistill.transport.trajectory_job import MODES, _drifted, _measured, crystal_record, mobile_of
+from mdistill.transport.trajectory_job import _drifted, _mean_of, _measured, _Student, crystal_record, mobile_of
 from mdistill.transport.trajectory_set import ARRAYS, FORCE_GATE, add_to_set, read_trajectory_set, write_trajectory_set
 from mdistill.types import Trajectory
-from planted_motion import KELVINS, planted
+from planted_motion import planted
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -205,35 +207,40 @@ def test_command_line(folder, stub, tmp_path, capsys):
     assert "broken.cif" in shown and "Not in the set: 3 files" in shown
 
 
+def student(log_msd, *, good):
+    flags = {str(k): [] if well else [FORCE_GATE] for k, well in enumerate(good)}
+    moved = {"log_msd": np.array(log_msd)}
+    return _Student(path=Path(), labels=1, moved=moved, flags=flags, gates={}, checked=[])
+
+
+def test_motion_is_the_mean_of_the_students_that_can_teach():
+    pair = [student([1.0, 2.0, 3.0], good=[True, True, False]), student([1.4, 9.0, 4.0], good=[True, False, False])]
+    found = _mean_of(pair, pair[0])
+    assert found["log_msd"] == pytest.approx([1.2, 2.0, 3.0])
+    assert found["log_msd_error"] == pytest.approx([0.2, np.nan, np.nan], nan_ok=True)
+
+
 @pytest.mark.slow
-def test_one_crystal_end_to_end(tmp_path):
-    """LiF with short runs: the record fits together, and ions vibrate without diffusing."""
+def test_one_crystal_end_to_end(tmp_path, monkeypatch):
+    """LiF, hasty students: both learn frames of their own trajectories and run again; nothing teaches at 400 K, where the limit is 0."""
     from mdistill.teachers.models import load
 
+    def limits(errors, _):
+        return force_gates(errors, replace(GateLimits(), force_eV_A=1e-9 if "400 K" in errors else 0.3, force_relative=1e-9))
+
+    monkeypatch.setattr(trajectory_job, "force_gates", limits)
+    monkeypatch.setattr(trajectory_job, "OFF_K", 0.3)  # 64 atoms for 2 ps
     bulk("LiF", "rocksalt", a=4.03, cubic=True).write(tmp_path / "LiF.cif")
-    settings = TrajectorySettings(temperatures=(300.0, 600.0), time_ps=2.0, frames=4, on_policy=4, steps=100)
+    settings = TrajectorySettings(
+        temperatures=(300.0, 400.0), time_ps=2.0, explore_ps=2.0, frames=3, on_policy=4, steps=240, cutoff=3.9
+    )
     record = crystal_record(tmp_path / "LiF.cif", load("sevennet-0"), settings, tmp_path / "work")
-    assert record.about["gate_passed"] and record.about["mobile"] == "Li" and record.features.shape == (1, 456)
-    assert set(record.about["gates"]) == {"300", "600"} and record.about["mode"] == "closed-form"
-    assert (record.log_msd < 0.0).all() and record.log_msd[1] > record.log_msd[0] and not record.diffusing.any()
+    students, flags = record.about["students"], record.about["flags"]
+    assert [one["labels"] - students[0]["labels"] for one in students] == [0, 0, 16, 16]
+    assert record.about["mobile"] == "Li" and record.features.shape == (1, 456) and not record.diffusing.any()
+    assert students[2]["log_msd"] != students[3]["log_msd"] and (record.log_msd < 0.0).all()
+    assert all(one["force_error"]["300"] < 1.0 < one["force_error"]["400"] for one in students[2:])
+    assert FORCE_GATE not in flags["300"] and FORCE_GATE in flags["400"] and record.about["gate_passed"]
+    assert record.usable.tolist() == np.isfinite(record.log_msd_error).tolist() == [True, False]
     write_trajectory_set(tmp_path / "set.npz", [record])
-    assert read_trajectory_set(tmp_path / "set.npz")[0].usable.all() and (tmp_path / "set.npz").stat().st_size < 60_000
-    assert len(KELVINS) == 4
-
-
-@pytest.mark.slow
-def test_a_student_that_fails_learns_frames_of_its_own_trajectories(tmp_path, monkeypatch):
-    """With a limit that the tiny student cannot hold, the next rounds know more labels; the record tells of the failed gate."""
-    from mdistill.teachers.models import load
-
-    bulk("LiF", "rocksalt", a=4.03, cubic=True).write(tmp_path / "LiF.cif")
-    monkeypatch.setattr(trajectory_job, "_LIMITS", replace(GateLimits(), force_eV_A=1e-9, force_relative=1e-9))
-    settings = TrajectorySettings(temperatures=(300.0, 600.0), time_ps=2.0, frames=4, on_policy=4, steps=100)
-    record = crystal_record(tmp_path / "LiF.cif", load("sevennet-0"), settings, tmp_path / "work", modes=MODES[:2])
-    first = crystal_record(tmp_path / "LiF.cif", load("sevennet-0"), settings, tmp_path / "first", modes=("closed-form",))
-    assert record.about["mode"] == "small" and first.about["labels"] < record.about["labels"] <= first.about["labels"] + 8
-    assert not record.about["gate_passed"] and not record.usable.any()
-    assert [one["mode"] for one in record.about["rounds"]] == ["closed-form", "small"]
-    assert record.about["rounds"][0] == first.about["rounds"][0] and first.about["rounds"][0]["force_error"]["300"] > 1.0
-    assert all({FORCE_GATE, "broken"} & set(record.about["flags"][kelvin]) for kelvin in ("300", "600"))
-    assert FORCE_GATE in first.about["flags"]["300"] and not first.usable.any()
+    assert read_trajectory_set(tmp_path / "set.npz")[0].usable.any() and (tmp_path / "set.npz").stat().st_size < 60_000

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ase.data import atomic_numbers
+
 from mdistill.data.prepare import plan
 from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput, Interrupted, MdistillError
@@ -111,7 +113,7 @@ def _planned(
     for path, name in files:
         try:
             crystal = read_structure(path)
-            check_conductor(crystal, _number(mobile_of(crystal, species)))
+            check_conductor(crystal, atomic_numbers[mobile_of(crystal, species)])
             atoms = plan(crystal, prepare, elements=teacher.elements, subject=teacher.name).atoms
         except BadInput as error:
             unread.append((name, error.problem, error.fix))
@@ -123,29 +125,16 @@ def _planned(
     return sorted(crystals.values(), key=lambda one: (one.atoms, one.name)), unread
 
 
-def _number(symbol: str) -> int:
-    from ase.data import atomic_numbers
-
-    return int(atomic_numbers[symbol])
-
-
 def _results(records: Sequence[CrystalRecord], unread: Sequence[tuple[str, str, str]]) -> Results:
     kelvins = sorted({float(kelvin) for one in records for kelvin in one.temperatures_K})
-    columns = [
-        "crystal",
-        "file",
-        "ion",
-        "student",
-        "force gate",
-        *(f"log10 MSD {kelvin:g} K (Å²)" for kelvin in kelvins),
-        "flags",
-    ]
+    moved = [f"log10 MSD {kelvin:g} K (Å²)" for kelvin in kelvins]
+    columns = ["crystal", "file", "ion", "labels", "force gate", *moved, "flags"]
     rows: list[list[Cell]] = []
     for one in records:
         values = dict(zip(one.temperatures_K.tolist(), one.log_msd.tolist(), strict=True))
         flags = "; ".join(f"{kelvin} K {', '.join(these)}" for kelvin, these in one.about["flags"].items() if these)
         rows.append([
-            str(one.about["formula"]), str(one.about["source"]), str(one.about["mobile"]), str(one.about["mode"]),
+            str(one.about["formula"]), str(one.about["source"]), str(one.about["mobile"]), int(one.about["labels"]),
             "passed" if one.about["gate_passed"] else "failed", *(values.get(kelvin) for kelvin in kelvins), flags,
         ])  # fmt: skip
     caption = "Mean square displacement of the mobile ion at a lag of 10 ps in dynamics of a student of each crystal."

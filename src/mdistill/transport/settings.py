@@ -35,7 +35,7 @@ class TransportSettings:
 
 @settings
 class TrajectorySettings:
-    """Trajectories of students of many crystals, for teaching; each crystal costs two to four minutes of CPU time.
+    """Trajectories of students of many crystals, for teaching; each crystal costs four to eight minutes of CPU time.
 
     Attributes:
         teacher: Foundation potential that students are distilled from, and whose first block gives the features.
@@ -46,9 +46,10 @@ class TrajectorySettings:
         cutoff: Cutoff of student and supercell, Å.
         max_atoms: Largest supercell, atoms.
         frames: Teacher frames at each of three temperatures.
-        on_policy: Frames of each trajectory that the teacher labels: they judge the student, and the next one learns them.
-        steps: Steps of a fit by gradient (20 to 40 s of CPU time). It is made where the closed form fails the force gate, or
-            breaks in dynamics.
+        explore_ps: Length of the dynamics of the small student that explores, ps.
+        on_policy: Frames of each trajectory that the teacher labels: they judge the student, and the next ones learn them.
+        steps: Steps of the first fit of each medium student; a further round takes half of them.
+        rounds: Number of rounds.
         seed: Seed of everything random.
     """
 
@@ -60,8 +61,10 @@ class TrajectorySettings:
     cutoff: float = setting(4.4, above=1.0, most=10.0, unit="Å")
     max_atoms: int = setting(220, least=1, most=10**5)
     frames: int = setting(14, least=2, most=10**4)
-    on_policy: int = setting(32, least=2, most=10**4)
-    steps: int = setting(1600, least=20, most=10**6)
+    explore_ps: float = setting(6.0, least=2.0, most=1e4, unit="ps")
+    on_policy: int = setting(48, least=2, most=10**4)
+    steps: int = setting(2000, least=20, most=10**6)
+    rounds: int = setting(2, least=1, most=10)
     seed: int = setting(0, least=0, most=SEEDS)
 
 

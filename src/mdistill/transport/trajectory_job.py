@@ -1,9 +1,11 @@
-"""One crystal of the trajectory set: distil a cheap student, run it at each temperature, keep features, spectra and D.
+"""One crystal of the trajectory set: distil two students, run both at each temperature, keep features, spectra and D.
 
-Order and repeat the crystal; relax it (teacher); label dynamics of the teacher at three temperatures. Then in rounds: fit a
-student, run it from low to high temperature (NpT for the volume, NVT for the trajectory), let the teacher label frames of these
-very trajectories. They judge it at each temperature; where it fails at any, they are learned by the next one. Labels are stored
-as they come, so that a job that was stopped repeats only its fits and dynamics.
+Order and repeat the crystal; relax it (teacher); label dynamics of the teacher at three temperatures. A small student explores:
+the teacher labels frames of its short dynamics. Two medium students learn all labels, each from other first weights. Each runs
+from low to high temperature (NpT for the volume, NVT for the trajectory), and the teacher labels frames of these very
+trajectories. Both learn them and run again; frames of the last round judge its students at each temperature. The difference
+between the two tells the error of the motion. Labels are stored as they come: a job that was stopped repeats only its fits and
+dynamics.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
+from jaxtyping import Bool, Float
 
 from mdistill import __version__
 from mdistill.analysis.accuracy import accuracy
@@ -24,7 +27,6 @@ from mdistill.analysis.diffusion import diffusivity
 from mdistill.analysis.gates import force_gates
 from mdistill.analysis.msd import displacements, geometric_lags, msd_of
 from mdistill.analysis.settings import GateLimits
-from mdistill.closed_form.linear_fit import fit_closed_form
 from mdistill.crystals.crystal import Crystal, reduced_formula
 from mdistill.data.disorder import order
 from mdistill.data.explore import in_cell
@@ -50,12 +52,12 @@ from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.teachers.models import load
 from mdistill.training.potential import evaluate, train_potential
-from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
+from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.transport.ion_features import ion_features, ion_network, kinds_of
 from mdistill.transport.predict import check_conductor
 from mdistill.transport.settings import MOBILE, TrajectorySettings
 from mdistill.transport.spectra import BINS, displacement_spectra
-from mdistill.transport.trajectory_set import FORCE_GATE, CrystalRecord
+from mdistill.transport.trajectory_set import FORCE_GATE, CrystalRecord, teaches
 from mdistill.types import LabelledFrame, Potential, State, System, Trajectory
 from mdistill.units import BOLTZMANN, PS
 
@@ -68,51 +70,47 @@ OFF_K, OFF_KT = 0.03, 0.15
 of a run in k_B T, above which it counts as drifted."""
 _OWN_BLOCKS = 10_000
 _LIMITS = GateLimits()
-_CLOSED = ClosedFormSettings(second=8, third=4, curvature_frames=0, iterations=3)
 _LAGS = 24
-MODES = ("closed-form", "small", "medium")
-"""The student of each round: tiny in closed form, or of this size by gradient."""
+MEMBERS = 2
+"""Students of a round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Round:
+class _Student:
     """A student, its trajectories, and what the teacher says of their frames.
 
     Attributes:
-        mode: Closed form, or the size of a student by gradient.
+        path: The model.
         labels: Number of labels that it learned.
         moved: Arrays of the record that belong to motion.
         flags: Flags by temperature.
         gates: Gates of the force error by temperature, of the frames of that trajectory.
         checked: These frames.
-        md_seconds: CPU time of the dynamics.
     """
 
-    mode: str
+    path: Path
     labels: int
     moved: dict[str, Any]
     flags: dict[str, list[str]]
     gates: dict[str, list[Gate]]
     checked: list[LabelledFrame]
-    md_seconds: float
 
     @property
-    def doubtful(self) -> int:
-        """Number of temperatures at which the dynamics broke or the force gate failed."""
-        return sum(bool({"broken", FORCE_GATE} & set(these)) for these in self.flags.values())
+    def good(self) -> Bool[np.ndarray, " temperature"]:
+        """Temperatures at which its motion can teach."""
+        return teaches(self.flags.values())
 
     def summary(self) -> dict[str, Any]:
-        """What the set keeps of each round: log10 MSD and largest force error over its limit, by temperature."""
+        """What the set keeps of each student: log10 MSD and largest force error over its limit, by temperature."""
         moved = dict(zip(self.flags, self.moved["log_msd"].tolist(), strict=True))
         ratios = {k: max((g.measured.value or 0.0) / (g.limit or 1.0) for g in these) for k, these in self.gates.items()}
         known = {k: value for k, value in moved.items() if np.isfinite(value)}
-        return {"mode": self.mode, "labels": self.labels, "log_msd": known, "force_error": ratios}
+        return {"labels": self.labels, "log_msd": known, "force_error": ratios}
 
 
 def crystal_record(
-    path: Path, teacher: Potential, settings: TrajectorySettings, folder: Path, *, species: str = "",
-    modes: Sequence[str] = MODES, stop: StopRequest = NEVER,
-) -> CrystalRecord:  # fmt: skip
+    path: Path, teacher: Potential, settings: TrajectorySettings, folder: Path, *, species: str = "", stop: StopRequest = NEVER
+) -> CrystalRecord:
     """Everything that the set keeps of one crystal.
 
     Args:
@@ -121,7 +119,6 @@ def crystal_record(
         settings: Lengths and temperatures.
         folder: Folder for the labels; may be removed afterwards.
         species: Mobile ion; by default the first of MOBILE in the crystal.
-        modes: The students of the rounds.
         stop: Checked between steps.
     Raises:
         BadInput: A file that cannot be read, no mobile ion, an unknown element, too many atoms.
@@ -138,8 +135,9 @@ def crystal_record(
     relaxed, result = relax(start, teacher, max_steps=prepare.relax_steps, stop=stop)
     if result.distortion > 0.08:
         relaxed = start
-    rounds = _rounds(relaxed, teacher, settings, folder, mobile=mobile, modes=modes, seed=seed, stop=stop)
-    best = min(reversed(rounds), key=lambda one: one.doubtful)
+    students = _students(relaxed, teacher, settings, folder, mobile=mobile, seed=seed, stop=stop)
+    last = students[-MEMBERS:]
+    best = max(last, key=lambda one: int(one.good.sum()))
     if all("broken" in these for these in best.flags.values()):
         raise MdistillError(f"the student's dynamics broke at every temperature: {next(iter(best.flags.values()))[1]}")
     rows = ion_features([start], teacher, mobile=atomic_numbers[mobile])[0]
@@ -148,17 +146,26 @@ def crystal_record(
         "formula": reduced_formula(crystal.composition), "source": path.name, "mobile": mobile,
         "structure_sha256": crystal.sha256,
         "ordered": crystal.ordered, "atoms": start.n_atoms, "volume_change": result.strain, "distortion": result.distortion,
-        "mode": best.mode, "labels": best.labels, "gate_passed": best.doubtful < len(settings.temperatures), "flags": best.flags,
-        "gates": {k: {g.name: [g.measured.value, g.limit, g.passed, g.detail] for g in these} for k, these in best.gates.items()},
-        "rounds": [one.summary() for one in rounds],
+        "labels": best.labels, "gate_passed": bool(best.good.any()), "flags": best.flags,
+        "students": [one.summary() for one in students],
         "teacher": teacher.name, "teacher_id": model_id(teacher), "settings": to_json(settings), "version": __version__,
-        "cpu_seconds": time.process_time() - cpu, "md_seconds": best.md_seconds,
+        "cpu_seconds": time.process_time() - cpu,
     }  # fmt: skip
     return CrystalRecord(
         key=crystal.sha256[:16], about=about, numbers=start.numbers.numpy(), positions=start.positions.numpy(),
         cell=start.cell[0].numpy(), features=features, kind=kind,
-        physics=ion_network(crystal, mobile=atomic_numbers[mobile]), temperatures_K=np.array(settings.temperatures), **best.moved,
+        physics=ion_network(crystal, mobile=atomic_numbers[mobile]), temperatures_K=np.array(settings.temperatures),
+        **best.moved | _mean_of(last, best),
     )  # fmt: skip
+
+
+def _mean_of(members: Sequence[_Student], best: _Student) -> dict[str, Float[np.ndarray, " temperature"]]:
+    """log10 MSD, the mean over the members that can teach, and its standard error from their scatter; NaN where only one can."""
+    values = np.array([np.where(one.good, one.moved["log_msd"], np.nan) for one in members])
+    known = np.isfinite(values).sum(0)
+    mean = np.where(known > 0, np.nansum(values, 0) / np.maximum(known, 1), best.moved["log_msd"])
+    squares = np.nansum((values - mean) ** 2, 0) / np.maximum(known - 1, 1) / np.maximum(known, 1)
+    return {"log_msd": mean, "log_msd_error": np.where(known > 1, np.sqrt(squares), np.nan)}
 
 
 def mobile_of(crystal: Crystal, species: str = "") -> str:
@@ -175,38 +182,50 @@ def mobile_of(crystal: Crystal, species: str = "") -> str:
     return found[0]
 
 
-def _rounds(
-    relaxed: System, teacher: Potential, settings: TrajectorySettings, folder: Path, *,
-    mobile: str, modes: Sequence[str], seed: int, stop: StopRequest,
-) -> list[_Round]:  # fmt: skip
-    """Rounds, up to the first without a doubtful temperature."""
-    hottest, rounds = max(settings.temperatures), list[_Round]()
+def _students(
+    relaxed: System, teacher: Potential, settings: TrajectorySettings, folder: Path, *, mobile: str, seed: int, stop: StopRequest
+) -> list[_Student]:
+    """The students of all rounds."""
+    hottest, made = max(settings.temperatures), list[_Student]()
     label = LabelSettings(
         temperatures_K=tuple(round(share * hottest, 1) for share in (0.5, 0.8, 1.15)), frames=settings.frames, blocks=2,
         every_fs=12.0, equilibration_fs=60.0, displaced=2, strains=(-0.03, 0.03), shears=2, rattles=(0.05, 0.1), contacts=16,
         probes=0,
     )  # fmt: skip
-    label_run([relaxed], teacher, label, folder / "labels", seed=child_seed(seed, "label"), stop=stop)
-    frames = LabelStore(folder / "labels").read()
-    for number, mode in enumerate(modes):
-        potential = _fitted(mode, frames, settings, folder / f"round-{number}", stop=stop)
-        begin = time.process_time()
-        moved, flags, seen = _trajectories(relaxed, potential, settings, mobile, seed=seed, stop=stop)
-        seconds, store = time.process_time() - begin, LabelStore(folder / f"round-{number}" / "labels")
+
+    def labelled(seen: dict[float, list[System]], name: str) -> list[LabelledFrame]:
+        store = LabelStore(folder / name)
         for kelvin, chosen in seen.items():
             label_structures(chosen, teacher, store, name=f"{kelvin:g}", settings=label, temperature_K=kelvin,
-                             seed=child_seed(seed, f"round {number}"), stop=stop)  # fmt: skip
-        checked = [replace(frame, block=frame.block + (number + 1) * _OWN_BLOCKS) for frame in store.read()]
-        gates = _judged(checked, potential)
-        held = {k for k, these in gates.items() if all(gate.passed for gate in these)}
-        flags = {k: [*these, *(() if k in held else (FORCE_GATE,))] for k, these in flags.items()}
-        rounds.append(_Round(
-            mode=mode, labels=len(frames), moved=moved, flags=flags, gates=gates, checked=checked, md_seconds=seconds
-        ))  # fmt: skip
-        if rounds[-1].doubtful == 0:
-            break
-        frames = [*frames, *checked]
-    return rounds
+                             seed=child_seed(seed, name), stop=stop)  # fmt: skip
+        return store.read()
+
+    label_run([relaxed], teacher, label, folder / "labels", seed=child_seed(seed, "label"), stop=stop)
+    frames = LabelStore(folder / "labels").read()
+    path = _fitted("small", frames, settings.steps // 4, settings, folder / "explore", stop=stop)
+    brief = replace(settings, time_ps=settings.explore_ps)
+    _, _, seen = _trajectories(relaxed, load(path, precision="float32"), brief, mobile, seed=seed, stop=stop)
+    frames += _in_blocks(labelled(seen, "explore-labels"), 1)
+    for number in range(settings.rounds):
+        now, share = list[_Student](), 1.0 if not made else 0.5
+        for member in range(1, MEMBERS + 1):
+            name, begin = f"student-{number}-{member}", made[member - 1 - MEMBERS].path if made else None
+            steps = round(share * settings.steps)
+            path = _fitted("medium", frames, steps, settings, folder / name, member=member, start_from=begin, stop=stop)
+            potential = load(path, precision="float32")
+            moved, flags, seen = _trajectories(relaxed, potential, settings, mobile, seed=child_seed(seed, name), stop=stop)
+            checked = _in_blocks(labelled(seen, f"{name}-labels"), 2 + number * MEMBERS + member)
+            gates = _judged(checked, potential)
+            held = {k for k, these in gates.items() if all(gate.passed for gate in these)}
+            flags = {k: [*these, *(() if k in held else (FORCE_GATE,))] for k, these in flags.items()}
+            now.append(_Student(path=path, labels=len(frames), moved=moved, flags=flags, gates=gates, checked=checked))
+        made += now
+        frames = [*frames, *(frame for one in now for frame in one.checked)]
+    return made
+
+
+def _in_blocks(frames: Sequence[LabelledFrame], number: int) -> list[LabelledFrame]:
+    return [replace(frame, block=frame.block + number * _OWN_BLOCKS) for frame in frames]
 
 
 def _judged(checked: Sequence[LabelledFrame], potential: Potential) -> dict[str, list[Gate]]:
@@ -220,19 +239,15 @@ def _judged(checked: Sequence[LabelledFrame], potential: Potential) -> dict[str,
 
 
 def _fitted(
-    mode: str, frames: Sequence[LabelledFrame], settings: TrajectorySettings, home: Path, *, stop: StopRequest
-) -> Potential:
-    """A student in float32. It starts anew where the folder holds a fit."""
+    size: str, frames: Sequence[LabelledFrame], steps: int, settings: TrajectorySettings, home: Path, *, member: int = 1,
+    start_from: Path | None = None, stop: StopRequest,
+) -> Path:  # fmt: skip
+    """A student of a size. It starts anew where the folder holds a fit."""
     for stale in (file for file in home.glob("*") if file.is_file()):
         stale.unlink()
-    if mode == "closed-form":
-        train = TrainSettings(size="tiny", cutoff=settings.cutoff)
-        path = fit_closed_form(frames, train, home, closed_form=_CLOSED, stop=stop)[0].path
-    else:
-        fit = FitSettings(steps=settings.steps, batch_size=4).suited("moment")
-        train = TrainSettings(size=mode, cutoff=settings.cutoff, curvature="none", fit=fit)  # type: ignore[arg-type]
-        path = train_potential(frames, train, home, stop=stop).path
-    return load(path, precision="float32")
+    fit = FitSettings(steps=steps, batch_size=4, seed=child_seed(settings.seed, f"member {member}")).suited("moment")
+    train = TrainSettings(size=size, cutoff=settings.cutoff, curvature="none", fit=fit)  # type: ignore[arg-type]
+    return train_potential(frames, train, home, member=member, start_from=start_from, stop=stop).path
 
 
 def _run(

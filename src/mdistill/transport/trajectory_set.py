@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ FORCE_GATE = "force gate"
 """Flag of a temperature at which the teacher's forces on frames of the trajectory differ by more than the gate allows."""
 _ABOUT = "about"
 _NEEDED = ("formula", "mobile", "flags", "gate_passed")
+_BY_TEMPERATURE = ("log_msd", "log_msd_error", "msd", "diffusivity", "error", "limit", "slope")
 _SHORT = {"features": np.float16, "spectra": np.float16, "positions": np.float32, "cell": np.float32, "numbers": np.uint8,
           "kind": np.int16, "msd": np.float32}  # fmt: skip
 """Types on disk; others as they are."""
@@ -35,15 +36,16 @@ class CrystalRecord:
 
     Attributes:
         key: Begin of the sha256 of the crystal.
-        about: formula, source, mobile (symbol), mode and gates of the student, flags by temperature, gate_passed (at any),
-            provenance.
+        about: formula, source, mobile (symbol), gates and flags of the best student by temperature, gate_passed (at any), log10
+            MSD and force errors of all students, provenance.
         numbers, positions, cell: The ordered supercell before relaxation; Å.
         features: Invariant features of each kind of ion (`ion_features`).
         kind: Kind of each ion, in the order of the atoms.
         physics: Numbers of the network of ion sites (`ion_network`).
         temperatures_K: Temperatures.
         spectra: `displacement_spectra`; NaN where the dynamics broke.
-        log_msd: log10 of the mean square displacement at LAG_PS, Å².
+        log_msd: log10 of the mean square displacement at LAG_PS, Å²; the mean over the students that passed.
+        log_msd_error: Its standard error from their scatter; NaN where fewer than two passed.
         lags_ps, msd: Mean square displacement (Å²) at lags.
         diffusivity, error, limit: Tracer D and its standard error, or its upper limit, cm²/s; NaN for the other.
         slope: d ln MSD / d ln τ at the longest lags.
@@ -60,6 +62,7 @@ class CrystalRecord:
     temperatures_K: Float[np.ndarray, " temperature"]
     spectra: Float[np.ndarray, "temperature ion bin"]
     log_msd: Float[np.ndarray, " temperature"]
+    log_msd_error: Float[np.ndarray, " temperature"]
     lags_ps: Float[np.ndarray, " lag"]
     msd: Float[np.ndarray, "temperature lag"]
     diffusivity: Float[np.ndarray, " temperature"]
@@ -70,15 +73,19 @@ class CrystalRecord:
     @property
     def usable(self) -> Bool[np.ndarray, " temperature"]:
         """Temperatures with a label that can teach: neither melted, drifted nor broken, and the force gate passed there."""
-        bad = {"melted", "drifted", "broken", FORCE_GATE}
         flags = self.about["flags"]
-        clean = np.array([not bad & set(flags.get(f"{kelvin:g}", ())) for kelvin in self.temperatures_K])
+        clean = teaches([flags.get(f"{kelvin:g}", ()) for kelvin in self.temperatures_K])
         return clean & np.isfinite(self.log_msd) & bool(self.about["gate_passed"])
 
     @property
     def diffusing(self) -> Bool[np.ndarray, " temperature"]:
         """Temperatures at which D has a value, not only an upper limit."""
         return np.isfinite(self.diffusivity)
+
+
+def teaches(flags: Iterable[Collection[str]]) -> Bool[np.ndarray, " temperature"]:
+    """Whether motion with these flags can teach, for each temperature."""
+    return np.array([not {"melted", "drifted", "broken", FORCE_GATE} & set(these) for these in flags])
 
 
 ARRAYS = tuple(one.name for one in fields(CrystalRecord) if one.name not in ("key", _ABOUT))
@@ -108,7 +115,7 @@ def _record(arrays: dict[str, np.ndarray], key: str) -> CrystalRecord:
     held = {name: arrays[f"{key}/{name}"] for name in ARRAYS}
     held = {name: one.astype(np.float64 if one.dtype.kind == "f" else np.int64) for name, one in held.items()}
     many, ions = len(held["temperatures_K"]), len(held["kind"])
-    wrong = [name for name in ("log_msd", "msd", "diffusivity", "error", "limit", "slope") if len(held[name]) != many]
+    wrong = [name for name in _BY_TEMPERATURE if len(held[name]) != many]
     wrong += ["spectra"] if held["spectra"].shape[:2] != (many, ions) else []
     wrong += ["kind"] if ions == 0 or held["kind"].min() < 0 or held["kind"].max() >= len(held["features"]) else []
     wrong += ["features"] if not np.isfinite(held["features"]).all() else []
