@@ -115,7 +115,7 @@ class DistillSettings:
 
 
 def quick_settings(structure: Path = Path()) -> DistillSettings:
-    """The preset --quick: a first result in about 20 minutes, not for production."""
+    """The preset --quick: a first result in 10 to 20 minutes, not for production."""
     return DistillSettings(
         structure=structure,
         prepare=PrepareSettings(relax_steps=60),
