@@ -18,7 +18,17 @@ from mdistill.crystals.charges import formal_charges
 from mdistill.crystals.checks import neighbour_pairs
 from mdistill.crystals.crystal import Crystal, Site, formula
 from mdistill.errors import BadInput
-from mdistill.io.structures import from_atoms, numbers_of, read_structure, to_atoms, to_system
+from mdistill.io.structures import (
+    check_state,
+    from_atoms,
+    numbers_of,
+    read_structure,
+    read_system,
+    read_systems,
+    to_atoms,
+    to_system,
+    write_systems,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "li6ps5cl.cif"
 DATA = os.environ.get("MDISTILL_DATA")
@@ -195,3 +205,33 @@ def test_import_is_cheap() -> None:
         ]
         names = {alias.name for node in top for alias in node.names} | {str(getattr(node, "module", "")) for node in top}
         assert not any(module.split(".")[0] in ("pymatgen", "matplotlib", "ase") for module in names), name
+
+
+def test_a_stated_charge_is_carried(tmp_path: Path) -> None:
+    """Through every route to a System, in files written again, and times the copies of a repeated cell."""
+    ion = molecule("CH3")
+    ion.info |= {"charge": 1.0, "unpaired": 0}
+    ion.write(tmp_path / "ion.extxyz")
+    system = read_system(tmp_path / "ion.extxyz")
+    assert system.charge is not None and system.unpaired is not None and system.charge.tolist() == [1]
+    write_systems(tmp_path / "again.extxyz", [system, to_system(from_atoms(molecule("CH4")))])
+    again, neutral = read_systems(tmp_path / "again.extxyz")
+    assert again.charge is not None and again.charge.tolist() == [1] and neutral.charge is None and neutral.unpaired is None
+    assert "charge=1.0 of the file: for xtb" in read_structure(tmp_path / "ion.extxyz").unused[0]
+    crystal = bulk("NaCl", "rocksalt", a=5.64)
+    crystal.info["charge"] = -1
+    crystal.write(tmp_path / "crystal.extxyz")
+    four = read_system(tmp_path / "crystal.extxyz", repeat=(2, 2, 1))
+    assert four.charge is not None and four.charge.tolist() == [-4]
+    ion.info["charge"] = 0.5
+    with pytest.raises(BadInput, match="charge=0.5"):
+        from_atoms(ion)
+
+
+def test_a_calculation_told_another_charge_is_refused() -> None:
+    ion = molecule("CH3")
+    ion.info |= {"charge": 1, "unpaired": 0}
+    check_state(ion, by="engine", fix="--charge", charge=1, unpaired=0)
+    check_state(molecule("CH3"), by="engine", fix="--charge", charge=1, unpaired=0)
+    with pytest.raises(BadInput, match="states charge=1; engine is told 0"):
+        check_state(to_system(from_atoms(ion)), by="engine", fix="--charge", charge=0)

@@ -37,6 +37,11 @@ def test_charge_changes_the_energy_by_the_ionisation_energy_and_stands_in_the_na
     assert load_teacher("XTB@unpaired=1,charge=1").name == "gfn2-xtb@charge=1,unpaired=1"
     assert teacher_options("xtb@charge=-2") == {"charge": -2, "unpaired": 0}
     assert find_teacher("xtb@charge=1").name == "gfn2-xtb"
+    stated = molecule("CH4")
+    stated.info |= {"charge": 1, "unpaired": 1}
+    assert torch.equal(answer(stated, "xtb@charge=1,unpaired=1").energy, ion.energy)
+    with pytest.raises(BadInput, match="states charge=1; GFN2-xTB is told 0"):
+        answer(stated)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ class Crystal:
         source: The file or other origin, for messages.
         sha256: Hex digest of the file, "" where there is none.
         oxidation: Atomic number -> charge (e) where the file states oxidation numbers.
+        charge, unpaired: Total charge (e) and number of unpaired electrons where the file states them.
         notes: Decisions made while reading, one sentence each, shown to the user.
         unused: What the file says and a crystal does not hold (atoms held fixed, masses, velocities), likewise.
     """
@@ -55,6 +56,8 @@ class Crystal:
     source: str = "structure"
     sha256: str = ""
     oxidation: dict[int, float] = field(default_factory=dict)
+    charge: int | None = None
+    unpaired: int | None = None
     notes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 

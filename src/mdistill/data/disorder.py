@@ -38,7 +38,9 @@ def repeat(crystal: Crystal, supercell: tuple[int, int, int]) -> Crystal:
         for shift in shifts
         for site in crystal.sites
     )
-    return replace(crystal, cell=crystal.cell * np.array(supercell)[:, None], sites=sites)
+    many = int(np.prod(supercell))
+    charge, unpaired = (None if one is None else many * one for one in (crystal.charge, crystal.unpaired))
+    return replace(crystal, cell=crystal.cell * np.array(supercell)[:, None], sites=sites, charge=charge, unpaired=unpaired)
 
 
 def charges_of(crystal: Crystal) -> dict[int, float]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +83,10 @@ def _atoms(path: Path) -> Any:
     return read_atoms(path, kind, -1)[0]
 
 
-def _with_state(system: System, info: Mapping[str, Any], times: int, path: Path) -> System:
-    """The structure with the total charge (`charge`) and number of unpaired electrons (`unpaired`) that its file states."""
-    stated: dict[str, Tensor] = {}
-    for name in ("charge", "unpaired"):
-        if (value := info.get(name)) is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or float(value) != round(float(value)):
-            raise BadInput(path, f"{name}={value}", allowed="a whole number", fix="correct it, or remove it from the file")
-        stated[name] = torch.tensor([times * round(float(value))])
-    return replace(system, **stated)
-
-
 def _of_atoms(system: System, atoms: Any, repeat: tuple[int, int, int], path: Path) -> Start:
     if atoms is None or len(atoms) * int(np.prod(repeat)) != system.n_atoms:
         return Start(system=system)
     times = int(np.prod(repeat))
-    system = _with_state(system, atoms.info, times, path)
     momenta = np.tile(atoms.get_momenta() / ASE_MOMENTUM, (times, 1)) if atoms.has("momenta") else np.zeros((1, 3))
     check_masses(atoms.get_masses(), path)
     masses, largest = np.tile(atoms.get_masses(), times), float(np.abs(momenta).max(initial=0.0))

@@ -47,6 +47,9 @@ def unused_by_crystals(atoms: Atoms) -> list[str]:
         notes.append("the masses of the file are not the standard ones: only `mdistill simulate` uses them")
     if atoms.has("momenta") and atoms.get_momenta().any():
         notes.append("the file holds velocities: only `mdistill simulate` uses them")
+    stated = [f"{name}={atoms.info[name]}" for name in ("charge", "unpaired") if atoms.info.get(name)]
+    if stated:
+        notes.append(f"{', '.join(stated)} of the file: for xtb, CP2K, PySCF and nets trained with --states alone")
     names = {"initial_magmoms": "magnetic moments", "initial_charges": "atomic charges"}
     told = [what for name, what in names.items() if atoms.has(name) and atoms.arrays[name].any()]
     return [*notes, f"not used: {' and '.join(told)} of the file"] if told else notes

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -105,9 +105,12 @@ def read_atoms(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
 
 
 def from_atoms(atoms: Atoms, *, source: str = "atoms", digest: str = "") -> Crystal:
-    """A crystal from ASE atoms; occupancies in `atoms.info['occupancy']` are used.
+    """A crystal from ASE atoms; `occupancy`, `charge` and `unpaired` of `atoms.info` are used.
 
     (ASE represents a partially occupied site by one whole atom and stores occupancies in `info`.)
+
+    Raises:
+        BadInput: A charge or number of unpaired electrons that is no whole number.
     """
     from ase.data import atomic_numbers
 
@@ -126,7 +129,14 @@ def from_atoms(atoms: Atoms, *, source: str = "atoms", digest: str = "") -> Crys
         occupancies = {atomic_numbers[s]: float(o) for s, o in stated.items()} if stated else {number: 1.0}
         label = symbols[i] if kinds is None else f"{symbols[i]}{int(kinds[i])}"
         sites.append(Site(fractional=tuple(place), occupancies=occupancies, label=label))
-    return Crystal(cell=crystal.cell, pbc=crystal.pbc, sites=tuple(sites), source=source, sha256=digest)
+    stated = {name: _whole(atoms.info[name], name, source) for name in ("charge", "unpaired") if atoms.info.get(name) is not None}
+    return replace(crystal, sites=tuple(sites), source=source, sha256=digest, **stated)
+
+
+def _whole(value: Any, name: str, source: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or float(value) != round(float(value)):
+        raise BadInput(source, f"{name}={value}", allowed="a whole number", fix="correct it, or remove it from the file")
+    return round(float(value))
 
 
 def to_system(crystal: Crystal) -> System:
@@ -142,6 +152,8 @@ def to_system(crystal: Crystal) -> System:
         cell=torch.from_numpy(crystal.cell * np.array(crystal.pbc)[:, None])[None],
         pbc=torch.tensor([crystal.pbc]),
         owner=torch.zeros(len(numbers), dtype=torch.int64),
+        charge=None if crystal.charge is None else torch.tensor([crystal.charge]),
+        unpaired=None if crystal.unpaired is None else torch.tensor([crystal.unpaired]),
     )
 
 
@@ -169,7 +181,10 @@ def repeated(system: System, repeats: tuple[int, int, int]) -> System:
     positions = (system.positions + (steps @ system.cell[0]).unsqueeze(1)).reshape(-1, 3)
     cell = system.cell * torch.tensor(repeats).to(system.cell).reshape(1, 3, 1)
     numbers = system.numbers.repeat(len(steps))
-    return replace(system, numbers=numbers, positions=positions, cell=cell, owner=torch.zeros_like(numbers))
+    charge, unpaired = (None if one is None else len(steps) * one for one in (system.charge, system.unpaired))
+    return replace(
+        system, numbers=numbers, positions=positions, cell=cell, owner=torch.zeros_like(numbers), charge=charge, unpaired=unpaired
+    )
 
 
 def numbers_of(crystal: Crystal) -> Int[np.ndarray, " site"]:
@@ -199,11 +214,13 @@ def to_atoms(structure: Crystal | System) -> Atoms:
         return Atoms(numbers_of(structure), positions=structure.positions, cell=structure.cell, pbc=structure.pbc)
     if structure.n_structs != 1:
         raise BadInput("system", f"{structure.n_structs} structs", allowed="one struct", fix="use mdistill.graph.split first")
+    stated = {name: one for name, one in (("charge", structure.charge), ("unpaired", structure.unpaired)) if one is not None}
     return Atoms(
         structure.numbers.cpu().numpy(),
         positions=structure.positions.detach().cpu().numpy().astype(np.float64),
         cell=structure.cell[0].detach().cpu().numpy().astype(np.float64),
         pbc=structure.pbc[0].cpu().numpy(),
+        info={name: int(one) for name, one in stated.items() if name == "charge" or one >= 0},
     )
 
 
@@ -213,6 +230,22 @@ def write_systems(path: Path, systems: Sequence[System]) -> None:
 
     with replacing(path) as partial:
         write(partial, [to_atoms(system) for system in systems], format="extxyz")
+
+
+def check_state(structure: System | Atoms, *, by: str, fix: str, **told: int) -> None:
+    """Refuse a structure whose file states another charge (e) or number of unpaired electrons than a calculation is told.
+
+    Args:
+        by: The calculation.
+        fix: Flags that tell it.
+        told: charge, unpaired.
+    Raises:
+        BadInput: They differ.
+    """
+    info = to_atoms(structure).info if isinstance(structure, System) else structure.info
+    for name, value in told.items():
+        if name in info and info[name] != value:
+            raise BadInput("structure", f"states {name}={info[name]}; {by} is told {value}", allowed="the same of both", fix=fix)
 
 
 def read_systems(path: Path) -> list[System]:

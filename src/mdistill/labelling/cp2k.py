@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mdistill.errors import BadInput, MdistillError
 from mdistill.io.files import replacing, write_json, write_text
+from mdistill.io.structures import check_state
 from mdistill.labelling.cp2k_files import input_text, read_output, scf_steps
 from mdistill.labelling.engine import Answer, Failure
 from mdistill.labelling.hard_settings import Cp2kSettings
@@ -66,6 +67,7 @@ class Cp2k:
         """See `Engine.label`. Curvature products are not computed: `probes` must be None."""
         if probes is not None:
             raise BadInput("probes", "asked of cp2k", allowed="none with a hard engine", fix="--probes 0")
+        check_state(system, by="cp2k", fix="--cp2k.charge", charge=self.settings.charge)
         orbitals = _orbitals(system, folder.parent)
         told, answer = [], Failure(reason="not run", retry=False)
         for number, safer in enumerate((False, True)):

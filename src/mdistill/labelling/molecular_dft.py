@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mdistill.errors import BadInput, MissingPackage
+from mdistill.io.structures import check_state
 from mdistill.labelling.engine import Answer, Failure
 from mdistill.labelling.hard_settings import MoleculeDftSettings
 from mdistill.processes import time_limit
@@ -50,6 +51,8 @@ class MolecularDft:
             raise BadInput("probes", "asked of pyscf", allowed="none with a hard engine", fix="--probes 0")
         if bool(system.pbc.any()):
             raise BadInput("structure", "is periodic", allowed="a molecule, for pyscf", fix="--hard cp2k for periodic structures")
+        s = self.settings
+        check_state(system, by="pyscf", fix="--pyscf.charge and --pyscf.spin", charge=s.charge, unpaired=s.spin)
         reasons: list[str] = []
         for safer in (False, True):
             try:

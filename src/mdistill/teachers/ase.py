@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mdistill.errors import BadInput, MdistillError
 from mdistill.graph import split
+from mdistill.io.structures import to_atoms
 from mdistill.processes import time_limit
 from mdistill.settings import USUAL_TIMEOUT
 from mdistill.types import Graph, Prediction, System
@@ -107,14 +108,7 @@ class AseTeacher:
         )
 
     def _ask(self, system: System) -> tuple[float, Float[np.ndarray, "atom 3"], Float[np.ndarray, "3 3"] | None]:
-        from ase import Atoms
-
-        atoms = Atoms(
-            numbers=system.numbers.cpu().numpy(),
-            positions=system.positions.detach().cpu().numpy().astype(np.float64),
-            cell=system.cell[0].detach().cpu().numpy().astype(np.float64),
-            pbc=system.pbc[0].cpu().numpy(),
-        )
+        atoms = to_atoms(system)
         periodic = bool(system.pbc.all())
         try:
             with time_limit(self.timeout_s):

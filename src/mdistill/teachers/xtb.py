@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mdistill.errors import BadInput
+from mdistill.io.structures import check_state
 from mdistill.teachers.ase import AseTeacher
 from mdistill.teachers.cards import Teacher, teacher_options
 
@@ -67,8 +68,10 @@ class Xtb:
         """Energy (eV), forces (eV/Å) or stress (eV/Å³).
 
         Raises:
-            BadInput: A structure periodic along one or two directions, or a charged bulk.
+            BadInput: A structure periodic along one or two directions, a charged bulk, or a structure that states another charge.
         """
+        fix = "name both: --teacher xtb@charge=1,unpaired=1"
+        check_state(atoms, by=self.method, fix=fix, charge=self.charge, unpaired=self.unpaired)
         if atoms.pbc.any() and (not atoms.pbc.all() or self.charge):
             problem = f"periodic along {atoms.pbc.tolist()}" + (f", charge {self.charge:+d}" if self.charge else "")
             allowed = "molecules, and neutral structures periodic in three directions"
