@@ -14,14 +14,16 @@ from ase.calculators.emt import EMT
 
 import mdistill
 from mdistill import cli
+from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, MdistillError, MdistillNotice, MissingPackage
 from mdistill.graph import build_graph
 from mdistill.io.convert_structures import as_system
 from mdistill.runs.identity import model_id
 from mdistill.teachers import MODULES, check_teacher, load_teacher, weights
-from mdistill.teachers.cards import TEACHERS, find_teacher
+from mdistill.teachers.cards import TEACHERS, card_of, find_teacher
 from mdistill.teachers.devices import resolve_device
 from mdistill.teachers.weights import conflicts, fetch, find_weights, places
+from systems import random_box, tiny_net
 
 CONTENT = b"weights of a stand-in"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -56,6 +58,7 @@ def test_every_card_names_package_licence_and_an_address_of_its_file():
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert all(f"\n{card.extra} = [" in text for card in TEACHERS.values())
     assert find_teacher("7NET-OMAT").name == "sevennet-omat" and find_teacher("mattersim-5m").name == "mattersim-v1.0.0-5m"
+    assert card_of("7NET-OMAT") is TEACHERS["sevennet-omat"] and card_of("xtb@charge=1") is TEACHERS["gfn2-xtb"]
 
 
 def test_download_fetches_checks_and_is_not_repeated(address, tmp_path, capsys):
@@ -278,3 +281,10 @@ def test_help_shows_factories(command, capsys):
 def test_the_command_says_that_an_unknown_sha256_was_not_checked(address, tmp_path, capsys):
     words = ["download", "mace-mpa-0", "--address", address, "--folder", str(tmp_path / "weights")]
     assert cli.run(words) == 0 and "not checked: none is known" in capsys.readouterr().out
+
+
+def test_a_model_file_is_a_teacher_without_a_card(tmp_path):
+    """A student teaches another, a direct net a conserving one: such teachers have neither a card nor golden answers."""
+    path = str(tmp_path / "student.mdistill")
+    assert card_of(path) is None and card_of("ase.calculators.emt:EMT") is None
+    assert check_teacher(Conservative(tiny_net()), path, system=random_box(0, atoms=6)) == {}

@@ -167,12 +167,13 @@ def _recipe(given: DistillArguments) -> str:
 
 def _with_charge(teacher: str, charge: int, unpaired: int) -> str:
     """The teacher's name with charge and unpaired electrons of the molecule, where it has any."""
-    from mdistill.teachers.cards import find_teacher
+    from mdistill.teachers.cards import card_of
 
     told = ",".join(f"{key}={value}" for key, value in (("charge", charge), ("unpaired", unpaired)) if value)
     if not told or "@" in teacher:
         return teacher
-    if ":" in teacher or find_teacher(teacher, subject="--teacher").package != "tblite":
+    card = card_of(teacher)
+    if card is None or card.package != "tblite":
         problem = f"charge {charge:+d}, {unpaired} unpaired electrons: {teacher} cannot be told of them"
         allowed = "neutral molecules without unpaired electrons, or a teacher that knows both"
         raise BadInput("--smiles", problem, allowed=allowed, fix="--teacher xtb")

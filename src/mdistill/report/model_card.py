@@ -16,7 +16,7 @@ from mdistill.nets.model_files import read_header, read_metadata
 from mdistill.nets.settings import SIZES
 from mdistill.report.citations import reference, works
 from mdistill.runs.results import Cell, Results, Table, read_results
-from mdistill.teachers import find_teacher
+from mdistill.teachers.cards import card_of
 from mdistill.training.committee import members_beside
 from mdistill.units import GPA
 
@@ -77,10 +77,7 @@ def _network(header: Mapping[str, Any]) -> str:
 
 
 def _teacher(name: str) -> str:
-    try:
-        card = find_teacher(name) if name and ":" not in name else None
-    except BadInput:
-        card = None
+    card = card_of(name)
     return name or _UNTOLD if card is None else f"{card.name}: {card.functional}, trained on {card.data}"
 
 

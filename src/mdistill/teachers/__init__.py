@@ -26,7 +26,7 @@ from mdistill.graph import build_graph, make_system
 from mdistill.notices import notify
 from mdistill.settings import USUAL_TIMEOUT
 from mdistill.teachers.cards import TEACHERS as TEACHERS
-from mdistill.teachers.cards import Teacher, find_teacher
+from mdistill.teachers.cards import Teacher, card_of, find_teacher
 from mdistill.teachers.devices import resolve_device
 from mdistill.teachers.weights import advice, conflicts, needed_weights
 from mdistill.types import Potential, Prediction, System
@@ -136,11 +136,11 @@ def check_teacher(potential: Potential, name: str, *, system: System | None = No
     Raises:
         MdistillError: A deviation above `GOLDEN_LIMITS`, or forces that do not follow the atoms.
     """
-    if ":" in name or "@" in name or not golden(find_teacher(name).name):
+    card = card_of(name)
+    if card is None or "@" in name or not golden(card.name):
         if system is not None:
             _check_order(potential, system)
         return {}
-    card = find_teacher(name)
     stored = golden(card.name)
     worst = dict.fromkeys(GOLDEN_LIMITS, 0.0)
     for frame in stored["frames"]:

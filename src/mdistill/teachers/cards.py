@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mdistill.errors import BadInput
@@ -178,6 +179,13 @@ def find_teacher(name: str, *, subject: str = "teacher") -> Teacher:
     close = difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
     problem, fix = f"{name!r} is not known", f"did you mean {close[0]!r}?" if close else 'name one of these, e.g. "sevennet-0"'
     raise BadInput(subject, problem, allowed=", ".join(TEACHERS) + ', or "module:attribute" of an ASE calculator', fix=fix)
+
+
+def card_of(name: str) -> Teacher | None:
+    """The card of a foundation potential; None for an ASE calculator, a model file or a ready student, which have none."""
+    with suppress(BadInput):
+        return None if ":" in name else find_teacher(name)
+    return None
 
 
 def teacher_options(name: str) -> dict[str, int]:

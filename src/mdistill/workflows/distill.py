@@ -48,6 +48,7 @@ from mdistill.runs.lock import locked
 from mdistill.runs.results import Results, merge, read_results, with_sections, write_results
 from mdistill.settings import USUAL_TIMEOUT, amended, child_seed, to_json
 from mdistill.teachers import check_teacher
+from mdistill.teachers.cards import card_of
 from mdistill.teachers.models import STRIDE, load, load_stride
 from mdistill.training.committee import members_beside, train_committee
 from mdistill.training.split import split_blocks
@@ -381,10 +382,8 @@ class _Job:
         }  # fmt: skip
 
     def _citations(self) -> list[str]:
-        from mdistill.teachers import find_teacher
-
-        known = [find_teacher(self.settings.teacher).citation] if ":" not in self.settings.teacher else []
-        return ["mdistill", *known, "ase", "vesin", "torch", "zbl", "ace"]
+        card = card_of(self.settings.teacher)
+        return ["mdistill", *([] if card is None else [card.citation]), "ase", "vesin", "torch", "zbl", "ace"]
 
 
 def _told(results: Results) -> Results:
