@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,3 +150,13 @@ def test_a_committee_of_one_slope_shifts_the_prefactor_only() -> None:
     """Students that differ by a factor, not in Ea: the error of D at 300 K grows, that of Ea hardly."""
     same, shifted = lines([0.3] * 3, [0.0] * 3, 2), lines([0.3] * 3, [-0.4, 0.0, 0.4], 2)
     assert shifted[0] == pytest.approx(same[0], rel=0.05)
+
+
+def test_a_model_error_where_nothing_else_is_known() -> None:
+    """Without statistical and model error the interval is that of the new model error, and finite."""
+    each = {k: Estimate(value=v, error=0.1, unit="cm²/s") for k, v in enumerate((1.0, 1.02, 0.98))}
+    found = committee_estimate(Estimate(value=1.0, error=0.06, unit="cm²/s", interval=(0.9, 1.1)), each)
+    assert found is not None
+    none = Estimate(value=0.0, error=None, unit="cm²/s")
+    total = with_model_error(replace(found, statistical=none, model=none), 0.1).total
+    assert total.error == pytest.approx(0.1) and total.interval == pytest.approx((np.exp(-0.196), np.exp(0.196)))

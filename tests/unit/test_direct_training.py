@@ -15,8 +15,9 @@ import torch
 from mdistill import cli
 from mdistill.derivatives import Direct, hessian
 from mdistill.direct import generate as direct_generate
+from mdistill.direct.conformers import _rigid, conformers
 from mdistill.direct.generate import generate, label_molecule, read_smiles, xtb
-from mdistill.direct.molecules import molecules, parsed
+from mdistill.direct.molecules import Molecule, molecules, parsed
 from mdistill.direct.objective import antisymmetric_part, turned_item
 from mdistill.direct.settings import DirectSettings, MoleculeSettings
 from mdistill.direct.shards import MANIFEST, read_folders, read_shards, shard
@@ -93,6 +94,13 @@ def test_the_list_has_ions_and_radicals_and_every_molecule_once() -> None:
     assert len({m.smiles for m in listed}) == len(listed) > 4000
     assert {m.charge for m in listed} == {-1, 0, 1} and {m.unpaired for m in listed} == {0, 1}
     assert parsed("C[NH3+]").charge == 1 and parsed("[CH3]").unpaired == 1 and parsed("C(C") is None
+
+
+def test_linear_molecules_keep_both_bends() -> None:
+    pytest.importorskip("rdkit")
+    for smiles, modes in (("C#C", 7), ("O=C=O", 4), ("O", 3)):
+        _, (place,) = conformers(Molecule(smiles=smiles), 1, 0)
+        assert place.size - _rigid(place) == modes
 
 
 def test_shards_hold_what_xtb_says_and_are_not_made_twice(tmp_path: Path) -> None:

@@ -260,6 +260,9 @@ class Recycled:
         self.key = f"question-{self.asked}"
         return self
 
+    def nthreads(self) -> dict[str, int]:
+        return {"worker": 1}
+
     def processing(self) -> dict[str, list[str]]:
         return {"worker": [self.key]}
 
@@ -284,6 +287,28 @@ def test_the_time_of_a_question_begins_anew_when_it_is_asked_again(tmp_path: Pat
     asked = object.__new__(dask_executor.Dask)
     asked.engine, asked.seconds, asked.folder, asked.client = Odd(tmp_path), 10.0, tmp_path, Recycled()
     assert said(asked, [0], attempts=2) == [7.0]
+
+
+class Queued(Recycled):
+    """A worker of one thread that has another question before it: longer than a question may take."""
+
+    asked = 1
+
+    def processing(self) -> dict[str, list[str]]:
+        return {"worker": ["earlier", self.key] if self.looks < 8 else [self.key]}
+
+    def done(self) -> bool:
+        self.looks += 1
+        return self.looks == 10
+
+
+def test_the_time_of_a_question_begins_when_a_worker_begins_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(dask_executor.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(dask_executor.time, "sleep", lambda _: clock.__setitem__(0, clock[0] + 4.0))
+    asked = object.__new__(dask_executor.Dask)
+    asked.engine, asked.seconds, asked.folder, asked.client = Odd(tmp_path), 10.0, tmp_path, Queued()
+    assert said(asked, [0], attempts=1) == [7.0] and clock[0] > 3 * asked.seconds
 
 
 @pytest.mark.slow

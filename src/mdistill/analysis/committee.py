@@ -119,8 +119,11 @@ def with_model_error(committee: Committee, relative: float) -> Committee:
     if model >= relative:
         return committee
     error = float(np.hypot(statistical, relative))
-    wider = error / float(np.hypot(statistical, model))
-    low, high = (value * (end / value) ** wider for end in committee.total.interval or (value, value))
+    known, ends = float(np.hypot(statistical, model)), committee.total.interval
+    if known > 0.0 and ends is not None:
+        low, high = (value * (end / value) ** (error / known) for end in ends)
+    else:
+        low, high = (value * float(np.exp(sign * 1.96 * error)) for sign in (-1.0, 1.0))
     total = replace(committee.total, error=value * error, interval=(low, high))
     return replace(committee, total=total, model=replace(committee.model, value=value * relative))
 

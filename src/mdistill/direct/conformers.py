@@ -21,7 +21,7 @@ from mdistill.units import BOLTZMANN, KCAL_MOL
 
 TEMPERATURES = (150.0, 300.0, 600.0, 1000.0)
 """K."""
-_SOFTEST, _STEP, _PER_CONFORMER = 0.5, 1e-3, 6
+_SOFTEST, _STEP, _PER_CONFORMER, _STRAIGHT = 0.5, 1e-3, 6, 0.02
 
 
 def conformers(molecule: Molecule, count: int, seed: int) -> tuple[Int[np.ndarray, " atom"], list[Float[np.ndarray, "atom 3"]]]:
@@ -73,8 +73,15 @@ def normal_modes(
         hessian[k] = (ends[0] - ends[1]) * (KCAL_MOL / (2.0 * _STEP))
     weights = np.repeat(np.sqrt(masses / masses.mean()), 3)
     stiffness, modes = np.linalg.eigh(0.5 * (hessian + hessian.T) / np.outer(weights, weights))
-    keep = np.argsort(np.abs(stiffness))[min(6, size - 1) :]
+    keep = np.argsort(np.abs(stiffness))[min(_rigid(place), size - 1) :]
     return stiffness[keep], modes[:, keep] / weights[:, None]
+
+
+def _rigid(place: Float[np.ndarray, "atom 3"]) -> int:
+    """Number of rigid motions: six, of a linear molecule five, of an atom three."""
+    arms = place - place.mean(axis=0)
+    turns = np.stack([np.cross(axis, arms).ravel() for axis in np.eye(3)])
+    return 3 + int(np.linalg.matrix_rank(turns, tol=_STRAIGHT * max(float(np.linalg.norm(arms)), 1e-9)))
 
 
 def displacement(

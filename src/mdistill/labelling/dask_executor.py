@@ -96,7 +96,8 @@ class Dask:
         while not future.done():
             if stop.pending():
                 return None
-            running = {key: worker for worker, keys in self.client.processing().items() for key in keys}
+            threads = self.client.nthreads()  # a worker holds more questions than it answers at once
+            running = {key: one for one, keys in self.client.processing().items() for key in list(keys)[: threads.get(one, 1)]}
             if future.key in running:
                 begun.setdefault(future.key, time.monotonic())
             if time.monotonic() - begun.get(future.key, time.monotonic()) > self.seconds:
