@@ -2,21 +2,23 @@
 
 LABELS are label folders of one run of the main job (label, refine/round-1/labels); HELD_OUT that of a run with another seed:
 another arrangement of Li, other dynamics. All fits get LABELS without the blocks that a student holds out; peers do not get its
-contact structures (dimers pushed together, forces up to 50 eV/Å), curvature products or stress, which their fits do not take or
-which spoil them. Speed: whole NVT steps of 416 atoms at 600 K on one thread, all models in turn in one process, median of the CPU
-time over rounds. Stability: NVT runs of 416 atoms at 900 K until temperature doubles or two atoms come closer than 0.7 of the
-closest labelled pair of their kind.
+contact structures (dimers pushed together, forces up to 50 eV/Å), curvature products or (but for NEP) stress, which their fits
+do not take or which spoil them. Speed: whole NVT steps of 416 atoms at 600 K on one thread, all models in turn in one process,
+median of the CPU time over rounds. Stability: NVT runs of 416 atoms at 900 K until temperature doubles or two atoms come closer
+than 0.7 of the closest labelled pair of their kind; shorter for the slower peers.
 
-`hardware` of a row is that of its speed, or of its errors where there is none. Fits are kept in runs/frontier and not repeated.
-What is recorded already stays where a part or a model is left out.
+`hardware` of a row is that of its speed, or of its errors where there is none. Fits and stable runs are kept in runs/frontier and
+not repeated. What is recorded already stays where a part or a model is left out.
 
-    python -m benchmarks.frontier HELD_OUT LABELS… [--runs FOLDER] [--minutes 3] [--curve 1 3 10] [--peers pod snap nep]
-        [--nep-epochs 60] [--rounds 7] [--seeds 3] [--stability-ps 10] [--members FOLDER…] [--parts errors speed stability]
+    python -m benchmarks.frontier HELD_OUT LABELS… [--runs FOLDER] [--minutes 3] [--curve 1 3 10]
+        [--peers pod snap uf3 nep deepmd] [--nep-epochs 200] [--deepmd-steps 20000] [--rounds 7] [--seeds 10] [--stability-ps 50]
+        [--peers-ps 5] [--members FOLDER…] [--parts errors speed stability]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,10 +32,12 @@ from ase import Atoms
 from ase.neighborlist import neighbor_list
 
 from benchmarks.frontier_plot import plot
+from benchmarks.peers.deepmd import fit_deepmd
 from benchmarks.peers.nep import fit_nep
 from benchmarks.peers.pair_style import kept
 from benchmarks.peers.pod import BODIES, fit_pod
 from benchmarks.peers.snap import fit_snap
+from benchmarks.peers.uf3 import fit_uf3
 from benchmarks.record import ROOT, recorded, write_record
 from mdistill.analysis.accuracy import accuracy
 from mdistill.data.store import LabelStore
@@ -160,6 +164,10 @@ def fits(given: argparse.Namespace) -> tuple[list[Model], list[Trained]]:
         ]
     if "snap" in given.peers:
         found.append(fit_snap(taught, given.runs / "snap", elements=ELEMENTS, cutoff=CUTOFF))
+    if "uf3" in given.peers:
+        found.append(fit_uf3(taught, given.runs / "uf3", elements=ELEMENTS, cutoff=CUTOFF))
+    if "deepmd" in given.peers:
+        found.append(fit_deepmd(taught, given.runs / "deepmd", elements=ELEMENTS, cutoff=CUTOFF, steps=given.deepmd_steps))
     if "nep" in given.peers:
         found.append(fit_nep(taught, given.runs / "nep", elements=ELEMENTS, cutoffs=(6.0, CUTOFF), epochs=given.nep_epochs))
     found += [student(frames, size, given.minutes, given.runs) for size in given.sizes]
@@ -232,10 +240,15 @@ def broken_after(run: Run, *, limits: dict[tuple[str, str], float], most_ps: flo
     return most_ps, ""
 
 
-def stability(model: Model, atoms: Atoms, limits: dict[tuple[str, str], float], *, seeds: int, most_ps: float) -> dict[str, Any]:
-    runs = []
-    for seed in range(seeds):
+def stability(
+    model: Model, atoms: Atoms, limits: dict[tuple[str, str], float], *, seeds: int, most_ps: float, folder: Path
+) -> dict[str, Any]:
+    """Runs from other velocities; those in `folder` are not repeated."""
+    path = folder / f"{model.name}-{model.fitted['cpu minutes']:.4f}-{most_ps:g}ps.json".replace(" ", "")
+    runs: list[tuple[float, str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    for seed in range(len(runs), seeds):
         runs.append(broken_after(model.dynamics(atoms, kelvin=HOT, step_fs=STEP_FS, seed=seed), limits=limits, most_ps=most_ps))
+        write_json(path, runs)
         print(model.name, seed, runs[-1], flush=True)
     return {"ps until it breaks": [ps for ps, _ in runs], "why": [why for _, why in runs], "watched for (ps)": most_ps}
 
@@ -276,7 +289,8 @@ def main() -> None:
     if "stability" in given.parts:
         limits = closest(frames)
         for row, model in zip(rows, models, strict=False):
-            row.update(stability(model, atoms, limits, seeds=given.seeds, most_ps=given.stability_ps))
+            most = given.stability_ps if isinstance(model, Trained) else given.peers_ps
+            row.update(stability(model, atoms, limits, seeds=given.seeds, most_ps=most, folder=given.runs / "stability"))
     settings = {
         "held_out_frames": len(frames), "temperature_K": KELVIN, "stability_K": HOT, "time_step_fs": STEP_FS, "sizes": SIZES,
         "clock_MHz": psutil.cpu_freq().current, "load": psutil.getloadavg()[0], "instructions": hardware()["instructions"],
@@ -295,12 +309,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--curve", type=float, nargs="*", default=[1.0, 3.0, 10.0])
-    parser.add_argument("--peers", nargs="*", default=["pod", "snap", "nep"])
-    parser.add_argument("--nep-epochs", type=int, default=60)
+    parser.add_argument("--peers", nargs="*", default=["pod", "snap", "uf3", "nep", "deepmd"])
+    parser.add_argument("--nep-epochs", type=int, default=200)
+    parser.add_argument("--deepmd-steps", type=int, default=20000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--stability-ps", type=float, default=10.0)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--stability-ps", type=float, default=50.0)
+    parser.add_argument("--peers-ps", type=float, default=5.0)
     parser.add_argument("--parts", nargs="*", default=["errors", "speed", "stability"])
     return parser.parse_args()
 

