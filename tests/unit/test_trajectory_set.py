@@ -144,7 +144,7 @@ def stub(monkeypatch):
             raise MdistillError("the student's dynamics broke")
         stop.raise_if_pending()
         one = planted(1)[0]
-        return replace(one, key=make_set.read_structure(path).sha256[:16])
+        return replace(one, key=make_set.key_of(crystal := make_set.read_structure(path), make_set.mobile_of(crystal, species)))
 
     elements = frozenset(range(1, 90))
     monkeypatch.setattr(make_set, "load", lambda name, subject: SimpleNamespace(elements=elements, name=name))
@@ -166,6 +166,22 @@ def test_a_set_is_made_continued_and_what_failed_is_listed(folder, stub, tmp_pat
     stub.failing.clear()
     make_set.make_trajectory_set(listed(folder), path, TrajectorySettings(), out)
     assert stub.done == ["NaCl.cif"] and len(read_trajectory_set(path)) == 2
+
+
+def test_a_crystal_is_added_once_for_each_mobile_ion(folder, stub, tmp_path):
+    """Li and Na of one salt are two crystals of a set."""
+    both = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
+    both.symbols[0] = "Li"
+    both.write(tmp_path / "LiNaCl.cif")
+    for species in ("Na", "Li", "Li"):
+        make_set.make_trajectory_set(
+            [(tmp_path / "LiNaCl.cif", "LiNaCl.cif")],
+            tmp_path / "set.npz",
+            TrajectorySettings(),
+            tmp_path / "run",
+            species=species,
+        )
+    assert len(stub.done) == 2 and len({one.key for one in read_trajectory_set(tmp_path / "set.npz")}) == 2
 
 
 @pytest.mark.parametrize("name", ["time_ps", "temperatures", "teacher"])

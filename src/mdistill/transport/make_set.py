@@ -23,7 +23,7 @@ from mdistill.settings import to_json
 from mdistill.teachers.models import load
 from mdistill.transport.predict import check_conductor
 from mdistill.transport.settings import TrajectorySettings
-from mdistill.transport.trajectory_job import crystal_record, mobile_of
+from mdistill.transport.trajectory_job import crystal_record, key_of, mobile_of
 from mdistill.transport.trajectory_set import CrystalRecord, add_to_set, read_trajectory_set
 from mdistill.types import Potential
 
@@ -113,14 +113,15 @@ def _planned(
     for path, name in files:
         try:
             crystal = read_structure(path)
-            check_conductor(crystal, atomic_numbers[mobile_of(crystal, species)])
+            mobile = mobile_of(crystal, species)
+            check_conductor(crystal, atomic_numbers[mobile])
             atoms = plan(crystal, prepare, elements=teacher.elements, subject=teacher.name).atoms
         except BadInput as error:
             unread.append((name, error.problem, error.fix))
         except MdistillError as error:
             unread.append((name, " ".join(str(error).split()), "check the file"))
         else:
-            key = crystal.sha256[:16]
+            key = key_of(crystal, mobile)
             crystals.setdefault(key, _Crystal(path=path, key=key, name=name, atoms=atoms))
     return sorted(crystals.values(), key=lambda one: (one.atoms, one.name)), unread
 

@@ -152,7 +152,7 @@ def crystal_record(
         "cpu_seconds": time.process_time() - cpu,
     }  # fmt: skip
     return CrystalRecord(
-        key=crystal.sha256[:16], about=about, numbers=start.numbers.numpy(), positions=start.positions.numpy(),
+        key=key_of(crystal, mobile), about=about, numbers=start.numbers.numpy(), positions=start.positions.numpy(),
         cell=start.cell[0].numpy(), features=features, kind=kind,
         physics=ion_network(crystal, mobile=atomic_numbers[mobile]), temperatures_K=np.array(settings.temperatures),
         **best.moved | _mean_of(last, best),
@@ -180,6 +180,11 @@ def mobile_of(crystal: Crystal, species: str = "") -> str:
         allowed = species or ", ".join(MOBILE)
         raise BadInput(crystal.source, f"no mobile ion in {crystal.formula}", allowed=allowed, fix="leave the file out")
     return found[0]
+
+
+def key_of(crystal: Crystal, mobile: str) -> str:
+    """The key of a crystal and a mobile ion in a set."""
+    return f"{crystal.sha256[:16]}-{mobile}"
 
 
 def _students(

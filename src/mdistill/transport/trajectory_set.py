@@ -35,7 +35,7 @@ class CrystalRecord:
     """One crystal: features of its ions, and its motion at each temperature.
 
     Attributes:
-        key: Begin of the sha256 of the crystal.
+        key: Begin of the sha256 of the crystal, and its mobile ion.
         about: formula, source, mobile (symbol), gates and flags of the best student by temperature, gate_passed (at any), log10
             MSD and force errors of all students, provenance.
         numbers, positions, cell: The ordered supercell before relaxation; Å.
