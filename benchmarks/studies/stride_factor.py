@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.record import write_record
 from mdistill.data.segments import read_segments
 from mdistill.derivatives import forces_through
-from mdistill.nets.model_files import load_net
+from mdistill.nets.model_files import load_map
 from mdistill.nets.splitting_map import SplittingMap, build_graph_at, compose
 from mdistill.training.split import split_segments
 from mdistill.training.stride import load_moment
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=200)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    net, student = load_net(given.run / "stride" / "stride.mdistill"), load_moment(given.run / "student.mdistill")
+    net, student = load_map(given.run / "stride" / "stride.mdistill"), load_moment(given.run / "student.mdistill")
     assert isinstance(net, SplittingMap)
     files = sorted((given.run / "stride" / "segments").glob("segments-*.npz"))
     held_out = split_segments([segment for file in files for segment in read_segments(file)], held_out=0.1)[1]
