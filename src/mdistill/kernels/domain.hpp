@@ -12,25 +12,26 @@ namespace mdistill {
 template <class Net>
 class Domain {
  public:
-  explicit Domain(const Net &net) : net(net), work(net) {}
+  explicit Domain(const Net &net) : net(net), work(net), spots(net.cutoff) { spots.shifts.resize(1); }
 
   // Takes the neighbours of the centres, sorted by species; holds until the engine makes its list anew.
   void take(const RankNeighbours &from) {
     species.assign(from.species, from.species + from.all);
     blocks = blocks_of(net, from.centres, [&](int64_t k) { return from.atoms[k]; }, species.data());
     const auto mask = static_cast<int32_t>(from.mask);
-    first.assign(from.local + 1, 0), sender.clear();
-    std::vector<std::vector<int32_t>> kinds(net.species);
+    list.first.assign(from.local * net.species + 1, 0), list.pairs.clear();
+    std::vector<std::vector<Candidate>> kinds(net.species);
     std::vector<int64_t> place(from.local, -1);
     for (int64_t k = 0; k < from.centres; ++k) place[from.atoms[k]] = k;
     for (int64_t i = 0; i < from.local; ++i) {
-      first[i] = static_cast<int64_t>(sender.size());
-      if (place[i] < 0) continue;
-      for (int32_t m = 0; m < from.count[i]; ++m)
-        if (const int32_t j = from.lists[i][m] & mask; species[j] >= 0) kinds[species[j]].push_back(j);
-      for (auto &kind : kinds) sender.insert(sender.end(), kind.begin(), kind.end()), kind.clear();
+      for (int32_t m = 0; place[i] >= 0 && m < from.count[i]; ++m)
+        if (const int32_t j = from.lists[i][m] & mask; species[j] >= 0) kinds[species[j]].push_back({j, 0});
+      for (int t = 0; t < net.species; ++t) {
+        list.pairs.insert(list.pairs.end(), kinds[t].begin(), kinds[t].end()), kinds[t].clear();
+        list.first[i * net.species + t + 1] = static_cast<int64_t>(list.pairs.size());
+      }
     }
-    first[from.local] = static_cast<int64_t>(sender.size());
+    spots.spots.resize(from.all);
   }
 
   // Whether the atoms are still of these species.
@@ -39,12 +40,13 @@ class Domain {
   }
 
   void evaluate(const double *r, RankAnswers &out) {
+    for (size_t i = 0; i < species.size(); ++i) spots.spots[i] = spots.of(r + 3 * i);
     for (const Block<Net> &block : blocks) {
       auto &e = work.edges;
-      gather(net, block, first.data(), sender.data(), species.data(), r, [](int64_t, double *) {}, e);
+      gather(net, block, list, spots, e);
       net.evaluate(block.species, work);
-      scatter(net, block, e, out.forces);
-      for (int c = 0; c < 9; ++c) out.virial[c] += double(e.virial[c]);
+      scatter<3>(net, block, e, out.forces);
+      for (int c = 0; c < 9; ++c) out.virial[c] += double(sum<typename Net::real>(e.virial[c]));
       for (int b = 0; b < block.count; ++b) {
         out.energy += work.energy[b];
         if (out.atomic) out.atomic[block.atoms[b]] += work.energy[b];
@@ -56,8 +58,9 @@ class Domain {
  private:
   const Net &net;
   typename Net::Workspace work;
-  std::vector<int32_t> species, sender;
-  std::vector<int64_t> first;
+  std::vector<int32_t> species;
+  Candidates list;
+  Spots<typename Net::real> spots;
   std::vector<Block<Net>> blocks;
 
   // d ⊗ g of every edge to the atoms, as `RankAnswers` says; x, y, z are directions by now.
@@ -67,10 +70,10 @@ class Domain {
       for (int b = 0; b < block.count; ++b)
         for (int m = e.begin[t * Net::WIDE + b]; m < e.end[t * Net::WIDE + b]; ++m) {
           const double length = 1.0 / double(e.inverse[m]), d[3] = {length * e.x[m], length * e.y[m], length * e.z[m]};
-          const double g[3] = {double(e.gx[m]), double(e.gy[m]), double(e.gz[m])};
+          const auto *g = &e.vector[4 * size_t(m)];
           const size_t i = 9 * size_t(block.atoms[b]), j = 9 * size_t(e.sender[m]);
           for (int c = 0; c < 9; ++c) {
-            const double part = d[c / 3] * g[c % 3];
+            const double part = d[c / 3] * double(g[c % 3]);
             if (out.halves) out.halves[i + c] += 0.5 * part, out.halves[j + c] += 0.5 * part;
             if (out.senders) out.senders[j + c] += part;
           }

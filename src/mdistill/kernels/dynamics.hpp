@@ -14,7 +14,7 @@ class Engine {
   using real = typename Net::real;
 
   Engine(const Net &net, int64_t atoms, const int32_t *of, int threads, double skin)
-      : net(net), atoms(atoms), species(of, of + atoms), threads(std::max(1, threads)), own_list(species, net.cutoff, skin, this->threads) {
+      : net(net), atoms(atoms), species(of, of + atoms), threads(std::max(1, threads)), own_list(species, net.species, net.cutoff, skin, this->threads), spots(net.cutoff) {
     blocks = blocks_of(net, atoms, [](int64_t i) { return static_cast<int32_t>(i); }, species.data());
     for (int t = 0; t < this->threads; ++t) parts.push_back(std::make_unique<Part>(net, atoms));
   }
@@ -31,18 +31,18 @@ class Engine {
   // Candidates from outside, for one evaluation of a given graph: any order of the senders within a receiver.
   void take(const int64_t *first, const int32_t *sender, const double *offset) {
     Candidates &list = pairs->list;
-    list.first.assign(first, first + atoms + 1);
-    list.sender.resize(first[atoms]), list.offset.resize(first[atoms]);
-    std::vector<int64_t> order;
-    for (int64_t i = 0; i < atoms; ++i) {
-      order.resize(first[i + 1] - first[i]);
-      for (size_t m = 0; m < order.size(); ++m) order[m] = first[i] + m;
-      std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return species[sender[a]] < species[sender[b]]; });
-      for (size_t m = 0; m < order.size(); ++m) {
-        list.sender[first[i] + m] = sender[order[m]];
-        for (int c = 0; c < 3; ++c) list.offset[first[i] + m][c] = offset[3 * order[m] + c];
+    list.kinds = net.species, ++list.version;
+    list.first.assign(atoms * net.species + 1, 0);
+    list.pairs.clear(), list.images.clear(), list.offsets.clear(), list.turns.assign(atoms, {0, 0, 0});
+    for (int64_t i = 0; i < atoms; ++i)
+      for (int t = 0; t < net.species; ++t) {
+        for (int64_t m = first[i]; m < first[i + 1]; ++m)
+          if (species[sender[m]] == t) {
+            list.pairs.push_back({sender[m], static_cast<int32_t>(list.offsets.size())});
+            list.offsets.push_back({offset[3 * m], offset[3 * m + 1], offset[3 * m + 2]});
+          }
+        list.first[i * net.species + t + 1] = static_cast<int64_t>(list.pairs.size());
       }
-    }
   }
 
   // Make sure that every pair closer than the cutoff is listed.
@@ -51,19 +51,21 @@ class Engine {
   // Energy (eV), forces (eV/Å) and virial Σ d ⊗ g (eV; or null) of the listed pairs. `atomic`: energy per atom, or null.
   double evaluate(const double *r, double *forces, double *virial, double *atomic) {
     const int64_t n_blocks = static_cast<int64_t>(blocks.size());
+    find_spots(r);
     Crew::run(threads, [&](int t) {
       Part &part = *parts[t];
-      std::fill(part.force.begin(), part.force.begin() + 3 * atoms, real(0));
+      std::fill(part.force.begin(), part.force.begin() + 4 * atoms, real(0));
       std::fill(part.virial, part.virial + 9, 0.0);
       part.energy = 0, part.closest = 1e30, part.edges = 0;
-      for (int64_t b = n_blocks * t / threads; b < n_blocks * (t + 1) / threads; ++b) one_block(blocks[b], r, part, atomic);
+      for (int64_t b = n_blocks * t / threads; b < n_blocks * (t + 1) / threads; ++b) one_block(blocks[b], part, atomic);
     });
-    Crew::split(3 * atoms, atoms < MANY ? 1 : threads, [&](int64_t from, int64_t to) {
-      for (int64_t c = from; c < to; ++c) {
-        double total = 0;
-        for (const auto &part : parts) total += double(part->force[c]);
-        forces[c] = total;
-      }
+    Crew::split(atoms, atoms < MANY ? 1 : threads, [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; ++i)
+        for (int c = 0; c < 3; ++c) {
+          double total = 0;
+          for (const auto &part : parts) total += double(part->force[4 * i + c]);
+          forces[3 * i + c] = total;
+        }
     });
     double energy = 0;
     closest = 1e30, edges = 0;
@@ -116,10 +118,10 @@ class Engine {
  private:
   struct Part {  // what one thread adds up
     typename Net::Workspace work;
-    Array<real> force;
+    Array<real> force;  // [atom][4]
     double virial[9], energy, closest;
     int64_t edges;
-    Part(const Net &net, int64_t atoms) : work(net), force(3 * atoms) {}
+    Part(const Net &net, int64_t atoms) : work(net), force(4 * atoms) {}
   };
 
   const Net &net;
@@ -129,23 +131,47 @@ class Engine {
   std::vector<Block<Net>> blocks;
   std::vector<std::unique_ptr<Part>> parts;
   SkinList own_list;
+  using Spot = typename Spots<real>::Spot;
+  using Whole = typename Spots<real>::Whole;
+  Spots<real> spots;
+  Array<Spot> turned;                    // of the whole cells by which atoms lie outside
+  const Candidates *spots_of = nullptr;  // the list that these are for, and its version
+  int64_t version = 0;
   static constexpr int64_t MANY = 4000;  // atoms whose force buffers are added by all threads
 
-  void one_block(const Block<Net> &block, const double *r, Part &part, double *atomic) const {
-    auto &e = part.work.edges;
+  // Positions and shifts of the list in the form that is subtracted.
+  void find_spots(const double *r) {
     const Candidates &list = pairs->list;
-    const auto move = [&list](int64_t m, double *d) {
-      for (int c = 0; c < 3; ++c) d[c] += list.offset[m][c];
-    };
-    gather(net, block, list.first.data(), list.sender.data(), species.data(), r, move, e);
+    if (spots_of != &list || version != list.version) {
+      Spot lattice[3];
+      for (int a = 0; a < 3; ++a) lattice[a] = spots.of(list.cell + 3 * a);
+      const auto times = [&lattice](const std::array<int32_t, 3> &n) {
+        Spot total{};
+        for (int a = 0; a < 3; ++a) total += static_cast<Whole>(n[a]) * lattice[a];
+        return total;
+      };
+      spots.spots.resize(atoms), turned.resize(atoms), spots.shifts.resize(list.images.size() + list.offsets.size());
+      for (int64_t i = 0; i < atoms; ++i) turned[i] = times(list.turns[i]);
+      for (size_t n = 0; n < list.images.size(); ++n) spots.shifts[n] = times(list.images[n]);
+      for (size_t n = 0; n < list.offsets.size(); ++n) spots.shifts[n] = spots.of(list.offsets[n].data());
+      spots_of = &list, version = list.version;
+    }
+    Crew::split(atoms, atoms < MANY ? 1 : threads, [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; ++i) spots.spots[i] = spots.of(r + 3 * i) - turned[i];
+    });
+  }
+
+  void one_block(const Block<Net> &block, Part &part, double *atomic) const {
+    auto &e = part.work.edges;
+    gather(net, block, pairs->list, spots, e);
     net.evaluate(block.species, part.work);
-    part.edges += scatter(net, block, e, part.force.begin());
+    part.edges += scatter<4>(net, block, e, part.force.begin());
     for (int b = 0; b < block.count; ++b) {
       part.energy += part.work.energy[b];
       if (atomic) atomic[block.atoms[b]] = part.work.energy[b];
     }
     part.closest = std::min(part.closest, e.closest);
-    for (int c = 0; c < 9; ++c) part.virial[c] += double(e.virial[c]);
+    for (int c = 0; c < 9; ++c) part.virial[c] += double(sum<real>(e.virial[c]));
   }
 };
 

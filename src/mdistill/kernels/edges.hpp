@@ -30,12 +30,12 @@ struct Edges {
   std::vector<int> begin, end;   // [species of the neighbour][atom] edges from here to there
   std::vector<int> range;        // [species + 1] where the edges to each one begin, in whole vectors
   std::vector<int32_t> sender;
-  Array<real> x, y, z, inverse;  // edge vector (Å), then direction; 1/length
+  Array<real> vector;            // [edge][4] edge vector (Å) and 0, then energy's derivative in it and 0
+  Array<real> x, y, z, inverse;  // direction; 1/length
   Array<real> radial, slope;     // [vector of edges][k][edge]
   Array<real> on_sphere;         // [edge][lm] harmonics, then weights of their gradients
   Array<real> along;             // [edge][W] parts of the derivative along the edge
-  Array<real> gx, gy, gz;        // energy's derivative in the edge vector
-  real virial[9];                // Σ d ⊗ g of the block
+  V virial[9];                   // Σ d ⊗ g of the block, in parts
   double closest = 0;            // smallest of length / allowed length
 
   // Room for this many edges; what is there is lost.
@@ -46,7 +46,8 @@ struct Edges {
     if (needed <= capacity) return;
     capacity = padded<real>(needed + needed / 4);
     sender.assign(capacity, 0);
-    for (auto *a : {&x, &y, &z, &inverse, &gx, &gy, &gz}) a->resize(capacity);
+    for (auto *a : {&x, &y, &z, &inverse}) a->resize(capacity);
+    vector.resize(static_cast<size_t>(4) * capacity);
     radial.resize(static_cast<size_t>(RADIAL) * capacity), slope.resize(static_cast<size_t>(RADIAL) * capacity);
     on_sphere.resize(static_cast<size_t>(LP) * capacity), along.resize(static_cast<size_t>(W) * capacity);
   }
@@ -54,7 +55,10 @@ struct Edges {
   // Fillers behind the edges to species t, of which there are `count` from range[t] on.
   void fill(int t, int count, double cutoff) {
     range[t + 1] = range[t] + padded<real>(count);
-    for (int m = range[t] + count; m < range[t + 1]; ++m) x[m] = real(cutoff), y[m] = z[m] = 0, sender[m] = 0;
+    for (int m = range[t] + count; m < range[t + 1]; ++m) {
+      std::fill(&vector[4 * size_t(m)], &vector[4 * size_t(m) + 4], real(0));
+      vector[4 * size_t(m)] = real(cutoff), sender[m] = 0;
+    }
   }
 
   // Of the edges to species t: lengths, directions, radial functions with slopes, harmonics. Whether one is shorter than `near`.
@@ -64,7 +68,8 @@ struct Edges {
     const V zero = every<real>(0), one = every<real>(1);
     V shortest = every<real>(rc);
     for (int m = range[t]; m < range[t + 1]; m += W) {
-      V dx = load(&x[m]), dy = load(&y[m]), dz = load(&z[m]);
+      V dx, dy, dz;
+      columns_of<real>(&vector[4 * size_t(m)], dx, dy, dz);
       const V r = root<real>(dx * dx + dy * dy + dz * dz + real(1e-18)), over = real(1) / r;
       dx *= over, dy *= over, dz *= over;
       store<real>(&x[m], dx), store<real>(&y[m], dy), store<real>(&z[m], dz), store<real>(&inverse[m], over);
@@ -113,25 +118,23 @@ struct Edges {
     for (int b = 0; b < atoms; ++b, pull += RADIAL * LP) {
       const int until = end[t * WIDE + b];
       for (m = begin[t * WIDE + b]; m + group <= until; m += group) weigh<group>(m, pull);
-      for (; m < until; ++m) weigh<1>(m, pull);
+      m += some_less<group - 1>(until - m, m, pull);
     }
     std::memset(&on_sphere[static_cast<size_t>(m) * LP], 0, static_cast<size_t>(range[t + 1] - m) * LP * sizeof(real));
     std::memset(&along[static_cast<size_t>(m) * W], 0, static_cast<size_t>(range[t + 1] - m) * W * sizeof(real));
-    V total[9] = {};
-    for (m = range[t]; m < range[t + 1]; m += W) differentiate(m, total);
-    for (int c = 0; c < 9; ++c) virial[c] += sum<real>(total[c]);
+    for (m = range[t]; m < range[t + 1]; m += W) differentiate(m);
   }
 
-  // Core repulsion (nets/repulsion.py) of the few edges that are near, and how they stand to the limits. Adds to the atoms' energies.
-  void add_core(const Pairs<real> &pairs, int s, const std::vector<double> &limit, double *energy) {
-    for (int t = 0; t < species; ++t)
-      for (int b = 0; b < atoms; ++b)
-        for (int m = begin[t * WIDE + b]; m < end[t * WIDE + b]; ++m) {
-          const int pair = s * species + t;
-          const double r = 1.0 / double(inverse[m]);
-          if (limit[pair] > 0) closest = std::min(closest, r / limit[pair]);
-          if (r < pairs.outer[pair]) energy[b] += core_of(pairs, pair, m, r);
-        }
+  // Core repulsion (nets/repulsion.py) of those edges to species t that are nearer than `near`, and how they stand to the limit.
+  // Adds to the atoms' energies.
+  void add_core(const Pairs<real> &pairs, int pair, int t, real near, double limit, double *energy) {
+    for (int b = 0; b < atoms; ++b)
+      for (int m = begin[t * WIDE + b]; m < end[t * WIDE + b]; ++m) {
+        if (inverse[m] * near < real(1)) continue;
+        const double r = 1.0 / double(inverse[m]);
+        if (limit > 0) closest = std::min(closest, r / limit);
+        if (r < pairs.outer[pair]) energy[b] += core_of(pairs, pair, m, r);
+      }
   }
 
  private:
@@ -191,8 +194,18 @@ struct Edges {
     }
   }
 
-  // Derivatives in the vectors of W edges from m on; adds d ⊗ g to `total`.
-  void differentiate(int m, V *total) {
+  // `weigh` for the `count` edges from m on, of which there are at most MOST; gives their number.
+  template <int MOST>
+  int some_less(int count, int m, const real *pull) {
+    if constexpr (MOST > 0) {
+      if (count < MOST) return some_less<MOST - 1>(count, m, pull);
+      weigh<MOST>(m, pull);
+    }
+    return count;
+  }
+
+  // Derivatives in the vectors of W edges from m on; adds d ⊗ g to the virial.
+  void differentiate(int m) {
     V P[LP], rows[W];
     for (int v = 0; v < LV; ++v) {
       MDISTILL_UNROLL
@@ -227,9 +240,9 @@ struct Edges {
     const V radial = inward - over * (ux * wx + uy * wy + uz * wz), length = real(1) / over;
     const V g[3] = {ux * radial + wx * over, uy * radial + wy * over, uz * radial + wz * over};
     const V d[3] = {ux * length, uy * length, uz * length};
-    store<real>(&gx[m], g[0]), store<real>(&gy[m], g[1]), store<real>(&gz[m], g[2]);
+    store_rows<real>(&vector[4 * size_t(m)], g[0], g[1], g[2]);
     MDISTILL_UNROLL
-    for (int c = 0; c < 9; ++c) total[c] += d[c / 3] * g[c % 3];
+    for (int c = 0; c < 9; ++c) virial[c] += d[c / 3] * g[c % 3];
   }
 
   // Core energy of the receiver by edge m; its derivative is added.
@@ -245,8 +258,8 @@ struct Edges {
     const double bare = pairs.strength[pair] / r;
     const double rate = 0.5 * bare * (drop * screened + keep * (slope - screened / r));
     const double u3[3] = {double(x[m]), double(y[m]), double(z[m])};
-    gx[m] += real(rate * u3[0]), gy[m] += real(rate * u3[1]), gz[m] += real(rate * u3[2]);
-    for (int c = 0; c < 9; ++c) virial[c] += real(r * u3[c / 3] * rate * u3[c % 3]);
+    for (int c = 0; c < 3; ++c) vector[4 * size_t(m) + c] += real(rate * u3[c]);
+    for (int c = 0; c < 9; ++c) virial[c][0] += real(r * u3[c / 3] * rate * u3[c % 3]);
     return 0.5 * keep * bare * screened;
   }
 

@@ -1,9 +1,12 @@
-// Blocks of atoms of one species, their edges from a neighbour list, and the way of the derivatives back to the atoms. How a
-// sender's position is moved (by a lattice vector, or not at all where it is a ghost atom) is the caller's business.
+// Blocks of atoms of one species, their edges from a neighbour list, and the way of the derivatives back to the atoms.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <vector>
+
+#include "lanes.hpp"
+#include "neighbours.hpp"
 
 namespace mdistill {
 
@@ -30,56 +33,92 @@ std::vector<Block<Net>> blocks_of(const Net &net, int64_t count, const Atom &ato
   return blocks;
 }
 
-// The edges of a block: of each species of neighbours in turn those of each atom, in the order of the list. Senders of receiver i
-// are in slots first[i] … first[i + 1], sorted by species. `move(m, d)` moves the vector d to the sender in slot m.
-template <class Net, class Move>
-void gather(const Net &net, const Block<Net> &block, const int64_t *first, const int32_t *sender, const int32_t *species,
-            const double *r, const Move &move, typename Net::Edges &e) {
+// Positions in the form in which they are subtracted from each other: whole numbers that wrap around, of 2^-25 Å in single
+// precision and 2^-55 Å in double precision (for cutoffs up to 8 Å). So a difference is exact however far the atoms drifted, and
+// the same from whatever image of them. Two listed atoms are never 8 cutoffs apart.
+template <class real>
+struct Spots {
+  using Whole = std::conditional_t<sizeof(real) == 4, uint32_t, uint64_t>;
+  using Spot = typename Vectors<real>::Spot;
+  Array<Spot> spots, shifts;
+
+  explicit Spots(double cutoff) {
+    while (range < 16.0 * cutoff) range *= 2.0;
+    scale = std::ldexp(1.0, sizeof(real) == 4 ? 32 : 62) / range, unit = real(range / std::ldexp(1.0, 8 * sizeof(real)));
+  }
+
+  // Of a position or vector, Å.
+  Spot of(const double *r) const {
+    Spot spot{};
+    for (int c = 0; c < 3; ++c) spot[c] = whole(r[c]);
+    return spot;
+  }
+
+  // In Å.
+  typename Vectors<real>::Row vector(const Spot &difference) const {
+    return __builtin_convertvector((typename Vectors<real>::Signed)difference, typename Vectors<real>::Row) * unit;
+  }
+
+ private:
+  double range = 128.0, scale;  // Å; units of a position in single precision, quarter units in double precision
+  real unit;
+
+  Whole whole(double x) const {
+    if constexpr (sizeof(real) == 4) return static_cast<Whole>(std::llrint(x * scale));
+    const double turns = std::floor(x / range);
+    return static_cast<Whole>(std::llrint((x - turns * range) * scale)) * 4;
+  }
+};
+
+// The edges of a block: of each species of neighbours in turn those of each atom, in the order of the list.
+template <class Net>
+void gather(const Net &net, const Block<Net> &block, const Candidates &list, const Spots<typename Net::real> &spots, typename Net::Edges &e) {
   using real = typename Net::real;
-  constexpr int WIDE = Net::WIDE;
-  int64_t next[WIDE], most = 0;
-  for (int b = 0; b < block.count; ++b) next[b] = first[block.atoms[b]], most += first[block.atoms[b] + 1] - next[b];
+  const int64_t kinds = net.species, *first = list.first.data();
+  int64_t most = 0;
+  for (int b = 0; b < block.count; ++b) most += first[(block.atoms[b] + 1) * kinds] - first[block.atoms[b] * kinds];
   e.reserve(static_cast<int>(most), net.species);
   e.atoms = block.count, e.range[0] = 0;
-  const double square_cutoff = net.cutoff * net.cutoff;
+  const real square_cutoff = real(net.cutoff * net.cutoff);
+  const Candidate *const pairs = list.pairs.data();
+  const auto *const places = spots.spots.begin(), *const shifts = spots.shifts.begin();
+  real *const vector = e.vector.begin();
+  int32_t *const sender = e.sender.data();
   for (int t = 0; t < net.species; ++t) {
     int count = e.range[t];
     for (int b = 0; b < block.count; ++b) {
-      const int32_t i = block.atoms[b];
-      const double x = r[3 * i], y = r[3 * i + 1], z = r[3 * i + 2];
-      const int64_t to = first[i + 1];
-      int64_t m = next[b];
-      e.begin[t * WIDE + b] = count;
-      for (; m < to && species[sender[m]] == t; ++m) {
-        const int32_t j = sender[m];
-        double d[3] = {r[3 * j] - x, r[3 * j + 1] - y, r[3 * j + 2] - z};
-        move(m, d);
-        e.x[count] = real(d[0]), e.y[count] = real(d[1]), e.z[count] = real(d[2]), e.sender[count] = j;
-        count += d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < square_cutoff;
+      const int64_t i = block.atoms[b], to = first[i * kinds + t + 1];
+      const auto here = places[i];
+      e.begin[t * Net::WIDE + b] = count;
+      for (int64_t m = first[i * kinds + t]; m < to; ++m) {
+        const auto [j, shift] = pairs[m];
+        const auto d = spots.vector(places[j] + shifts[shift] - here), square = d * d;
+        std::memcpy(vector + 4 * size_t(count), &d, sizeof d);
+        sender[count] = j;
+        count += square[0] + square[1] + square[2] < square_cutoff;
       }
-      next[b] = m;
-      e.end[t * WIDE + b] = count;
+      e.end[t * Net::WIDE + b] = count;
     }
     e.fill(t, count - e.range[t], net.cutoff);
   }
 }
 
-// Adds the derivatives of a block's edges to the forces of their atoms; gives the number of edges.
-template <class Net, class Number>
+// Adds the derivatives of a block's edges to the forces of their atoms, of STRIDE numbers each; gives the number of edges.
+template <int STRIDE, class Net, class Number>
 int64_t scatter(const Net &net, const Block<Net> &block, const typename Net::Edges &e, Number *forces) {
   int64_t edges = 0;
   for (int b = 0; b < block.count; ++b) {
-    Number force[3] = {0, 0, 0};
+    Number force[STRIDE] = {};
     for (int t = 0; t < net.species; ++t) {
       const int from = e.begin[t * Net::WIDE + b], to = e.end[t * Net::WIDE + b];
       edges += to - from;
       for (int m = from; m < to; ++m) {
-        Number *other = &forces[3 * size_t(e.sender[m])];
-        const Number g[3] = {Number(e.gx[m]), Number(e.gy[m]), Number(e.gz[m])};
-        for (int c = 0; c < 3; ++c) force[c] += g[c], other[c] -= g[c];
+        Number g[STRIDE], *other = &forces[STRIDE * size_t(e.sender[m])];
+        for (int c = 0; c < STRIDE; ++c) g[c] = Number(e.vector[4 * size_t(m) + c]), force[c] += g[c];
+        for (int c = 0; c < STRIDE; ++c) other[c] -= g[c];
       }
     }
-    for (int c = 0; c < 3; ++c) forces[3 * size_t(block.atoms[b]) + c] += force[c];
+    for (int c = 0; c < STRIDE; ++c) forces[STRIDE * size_t(block.atoms[b]) + c] += force[c];
   }
   return edges;
 }

@@ -28,15 +28,22 @@ constexpr int REGISTER_BYTES = 16, REGISTERS = 32;
 constexpr int REGISTER_BYTES = 16, REGISTERS = 16;
 #endif
 
+// V, I: numbers of a register. Row, Spot, Signed: four numbers, whatever the register.
 template <class real>
 struct Vectors;
 template <>
 struct Vectors<float> {
+  typedef float Row __attribute__((vector_size(16)));
+  typedef uint32_t Spot __attribute__((vector_size(16)));
+  typedef int32_t Signed __attribute__((vector_size(16)));
   typedef float V __attribute__((vector_size(REGISTER_BYTES)));
   typedef int32_t I __attribute__((vector_size(REGISTER_BYTES)));
 };
 template <>
 struct Vectors<double> {
+  typedef double Row __attribute__((vector_size(32)));
+  typedef uint64_t Spot __attribute__((vector_size(32)));
+  typedef int64_t Signed __attribute__((vector_size(32)));
   typedef double V __attribute__((vector_size(REGISTER_BYTES)));
   typedef int64_t I __attribute__((vector_size(REGISTER_BYTES)));
 };
@@ -168,6 +175,67 @@ inline void exchange(Lanes<real> *x) {
 template <class real>
 inline void transpose(Lanes<real> *x) {
   exchange<real, LANES<real> / 2>(x);
+}
+
+// Four vectors that hold 4 x 4 numbers in each quarter, eighth …: transposes all of these.
+template <class real>
+inline void four_by_four(Lanes<real> *v) {
+  using All = std::make_integer_sequence<int, LANES<real>>;
+  for (int i = 0; i < 2; ++i) {
+    const Lanes<real> a = v[i], b = v[i + 2];
+    v[i] = pick(a, b, exchanged<2, false>(All())), v[i + 2] = pick(a, b, exchanged<2, true>(All()));
+  }
+  for (int i = 0; i < 4; i += 2) {
+    const Lanes<real> a = v[i], b = v[i + 1];
+    v[i] = pick(a, b, exchanged<1, false>(All())), v[i + 1] = pick(a, b, exchanged<1, true>(All()));
+  }
+}
+
+// Row r stands in vector r / (W / 4), fours r % (W / 4): its number comes to lane r, and back.
+template <int W, int... J>
+constexpr auto spread_rows(std::integer_sequence<int, J...>) {
+  return std::integer_sequence<int, (J % (W / 4) * 4 + J / (W / 4))...>();
+}
+template <int W, int... J>
+constexpr auto gathered_rows(std::integer_sequence<int, J...>) {
+  return std::integer_sequence<int, (J % 4 * (W / 4) + J / 4)...>();
+}
+
+// x, y, z of W rows of four numbers.
+template <class real>
+inline void columns_of(const real *rows, Lanes<real> &x, Lanes<real> &y, Lanes<real> &z) {
+  constexpr int W = LANES<real>;
+  if constexpr (W == 2) {
+    const Lanes<real> a = load(rows), b = load(rows + 4);
+    x = pick(a, b, std::integer_sequence<int, 0, 2>()), y = pick(a, b, std::integer_sequence<int, 1, 3>());
+    z = pick(load(rows + 2), load(rows + 6), std::integer_sequence<int, 0, 2>());
+  } else {
+    Lanes<real> v[4];
+    MDISTILL_UNROLL
+    for (int i = 0; i < 4; ++i) v[i] = load(rows + i * W);
+    four_by_four<real>(v);
+    const auto order = spread_rows<W>(std::make_integer_sequence<int, W>());
+    x = pick(v[0], v[0], order), y = pick(v[1], v[1], order), z = pick(v[2], v[2], order);
+  }
+}
+
+// W rows of four numbers from x, y, z; the last number is 0.
+template <class real>
+inline void store_rows(real *rows, Lanes<real> x, Lanes<real> y, Lanes<real> z) {
+  constexpr int W = LANES<real>;
+  const Lanes<real> zero = every<real>(0);
+  if constexpr (W == 2) {
+    using Low = std::integer_sequence<int, 0, 2>;
+    using High = std::integer_sequence<int, 1, 3>;
+    store<real>(rows, pick(x, y, Low())), store<real>(rows + 2, pick(z, zero, Low()));
+    store<real>(rows + 4, pick(x, y, High())), store<real>(rows + 6, pick(z, zero, High()));
+  } else {
+    const auto order = gathered_rows<W>(std::make_integer_sequence<int, W>());
+    Lanes<real> v[4] = {pick(x, x, order), pick(y, y, order), pick(z, z, order), zero};
+    four_by_four<real>(v);
+    MDISTILL_UNROLL
+    for (int i = 0; i < 4; ++i) store<real>(rows + i * W, v[i]);
+  }
 }
 
 struct Free {

@@ -54,21 +54,24 @@ void mdistill_strides_free(Strides *strides) { delete strides; }
 int64_t mdistill_fallbacks(const Strides *strides) { return strides->fallbacks; }
 int64_t mdistill_strides_run(Strides *strides, const Plan *plan, Point *point) { return strides->run(*plan, *point); }
 
-// Pairs within a cutoff by the engine's own search: first[atoms + 1], then sender and offset are filled up to `room`. Up to
-// `few` atoms all pairs are gone through; negative: the usual number.
+// Pairs within a cutoff by the engine's own search: first[atoms + 1], then sender and offset are filled up to `room`.
 int64_t mdistill_search(int64_t atoms, const double *positions, const double *cell, const int32_t *pbc, double cutoff, int32_t threads,
-                        int64_t few, int64_t room, int64_t *first, int32_t *sender, double *offset) {
+                        int64_t room, int64_t *first, int32_t *sender, double *offset) {
   mdistill::Candidates list;
   const std::vector<int32_t> alike(atoms, 0);
-  mdistill::Search(mdistill::Box(cell, pbc), cutoff, atoms, positions).find(
-      positions, alike.data(), threads, list, few < 0 ? mdistill::Search::FEW : few);
+  mdistill::Search(mdistill::Box(cell, pbc), cutoff, atoms, positions).find(positions, alike.data(), 1, threads, list);
   std::copy(list.first.begin(), list.first.end(), first);
   const int64_t pairs = first[atoms];
   if (pairs <= room)
-    for (int64_t m = 0; m < pairs; ++m) {
-      sender[m] = list.sender[m];
-      std::copy(list.offset[m].begin(), list.offset[m].end(), offset + 3 * m);
-    }
+    for (int64_t i = 0; i < atoms; ++i)
+      for (int64_t m = first[i]; m < first[i + 1]; ++m) {
+        const int32_t j = sender[m] = list.pairs[m].sender;
+        const auto &image = list.images[list.pairs[m].shift];
+        for (int c = 0; c < 3; ++c) {
+          offset[3 * m + c] = 0;
+          for (int a = 0; a < 3; ++a) offset[3 * m + c] += (image[a] + list.turns[i][a] - list.turns[j][a]) * cell[3 * a + c];
+        }
+      }
   return pairs;
 }
 }

@@ -94,7 +94,8 @@ struct MomentNet {
     alignas(128) real hidden1[UNITS * WIDE], hidden2[UNITS * WIDE], rate1[UNITS * WIDE], rate2[UNITS * WIDE];
     std::vector<double> limit;  // closest distance per pair that is still allowed; 0: none
     std::vector<real> near;     // edges shorter than this are looked at one by one
-    explicit Workspace(const MomentNet &net) : limit(net.pairs.outer.size(), 0.0), near(limit.size()) { set_limits(net, limit.data()); }
+    std::vector<char> close;    // whether there are any, by species of the neighbour
+    explicit Workspace(const MomentNet &net) : limit(net.pairs.outer.size(), 0.0), near(limit.size()), close(net.species) { set_limits(net, limit.data()); }
     void set_limits(const MomentNet &net, const double *distances) {
       for (size_t p = 0; p < limit.size(); ++p) {
         limit[p] = distances[p];
@@ -107,11 +108,11 @@ struct MomentNet {
   // Energies and edge derivatives of the atoms of species s whose edges are set.
   void evaluate(int s, Workspace &work) const {
     Edges &edges = work.edges;
-    bool near = false;
-    std::fill(edges.virial, edges.virial + 9, real(0));
+    std::fill(edges.virial, edges.virial + 9, V{});
+    edges.closest = 1e30;
     std::memset(work.moments, 0, sizeof work.moments);
     for (int t = 0; t < species; ++t) {
-      near |= edges.expand(pairs, s * species + t, t, work.near[s * species + t]);
+      work.close[t] = edges.expand(pairs, s * species + t, t, work.near[s * species + t]);
       edges.accumulate(t, work.turned);
       turn(work.turned, work.sums);
       for (int lm = 0; lm < LM; ++lm)
@@ -130,9 +131,9 @@ struct MomentNet {
         Unmix::template run<Unmix::ZERO>(&unmix[mixing(s, t, degree_of(lm))], CHANNELS, work.moments + lm * CHANNELS * WIDE, work.sums + lm * RADIAL * WIDE);
       turn_back(work.sums, work.turned);
       edges.contract(t, work.turned);
+      const int pair = s * species + t;
+      if (work.close[t]) edges.add_core(pairs, pair, t, work.near[pair], work.limit[pair], work.energy);
     }
-    edges.closest = 1e30;
-    if (near) edges.add_core(pairs, s, work.limit, work.energy);
   }
 
  private:

@@ -137,17 +137,14 @@ def threads_for(atoms: int, available: int) -> int:
 
 
 def neighbours(
-    kernel: MomentKernel, positions: Array, cell: Array, pbc: Array, cutoff: float, *, threads: int = 1, few: int = -1
+    kernel: MomentKernel, positions: Array, cell: Array, pbc: Array, cutoff: float, *, threads: int = 1
 ) -> tuple[Array, Array, Array]:
-    """Pairs within a cutoff by the compiled search: first [atom + 1], sender [pair], offset [pair, 3] (Å).
-
-    Up to `few` atoms (−1: the usual number) all pairs are tested, above that bins are used; the result is the same.
-    """
+    """Pairs within a cutoff by the compiled search: first [atom + 1], sender [pair], offset [pair, 3] (Å)."""
     first, room = np.empty(len(positions) + 1, dtype=np.int64), 128 * len(positions)
     search = kernel.library.mdistill_search
     while True:
         sender, offset = np.empty(room, dtype=np.int32), np.empty((room, 3))
-        pairs = search(len(positions), positions, cell, pbc, cutoff, threads, few, room, first, sender, offset)
+        pairs = search(len(positions), positions, cell, pbc, cutoff, threads, room, first, sender, offset)
         if pairs <= room:
             return first, sender[:pairs], offset[:pairs]
         room = pairs

@@ -1,11 +1,11 @@
-// Neighbour pairs within a cutoff, by bins or, of few atoms, by going through all of them: any cell, mixed periodicity, cells
-// smaller than the cutoff.
+// Neighbour pairs within a cutoff, by bins: any cell, mixed periodicity, cells smaller than the cutoff.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -13,22 +13,26 @@
 
 namespace mdistill {
 
-struct Pair {
-  int32_t receiver, sender;
-  std::array<int32_t, 3> image;  // of the sender
+// A neighbour of an atom: its number, and the shift (of a table) to add to its position.
+struct Candidate {
+  int32_t sender, shift;
 };
 
-// Pairs of each receiver i in slots first[i] … first[i + 1]: sender, and the lattice vector to add to its position.
-// Sorted by species, number and image of the sender: the order is a property of the structure, not of the search.
+// Candidates of receiver i of species t (of `kinds`) in slots first[i kinds + t] … first[i kinds + t + 1]. Sorted by species, number
+// and image of the sender: the order is a property of the structure, not of the search.
 struct Candidates {
+  int64_t kinds = 1, version = 0;               // version: counts how often they were made
   std::vector<int64_t> first;
-  std::vector<int32_t> sender;
-  std::vector<std::array<double, 3>> offset;
+  std::vector<Candidate> pairs;
+  std::vector<std::array<int32_t, 3>> turns;    // whole cells by which each atom lies outside; positions are taken without them
+  std::vector<std::array<int32_t, 3>> images;   // shifts, in lattice vectors; empty: `offsets` (Å) holds them
+  std::vector<std::array<double, 3>> offsets;
+  double cell[9] = {};
 
   struct Room {  // of a search, kept for the next one, which need not ask the system for memory
-    std::vector<std::vector<Pair>> pairs;      // by thread
-    std::vector<std::vector<int64_t>> slot;    // by thread and receiver
-    std::vector<std::array<int32_t, 3>> image;
+    std::vector<std::vector<Candidate>> found;  // by thread: receivers of the atoms of its bins
+    std::vector<std::vector<int64_t>> slot;     // by thread, receiver and species
+    std::vector<std::array<int64_t, 3>> of;     // those of each sender: of which thread, from here, to there
   } room;
 };
 
@@ -63,61 +67,65 @@ struct Box {
 
 class Search {
  public:
-  static constexpr int64_t FEW = 100;  // atoms up to which going through all pairs of them is faster than bins
-
   Search(const Box &box, double cutoff, int64_t atoms, const double *positions) : box(box), cutoff(cutoff), atoms(atoms) {
     place(positions);
   }
 
-  // The pairs of all atoms; `species` orders them. Senders are visited in that order and handed to their neighbours, so that
-  // the list of each receiver comes out sorted without being sorted.
-  void find(const double *positions, const int32_t *species, int threads, Candidates &out, int64_t few = FEW) const {
+  // The pairs of all atoms; `species`, of `kinds`, orders them. Bin by bin, receivers are found for every sender; then senders are
+  // visited in order and handed to their receivers, so that the list of each receiver comes out sorted without being sorted.
+  void find(const double *positions, const int32_t *species, int kinds, int threads, Candidates &out) const {
     const int parts = std::max(1, threads);
     const std::vector<int32_t> order = by_species(species);
-    if (atoms <= few) return among_few(positions, order, out);
-    auto &pairs = out.room.pairs;
-    auto &slot = out.room.slot;
-    auto &image = out.room.image;
-    pairs.resize(parts), slot.resize(parts);
+    auto &[found, slot, of] = out.room;
+    found.resize(parts), slot.resize(parts), of.resize(atoms);
+    out.kinds = kinds, ++out.version, out.turns = turns, out.images = images, out.offsets.clear();
+    for (int a = 0; a < 9; ++a) out.cell[a] = box.rows[a / 3][a % 3];
+    const int64_t all_bins = static_cast<int64_t>(bins[0]) * bins[1] * bins[2];
     Crew::run(parts, [&](int part) {
-      Near near;
-      pairs[part].clear();
-      slot[part].assign(atoms, 0);
-      for (int64_t k = atoms * part / parts; k < atoms * (part + 1) / parts; ++k) around(order[k], positions, near, pairs[part]);
-      for (const Pair &pair : pairs[part]) ++slot[part][pair.receiver];
+      Around around;
+      int64_t count = 0;
+      for (int64_t b = all_bins * part / parts; b < all_bins * (part + 1) / parts; ++b) {
+        if (first[b] == first[b + 1]) continue;
+        look_around(b, around);
+        for (int32_t m = first[b]; m < first[b + 1]; ++m) {
+          const int64_t from = count;
+          receivers_of(members[m], positions, around, found[part], count);
+          of[members[m]] = {part, from, count};
+        }
+      }
     });
-    out.first.resize(atoms + 1);
+    const auto visit = [&](int part, const auto &receive) {
+      for (int64_t k = atoms * part / parts; k < atoms * (part + 1) / parts; ++k) {
+        const auto &[where, from, to] = of[order[k]];
+        int64_t *slots = &slot[part][species[order[k]]];
+        for (int64_t n = from; n < to; ++n) receive(slots[found[where][n].sender * kinds], Candidate{order[k], found[where][n].shift});
+      }
+    };
+    Crew::run(parts, [&](int part) {
+      slot[part].assign(atoms * kinds, 0);
+      visit(part, [](int64_t &place, const Candidate &) { ++place; });
+    });
+    out.first.resize(atoms * kinds + 1);
     int64_t total = 0;
-    for (int64_t i = 0; i < atoms; ++i) {
+    for (int64_t i = 0; i < atoms * kinds; ++i) {
       out.first[i] = total;
       for (auto &count : slot) std::swap(count[i], total), total += count[i];
     }
-    out.first[atoms] = total;
-    out.sender.resize(total), out.offset.resize(total);
-    image.resize(total);
+    out.first[atoms * kinds] = total;
+    out.pairs.resize(total);
     Crew::run(parts, [&](int part) {
-      std::vector<int32_t> filled(atoms, 0);
-      for (const Pair &pair : pairs[part]) {
-        const int64_t begin = slot[part][pair.receiver];
-        int64_t m = begin + filled[pair.receiver]++;
-        out.sender[m] = pair.sender;
-        for (; m > begin && out.sender[m - 1] == pair.sender && pair.image < image[m - 1]; --m) image[m] = image[m - 1];
-        image[m] = pair.image;
-      }
-    });
-    Crew::split(total, parts, [&](int64_t from, int64_t to) {
-      for (int64_t m = from; m < to; ++m)
-        for (int b = 0; b < 3; ++b)
-          out.offset[m][b] = image[m][0] * box.rows[0][b] + image[m][1] * box.rows[1][b] + image[m][2] * box.rows[2][b];
+      visit(part, [&out](int64_t &place, const Candidate &sender) { out.pairs[place++] = sender; });
     });
   }
 
  private:
+  static constexpr int STRETCH = 8;
   static constexpr double MARGIN = 1e-9;  // of squares; between them the positions as they were given decide
 
-  struct Near {  // atoms of one run, and the squares of their distances
-    std::vector<double> square;
-    std::vector<int32_t> atom;
+  struct Around {  // atoms and images of atoms near a bin, by their place among `Images`; squares of distances from one atom
+    std::vector<double> x[3], square;
+    std::vector<int32_t> place, near;
+    int count = 0;
   };
 
   const Box box;
@@ -127,12 +135,16 @@ class Search {
   double origin[3], width[3];                    // of the bins, in fractions of the cell
   std::vector<std::array<int32_t, 3>> turns, at;  // whole cells each atom lies outside; its bin
   std::vector<int32_t> first, members;            // atoms by bin
-  std::vector<double> inside[3];                  // positions within the cell, in the order of `members`
-  std::vector<int32_t> place_of;                  // where an atom stands in that order
-  std::vector<std::array<double, 3>> fraction;    // positions within the cell, as fractions of it
+  std::vector<double> inside[3];                  // their positions within the cell, by atom
+  std::vector<std::array<int32_t, 3>> images;     // shifts of senders to the receivers that are near
+  // Bins of the cell and those around it, `ends` wide, with what atoms and images of atoms lie in them: positions, atom and shift.
+  int margin[3], wide[3];
+  std::vector<int32_t> starts;
+  std::vector<double> there[3];
+  std::vector<Candidate> who;
 
   void place(const double *positions) {
-    fraction.resize(atoms);
+    std::vector<std::array<double, 3>> fraction(atoms);  // positions within the cell, as fractions of it
     turns.assign(atoms, {0, 0, 0});
     for (int a = 0; a < 3; ++a) {
       double low = 1e300, high = -1e300;
@@ -167,47 +179,58 @@ class Search {
     members.resize(atoms);
     std::vector<int32_t> next(first.begin(), first.end() - 1);
     for (int64_t i = 0; i < atoms; ++i) members[next[number(at[i][0], at[i][1], at[i][2])]++] = static_cast<int32_t>(i);
-    for (auto &component : inside) component.resize(atoms);
-    place_of.resize(atoms);
-    for (int64_t m = 0; m < atoms; ++m) {
-      const int32_t i = members[m];
-      place_of[i] = static_cast<int32_t>(m);
-      for (int c = 0; c < 3; ++c)
-        inside[c][m] = positions[3 * i + c] - (turns[i][0] * box.rows[0][c] + turns[i][1] * box.rows[1][c] + turns[i][2] * box.rows[2][c]);
+    for (int c = 0; c < 3; ++c) {
+      inside[c].resize(atoms);
+      for (int64_t i = 0; i < atoms; ++i)
+        inside[c][i] = positions[3 * i + c] - (turns[i][0] * box.rows[0][c] + turns[i][1] * box.rows[1][c] + turns[i][2] * box.rows[2][c]);
     }
+    repeat();
   }
 
-  // Every sender for every receiver, in the images that can be near: visited in the order of the list, so nothing is sorted.
-  void among_few(const double *positions, const std::vector<int32_t> &order, Candidates &out) const {
-    out.first.assign(1, 0), out.sender.clear(), out.offset.clear();
-    for (int32_t i = 0; i < atoms; ++i) {
-      for (const int32_t j : order) images_of(i, j, positions, out);
-      out.first.push_back(static_cast<int64_t>(out.sender.size()));
-    }
-  }
-
-  // The pairs of receiver i and sender j: a plane of the lattice further off than the cutoff holds none.
-  void images_of(int32_t i, int32_t j, const double *positions, Candidates &out) const {
-    int low[3], high[3], turn[3];
-    double vector[3], lattice[3];
-    for (int a = 0; a < 3; ++a) {
-      const double between = fraction[j][a] - fraction[i][a], most = cutoff * (1.0 + 1e-9) / box.height[a];
-      low[a] = box.periodic[a] ? static_cast<int>(std::ceil(-most - between)) : 0;
-      high[a] = box.periodic[a] ? static_cast<int>(std::floor(most - between)) : 0;
-      turn[a] = turns[i][a] - turns[j][a];
-      vector[a] = positions[3 * j + a] - positions[3 * i + a];
-    }
-    for (int x = turn[0] + low[0]; x <= turn[0] + high[0]; ++x)
-      for (int y = turn[1] + low[1]; y <= turn[1] + high[1]; ++y)
-        for (int z = turn[2] + low[2]; z <= turn[2] + high[2]; ++z) {
-          double square = 0;
-          for (int c = 0; c < 3; ++c) {
-            lattice[c] = x * box.rows[0][c] + y * box.rows[1][c] + z * box.rows[2][c];
-            square += (vector[c] + lattice[c]) * (vector[c] + lattice[c]);
+  // Puts the atoms into the bins of the cell and, of periodic directions, those around it.
+  void repeat() {
+    size_t all = 1;
+    for (int a = 0; a < 3; ++a) margin[a] = box.periodic[a] ? range[a] : 0, wide[a] = bins[a] + 2 * margin[a], all *= wide[a];
+    starts.reserve(all + 1), starts.assign(1, 0);
+    int bin[3], image[3], last[3] = {1 << 30, 0, 0}, steps[3];
+    double shift[3] = {};
+    for (steps[0] = -margin[0]; steps[0] < bins[0] + margin[0]; ++steps[0])
+      for (steps[1] = -margin[1]; steps[1] < bins[1] + margin[1]; ++steps[1])
+        for (steps[2] = -margin[2]; steps[2] < bins[2] + margin[2]; ++steps[2]) {
+          for (int a = 0; a < 3; ++a) {
+            image[a] = steps[a] >= 0 ? steps[a] / bins[a] : -((bins[a] - 1 - steps[a]) / bins[a]);
+            bin[a] = steps[a] - image[a] * bins[a];
           }
-          if (square >= cutoff * cutoff || (i == j && !x && !y && !z)) continue;
-          out.sender.push_back(j), out.offset.push_back({lattice[0], lattice[1], lattice[2]});
+          if (!std::equal(image, image + 3, last)) {
+            std::copy(image, image + 3, last);
+            for (int c = 0; c < 3; ++c) shift[c] = image[0] * box.rows[0][c] + image[1] * box.rows[1][c] + image[2] * box.rows[2][c];
+          }
+          const size_t b = number(bin[0], bin[1], bin[2]);
+          for (int32_t m = first[b]; m < first[b + 1]; ++m) {
+            for (int c = 0; c < 3; ++c) there[c].push_back(inside[c][members[m]] + shift[c]);
+            who.push_back({members[m], number_of(image)});
+          }
+          starts.push_back(static_cast<int32_t>(who.size()));
         }
+    for (auto &component : there) component.resize(component.size() + STRETCH, 0.0);
+    list_images();
+  }
+
+  // The first and the last image in which an atom of the cell can be near another, along axis a.
+  int lowest(int a) const { return box.periodic[a] ? -((range[a] + bins[a] - 1) / bins[a]) : 0; }
+  int highest(int a) const { return -lowest(a); }
+
+  int number_of(const int *image) const {
+    int n = 0;
+    for (int a = 0; a < 3; ++a) n = n * (highest(a) - lowest(a) + 1) + image[a] - lowest(a);
+    return n;
+  }
+
+  // Shifts of senders by the number of the image of the receiver that they are near.
+  void list_images() {
+    for (int x = lowest(0); x <= highest(0); ++x)
+      for (int y = lowest(1); y <= highest(1); ++y)
+        for (int z = lowest(2); z <= highest(2); ++z) images.push_back({-x, -y, -z});
   }
 
   size_t number(int x, int y, int z) const { return (static_cast<size_t>(x) * bins[1] + y) * bins[2] + z; }
@@ -219,60 +242,60 @@ class Search {
     return order;
   }
 
-  // The bin `step` bins on along axis a, and the cells crossed on the way; false outside an open direction.
-  bool shifted(int from, int step, int a, int &bin, int &image) const {
-    const int to = from + step;
-    image = to >= 0 ? to / bins[a] : -((bins[a] - 1 - to) / bins[a]);
-    bin = to - image * bins[a];
-    return box.periodic[a] || image == 0;
-  }
-
-  // All pairs with atom j as sender. Bins in a row along the third axis are one run of `members` in each image.
-  void around(int32_t j, const double *positions, Near &near, std::vector<Pair> &out) const {
-    int bin[3], image[3];
-    for (int sx = -range[0]; sx <= range[0]; ++sx) {
-      if (!shifted(at[j][0], sx, 0, bin[0], image[0])) continue;
-      for (int sy = -range[1]; sy <= range[1]; ++sy) {
-        if (!shifted(at[j][1], sy, 1, bin[1], image[1])) continue;
-        for (int sz = -range[2]; sz <= range[2];) {
-          const bool there = shifted(at[j][2], sz, 2, bin[2], image[2]);
-          const int run = std::min(range[2] - sz, bins[2] - 1 - bin[2]);
-          if (there) one_run(j, number(bin[0], bin[1], bin[2]), run, image, positions, near, out);
-          sz += run + 1;
+  // All atoms and images that can be near the atoms of bin b, in rows of bins along the third axis.
+  void look_around(int64_t b, Around &around) const {
+    const int at_bin[3] = {static_cast<int>(b / (bins[1] * bins[2])), static_cast<int>(b / bins[2] % bins[1]), static_cast<int>(b % bins[2])};
+    int low[3], high[3];
+    for (int a = 0; a < 3; ++a) {
+      low[a] = std::max(at_bin[a] + margin[a] - range[a], 0);
+      high[a] = std::min(at_bin[a] + margin[a] + range[a], wide[a] - 1);
+    }
+    int count = 0;
+    for (int x = low[0]; x <= high[0]; ++x)
+      for (int y = low[1]; y <= high[1]; ++y) {
+        const size_t row = (static_cast<size_t>(x) * wide[1] + y) * wide[2];
+        const int32_t begin = starts[row + low[2]], end = starts[row + high[2] + 1];
+        const size_t room = static_cast<size_t>(count + end - begin + 2 * STRETCH);
+        if (around.place.size() < room) {
+          for (auto &component : around.x) component.resize(2 * room);
+          around.square.resize(2 * room), around.place.resize(2 * room), around.near.resize(2 * room);
         }
+        for (int32_t m = begin; m < end; m += STRETCH) {  // in stretches; what is copied too much is overwritten
+          for (int c = 0; c < 3; ++c) std::memcpy(&around.x[c][count + m - begin], &there[c][m], STRETCH * sizeof(double));
+          for (int k = 0; k < STRETCH; ++k) around.place[count + m - begin + k] = m + k;
+        }
+        count += end - begin;
       }
-    }
+    around.count = count;
   }
 
-  // Atoms of `run` + 1 bins from bin b on, in one image of the cell, that are near atom j.
-  void one_run(int32_t j, size_t b, int run, const int *image, const double *positions, Near &near, std::vector<Pair> &out) const {
-    const int32_t begin = first[b], count = first[b + run + 1] - begin, here = place_of[j];
-    if (static_cast<size_t>(count) > near.square.size()) near.square.resize(count), near.atom.resize(count);
-    double from[3];
-    for (int c = 0; c < 3; ++c)
-      from[c] = image[0] * box.rows[0][c] + image[1] * box.rows[1][c] + image[2] * box.rows[2][c] - inside[c][here];
-    const double *x = &inside[0][begin], *y = &inside[1][begin], *z = &inside[2][begin];
+  // Receivers of atom j, put behind the `count` that were found.
+  void receivers_of(int32_t j, const double *positions, Around &around, std::vector<Candidate> &found, int64_t &count) const {
+    if (static_cast<size_t>(count + around.count) > found.size()) found.resize(2 * (count + around.count));
+    const double here[3] = {inside[0][j], inside[1][j], inside[2][j]};
+    const double *x = around.x[0].data(), *y = around.x[1].data(), *z = around.x[2].data();
+    double *square = around.square.data();
+    const int all = (around.count + STRETCH - 1) / STRETCH * STRETCH;
+    for (int m = 0; m < all; ++m) {
+      const double dx = x[m] - here[0], dy = y[m] - here[1], dz = z[m] - here[2];
+      square[m] = dx * dx + dy * dy + dz * dz;
+    }
     const double most = cutoff * cutoff * (1.0 + MARGIN), sure = cutoff * cutoff * (1.0 - MARGIN);
-    int32_t near_count = 0, *atom = near.atom.data();
-    double *square = near.square.data();
-    for (int32_t m = 0; m < count; ++m) {
-      const double dx = x[m] + from[0], dy = y[m] + from[1], dz = z[m] + from[2];
-      atom[near_count] = m, square[near_count] = dx * dx + dy * dy + dz * dz;
-      near_count += square[near_count] < most;
-    }
+    int32_t *near = around.near.data(), near_count = 0;
+    for (int m = 0; m < around.count; ++m) near[near_count] = m, near_count += square[m] < most;
+    Candidate *to = &found[count];
     for (int32_t k = 0; k < near_count; ++k) {
-      const int32_t i = members[begin + atom[k]];
-      Pair pair{i, j, {}};
-      for (int a = 0; a < 3; ++a) pair.image[a] = turns[i][a] - turns[j][a] - image[a];
-      if ((i != j && square[k] < sure) || close(pair, positions)) out.push_back(pair);
+      *to = who[around.place[near[k]]];
+      to += (to->sender != j && square[near[k]] < sure) || close(to->sender, j, images[to->shift], positions);
     }
+    count = to - found.data();
   }
 
   // Whether a pair is closer than the cutoff, judged from the positions as they were given: the answer depends on the structure
   // alone. An atom is not its own neighbour.
-  bool close(const Pair &pair, const double *positions) const {
-    const int32_t i = pair.receiver, j = pair.sender;
-    const auto &s = pair.image;
+  bool close(int32_t i, int32_t j, const std::array<int32_t, 3> &shift, const double *positions) const {
+    int s[3];
+    for (int a = 0; a < 3; ++a) s[a] = turns[i][a] - turns[j][a] + shift[a];
     double square = 0;
     for (int c = 0; c < 3; ++c) {
       const double d = positions[3 * j + c] - positions[3 * i + c] + s[0] * box.rows[0][c] + s[1] * box.rows[1][c] + s[2] * box.rows[2][c];

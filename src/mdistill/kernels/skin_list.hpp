@@ -9,14 +9,15 @@ namespace mdistill {
 
 struct SkinList {
   const std::vector<int32_t> species;
+  const int kinds;
   const double cutoff, skin;
   const int threads;
   Candidates list;
   int64_t searches = 0;
   double seconds = 0;
 
-  SkinList(std::vector<int32_t> species, double cutoff, double skin, int threads)
-      : species(std::move(species)), cutoff(cutoff), skin(skin), threads(threads) {}
+  SkinList(std::vector<int32_t> species, int kinds, double cutoff, double skin, int threads)
+      : species(std::move(species)), kinds(kinds), cutoff(cutoff), skin(skin), threads(threads) {}
 
   // Make sure that every pair closer than the cutoff is listed: search again if two atoms can have come nearer by the skin.
   void follow(const double *r, const double *cell, const int32_t *pbc) {
@@ -33,7 +34,7 @@ struct SkinList {
     }
     if (same) return;
     const auto begin = std::chrono::steady_clock::now();
-    Search(Box(cell, pbc), cutoff + skin, atoms, r).find(r, species.data(), threads, list);
+    Search(Box(cell, pbc), cutoff + skin, atoms, r).find(r, species.data(), kinds, threads, list);
     old_positions.assign(r, r + 3 * atoms);
     std::copy(cell, cell + 9, old_cell), std::copy(pbc, pbc + 3, old_pbc);
     ++searches;
