@@ -100,13 +100,14 @@ struct Edges {
     return any;
   }
 
-  // to[k][atom][lm] = Σ over the atom's edges to species t of R_k Y.
+  // to[k, atom][lm] = Σ over the atom's edges to species t of R_k Y, in a block of WIDTH atoms.
+  template <int WIDTH>
   void accumulate(int t, real *to) const {
     for (int b = 0; b < atoms; ++b) {
       const int from = begin[t * WIDE + b], until = end[t * WIDE + b];
       constexpr int tile = rows_at_once(RADIAL, LV), rest = RADIAL % tile;
-      for (int k = 0; k + tile <= RADIAL; k += tile) some<tile>(from, until, k, to + (static_cast<size_t>(k) * WIDE + b) * LP);
-      if constexpr (rest > 0) some<rest>(from, until, RADIAL - rest, to + (static_cast<size_t>(RADIAL - rest) * WIDE + b) * LP);
+      for (int k = 0; k + tile <= RADIAL; k += tile) some<tile, WIDTH>(from, until, k, b, to);
+      if constexpr (rest > 0) some<rest, WIDTH>(from, until, RADIAL - rest, b, to);
     }
   }
 
@@ -146,9 +147,9 @@ struct Edges {
   // Radial function 0 of edge m in `radial` or `slope`; number k stands k W further.
   static size_t place(int m) { return static_cast<size_t>(m) / W * (RADIAL * W) + static_cast<size_t>(m) % W; }
 
-  // COUNT radial functions from k on.
-  template <int COUNT>
-  void some(int from, int until, int k, real *to) const {
+  // COUNT radial functions from k on, atom b.
+  template <int COUNT, int WIDTH>
+  void some(int from, int until, int k, int b, real *to) const {
     V total[COUNT][LV] = {};
     for (int m = from; m < until; ++m) {
       const real *Y = &on_sphere[static_cast<size_t>(m) * LP], *R = &radial[place(m) + k * W];
@@ -162,7 +163,7 @@ struct Edges {
     MDISTILL_UNROLL
     for (int i = 0; i < COUNT; ++i) {
       MDISTILL_UNROLL
-      for (int v = 0; v < LV; ++v) store<real>(to + static_cast<size_t>(i) * WIDE * LP + v * W, total[i][v]);
+      for (int v = 0; v < LV; ++v) store<real>(to + static_cast<size_t>(spot_of<real, WIDTH>(k + i, b)) * LP + v * W, total[i][v]);
     }
   }
 

@@ -16,7 +16,7 @@ struct Block {
   int32_t atoms[Net::WIDE];
 };
 
-// Blocks of those of `count` atoms that have a species of the net: `atom(k)` is the k-th of them.
+// Wide blocks, and narrow ones where a wide one were no more than half full, of those of `count` atoms that have a species of the net: `atom(k)` is the k-th of them.
 template <class Net, class Atom>
 std::vector<Block<Net>> blocks_of(const Net &net, int64_t count, const Atom &atom, const int32_t *species) {
   std::vector<Block<Net>> blocks;
@@ -24,10 +24,10 @@ std::vector<Block<Net>> blocks_of(const Net &net, int64_t count, const Atom &ato
     std::vector<int32_t> mine;
     for (int64_t k = 0; k < count; ++k)
       if (species[atom(k)] == s) mine.push_back(atom(k));
-    for (size_t b = 0; b < mine.size(); b += Net::WIDE) {
-      Block<Net> block{s, 0, {}};
-      for (; block.count < Net::WIDE && b + block.count < mine.size(); ++block.count) block.atoms[block.count] = mine[b + block.count];
-      blocks.push_back(block);
+    for (size_t b = 0; b < mine.size(); b += blocks.back().count) {
+      const size_t left = mine.size() - b, most = left > Net::WIDE / 2 ? Net::WIDE : Net::LEAST;
+      blocks.push_back({s, static_cast<int>(std::min(left, most)), {}});
+      std::copy_n(mine.begin() + b, blocks.back().count, blocks.back().atoms);
     }
   }
   return blocks;

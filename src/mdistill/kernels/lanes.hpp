@@ -149,6 +149,54 @@ inline V pick(V a, V b, std::integer_sequence<int, PLACE...>) {
 #endif
 }
 
+template <int N, class real, int... J>
+inline Lanes<real> repeated_in(const real *from, std::integer_sequence<int, J...>) {
+  if constexpr (N == 4) {
+    typename Vectors<real>::Row row;
+    std::memcpy(&row, from, sizeof row);
+#if defined(__clang__)
+    return __builtin_shufflevector(row, row, (J % 4)...);
+#elif defined(__AVX512F__)
+    if constexpr (sizeof(real) == 4)
+      return __builtin_ia32_broadcastf32x4_512(row, Lanes<real>{}, -1);
+    else
+      return __builtin_ia32_broadcastf64x4_512(row, Lanes<real>{}, -1);
+#endif
+  }
+  return Lanes<real>{from[J % N]...};
+}
+
+template <int N, int WHICH, class V, int... J>
+inline V chosen(V v, std::integer_sequence<int, J...>) {
+  return pick(v, v, std::integer_sequence<int, (J / N * N + WHICH)...>());
+}
+
+// The same N numbers over and over.
+template <int N, class real>
+inline Lanes<real> repeated(const real *from) {
+  if constexpr (N == 1) {
+    return every<real>(*from);
+  } else if constexpr (N == LANES<real>) {
+    return load(from);
+  } else if constexpr (N * sizeof(real) == 8) {
+    int64_t bits;
+    std::memcpy(&bits, from, 8);
+    const auto all = bits - Vectors<double>::I{};
+    Lanes<real> v;
+    std::memcpy(&v, &all, sizeof v);
+    return v;
+  } else {
+    return repeated_in<N>(from, std::make_integer_sequence<int, LANES<real>>());
+  }
+}
+
+// Number WHICH of each N numbers, in all of their places.
+template <int N, int WHICH, class V>
+inline V one_of(V v) {
+  if constexpr (N == 1) return v;
+  return chosen<N, WHICH>(v, std::make_integer_sequence<int, sizeof(V) / sizeof(v[0])>());
+}
+
 // What the lower or the upper one of two vectors becomes where blocks of S numbers change places.
 template <int S, bool UPPER, int... J>
 constexpr auto exchanged(std::integer_sequence<int, J...>) {

@@ -26,6 +26,8 @@ struct MomentNet {
   using Layer = Product<real, UNITS>;
   using Back = Product<real, FEATURES>;
   using Sphere = Product<real, POINTS>;
+  static constexpr bool HAS_NARROW = CHANNELS % 4 == 0 && UNITS % SHARED == 0;  // whether there are narrow blocks
+  static constexpr int LEAST = HAS_NARROW ? NARROW<real> : WIDE;                // atoms of the smallest block
 
   // ---- weights ----------------------------------------------------------------------------------------------------------
   int species = 0;
@@ -55,14 +57,13 @@ struct MomentNet {
     take_list(pairs.strength, n * n);
     take_list(pairs.decay, 4 * n * n);
     take_list(pairs.outer, n * n);
-    mix.resize(static_cast<size_t>(n) * n * (DEGREE + 1) * RADIAL * CHANNELS), unmix.resize(mix.size());
+    mix.resize(mixing(n, 0, 0)), unmix.resize(unmixing(n, 0, 0));
     for (int s = 0; s < n; ++s)
       for (int l = 0; l <= DEGREE; ++l)
         for (int t = 0; t < n; ++t)
           for (int k = 0; k < RADIAL; ++k)
             for (int c = 0; c < CHANNELS; ++c) {
-              const size_t at = mixing(s, t, l);
-              mix[at + Mix::place(c, k, RADIAL)] = unmix[at + Unmix::place(k, c, CHANNELS)] = real(take());
+              mix[mixing(s, t, l) + Mix::place(c, k, RADIAL)] = unmix[unmixing(s, t, l) + Unmix::place(k, c, CHANNELS)] = real(take());
             }
     if constexpr (HIDDEN > 0) {
       matrix<Layer, Back>(w, FEATURES, HIDDEN, first, first_back);
@@ -71,7 +72,8 @@ struct MomentNet {
       vector(w, HIDDEN, bias2);
     }
     vector(w, HIDDEN > 0 ? HIDDEN : FEATURES, last);
-    even.resize(POINTS * EVEN), odd.resize(POINTS * ODD), even_back.resize(even.size()), odd_back.resize(odd.size());
+    even.resize(Sphere::size(EVEN)), odd.resize(Sphere::size(ODD));
+    even_back.resize(Product<real, EVEN>::size(POINTS)), odd_back.resize(Product<real, ODD>::size(POINTS));
     for (int p = 0; p < POINTS; ++p) {
       const double third = std::cbrt(take());
       for (int lm = 0, e = 0, o = 0; lm < LM; ++lm) {
@@ -89,7 +91,7 @@ struct MomentNet {
   struct Workspace {
     Edges edges;
     double energy[WIDE];
-    alignas(128) real sums[LM * RADIAL * WIDE], turned[RADIAL * WIDE * LP];  // [lm][k][atom]; [k][atom][lm] or [atom][k][lm]
+    alignas(128) real sums[LM * RADIAL * WIDE], turned[RADIAL * WIDE * LP];  // [lm][k, atom]; [k, atom][lm] or [atom][k][lm]
     alignas(128) real moments[LM * CHANNELS * WIDE], slopes[LM * CHANNELS * WIDE], features[FEATURES * WIDE];
     alignas(128) real hidden1[UNITS * WIDE], hidden2[UNITS * WIDE], rate1[UNITS * WIDE], rate2[UNITS * WIDE];
     std::vector<double> limit;  // closest distance per pair that is still allowed; 0: none
@@ -107,38 +109,50 @@ struct MomentNet {
   // ---- the block --------------------------------------------------------------------------------------------------------
   // Energies and edge derivatives of the atoms of species s whose edges are set.
   void evaluate(int s, Workspace &work) const {
+    if (HAS_NARROW && work.edges.atoms <= LEAST)
+      evaluate_block<LEAST>(s, work);
+    else
+      evaluate_block<WIDE>(s, work);
+  }
+
+ private:
+  template <int WIDTH>
+  void evaluate_block(int s, Workspace &work) const {
+    constexpr int radial = (WIDTH == WIDE ? RADIAL : shared(RADIAL)) * WIDTH, channels = CHANNELS * WIDTH;
     Edges &edges = work.edges;
     std::fill(edges.virial, edges.virial + 9, V{});
     edges.closest = 1e30;
-    std::memset(work.moments, 0, sizeof work.moments);
+    std::fill_n(work.moments, LM * channels, real(0));
     for (int t = 0; t < species; ++t) {
       work.close[t] = edges.expand(pairs, s * species + t, t, work.near[s * species + t]);
-      edges.accumulate(t, work.turned);
-      turn(work.turned, work.sums);
+      edges.template accumulate<WIDTH>(t, work.turned);
+      turn<radial>(work.turned, work.sums);
       for (int lm = 0; lm < LM; ++lm)
-        Mix::template run<Mix::ADD>(&mix[mixing(s, t, degree_of(lm))], RADIAL, work.sums + lm * RADIAL * WIDE, work.moments + lm * CHANNELS * WIDE);
+        Mix::template run<Mix::ADD, WIDTH>(&mix[mixing(s, t, degree_of(lm))], RADIAL, work.sums + lm * radial, work.moments + lm * channels);
     }
-    invariants(work);
+    invariants<channels>(work);
     if constexpr (HIDDEN > 0) {
-      head(s, work);
+      head<WIDTH>(s, work);
     } else {
-      linear_head(s, work);
+      linear_head<WIDTH>(s, work);
     }
-    back_invariants(work);
+    back_invariants<channels>(work);
     for (int b = 0; b < edges.atoms; ++b) work.energy[b] = reference[s] + scale * (work.energy[b] - rest[s]);
     for (int t = 0; t < species; ++t) {
       for (int lm = 0; lm < LM; ++lm)
-        Unmix::template run<Unmix::ZERO>(&unmix[mixing(s, t, degree_of(lm))], CHANNELS, work.moments + lm * CHANNELS * WIDE, work.sums + lm * RADIAL * WIDE);
-      turn_back(work.sums, work.turned);
+        Unmix::template run<Unmix::ZERO, WIDTH>(&unmix[unmixing(s, t, degree_of(lm))], CHANNELS, work.moments + lm * channels, work.sums + lm * radial);
+      turn_back<WIDTH, radial>(work.sums, work.turned);
       edges.contract(t, work.turned);
       const int pair = s * species + t;
       if (work.close[t]) edges.add_core(pairs, pair, t, work.near[pair], work.limit[pair], work.energy);
     }
   }
 
- private:
   size_t mixing(int s, int t, int l) const {
-    return ((static_cast<size_t>(s) * species + t) * (DEGREE + 1) + l) * (RADIAL * CHANNELS);
+    return ((static_cast<size_t>(s) * species + t) * (DEGREE + 1) + l) * Mix::size(RADIAL);
+  }
+  size_t unmixing(int s, int t, int l) const {
+    return ((static_cast<size_t>(s) * species + t) * (DEGREE + 1) + l) * Unmix::size(CHANNELS);
   }
 
   void vector(const double *&w, int size, Array<real> &to) {
@@ -149,54 +163,53 @@ struct MomentNet {
   // A matrix [in][out] of each species, and its transpose.
   template <class To, class From>
   void matrix(const double *&w, int in, int out, Array<real> &plain, Array<real> &turned) {
-    const size_t size = static_cast<size_t>(in) * out;
-    plain.resize(species * size), turned.resize(species * size);
+    const size_t size = To::size(in), turned_size = From::size(out);
+    plain.resize(species * size), turned.resize(species * turned_size);
     for (int s = 0; s < species; ++s)
       for (int i = 0; i < in; ++i)
-        for (int o = 0; o < out; ++o) plain[s * size + To::place(o, i, in)] = turned[s * size + From::place(i, o, out)] = real(*w++);
+        for (int o = 0; o < out; ++o) plain[s * size + To::place(o, i, in)] = turned[s * turned_size + From::place(i, o, out)] = real(*w++);
   }
 
-  // [k][atom][lm] to [lm][k][atom].
+  // [k, atom][lm] to [lm][k, atom], of so many k and atoms.
+  template <int ROWS>
   static void turn(const real *from, real *to) {
-    for (int k = 0; k < RADIAL; ++k)
-      for (int c = 0; c < COLUMNS; ++c)
-        for (int v = 0; v < LP; v += W) {
-          V x[W];
-          MDISTILL_UNROLL
-          for (int i = 0; i < W; ++i) x[i] = load(from + (static_cast<size_t>(k) * WIDE + c * W + i) * LP + v);
-          transpose<real>(x);
-          MDISTILL_UNROLL
-          for (int i = 0; i < W; ++i)
-            if (v + i < LM) store<real>(to + (static_cast<size_t>(v + i) * RADIAL + k) * WIDE + c * W, x[i]);
-        }
+    for (int row = 0; row < ROWS; row += W)
+      for (int v = 0; v < LP; v += W) {
+        V x[W];
+        MDISTILL_UNROLL
+        for (int i = 0; i < W; ++i) x[i] = load(from + static_cast<size_t>(row + i) * LP + v);
+        transpose<real>(x);
+        MDISTILL_UNROLL
+        for (int i = 0; i < W; ++i)
+          if (v + i < LM) store<real>(to + static_cast<size_t>(v + i) * ROWS + row, x[i]);
+      }
   }
 
-  // [lm][k][atom] to [atom][k][lm].
+  // [lm][k, atom] to [atom][k][lm].
+  template <int WIDTH, int ROWS>
   static void turn_back(const real *from, real *to) {
-    for (int k = 0; k < RADIAL; ++k)
-      for (int c = 0; c < COLUMNS; ++c)
-        for (int v = 0; v < LP; v += W) {
-          V x[W];
-          MDISTILL_UNROLL
-          for (int i = 0; i < W; ++i)
-            x[i] = v + i < LM ? load(from + (static_cast<size_t>(v + i) * RADIAL + k) * WIDE + c * W) : every<real>(0);
-          transpose<real>(x);
-          MDISTILL_UNROLL
-          for (int i = 0; i < W; ++i) store<real>(to + (static_cast<size_t>(c * W + i) * RADIAL + k) * LP + v, x[i]);
-        }
+    constexpr int together = WIDTH == WIDE ? 1 : SHARED;
+    for (int row = 0; row < ROWS; row += W)
+      for (int v = 0; v < LP; v += W) {
+        V x[W];
+        MDISTILL_UNROLL
+        for (int i = 0; i < W; ++i) x[i] = v + i < LM ? load(from + static_cast<size_t>(v + i) * ROWS + row) : every<real>(0);
+        transpose<real>(x);
+        const int k = row / (together * WIDTH) * together, atom = row % (together * WIDTH) / together;
+        MDISTILL_UNROLL
+        for (int i = 0; i < W; ++i)
+          if (k + i % together < RADIAL) store<real>(to + (static_cast<size_t>(atom + i / together) * RADIAL + k + i % together) * LP + v, x[i]);
+      }
   }
 
-  // Features, and the derivatives of the cubes in the moments. At a point n of the sphere f = even + odd;
-  // f(n)³ + f(−n)³ = 2 even³ + 6 even odd².
-  static void by_parity(const real *moments, int c, real *x) {
-    for (int lm = 0, e = 0, o = EVEN; lm < LM; ++lm)
-      std::memcpy(x + (degree_of(lm) % 2 ? o++ : e++) * WIDE, moments + (lm * CHANNELS + c) * WIDE, WIDE * sizeof(real));
-  }
-
+  // Features, and the derivatives of the cubes in the moments, of COUNT channels of atoms. At a point n of the sphere
+  // f = even + odd; f(n)³ + f(−n)³ = 2 even³ + 6 even odd².
+  template <int COUNT>
   void invariants(Workspace &work) const {
     alignas(128) real A[LM * WIDE], D[LM * WIDE], on_even[POINTS * WIDE], on_odd[POINTS * WIDE];
-    for (int c = 0; c < CHANNELS; ++c) {
-      by_parity(work.moments, c, A);
+    for (int c = 0; c < COUNT; c += WIDE) {
+      for (int lm = 0, e = 0, o = EVEN; lm < LM; ++lm)
+        std::memcpy(A + (degree_of(lm) % 2 ? o++ : e++) * WIDE, work.moments + lm * COUNT + c, WIDE * sizeof(real));
       Sphere::template run<Sphere::ZERO>(even.begin(), EVEN, A, on_even);
       Sphere::template run<Sphere::ZERO>(odd.begin(), ODD, A + EVEN * WIDE, on_odd);
       for (int i = 0; i < POINTS * WIDE; i += W) {
@@ -212,19 +225,20 @@ struct MomentNet {
           const int at = (degree_of(lm) % 2 ? o++ : e++) * WIDE + v;
           const V a = load(A + at), d = load(D + at);
           square[degree_of(lm)] += a * a, cube += a * d;
-          store<real>(work.slopes + (lm * CHANNELS + c) * WIDE + v, d);
+          store<real>(work.slopes + lm * COUNT + c + v, d);
         }
-        real *to = work.features + c * WIDE + v;
+        real *to = work.features + c + v;
         store<real>(to, load(A + v));
-        for (int l = 0; l <= DEGREE; ++l) store<real>(to + (1 + l) * CHANNELS * WIDE, square[l]);
-        store<real>(to + (DEGREE + 2) * CHANNELS * WIDE, cube * real(1.0 / 3.0));
+        for (int l = 0; l <= DEGREE; ++l) store<real>(to + (1 + l) * COUNT, square[l]);
+        store<real>(to + (DEGREE + 2) * COUNT, cube * real(1.0 / 3.0));
       }
     }
   }
 
   // silu in place; its derivative besides.
+  template <int COUNT>
   static void activate(real *x, real *rate) {
-    for (int i = 0; i < UNITS * WIDE; i += W) {
+    for (int i = 0; i < COUNT; i += W) {
       const V a = load(x + i), gate = real(1) / (real(1) + exponential<real>(-a));
       store<real>(x + i, a * gate);
       store<real>(rate + i, gate * (real(1) + a * (real(1) - gate)));
@@ -232,50 +246,59 @@ struct MomentNet {
   }
 
   // The MLP and its gradient: work.energy and, in place of the features, their weights in the energy.
+  template <int WIDTH>
   void head(int s, Workspace &work) const {
-    const size_t narrow = static_cast<size_t>(s) * UNITS, wide = narrow * FEATURES, square = narrow * UNITS;
-    Layer::template run<Layer::BIAS>(&first[wide], FEATURES, work.features, work.hidden1, &bias1[narrow]);
-    activate(work.hidden1, work.rate1);
-    Layer::template run<Layer::BIAS>(&second[square], UNITS, work.hidden1, work.hidden2, &bias2[narrow]);
-    activate(work.hidden2, work.rate2);
-    for (int v = 0; v < WIDE; v += W) {
-      V total = {};
-      for (int h = 0; h < UNITS; ++h) {
-        real *at = work.hidden2 + h * WIDE + v;
-        const real w = last[narrow + h];
-        total += w * load(at);
-        store<real>(at, real(scale) * w * load(work.rate2 + h * WIDE + v));
-      }
-      for (int i = 0; i < W; ++i) work.energy[v + i] = double(total[i]);
-    }
-    Layer::template run<Layer::ZERO>(&second_back[square], UNITS, work.hidden2, work.hidden1);
-    for (int i = 0; i < UNITS * WIDE; i += W) store<real>(work.hidden1 + i, load(work.hidden1 + i) * load(work.rate1 + i));
-    Back::template run<Back::ZERO>(&first_back[wide], UNITS, work.hidden1, work.features);
+    constexpr int count = UNITS * WIDTH;
+    const size_t narrow = static_cast<size_t>(s) * UNITS;
+    const real *to_first = &first[s * Layer::size(FEATURES)], *to_second = &second[s * Layer::size(UNITS)];
+    Layer::template run<Layer::BIAS, WIDTH>(to_first, FEATURES, work.features, work.hidden1, &bias1[narrow]);
+    activate<count>(work.hidden1, work.rate1);
+    Layer::template run<Layer::BIAS, WIDTH>(to_second, UNITS, work.hidden1, work.hidden2, &bias2[narrow]);
+    activate<count>(work.hidden2, work.rate2);
+    weigh<WIDTH, UNITS>(&last[narrow], work.hidden2, work.energy, [&](int i, V weight) {
+      store<real>(work.hidden2 + i, real(scale) * weight * load(work.rate2 + i));
+    });
+    Layer::template run<Layer::ZERO, WIDTH>(&second_back[s * Layer::size(UNITS)], UNITS, work.hidden2, work.hidden1);
+    for (int i = 0; i < count; i += W) store<real>(work.hidden1 + i, load(work.hidden1 + i) * load(work.rate1 + i));
+    Back::template run<Back::ZERO, WIDTH>(&first_back[s * Back::size(UNITS)], UNITS, work.hidden1, work.features);
   }
 
   // Without an MLP the gradient is the weights themselves.
+  template <int WIDTH>
   void linear_head(int s, Workspace &work) const {
-    for (int v = 0; v < WIDE; v += W) {
+    weigh<WIDTH, FEATURES>(&last[static_cast<size_t>(s) * FEATURES], work.features, work.energy, [&](int i, V weight) {
+      store<real>(work.features + i, real(scale) * weight);
+    });
+  }
+
+  // Energies: Σ weight x of each atom. visit(i, weight) for the vectors of x at i.
+  template <int WIDTH, int ROWS, class Visit>
+  static void weigh(const real *weights, const real *x, double *energy, const Visit &visit) {
+    constexpr int together = WIDTH == WIDE ? 1 : SHARED;
+    for (int v = 0; v < together * WIDTH; v += W) {
       V total = {};
-      for (int f = 0; f < FEATURES; ++f) {
-        real *at = work.features + f * WIDE + v;
-        const real w = last[static_cast<size_t>(s) * FEATURES + f];
-        total += w * load(at);
-        store<real>(at, every<real>(real(scale) * w));
+      for (int h = 0; h < ROWS; h += together) {
+        const V weight = repeated<together>(weights + h);
+        total += weight * load(x + h * WIDTH + v);
+        visit(h * WIDTH + v, weight);
       }
-      for (int i = 0; i < W; ++i) work.energy[v + i] = double(total[i]);
+      for (int i = 0; i < W; i += together) {
+        double &to = energy[(v + i) / together] = 0;
+        for (int r = 0; r < together; ++r) to += double(total[i + r]);
+      }
     }
   }
 
   // From weights of the features to weights of the moments, in the place of these.
+  template <int COUNT>
   static void back_invariants(Workspace &work) {
-    for (int i = 0; i < CHANNELS * WIDE; i += W) {
-      const V cube = load(work.features + (DEGREE + 2) * CHANNELS * WIDE + i);
+    for (int i = 0; i < COUNT; i += W) {
+      const V cube = load(work.features + (DEGREE + 2) * COUNT + i);
       MDISTILL_UNROLL
       for (int lm = 0; lm < LM; ++lm) {
-        const V square = load(work.features + (1 + degree_of(lm)) * CHANNELS * WIDE + i);
-        real *at = work.moments + lm * CHANNELS * WIDE + i;
-        V G = (square + square) * load(at) + cube * load(work.slopes + lm * CHANNELS * WIDE + i);
+        const V square = load(work.features + (1 + degree_of(lm)) * COUNT + i);
+        real *at = work.moments + lm * COUNT + i;
+        V G = (square + square) * load(at) + cube * load(work.slopes + lm * COUNT + i);
         if (lm == 0) G += load(work.features + i);
         store<real>(at, G);
       }

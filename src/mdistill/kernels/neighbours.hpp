@@ -76,7 +76,9 @@ class Search {
   void find(const double *positions, const int32_t *species, int kinds, int threads, Candidates &out) const {
     const int parts = std::max(1, threads);
     const std::vector<int32_t> order = by_species(species);
-    auto &[found, slot, of] = out.room;
+    auto &found = out.room.found;
+    auto &slot = out.room.slot;
+    auto &of = out.room.of;
     found.resize(parts), slot.resize(parts), of.resize(atoms);
     out.kinds = kinds, ++out.version, out.turns = turns, out.images = images, out.offsets.clear();
     for (int a = 0; a < 9; ++a) out.cell[a] = box.rows[a / 3][a % 3];
@@ -122,7 +124,7 @@ class Search {
   static constexpr int STRETCH = 8;
   static constexpr double MARGIN = 1e-9;  // of squares; between them the positions as they were given decide
 
-  struct Around {  // atoms and images of atoms near a bin, by their place among `Images`; squares of distances from one atom
+  struct Around {  // atoms and images of atoms near a bin, by their place in `who`; squares of distances from one atom
     std::vector<double> x[3], square;
     std::vector<int32_t> place, near;
     int count = 0;
@@ -137,7 +139,8 @@ class Search {
   std::vector<int32_t> first, members;            // atoms by bin
   std::vector<double> inside[3];                  // their positions within the cell, by atom
   std::vector<std::array<int32_t, 3>> images;     // shifts of senders to the receivers that are near
-  // Bins of the cell and those around it, `ends` wide, with what atoms and images of atoms lie in them: positions, atom and shift.
+  // Bins of the cell and, of periodic directions, `margin` more on either side: where their atoms and images of atoms begin, whose
+  // positions, numbers and shifts follow.
   int margin[3], wide[3];
   std::vector<int32_t> starts;
   std::vector<double> there[3];
