@@ -103,22 +103,35 @@ void gather(const Net &net, const Block<Net> &block, const Candidates &list, con
   }
 }
 
-// Adds the derivatives of a block's edges to the forces of their atoms, of STRIDE numbers each; gives the number of edges.
+// Adds the derivatives of a block's edges to the forces of their atoms, of STRIDE numbers each (4: as wide as the net's); gives the
+// number of edges.
 template <int STRIDE, class Net, class Number>
 int64_t scatter(const Net &net, const Block<Net> &block, const typename Net::Edges &e, Number *forces) {
+  using Row = typename Vectors<typename Net::real>::Row;
+  const auto add = [](Number *to, const Row &change) {
+    if constexpr (STRIDE == 4) {
+      Row total;
+      std::memcpy(&total, to, sizeof total);
+      total += change;
+      std::memcpy(to, &total, sizeof total);
+    } else {
+      for (int c = 0; c < 3; ++c) to[c] += Number(change[c]);
+    }
+  };
   int64_t edges = 0;
   for (int b = 0; b < block.count; ++b) {
-    Number force[STRIDE] = {};
+    Row force{};
     for (int t = 0; t < net.species; ++t) {
       const int from = e.begin[t * Net::WIDE + b], to = e.end[t * Net::WIDE + b];
       edges += to - from;
       for (int m = from; m < to; ++m) {
-        Number g[STRIDE], *other = &forces[STRIDE * size_t(e.sender[m])];
-        for (int c = 0; c < STRIDE; ++c) g[c] = Number(e.vector[4 * size_t(m) + c]), force[c] += g[c];
-        for (int c = 0; c < STRIDE; ++c) other[c] -= g[c];
+        Row g;
+        std::memcpy(&g, &e.vector[4 * size_t(m)], sizeof g);
+        force += g;
+        add(&forces[STRIDE * size_t(e.sender[m])], -g);
       }
     }
-    for (int c = 0; c < STRIDE; ++c) forces[STRIDE * size_t(block.atoms[b]) + c] += force[c];
+    add(&forces[STRIDE * size_t(block.atoms[b])], force);
   }
   return edges;
 }

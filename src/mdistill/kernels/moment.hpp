@@ -25,7 +25,9 @@ struct MomentNet {
   using Unmix = Product<real, RADIAL>;
   using Layer = Product<real, UNITS>;
   using Back = Product<real, FEATURES>;
-  using Sphere = Product<real, POINTS>;
+  using Sphere = Product<real, POINTS, 1>;
+  using Even = Product<real, EVEN, 1>;
+  using Odd = Product<real, ODD, 1>;
   static constexpr bool HAS_NARROW = CHANNELS % 4 == 0 && UNITS % SHARED == 0;  // whether there are narrow blocks
   static constexpr int LEAST = HAS_NARROW ? NARROW<real> : WIDE;                // atoms of the smallest block
 
@@ -73,15 +75,15 @@ struct MomentNet {
     }
     vector(w, HIDDEN > 0 ? HIDDEN : FEATURES, last);
     even.resize(Sphere::size(EVEN)), odd.resize(Sphere::size(ODD));
-    even_back.resize(Product<real, EVEN>::size(POINTS)), odd_back.resize(Product<real, ODD>::size(POINTS));
+    even_back.resize(Even::size(POINTS)), odd_back.resize(Odd::size(POINTS));
     for (int p = 0; p < POINTS; ++p) {
       const double third = std::cbrt(take());
       for (int lm = 0, e = 0, o = 0; lm < LM; ++lm) {
         const double Y = third * take();
         if (degree_of(lm) % 2 == 0) {
-          even[Sphere::place(p, e, EVEN)] = real(Y), even_back[Product<real, EVEN>::place(e, p, POINTS)] = real(6 * Y), ++e;
+          even[Sphere::place(p, e, EVEN)] = real(Y), even_back[Even::place(e, p, POINTS)] = real(6 * Y), ++e;
         } else {
-          odd[Sphere::place(p, o, ODD)] = real(Y), odd_back[Product<real, ODD>::place(o, p, POINTS)] = real(6 * Y), ++o;
+          odd[Sphere::place(p, o, ODD)] = real(Y), odd_back[Odd::place(o, p, POINTS)] = real(6 * Y), ++o;
         }
       }
     }
@@ -216,8 +218,8 @@ struct MomentNet {
         const V e = load(on_even + i), o = load(on_odd + i);
         store<real>(on_even + i, e * e + o * o), store<real>(on_odd + i, (e + e) * o);
       }
-      Product<real, EVEN>::template run<Product<real, EVEN>::ZERO>(even_back.begin(), POINTS, on_even, D);
-      Product<real, ODD>::template run<Product<real, ODD>::ZERO>(odd_back.begin(), POINTS, on_odd, D + EVEN * WIDE);
+      Even::template run<Even::ZERO>(even_back.begin(), POINTS, on_even, D);
+      Odd::template run<Odd::ZERO>(odd_back.begin(), POINTS, on_odd, D + EVEN * WIDE);
       for (int v = 0; v < WIDE; v += W) {
         V square[DEGREE + 1] = {}, cube = {};
         MDISTILL_UNROLL

@@ -15,7 +15,7 @@ constexpr int BLOCK = COLUMNS * LANES<real>;  // atoms worked on together
 template <class real>
 constexpr int NARROW = BLOCK<real> / 4;
 
-constexpr int shared(int rows) { return (rows + SHARED - 1) / SHARED * SHARED; }
+constexpr int shared(int rows, int share = SHARED) { return (rows + share - 1) / share * share; }
 
 // How many of `rows`, of `columns` vectors each, are worked on together: as even shares as the registers allow.
 constexpr int rows_at_once(int rows, int columns) {
@@ -31,10 +31,11 @@ constexpr int spot_of(int row, int atom) {
 }
 
 // y[row] (+)= Σ_k w[row][k] x[k], where x and y hold a block of atoms for each k and row.
-template <class real, int ROWS>
+// SHARE: 1 where no block is narrow.
+template <class real, int ROWS, int SHARE = SHARED>
 struct Product {
   using V = Lanes<real>;
-  static constexpr int TILE = shared(rows_at_once(ROWS, COLUMNS)), WIDE = BLOCK<real>, ALL = shared(ROWS);
+  static constexpr int TILE = shared(rows_at_once(ROWS, COLUMNS), SHARE), WIDE = BLOCK<real>, ALL = shared(ROWS, SHARE);
 
   // Where w[row][k] of `depth` k stands in the order in which it is read, and how many numbers there are.
   static size_t place(int row, int k, int depth) {
@@ -51,7 +52,7 @@ struct Product {
     if constexpr (WIDTH == WIDE) {
       for (; row + TILE <= ROWS; row += TILE) tile<START, TILE, TILE>(w + static_cast<size_t>(row) * depth, depth, x, y + row * WIDE, bias + row);
       constexpr int rest = ROWS % TILE;
-      if constexpr (rest > 0) tile<START, rest, shared(rest)>(w + static_cast<size_t>(row) * depth, depth, x, y + row * WIDE, bias + row);
+      if constexpr (rest > 0) tile<START, rest, shared(rest, SHARE)>(w + static_cast<size_t>(row) * depth, depth, x, y + row * WIDE, bias + row);
     } else {
       constexpr int most = std::max(1, 12 * SHARED / TILE);
       for (; row + most * TILE <= ALL; row += most * TILE) tiles<START, most, TILE>(w + static_cast<size_t>(row) * depth, depth, x, y + row * WIDTH, bias + row);
