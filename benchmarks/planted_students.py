@@ -66,7 +66,7 @@ def judged(run: Path, kind: str, teacher: Potential, *, share: float, steps: int
             return row | {"failed": ["blow-up"], "reason": blown.reason}
         results = check_production(
             home / "production", [student], teacher, settings.check, home / "check", temperatures_K=kelvins, mobile=mobile,
-            limits=settings.validate.limits, label=settings.label, pbc=systems[0].pbc[0].tolist(), orderings=len(systems),
+            limits=settings.validate.limits, label=settings.label, like=systems[0], orderings=len(systems),
         )  # fmt: skip
     values = {gate.name: gate.measured for gate in results.gates}
     return row | {"failed": [gate.name for gate in results.gates if not gate.passed], "measured": values}

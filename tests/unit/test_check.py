@@ -36,6 +36,7 @@ from walks import lattice, trajectory_of
 LIMITS = GateLimits()
 TEMPERATURES = (300.0, 600.0)
 LABEL = LabelSettings(temperatures_K=TEMPERATURES)
+LIKE = rock_salt()
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def checked(
 ) -> Results:  # fmt: skip
     return check_production(
         production, students, TEACHER, CheckSettings(frames=frames), folder, temperatures_K=temperatures, mobile=11,
-        limits=LIMITS, label=LABEL, pbc=[True] * 3, slopes=slopes,
+        limits=LIMITS, label=LABEL, like=LIKE, slopes=slopes,
     )  # fmt: skip
 
 

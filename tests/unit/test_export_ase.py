@@ -215,3 +215,19 @@ def test_planted_shared_memory_is_caught(trust) -> None:
     with pytest.raises(AssertionError, match="depends on what was asked before"):
         check_contract(lambda: calculator(Sloppy("memory")))
     trust("K", "ASE calculator: one buffer for all answers", "caught", "caught", planted=True)
+
+
+def test_a_charge_of_the_atoms_reaches_the_potential() -> None:
+    class Charged:
+        cutoff, elements, name = 3.0, frozenset({29}), "charged"
+
+        def __call__(self, graph: Graph) -> Prediction:
+            charge = graph.system.charge if graph.system.charge is not None else torch.zeros(1)
+            return Prediction(energy=charge.double(), forces=torch.zeros_like(graph.system.positions))
+
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = calculator(Charged())
+    assert atoms.get_potential_energy() == 0.0
+    atoms.info["charge"] = 2
+    atoms.calc.reset()
+    assert atoms.get_potential_energy() == 2.0

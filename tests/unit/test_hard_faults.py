@@ -197,3 +197,15 @@ def test_the_molecular_engine_refuses_what_it_cannot_compute() -> None:
     odd = replace(random_box(0, atoms=2, periodic=False), numbers=torch.tensor([1, 8]))
     with pytest.raises(BadInput, match=r"--pyscf.charge and --pyscf.spin"):
         MolecularDft(MoleculeDftSettings(spin=0)).label(odd, Path())
+
+
+def test_labels_of_another_file_are_refused_and_a_file_may_grow(few: Path, tmp_path: Path) -> None:
+    label_file(few, faulty(tmp_path), tmp_path / "out")
+    others = [replace(system, positions=system.positions + 0.1) for system in SYSTEMS]
+    write_systems(tmp_path / "others.extxyz", others)
+    with pytest.raises(BadInput, match="holds labels of structures that"):
+        label_file(tmp_path / "others.extxyz", faulty(tmp_path), tmp_path / "out")
+    assert_every_label_once(tmp_path / "out")
+    write_systems(few, [*SYSTEMS, *others])
+    label_file(few, faulty(tmp_path), tmp_path / "out")
+    assert len(LabelStore(tmp_path / "out").read()) == 2 * len(SYSTEMS)

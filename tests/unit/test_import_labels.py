@@ -375,3 +375,14 @@ def test_the_command_trains_on_a_file(images, tmp_path, capsys):
     assert read_results(tmp_path / "again").values["held_out_frames"].value == 6
     assert cli.run([*command[:2], str(tmp_path), "--energy-key", "E", "--out", str(tmp_path / "no")]) == 2
     assert "label folder" in capsys.readouterr().err
+
+
+def test_charges_and_unpaired_electrons_of_a_file_are_kept(tmp_path):
+    atoms = [bulk("NaCl", "rocksalt", a=5.6) for _ in range(4)]
+    for k, one in enumerate(atoms):
+        one.info |= {"charge": k - 1, "unpaired": (k - 1) % 2} if k else {}
+        one.calc = SinglePointCalculator(one, energy=-1.0, forces=np.zeros((2, 3)))
+    write(tmp_path / "ions.extxyz", atoms)
+    frames = import_labels(tmp_path / "ions.extxyz", LabelFileSettings()).frames
+    states = [(int(f.system.charge), int(f.system.unpaired)) for f in frames if f.system.charge is not None]
+    assert sorted(states) == [(0, 0), (1, 1), (2, 0)] and len(frames) == 4

@@ -306,3 +306,15 @@ def test_a_shard_removed_with_its_line_is_noticed(gone: int, tmp_path: Path) -> 
         (tmp_path / "ledger.json").unlink()
         with pytest.warns(MdistillNotice, match="1 of 4 shards"):
             store.read()
+
+
+def test_charge_and_unpaired_electrons_are_kept(tmp_path: Path) -> None:
+    """Of frames that state them; a shard without any has no such arrays, as in earlier versions."""
+    store, plain = LabelStore(tmp_path), frame(0)
+    ion = replace(plain, system=replace(plain.system, charge=torch.tensor([-2])))
+    radical = replace(plain, system=replace(plain.system, charge=torch.tensor([0]), unpaired=torch.tensor([1])))
+    store.append([plain])
+    store.append([plain, ion, radical])
+    states = [[None if one is None else int(one) for one in (f.system.charge, f.system.unpaired)] for f in store.read()]
+    assert states == [[None, None], [None, None], [-2, None], [0, 1]]
+    assert "charge" not in np.load(tmp_path / "labels-00000.npz")

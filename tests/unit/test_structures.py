@@ -223,9 +223,10 @@ def test_a_stated_charge_is_carried(tmp_path: Path) -> None:
     crystal.write(tmp_path / "crystal.extxyz")
     four = read_system(tmp_path / "crystal.extxyz", repeat=(2, 2, 1))
     assert four.charge is not None and four.charge.tolist() == [-4]
-    ion.info["charge"] = 0.5
-    with pytest.raises(BadInput, match="charge=0.5"):
-        from_atoms(ion)
+    for name, value in (("charge", 0.5), ("charge", float("nan")), ("charge", float("inf")), ("unpaired", -1), ("charge", "one")):
+        ion.info = {name: value}
+        with pytest.raises(BadInput, match=f"{name}={value}"):
+            from_atoms(ion)
 
 
 def test_a_calculation_told_another_charge_is_refused() -> None:

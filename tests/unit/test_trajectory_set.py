@@ -138,7 +138,7 @@ def stub(monkeypatch):
     done, failing = [], {"NaCl.cif"}
 
     def record(path, teacher, settings, home, *, species, stop):
-        home.mkdir(parents=True)
+        home.mkdir(parents=True, exist_ok=True)
         done.append(path.name)
         if path.name in failing:
             raise MdistillError("the student's dynamics broke")
@@ -158,7 +158,7 @@ def test_a_set_is_made_continued_and_what_failed_is_listed(folder, stub, tmp_pat
     unread = {row[0]: row[1] for row in next(t for t in results.tables if t.name == "unread").rows}
     assert sorted(stub.done) == ["LiF.cif", "NaCl.cif"] and set(unread) == {"MgO.cif", "NaCl.cif", "broken.cif"}
     assert "dynamics broke" in unread["NaCl.cif"] and "no mobile ion" in unread["MgO.cif"]
-    assert not list((out / "work").glob("*")) and len(read_trajectory_set(path)) == 1
+    assert len(list((out / "work").glob("*"))) == 1 and len(read_trajectory_set(path)) == 1
     stub.done.clear()
     make_set.make_trajectory_set(listed(folder), path, TrajectorySettings(), out)
     assert stub.done == []
@@ -198,11 +198,35 @@ def test_a_set_of_other_settings_is_left_alone(name, folder, stub, tmp_path):
     make_set.make_trajectory_set(listed(folder), path, replace(asked, steps=20), tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"temperatures": ()},
+        {"temperatures": (600.0, 600.0)},
+        {"temperatures": (800.0, 600.0)},
+        {"every_fs": 5.0},
+        {"time_ps": 15.0},
+    ],
+)
+def test_settings_that_would_be_misread_are_refused(changed):
+    with pytest.raises(BadInput, match="allowed"):
+        TrajectorySettings(**changed)
+
+
+def test_labels_of_a_crystal_that_failed_are_kept(folder, stub, tmp_path):
+    """And other settings do not find them."""
+    make_set.make_trajectory_set(listed(folder), tmp_path / "set.npz", TrajectorySettings(), tmp_path / "run")
+    (kept,) = (tmp_path / "run" / "work").glob("*")
+    (tmp_path / "run" / make_set.FAILED).unlink()
+    make_set.make_trajectory_set(listed(folder), tmp_path / "set.npz", TrajectorySettings(steps=20), tmp_path / "run")
+    assert kept.is_dir() and len(list((tmp_path / "run" / "work").glob("*"))) == 2
+
+
 def test_a_stop_keeps_the_labels_of_the_crystal_at_work(folder, stub, tmp_path):
     stop = SimpleNamespace(raise_if_pending=lambda: (_ for _ in ()).throw(Interrupted("stopped")))
     with pytest.raises(Interrupted):
         make_set.make_trajectory_set(listed(folder), tmp_path / "set.npz", TrajectorySettings(), tmp_path / "run", stop=stop)
-    assert len(list((tmp_path / "run" / "work").glob("*"))) == 1
+    assert len(list((tmp_path / "run" / "work").glob("*-Li-*"))) == 1
 
 
 def test_nothing_usable_is_refused(folder, stub, tmp_path):
@@ -248,7 +272,7 @@ def test_one_crystal_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(trajectory_job, "OFF_K", 0.3)  # 64 atoms for 2 ps
     bulk("LiF", "rocksalt", a=4.03, cubic=True).write(tmp_path / "LiF.cif")
     settings = TrajectorySettings(
-        temperatures=(300.0, 400.0), time_ps=2.0, explore_ps=2.0, frames=3, on_policy=4, steps=240, cutoff=3.9
+        temperatures=(300.0, 400.0), time_ps=2.0, lag_ps=1.0, explore_ps=2.0, frames=3, on_policy=4, steps=240, cutoff=3.9
     )
     record = crystal_record(tmp_path / "LiF.cif", load("sevennet-0"), settings, tmp_path / "work")
     students, flags = record.about["students"], record.about["flags"]

@@ -13,7 +13,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from mdistill.types import LabelledFrame, Prediction
 INDEX = "labels.jsonl"
 _FIELDS = ("shard", "sha256", "key", "frames", "sources", "temperatures_K", "blocks")
 _MAY_MISS = ("energy", "forces")
+_STATED = ("charge", "unpaired")
 _STORED = "stored"
 """Entry of the ledger with the number of shards."""
 
@@ -247,7 +248,14 @@ def _arrays(frames: Sequence[LabelledFrame]) -> dict[str, np.ndarray]:
         "atomic": np.concatenate([_atomic(f) for f in frames]), "source": np.array([f.source for f in frames]),
         "temperature_K": np.array([f.temperature_K for f in frames]), "block": np.array([f.block for f in frames]),
         **{f"missing_{name}": np.array([name in f.missing for f in frames]) for name in _MAY_MISS},
+        **{name: values for name in _STATED if np.isfinite(values := _stated(frames, name)).any()},
     }  # fmt: skip
+
+
+def _stated(frames: Sequence[LabelledFrame], name: str) -> np.ndarray:
+    """The charge or number of unpaired electrons of each frame, NaN where it is not stated."""
+    known = [getattr(frame.system, name) for frame in frames]
+    return np.array([np.nan if one is None else float(one[0]) for one in known])
 
 
 def _atomic(frame: LabelledFrame) -> np.ndarray:
@@ -272,7 +280,14 @@ def _frames(held: Mapping[str, np.ndarray]) -> list[LabelledFrame]:
         )
         frames.append(
             LabelledFrame(
-                system=make_system(held["positions"][atoms], held["numbers"][atoms], held["cell"][k], held["pbc"][k]),
+                system=replace(
+                    make_system(held["positions"][atoms], held["numbers"][atoms], held["cell"][k], held["pbc"][k]),
+                    **{
+                        name: torch.tensor([int(held[name][k])])
+                        for name in _STATED
+                        if name in held and np.isfinite(held[name][k])
+                    },
+                ),
                 target=target,
                 probes=torch.tensor(held["probes"][rows].reshape(-1, n, 3), dtype=torch.float64) if probed else None,
                 products=torch.tensor(held["products"][rows].reshape(-1, n, 3), dtype=torch.float64) if probed else None,

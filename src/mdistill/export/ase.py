@@ -17,6 +17,7 @@ from torch import Tensor
 from mdistill.errors import BadInput
 from mdistill.export.watch import ENGINE_CALLS, Watch
 from mdistill.graph import build_graph, make_system
+from mdistill.io.structures import states_of, stating
 from mdistill.judge.spread import energy_spread, forces_spread
 from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
 from mdistill.teachers.models import find_student, load
@@ -102,6 +103,7 @@ class _PotentialCalculator(Calculator):
         if not (np.isfinite(self.atoms.positions).all() and np.isfinite(self.atoms.cell.array).all()):
             raise BadInput("structure", "positions or cell are not finite", allowed="finite numbers", fix="check the structure")
         system = make_system(self.atoms.positions, numbers, self.atoms.cell.array, self.atoms.pbc)
+        system = stating(system, states_of(self.atoms.info, "structure"))
         if self._evaluate is None or not torch.equal(self._evaluate[0], system.numbers):
             self._evaluate = (system.numbers, [make_evaluator(member, system, skin=self._skin) for member in self._members])
         evaluate = self._evaluate[1]

@@ -17,6 +17,7 @@ from mdistill.labelling.label import label_structures
 from mdistill.labelling.remembered import longest_s, theory_of
 from mdistill.labelling.settings import LabelSettings
 from mdistill.notices import notify
+from mdistill.runs.identity import structure_sha256
 from mdistill.runs.results import Results, Table
 from mdistill.types import LabelledFrame
 
@@ -29,13 +30,17 @@ def label_file(
     """Label every structure of a file, or the rest of them; writes the label store and `labels.extxyz`.
 
     Raises:
-        BadInput: No structures.
+        BadInput: No structures, or a folder that was begun with others; a file may grow.
         MdistillError: More than half of the calculations failed.
         Interrupted: Stopped on request; the same call resumes.
     """
     systems, store = read_systems(path), LabelStore(folder)
     if not systems:
         raise BadInput(path, "holds no structure", allowed="at least one", fix="mdistill select-frames writes such a file")
+    known = {structure_sha256(system, decimals=9) for system in systems}
+    if any(structure_sha256(frame.system, decimals=9) not in known for frame in store.read()):
+        problem, allowed = f"holds labels of structures that {path} lacks", "the file that it was begun with, or a longer one"
+        raise BadInput(folder, problem, allowed=allowed, fix="another --out")
     label = LabelSettings(probes=0, timeout_s=longest_s(engine))
     label_structures(
         systems, engine, store, name="hard", settings=label, source="hard", workers=workers, stop=stop, group=1, share=SHARE,

@@ -22,7 +22,6 @@ from mdistill.data.select_frames import select
 from mdistill.data.store import LabelStore
 from mdistill.errors import BlowUp
 from mdistill.estimates import Estimate, unknown
-from mdistill.graph import make_system
 from mdistill.hardening.settings import RefineSettings
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
@@ -183,11 +182,8 @@ def _frames(trajectory: Path, system: System) -> list[System]:
     if not trajectory.exists():
         return []
     read = read_hdf5(trajectory)
-    pbc = system.pbc[0].tolist()
-    return [
-        make_system(positions.numpy(), read.numbers.numpy(), cell.numpy(), pbc)
-        for positions, cell in zip(read.positions, read.cell, strict=True)
-    ]
+    frames = zip(read.positions.to(system.positions), read.cell.to(system.cell), strict=True)
+    return [replace(system, positions=positions, cell=cell[None]) for positions, cell in frames]
 
 
 def spread_of(members: Sequence[Potential], like: System) -> Callable[[System], float] | None:

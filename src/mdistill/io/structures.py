@@ -6,7 +6,7 @@ A half-occupied site stays half occupied; `data/disorder.py` replaces it by whol
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,14 +129,36 @@ def from_atoms(atoms: Atoms, *, source: str = "atoms", digest: str = "") -> Crys
         occupancies = {atomic_numbers[s]: float(o) for s, o in stated.items()} if stated else {number: 1.0}
         label = symbols[i] if kinds is None else f"{symbols[i]}{int(kinds[i])}"
         sites.append(Site(fractional=tuple(place), occupancies=occupancies, label=label))
-    stated = {name: _whole(atoms.info[name], name, source) for name in ("charge", "unpaired") if atoms.info.get(name) is not None}
-    return replace(crystal, sites=tuple(sites), source=source, sha256=digest, **stated)
+    states = states_of(atoms.info, source)
+    return replace(
+        crystal, sites=tuple(sites), source=source, sha256=digest, charge=states.get("charge"), unpaired=states.get("unpaired")
+    )
 
 
-def _whole(value: Any, name: str, source: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or float(value) != round(float(value)):
-        raise BadInput(source, f"{name}={value}", allowed="a whole number", fix="correct it, or remove it from the file")
-    return round(float(value))
+def states_of(info: Mapping[str, Any], source: str | Path) -> dict[str, int]:
+    """The total charge (e) and number of unpaired electrons that `charge` and `unpaired` state, where they do.
+
+    Raises:
+        BadInput: No whole number, or a negative number of electrons.
+    """
+    found = dict[str, int]()
+    for name in ("charge", "unpaired"):
+        value = info.get(name)
+        if isinstance(value, np.ndarray) and value.size == 1:
+            value = value.item()
+        if value is None:
+            continue
+        number = float(value) if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else np.nan
+        if not number.is_integer() or (name == "unpaired" and number < 0):
+            allowed = "a whole number" if name == "charge" else "a whole number of at least 0"
+            raise BadInput(source, f"{name}={value}", allowed=allowed, fix="correct it, or remove it from the file")
+        found[name] = int(number)
+    return found
+
+
+def stating(system: System, states: Mapping[str, int]) -> System:
+    """The structure (one struct) with this charge and number of unpaired electrons."""
+    return replace(system, **{name: torch.tensor([value]) for name, value in states.items()})
 
 
 def to_system(crystal: Crystal) -> System:
@@ -146,15 +168,14 @@ def to_system(crystal: Crystal) -> System:
         BadInput: The crystal is disordered.
     """
     numbers = numbers_of(crystal)
-    return System(
+    system = System(
         positions=torch.from_numpy(crystal.positions.copy()),
         numbers=torch.from_numpy(numbers),
         cell=torch.from_numpy(crystal.cell * np.array(crystal.pbc)[:, None])[None],
         pbc=torch.tensor([crystal.pbc]),
         owner=torch.zeros(len(numbers), dtype=torch.int64),
-        charge=None if crystal.charge is None else torch.tensor([crystal.charge]),
-        unpaired=None if crystal.unpaired is None else torch.tensor([crystal.unpaired]),
     )
+    return stating(system, states_of({"charge": crystal.charge, "unpaired": crystal.unpaired}, crystal.source))
 
 
 def read_system(path: str | Path, *, index: int = -1, repeat: tuple[int, int, int] = (1, 1, 1)) -> System:

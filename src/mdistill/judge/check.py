@@ -31,7 +31,7 @@ from mdistill.labelling.settings import LabelSettings
 from mdistill.runs.identity import structure_sha256
 from mdistill.runs.results import Results
 from mdistill.training.potential import evaluate
-from mdistill.types import LabelledFrame, Potential
+from mdistill.types import LabelledFrame, Potential, System
 from mdistill.units import BOLTZMANN
 
 LABELS, HOPPING = "labels", "hopping ions"
@@ -39,7 +39,7 @@ LABELS, HOPPING = "labels", "hopping ions"
 
 def check_production(
     production: Path, students: Sequence[Potential], teacher: Potential, settings: CheckSettings, folder: Path, *,
-    temperatures_K: Sequence[float], mobile: int | None, limits: GateLimits, label: LabelSettings, pbc: Sequence[bool],
+    temperatures_K: Sequence[float], mobile: int | None, limits: GateLimits, label: LabelSettings, like: System,
     orderings: int = 1, slopes: Mapping[str, Estimate] | None = None, bounds: Collection[str] = (), workers: int = 0,
     stop: StopRequest = NEVER,
 ) -> Results:  # fmt: skip
@@ -55,7 +55,7 @@ def check_production(
         mobile: Atomic number of the mobile ion; None for dynamics only.
         limits: Limits of the gates.
         label: Cap of the forces and timeout of the labels.
-        pbc: Periodic along each lattice vector.
+        like: A structure of the run: its periodicity, charge and unpaired electrons.
         orderings: Number of orderings; runs of one student and ordering have one offset of the energy.
         slopes, bounds: d ln MSD / d ln τ by temperature ("700 K"), and where D is only an upper limit.
         workers, stop: As for `label_structures`.
@@ -69,9 +69,10 @@ def check_production(
     store, drawn = LabelStore(folder / LABELS), list[DrawnFrame]()
     for kelvin in temperatures_K:
         mine = [run for run in runs if run.temperature_K == kelvin]
-        frames = draw_frames(mine, settings.frames, mobile=mobile, distance=settings.hop_distance, pbc=pbc)
+        frames = draw_frames(mine, settings.frames, mobile=mobile, distance=settings.hop_distance, pbc=like.pbc[0].tolist())
+        systems = [replace(frame.system, charge=like.charge, unpaired=like.unpaired) for frame in frames]
         label_structures(
-            [frame.system for frame in frames], teacher, store, name=f"{kelvin:g} K", settings=replace(label, probes=0),
+            systems, teacher, store, name=f"{kelvin:g} K", settings=replace(label, probes=0),
             source="production", temperature_K=kelvin, workers=workers, stop=stop,
         )  # fmt: skip
         drawn += frames

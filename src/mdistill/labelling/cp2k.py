@@ -67,7 +67,9 @@ class Cp2k:
         """See `Engine.label`. Curvature products are not computed: `probes` must be None."""
         if probes is not None:
             raise BadInput("probes", "asked of cp2k", allowed="none with a hard engine", fix="--probes 0")
-        check_state(system, by="cp2k", fix="--cp2k.charge", charge=self.settings.charge)
+        check_state(
+            system, by="cp2k", fix="--cp2k.charge; for open shells --engine pyscf", charge=self.settings.charge, unpaired=0
+        )
         orbitals = _orbitals(system, folder.parent)
         told, answer = [], Failure(reason="not run", retry=False)
         for number, safer in enumerate((False, True)):

@@ -13,6 +13,7 @@ from ase.formula import Formula
 
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
+from mdistill.io.structures import stating
 from mdistill.labelling.label_checks import check_units, unique, without_absurd_forces
 from mdistill.labelling.label_files import FileFrame, Keys, read_frames
 from mdistill.labelling.settings import LabelFileSettings
@@ -184,7 +185,8 @@ def _frame(frame: FileFrame, name: str, block: int) -> LabelledFrame:
     lacking = {"energy": frame.energy, "forces": frame.forces}
     cell = frame.cell * frame.pbc[:, None]
     return LabelledFrame(
-        system=make_system(frame.positions, frame.numbers, cell, frame.pbc.tolist()), target=target, source=name, block=block,
+        system=stating(make_system(frame.positions, frame.numbers, cell, frame.pbc.tolist()), frame.states), target=target,
+        source=name, block=block,
         missing=frozenset(kind for kind, value in lacking.items() if value is None),
     )  # fmt: skip
 

@@ -105,9 +105,10 @@ def without_absurd_forces(frames: Sequence[FileFrame]) -> tuple[list[FileFrame],
 
 def unique(frames: Sequence[LabelledFrame]) -> tuple[list[LabelledFrame], list[str]]:
     """The frames without repeated structures (first ones stay), and notes; a repeat with another label is told."""
-    groups: dict[bytes, list[int]] = {}
+    groups: dict[tuple[bytes, tuple[int | None, ...]], list[int]] = {}
     for k, frame in enumerate(frames):
-        groups.setdefault(frame.system.numbers.numpy().tobytes(), []).append(k)
+        states = tuple(None if one is None else int(one) for one in (frame.system.charge, frame.system.unpaired))
+        groups.setdefault((frame.system.numbers.numpy().tobytes(), states), []).append(k)
     repeats, differ = set[int](), 0.0
     for mine in groups.values():
         places = np.stack([frames[k].system.positions.numpy().ravel() for k in mine])

@@ -18,6 +18,7 @@ from mdistill.crystals.atom_kinds import with_isotopes, without_isotopes
 from mdistill.crystals.checks import LARGEST_UNPACKED, check_before_parsing, text_of, whole_numbers
 from mdistill.errors import BadInput
 from mdistill.io.arrays import DAMAGED, read_arrays
+from mdistill.io.structures import states_of
 from mdistill.labelling.settings import LabelFileSettings
 from mdistill.units import BOHR, GPA, HARTREE, KCAL_MOL, KJ_MOL
 
@@ -49,6 +50,7 @@ class FileFrame:
     stress: Float[np.ndarray, "3 3"] | None
     group: str
     file: str
+    states: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -112,7 +114,8 @@ def _frame(
     stress = _stress(subject, shelf, structure, settings, keys)
     group = shelf.find([settings.group_key] if settings.group_key else GROUPS)
     return FileFrame(
-        **structure, file=file, stress=stress, group="" if group is None else str(shelf.content[group]),
+        **structure, file=file, stress=stress, states=states_of(shelf.content, subject),
+        group="" if group is None else str(shelf.content[group]),
         energy=None if energy is None else float(energy[0]) * ENERGY_UNITS[settings.energy_unit or "eV"],
         forces=None if forces is None else forces * FORCE_UNITS[settings.forces_unit or "eV/A"],
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ FAILED = "failed.json"
 """Crystals for which the teacher or the student failed: they are not tried again while this file names them."""
 
 
-_ALIKE = ("teacher", "temperatures", "time_ps", "every_fs")
+_ALIKE = ("teacher", "temperatures", "time_ps", "every_fs", "lag_ps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,20 +72,22 @@ def make_trajectory_set(
         known = {one.key for one in before}
         failed: dict[str, list[str]] = read_json(folder / FAILED) if (folder / FAILED).exists() else {}
         crystals, unread = _planned(files, teacher, settings, species)
+        made_with = hashlib.sha256(json.dumps(to_json(settings), sort_keys=True).encode()).hexdigest()[:8]
         todo = [one for one in crystals if one.key not in known and one.key not in failed]
         with progress("trajectories", len(todo), unit="crystal") as advance:
             for one in todo:
                 advance(0, f"{one.name}, {one.atoms} atoms")
-                home = folder / "work" / one.key
+                home = folder / "work" / f"{one.key}-{made_with}"
                 try:
                     record = crystal_record(one.path, teacher, settings, home, species=species, stop=stop)
-                    add_to_set(path, record)
                 except Interrupted:
                     raise
                 except MdistillError as error:
                     failed[one.key] = [one.name, str(error)]
                     write_json(folder / FAILED, failed)
-                shutil.rmtree(home, ignore_errors=True)
+                else:
+                    add_to_set(path, record)
+                    shutil.rmtree(home, ignore_errors=True)
                 advance(1, "")
         unread += [(name, reason, f"remove it from {folder / FAILED} to try again") for name, reason in failed.values()]
         records = read_trajectory_set(path) if path.exists() else []
@@ -138,7 +142,8 @@ def _results(records: Sequence[CrystalRecord], unread: Sequence[tuple[str, str, 
             str(one.about["formula"]), str(one.about["source"]), str(one.about["mobile"]), int(one.about["labels"]),
             "passed" if one.about["gate_passed"] else "failed", *(values.get(kelvin) for kelvin in kelvins), flags,
         ])  # fmt: skip
-    caption = "Mean square displacement of the mobile ion at a lag of 10 ps in dynamics of a student of each crystal."
+    lag = records[0].about.get("settings", {}).get("lag_ps", "?")
+    caption = f"Mean square displacement of the mobile ion at a lag of {lag} ps in dynamics of two students of each crystal."
     tables = [Table("set", f"Trajectory set: {len(records)} crystals", "trajectories", columns, rows, caption)]
     if unread:
         listed: list[list[Cell]] = [list(one) for one in unread]

@@ -11,7 +11,7 @@ from mdistill.runs.results import Cell, Results, Table
 from mdistill.transport.motion import MotionModel
 from mdistill.transport.trajectory_set import CrystalRecord
 
-_NAMES = {"msd": "log10 MSD at 10 ps", "diffusivity": "log10 D"}
+_NAMES = {"msd": "log10 MSD", "diffusivity": "log10 D"}
 
 
 def motion_results(model: MotionModel, records: Sequence[CrystalRecord]) -> Results:

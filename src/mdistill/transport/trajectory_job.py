@@ -61,8 +61,6 @@ from mdistill.transport.trajectory_set import FORCE_GATE, CrystalRecord, teaches
 from mdistill.types import LabelledFrame, Potential, State, System, Trajectory
 from mdistill.units import BOLTZMANN, PS
 
-LAG_PS = 10.0
-"""Lag of the mean square displacement that is learned, ps (half the run where that is shorter)."""
 MELTED_A2 = 2.0
 """Mean square displacement at that lag of the least mobile host element above which the host counts as melted, Å²."""
 OFF_K, OFF_KT = 0.03, 0.15
@@ -208,7 +206,7 @@ def _students(
     label_run([relaxed], teacher, label, folder / "labels", seed=child_seed(seed, "label"), stop=stop)
     frames = LabelStore(folder / "labels").read()
     path = _fitted("small", frames, settings.steps // 4, settings, folder / "explore", stop=stop)
-    brief = replace(settings, time_ps=settings.explore_ps)
+    brief = replace(settings, time_ps=settings.explore_ps, lag_ps=min(settings.lag_ps, 0.5 * settings.explore_ps))
     _, _, seen = _trajectories(relaxed, load(path, precision="float32"), brief, mobile, seed=seed, stop=stop)
     frames += _in_blocks(labelled(seen, "explore-labels"), 1)
     for number in range(settings.rounds):
@@ -337,7 +335,7 @@ def _trajectory(states: Sequence[State]) -> Trajectory:
 def _measured(trajectory: Trajectory, mobile: str, lags: np.ndarray, settings: TrajectorySettings) -> dict[str, Any]:
     """Spectra, mean square displacement and D of the mobile ion, and flags."""
     spacing, moved = settings.every_fs / PS, displacements(trajectory, species=mobile)
-    lag = round(min(LAG_PS, 0.5 * settings.time_ps) / spacing)
+    lag = round(settings.lag_ps / spacing)
     at = np.array([lag])
     found = diffusivity(trajectory, species=mobile)
     tracer = found.tracer

@@ -44,7 +44,7 @@ class CrystalRecord:
         physics: Numbers of the network of ion sites (`ion_network`).
         temperatures_K: Temperatures.
         spectra: `displacement_spectra`; NaN where the dynamics broke.
-        log_msd: log10 of the mean square displacement at LAG_PS, Å²; the mean over the students that passed.
+        log_msd: log10 of the mean square displacement at `lag_ps`, Å²; the mean over the students that passed.
         log_msd_error: Its standard error from their scatter; NaN where fewer than two passed.
         lags_ps, msd: Mean square displacement (Å²) at lags.
         diffusivity, error, limit: Tracer D and its standard error, or its upper limit, cm²/s; NaN for the other.

@@ -328,7 +328,7 @@ class _Job:
         results = check_production(
             home / "production", [load(path, device=settings.device) for path in self._models()], reference.potential,
             settings.check, folder, temperatures_K=settings.temperatures, mobile=mobile_element(settings.mobile),
-            limits=settings.validate.limits, label=settings.label, pbc=self._systems()[0].pbc[0].tolist(),
+            limits=settings.validate.limits, label=settings.label, like=self._systems()[0],
             orderings=len(self._systems()), slopes=slopes, bounds=limits, workers=self.workers, stop=self.stop,
         )  # fmt: skip
         return reference.told(results)
