@@ -56,7 +56,7 @@ struct Spots {
 
   // In Å.
   typename Vectors<real>::Row vector(const Spot &difference) const {
-    return __builtin_convertvector((typename Vectors<real>::Signed)difference, typename Vectors<real>::Row) * unit;
+    return numbers_of<real>(difference) * unit;
   }
 
  private:

@@ -138,6 +138,12 @@ inline Lanes<real> exponential(Lanes<real> x) {
   return value;
 }
 
+// Whole numbers, read with their sign, as numbers.
+template <class real>
+inline typename Vectors<real>::Row numbers_of(typename Vectors<real>::Spot spot) {
+  return __builtin_convertvector((typename Vectors<real>::Signed)spot, typename Vectors<real>::Row);
+}
+
 // Numbers of two vectors by their place in both together.
 template <class V, int... PLACE>
 inline V pick(V a, V b, std::integer_sequence<int, PLACE...>) {
