@@ -43,6 +43,15 @@ def cube(a: float = 6.0) -> Crystal:
     return crystal_of(*li, *f, a=a)
 
 
+def test_orderings_list_their_atoms_alike() -> None:
+    """Else runs of several of them would be of different atoms, and no D be known."""
+    places = [(x, y, z) for x in (0.0, 0.5) for y in (0.0, 0.5) for z in (0.0, 0.5)]
+    anions = [("X", tuple(c + 0.25 for c in place), {9: 0.5, 17: 0.5}) for place in places]
+    found = order(crystal_of(*(("Li1", place, {3: 1.0}) for place in places), *anions), count=3, settings=QUICK)
+    assert len(found) == 3 and len({tuple(numbers_of(one.crystal).tolist()) for one in found}) == 1
+    assert len({tuple(site.fractional for site in one.crystal.sites) for one in found}) == 3
+
+
 def check_madelung(matrix: np.ndarray, charges: np.ndarray, nearest: float, pairs: int, madelung: float) -> float:
     energy = 0.5 * float(charges @ matrix @ charges) / pairs
     found = -energy * nearest / COULOMB

@@ -13,6 +13,7 @@ import torch
 from mdistill.data.supercell import enlarged
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, BlowUp, Interrupted
+from mdistill.estimates import exactly
 from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
 from mdistill.io.structures import repeated, to_atoms
@@ -20,7 +21,9 @@ from mdistill.io.trajectories import read_hdf5
 from mdistill.matter.kinds import KINDS
 from mdistill.observables.host_order import LEAST, host_order
 from mdistill.observables.phase_changes import crossed, one_phase, phase_changes
+from mdistill.observables.production import Production, production_results
 from mdistill.parallel import side_by_side
+from mdistill.runs.results import Results
 from mdistill.types import System, Trajectory
 from mdistill.workflows.production import _Job, _Lengths, produce
 from mdistill.workflows.settings import ProductionSettings
@@ -98,6 +101,45 @@ def test_the_order_of_the_host_tells_a_crystal_from_a_melt():
     assert solid.value > 0.95 and solid.error is not None
     assert liquid.value < 0.5 < LEAST
     assert host_order(moving(start, np.stack([swapped] * 8)), start, mobile="Li").value == pytest.approx(1.0)
+
+
+def salt(*, periodic: tuple[bool, bool, bool] = (True, True, True), ordering: int = 0) -> System:
+    """64 atoms listed by element: mobile ions, and two anions that change places from ordering to ordering."""
+    start = crystal(4)
+    parity = (start.positions / 2.0).round().sum(1).long() + ordering
+    numbers = torch.where(start.numbers == MOBILE, MOBILE, HOST + parity % 2)
+    cell, by_element = start.cell[0] * torch.tensor(periodic)[:, None], numbers.argsort(stable=True)
+    return make_system(start.positions[by_element].numpy(), numbers[by_element].numpy(), cell.numpy(), list(periodic))
+
+
+def salt_results(*starts: System) -> Results:
+    """Results of a rattled run of each start at two temperatures."""
+    runs = []
+    for seed, start in enumerate(starts):
+        places = start.positions.numpy() + 0.1 * np.random.default_rng(seed).normal(size=(40, start.n_atoms, 3))
+        runs.append(replace(moving(start, places), times=50.0 * torch.arange(40, dtype=torch.float64)))
+    values = [dict.fromkeys(("temperature", "volume", "us_per_atom_step"), exactly(1.0))] * len(runs)
+    students = [1] * len(runs)
+    made = [
+        Production(temperature_K=t, trajectories=runs, students=students, values=values, start=starts[0], sites=starts)
+        for t in (600.0, 700.0)
+    ]
+    given = {"mobile": MOBILE, "charge": 0.0, "pressure_GPa": None, "stride_fs": None, "thermostat": "bussi", "seed": 0}
+    return production_results(made, **given)
+
+
+@pytest.mark.parametrize("periodic", [(True, True, False), (False, True, False), (False, False, False)])
+def test_a_slab_wire_or_cluster_of_a_salt_has_d_but_neither_order_nor_conductivity(periodic):
+    results = salt_results(salt(periodic=periodic))
+    assert "diffusivity_600K" in results.values and not any(name.startswith("conductivity") for name in results.values)
+    assert results.tables[0].rows[0][4].value is None and any("was not checked" in note for note in results.notes)
+
+
+def test_runs_of_another_ordering_do_not_count_as_molten():
+    first, second = salt(), salt(ordering=1)
+    results = salt_results(first, second)
+    assert results.tables[0].rows[0][4].value > 0.9 and not any("left its sites" in note for note in results.notes)
+    assert host_order(moving(second, second.positions[None].numpy()), first, mobile="Li").value < LEAST, "else this shows nothing"
 
 
 def job(**changed) -> _Job:

@@ -160,8 +160,9 @@ def order(
                 f" The factor of {kind} was lowered from {before:g} to {now:g}: with these occupancies every arrangement found"
                 " has closer pairs."
             )
+    several = len(arrangements.numbers) > 1
     return [
-        Ordering(crystal=_filled(large, numbers), energy=float(energy), rule=rule)
+        Ordering(crystal=_filled(large, numbers, by_element=several), energy=float(energy), rule=rule)
         for energy, numbers in zip(arrangements.energies, arrangements.numbers, strict=True)
     ]
 
@@ -184,13 +185,12 @@ def _arrangements(
             settings = replace(settings, **{factor: max(round(now - 0.05, 6), lowest)})
 
 
-def _filled(large: Crystal, numbers: np.ndarray) -> Crystal:
-    """The sites that are not empty, each with its whole atom."""
-    sites = (
-        Site(fractional=site.fractional, occupancies={int(number): 1.0}, label=site.label)
-        for site, number in zip(large.sites, numbers, strict=True)
-        if number != VACANCY
-    )
+def _filled(large: Crystal, numbers: np.ndarray, *, by_element: bool) -> Crystal:
+    """The sites that are not empty, each with its whole atom; by element, so that atom k is of one element in all orderings."""
+    places = [k for k in (np.argsort(numbers, kind="stable") if by_element else range(len(numbers))) if numbers[k] != VACANCY]
+    sites = [
+        Site(fractional=large.sites[k].fractional, occupancies={int(numbers[k]): 1.0}, label=large.sites[k].label) for k in places
+    ]
     return replace(large, sites=tuple(sites))
 
 

@@ -27,11 +27,11 @@ def host_order(trajectory: Trajectory, start: System, *, mobile: str) -> Estimat
         start: Structure with the sites.
         mobile: Element that is not host.
     Returns:
-        ψ with its error; no value where there is no host.
+        ψ with its error; no value where there is no host, or a direction is open.
     """
     numbers, cell = start.numbers.cpu().numpy(), start.cell[0].double().cpu().numpy()
     host = np.flatnonzero(numbers != atomic_numbers[mobile])
-    if not len(host):
+    if not len(host) or not bool(start.pbc.all()):
         return unknown()
     last = len(trajectory.times) - 1
     frames = np.unique(np.linspace(last // 2, last, _FRAMES).round().astype(int))

@@ -30,7 +30,8 @@ class Production:
         trajectories: One a run.
         students: Number of the student of each run, from 1.
         values: Averages of each run, as of `simulate`.
-        start: Structure with the sites of the host.
+        start: Structure of the first ordering.
+        sites: Structure with the sites of the host of each run: its ordering.
         large: A run in a cell eight times as large, by student 1.
     """
 
@@ -39,6 +40,7 @@ class Production:
     students: Sequence[int]
     values: Sequence[Mapping[str, Estimate]]
     start: System
+    sites: Sequence[System]
     large: Trajectory | None = None
 
     def mean(self, name: str) -> Estimate:
@@ -79,6 +81,8 @@ def production_results(
     solid = [kelvin for kelvin, order in orders.items() if order.value is None or order.value >= LEAST]
     changes = phase_changes(produced[0].start)
     said = [*notes, *_state_notes(produced, pressure_GPa), *_order_notes(orders), *_change_notes(list(orders), changes)]
+    if symbol is not None and not bool(produced[0].start.pbc.all()):
+        said.append("a direction is open: whether the host left its sites (a melt) was not checked")
     citations = [*{change.citation: None for change in crossed(list(orders), changes)}]
     citations += ["bussi" if thermostat == "bussi" else "baoab", *([] if pressure_GPa is None else ["cell-rescaling"])]
     table = _table(produced, orders, stride_fs=stride_fs, pressure_GPa=pressure_GPa)
@@ -115,7 +119,9 @@ def _table(
 
 
 def _order(p: Production, symbol: str) -> Estimate:
-    known = [order for order in (host_order(run, p.start, mobile=symbol) for run in p.trajectories) if order.value is not None]
+    """The lowest order of the runs."""
+    orders = [host_order(run, sites, mobile=symbol) for run, sites in zip(p.trajectories, p.sites, strict=True)]
+    known = [order for order in orders if order.value is not None]
     return min(known, key=lambda order: order.value or 0.0, default=unknown())
 
 

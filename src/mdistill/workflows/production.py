@@ -136,6 +136,7 @@ class _Job:
             Production(
                 temperature_K=kelvin, trajectories=trajectories[kelvin],
                 students=[run.student + 1 for run in runs if run.kelvin == kelvin], start=self.systems[0],
+                sites=[self.systems[run.ordering] for run in runs if run.kelvin == kelvin],
                 values=[one.values for run, one in zip(runs, done, strict=True) if run.kelvin == kelvin],
                 large=large if kelvin == max(self.temperatures) else None,
             )
