@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from ase import Atoms
 from ase.build import fcc110, molecule
 
+from mdistill.hardening.changes import changes
 from mdistill.io.structures import from_atoms, to_system
 from mdistill.io.trajectories import TrajectoryWriter
 from mdistill.matter.kinds import KINDS, recognised
@@ -17,6 +19,7 @@ from mdistill.observables.internal import internal_results
 from mdistill.observables.layers import AXES, displacements_by_layer, layer_results, layers_of
 from mdistill.observables.matter import density_results, matter_results
 from mdistill.observables.production import Production
+from mdistill.runs.results import Results
 from mdistill.types import LabelledFrame, Prediction, State, System, Trajectory
 
 WIDTHS = np.array([[0.10, 0.12, 0.15], [0.08, 0.08, 0.09], [0.06, 0.06, 0.06]])
@@ -41,7 +44,8 @@ def shaken(seed: int, *, drift: float = 0.0, frames: int = 400, factor: float = 
 
 
 def produced(runs: list[Trajectory], start: System, kelvin: float = 300.0) -> Production:
-    return Production(temperature_K=kelvin, trajectories=runs, students=[1] * len(runs), values=[{}] * len(runs), start=start)
+    n = len(runs)
+    return Production(temperature_K=kelvin, trajectories=runs, students=[1] * n, values=[{}] * n, start=start, sites=[start] * n)
 
 
 def test_layers_of_a_slab_are_found_from_face_to_face():
@@ -125,6 +129,34 @@ def test_a_crystal_has_no_further_results_and_a_molecule_has(tmp_path):
     run = [produced([ethanol_frames(0.03, 1)], start)]
     assert not matter_results(run, KINDS["crystal"], folder=tmp_path).tables
     assert [table.name for table in matter_results(run, KINDS["molecule"], folder=tmp_path).tables] == ["internal"]
+
+
+def salt(first: str, second: str) -> Atoms:
+    """27 atoms on a simple cubic lattice of 2.5 Å."""
+    return Atoms([first, second, second] * 9, 2.5 * np.argwhere(np.ones((3, 3, 3))), cell=[7.5] * 3, pbc=True)
+
+
+def test_rdfs_are_of_runs_with_the_elements_of_the_first(tmp_path):
+    """Orderings of one crystal have other elements at the same places: here layers, and the same in another direction."""
+    first, second = salt("Li", "Cl"), salt("Li", "Cl")
+    second.numbers = second.numbers.reshape(3, 3, 3).transpose(2, 1, 0).reshape(-1)
+    assert (first.numbers != second.numbers).any()
+    start, *runs = (to_system(from_atoms(atoms)) for atoms in (first, first, second))
+    still = [Trajectory(numbers=one.numbers, positions=one.positions[None], cell=one.cell, times=torch.zeros(1)) for one in runs]
+    shifted = replace(still[1], positions=still[1].positions * torch.tensor([1.0, 1.0, 1.01], dtype=torch.float64))
+    alone, both = (
+        [one for one in matter_results([produced(part, start)], KINDS["liquid"], folder=tmp_path).figures if "rdf" in one.name]
+        for part in ([still[0]], [still[0], shifted])
+    )
+    assert len(alone) == 3 and alone == both
+    for side, atoms in (("soft", [second, first]), ("hard", [first, first])):
+        for k, one in enumerate(atoms, 1):
+            (tmp_path / side / f"run-{k}").mkdir(parents=True)
+            write_run(tmp_path / side / f"run-{k}" / "trajectory.h5", one, np.full(2, 7.5))
+    nothing = Results(command="production")
+    found = changes(nothing, nothing, (tmp_path / "soft", tmp_path / "hard"), kelvin=300.0)
+    peaks = [row for row in found.tables[0].rows if str(row[0]).startswith("g(r)")]
+    assert len(peaks) == 3 and all(row[1] == row[2] for row in peaks)
 
 
 def test_the_density_is_that_of_the_npt_runs(tmp_path):

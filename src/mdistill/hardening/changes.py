@@ -43,7 +43,8 @@ def changes(before: Results, after: Results, homes: tuple[Path, Path], *, kelvin
         both = [results.values.get(f"{name}_{kelvin:g}K") for results in (before, after)]
         if any(one is not None for one in both):
             rows.append([title, *both])
-    rdf_rows, figure = _rdfs(_joined(runs[0]), _joined(runs[1]), kelvin) if _bulk(runs) else ([], None)
+    alike = _of_one_ordering(*runs) if _bulk(runs) else None
+    rdf_rows, figure = ([], None) if alike is None else _rdfs(_joined(alike[0]), _joined(alike[1]), kelvin)
     lengths = " and ".join(f"{len(part)} × {float(part[0].times[-1] - part[0].times[0]) / PS:.3g} ps" for part in runs)
     caption = f"{kelvin:g} K; runs of {lengths}, otherwise as in production. Errors of D and σ as there."
     table = Table(
@@ -57,8 +58,9 @@ def _density(runs: Sequence[Trajectory]) -> Estimate:
     """Density, g/cm³, with the scatter of the runs' cells."""
     if not _bulk((runs,)):
         return unknown("g/cm³")
-    mass = float(torch.from_numpy(atomic_masses)[runs[0].numbers].sum())
-    values = torch.tensor([DENSITY_G_CM3 * mass / float(torch.linalg.det(run.cell.double()).abs().mean()) for run in runs])
+    masses = [float(torch.from_numpy(atomic_masses)[run.numbers].sum()) for run in runs]
+    volumes = [float(torch.linalg.det(run.cell.double()).abs().mean()) for run in runs]
+    values = torch.tensor([DENSITY_G_CM3 * mass / volume for mass, volume in zip(masses, volumes, strict=True)])
     error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
     return Estimate(value=float(values.mean()), error=error, unit="g/cm³", samples=len(values))
 
@@ -103,8 +105,19 @@ def _bulk(parts: Sequence[Sequence[Trajectory]]) -> bool:
     return all(float(torch.linalg.det(run.cell.double()).abs().min()) > 1e-3 for runs in parts for run in runs)
 
 
+def _of_one_ordering(
+    before: Sequence[Trajectory], after: Sequence[Trajectory]
+) -> tuple[list[Trajectory], list[Trajectory]] | None:
+    """The runs of the first ordering of the atoms that both sides have; None where they share none."""
+    for first in before:
+        found = [[run for run in runs if torch.equal(run.numbers, first.numbers)] for runs in (before, after)]
+        if found[1]:
+            return found[0], found[1]
+    return None
+
+
 def _joined(runs: Sequence[Trajectory]) -> Trajectory:
-    """Frames of all runs, thinned."""
+    """Frames of runs of one ordering, thinned."""
     thin = [slice(None, None, max(len(run.times) // MOST_FRAMES, 1)) for run in runs]
     return replace(
         runs[0], positions=torch.cat([run.positions[k] for run, k in zip(runs, thin, strict=True)]),

@@ -116,7 +116,8 @@ def _rdf_results(produced: Sequence[Production]) -> Results:
 
 
 def _thinned(runs: Sequence[Trajectory]) -> Trajectory:
-    """Some frames of several runs, one after the other."""
+    """Some frames of the runs of the first ordering, one after the other."""
+    runs = [run for run in runs if torch.equal(run.numbers, runs[0].numbers)]
     each = max(1, _FRAMES // len(runs))
     parts = [np.linspace(0, len(run.times) - 1, min(each, len(run.times))).round().astype(int) for run in runs]
     return replace(
