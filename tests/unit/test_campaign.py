@@ -27,7 +27,7 @@ from mdistill.campaign.slurm import slurm_script
 from mdistill.campaign.tables import mean_of, status_table
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
-from mdistill.runs.results import Headline, Results, read_results
+from mdistill.runs.results import Headline, Results, read_results, write_results
 
 ROOT = Path(__file__).parents[2]
 NAMES = {"a": "Li6PS5Cl", "b": "Li10GeP2S12", "c": "Li3YCl6"}
@@ -320,6 +320,39 @@ def test_a_headline_without_a_value_leaves_its_column_empty(place, monkeypatch):
     monkeypatch.setattr(tables, "_finished", lambda campaign, job: run)
     rows = list(csv.DictReader(io.StringIO(tables.campaign_csv(_read(place)))))
     assert rows[0]["energy_mae"] == ""
+
+
+def test_runs_without_results_do_not_pass(place):
+    write(place, seeds="[0, 1, 2]")
+    (place / "campaign.toml").write_text((place / "campaign.toml").read_text().replace("*.cif", "a.cif"))
+    made = _read(place)
+    for name in ("a-seed0", "a-seed1", "a-seed2"):
+        made.keep(name, Record(state="done", status=0))
+        made.run(name).mkdir(parents=True)
+        path = write_results(made.run(name), Results(command="distill"))
+    path.write_text(path.read_text().replace("distill", "other"))
+    (made.run("a-seed1") / "results.json").unlink()
+    results = tables.campaign_results(made)
+    assert results.values["runs_gates_passed"].value == 1.0 and not results.gates[1].passed
+    assert tables.exit_status(made, results) == 4
+    failures = next(table for table in results.tables if table.name == "failures").rows
+    assert [row[:2] for row in failures] == [["a-seed1", "no results"], ["a-seed2", "no results"]]
+    assert "no such file" in failures[0][2] and "was altered" in failures[1][2] and "remove jobs/a-seed1.json" in failures[0][3]
+    rows = list(csv.DictReader(io.StringIO(tables.campaign_csv(made))))
+    assert [row["gates_failed"] for row in rows] == ["", "no results", "no results"]
+
+
+def test_an_extrapolated_conductivity_is_not_ranked(place):
+    value = Estimate(value=1.0, error=0.1, unit="mS/cm")
+    shown = [Headline(quantity="conductivity", value="extrapolated_conductivity_300K", temperature_K=300.0)]
+    measured = [Headline(quantity="conductivity", value="conductivity_700K", temperature_K=700.0)]
+
+    def ended(*headlines: Headline) -> tables.Finished:
+        results = Results(command="distill", values={h.value: value for h in headlines}, headlines=list(headlines))
+        return tables.Finished(job=_read(place).jobs[0], record=Record(state="done", status=0), results=results)
+
+    assert tables.ranked_at([ended(*shown, *measured)] * 2) == 700.0 and tables.ranked_at([ended(*shown)]) is None
+    assert ended(*shown).headline("conductivity", 300.0) is None
 
 
 @pytest.mark.parametrize("width", [40, 80])

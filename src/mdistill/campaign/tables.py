@@ -7,14 +7,13 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from mdistill.campaign.plan import Campaign, Job, Record
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate, exactly, gate
 from mdistill.runs.lock import working
-from mdistill.runs.results import Cell, Figure, Results, Series, Table, read_results
+from mdistill.runs.results import Cell, Figure, Headline, Results, Series, Table, read_results
 
 _SECTION = "campaign"
 _MARKS = {"done": "✓", "failed": "✗", "running": "▸", "stopped": "‖", "waiting": "·"}
@@ -22,22 +21,26 @@ _MARKS = {"done": "✓", "failed": "✗", "running": "▸", "stopped": "‖", "w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A run with its results, where it has any."""
+    """A run with its results, where it has any; `lost`: why those of a run that ended cannot be read."""
 
     job: Job
     record: Record
     results: Results | None
+    lost: BadInput | None = None
 
     @property
     def failed_gates(self) -> list[str]:
-        return [] if self.results is None else [one.name for one in self.results.gates if not one.passed]
+        """Names of the gates that failed; results that cannot be read count as one."""
+        if self.results is None:
+            return [] if self.lost is None else ["no results"]
+        return [one.name for one in self.results.gates if not one.passed]
 
     def headline(self, quantity: str, kelvin: float | None) -> Estimate | None:
-        """A value of the top of its page."""
+        """A measured value of the top of its page."""
         if self.results is None:
             return None
         for one in self.results.headlines:
-            if one.quantity == quantity and one.temperature_K == kelvin:
+            if one.quantity == quantity and one.temperature_K == kelvin and not extrapolated(one):
                 return self.results.values.get(one.value)
         return None
 
@@ -118,11 +121,13 @@ def campaign_results(campaign: Campaign) -> Results:
 
 
 def _finished(campaign: Campaign, job: Job) -> Finished:
-    record, results = campaign.record(job.name), None
-    if record.state in ("done", "failed"):
-        with suppress(BadInput):
-            results = read_results(campaign.run(job.name))
-    return Finished(job=job, record=record, results=results)
+    record = campaign.record(job.name)
+    if record.state not in ("done", "failed"):
+        return Finished(job=job, record=record, results=None)
+    try:
+        return Finished(job=job, record=record, results=read_results(campaign.run(job.name)))
+    except BadInput as error:
+        return Finished(job=job, record=record, results=None, lost=error if record.state == "done" else None)
 
 
 def _failures(runs: Sequence[Finished]) -> Table | None:
@@ -134,6 +139,9 @@ def _failures(runs: Sequence[Finished]) -> Table | None:
             fix = next((line.strip().removeprefix("fix: ") for line in rest if line.strip().startswith("fix:")), "see its log")
             rows.append([one.job.name, f"exit status {record.status}", problem, fix])
     for one in runs:
+        if one.lost is not None:
+            fix = f"remove jobs/{one.job.name}.json and run the campaign again: the run resumes"
+            rows.append([one.job.name, "no results", f"{one.lost.subject}: {one.lost.problem}", fix])
         if one.results is not None and one.record.state == "done":
             for failed in (g for g in one.results.gates if not g.passed):
                 problem = f"{failed.name}: {failed.detail}" if failed.detail else failed.name
@@ -144,12 +152,17 @@ def _failures(runs: Sequence[Finished]) -> Table | None:
 
 
 def ranked_at(runs: Sequence[Finished]) -> float | None:
-    """The temperature (K) at which most runs have a conductivity; the lowest of several."""
+    """The temperature (K) at which most runs have measured a conductivity; the lowest of several."""
     found = Counter[float]()
     for one in runs:
-        if one.results is not None:
-            found.update({h.temperature_K for h in one.results.headlines if h.quantity == "conductivity" and h.temperature_K})
+        measured = [] if one.results is None else [h for h in one.results.headlines if not extrapolated(h)]
+        found.update({h.temperature_K for h in measured if h.quantity == "conductivity" and h.temperature_K})
     return min(found, key=lambda kelvin: (-found[kelvin], kelvin)) if found else None
+
+
+def extrapolated(headline: Headline) -> bool:
+    """Whether its temperature is one without dynamics."""
+    return headline.value.startswith("extrapolated_")
 
 
 def _ranking(runs: Sequence[Finished], kelvin: float) -> tuple[Table, Figure]:
@@ -262,9 +275,9 @@ def campaign_csv(campaign: Campaign) -> str:
     return text.getvalue()
 
 
-def exit_status(campaign: Campaign) -> int:
-    """0: every run ended and its gates pass; 4: a gate failed; 1: a run did not end."""
+def exit_status(campaign: Campaign, results: Results) -> int:
+    """0: every run ended and its gates pass; 4: a gate failed, or results cannot be read; 1: a run did not end."""
     records = [campaign.record(job.name) for job in campaign.jobs]
     if any(record.state != "done" for record in records):
         return 1
-    return 4 if any(record.status == 4 for record in records) else 0
+    return 4 if any(record.status == 4 for record in records) or not all(one.passed for one in results.gates) else 0

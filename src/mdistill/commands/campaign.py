@@ -190,7 +190,7 @@ def summary(
         write_text(campaign.folder / "campaign.csv", campaign_csv(campaign))
         write_results(campaign.folder, results)
         print(f"page:  {write_report(campaign.folder)}\ntable: {campaign.folder / 'campaign.csv'}")
-    return exit_status(campaign)
+    return exit_status(campaign, results)
 
 
 @contextmanager
