@@ -132,7 +132,7 @@ def salt_results(*starts: System) -> Results:
 def test_a_slab_wire_or_cluster_of_a_salt_has_d_but_neither_order_nor_conductivity(periodic):
     results = salt_results(salt(periodic=periodic))
     assert "diffusivity_600K" in results.values and not any(name.startswith("conductivity") for name in results.values)
-    assert results.tables[0].rows[0][4].value is None and any("was not checked" in note for note in results.notes)
+    assert results.tables[0].rows[0][4].value is None and any("was checked" in note for note in results.notes)
 
 
 def test_runs_of_another_ordering_do_not_count_as_molten():
@@ -175,6 +175,14 @@ SHORT = ProductionSettings(
 
 def trajectories(folder) -> list[np.ndarray]:
     return [read_hdf5(folder / "600K" / f"run-{k}" / "trajectory.h5").positions.numpy() for k in (1, 2)]
+
+
+def test_a_slab_has_no_cell_eight_times_as_large(tmp_path):
+    bulk = fcc()
+    start = make_system(bulk.positions.numpy(), bulk.numbers.numpy(), bulk.cell[0].numpy() * [[1], [1], [0]], [True, True, False])
+    short = replace(SHORT, runs=1)
+    results = produce([start], [SPRINGS], [30.0], short, tmp_path, mobile=MOBILE, seed=1)
+    assert "diffusivity_30K" in results.values and not (tmp_path / "30K" / "large").exists()
 
 
 @pytest.fixture(scope="module")

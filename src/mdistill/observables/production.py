@@ -82,7 +82,7 @@ def production_results(
     changes = phase_changes(produced[0].start)
     said = [*notes, *_state_notes(produced, pressure_GPa), *_order_notes(orders), *_change_notes(list(orders), changes)]
     if symbol is not None and not bool(produced[0].start.pbc.all()):
-        said.append("a direction is open: whether the host left its sites (a melt) was not checked")
+        said.append("a direction is open: neither whether the host left its sites (a melt) nor the size of the cell was checked")
     citations = [*{change.citation: None for change in crossed(list(orders), changes)}]
     citations += ["bussi" if thermostat == "bussi" else "baoab", *([] if pressure_GPa is None else ["cell-rescaling"])]
     table = _table(produced, orders, stride_fs=stride_fs, pressure_GPa=pressure_GPa)

@@ -131,7 +131,8 @@ class _Job:
             if not longer:
                 break
             wanted |= longer
-        large = self._large(starts, lengths) if self.settings.size_check and self.mobile is not None else None
+        compared = self.settings.size_check and self.mobile is not None and bool(self.systems[0].pbc.all())
+        large = self._large(starts, lengths) if compared else None
         produced = [
             Production(
                 temperature_K=kelvin, trajectories=trajectories[kelvin],
