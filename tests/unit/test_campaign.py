@@ -22,7 +22,7 @@ import pytest
 from conductors import cif, conductor
 from mdistill import cli
 from mdistill.campaign import queue, tables
-from mdistill.campaign.plan import Record, open_campaign, read_campaign
+from mdistill.campaign.plan import Record, open_campaign, read_campaign, write_jobs
 from mdistill.campaign.slurm import slurm_script
 from mdistill.campaign.tables import mean_of, status_table
 from mdistill.errors import BadInput
@@ -141,11 +141,17 @@ def bad(text: str) -> tuple[str, str]:
         ('seeds = ["x"]', "a list of int"),
         ("seeds = [1, 1]", "each once"),
         ('temperatures = ["hot"]', "numbers, K"),
+        ("temperatures = 500", "in a list"),
+        ("temperatures = [true]", "in a list"),
         ("temperatures = [-3]", "above 0"),
         ("label.frmes = 3", "did you mean label.frames"),
         ('only."x".label.frames = 3', "names no structure"),
+        ('only."a" = 3', "settings of single structures"),
         ("max_hours = -1", "above 0"),
+        ("max_hours = inf", "above 0"),
+        ("max_hours = true", "above 0"),
         ("attempts = 0", "1 to 100"),
+        ("attempts = true", "1 to 100"),
         ('teacher = "evil.module:run"', "--trust"),
         ('preset = "slow"', "quick, or none"),
         ("committee = 0", "at least 1"),
@@ -165,6 +171,26 @@ def test_other_bad_input(place, capsys):
     shutil.copytree(place / "crystals", place / "more")
     (place / "campaign.toml").write_text('structures = ["crystals", "more"]\n')
     assert campaign() == 2 and "have one name" in capsys.readouterr().err
+
+
+def test_damaged_files_of_a_campaign_are_told(place, capsys):
+    made = _read(place)
+    write_jobs(made, place / "campaign.toml", update=False)
+    assert cli.run(["campaign", "status", "camp"]) == 1
+    capsys.readouterr()
+    for name, content, words in (
+        ("jobs/a.toml", None, "a.toml: no such file"),
+        ("jobs/b.toml", "x = [", "b.toml: is no TOML"),
+        ("campaign.json", "{}", "campaign.json: is not that of a campaign (KeyError('jobs'))"),
+        ("campaign.json", '{"jobs": [1]}', "is not that of a campaign"),
+    ):
+        path = place / "camp" / name
+        before = path.read_text()
+        path.unlink() if content is None else path.write_text(content)
+        assert cli.run(["campaign", "status", "camp"]) == 2
+        said = capsys.readouterr().err
+        assert words in said and "it is written anew" in said, said
+        path.write_text(before)
 
 
 def driver(place: Path, *more: str) -> subprocess.Popen[bytes]:

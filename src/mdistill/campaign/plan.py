@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import glob
 import itertools
+import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +34,7 @@ OWN = ("structures", "seeds", "temperatures", "only", "max_hours", "attempts", "
 """Entries of a campaign file that are not settings of its runs."""
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 _BEGINNING_S, _CLOCK_S = 120.0, 2.0
+_ANEW = "run mdistill campaign campaign.toml --out FOLDER again: it is written anew"
 _EXAMPLE = 'structures = ["crystals/*.cif"]'
 
 
@@ -152,11 +155,7 @@ def read_campaign(path: Path, folder: Path, entries: Mapping[str, Any], check: C
     files = _files(path, _list(own, "structures", path, str, fix=_EXAMPLE))
     seeds = _list(own, "seeds", path, int, usual=(0,), fix="seeds = [0, 1]")
     sets = _temperatures(own, path)
-    only = own.get("only", {})
-    unknown = sorted(set(only) - set(files)) if isinstance(only, Mapping) else [str(only)]
-    if unknown:
-        problem = f"only.{unknown[0]} names no structure of this campaign"
-        raise BadInput(path, problem, allowed=", ".join(files), fix='[only."NAME"], with the name of a file without extension')
+    only = _only(own, path, files)
     jobs = []
     for (crystal, file), kelvins, seed in itertools.product(files.items(), sets, seeds):
         name = crystal + (f"-{'-'.join(f'{t:g}' for t in kelvins)}K" if len(sets) > 1 else "") + (
@@ -171,12 +170,27 @@ def read_campaign(path: Path, folder: Path, entries: Mapping[str, Any], check: C
         fix = "rename a structure file, or list each set of temperatures once"
         raise BadInput(path, f"two runs are called {twice}", allowed="a name for each run", fix=fix)
     hours, attempts = own.get("max_hours"), own.get("attempts", 2)
-    if hours is not None and not (isinstance(hours, int | float) and hours > 0):
-        raise BadInput(f"max_hours in {path}", f"{hours!r}", allowed="hours for one run, above 0", fix="max_hours = 12")
-    if not (isinstance(attempts, int) and 1 <= attempts <= 100):
+    if hours is not None and not (_number(hours) and 0 < hours < math.inf):
+        raise BadInput(f"max_hours in {path}", f"{hours!r}", allowed="hours for one run, above 0, finite", fix="max_hours = 12")
+    if not (isinstance(attempts, int) and _number(attempts) and 1 <= attempts <= 100):
         raise BadInput(f"attempts in {path}", f"{attempts!r}", allowed="1 to 100", fix="attempts = 2")
     slurm = _list(own, "slurm", path, str, fix='slurm = ["--partition=long"]')
     return Campaign(folder=folder, jobs=tuple(jobs), max_hours=hours, attempts=attempts, slurm=tuple(slurm))
+
+
+def _number(value: Any) -> bool:
+    """Whether it is a number: true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _only(own: Mapping[str, Any], path: Path, files: Collection[str]) -> dict[str, Mapping[str, Any]]:
+    """Settings of single crystals, by name."""
+    only, fix = own.get("only", {}), '[only."NAME"], with the name of a file without extension'
+    if not (isinstance(only, Mapping) and all(isinstance(one, Mapping) for one in only.values())):
+        raise BadInput(f"only in {path}", f"{only!r}", allowed="settings of single structures, by name", fix=fix)
+    if unknown := sorted(set(only) - set(files)):
+        raise BadInput(path, f"only.{unknown[0]} names no structure of this campaign", allowed=", ".join(files), fix=fix)
+    return dict(only)
 
 
 def _list(own: Mapping[str, Any], name: str, path: Path, kind: type, *, usual: Any = (), fix: str) -> Any:
@@ -191,10 +205,10 @@ def _list(own: Mapping[str, Any], name: str, path: Path, kind: type, *, usual: A
 def _temperatures(own: Mapping[str, Any], path: Path) -> list[list[float]]:
     """Sets of temperatures; one that is empty leaves them to the settings."""
     values = own.get("temperatures", [])
-    sets = values if values and all(isinstance(one, list) for one in values) else [values]
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) for kelvins in sets for one in kelvins):
+    sets = values if isinstance(values, list) and values and all(isinstance(one, list) for one in values) else [values]
+    if not all(isinstance(kelvins, list) and all(map(_number, kelvins)) for kelvins in sets):
         fix = "temperatures = [500, 700, 900], or a list of such lists for a run of each"
-        raise BadInput(f"temperatures in {path}", f"{values!r}", allowed="numbers, K", fix=fix)
+        raise BadInput(f"temperatures in {path}", f"{values!r}", allowed="numbers, K, in a list", fix=fix)
     return [[float(one) for one in kelvins] for kelvins in sets]
 
 
@@ -248,7 +262,7 @@ def write_jobs(campaign: Campaign, source: Path, *, update: bool) -> list[str]:
             or path.read_text(encoding="utf-8") == texts[job.name]
         ):
             continue
-        changed = differences(*(_toml(text) for text in (path.read_text(encoding="utf-8"), texts[job.name])))
+        changed = differences(_settings(path), tomllib.loads(texts[job.name]))
         problem = f"holds the run {job.name} with other settings:\n    " + "\n    ".join(changed)
         fix = "choose another --out, or add --update to rerun the stages that these settings affect"
         raise BadInput(campaign.folder, problem, allowed="the same settings (its runs resume), or more runs", fix=fix)
@@ -276,17 +290,27 @@ def _text(job: Job, folder: Path) -> str:
     return to_toml(ordered, lambda _: "", head=f"Run {job.name} of a campaign: mdistill distill {job.name}.toml --out FOLDER")
 
 
-def _toml(text: str) -> dict[str, Any]:
-    import tomllib
+def _settings(path: Path) -> dict[str, Any]:
+    """The settings file of a run.
 
-    return tomllib.loads(text)
+    Raises:
+        BadInput: Absent, or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(path, "no such file", allowed="the settings of every run", fix=_ANEW) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(
+            path, f"is no TOML ({error})", allowed="the file as it was written", fix=f"remove it, and {_ANEW}"
+        ) from error
 
 
 def open_campaign(folder: Path) -> Campaign:
     """The campaign of a folder, as its last driver left it.
 
     Raises:
-        BadInput: The folder holds none.
+        BadInput: The folder holds none, or its files are damaged.
     """
     path = folder / "campaign.json"
     if not path.is_file():
@@ -294,10 +318,14 @@ def open_campaign(folder: Path) -> Campaign:
             folder, "holds no campaign", allowed="the folder of a campaign", fix="mdistill campaign campaign.toml --out FOLDER"
         )
     facts = read_json(path)
-    jobs = []
-    for name, one in facts["jobs"].items():
-        entries = _toml((folder / "jobs" / f"{name}.toml").read_text(encoding="utf-8"))
-        jobs.append(Job(name=name, crystal=one["crystal"], structure=Path(one["structure"]), entries=entries))
-    return Campaign(
-        folder=folder, jobs=tuple(jobs), max_hours=facts["max_hours"], attempts=facts["attempts"], slurm=tuple(facts["slurm"])
-    )
+    try:
+        jobs = tuple(
+            Job(name=name, crystal=one["crystal"], structure=Path(one["structure"]), entries={})
+            for name, one in facts["jobs"].items()
+        )
+        made = Campaign(
+            folder=folder, jobs=jobs, max_hours=facts["max_hours"], attempts=facts["attempts"], slurm=tuple(facts["slurm"])
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(path, f"is not that of a campaign ({error!r})", allowed="the file as it was written", fix=_ANEW) from error
+    return replace(made, jobs=tuple(replace(job, entries=_settings(made.settings_file(job.name))) for job in jobs))
