@@ -130,6 +130,28 @@ def test_command_line(records, tmp_path, capsys):
     assert cli.run(["train", "transport", "--trajectories", str(tmp_path / "no.npz"), "--out", out]) == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--trajectories set.npz --seed 3", "--seed: 3 is not used with --trajectories fix: --motion.seed 3"),
+        ("--trajectories set.npz --folds 4", "fix: --motion.folds 4"),
+        ("--trajectories set.npz --trees 8", "--trees: 8 fix: leave it out"),
+        ("--trajectories set.npz --data obelix", "--data: obelix fix: leave it out"),
+        ("--trajectories set.npz --species Li", "--species"),
+        ("--trajectories set.npz --make.rounds 1", "--make.rounds"),
+        ("--structures a.cif --trajectories set.npz --seed 3", "fix: --make.seed 3"),
+        ("--structures a.cif --trajectories set.npz --motion.steps 9", "--motion.steps fix: leave it out"),
+        ("--species Li", "not used with --data"),
+        ("--motion.folds 4", "fix: --folds 4"),
+        ("--max-hours 1", "--max-hours"),
+    ],
+)
+def test_flags_of_another_job_are_refused(words, said, tmp_path, capsys):
+    assert cli.run(["train", "transport", "--out", str(tmp_path / "out"), *words.split()]) == 2
+    shown = capsys.readouterr().err
+    assert all(part in shown for part in said.split(" fix: ")) and not (tmp_path / "out").exists(), shown
+
+
 @pytest.mark.slow
 def test_a_structure_alone_is_enough(records):
     """Features of a real crystal with scales of its own kind: ordered or not, the rows have the model's width."""

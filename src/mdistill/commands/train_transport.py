@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import tyro
 
 from mdistill.errors import BadInput
-from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, write_config
+from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, with_missing, write_config
+from mdistill.settings import changes, hints
 from mdistill.transport.settings import MotionSettings, TrajectorySettings, TransportSettings
 
 
@@ -43,7 +44,7 @@ every measured conductivity of OBELiX (599 Li conductors), and trees on composit
 equal composition or paper are held out to set the intervals. Takes half a minute. The model of the package was made like this.
 
 With --structures a trajectory set is made: a cheap student of each crystal, its dynamics at 600 to 1200 K, and from them MSD, D
-and spectra. A crystal costs two to four minutes of CPU time; the same command continues, and adds new crystals.
+and spectra. A crystal costs four to eight minutes of CPU time; the same command continues, and adds new crystals.
 With --trajectories alone a predictor of log10 MSD at 600 to 1200 K is taught by that set (experimental; not used by screen).
 
 examples:
@@ -58,6 +59,13 @@ GROUPS = {
     "run": ("out", "seed", "threads", "max_hours"),
 }
 PROGRAM = "mdistill train transport"
+_USED = {
+    "--structures": ("make", "structures", "trajectories", "species", "max_hours"),
+    "--trajectories": ("motion", "trajectories"),
+    "--data": ("settings", "data"),
+}
+"""Fields that each of the three jobs uses, its settings first, by the flag that chooses it."""
+_ALWAYS = ("out", "threads")
 
 
 def main(arguments: list[str]) -> int:
@@ -65,10 +73,39 @@ def main(arguments: list[str]) -> int:
     given = parse(TrainTransportArguments, arguments, program=PROGRAM, description=HELP, groups=GROUPS)
     command = f"{PROGRAM} {shlex.join(arguments)}"
     if given.structures:
+        check_used(given, "--structures")
         return make_set(given, command)
     if given.trajectories is not None:
+        check_used(given, "--trajectories")
         return fit_motion(given, given.trajectories, command)
+    check_used(given, "--data")
     return fit_measured(given, command)
+
+
+def check_used(given: TrainTransportArguments, job: str) -> None:
+    """Refuse settings that the job would ignore.
+
+    Args:
+        given: The arguments.
+        job: Flag that chooses the job.
+    Raises:
+        BadInput: A setting of another job; names the flag of this job that does the same.
+    """
+    own = _USED[job][0]
+    for name, value in changes(given, with_missing(TrainTransportArguments)):
+        first, _, last = name.partition(".")
+        if first in (*_USED[job], *_ALWAYS):
+            continue
+        same = last in ("seed", "folds") and last in hints(hints(TrainTransportArguments)[own])
+        fix = f"{_flag(f'{own}.{last}')} {value}" if same else "leave it out"
+        allowed = ", ".join(map(_flag, [*_USED[job], *_ALWAYS]))
+        raise BadInput(_flag(name), f"{value} is not used with {job}", allowed=allowed, fix=fix)
+
+
+def _flag(name: str) -> str:
+    """The flag of a field, the flags of a group of them."""
+    shown = {"settings": "--trees, --folds, --share, --seed", "make": "--make.…", "motion": "--motion.…"}
+    return shown.get(name) or f"--{name.removeprefix('settings.').replace('_', '-')}"
 
 
 def fit_measured(given: TrainTransportArguments, command: str) -> int:

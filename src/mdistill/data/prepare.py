@@ -97,7 +97,7 @@ def plan(crystal: Crystal, settings: PrepareSettings, *, elements: Collection[in
     expected = crystal.n_atoms * math.prod(supercell)
     if expected > settings.max_atoms:
         problem = f"{expected:.0f} atoms in the {'×'.join(map(str, supercell))} supercell"
-        fix = "start from the primitive cell, or raise --prepare.max-atoms"
+        fix = "start from the primitive cell, or raise --prepare.max-atoms (of train transport: --make.max-atoms)"
         raise BadInput(crystal.source, problem, allowed=f"at most {settings.max_atoms} (max_atoms)", fix=fix)
     large = repeat(crystal, supercell)
     columns = ["site", "number", "occupancy", "atoms in the supercell"]
