@@ -41,5 +41,11 @@ def test_structures_and_files(tmp_path) -> None:
     moved = replace(system, positions=system.positions + 1e-9)
     assert len({structure_sha256(system), structure_sha256(moved), structure_sha256(system, moved)}) == 3
     assert structure_sha256(system) == structure_sha256(replace(system))
+    one = torch.tensor([1])
+    charged, unpaired, both = (
+        structure_sha256(replace(system, **stated))
+        for stated in ({"charge": one}, {"unpaired": one}, {"charge": one, "unpaired": one})
+    )
+    assert len({structure_sha256(system), charged, unpaired, both}) == 4
     (tmp_path / "a").write_text("x")
     assert contents(tmp_path / "a") == {"a": sha256(tmp_path / "a")}

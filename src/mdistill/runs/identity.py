@@ -18,16 +18,22 @@ def contents(*paths: Path) -> dict[str, str]:
 
 
 def structure_sha256(*systems: System, decimals: int | None = None) -> str:
-    """sha256 of positions, elements, cells and periodicity; lengths are rounded to so many decimals of Å first."""
+    """sha256 of positions, elements, cells, periodicity, and charge and unpaired electrons where they are stated; lengths are
+    rounded to so many decimals of Å first."""
 
     def rounded(lengths: Tensor) -> Tensor:
         return lengths if decimals is None else torch.round(lengths.double(), decimals=decimals) + 0.0
 
     def parts(s: System) -> tuple[Tensor, ...]:
-        state = [part for part in (s.charge, s.unpaired) if part is not None]
-        return (rounded(s.positions), s.numbers, rounded(s.cell), s.pbc, *state)
+        return (rounded(s.positions), s.numbers, rounded(s.cell), s.pbc, *_stated(s))
 
     return tensors_sha256(*(part for s in systems for part in parts(s)))
+
+
+def _stated(s: System) -> list[Tensor]:
+    """Charge and unpaired electrons; the latter alone have a mark, for they are not a charge."""
+    mark = [torch.tensor([*b"unpaired"])] if s.charge is None and s.unpaired is not None else []
+    return [*mark, *(part for part in (s.charge, s.unpaired) if part is not None)]
 
 
 def structure_digests(*systems: System) -> tuple[str, str]:
