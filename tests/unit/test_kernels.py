@@ -180,6 +180,15 @@ def test_a_skin_never_changes_the_answer(trust):
     trust("T6", "compiled list with a skin against a fresh one, 10,000 hot steps, largest |ΔF|", worst, "1e-12")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_position_that_is_not_finite_has_no_energy(value):
+    _, fast = pair_of("small", double=False)
+    system = random_box(1)
+    positions = system.positions.numpy().copy()
+    positions[3, 1] = value
+    assert np.isnan(fast.engine(system, threads=1, skin=0.5).evaluate(positions, system.cell[0].numpy(), np.ones(3))[0])
+
+
 def test_the_order_of_calls_does_not_matter():
     _, fast = pair_of("small", double=False)
     one, other = random_box(1), random_box(1)

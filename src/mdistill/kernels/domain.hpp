@@ -40,7 +40,10 @@ class Domain {
   }
 
   void evaluate(const double *r, RankAnswers &out) {
-    for (size_t i = 0; i < species.size(); ++i) spots.spots[i] = spots.of(r + 3 * i);
+    for (size_t i = 0; i < species.size(); ++i) {
+      spots.spots[i] = spots.of(r + 3 * i);
+      for (int c = 0; c < 3; ++c) out.energy += 0.0 * r[3 * i + c];  // not finite where a position is not
+    }
     for (const Block<Net> &block : blocks) {
       auto &e = work.edges;
       gather(net, block, list, spots, e);

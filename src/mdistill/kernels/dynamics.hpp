@@ -68,6 +68,7 @@ class Engine {
         }
     });
     double energy = 0;
+    for (int64_t c = 0; c < 3 * atoms; ++c) energy += 0.0 * r[c];  // not finite where a position is not
     closest = 1e30, edges = 0;
     if (virial) std::fill(virial, virial + 9, 0.0);
     for (const auto &part : parts) {
