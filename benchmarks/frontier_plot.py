@@ -10,7 +10,7 @@ import matplotlib as mpl
 
 ERROR = "force MAE all (meV/Å)"
 MARKERS = {"POD": "s", "SNAP": "^", "NEP4": "D", "UF3": "v", "DeePMD": "P"}
-SHOWN = {"x86-64-v2": ", SSE", "x86-64-v3": ", AVX2"}
+SHOWN = {"x86-64-v2": "SSE", "x86-64-v3": "AVX2"}
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -47,8 +47,10 @@ def against_cost(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
         style |= {"color": "C1" if peer else "C0", "mfc": None if peer or row["code"] == "native" else "none"}
         where, (value, error) = row["us_per_atom"], row[ERROR]
         axis.errorbar(where, value, xerr=row["± (us_per_atom)"], yerr=error, **style)
-        text = row["model"] + SHOWN.get(row["code"], "")
-        offset, side = ((-6, 5), "right") if peer else ((6, 5), "left")
+        text = SHOWN.get(row["code"], row["model"])
+        offset, side = ((-6, 5), "right") if peer else ((0, 18 if row["code"] in SHOWN else -24), "center")
+        if text.startswith("DeePMD"):
+            offset, side = (6, -12), "center"
         axis.annotate(text, (where, value), xytext=offset, textcoords="offset points", fontsize=8, ha=side)
     axis.set(xlabel="µs per atom and step, one thread", ylabel="force MAE, held out (meV/Å)")
     axis.margins(0.2)
