@@ -53,7 +53,7 @@ class DistillArguments(TrustArguments):
     out: Path | None = None
     """Run folder (default: runs/NAME OF THE STRUCTURE FILE)."""
     quick: bool = False
-    """Preset for a first look: 10 to 20 minutes on two cores."""
+    """Preset of a first look: 10 to 20 min on two cores."""
     dry_run: bool = False
     """Plan only: sites, disorder rule, supercell, minutes."""
     update: bool = False

@@ -26,7 +26,7 @@ class ProductionSettings:
         cell_ps: NpT dynamics after it over which the cell is averaged, ps.
         atoms: Smallest number of atoms; the trained cell is repeated.
         ions: Smallest number of mobile ions, likewise.
-        size_check: Whether one run of a bulk structure, at the highest temperature, has a cell eight times as large.
+        size_check: Whether a bulk has one run, the hottest, in a cell eight times as large.
         time_step_fs: Time step, fs; by default 2, or 0.5 with hydrogen.
         every_fs: Time between frames, fs.
         thermostat: Thermostat: bussi does not change diffusion; langevin thermalises every atom and slows diffusion.
