@@ -59,7 +59,7 @@ def invariants(net: MomentNet, flat: Tensor, parts: tuple[str, ...]) -> list[Ten
     if "by degree" in parts:
         found += [net.grid_weights @ (by_degree[a] * by_degree[b] * by_degree[c]) for a, b, c in TRIPLES]
     else:
-        found.append(net.grid_weights @ sum(by_degree).pow(3))
+        found.append(net.grid_weights @ torch.stack(by_degree).sum(0).pow(3))
     if "fourth" in parts:
         found += [net.grid_weights @ (by_degree[a] * by_degree[b] * by_degree[c] * by_degree[d]) for a, b, c, d in QUADRUPLES]
     return found
