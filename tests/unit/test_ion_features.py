@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +11,12 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from scipy.spatial.transform import Rotation
 
-from mdistill.errors import BadInput, MissingPackage
+from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.io.structures import from_atoms, read_structure, repeated, to_system
 from mdistill.teachers.ase import from_calculator
 from mdistill.transport.ion_features import PHYSICS, ion_features, ion_network, kinds_of, temperature_polynomial
-from mdistill.transport.spectra import BINS, HIGHEST_THZ, LOWEST_THZ, displacement_spectra, moment_encoder
+from mdistill.transport.spectra import BINS, HIGHEST_THZ, LOWEST_THZ, displacement_spectra
 
 
 @pytest.fixture(scope="module")
@@ -194,16 +193,10 @@ def test_a_walk_has_more_power_at_low_frequency_than_a_vibration():
     assert (displacement_spectra(walk, 0.01)[:, :8] > displacement_spectra(shaken(2500, 0.01), 0.01)[:, :8] + 2.0).all()
 
 
-def test_trajectories_without_a_spectrum_are_named(tmp_path, monkeypatch):
+def test_trajectories_without_a_spectrum_are_named():
     with pytest.raises(BadInput, match="50 frames"):
         displacement_spectra(shaken(50, 0.01), 0.01)
     broken = shaken(200, 0.01)
     broken[3, 0, 0] = np.nan
     with pytest.raises(BadInput, match="not finite"):
         displacement_spectra(broken, 0.01)
-    with pytest.raises(BadInput, match=r"config\.json"):
-        moment_encoder(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setitem(sys.modules, "momentfm", None)
-    with pytest.raises(MissingPackage, match="pip install momentfm"):
-        moment_encoder(tmp_path)
