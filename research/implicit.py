@@ -15,13 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from mdistill.simulation.ranges import within
 from torch import Generator, Tensor
 
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import SkinList
 from mdistill.nets.compiled import compiled
+from mdistill.settings import within
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import total_energy
 from mdistill.simulation.kinetics import prediction_of

@@ -59,6 +59,7 @@ VARIANTS = {
     "energy weight 60": Variant(train={"energy_weight": 60.0}),
     "energy weight 60, 16 radial functions": Variant(train={"energy_weight": 60.0, "radial": 16}),
     "energy weight 2": Variant(train={"energy_weight": 2.0}),
+    "energy weight 0.5": Variant(train={"energy_weight": 0.5}),
     "batches of 4": Variant(loop={"batch_size": 4}),
     "batches of 16": Variant(loop={"batch_size": 16}),
     "rate 0.01": Variant(loop={"learning_rate": 0.01}),
