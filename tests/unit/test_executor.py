@@ -280,12 +280,18 @@ class Recycled:
         pass
 
 
-def test_the_time_of_a_question_begins_anew_when_it_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def clocked(client: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[float]]:
+    """An executor that gives a question 10 s, and its clock, which moves by 4 s at every look."""
     clock = [0.0]
     monkeypatch.setattr(dask_executor.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(dask_executor.time, "sleep", lambda _: clock.__setitem__(0, clock[0] + 4.0))
     asked = object.__new__(dask_executor.Dask)
-    asked.engine, asked.seconds, asked.folder, asked.client = Odd(tmp_path), 10.0, tmp_path, Recycled()
+    asked.engine, asked.seconds, asked.folder, asked.client = Odd(place), 10.0, place, client
+    return asked, clock
+
+
+def test_the_time_of_a_question_begins_anew_when_it_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, _ = clocked(Recycled(), tmp_path, monkeypatch)
     assert said(asked, [0], attempts=2) == [7.0]
 
 
@@ -303,11 +309,7 @@ class Queued(Recycled):
 
 
 def test_the_time_of_a_question_begins_when_a_worker_begins_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(dask_executor.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(dask_executor.time, "sleep", lambda _: clock.__setitem__(0, clock[0] + 4.0))
-    asked = object.__new__(dask_executor.Dask)
-    asked.engine, asked.seconds, asked.folder, asked.client = Odd(tmp_path), 10.0, tmp_path, Queued()
+    asked, clock = clocked(Queued(), tmp_path, monkeypatch)
     assert said(asked, [0], attempts=1) == [7.0] and clock[0] > 3 * asked.seconds
 
 
