@@ -29,7 +29,7 @@ from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettin
 from mdistill.types import Prediction, System
 from systems import MorseNet, morse_frames
 
-TRAIN = TrainSettings(cutoff=4.5, radial=4, degree=1, channels=4, hidden=8, held_out=0.25, fit=FitSettings(steps=60))
+TRAIN = TrainSettings(cutoff=4.5, radial=4, degree=1, channels=4, hidden=8, held_out=0.25, fit=FitSettings(steps=150))
 SETTINGS = HardSettings(fit=HardFitSettings(time=0.5, test=0.25))
 PLAYER = Path(__file__).parents[1] / "fake_cp2k.py"
 
@@ -70,7 +70,7 @@ def test_students_come_nearer_to_hard_labels_and_the_softening_is_told(trained, 
     rows = {(row[0], row[1]): row for row in results.tables[0].rows}
     errors = {key: row[2].value for key, row in rows.items()}
     assert rows["morse", "stiffer"][5].value == pytest.approx(1 / 1.3, abs=1e-6)
-    assert errors["student after", "stiffer"] < errors["student before", "stiffer"]
+    assert errors["student after", "stiffer"] < 0.5 * errors["student before", "stiffer"]
     assert errors["morse, corrected", "stiffer"] < 0.3 * errors["morse", "stiffer"]
     softening, error = results.gates
     assert (softening.name, softening.sense) == ("softening against DFT", "at least")

@@ -111,7 +111,7 @@ class TrainSettings:
     radial: int | None = setting(None, least=2, most=64)
     degree: int | None = setting(None, least=1, most=MAX_DEGREE)
     hidden: int | None = setting(None, least=0, most=1024)
-    energy_weight: float = setting(10.0, least=0.0, below=1e6)
+    energy_weight: float = setting(2.0, least=0.0, below=1e6)
     force_weight: float = setting(1.0, least=0.0, below=1e6)
     stress_weight: float = setting(0.1, least=0.0, below=1e6)
     atomic_weight: float = setting(0.0, least=0.0, below=1e6)
