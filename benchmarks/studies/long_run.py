@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.record import ROOT, STRUCTURE, write_record
 from mdistill.analysis.gates import energy_drift
+from mdistill.io.logs import read_log
 from mdistill.io.structures import read_system
-from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load

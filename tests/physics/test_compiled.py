@@ -12,6 +12,7 @@ from test_thermostats import check_kinetic, sample
 
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput, BlowUp, Interrupted
+from mdistill.io.logs import read_log
 from mdistill.io.trajectories import read_series
 from mdistill.kernels import build
 from mdistill.nets.compiled import CompiledMoment, compiled
@@ -20,7 +21,6 @@ from mdistill.simulation.compiled import CompiledDynamics, compile_propagator
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.langevin import Baoab
-from mdistill.simulation.log import read_log
 from mdistill.simulation.rollout import rollout
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.simulate import simulate

@@ -10,6 +10,7 @@ import torch
 
 from mdistill.derivatives import Conservative
 from mdistill.errors import BlowUp, Interrupted
+from mdistill.io.logs import read_log
 from mdistill.io.trajectories import read_series
 from mdistill.kernels import build
 from mdistill.nets.compiled import compiled
@@ -20,7 +21,6 @@ from mdistill.simulation.evaluator import make_evaluator
 from mdistill.simulation.guard import Guard
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import temperature
-from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import GuardSettings, SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.simulation.stride_maps import long_strides

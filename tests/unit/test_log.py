@@ -12,17 +12,20 @@ from torch import Generator
 
 from mdistill.errors import BadInput
 from mdistill.graph import make_system
+from mdistill.io.logs import read_log, truncate_log
 from mdistill.io.trajectories import TrajectoryWriter, read_series
 from mdistill.simulation.initial_state import initial_state
-from mdistill.simulation.log import Log, Recorder, read_log, truncate_log
+from mdistill.simulation.kinetics import kinetic_energy, pressure, temperature
+from mdistill.simulation.log import Log, Recorder
 from mdistill.simulation.restart import load_restart
 from mdistill.types import Prediction, State
+from mdistill.units import GPA
 
 
 def state(time: float = 0.0, *, periodic: bool = True) -> State:
     system = make_system(np.arange(12.0).reshape(4, 3), np.array([3, 3, 17, 17]), 4.0 * np.eye(3), [periodic] * 3)
     start = initial_state(system, temperature_K=300.0, generator=Generator().manual_seed(0))
-    stress = torch.zeros((1, 3, 3), dtype=torch.float64) if periodic else None
+    stress = 0.01 * torch.diag(torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)).unsqueeze(0) if periodic else None
     prediction = Prediction(
         energy=torch.tensor([-1.0 / 3.0], dtype=torch.float64), forces=torch.zeros_like(start.momenta), stress=stress
     )
@@ -43,6 +46,28 @@ def test_log_round_trip(tmp_path: Path) -> None:
     assert {"T_Li_K", "T_Cl_K", "pressure_GPa"} <= set(columns)
     assert truncate_log(log.path, 2) == 3 and read_log(log.path)["step"].tolist() == [-2, 0, 2]
     assert truncate_log(tmp_path / "none.csv", 2) == 0
+
+
+def test_columns_are_the_temperatures_energies_and_pressures_of_kinetics(tmp_path: Path) -> None:
+    log, point = Log(tmp_path / "log.csv"), state()
+    point = replace(
+        point, momenta=torch.randn(point.momenta.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    )
+    log.add(0, point)
+    log.add(1, replace(point, momenta=2.0 * point.momenta))
+    log.flush()
+    columns = read_log(log.path)
+    for row, one in enumerate((point, replace(point, momenta=2.0 * point.momenta))):
+        expected = {
+            "temperature_K": temperature(one),
+            "T_Li_K": temperature(one, element=3),
+            "T_Cl_K": temperature(one, element=17),
+        }
+        squeeze = pressure(one)
+        assert squeeze is not None
+        expected |= {"kinetic_eV": kinetic_energy(one), "pressure_GPa": squeeze / GPA}
+        for name, value in expected.items():
+            assert columns[name][row] == pytest.approx(float(value[0]), rel=1e-12), name
 
 
 def test_open_structures_have_no_pressure_or_volume(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mdistill.derivatives import Conservative
+from mdistill.io.logs import read_log
 from mdistill.nets.compiled import compiled
 from mdistill.simulation.barostat import strain_interval
-from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from systems import random_box, tiny_net

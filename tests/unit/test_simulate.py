@@ -21,10 +21,10 @@ import torch
 from mdistill.errors import BadInput, BlowUp, Interrupted, MdistillError
 from mdistill.graph import concatenate, make_system
 from mdistill.interrupt import StopRequest, stop_on_signals
+from mdistill.io.logs import read_log
 from mdistill.io.trajectories import read_hdf5, read_series
 from mdistill.runs.ledger import Ledger
 from mdistill.simulation import log as record
-from mdistill.simulation.log import read_log
 from mdistill.simulation.restart import load_restart
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate

@@ -32,6 +32,7 @@ from mdistill.errors import BlowUp
 from mdistill.estimates import Estimate, Gate
 from mdistill.graph import build_graph, concatenate, edge_vectors, make_system
 from mdistill.interrupt import NEVER, StopRequest
+from mdistill.io.logs import read_log
 from mdistill.judge.potential_tables import Measured, figures, rungs, tables
 from mdistill.judge.replay import replay
 from mdistill.judge.settings import ValidateSettings
@@ -44,7 +45,6 @@ from mdistill.runs.identity import model_id, structure_digests
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.runs.results import Headline, Results, estimate_from
 from mdistill.settings import child_seed, to_json
-from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult, simulate
 from mdistill.training.potential import evaluate

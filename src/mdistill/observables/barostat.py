@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mdistill.estimates import Estimate, mean_of
+from mdistill.io.logs import read_log
 from mdistill.simulation.barostat import strain_interval
-from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 
 _LEAST_ACCEPTED, _ERRORS, _OFF_GPA, _OFF_SHARE, _ENOUGH = 0.2, 4.0, 0.2, 0.02, 10

@@ -12,11 +12,11 @@ from mdistill.derivatives import is_gradient
 from mdistill.direct.diagnostics import LEAST_FRAMES, heating
 from mdistill.estimates import exactly, unknown
 from mdistill.io.import_trajectory import read_trajectory
+from mdistill.io.logs import read_log
 from mdistill.nets.model_files import read_metadata
 from mdistill.observables.barostat import barostat_notes
 from mdistill.runs.identity import shown_sha256
 from mdistill.runs.results import Figure, Results, Series
-from mdistill.simulation.log import read_log
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult
 from mdistill.teachers.models import find_student

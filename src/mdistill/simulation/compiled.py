@@ -42,6 +42,7 @@ class CompiledDynamics:
     guard: Guard | None = None
     _seconds_per_step: float = field(default=0.0, init=False)
     _box: tuple[torch.Tensor, np.ndarray] | None = field(default=None, init=False)
+    _kinds: tuple[torch.Tensor, np.ndarray] | None = field(default=None, init=False)
 
     @property
     def stride_fs(self) -> float:
@@ -102,7 +103,7 @@ class CompiledDynamics:
         positions = state.system.positions.numpy().copy()
         sums = np.zeros(3 + len(self.evaluate.potential.elements))
         sums[:3] = so_far.potential, so_far.pressure, 0.0 if state.heat is None else float(state.heat[0])
-        sums[3 + self._kinds(state)] = so_far.kinetic.numpy()
+        sums[3 + self._kinds_of(state.system)] = so_far.kinetic.numpy()
         return Point(
             positions=positions, momenta=state.momenta.numpy().copy(), cell=self._box_of(state.system),
             pbc=state.system.pbc[0].numpy(), masses=np.ascontiguousarray(state.masses.numpy()), middle=np.empty_like(positions),
@@ -112,13 +113,19 @@ class CompiledDynamics:
         )  # fmt: skip
 
     def _running_sums(self, before: State, sums: np.ndarray, taken: int, evaluated: int) -> RunningSums:
-        earlier, kinetic = before.running_sums or no_steps(before.system), torch.from_numpy(sums[3 + self._kinds(before)])
+        earlier, kinetic = (
+            before.running_sums or no_steps(before.system),
+            torch.from_numpy(sums[3 + self._kinds_of(before.system)]),
+        )
         steps, evaluated = earlier.steps + taken, earlier.evaluated + evaluated
         return RunningSums(steps=steps, evaluated=evaluated, potential=float(sums[0]), pressure=float(sums[1]), kinetic=kinetic)
 
-    def _kinds(self, state: State) -> np.ndarray:
-        """The potential's elements that are in the structure."""
-        return np.searchsorted(sorted(self.evaluate.potential.elements), np.unique(state.system.numbers.numpy()))
+    def _kinds_of(self, system: System) -> np.ndarray:
+        """The potential's elements that are in the structure; sought only for a new tensor."""
+        if self._kinds is None or self._kinds[0] is not system.numbers:
+            found = np.searchsorted(sorted(self.evaluate.potential.elements), np.unique(system.numbers.numpy()))
+            self._kinds = (system.numbers, found)
+        return self._kinds[1]
 
 
 def compile_propagator(plain: Propagator, evaluate: Evaluate, guard: Guard | None = None) -> Propagator:

@@ -8,7 +8,6 @@ step are too cold by (ωh)²/4, those in the middle are exact), else on `State.m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -64,7 +63,7 @@ def freedom(state: State) -> Float[Tensor, " atom"]:
 
 def kinetic_energy(state: State) -> Float[Tensor, " struct"]:
     """K = Σ p²/(2m), eV, centre-of-mass motion included (see the head of this file for which momenta)."""
-    return per_struct(state.system, _kinetic(state, _measured(state)))
+    return per_struct(state.system, _kinetic(state, measured(state)))
 
 
 def heated(before: State, after: State) -> State:
@@ -82,25 +81,17 @@ def temperature(state: State, *, element: int | None = None) -> Float[Tensor, " 
 
     NaN for a struct without atoms of that element.
     """
-    return temperatures(state, (element,))[0]
-
-
-def temperatures(state: State, elements: Sequence[int | None]) -> list[Float[Tensor, " struct"]]:
-    """`temperature` of each of several elements (None: of all atoms)."""
     system = state.system
-    kinetic = _kinetic(state, internal_momenta(state, _measured(state)))
-    both = torch.stack([kinetic, freedom(state)], 1)
-    kelvins = []
-    for element in elements:
-        chosen = both if element is None else both * (system.numbers == element).to(kinetic).unsqueeze(1)
-        energy, degrees = per_struct(system, chosen).unbind(1)
-        kelvins.append(2.0 * energy / (degrees * BOLTZMANN))
-    return kelvins
+    both = torch.stack([_kinetic(state, internal_momenta(state, measured(state))), freedom(state)], 1)
+    if element is not None:
+        both = both * (system.numbers == element).to(both).unsqueeze(1)
+    energy, degrees = per_struct(system, both).unbind(1)
+    return 2.0 * energy / (degrees * BOLTZMANN)
 
 
 def twice_kinetic_by_element(state: State) -> Float[Tensor, " element"]:
     """2 K_int (eV) of each element of one struct, elements ascending: Σ p²/m of momenta relative to the centre of mass."""
-    kinetic = 2.0 * _kinetic(state, internal_momenta(state, _measured(state))).to(torch.float64)
+    kinetic = 2.0 * _kinetic(state, internal_momenta(state, measured(state))).to(torch.float64)
     kinds, kind = torch.unique(state.system.numbers, return_inverse=True)
     return kinetic.new_zeros(len(kinds)).index_add(0, kind, kinetic)
 
@@ -114,7 +105,7 @@ def pressure_tensor(state: State) -> Float[Tensor, "struct 3 3"] | None:
     """
     if state.prediction is None or state.prediction.stress is None:
         return None
-    momenta = internal_momenta(state, _measured(state))
+    momenta = internal_momenta(state, measured(state))
     count = atom_counts(state.system).to(momenta)
     flow = KINETIC * momenta.unsqueeze(2) * momenta.unsqueeze(1) / state.masses.reshape(-1, 1, 1)
     factor = torch.where(per_struct(state.system, held(state.masses).to(count)) > 0, 1.0, count / (count - 1.0).clamp_min(1.0))
@@ -139,7 +130,8 @@ def prediction_of(state: State) -> Prediction:
     return state.prediction
 
 
-def _measured(state: State) -> Tensor:
+def measured(state: State) -> Float[Tensor, "atom 3"]:
+    """The momenta of kinetic quantities (see the head of this file)."""
     return state.momenta if state.middle_momenta is None else state.middle_momenta
 
 

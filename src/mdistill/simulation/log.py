@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from mdistill.errors import BadInput
-from mdistill.graph import volumes
-from mdistill.io.files import replacing, sha256
+from mdistill.io.files import sha256
 from mdistill.io.hdf5 import check_hdf5
+from mdistill.io.logs import truncate_log
 from mdistill.io.trajectories import HDF5_SUFFIXES, TrajectoryWriter, appending, truncate_after
-from mdistill.simulation.kinetics import kinetic_energy, prediction_of, pressure, temperatures
+from mdistill.simulation.kinetics import measured, prediction_of
 from mdistill.simulation.restart import RestartPoint, save_restart
-from mdistill.simulation.running_sums import means, no_steps
+from mdistill.simulation.running_sums import element_freedom, means, no_steps
 from mdistill.types import RunningSums, State
-from mdistill.units import GPA
+from mdistill.units import BOLTZMANN, GPA, KINETIC
 
 _SHARE = 0.02
 """Largest share of the time spent on saving."""
@@ -35,9 +35,11 @@ class Log:
     size: int | None = None
     _rows: list[str] = field(default_factory=list)
     _header: str = ""
+    _kinds: _Kinds | None = None
 
     def add(self, step: int, state: State, since: RunningSums | None = None) -> None:
-        row = log_row(step, state, since)
+        self._kinds = self._kinds or _Kinds.of(state)
+        row = log_row(step, state, since, kinds=self._kinds)
         self._header = ",".join(row)
         self._rows.append(",".join("" if value is None else repr(value) for value in row.values()))
 
@@ -57,51 +59,43 @@ class Log:
         self._rows.clear()
 
 
-def log_row(step: int, state: State, since: RunningSums | None = None) -> dict[str, float | None]:
+@dataclass(frozen=True, slots=True)
+class _Kinds:
+    """What rows of a log need of the atoms, which stay the same: element of each, masses, degrees of freedom of each element."""
+
+    symbols: list[str]
+    kind: np.ndarray
+    masses: np.ndarray
+    degrees: Tensor
+
+    @classmethod
+    def of(cls, state: State) -> _Kinds:
+        from ase.data import chemical_symbols
+
+        numbers, kind = np.unique(state.system.numbers.numpy(), return_inverse=True)
+        return cls([chemical_symbols[z] for z in numbers], kind, state.masses.numpy(), element_freedom(state))
+
+
+def log_row(step: int, state: State, since: RunningSums | None = None, *, kinds: _Kinds | None = None) -> dict[str, float | None]:
     """One line of the log: columns by name, with the temperature of each element, T_<element>_K, and last the means over the
-    steps since the row before (whose sums are `since`), mean_…; None where undefined."""
-    from ase.data import chemical_symbols
-
-    potential, kinetic = float(prediction_of(state).energy[0]), float(kinetic_energy(state)[0])
-    squeeze, elements = pressure(state), sorted(set(state.system.numbers.tolist()))
-    every, *each = temperatures(state, (None, *elements))
+    steps since the row before (whose sums are `since`), mean_…; None where undefined. The equations are those of `kinetics`, for
+    one structure."""
+    kinds, answer = kinds or _Kinds.of(state), prediction_of(state)
+    momenta, masses, many = measured(state).numpy(), kinds.masses, len(kinds.masses)
+    held, volume = np.isinf(masses), abs(float(np.linalg.det(state.system.cell[0].numpy())))
+    drift = momenta.sum(0) / masses.sum() if many > 1 else np.zeros(3)
+    inner = KINETIC * np.square(momenta - np.where(held, 0.0, masses)[:, None] * drift).sum(1) / masses
+    each, degrees = np.bincount(kinds.kind, inner), kinds.degrees.numpy()
+    potential, kinetic = float(answer.energy[0]), 0.5 * KINETIC * float((np.square(momenta).sum(1) / masses).sum())
+    flow = float(inner.sum()) * (1.0 if held.any() or many == 1 else many / (many - 1.0))
+    squeeze = None if answer.stress is None or volume == 0.0 else (flow / volume - float(answer.stress[0].trace())) / (3.0 * GPA)
     row: dict[str, float | None] = {
-        "step": step, "time_fs": state.time, "temperature_K": float(every[0]), "potential_eV": potential, "kinetic_eV": kinetic,
-        "total_eV": potential + kinetic, "pressure_GPa": None if squeeze is None else float(squeeze[0]) / GPA,
-        "volume_A3": float(volumes(state.system)[0]) if bool(state.system.pbc.all()) else None,
+        "step": step, "time_fs": state.time, "temperature_K": float(each.sum() / (degrees.sum() * BOLTZMANN)),
+        "potential_eV": potential, "kinetic_eV": kinetic, "total_eV": potential + kinetic, "pressure_GPa": squeeze,
+        "volume_A3": volume if bool(state.system.pbc.all()) else None,
     }  # fmt: skip
-    for number, kelvin in zip(elements, each, strict=True):
-        row[f"T_{chemical_symbols[number]}_K"] = float(kelvin[0])
-    return row | means(state, since or no_steps(state.system))
-
-
-def read_log(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a log; empty cells are NaN.
-
-    Raises:
-        BadInput: Absent or damaged.
-    """
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-        names = lines[0].split(",")
-        rows = np.array([[float(cell) if cell else np.nan for cell in line.split(",")] for line in lines[1:]], dtype=np.float64)
-        return dict(zip(names, rows.reshape(-1, len(names)).T, strict=True))
-    except (OSError, ValueError, IndexError) as error:
-        raise BadInput(
-            path, f"no usable log ({error})", allowed="a log written by mdistill", fix="choose another --out"
-        ) from error
-
-
-def truncate_log(path: Path, step: int) -> int:
-    """Remove rows with a step above `step`. Returns the number of rows left."""
-    if not path.exists():
-        return 0
-    lines = path.read_text(encoding="ascii").splitlines()
-    rows = [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
-    if len(rows) < len(lines) - 1:
-        with replacing(path) as partial:
-            partial.write_text("\n".join([lines[0], *rows]) + "\n", encoding="ascii")
-    return len(rows)
+    row |= {f"T_{one}_K": float(e / (d * BOLTZMANN)) for one, e, d in zip(kinds.symbols, each, degrees, strict=True)}
+    return row | means(state, since or no_steps(state.system), degrees=kinds.degrees)
 
 
 @dataclass(slots=True)

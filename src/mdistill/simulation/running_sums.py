@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from mdistill.simulation.kinetics import degrees_of_freedom, freedom, prediction_of, pressure, twice_kinetic_by_element
+from mdistill.simulation.kinetics import freedom, prediction_of, pressure, twice_kinetic_by_element
 from mdistill.simulation.propagators import inside
 from mdistill.types import LeapingPropagator, Propagator, RunningSums, State, System
 from mdistill.units import BOLTZMANN, GPA
@@ -67,20 +67,20 @@ def with_running_sums(propagator: Propagator) -> Propagator:
     return propagator if isinstance(propagator, LeapingPropagator) else inside(propagator, WithRunningSums)
 
 
-def means(state: State, before: RunningSums) -> dict[str, float | None]:
+def means(state: State, before: RunningSums, *, degrees: Float[Tensor, " element"] | None = None) -> dict[str, float | None]:
     """Means over the steps since `before`, by column of the log: potential energy (eV), temperatures (K), pressure (GPa).
 
     Potential energy and pressure are means over the steps with known values (`RunningSums.evaluated`). None without a step; no
-    pressure where a direction is open.
+    pressure where a direction is open. `degrees`: `element_freedom`, where it is known.
     """
     system, now = state.system, state.running_sums or before
     steps, evaluated = now.steps - before.steps, now.evaluated - before.evaluated
     numbers, periodic = torch.unique(system.numbers), bool(system.pbc.all())
     kinetic = (now.kinetic - before.kinetic) / max(steps, 1)
-    degrees = _freedom(state, numbers)
+    degrees = element_freedom(state) if degrees is None else degrees
     row: dict[str, float | None] = {
         "mean_potential_eV": (now.potential - before.potential) / evaluated if evaluated else None,
-        "mean_temperature_K": float(kinetic.sum() / BOLTZMANN) / int(degrees_of_freedom(state)[0]),
+        "mean_temperature_K": float(kinetic.sum() / BOLTZMANN) / round(float(degrees.sum())),
         "mean_pressure_GPa": (now.pressure - before.pressure) / evaluated / GPA if evaluated and periodic else None,
     }
     from ase.data import chemical_symbols
@@ -90,7 +90,7 @@ def means(state: State, before: RunningSums) -> dict[str, float | None]:
     return row if steps else dict.fromkeys(row)
 
 
-def _freedom(state: State, numbers: Tensor) -> Float[Tensor, " element"]:
-    """Degrees of freedom of each element, as in `kinetics.temperature`."""
+def element_freedom(state: State) -> Float[Tensor, " element"]:
+    """Degrees of freedom of each element of one struct, as in `kinetics.temperature`."""
     each = freedom(state)
-    return torch.stack([each[state.system.numbers == number].sum() for number in numbers])
+    return torch.stack([each[state.system.numbers == number].sum() for number in torch.unique(state.system.numbers)])

@@ -43,6 +43,7 @@ from mdistill.simulation.verlet import VelocityVerlet, evaluated
 from mdistill.types import Potential, State, System
 from mdistill.units import PS
 
+_NOTE_SECONDS = 0.2
 _MAY_CHANGE, _FILES = ("time_ps", "restart_seconds", "guard", "version"), ("trajectory.*", "log.csv", "restart.*")
 
 
@@ -226,7 +227,7 @@ class _Run:
         self.recorder(0, self.state)
 
     def _roll(self, steps: int, stop: StopRequest, advance: Advance, *, equilibrate: bool = False) -> None:
-        self.began = time.monotonic()
+        self.began, self.told = time.monotonic(), 0.0
         plain = make_propagator(self.settings, self.nve, self.evaluate, equilibrate=equilibrate)
         moving = dynamics(plain, self.evaluate, self.guard, sums=True)
 
@@ -235,7 +236,9 @@ class _Run:
             self.step, self.taken = step, self.taken + taken
             if not (equilibrate and step == 0):
                 self.recorder(step, state)
-            note = self._speed(state) if step % 20 < taken else ""
+            note, now = "", time.monotonic()
+            if now > self.told + _NOTE_SECONDS:
+                note, self.told = self._speed(state), now
             advance(taken, note)
 
         try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mdistill.analysis.gates import energy_drift
 from mdistill.estimates import Estimate, exactly, mean_of, unknown
-from mdistill.simulation.log import read_log
+from mdistill.io.logs import read_log
 
 _NS_PER_DAY = 0.0864
 """1 fs/s in ns/day."""
