@@ -7,7 +7,8 @@ from typing import Any
 
 from mdistill.labelling.settings import EnergyUnit, ForcesUnit, LabelFileSettings, StressSign, StressUnit
 
-LABEL_FILES = ("energy_key", "forces_key", "stress_key", "group_key", "energy_unit", "forces_unit", "stress_unit", "stress_sign")
+LABEL_FILES = ("energy_key", "forces_key", "stress_key", "group_key", "energy_unit", "forces_unit", "stress_unit", "stress_sign",
+               "most_structures")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class LabelFileArguments:
     """Unit of the stress (default: eV/A3)."""
     stress_sign: StressSign | None = None
     """Positive sense of the stress (default: tension)."""
+    most_structures: int | None = None
+    """Largest number of structures of a SPICE or QCML file, taken evenly over it (default: all)."""
 
 
 def file_settings(given: LabelFileArguments, **more: Any) -> LabelFileSettings:

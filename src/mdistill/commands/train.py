@@ -30,7 +30,7 @@ class TrainArguments(LabelFileArguments, TrustArguments):
 
     labels: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Label folder (from `mdistill label`), run folder of `mdistill distill`, or files with labels made elsewhere: extended XYZ,
-    .npz, vasprun.xml, OUTCAR, ASE database."""
+    .npz, vasprun.xml, OUTCAR, ASE database, SPICE (.hdf5), QCML (.tfrecord)."""
     out: Path
     """Folder for student.mdistill, its checkpoint and results.json."""
     method: Annotated[Literal["gradient", "closed-form"], tyro.conf.arg(name="fit")] = "gradient"

@@ -22,7 +22,7 @@ class TrainDirectArguments(LabelFileArguments):
 
     labels: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folder of `mdistill molecules`, label folder, run folder, or files with labels made elsewhere: extended XYZ, .npz,
-    vasprun.xml, OUTCAR, ASE database."""
+    vasprun.xml, OUTCAR, ASE database, SPICE (.hdf5), QCML (.tfrecord)."""
     out: Path
     """Folder for student.mdistill, its checkpoint and results.json."""
     start_from: Path | None = None

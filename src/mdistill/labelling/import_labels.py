@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def import_labels(
     frames. Single atoms are left out: reference energies are fitted. What was noticed is issued as notices.
 
     Args:
-        paths: One file or several: extended XYZ, .npz, vasprun.xml, OUTCAR, ASE database or trajectory.
+        paths: One file or several: extended XYZ, .npz, vasprun.xml, OUTCAR, ASE database or trajectory, SPICE, QCML.
         settings: Names, units, held-out frames.
         test: Files whose frames are all held out; then no frame of `paths` is.
         hold_out: Whether to hold frames out.
@@ -164,6 +165,9 @@ def _labelled(read: Sequence[FileFrame]) -> list[LabelledFrame]:
     for mine in together.values():
         size = math.ceil(len(mine) / MOST_BLOCKS)
         blocks[mine] = first + np.arange(len(mine)) // size
+        for before, k in pairwise(mine):
+            if read[k].molecule and read[k].molecule == read[before].molecule:
+                blocks[k] = blocks[before]
         first = int(blocks[mine[-1]]) + 1
     return [_frame(frame, names[k], int(blocks[k])) for k, frame in enumerate(read)]
 

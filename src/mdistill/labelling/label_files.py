@@ -1,4 +1,4 @@
-"""Labelled structures in files of other programs: extended XYZ, .npz, vasprun.xml, OUTCAR, ASE databases and trajectories."""
+"""Labelled structures in files of others: extended XYZ, .npz, vasprun.xml, OUTCAR, ASE database or trajectory, SPICE, QCML."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from mdistill.crystals.atom_kinds import with_isotopes, without_isotopes
 from mdistill.crystals.checks import LARGEST_UNPACKED, check_before_parsing, text_of, whole_numbers
 from mdistill.errors import BadInput
 from mdistill.io.arrays import DAMAGED, read_arrays
+from mdistill.io.molecule_sets import is_molecule_set, read_molecule_set
 from mdistill.io.structures import states_of
 from mdistill.labelling.settings import LabelFileSettings
 from mdistill.units import BOHR, GPA, HARTREE, KCAL_MOL, KJ_MOL
 
-READABLE = "extended XYZ, .npz, vasprun.xml, OUTCAR, an ASE database (.db) or .traj, or a label folder"
+READABLE = "extended XYZ, .npz, vasprun.xml, OUTCAR, an ASE .db or .traj, SPICE (.hdf5), QCML (.tfrecord), or a label folder"
 ENERGIES = ("ref_energy", "dft_energy", "free_energy", "energy", "energies", "totenergy", "total_energy", "potential_energy")
 FORCES = ("ref_forces", "ref_force", "dft_forces", "dft_force", "forces", "force")
 STRESSES = ("ref_stress", "dft_stress", "stress")
@@ -39,7 +40,8 @@ STRESS_UNITS = {"eV/A3": 1.0, "GPa": GPA, "kB": 0.1 * GPA, "Ha/Bohr3": HARTREE /
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFrame:
-    """A structure of a file with its labels in eV, eV/Å and eV/Å³ (tension positive); None where it has none."""
+    """A structure of a file with its labels in eV, eV/Å and eV/Å³ (tension positive); None where it has none. Successive
+    structures of one `molecule`, where it is known, are never divided between training and held-out ones."""
 
     positions: Float[np.ndarray, "atom 3"]
     numbers: Int[np.ndarray, " atom"]
@@ -51,6 +53,7 @@ class FileFrame:
     group: str
     file: str
     states: dict[str, int] = field(default_factory=dict)
+    molecule: str = ""
 
 
 @dataclass(slots=True)
@@ -77,13 +80,24 @@ def read_frames(path: Path, settings: LabelFileSettings, keys: Keys) -> list[Fil
     if path.stat().st_size == 0:
         raise BadInput(path, "empty (0 bytes)", allowed=READABLE, fix="copy or export the file again")
     check_before_parsing(path, LARGEST_UNPACKED)
-    rows = _from_npz(path) if path.suffix.lower() == ".npz" else _from_ase(path)
+    if is_molecule_set(path):
+        _check_no_units(path, settings)
+        rows = read_molecule_set(path, settings.most_structures)
+    else:
+        rows = _from_npz(path) if path.suffix.lower() == ".npz" else _from_ase(path)
     frames: list[FileFrame] = []
     for number, (structure, shelf) in enumerate(rows, 1):
         frames.append(_frame(f"{path}, frame {number}", structure, _Shelf(shelf), settings, keys, file=str(path)))
     if not frames:
         raise BadInput(path, "no structures", allowed=READABLE, fix="check the file")
     return frames
+
+
+def _check_no_units(path: Path, settings: LabelFileSettings) -> None:
+    for name in ("energy_unit", "forces_unit"):
+        if getattr(settings, name) is not None:
+            fix = "leave it out, and name other files in a command of their own"
+            raise BadInput(f"--{name.replace('_', '-')}", f"given with {path}", allowed="files that do not fix it", fix=fix)
 
 
 class _Shelf:
@@ -115,6 +129,7 @@ def _frame(
     group = shelf.find([settings.group_key] if settings.group_key else GROUPS)
     return FileFrame(
         **structure, file=file, stress=stress, states=states_of(shelf.content, subject),
+        molecule=str(shelf.content.get("_molecule", "")),
         group="" if group is None else str(shelf.content[group]),
         energy=None if energy is None else float(energy[0]) * ENERGY_UNITS[settings.energy_unit or "eV"],
         forces=None if forces is None else forces * FORCE_UNITS[settings.forces_unit or "eV/A"],

@@ -122,6 +122,7 @@ class LabelFileSettings:
         hold_out: Held-out frames: the last blocks of every group, or whole groups.
         hold_out_groups: Names of the groups to hold out.
         held_out: Fraction of the frames held out.
+        most_structures: Largest number of structures read of a file of SPICE or QCML, taken evenly over it; by default all.
     """
 
     energy_key: str | None = None
@@ -135,3 +136,4 @@ class LabelFileSettings:
     hold_out: Literal["blocks", "groups"] = "blocks"
     hold_out_groups: tuple[str, ...] = ()
     held_out: float = setting(0.15, above=0.0, below=0.9)
+    most_structures: int | None = setting(None, least=2, most=10**9)
