@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from mdistill import cli
-from mdistill.derivatives import Direct, hessian
+from mdistill.derivatives import Conservative, Direct, hessian
 from mdistill.direct import generate as direct_generate
-from mdistill.direct.conformers import _rigid, conformers
+from mdistill.direct.conformers import ORIGINS, _rigid, conformers
 from mdistill.direct.generate import generate, label_molecule, read_smiles, xtb
 from mdistill.direct.molecules import Molecule, molecules, parsed
-from mdistill.direct.objective import antisymmetric_part, turned_item
+from mdistill.direct.objective import CURVED, EVERY, antisymmetric_part, jacobian_product, product_error, turned_item
 from mdistill.direct.settings import DirectSettings, MoleculeSettings
 from mdistill.direct.shards import MANIFEST, read_folders, read_shards, shard
 from mdistill.direct.tables import direct_results
@@ -28,10 +28,11 @@ from mdistill.graph import build_graph, edge_vectors, make_system
 from mdistill.nets.model_files import load_model
 from mdistill.runs.results import read_results
 from mdistill.training.labels import items_of
+from mdistill.training.losses import root_mean_square
 from mdistill.training.settings import FitSettings
 from mdistill.training.stride_objective import random_turn
 from mdistill.types import LabelledFrame, Prediction
-from systems import CLOSEST, SYSTEMS, morse_frames, tiny_edge_transformer
+from systems import CLOSEST, SYSTEMS, MorseNet, morse_frames, tiny_edge_transformer
 
 TINY = {"cutoff": 5.0, "width": 32, "layers": 1, "heads": 2, "radial": 6, "float64": True}
 
@@ -99,8 +100,31 @@ def test_the_list_has_ions_and_radicals_and_every_molecule_once() -> None:
 def test_linear_molecules_keep_both_bends() -> None:
     pytest.importorskip("rdkit")
     for smiles, modes in (("C#C", 7), ("O=C=O", 4), ("O", 3)):
-        _, (place,) = conformers(Molecule(smiles=smiles), 1, 0)
+        _, ((_, place),) = conformers(Molecule(smiles=smiles), 1, 0)
         assert place.size - _rigid(place) == modes
+
+
+def dihedral(place: np.ndarray, corners: tuple[int, int, int, int]) -> float:
+    a, b, c, d = (place[k] for k in corners)
+    first, second = np.cross(b - a, c - b), np.cross(c - b, d - c)
+    return float(np.degrees(np.arctan2(np.linalg.norm(c - b) * (b - a) @ second, first @ second)))
+
+
+def test_torsions_turn_one_bond_to_the_grid_and_keep_the_rest() -> None:
+    pytest.importorskip("rdkit")
+    numbers, made = conformers(parsed("FCCF"), 48, 3, torsions=2)
+    origins = [origin for origin, _ in made]
+    assert {name: origins.count(name) for name in ORIGINS} == dict(zip(ORIGINS, (8, 24, 8, 8), strict=True))
+    angles = {name: [dihedral(place, (0, 1, 2, 3)) for origin, place in made if origin == name] for name in ORIGINS}
+    minima = np.array([60.0, 180.0, 300.0])
+    off = [min(abs((angle - place + 180) % 360 - 180) for place in minima) for angle in angles["torsion"]]
+    assert max(off) > 25.0  # at or near a barrier, which conformers and displacements do not reach
+    on_grid = [abs((angle + 15.0) % 30.0 - 15.0) for angle in angles["relaxed torsion"]]
+    assert np.median(on_grid) < 2.0
+    energies = [[xtb(numbers, place, charge=0, unpaired=0)[0] for o, place in made if o == name] for name in ORIGINS[2:]]
+    assert np.mean(energies[1]) < np.mean(energies[0])
+    stiff = [origin for origin, _ in conformers(parsed("c1ccccc1"), 12, 3, torsions=2)[1]]
+    assert stiff.count("displaced") == 10 and "torsion" not in stiff
 
 
 def test_shards_hold_what_xtb_says_and_are_not_made_twice(tmp_path: Path) -> None:
@@ -109,6 +133,7 @@ def test_shards_hold_what_xtb_says_and_are_not_made_twice(tmp_path: Path) -> Non
     totals = generate(settings, tmp_path, seed=1, workers=1, listed=listed)
     frames = read_shards(tmp_path)
     assert totals["structures"] == len(frames) == 10 and totals["molecules"] == 4
+    assert totals["embedded"] == 4 and totals["displaced"] == 6
     for frame in frames[::3]:
         charge, unpaired = int(frame.system.charge), int(frame.system.unpaired)
         energy, forces = xtb(frame.system.numbers.numpy(), frame.system.positions.numpy(), charge=charge, unpaired=unpaired)
@@ -156,10 +181,53 @@ def test_a_killed_worker_ends_the_job_in_words(tmp_path: Path, monkeypatch: pyte
 
 
 def test_curvature_labels_are_left_out() -> None:
-    """They are of the structure as it is, and every copy is turned."""
+    """Without their weight no term has them."""
     ready = prepare_direct(morse_frames(8, probes=1), DirectSettings(**TINY, fit=fit(2)))
     assert all(item.frame.products is None for item in ready.items)
     assert "curvature" not in {term.quantity for term in ready.objective.inner.terms}
+
+
+def test_curvature_labels_turn_with_their_structure() -> None:
+    item, teacher = items_of(morse_frames(1, probes=2), 5.0, torch.float64)[0], Conservative(MorseNet())
+    other = turned_item(item, random_turn(np.random.default_rng(3)))
+    expected = teacher.curvature(build_graph(other.graph.system, teacher.cutoff), other.frame.probes)
+    assert torch.allclose(other.frame.products, expected, atol=1e-9)
+    assert not torch.allclose(other.frame.products, item.frame.products, atol=1e-2)
+
+
+def test_a_product_of_the_jacobian_is_a_column_of_it() -> None:
+    net, box = tiny_edge_transformer(1), SYSTEMS["molecule"]()
+    rows = hessian(Direct(net), box).flatten(1)
+    direction = torch.zeros(box.n_atoms, 3, dtype=torch.float64)
+    direction[1, 2] = 1.0
+    column = jacobian_product(net, build_graph(box, net.cutoff), direction)
+    assert torch.allclose(column.flatten(), -rows[:, 5], atol=2e-4 * float(rows.abs().max())) and column.requires_grad
+
+
+def test_rows_of_a_teacher_enter_the_loss_and_lower_their_error() -> None:
+    """Every fourth step has the term; its gradient points to products that are closer to the teacher's."""
+    settings = DirectSettings(**TINY, copies=1, curvature_weight=1.0, fit=fit(2))
+    ready, plain = (
+        prepare_direct(morse_frames(8, probes=1), replace(settings, curvature_weight=weight)) for weight in (1.0, 0.0)
+    )
+    net, batch = ready.net.requires_grad_(True), ready.items[:4]
+    with_rows, without = (one.objective(net, batch, CURVED)[0] for one in (ready, plain))
+    assert "curvature" not in ready.objective(net, batch, CURVED + 1)[1]
+    errors = []
+    for _ in range(8):
+        off = product_error(net, batch, np.random.default_rng(0))
+        norm = off.norm(dim=1).mean()
+        errors.append(float(norm.detach()))
+        slopes = torch.autograd.grad(norm, list(net.parameters()), allow_unused=True)
+        size = sum(float(slope.square().sum()) for slope in slopes if slope is not None) ** 0.5
+        with torch.no_grad():
+            for weight, slope in zip(net.parameters(), slopes, strict=True):
+                weight.sub_(0.05 / size * slope) if slope is not None else None
+    scale = root_mean_square(torch.cat([item.frame.products.flatten(0, 1) for item in ready.items]))
+    assert float(with_rows - without) == pytest.approx(EVERY * errors[0] / scale, rel=0.1)  # copies are turned
+    assert errors[-1] < 0.98 * errors[0]
+    with pytest.raises(BadInput, match="no label has curvature products"):
+        prepare_direct(morse_frames(8), settings)
 
 
 def test_another_zero_of_energy_is_no_error_of_a_tuned_model(tmp_path: Path) -> None:
@@ -182,8 +250,8 @@ def test_a_lone_atom_has_no_jacobian_to_judge(tmp_path: Path) -> None:
 
 
 def test_forces_of_xtb_are_minus_its_gradient() -> None:
-    _, numbers, rows, failures, _ = label_molecule((0, parsed("CO"), 2, 5))
-    place, _, forces = rows[1]
+    _, numbers, rows, failures, _ = label_molecule((0, parsed("CO"), 2, 0, 5))
+    _, place, _, forces = rows[1]
     moved = [place.copy(), place.copy()]
     moved[0][2, 1] += 1e-3
     moved[1][2, 1] -= 1e-3

@@ -4,13 +4,15 @@ r"""Structures of a molecule: conformers, turned bonds, and thermal displacement
 
 r₀: minimum of the force field near a conformer of ETKDG   ξ: normal numbers, cut at 2.5   T: drawn from `TEMPERATURES`
 Modes softer than `_SOFTEST` are moved as if they had this stiffness. A part of the structures is not minimised, so that bonds
-and torsions lie far from minima too.
+and torsions lie far from minima too. Torsions: a single bond outside rings is turned to an angle of a grid of 30°; the structure
+is taken as it is, and with all but this angle minimised. Displacements along modes do not reach the barriers between conformers.
 
 References: S. Riniker, G. A. Landrum, J. Chem. Inf. Model. 55, 2562 (2015); T. A. Halgren, J. Comput. Chem. 17, 490 (1996).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,30 +23,84 @@ from mdistill.units import BOLTZMANN, KCAL_MOL
 
 TEMPERATURES = (150.0, 300.0, 600.0, 1000.0)
 """K."""
-_SOFTEST, _STEP, _PER_CONFORMER, _STRAIGHT = 0.5, 1e-3, 6, 0.02
+ORIGINS = ("embedded", "displaced", "torsion", "relaxed torsion")
+"""How a structure was made."""
+PER_CONFORMER = 6
+"""Structures of a conformer."""
+_SOFTEST, _STEP, _STRAIGHT, _GRID, _HOLD = 0.5, 1e-3, 0.02, 30, 100.0
+_ROTATABLE = "[!$(*#*)&!D1]-&!@[!$(*#*)&!D1]"
+Structure = tuple[str, Float[np.ndarray, "atom 3"]]
+"""Its origin, and positions, Å."""
 
 
-def conformers(molecule: Molecule, count: int, seed: int) -> tuple[Int[np.ndarray, " atom"], list[Float[np.ndarray, "atom 3"]]]:
-    """Elements, and up to `count` structures (Å); fewer, or none, where RDKit finds no conformer."""
+def conformers(
+    molecule: Molecule, count: int, seed: int, *, torsions: int = 0
+) -> tuple[Int[np.ndarray, " atom"], list[Structure]]:
+    """Elements, and up to `count` structures; fewer, or none, where RDKit finds no conformer.
+
+    Args:
+        molecule, seed: Molecule; seed of everything random.
+        count: Number of structures.
+        torsions: How many of the `PER_CONFORMER` structures of a conformer have a turned bond, where it has one to turn.
+    """
     chem, random = rdkit(), np.random.default_rng(seed)
     mol = chem.AddHs(chem.MolFromSmiles(molecule.smiles))
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
     masses = np.array([atom.GetMass() for atom in mol.GetAtoms()])
-    wanted = -(-count // _PER_CONFORMER)
+    wanted = -(-count // PER_CONFORMER)
     if len(numbers) == 1:
-        return numbers, [np.zeros((1, 3))]
-    made: list[np.ndarray] = []
+        return numbers, [(ORIGINS[0], np.zeros((1, 3)))]
+    made: list[Structure] = []
     for number in chem.AllChem.EmbedMultipleConfs(mol, wanted, randomSeed=int(random.integers(2**31))):
         field = force_field(mol, number)
         if field is None:
             continue
-        made.append(np.array(field.Positions()).reshape(-1, 3))
+        made.append((ORIGINS[0], np.array(field.Positions()).reshape(-1, 3)))
         field.Minimize(maxIts=200)
         place = np.array(field.Positions()).reshape(-1, 3)
         modes = normal_modes(field, mol.GetConformer(number), place, masses)
-        for _ in range(_PER_CONFORMER - 1):
-            made.append(place + displacement(modes, float(random.choice(TEMPERATURES)), random).reshape(-1, 3))
+        turned = list(turned_bonds(mol, number, place, torsions, random))
+        for _ in range(PER_CONFORMER - 1 - len(turned)):
+            moved = place + displacement(modes, float(random.choice(TEMPERATURES)), random).reshape(-1, 3)
+            made.append((ORIGINS[1], moved))
+        made += turned
     return numbers, made[:count]
+
+
+def turned_bonds(
+    mol: Any, conformer: int, place: Float[np.ndarray, "atom 3"], count: int, random: np.random.Generator
+) -> Iterator[Structure]:
+    """`count` structures with a bond turned: in turn as it is, and minimised around it; none where no bond can be turned."""
+    chem = rdkit()
+    bonds = mol.GetSubstructMatches(chem.MolFromSmarts(_ROTATABLE))
+    corners: tuple[int, ...] = ()
+    angle = 0.0
+    for k in range(count if bonds else 0):
+        if k % 2 == 0:
+            corners = _corners(mol, bonds[int(random.integers(len(bonds)))])
+            angle = float(_GRID * random.integers(360 // _GRID))
+        mol.GetConformer(conformer).SetPositions(place.copy())
+        chem.rdMolTransforms.SetDihedralDeg(mol.GetConformer(conformer), *corners, angle)
+        if k % 2 == 1:
+            field = force_field(mol, conformer)
+            hold = getattr(field, "MMFFAddTorsionConstraint" if _has_mmff(mol) else "UFFAddTorsionConstraint")
+            hold(*corners, False, angle, angle, _HOLD)
+            field.Minimize(maxIts=200)
+        yield ORIGINS[2 + k % 2], mol.GetConformer(conformer).GetPositions()
+
+
+def _corners(mol: Any, bond: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Four atoms in a row around a bond."""
+    first, second = bond
+    before, after = (
+        next(other.GetIdx() for other in mol.GetAtomWithIdx(atom).GetNeighbors() if other.GetIdx() != far)
+        for atom, far in ((first, second), (second, first))
+    )
+    return before, first, second, after
+
+
+def _has_mmff(mol: Any) -> bool:
+    return rdkit().AllChem.MMFFGetMoleculeProperties(mol) is not None
 
 
 def force_field(mol: Any, conformer: int) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from mdistill.direct.conformers import conformers
+from mdistill.direct.conformers import ORIGINS, conformers
 from mdistill.direct.molecules import Molecule, molecules, parsed
 from mdistill.direct.settings import MoleculeSettings
 from mdistill.direct.shards import MANIFEST, contents, is_shards, shard, write_shard
@@ -35,7 +35,7 @@ from mdistill.units import BOHR, HARTREE
 LARGEST_FORCE = 30.0
 """eV/Å."""
 _PER_SHARD = 8
-Labelled = tuple[Molecule, np.ndarray, list[tuple[np.ndarray, float, np.ndarray]], Counter[str], float]
+Labelled = tuple[Molecule, np.ndarray, list[tuple[str, np.ndarray, float, np.ndarray]], Counter[str], float]
 
 
 def generate(
@@ -68,7 +68,7 @@ def generate(
         raise BadInput(folder, "holds molecules of other settings", allowed="the same flags", fix="choose another --out")
     if not is_shards(folder):
         write_json(folder / MANIFEST, known)
-    tasks = [(int(k), chosen[k], settings.per_molecule, int(seed)) for k in order]
+    tasks = [(int(k), chosen[k], settings.per_molecule, settings.torsions, int(seed)) for k in order]
     groups = [tasks[k : k + _PER_SHARD] for k in range(0, len(tasks), _PER_SHARD)]
     todo = [(number, group) for number, group in enumerate(groups) if not shard(folder, number).exists()]
     counts: Counter[str] = Counter()
@@ -115,21 +115,22 @@ def read_smiles(path: Path) -> list[Molecule]:
     return [molecule for molecule in found.values() if molecule is not None]
 
 
-def label_molecule(task: tuple[int, Molecule, int, int]) -> Labelled:
-    """Structures of a molecule with energies (eV) and forces (eV/Å), failures by cause, and CPU seconds."""
-    index, molecule, count, seed = task
+def label_molecule(task: tuple[int, Molecule, int, int, int]) -> Labelled:
+    """Structures of a molecule with origins, energies (eV) and forces (eV/Å), failures by cause, and CPU seconds."""
+    index, molecule, count, torsions, seed = task
     begin, failures = time.process_time(), Counter[str]()
-    numbers, places = conformers(molecule, count, int(np.random.default_rng([seed, 1, index]).integers(2**31)))
+    own = int(np.random.default_rng([seed, 1, index]).integers(2**31))
+    numbers, structures = conformers(molecule, count, own, torsions=torsions)
     rows = []
-    for place in places:
+    for origin, place in structures:
         answer = xtb(numbers, place, charge=molecule.charge, unpaired=molecule.unpaired)
         if answer is None:
             failures["not converged"] += 1
         elif not np.abs(answer[1]).max() < LARGEST_FORCE:
             failures["force too large"] += 1
         else:
-            rows.append((place, *answer))
-    failures["no conformer"] += not places
+            rows.append((origin, place, *answer))
+    failures["no conformer"] += not structures
     return molecule, numbers, rows, failures, time.process_time() - begin
 
 
@@ -152,15 +153,16 @@ def xtb(
 def write_labelled(path: Path, answers: Sequence[Labelled]) -> Counter[str]:
     """Write a shard of the answers and count what they hold."""
     counts: Counter[str] = Counter()
-    columns: dict[str, list[Any]] = {name: [] for name in ("count", "energy", "charge", "unpaired", "molecule")}
+    columns: dict[str, list[Any]] = {name: [] for name in ("count", "energy", "charge", "unpaired", "molecule", "origin")}
     arrays: dict[str, list[np.ndarray]] = {"numbers": [], "positions": [], "forces": []}
     number = _PER_SHARD * int(path.stem.rpartition("-")[2])
     for k, (molecule, numbers, rows, failures, _) in enumerate(answers):
         counts += failures
         counts["molecules"] += bool(rows)
         counts["structures"] += len(rows)
-        for place, energy, forces in rows:
-            for name, value in zip(columns, (len(numbers), energy, molecule.charge, molecule.unpaired, number + k), strict=True):
+        for origin, place, energy, forces in rows:
+            values = (len(numbers), energy, molecule.charge, molecule.unpaired, number + k, ORIGINS.index(origin))
+            for name, value in zip(columns, values, strict=True):
                 columns[name].append(value)
             for name, part in zip(arrays, (numbers, place, forces), strict=True):
                 arrays[name].append(part)

@@ -46,7 +46,7 @@ def rdkit() -> Any:
     """
     try:
         from rdkit import Chem, RDLogger
-        from rdkit.Chem import AllChem  # noqa: F401  (an attribute of Chem from here on)
+        from rdkit.Chem import AllChem, rdMolTransforms  # noqa: F401  (attributes of Chem from here on)
 
         silence: Any = RDLogger
     except ImportError as error:

@@ -25,6 +25,7 @@ class DirectSettings:
         force_weight: Weight of the mean ‖ΔF‖ over atoms, over the RMS force component of the labels.
         energy_weight: Weight of |ΔE| per atom over the force scale × 1 Å; 0: the energy head is not trained.
         energy_gradient_weight: Weight of ‖−∇E − F‖ of the energy head, for slow forces (costs about two more steps in four).
+        curvature_weight: Weight of ‖J v + H v‖ over the RMS of labelled curvature products H v (costs two more steps in four).
         antisymmetry_weight: Weight of the antisymmetric part of the force Jacobian (costs as much as two more steps in four).
         held_out: Fraction of the frames held out, as whole blocks.
         float64: Double precision in training.
@@ -42,6 +43,7 @@ class DirectSettings:
     force_weight: float = setting(1.0, least=0.0, below=1e6)
     energy_weight: float = setting(0.1, least=0.0, below=1e6)
     energy_gradient_weight: float = setting(0.0, least=0.0, below=1e6)
+    curvature_weight: float = setting(0.0, least=0.0, below=1e6)
     antisymmetry_weight: float = setting(0.0, least=0.0, below=1e6)
     held_out: float = setting(0.1, above=0.0, below=0.9)
     float64: bool = False
@@ -59,7 +61,7 @@ class DirectSettings:
         """The terms of the loss that potentials have too."""
         return TrainSettings(
             net=self.net, force_weight=self.force_weight, energy_weight=self.energy_weight, stress_weight=0.0,
-            energy_gradient_weight=self.energy_gradient_weight,
+            energy_gradient_weight=self.energy_gradient_weight, curvature_weight=self.curvature_weight,
         )  # fmt: skip
 
 
@@ -70,7 +72,9 @@ class MoleculeSettings:
     Attributes:
         structures: Number of structures.
         per_molecule: Structures of each molecule.
+        torsions: How many of six structures have a single bond turned, half of them minimised around it.
     """
 
     structures: int = setting(10_000, least=1, most=10**9)
     per_molecule: int = setting(12, least=1, most=10**5)
+    torsions: int = setting(2, least=0, most=5)

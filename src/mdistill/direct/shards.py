@@ -1,11 +1,13 @@
 """Labelled molecules in shards: one .npz for a few molecules, whole or absent, so that labelling resumes and memory stays small.
 
 Arrays of a shard: count [structure] atoms, numbers [atom], positions [atom, 3] Å, forces [atom, 3] eV/Å, energy [structure] eV,
-charge, unpaired and molecule [structure]. `molecules.json` beside them holds the settings and, once all is done, the totals.
+charge, unpaired, molecule and origin (an index of `conformers.ORIGINS`) [structure]. `molecules.json` beside them holds the
+settings and, once all is done, the totals.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mdistill.direct.conformers import ORIGINS
 from mdistill.errors import BadInput
 from mdistill.io.arrays import DAMAGED, read_arrays
 from mdistill.io.files import read_json, replacing
 from mdistill.types import LabelledFrame, Prediction, System
 
 MANIFEST = "molecules.json"
-_NAMES = ("count", "numbers", "positions", "forces", "energy", "charge", "unpaired", "molecule")
+_NAMES = ("count", "numbers", "positions", "forces", "energy", "charge", "unpaired", "molecule", "origin")
 
 
 def is_shards(path: Path) -> bool:
@@ -45,7 +48,7 @@ def read_shards(folder: Path, *, most: int | None = None) -> list[LabelledFrame]
         BadInput: No shard, or a damaged one.
     """
     frames: list[LabelledFrame] = []
-    for part in _shards(folder):
+    for part, _ in _shards(folder):
         if most is not None and len(frames) >= most:
             break
         frames += part
@@ -69,29 +72,32 @@ def read_folders(folders: Sequence[Path]) -> list[LabelledFrame]:
 
 
 def contents(folder: Path) -> dict[str, int]:
-    """Numbers of structures, and of molecules with one or more, in all shards.
+    """Numbers of structures, of molecules with one or more, and of structures by origin, in all shards.
 
     Raises:
         BadInput: A damaged shard.
     """
-    molecules, structures = set[int](), 0
-    for part in _shards(folder):
+    molecules, structures, origins = set[int](), 0, Counter[str]()
+    for part, made in _shards(folder):
         molecules |= {frame.block for frame in part}
         structures += len(part)
-    return {"structures": structures, "molecules": len(molecules)}
+        origins.update(made)
+    return {"structures": structures, "molecules": len(molecules)} | dict(origins)
 
 
-def _shards(folder: Path) -> Iterator[list[LabelledFrame]]:
+def _shards(folder: Path) -> Iterator[tuple[list[LabelledFrame], list[str]]]:
+    """Frames of every shard, and the origin of each; no origins in shards of earlier versions."""
     for path in sorted(folder.glob("shard-*.npz")):
         try:
-            yield _frames(read_arrays(path))
+            arrays = read_arrays(path)
+            yield _frames(arrays), [ORIGINS[k] for k in arrays.get("origin", ())]
         except DAMAGED as error:
             problem, fix = f"is damaged ({error})", "remove it and run `mdistill molecules` again with the same flags"
             raise BadInput(path, problem, allowed="a shard of labelled molecules", fix=fix) from error
 
 
 def _frames(arrays: Mapping[str, np.ndarray]) -> list[LabelledFrame]:
-    held = {name: torch.from_numpy(arrays[name]) for name in _NAMES}
+    held = {name: torch.from_numpy(arrays[name]) for name in _NAMES[:-1]}
     ends = held["count"].cumsum(0).tolist()
     frames = []
     for k, (end, n) in enumerate(zip(ends, held["count"].tolist(), strict=True)):

@@ -59,7 +59,7 @@ def prepare_direct(
     """The network, its objective and its items. Arguments and errors as `train_direct`."""
     check_labels(frames)
     train, held_out = split_blocks(frames, held_out=settings.held_out, chosen=held_blocks)
-    train = with_probes(train, "none")  # no term has them, and copies would not turn them
+    train = with_probes(train, "any" if settings.curvature_weight else "none")
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
     dtype = torch.float64 if settings.float64 else torch.float32
     net = EdgeTransformerNet(settings.student(elements), seed=settings.fit.seed) if start_from is None else _earlier(start_from)
@@ -70,9 +70,15 @@ def prepare_direct(
     inputs = {"train": frames_hash(train), "held_out": frames_hash(held_out)}
     inputs |= {} if start_from is None else {"start": read_metadata(start_from)["sha256"]}
     terms = loss_terms(train, settings.weights())
+    curved = [term for term in terms if term.quantity == "curvature"]
+    if settings.curvature_weight and not curved:
+        fix = "label with `mdistill label --probes 1` or more, or leave the weight out"
+        raise BadInput("--curvature-weight", "no label has curvature products", allowed="labels with them, or 0", fix=fix)
+    terms = [term for term in terms if term.quantity != "curvature"]
     objective = TurnedObjective(
         inner=PotentialObjective(terms=terms, every=10**9, seed=settings.fit.seed),
         copies=settings.copies, seed=settings.fit.seed, antisymmetry=settings.antisymmetry_weight / terms[0].scale**2,
+        curvature=sum(term.weight / term.scale for term in curved),
     )  # fmt: skip
     return Prepared(
         net=net.in_type(dtype), objective=objective, items=items, held_items=held_items, train=train, held_out=held_out,
