@@ -29,6 +29,7 @@ from mdistill.errors import BadInput, BlowUp
 from mdistill.graph import build_graph, concatenate, make_system, split
 from mdistill.nets.model_files import save_model
 from mdistill.observables.simulation import dynamics_results
+from mdistill.runs.results import read_results
 from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
 from mdistill.simulation.kinetics import kinetic_energy
@@ -292,6 +293,11 @@ def test_simulate_tells_of_heating_and_takes_the_remedies(tmp_path: Path, capsys
     assert "heats up" not in capsys.readouterr().err
     assert cli.run([*command, "--out", f"{tmp_path}/nvt"]) == 0
     assert "heats up" not in capsys.readouterr().err
+    assert read_results(tmp_path / "nvt").values["bonds_held"].value == pytest.approx(0.02)
+    hot = ["--temperature-K", "3000", "--time-ps", "0.2", "--every-fs", "2", "--seed", "4", "--out", f"{tmp_path}/hot"]
+    assert cli.run([*command, *hot]) == 0
+    flown = read_results(tmp_path / "hot")
+    assert 0.0 < flown.values["bonds_held"].value < 0.2 and any("A bond deviates" in note for note in flown.notes)
     with pytest.raises(BadInput, match="--inner-steps"):
         for_dynamics(Conservative(MorseNet()), inner_steps=2)
     net = tiny_edge_transformer(1)

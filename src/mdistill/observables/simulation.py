@@ -9,8 +9,8 @@ import numpy as np
 
 from mdistill.closed_form.posterior import POSTERIOR, load_posterior
 from mdistill.derivatives import is_gradient
-from mdistill.direct.diagnostics import LEAST_FRAMES, heating
-from mdistill.estimates import exactly, unknown
+from mdistill.direct.diagnostics import BROKEN, LEAST_FRAMES, bonds, heating, stable_time
+from mdistill.estimates import Estimate, exactly, unknown
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.io.logs import read_log
 from mdistill.nets.model_files import read_metadata
@@ -34,7 +34,8 @@ _METHODS = {"langevin": "baoab", "bussi": "bussi"}
 def dynamics_results(done: SimulationResult, potential: Potential, settings: SimulateSettings) -> Results:
     """Averages after equilibration, and figures of temperature and energy against time.
 
-    NVE of forces that are no gradient of an energy also has `heating`, the slope of its temperature (K/ns).
+    NVE of forces that are no gradient of an energy also has `heating`, the slope of its temperature (K/ns), and a molecule with
+    such forces `bonds_held`, the time (ps) until a bond deviates by more than 0.5 Å from its first length.
     """
     log = read_log(done.log)
     time_ps = log["time_fs"] / 1000.0
@@ -60,12 +61,25 @@ def dynamics_results(done: SimulationResult, potential: Potential, settings: Sim
         after, heats = log["time_fs"] > 0.0, [_NOT_CONSERVED]
         enough = int(after.sum()) >= LEAST_FRAMES
         values = values | {"heating": heating(log["time_fs"][after], log["temperature_K"][after]) if enough else unknown("K/ns")}
+    if len(time_ps) > 1 and not is_gradient(potential) and not bool(done.state.system.pbc.any()):
+        held, broken = bonds_held(done)
+        values, heats = values | {"bonds_held": held}, heats + broken
     return Results(
         command="simulate", values=values, figures=figures,
         provenance={"potential": potential.name, "model_sha256": shown_sha256(potential)},
         citations=["mdistill", "ase", "vesin", *used, *(["cell-rescaling"] if settings.ensemble == "npt" else [])],
         notes=[*(["An interrupted run was continued."] if done.resumed else []), *heats, *barostat_notes(done.log, settings)],
     )  # fmt: skip
+
+
+def bonds_held(done: SimulationResult) -> tuple[Estimate, list[str]]:
+    """Time (ps) until a bond of the first frame deviates by more than 0.5 Å, or that of the last frame; a note where one does."""
+    run = read_trajectory(done.trajectory).trajectory
+    pairs = bonds(replace(done.state.system, positions=run.positions[0]))
+    lengths = (run.positions[0][pairs[:, 1]] - run.positions[0][pairs[:, 0]]).norm(dim=1)
+    held = stable_time(run, pairs, lengths) / 1000.0 if len(pairs) else float(run.times[-1]) / 1000.0
+    note = f"A bond deviates by more than {BROKEN:g} Å from its first length after {held:.3g} ps: the molecule broke or reacted."
+    return exactly(held, "ps", samples=len(run.times)), [note] if held < float(run.times[-1]) / 1000.0 else []
 
 
 def uncertainty_results(potential: Potential, model: Path, done: SimulationResult, *, frames: int = 12) -> Results:
