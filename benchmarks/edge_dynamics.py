@@ -1,0 +1,247 @@
+"""Dynamics with direct forces: stability and distances of ethanol, heating of butane and its remedies, rows of a teacher.
+
+    python -m benchmarks.edge_transformer stability drift taught --work FOLDER --data FOLDER
+
+`stability` and `taught` start from the models that the part `accuracy` left in FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.edge_fits import MINUTES, force_errors, frames_of, planned
+from mdistill.data.probes import draw_probes
+from mdistill.derivatives import curvature_products
+from mdistill.direct.diagnostics import (
+    antisymmetry,
+    bonds,
+    density_error,
+    distance_density,
+    equivariance_error,
+    heating,
+    stable_time,
+)
+from mdistill.direct.generate import generate
+from mdistill.direct.molecules import parsed
+from mdistill.direct.safe import for_dynamics
+from mdistill.direct.settings import DirectSettings, MoleculeSettings
+from mdistill.direct.shards import read_shards
+from mdistill.direct.train import train_direct
+from mdistill.graph import build_graph, cast
+from mdistill.nets.model_files import load_model
+from mdistill.settings import to_json
+from mdistill.simulation.evaluator import Evaluator
+from mdistill.simulation.initial_state import initial_state
+from mdistill.simulation.kinetics import temperature
+from mdistill.simulation.langevin import Baoab
+from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.training.settings import FitSettings
+from mdistill.types import LabelledFrame, Prediction, State, System, Trajectory
+
+SEEDS, NVT_PS, NVT_K, STEP_FS, EVERY, SETTLED_FS = (1, 2, 3), 5.0, 500.0, 0.5, 20, 500.0
+BUTANE, NVE_PS, TAUGHT, TAUGHT_MINUTES, PROBES = 1000, 1.0, 100, 1.0, 6
+
+
+def run(potential: Any, state: State, propagator: Any, picoseconds: float, seed: int) -> tuple[Trajectory, np.ndarray]:
+    """Frames every `EVERY` time steps of 0.5 fs, and the temperature at each; it ends where a number is not finite."""
+    random, frames, kelvin = torch.Generator().manual_seed(seed), [], []
+    steps = max(1, round(EVERY * STEP_FS / propagator.stride_fs))
+    for _ in range(round(1000.0 * picoseconds / (steps * propagator.stride_fs))):
+        for _ in range(steps):
+            state = propagator.step(state, random)
+        frames.append(state)
+        kelvin.append(float(temperature(state)[0]))
+        if not bool(torch.isfinite(state.system.positions).all()):
+            break
+    trajectory = Trajectory(
+        numbers=state.system.numbers,
+        positions=torch.stack([frame.system.positions.double() for frame in frames]),
+        momenta=None,
+        cell=torch.stack([frame.system.cell[0].double() for frame in frames]),
+        times=torch.tensor([frame.time for frame in frames]),
+    )
+    return trajectory, np.array(kelvin)
+
+
+def stability(work: Path, data: Path) -> None:
+    """Time until a bond breaks and error of h(r) of ethanol in NVT, by the published protocol but for the length of the runs."""
+    test = frames_of(data, "ethanol", "test")
+    places = torch.stack([frame.system.positions for frame in test])
+    pairs = bonds(test[0].system)
+    lengths = (places[:, pairs[:, 1]] - places[:, pairs[:, 0]]).norm(dim=2).mean(0)
+    reference, noise = distance_density(places), density_error(distance_density(places[::2]), distance_density(places[1::2]))
+    rows: list[dict[str, Any]] = []
+    for name in ("edge_transformer-2", "edge_transformer-10", "moment-2"):
+        path = work / f"accuracy-ethanol-{name}" / "fit" / "student.mdistill"
+        if not path.exists():
+            continue
+        potential = for_dynamics(load_model(path, dtype=torch.float32))
+        for seed in SEEDS:
+            state = initial_state(
+                cast(test[seed].system, dtype=torch.float32), temperature_K=NVT_K, generator=torch.Generator().manual_seed(seed)
+            )
+            step = Baoab(evaluate=Evaluator(potential), time_step=STEP_FS, temperature_K=NVT_K)
+            trajectory, kelvin = run(potential, state, step, NVT_PS, seed)
+            held = stable_time(trajectory, pairs, lengths)
+            kept = (trajectory.times > SETTLED_FS) & (trajectory.times <= held)
+            rows.append(
+                {
+                    "part": "stability",
+                    "molecule": "ethanol",
+                    "student": name.rpartition("-")[0].replace("_", " "),
+                    "budget (CPU min)": float(name.rpartition("-")[2]),
+                    "seed": seed,
+                    "stable (ps)": held / 1000.0,
+                    "simulated (ps)": float(trajectory.times[-1]) / 1000.0,
+                    "mean T (K)": float(kelvin[kept.numpy()].mean()) if bool(kept.any()) else None,
+                    "error of h(r)": density_error(distance_density(trajectory.positions[kept]), reference),
+                    "error of h(r), half of the reference against the other": noise,
+                }
+            )
+            (work / "stability.json").write_text(json.dumps(rows))
+            print(rows[-1], flush=True)
+
+
+def butane(work: Path) -> list[LabelledFrame]:
+    """Structures of butane labelled by GFN2-xTB, in twenty blocks."""
+    folder = work / "butane"
+    generate(MoleculeSettings(structures=BUTANE, per_molecule=BUTANE), folder, seed=1, workers=1, listed=[one("CCCC")])
+    frames = read_shards(folder)
+    order = np.random.default_rng(0).permutation(len(frames))
+    return [replace(frames[k], block=place * 20 // len(frames)) for place, k in enumerate(order)]
+
+
+def one(smiles: str) -> Any:
+    """The molecule of a SMILES."""
+    molecule = parsed(smiles)
+    assert molecule is not None
+    return molecule
+
+
+def drift(work: Path, data: Path) -> None:
+    """Slope of the temperature of butane in NVE from 300 K, with and without remedies, each from three starts."""
+    del data
+    frames = butane(work)
+    rows: list[dict[str, Any]] = []
+    models = {}
+    for name, more in (("plain", {}), ("antisymmetry penalty", {"antisymmetry_weight": 0.1})):
+        settings = DirectSettings(width=64, layers=3, energy_gradient_weight=0.1, **more)
+
+        def fit(steps: int, folder: Path, settings: DirectSettings = settings) -> Any:
+            fit = FitSettings(steps=steps, batch_size=5, learning_rate=2e-3, warmup=100, ema=0.998, clip=1.0)
+            return train_direct(frames, replace(settings, fit=fit), folder, held_blocks={19})
+
+        result = planned(fit, work / f"drift-{name.partition(' ')[0]}", MINUTES)
+        models[name] = result.path
+        systems = [frame.system for frame in frames if frame.block == 19][:4]
+        potential = load_model(result.path)
+        rows.append(
+            {"part": "drift", "molecule": "butane", "model": name, "steps": result.steps, "CPU minutes": result.cpu_minutes}
+            | force_errors(result.path, [frame for frame in frames if frame.block == 19])
+            | {"E_eq (meV/Å)": equivariance_error(potential, systems).scaled(1e3, "meV/Å"), "λ": antisymmetry(potential, systems)}
+        )
+        print(rows[-1], flush=True)
+    low = min(frames, key=lambda frame: float(frame.target.energy)).system
+    for name, dtype, frame, inner in (
+        ("plain", "float32", False, 0),
+        ("plain", "float32", True, 0),
+        ("plain", "float64", False, 0),
+        ("plain", "float64", True, 0),
+        ("plain", "float32", False, 4),
+        ("antisymmetry penalty", "float32", False, 0),
+    ):
+        kind = getattr(torch, dtype)
+        potential = for_dynamics(load_model(models[name], dtype=kind), random_frame=frame, inner_steps=inner)
+        found = [heated_run(potential, cast(low, dtype=kind), inner, seed) for seed in SEEDS]
+        slopes = np.array([slope for slope, _, _ in found if slope is not None])
+        few = len(slopes) < 2
+        rows.append(
+            {
+                "part": "drift",
+                "molecule": "butane",
+                "model": name,
+                "type": dtype,
+                "random frame": frame,
+                "inner steps": inner,
+                "heating (K/ns)": float(slopes.mean()) if len(slopes) else None,
+                "error": None if few else float(slopes.std(ddof=1) / len(slopes) ** 0.5),
+                "heating (K/ns/atom)": float(slopes.mean()) / low.n_atoms if len(slopes) else None,
+                "starts": len(slopes),
+                "mean T (K)": float(np.mean([kelvin for _, kelvin, _ in found])),
+                "bonds held (ps)": [held for _, _, held in found],
+            }
+        )
+        (work / "drift.json").write_text(json.dumps(to_json(rows)))
+        print(rows[-1], flush=True)
+
+
+def heated_run(potential: Any, system: System, inner: int, seed: int) -> tuple[float | None, float, float]:
+    """Slope of the temperature in NVE (K/ns; None where bonds broke within 0.2 ps), its mean, and how long bonds held (ps)."""
+    make = getattr(potential, "nve_step", VelocityVerlet)
+    step = make(evaluate=Evaluator(potential), time_step=inner * STEP_FS if inner else STEP_FS)
+    state = initial_state(system, temperature_K=300.0, generator=torch.Generator().manual_seed(seed))
+    trajectory, kelvin = run(potential, state, step, NVE_PS, seed)
+    pairs = bonds(system)
+    lengths = (system.positions[pairs[:, 1]] - system.positions[pairs[:, 0]]).norm(dim=1).double()
+    held = stable_time(trajectory, pairs, lengths)
+    kept = (trajectory.times <= held).numpy()
+    if kept.sum() < 20:
+        return None, float(kelvin.mean()), held / 1000.0
+    return heating(trajectory.times.numpy()[kept], kelvin[kept]).value, float(kelvin[kept].mean()), held / 1000.0
+
+
+def labelled(frame: LabelledFrame, teacher: Any, seed: int) -> LabelledFrame:
+    """A structure with energy, forces and products of a conservative teacher."""
+    system = frame.system
+    answer = teacher(build_graph(system, teacher.cutoff))
+    probes = draw_probes(system, PROBES, torch.Generator().manual_seed(seed), kind="rows")
+    target = Prediction(energy=answer.energy, forces=answer.forces)
+    return replace(frame, target=target, probes=probes, products=curvature_products(teacher, system, probes))
+
+
+def taught(work: Path, data: Path) -> None:
+    """A direct net taught by 100 frames of a moment net, with and without rows of its force Jacobian, at equal CPU time."""
+    teacher = load_model(work / "accuracy-ethanol-moment-2" / "fit" / "student.mdistill")
+    train = [labelled(frame, teacher, k) for k, frame in enumerate(frames_of(data, "ethanol", "train")[:TAUGHT])]
+    train = [replace(frame, block=k * 10 // TAUGHT) for k, frame in enumerate(train)]
+    test = [labelled(frame, teacher, k) for k, frame in enumerate(frames_of(data, "ethanol", "test")[::10])]
+    rows: list[dict[str, Any]] = []
+    for seed in (1, 2):
+        for weight in (0.0, 0.3, 2.0):
+
+            def fit(steps: int, folder: Path, weight: float = weight, seed: int = seed) -> Any:
+                fit = FitSettings(steps=steps, batch_size=5, learning_rate=2e-3, warmup=100, ema=0.998, clip=1.0, seed=seed)
+                settings = DirectSettings(width=64, layers=3, curvature_weight=weight, fit=fit)
+                return train_direct(train, settings, folder, held_blocks={9})
+
+            result = planned(fit, work / f"taught-{weight:g}-{seed}", TAUGHT_MINUTES)
+            potential, systems = load_model(result.path), [frame.system for frame in test[:6]]
+            rows.append(
+                {"part": "taught", "molecule": "ethanol", "curvature weight": weight, "seed": seed, "steps": result.steps}
+                | {"CPU minutes": result.cpu_minutes}
+                | force_errors(result.path, test)
+                | {"products MAE (eV/Å²)": product_mae(potential, test[::4]), "λ": antisymmetry(potential, systems)}
+                | {"E_eq (meV/Å)": equivariance_error(potential, systems).scaled(1e3, "meV/Å")}
+            )
+            (work / "taught.json").write_text(json.dumps(to_json(rows)))
+            print(rows[-1], flush=True)
+
+
+def product_mae(potential: Any, frames: list[LabelledFrame]) -> float:
+    """Mean absolute error of −vᵀJ against the labelled products."""
+    off = []
+    for frame in frames:
+        assert frame.probes is not None
+        assert frame.products is not None
+        off.append(float((curvature_products(potential, frame.system, frame.probes) - frame.products).abs().mean()))
+    return float(np.mean(off))
+
+
+PARTS: dict[str, Callable[[Path, Path], None]] = {"stability": stability, "drift": drift, "taught": taught}
