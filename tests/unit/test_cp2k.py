@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from fake_cp2k import SPRING
 from laws import assert_close
 from mdistill.data.store import LabelStore
-from mdistill.errors import BadInput, MdistillError
+from mdistill.errors import BadInput, MdistillError, MdistillNotice
 from mdistill.graph import make_system
 from mdistill.labelling.cp2k import ATTEMPTS, Cp2k
 from mdistill.labelling.cp2k_files import input_text, read_output
@@ -34,7 +35,7 @@ from mdistill.units import BOHR, GPA, HARTREE
 from systems import random_box
 
 PLAYER = Path(__file__).parents[1] / "fake_cp2k.py"
-BOX = random_box(0, atoms=6, length=5.0)
+BOX, NARROW = (random_box(0, atoms=6, length=length) for length in (9.0, 5.0))
 PLAIN = LabelSettings(probes=0, largest_force=1e4)
 
 
@@ -134,7 +135,7 @@ from mdistill.labelling.remembered import Remembered
 from mdistill.labelling.settings import LabelSettings
 from systems import random_box
 home, workers, player = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-box = random_box(0, atoms=6, length=5.0)
+box = random_box(0, atoms=6, length=9.0)
 systems = [replace(box, positions=box.positions + 0.01 * k) for k in range(4)]
 engine = Remembered(Cp2k(Cp2kSettings(command=f"{sys.executable} {player} " + sys.argv[4])))
 label_structures(systems, engine, LabelStore(home / "labels"), name="hard", settings=LabelSettings(probes=0, largest_force=1e4),
@@ -194,6 +195,26 @@ def test_the_input_names_every_kind_and_the_periodicity():
     assert "PERIODIC NONE" in text and "PSOLVER MT" in text and "STRESS" not in text and "DFTD3" not in text
 
 
+def test_a_small_cell_is_sampled_by_k_points_and_the_next_one_starts_from_its_density(tmp_path):
+    """5 Å: two k-points along each axis, none along open ones; orbital transformation knows the Γ point alone."""
+    with pytest.warns(MdistillNotice, match="--cp2k.kpoints 2 2 2"):
+        engine("good").label(NARROW, tmp_path / "plain")
+    grid = engine("good", kpoints=(2, 2, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MdistillNotice)
+        for name in "ab":
+            grid.label(NARROW, tmp_path / name)
+    text = (tmp_path / "b" / "attempt-1" / "run.inp").read_text()
+    assert "MONKHORST-PACK 2 2 2" in text and "&DIAGONALIZATION" in text and "&OT" not in text
+    assert "WFN_RESTART_FILE_NAME start.kp" in text and not list((tmp_path / "b").rglob("*.kp*"))
+    assert [told(tmp_path / name)[0]["from_orbitals"] for name in "ab"] == [False, True]
+    assert "2×2×2 k-points" in grid.theory and "Γ point" in engine("good").theory
+    slab = replace(NARROW, pbc=torch.tensor([[True, True, False]]))
+    assert "MONKHORST-PACK 2 2 1" in input_text(slab, Cp2kSettings(kpoints=(2, 2, 2)))
+    safer = input_text(NARROW, Cp2kSettings(kpoints=(2, 2, 2)), safer=True)
+    assert "ALPHA 0.1" in safer and "MAX_SCF 200" in safer
+
+
 def test_an_output_cut_anywhere_is_a_failure(tmp_path):
     engine("good").label(BOX, tmp_path / "q")
     text = (tmp_path / "q" / "attempt-1" / "run.out").read_text()
@@ -203,11 +224,15 @@ def test_an_output_cut_anywhere_is_a_failure(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cp2k") is None, reason="cp2k is not installed")
-def test_cp2k_itself_gives_forces_and_stress_that_are_derivatives_of_its_energy(tmp_path):
+@pytest.mark.filterwarnings("ignore:cp2k. k-points")
+@pytest.mark.parametrize("kpoints", [(1, 1, 1), (2, 1, 1)])
+def test_cp2k_itself_gives_forces_and_stress_that_are_derivatives_of_its_energy(tmp_path, kpoints):
     """Two hydrogen molecules in a small cell: central differences of the energy."""
     positions = np.array([[0.0, 0.0, 0.0], [0.80, 0.05, 0.0], [2.0, 2.0, 2.0], [2.1, 2.05, 2.75]])
     cell = np.diag([4.5, 4.7, 4.9])
-    cp2k = Cp2k(Cp2kSettings(functional="PBE", basis="SZV-MOLOPT-SR-GTH", cutoff_Ry=200.0, scf=1e-7, drift_eV_A=0.2))
+    cp2k = Cp2k(
+        Cp2kSettings(functional="PBE", basis="SZV-MOLOPT-SR-GTH", cutoff_Ry=200.0, scf=1e-7, drift_eV_A=0.2, kpoints=kpoints)
+    )
 
     def of(system: System) -> Answer:
         answer = cp2k.label(system, tmp_path / "q")

@@ -53,7 +53,7 @@ examples:
 """
 GROUPS = {
     "what": ("engine", "budget", "select", "fit.share", "fit.time"),
-    "cp2k": ("cp2k.functional", "cp2k.basis", "cp2k.cutoff_Ry", "cp2k.command"),
+    "cp2k": ("cp2k.functional", "cp2k.basis", "cp2k.cutoff_Ry", "cp2k.kpoints", "cp2k.command"),
     "pyscf": ("pyscf.functional", "pyscf.basis"),
     "run": ("out", "executor", "workers", "threads", "max_hours", "trust"),
 }

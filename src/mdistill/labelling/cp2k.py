@@ -24,13 +24,16 @@ from torch import Tensor
 from mdistill.errors import BadInput, MdistillError
 from mdistill.io.files import replacing, write_json, write_text
 from mdistill.io.structures import check_state
-from mdistill.labelling.cp2k_files import input_text, read_output, scf_steps
+from mdistill.labelling.cp2k_files import input_text, read_output, sampled, scf_steps
 from mdistill.labelling.engine import Answer, Failure
 from mdistill.labelling.hard_settings import Cp2kSettings
+from mdistill.notices import notify
 from mdistill.processes import die_with_parent
 from mdistill.types import Prediction, System
 
-INPUT, OUTPUT, WAVEFUNCTION, ATTEMPTS = "run.inp", "run.out", "run-RESTART.wfn", "attempts.json"
+INPUT, OUTPUT, WAVEFUNCTION, DENSITY, ATTEMPTS = "run.inp", "run.out", "run-RESTART.wfn", "run-RESTART.kp", "attempts.json"
+LEAST_A = 8.0
+"""Number of k-points × height of the cell, Å, below which a notice is issued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class Cp2k:
     def theory(self) -> str:
         """The level of theory, in words."""
         s = self.settings
-        return f"CP2K {s.functional}, {s.basis}, {s.cutoff_Ry:g}/{s.relative_cutoff_Ry:g} Ry, Γ point"
+        points = "Γ point" if s.kpoints == (1, 1, 1) else f"{'×'.join(map(str, s.kpoints))} k-points"
+        return f"CP2K {s.functional}, {s.basis}, {s.cutoff_Ry:g}/{s.relative_cutoff_Ry:g} Ry, {points}"
 
     def label(
         self, system: System, folder: Path, *, probes: Float[Tensor, "probe atom 3"] | None = None,
@@ -70,7 +74,9 @@ class Cp2k:
         check_state(
             system, by="cp2k", fix="--cp2k.charge; for open shells --engine pyscf", charge=self.settings.charge, unpaired=0
         )
-        orbitals = _orbitals(system, folder.parent)
+        if sampled(system, self.settings) < LEAST_A:
+            notify(f"cp2k: k-points × height of a cell is below {LEAST_A:g} Å; --cp2k.kpoints 2 2 2, or a larger cell")
+        orbitals = _orbitals(system, folder.parent, self._kept)
         told, answer = [], Failure(reason="not run", retry=False)
         for number, safer in enumerate((False, True)):
             begin = time.monotonic()
@@ -82,8 +88,8 @@ class Cp2k:
             write_json(folder / ATTEMPTS, {"engine": self.theory, "settings": asdict(self.settings), "attempts": told})
             if not isinstance(outcome[0], Failure):
                 with suppress(OSError, MdistillError), replacing(orbitals) as partial:
-                    shutil.copyfile(folder / f"attempt-{number + 1}" / WAVEFUNCTION, partial)
-                (folder / f"attempt-{number + 1}" / WAVEFUNCTION).unlink(missing_ok=True)
+                    shutil.copyfile(folder / f"attempt-{number + 1}" / self._kept, partial)
+                (folder / f"attempt-{number + 1}" / self._kept).unlink(missing_ok=True)
                 return Answer(prediction=outcome[0])
             answer = outcome[0]
             if not answer.retry:
@@ -96,8 +102,8 @@ class Cp2k:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         if start is not None:
-            shutil.copyfile(start, folder / "start.wfn")
-        text = input_text(system, self.settings, wavefunction="" if start is None else "start.wfn", safer=safer)
+            shutil.copyfile(start, folder / f"start{start.suffix}")
+        text = input_text(system, self.settings, wavefunction="" if start is None else f"start{start.suffix}", safer=safer)
         write_text(folder / INPUT, text)
         environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         with open(folder / OUTPUT, "wb") as out:
@@ -115,10 +121,15 @@ class Cp2k:
         answer = read_output(text, system, self.settings)
         if status != 0 and not isinstance(answer, Failure):
             answer = Failure(reason=f"CP2K ended with status {status}", retry=True)
-        for left in folder.glob("*.wfn*"):
-            if isinstance(answer, Failure) or left.name != WAVEFUNCTION:
+        for left in [*folder.glob("*.wfn*"), *folder.glob("*.kp*")]:
+            if isinstance(answer, Failure) or left.name != self._kept:
                 left.unlink()
         return answer, scf_steps(text)
+
+    @property
+    def _kept(self) -> str:
+        """The file that the next calculation starts from."""
+        return WAVEFUNCTION if self.settings.kpoints == (1, 1, 1) else DENSITY
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -129,7 +140,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _orbitals(system: System, folder: Path) -> Path:
+def _orbitals(system: System, folder: Path, kept: str) -> Path:
     """The file of the last orbitals of this cell content, in the folder of all calculations."""
     counts = "-".join(map(str, system.numbers.tolist()))
-    return folder / f"orbitals-{hashlib.sha256(counts.encode()).hexdigest()[:12]}.wfn"
+    return folder / f"orbitals-{hashlib.sha256(counts.encode()).hexdigest()[:12]}{Path(kept).suffix}"

@@ -1,14 +1,16 @@
 r"""CP2K's input from a structure, and energy, forces and stress from its output.
 
-Input: Quickstep with orbital transformation, FULL_SINGLE_INVERSE preconditioner and DIIS; the safer one has FULL_ALL, conjugate
-gradients and more steps. Output: hartree, hartree/bohr and GPa, tension negative as CP2K prints it (checked against finite
-differences of the energy); here eV, eV/Å and eV/Å³, tension positive.
+Input: Quickstep. At the Γ point orbital transformation, FULL_SINGLE_INVERSE preconditioner and DIIS; the safer one has FULL_ALL,
+conjugate gradients and more steps. With k-points diagonalisation and Broyden mixing; the safer one mixes less, in more steps.
+Output: hartree, hartree/bohr and GPa, tension negative as CP2K prints it (checked against finite differences of the energy); here
+eV, eV/Å and eV/Å³, tension positive.
 
 Reference: T. D. Kühne et al., J. Chem. Phys. 152, 194103 (2020), doi 10.1063/5.0007045.
 """
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
@@ -40,6 +42,28 @@ _VDW = """
           R_CUTOFF 15.0
         &END PAIR_POTENTIAL
       &END VDW_POTENTIAL"""
+_TRANSFORMATION = """
+      MAX_SCF {steps}
+      &OT
+        PRECONDITIONER {preconditioner}
+        MINIMIZER {minimizer}
+      &END OT
+      &OUTER_SCF
+        EPS_SCF {scf:.1E}
+        MAX_SCF {outer}
+      &END OUTER_SCF"""
+_DIAGONALISATION = """
+      MAX_SCF {steps}
+      &DIAGONALIZATION
+      &END DIAGONALIZATION
+      &MIXING
+        METHOD BROYDEN_MIXING
+        ALPHA {share:g}
+      &END MIXING"""
+_KPOINTS = """
+    &KPOINTS
+      SCHEME MONKHORST-PACK {}
+    &END KPOINTS"""
 _TEMPLATE = """&GLOBAL
   PROJECT run
   RUN_TYPE ENERGY_FORCE
@@ -65,17 +89,8 @@ _TEMPLATE = """&GLOBAL
     &END QS{poisson}
     &SCF
       SCF_GUESS {guess}
-      EPS_SCF {scf:.1E}
-      MAX_SCF {steps}
-      &OT
-        PRECONDITIONER {preconditioner}
-        MINIMIZER {minimizer}
-      &END OT
-      &OUTER_SCF
-        EPS_SCF {scf:.1E}
-        MAX_SCF {outer}
-      &END OUTER_SCF
-    &END SCF
+      EPS_SCF {scf:.1E}{solver}
+    &END SCF{kpoints}
     &XC
       {functional}{vdw}
     &END XC
@@ -121,15 +136,27 @@ def input_text(system: System, settings: Cp2kSettings, *, wavefunction: str = ""
     poisson = poisson if periodic in ("XYZ", "NONE") else poisson.replace("MT", "ANALYTIC")
     guess, restart = ("RESTART", f"\n    WFN_RESTART_FILE_NAME {wavefunction}") if wavefunction else ("ATOMIC", "")
     centred = "" if periodic == "XYZ" else "\n    &TOPOLOGY\n      &CENTER_COORDINATES\n      &END\n    &END TOPOLOGY"
-    ot = ("FULL_ALL", "CG", 60, 10) if safer else ("FULL_SINGLE_INVERSE", "DIIS", 25, 8)
+    grid = tuple(n if on else 1 for n, on in zip(settings.kpoints, system.pbc[0].tolist(), strict=True))
+    if grid == (1, 1, 1):
+        ot = ("FULL_ALL", "CG", 60, 10) if safer else ("FULL_SINGLE_INVERSE", "DIIS", 25, 8)
+        solver = _TRANSFORMATION.format(preconditioner=ot[0], minimizer=ot[1], steps=ot[2], outer=ot[3], scf=settings.scf)
+    else:
+        solver = _DIAGONALISATION.format(steps=200 if safer else 60, share=0.1 if safer else 0.4)
     stress = "\n  STRESS_TENSOR ANALYTICAL" if periodic == "XYZ" else ""
     shown = "\n    &STRESS_TENSOR ON\n    &END STRESS_TENSOR" if stress else ""
     return _TEMPLATE.format(
         stress=stress, shown=shown, restart=restart, charge=settings.charge, cutoff=settings.cutoff_Ry,
-        relative=settings.relative_cutoff_Ry, poisson=poisson, guess=guess, scf=settings.scf, preconditioner=ot[0],
-        minimizer=ot[1], steps=ot[2], outer=ot[3], functional=functional, vdw=vdw, vectors=vectors, periodic=periodic,
-        atoms=atoms, centred=centred, kinds=kinds,
+        relative=settings.relative_cutoff_Ry, poisson=poisson, guess=guess, scf=settings.scf, solver=solver,
+        kpoints="" if grid == (1, 1, 1) else _KPOINTS.format(" ".join(map(str, grid))), functional=functional, vdw=vdw,
+        vectors=vectors, periodic=periodic, atoms=atoms, centred=centred, kinds=kinds,
     )  # fmt: skip
+
+
+def sampled(system: System, settings: Cp2kSettings) -> float:
+    """Smallest number of k-points × height of the cell over the periodic directions, Å."""
+    heights = 1.0 / torch.linalg.inv(_cell(system)).norm(dim=0)
+    rows = zip(heights.tolist(), settings.kpoints, system.pbc[0].tolist(), strict=True)
+    return min((height * points for height, points, periodic in rows if periodic), default=math.inf)
 
 
 def _cell(system: System) -> torch.Tensor:

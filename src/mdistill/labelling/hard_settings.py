@@ -11,7 +11,7 @@ Functional = Literal["PBE", "PBE-D3", "revPBE-D3", "BLYP-D3"]
 
 @settings
 class Cp2kSettings:
-    """Periodic DFT by CP2K: Gaussian basis and plane waves, GTH pseudopotentials, orbital transformation, Γ point.
+    """Periodic DFT by CP2K: Gaussian basis and plane waves, GTH pseudopotentials, no open shells.
 
     Attributes:
         command: Program and its arguments; the input file is added.
@@ -19,7 +19,8 @@ class Cp2kSettings:
         basis: Basis set, in CP2K's BASIS_MOLOPT.
         cutoff_Ry: Cutoff of the finest grid, Ry. Too low a cutoff shows in the sum of the forces, which is checked.
         relative_cutoff_Ry: Cutoff of the grid that a Gaussian of exponent 1 is mapped to, Ry.
-        scf: Largest change of the orbitals' gradient at convergence.
+        kpoints: Number of k-points along each lattice vector; 1 1 1 is the Γ point alone, for cells above about 10 Å.
+        scf: Largest change of the orbitals' gradient (with k-points: of the density) at convergence.
         charge: Total charge, e.
         drift_eV_A: Largest mean force of all atoms, eV/Å; beyond it the grid is too coarse and the label is refused.
         timeout_s: Longest time of one attempt, s; a calculation has two.
@@ -30,6 +31,7 @@ class Cp2kSettings:
     basis: str = "DZVP-MOLOPT-SR-GTH"
     cutoff_Ry: float = setting(400.0, least=50.0, most=5000.0, unit="Ry")
     relative_cutoff_Ry: float = setting(50.0, least=10.0, most=1000.0, unit="Ry")
+    kpoints: tuple[int, int, int] = setting((1, 1, 1), least=1, most=50)
     scf: float = setting(1e-6, least=1e-10, most=1e-4)
     charge: int = setting(0, least=-20, most=20)
     drift_eV_A: float = setting(0.02, above=0.0, most=1.0, unit="eV/Å")
