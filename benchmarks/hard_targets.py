@@ -135,13 +135,14 @@ def _frames(path: Path) -> list[LabelledFrame]:
 
 def label_run_if_new(home: Path, pool: Sequence[LabelledFrame], test: Sequence[LabelledFrame]) -> None:
     """The teacher's labels of its own dynamics, of the pool and of the test."""
-    if (home / "soft" / "ledger.json").is_file() and len(LabelStore(home / "validate")) == len(test):
+    if (home / "labelled.json").is_file():
         return
     teacher = load_teacher("sevennet-0")
     for name, frames in (("pool", pool), ("validate", test)):
         systems, plain = [frame.system for frame in frames], replace(SOFT, probes=0)
         label_structures(systems, teacher, LabelStore(home / name), name=name, settings=plain, source=name)
     label_run([pool[0].system], teacher, SOFT, home / "soft")
+    write_json(home / "labelled.json", {"teacher": "sevennet-0"})
 
 
 def errors(answers: Sequence[Prediction], labels: Sequence[LabelledFrame], against: str) -> dict[str, float | None]:

@@ -13,9 +13,11 @@ from mdistill.closed_form.delta import SIZE, Corrected, fit_delta, load_delta, o
 from mdistill.derivatives import Conservative, curvature_products
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
+from mdistill.training import hard_targets
 from mdistill.training.hard_targets import FIRST_BLOCK, HARD, fine_tune, split_hard, together
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
+from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, Prediction
 from systems import MorseNet, labelled, morse_frames, random_box
 
@@ -123,6 +125,26 @@ def test_hard_labels_have_their_share_and_a_block_each():
     assert len(hard) / len(everything) == pytest.approx(0.4, abs=0.1)
     assert {frame.block for frame in hard} == {FIRST_BLOCK, FIRST_BLOCK + 1}
     assert len(together(soft, [], 0.3)) == 12
+
+
+def test_every_hard_label_is_trained_on_and_its_soft_label_is_not(tmp_path, monkeypatch):
+    soft = morse_frames(16, atoms=8)
+    hard = [replace(harder(frame), target=replace(frame.target, energy=frame.target.energy + 99.0)) for frame in soft[:5]]
+    train = replace(SETTINGS, fit=FitSettings(steps=2, batch_size=4))
+    first, seen = train_potential(soft, train, tmp_path / "soft"), {}
+
+    def spy(frames, settings, folder, *, held_blocks, **others):
+        seen["train"], seen["held"] = split_blocks(frames, chosen=held_blocks)
+        return train_potential(frames, settings, folder, held_blocks=held_blocks, **others)
+
+    monkeypatch.setattr(hard_targets, "train_potential", spy)
+    fine_tune(
+        first.path, soft, hard, train, HardFitSettings(), folder=tmp_path / "hard", softening=0.0, references=torch.zeros(4)
+    )
+    energies = {float(f.target.energy) for f in seen["train"]}
+    assert {f.block - FIRST_BLOCK for f in seen["train"] if f.source == HARD} == set(range(5))
+    assert not energies & {float(f.target.energy) for f in soft[:5]} and energies & {float(f.target.energy) for f in soft[5:]}
+    assert len(seen["held"]) == 4 and all(f.source != HARD for f in seen["held"])
 
 
 def test_a_student_follows_hard_labels_and_keeps_what_it_knew(tmp_path):

@@ -2,7 +2,8 @@
 
 The soft labels that are replayed are corrected first (`closed_form.delta`): the teacher's own would pull the student back to its
 errors. The student starts scaled by 1 + s and with the element offsets of the new level of theory, and is trained at a tenth of
-its rate. A frame with a hard label counts several times, so that hard labels are a given share of all.
+its rate. A frame with a hard label counts several times, so that hard labels are a given share of all, and its soft label is
+left out.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import torch
 
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.model_files import load_net, read_metadata, save_model
+from mdistill.runs.identity import structure_sha256
 from mdistill.training.potential import MODEL, TrainingResult, train_potential
 from mdistill.training.settings import HardFitSettings, TrainSettings
+from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame
 
 HARD = "hard"
@@ -55,6 +58,12 @@ def together(
     return [*soft, *(frame for frame in blocks for _ in range(often))]
 
 
+def not_labelled(soft: Sequence[LabelledFrame], hard: Sequence[LabelledFrame]) -> list[LabelledFrame]:
+    """Soft frames without the structures that have a hard label: a corrected label beside it would contradict it."""
+    known = {structure_sha256(frame.system, decimals=6) for frame in hard}
+    return [frame for frame in soft if structure_sha256(frame.system, decimals=6) not in known]
+
+
 def fine_tune(
     student: Path, soft: Sequence[LabelledFrame], hard: Sequence[LabelledFrame], train: TrainSettings, settings: HardFitSettings,
     *, folder: Path, references: torch.Tensor, softening: float, held_blocks: Sequence[int] = (), stop: StopRequest = NEVER,
@@ -71,7 +80,7 @@ def fine_tune(
         folder: Folder of the fit.
         references: Energy per element of the student (eV) to add at the start.
         softening: s of the correction.
-        held_blocks: Blocks of the soft labels that are held out; by default the usual ones.
+        held_blocks: Blocks of the soft labels that are held out; by default the usual ones. No hard label is held out.
         stop, provenance, member: As for `train_potential`.
     """
     first, folder = train.fit.suited(train.net), Path(folder)
@@ -81,9 +90,11 @@ def fine_tune(
         least_steps=max(round(first.least_steps * settings.time), 1),
     )  # fmt: skip
     start = shifted_student(student, folder / START, references, softening)
+    held = set(held_blocks) or {frame.block for frame in split_blocks(soft, held_out=train.held_out, member=member)[1]}
+    replayed = [frame for frame in soft if frame.block in held] + not_labelled([f for f in soft if f.block not in held], hard)
     return train_potential(
-        together(soft, hard, settings.share), replace(train, fit=fit), folder, stop=stop, start_from=start, member=member,
-        provenance=(provenance or {}) | {"hard_labels": len(hard)}, held_blocks=held_blocks,
+        together(replayed, hard, settings.share), replace(train, fit=fit), folder, stop=stop, start_from=start, member=member,
+        provenance=(provenance or {}) | {"hard_labels": len(hard)}, held_blocks=held,
     )  # fmt: skip
 
 
