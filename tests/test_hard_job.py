@@ -108,6 +108,7 @@ def test_labels_are_never_asked_for_twice_and_the_run_can_go_back(place: Path, t
     [
         (["--hard", "cp2k", "--cp2k.command", "no-cp2k"], "apt-get install cp2k"),
         (["--hard", "cp2kk"], "--hard: "),
+        (["--hard", "pyscf"], "--hard cp2k for periodic structures"),
         (["--hard", "toy_teacher:stiff", "--hard-budget", "3", "--hard-rounds", "2"], "--hard-budget 4"),
     ],
 )

@@ -155,7 +155,10 @@ def built(given: DistillArguments) -> Iterator[DistillArguments]:
             made.atoms.write(partial, format="extxyz")
         if (kept / path.name).exists() and (kept / RECIPE).exists() and (kept / RECIPE).read_text("utf-8") == _recipe(given):
             path = kept / path.name
-        chosen = dataclasses.replace(settings, structure=path, teacher=teacher, matter=matter)
+        cp2k, pyscf = settings.cp2k, settings.pyscf
+        cp2k = dataclasses.replace(cp2k, charge=cp2k.charge or made.charge)
+        pyscf = dataclasses.replace(pyscf, charge=pyscf.charge or made.charge, spin=pyscf.spin or made.unpaired)
+        chosen = dataclasses.replace(settings, structure=path, teacher=teacher, matter=matter, cp2k=cp2k, pyscf=pyscf)
         yield dataclasses.replace(given, settings=chosen, out=out)
 
 

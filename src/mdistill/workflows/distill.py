@@ -89,6 +89,7 @@ def distill(
     crystal = read_structure(settings.structure)
     settings = resolved(settings, crystal)
     plan(crystal, settings.prepare)
+    hard_stages.check_engine(settings, crystal)
     teacher = load(settings.teacher, device=settings.device, subject="--teacher", timeout_s=settings.label.timeout_s)
     plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
     engine = hard_stages.hard_engine(settings, folder)

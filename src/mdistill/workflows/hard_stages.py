@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mdistill.crystals.crystal import Crystal
+from mdistill.errors import BadInput
 from mdistill.hardening.corrected import Reference, reference_of
 from mdistill.hardening.harden import ANSWERS, DELTA, Hardening, harden
 from mdistill.hardening.refine import Rounds
@@ -38,6 +40,26 @@ def hard_engine(settings: DistillSettings, run: Path) -> Engine | None:
         return None
     home, flag = run / ANSWERS, "--hard"
     return load_engine(settings.hard, cp2k=settings.cp2k, pyscf=settings.pyscf, subject=flag, device=settings.device, home=home)
+
+
+def check_engine(settings: DistillSettings, crystal: Crystal) -> None:
+    """Refuse what the engine of hard labels would refuse after the stages before it.
+
+    Raises:
+        BadInput: PySCF for something periodic, or another charge or number of unpaired electrons than the molecule's.
+    """
+    matter, pyscf = settings.prepare.matter, settings.pyscf
+    if settings.hard != "pyscf":
+        return
+    if matter != "molecule":
+        raise BadInput(
+            "--hard", f"pyscf, for a {matter}", allowed="a molecule, for pyscf", fix="--hard cp2k for periodic structures"
+        )
+    for name, told, stated in (("charge", pyscf.charge, crystal.charge), ("spin", pyscf.spin, crystal.unpaired)):
+        if stated is not None and told != stated:
+            raise BadInput(
+                f"--pyscf.{name}", f"{told}", allowed=f"{stated}, as the structure states", fix=f"--pyscf.{name} {stated}"
+            )
 
 
 def recorded(settings: DistillSettings, values: Mapping[str, Any]) -> dict[str, Any]:
