@@ -80,6 +80,19 @@ def test_a_batch_and_periodic_structures_keep_apart() -> None:
             assert torch.allclose(found.positions, part.positions - part.positions.mean(0), atol=1e-14)
 
 
+def test_a_molecule_in_a_wide_periodic_box_turns_no_more_than_an_open_one() -> None:
+    """As files of molecules state one: 50 Å, periodic."""
+    molecule, net = SYSTEMS["molecule"](), tiny_edge_transformer(1)
+    boxed = replace(molecule, cell=50.0 * torch.eye(3, dtype=DOUBLE)[None], pbc=torch.ones(1, 3, dtype=torch.bool))
+    narrow = replace(boxed, cell=boxed.cell * 0.12)
+    safe = SafeForces(Direct(net))
+    forces = {name: safe(build_graph(one, net.cutoff)).forces for name, one in (("open", molecule), ("boxed", boxed))}
+    assert torch.allclose(forces["open"], forces["boxed"], atol=1e-10)
+    graph = build_graph(narrow, net.cutoff)
+    plain = Direct(net)(graph).forces
+    assert torch.allclose(safe(graph).forces, plain - plain.mean(0), atol=1e-12)
+
+
 def test_a_random_frame_is_the_same_for_the_same_structure() -> None:
     net, system = tiny_edge_transformer(1), SYSTEMS["molecule"]()
     graph, framed = build_graph(system, net.cutoff), SafeForces(Direct(net), random_frame=True)

@@ -3,7 +3,8 @@ r"""Direct forces made safe for dynamics: no net force, no torque, and a random 
     F ← F − mean F − ω × (r − r̄),   Σ (r − r̄) × (ω × (r − r̄)) = Σ (r − r̄) × F
 
 This is the smallest change of the forces that removes both: it projects on all motions but translation and rotation. Where
-the atoms lie on a line, the rotation about it moves nothing and is left out. Periodic structures keep their torque.
+the atoms lie on a line, the rotation about it moves nothing and is left out. Structures that see images of themselves keep their
+torque; a molecule in a periodic box wider than itself and the cutoff does not.
 
 In a random frame the structure is rotated before the network sees it, and the forces are rotated back. The rotation follows from
 the bits of the positions, so the answer depends on the structure alone and a restarted run repeats itself; from step to step it
@@ -21,7 +22,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mdistill.derivatives import DirectNet
@@ -76,7 +77,7 @@ class SafeForces:
             seen = self.inner(replace(graph, system=turned(graph.system, turn)))
             stress = None if seen.stress is None else turn @ seen.stress.to(turn) @ turn.T
             prediction = replace(seen, forces=seen.forces.to(turn) @ turn.T, stress=stress)
-        return replace(prediction, forces=without_rigid_parts(graph.system, prediction.forces))
+        return replace(prediction, forces=without_rigid_parts(graph.system, prediction.forces, alone=isolated(graph)))
 
 
 def frame_of(system: System) -> Float[Tensor, "3 3"]:
@@ -85,8 +86,20 @@ def frame_of(system: System) -> Float[Tensor, "3 3"]:
     return random_turn(np.random.default_rng(zlib.crc32(content))).to(system.positions)
 
 
-def without_rigid_parts(system: System, forces: Float[Tensor, "atom 3"]) -> Float[Tensor, "atom 3"]:
-    """Forces without the net force and, of structs that are open in every direction, without the torque (eV/Å)."""
+def isolated(graph: Graph) -> Bool[Tensor, " struct"]:
+    """Whether no atom of a struct sees an image of another one."""
+    system = graph.system
+    images = (graph.shift != 0.0).any(1).to(graph.shift)
+    seen = images.new_zeros(system.n_structs).index_add(0, system.owner.index_select(0, graph.receiver), images)
+    return seen == 0.0
+
+
+def without_rigid_parts(
+    system: System, forces: Float[Tensor, "atom 3"], *, alone: Bool[Tensor, " struct"] | None = None
+) -> Float[Tensor, "atom 3"]:
+    """Forces without the net force and, of structs that are alone, without the torque (eV/Å); by default those that are open in
+    every direction."""
+    alone = ~system.pbc.any(1) if alone is None else alone
     owner, structs, forces = system.owner, system.n_structs, forces.to(system.positions)
     count = torch.bincount(owner, minlength=structs).to(forces).unsqueeze(1)
 
@@ -94,14 +107,14 @@ def without_rigid_parts(system: System, forces: Float[Tensor, "atom 3"]) -> Floa
         return values.new_zeros((structs, *values.shape[1:])).index_add(0, owner, values)
 
     forces = forces - (total(forces) / count)[owner]
-    if bool(system.pbc.any(1).all()):
+    if not bool(alone.any()):
         return forces
     arms = system.positions - (total(system.positions) / count)[owner]
     spread = total(arms.unsqueeze(2) * arms.unsqueeze(1))
     trace = spread.diagonal(dim1=1, dim2=2).sum(1)
     inertia = trace.view(-1, 1, 1) * torch.eye(3, dtype=forces.dtype, device=forces.device) - spread
     moments, axes = torch.linalg.eigh(inertia)
-    turns = (moments > _FLAT * moments[:, -1:]) & ~system.pbc.any(1, keepdim=True)
+    turns = (moments > _FLAT * moments[:, -1:]) & alone.unsqueeze(1)
     inverse = torch.where(turns, 1.0 / moments.clamp_min(1e-30), torch.zeros_like(moments))
     torque = total(torch.linalg.cross(arms, forces)).unsqueeze(1)
     rotation = ((torque @ axes) * inverse.unsqueeze(1) @ axes.transpose(1, 2)).squeeze(1)
