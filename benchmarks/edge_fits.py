@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from mdistill.nets.model_files import load_model
 from mdistill.training import optimiser
 from mdistill.training.potential import TrainingResult, evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
-from mdistill.types import LabelledFrame
+from mdistill.types import LabelledFrame, System
 
 MINUTES, TRIAL = 2.0, 25
 
@@ -28,7 +29,13 @@ def frames_of(data: Path, molecule: str, part: str) -> list[LabelledFrame]:
         name = "3bpa/train_300K.xyz" if part == "train" else "3bpa/test_300K.npz"
     else:
         name = f"rmd17/{molecule}_{part}_01.xyz.gz"
-    return import_labels([data / name], LabelFileSettings(), hold_out=False).frames
+    frames = import_labels([data / name], LabelFileSettings(), hold_out=False).frames
+    return [replace(frame, system=opened(frame.system)) for frame in frames]
+
+
+def opened(system: System) -> System:
+    """A molecule out of the box of 50 Å that its file states."""
+    return replace(system, pbc=torch.zeros_like(system.pbc), cell=torch.zeros_like(system.cell))
 
 
 def force_errors(path: Path, frames: list[LabelledFrame]) -> dict[str, float]:
