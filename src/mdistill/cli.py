@@ -14,8 +14,9 @@ from importlib import import_module
 from types import ModuleType
 
 from mdistill import __version__
-from mdistill.errors import MdistillError
+from mdistill.errors import BadInput, MdistillError
 from mdistill.notices import listening
+from mdistill.training.ranks import joined
 
 COMMANDS = {
     "distill": "structure → fast student, gates, production MD, σ, report page",
@@ -86,10 +87,13 @@ def run(arguments: list[str]) -> int:
         print(f"mdistill: unknown command {name!r}\n  allowed: {', '.join(COMMANDS)}\n  fix: {hint}", file=sys.stderr)
         return 2
     try:
-        with listening():
+        with listening(), joined() as ranks:
+            if not ranks.alone and name != "train":
+                allowed, fix = "mdistill train", f"mdistill {name} without torchrun or another launcher of processes"
+                raise BadInput("torchrun", f"{ranks.count} processes for mdistill {name}", allowed=allowed, fix=fix)
             return int(module_of(name).main(rest) or 0)
     except MdistillError as error:
-        print(f"mdistill {name}: {error}", file=sys.stderr)
+        print(f"mdistill {name}{_rank()}: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         anew = name in _FROM_THE_START or (name == "screen" and "--out" not in rest)
@@ -102,10 +106,17 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("MDISTILL_DEBUG"):
             traceback.print_exc()
         print(
-            f"mdistill {name}: unexpected {type(error).__name__}: {error}\n  fix: MDISTILL_DEBUG=1 shows where; please report it",
+            f"mdistill {name}{_rank()}: unexpected {type(error).__name__}: {error}\n"
+            "  fix: MDISTILL_DEBUG=1 shows where; please report it",
             file=sys.stderr,
         )
         return 1
+
+
+def _rank() -> str:
+    """Which of several processes speaks, unless it is the first."""
+    rank = os.environ.get("RANK", "0")
+    return f", rank {rank}" if rank != "0" and os.environ.get("WORLD_SIZE", "1") != "1" else ""
 
 
 def main() -> None:

@@ -41,12 +41,12 @@ NEVER = StopRequest()
 
 @contextmanager
 def stop_on_signals(
-    *, max_hours: float | None = None, resume: str = "run the same command again: it resumes"
+    *, max_hours: float | None = None, resume: str = "run the same command again: it resumes", told: bool = True
 ) -> Iterator[StopRequest]:
     """Within the block SIGINT, SIGTERM and SIGUSR1 set the request instead of ending the process.
 
-    The first is answered on the terminal. A second SIGINT raises KeyboardInterrupt at once, a second SIGTERM ends the process.
-    Outside the main thread signals are not caught.
+    The first is answered on the terminal if `told`. A second SIGINT raises KeyboardInterrupt at once, a second SIGTERM ends the
+    process. Outside the main thread signals are not caught.
     """
     request = StopRequest(deadline=None if max_hours is None else time.monotonic() + 3600.0 * max_hours, resume=resume)
 
@@ -56,7 +56,8 @@ def stop_on_signals(
         if request.signal_number and number == signal.SIGTERM:
             raise SystemExit(128 + number)
         request.signal_number = number
-        os.write(2, b"\nmdistill: stops and saves after this step; the same signal again ends it at once\n")
+        if told:
+            os.write(2, b"\nmdistill: stops and saves after this step; the same signal again ends it at once\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield request

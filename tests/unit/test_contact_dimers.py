@@ -17,10 +17,12 @@ def test_dimers_stand_where_labels_end():
     closest[0, 1] = closest[1, 0] = net.cutoff
     net.set_closest(closest)
     dimers = contact_dimers(net, torch.float64)
-    numbers = dimers.system.numbers.view(-1, 2)
+    system = dimers.graph.system
+    assert 2 * dimers.number == system.n_atoms
+    numbers = system.numbers.view(-1, 2)
     kinds = {tuple(row) for row in numbers.tolist()}
     assert len(kinds) == len(LIPSCL) * (len(LIPSCL) + 1) // 2 - 1 and (3, 15) not in kinds
-    length = (dimers.system.positions[1::2] - dimers.system.positions[::2]).norm(dim=1)
+    length = (system.positions[1::2] - system.positions[::2]).norm(dim=1)
     assert float(length.max()) == pytest.approx(float(net.closest[0, 0]) + MomentNet.begins_below, abs=1e-12), "the closest label"
     assert float(length.min()) == pytest.approx(float(net.closest[0, 0]) - FREEZE, abs=1e-12)
 
@@ -30,7 +32,7 @@ def test_training_on_it_removes_the_attraction(trust):
     net.set_closest(torch.full((4, 4), 3.4, dtype=torch.float64))
     net.scale.fill_(20.0)
     dimers = contact_dimers(net, torch.float64)
-    pulled = predict(net, dimers)[0].forces[1::2, 2]
+    pulled = predict(net, dimers.graph)[0].forces[1::2, 2]
     assert float(pulled.min()) < -0.05, "the random network attracts somewhere"
     before = float(attraction(net, dimers).detach())
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,8 @@ from mdistill.settings import child_seed
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
 
 PRODUCTS = ("potential", "direct", "stride", "transport")
+SHARED = ("potential", "direct")
+"""Products that several processes train together."""
 USAGE = """usage: mdistill train potential LABELS [LABELS …] --out FOLDER [--help]
        mdistill train direct LABELS [LABELS …] --out FOLDER [--help]
        mdistill train stride --from RUN [--help]
@@ -60,6 +63,7 @@ class TrainArguments(LabelFileArguments, TrustArguments):
 HELP = """\
 Fit a student to energies, forces, stress and curvature products of a teacher, or of files with labels made elsewhere: a
 one-hop moment net, or a message-passing net (painn). Whole blocks are held out; the same command resumes.
+Several processes (torchrun) share each batch.
 
 examples:
   mdistill train potential runs/labels --out runs/student
@@ -67,6 +71,7 @@ examples:
   mdistill train potential runs/labels --fit closed-form --out runs/linear
   mdistill train potential data.extxyz --test-file test.extxyz --out runs/mine
   mdistill train potential runs/labels --start-from old.mdistill --out runs/refit
+  torchrun --nproc-per-node 2 -m mdistill train potential runs/labels --fit.batch-size 32 --out runs/student
 """
 GROUPS = {
     "student": ("net", "size", "cutoff"),
@@ -84,6 +89,8 @@ def main(arguments: list[str]) -> int:
             print(f"{USAGE}\n{short_help(TrainArguments, 'mdistill train potential', HELP, {}).partition(chr(10))[2]}")
             return 0
         raise BadInput("product", "none named", allowed=", ".join(PRODUCTS), fix="mdistill train potential LABELS --out FOLDER")
+    if arguments[0] not in SHARED:
+        one_process(f"train {arguments[0]}")
     if arguments[0] != "potential":
         return int(import_module(f"mdistill.commands.train_{arguments[0]}").main(arguments[1:]))
     given = parse(TrainArguments, arguments[1:], program="mdistill train potential", description=HELP, groups=GROUPS)
@@ -95,11 +102,12 @@ def main(arguments: list[str]) -> int:
         raise BadInput("net", "edge_transformer", allowed=allowed, fix=fix)
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.files import sha256
-    from mdistill.judge.fit_tables import accuracy_results, closed_form_results, training_results
+    from mdistill.judge.fit_tables import accuracy_results
     from mdistill.runs.folder import keep_settings
     from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
     from mdistill.training.labels import frames_hash
+    from mdistill.training.ranks import here
 
     if given.method == "closed-form":
         _check_closed_form(given)
@@ -110,8 +118,13 @@ def main(arguments: list[str]) -> int:
 
         teacher = load(given.redraw, device=given.device, subject="--redraw")
     more: dict[str, Any] = {"held_blocks": held, "provenance": {"teacher": teacher_of(given.labels)}}
-    folder = output_folder(given.out)
     command = "mdistill train " + shlex.join(arguments)
+    if not here().first:
+        from mdistill.training.potential import prepare_fit
+
+        more = {"start_from": given.start_from, "redraw": teacher, "held_blocks": held}
+        return follow(given, command, lambda: prepare_fit(frames, given.settings, **more))
+    folder = output_folder(given.out)
     names = ("settings", "labels", "start_from", "redraw", *(["closed_form"] if given.method == "closed-form" else []),
              *(["test_file", "hold_out", "hold_out_groups"] if held else []))  # fmt: skip
     kept = {name: getattr(given, name) for name in names}
@@ -119,24 +132,48 @@ def main(arguments: list[str]) -> int:
         inputs = {"labels": frames_hash(frames)} | ({"start_from": sha256(given.start_from)} if given.start_from else {})
         keep_settings(folder, "train potential", kept, inputs=inputs, paths=("labels", "start_from", "test_file"))
         write_config(folder, "mdistill train potential", given)
-        if given.method == "closed-form":
-            from mdistill.closed_form.linear_fit import fit_closed_form
-
-            result, posterior, within = fit_closed_form(
-                frames, given.settings, folder, closed_form=given.closed_form, stop=stop, **more
-            )
-            fitted = closed_form_results(result, posterior, within)
-        else:
-            from mdistill.training.potential import train_potential
-
-            result = train_potential(
-                frames, given.settings, folder, stop=stop, start_from=given.start_from, redraw=teacher, **more
-            )
-            fitted = training_results(result, "fit")
+        result, fitted = _fitted(given, frames, folder, stop=stop, redraw=teacher, **more)
     results = replace(merge(merge(read, fitted), accuracy_results(result)), provenance=fitted.provenance)
     finish(stamped(results, given.settings, repeat=command), folder, report=True)
     print(f"student: {result.path}")
     return 0
+
+
+def _fitted(given: TrainArguments, frames: list[Any], folder: Path, *, redraw: Any, **more: Any) -> tuple[Any, Any]:
+    """The result of the fit and its tables."""
+    from mdistill.judge.fit_tables import closed_form_results, training_results
+
+    if given.method == "closed-form":
+        from mdistill.closed_form.linear_fit import fit_closed_form
+
+        result, posterior, within = fit_closed_form(frames, given.settings, folder, closed_form=given.closed_form, **more)
+        return result, closed_form_results(result, posterior, within)
+    from mdistill.training.potential import train_potential
+
+    trained = train_potential(frames, given.settings, folder, start_from=given.start_from, redraw=redraw, **more)
+    return trained, training_results(trained, "fit")
+
+
+def follow(given: Any, command: str, prepare: Callable[[], Any]) -> int:
+    """The part of a process that trains with others and writes no files."""
+    from mdistill.interrupt import stop_on_signals
+    from mdistill.training.potential import fit_only
+
+    with stop_on_signals(max_hours=given.max_hours, resume=command, told=False) as stop:
+        fit_only(prepare(), given.out, stop=stop)
+    return 0
+
+
+def one_process(what: str) -> None:
+    """Reject several processes for what is done in one."""
+    from mdistill.training.ranks import here
+
+    if not here().alone:
+        allowed, fix = (
+            " and ".join(f"train {name}" for name in SHARED),
+            "mdistill without torchrun; --threads N gives it more cores",
+        )
+        raise BadInput("torchrun", f"{here().count} processes for {what}", allowed=allowed, fix=fix)
 
 
 def teacher_of(labels: tuple[Path, ...]) -> str:
@@ -166,6 +203,7 @@ def labels_of(given: Any) -> tuple[list[Any], frozenset[int], Any]:
 
 
 def _check_closed_form(given: TrainArguments) -> None:
+    one_process("--fit closed-form")
     for name, value in (("start-from", given.start_from), ("redraw", given.redraw)):
         if value is not None:
             raise BadInput(name, "given with --fit closed-form", allowed="none: it is solved at once", fix="leave it out")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mdistill.commands.label_files import LabelFileArguments
-from mdistill.commands.train import labels_of, teacher_of
+from mdistill.commands.train import follow, labels_of, teacher_of
 from mdistill.direct.settings import DirectSettings
 from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, write_config
 from mdistill.settings import child_seed
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     fit = replace(given.settings.fit, seed=child_seed(given.seed, "train"))
     given = replace(given, settings=replace(given.settings, fit=fit))
     from mdistill.direct.tables import direct_results
-    from mdistill.direct.train import throughput, train_direct
+    from mdistill.direct.train import prepare_direct, throughput, train_direct
     from mdistill.estimates import exactly
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.files import sha256
@@ -78,10 +78,15 @@ def main(arguments: list[str]) -> int:
     from mdistill.runs.lock import locked
     from mdistill.runs.results import merge
     from mdistill.training.labels import frames_hash
+    from mdistill.training.ranks import here
 
     use_threads(given.threads)
     frames, held, read = _frames(given)
-    folder, command = output_folder(given.out), f"{program} {shlex.join(arguments)}"
+    command = f"{program} {shlex.join(arguments)}"
+    if not here().first:
+        more: dict[str, Any] = {"start_from": given.start_from, "held_blocks": held}
+        return follow(given, command, lambda: prepare_direct(frames, given.settings, **more))
+    folder = output_folder(given.out)
     kept = {
         name: getattr(given, name) for name in ("settings", "labels", "start_from", "test_file", "hold_out", "hold_out_groups")
     }

@@ -27,8 +27,9 @@ from torch import Tensor
 from mdistill.derivatives import predict
 from mdistill.graph import turned
 from mdistill.training.labels import Item, curvature_labels, join
-from mdistill.training.losses import NORMS
+from mdistill.training.losses import Term, summed
 from mdistill.training.objective import PotentialObjective
+from mdistill.training.ranks import here
 from mdistill.training.stride_objective import random_turn
 from mdistill.types import Graph
 
@@ -58,18 +59,21 @@ class TurnedObjective:
     def __call__(self, module: torch.nn.Module, batch: Sequence[Item], step: int) -> tuple[Tensor, dict[str, float]]:
         if step < 0:
             return self.inner(module, batch, step)
-        random = np.random.default_rng([self.seed, step])
-        batch = [turned_item(item, random_turn(random)) for item in batch for _ in range(self.copies)]
+        random, ranks = np.random.default_rng([self.seed, step]), here()
+        copies = [(item, random_turn(random)) for item in batch for _ in range(self.copies)]
+        batch = [turned_item(item, turn) if ranks.owns(k) else item for k, (item, turn) in enumerate(copies)]
         loss, errors = self.inner(module, batch, step)
         if self.antisymmetry and step % EVERY == 0:
-            asymmetry = antisymmetric_part(module, join([item.graph for item in batch]), random)
-            errors["antisymmetry"] = float(asymmetry.detach().sqrt())
+            own, asymmetry = ranks.share(batch), loss.new_zeros(())
+            u, w = (_own_rows(random.normal(size=(sum(i.graph.system.n_atoms for i in batch), 3)), batch) for _ in range(2))
+            if own:
+                asymmetry = len(own) / len(batch) * antisymmetric_part(module, join([item.graph for item in own]), u, w)
+            errors["antisymmetry"] = float(ranks.total(asymmetry.detach().clone()).sqrt())
             loss = loss + EVERY * self.antisymmetry * asymmetry
         if self.curvature and step % EVERY == CURVED:
-            off = product_error(module, batch, random)
-            if off is not None:
-                errors["curvature"] = float(off.detach().abs().mean())
-                loss = loss + EVERY * self.curvature * NORMS["length"](off)
+            term = Term(quantity="curvature", norm="length", weight=EVERY * self.curvature)
+            part, error = summed([term], [product_error(module, batch, random)], loss)
+            loss, errors = loss + part, errors | error
         return loss, errors
 
     def observe(self, history: Sequence[dict[str, Any]]) -> None:
@@ -89,18 +93,29 @@ def turned_item(item: Item, turn: Float[Tensor, "3 3"]) -> Item:
     return Item(graph=replace(item.graph, system=system), frame=frame)
 
 
-def antisymmetric_part(module: torch.nn.Module, graph: Graph, random: np.random.Generator) -> Float[Tensor, ""]:
+def _own_rows(rows: np.ndarray, batch: Sequence[Item]) -> Tensor:
+    """Of rows for the atoms of a batch those of this rank's share."""
+    parts = np.split(rows, np.cumsum([item.graph.system.n_atoms for item in batch])[:-1])
+    return torch.from_numpy(np.concatenate([*here().share(parts), rows[:0]]))
+
+
+def antisymmetric_part(
+    module: torch.nn.Module, graph: Graph, u: Float[Tensor, "atom 3"], w: Float[Tensor, "atom 3"]
+) -> Float[Tensor, ""]:
     """⟨a²⟩ / 3N over the structs, (eV/Å²)²; differentiable in the weights."""
     system = graph.system
-    u, w = (torch.from_numpy(random.normal(size=(system.n_atoms, 3))).to(system.positions) for _ in range(2))
+    u, w = u.to(system.positions), w.to(system.positions)
     along = (u * jacobian_product(module, graph, w) - w * jacobian_product(module, graph, u)).sum(1)
     each = along.new_zeros(system.n_structs).index_add(0, system.owner, along)
     return (each.square() / (3.0 * torch.bincount(system.owner, minlength=system.n_structs))).mean()
 
 
 def product_error(module: torch.nn.Module, batch: Sequence[Item], random: np.random.Generator) -> Float[Tensor, "atom 3"] | None:
-    """−J v less the labelled H v for one direction of each frame that has labels, eV/Å²; None where none has."""
-    graph = join([item.graph for item in batch])
+    """−J v less the labelled H v for one direction of each frame of this rank that has labels, eV/Å²; None where none has."""
+    own = here().share(batch)
+    if not own:
+        return None
+    graph = join([item.graph for item in own])
     probes, products, known = curvature_labels([item.frame for item in batch], random, graph.system.positions)
     return (-jacobian_product(module, graph, probes[0]) - products[0])[known] if bool(known.any()) else None
 

@@ -7,6 +7,8 @@ those distances, evaluated at some training steps, prevent it; they have no labe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from mdistill.derivatives import predict
 from mdistill.graph import build_graph, cast, concatenate, make_system
 from mdistill.nets.layers import FREEZE
 from mdistill.nets.network import Student
+from mdistill.training.ranks import here
 from mdistill.types import Graph
 
 EVERY = 4
@@ -25,7 +28,15 @@ _MARGIN = 0.02
 """Required repulsion, eV/Å."""
 
 
-def contact_dimers(net: Student, dtype: torch.dtype) -> Graph | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimers:
+    """The dimers of this rank, and the number of those of all ranks."""
+
+    graph: Graph
+    number: int
+
+
+def contact_dimers(net: Student, dtype: torch.dtype) -> Dimers | None:
     """Dimers of all labelled pairs, from the constant zone of learned functions up to the closest label; None without pairs."""
     made, elements = [], net.settings.elements
     for a, first in enumerate(elements):
@@ -37,14 +48,16 @@ def contact_dimers(net: Student, dtype: torch.dtype) -> Graph | None:
             for distance in nearest + np.linspace(0.0, span, round(span / _SPACING) + 1):
                 positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, distance]])
                 made.append(make_system(positions, np.array([first, second]), np.zeros((3, 3)), [False] * 3))
-    if not made:
+    own = here().share(made)
+    if not own:
         return None
-    graph = build_graph(concatenate(made), net.cutoff)
+    graph = build_graph(concatenate(own), net.cutoff)
     system = cast(graph.system, dtype=dtype)
-    return Graph(system=system, receiver=graph.receiver, sender=graph.sender, shift=graph.shift.to(dtype), cutoff=graph.cutoff)
+    graph = Graph(system=system, receiver=graph.receiver, sender=graph.sender, shift=graph.shift.to(dtype), cutoff=graph.cutoff)
+    return Dimers(graph=graph, number=len(made))
 
 
-def attraction(net: Student, dimers: Graph) -> Tensor:
-    """Mean missing repulsion of the dimers (eV/Å); differentiable in the weights."""
-    forces = predict(net, dimers, create_graph=True)[0].forces
-    return (_MARGIN - forces[1::2, 2]).clamp_min(0.0).mean()
+def attraction(net: Student, dimers: Dimers) -> Tensor:
+    """Mean missing repulsion of the dimers (eV/Å), of several ranks the part of this one; differentiable in the weights."""
+    forces = predict(net, dimers.graph, create_graph=True)[0].forces
+    return (_MARGIN - forces[1::2, 2]).clamp_min(0.0).sum() / dimers.number

@@ -4,6 +4,9 @@ It knows no product: an objective turns a batch of items into a loss. The order 
 on (seed, epoch) and (seed, step) alone, and with a fixed number of steps the schedule on the step alone. So a resumed training
 equals an uninterrupted one bit for bit (same machine, same threads). With a time budget the number of steps is timed again as
 training goes on (`training.budget`); checkpoints hold it.
+
+Several processes (`training.ranks`) share each batch and add up their gradients, so all take the same steps. The clock, the
+history and the files are those of rank 0, and checkpoints know no ranks.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import safetensors.numpy
 import torch
 from torch import Tensor
 
-from mdistill.errors import BadInput, MdistillError
+from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import write_bytes, write_json
 from mdistill.nets.model_files import read_header, sealed, tensor_hash
@@ -33,6 +36,7 @@ from mdistill.progress import Advance, progress, silent
 from mdistill.runs.ledger import Ledger, Work
 from mdistill.training.budget import TIMED_FROM, TIMED_TO, Clock, Spent, ended_by, remark, retimed, window
 from mdistill.training.optimiser import Optimiser
+from mdistill.training.ranks import LostRank, here
 from mdistill.training.settings import FitSettings
 
 Item = TypeVar("Item")
@@ -48,7 +52,11 @@ class Objective(Protocol[Item_contra]):
     """The objective of a training."""
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[Item_contra], step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss (a scalar with gradient) and measured numbers to record; step is −1 in validation."""
+        """The loss (a scalar with gradient) and measured numbers to record; step is −1 in validation.
+
+        Of several ranks each is given the whole batch and evaluates its share of it (`ranks.here().share`): the losses that they
+        return add up to that of the batch, and the measures are those of the batch.
+        """
         ...
 
     def observe(self, history: Sequence[dict[str, Any]]) -> None:
@@ -109,16 +117,21 @@ class _Run(Generic[Module, Item]):
         self.optimiser = Optimiser(self.parameters)
         self.at = _Progress(total=settings.steps)
         self.saved = time.monotonic()
+        self.ranks, self.asked = here(), False
 
-    def update(self, batch: Sequence[Item]) -> None:
-        """One optimiser step."""
+    def update(self, batch: Sequence[Item], *, asked: bool = False) -> None:
+        """One optimiser step; `asked`: this rank was asked to stop, of which all hear."""
         settings, step = self.settings, self.at.step
-        loss, measures = self.objective(self.module, batch, step)
-        gradients = list(torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True))
+        share, measures = self.objective(self.module, batch, step)
+        gradients = [torch.zeros_like(p) for p in self.parameters]
+        if share.requires_grad:
+            gradients = list(torch.autograd.grad(share, self.parameters, allow_unused=True, materialize_grads=True))
+        loss, number_asked = self.ranks.add(gradients, float(share.detach()), float(asked))
+        self.asked = number_asked > 0.0
         norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
-        if not math.isfinite(float(loss.detach()) + norm):
+        if not math.isfinite(loss + norm):
             raise MdistillError(
-                f"training diverged at step {step + 1}: the loss is {float(loss.detach())}, its gradient {norm}.\n"
+                f"training diverged at step {step + 1}: the loss is {loss}, its gradient {norm}.\n"
                 f"  kept: {self.folder / CHECKPOINT} holds the last good state, if one was written\n"
                 f"  fix: a lower learning rate (now {settings.learning_rate}), and check the labels for outliers"
             )
@@ -129,7 +142,7 @@ class _Run(Generic[Module, Item]):
             torch._foreach_lerp_(self.averages, self.parameters, 1.0 - min(settings.ema, (1.0 + step) / (10.0 + step)))
         self.at.step += 1
         self.at.counted += 1
-        for name, value in ({"loss": float(loss.detach())} | measures).items():
+        for name, value in ({"loss": loss} | measures).items():
             self.at.sums[name] = self.at.sums.get(name, 0.0) + value
 
     def record(self, validation: Sequence[Item], epoch: int) -> None:
@@ -140,17 +153,54 @@ class _Run(Generic[Module, Item]):
             "step": at.step, "epoch": epoch, "minutes": at.minutes, "train": train,
             "validation": validate(self.average, self.objective, validation, self.settings.batch_size),
         }  # fmt: skip
-        at.history, at.sums, at.counted = [*at.history, row], {}, 0
+        at.history, at.sums, at.counted = [*at.history, self.ranks.told(row)], {}, 0
         self.objective.observe(at.history)
+        self._check_equal()
 
-    def save(self) -> None:
-        """Checkpoint and history, each all or nothing."""
+    def _check_equal(self) -> None:
+        """Reject ranks whose weights are not those of rank 0."""
+        if not self.ranks.alone:
+            weights = b"".join(p.detach().cpu().contiguous().numpy().tobytes() for p in self.parameters)
+            if others := self.ranks.differing(weights):
+                raise MdistillError(
+                    f"the weights of rank {', '.join(map(str, others))} differ from those of rank 0 at step {self.at.step}.\n"
+                    "  cause: other processors or libraries on their machines round differently\n"
+                    "  fix: machines of one kind; the same command resumes from the last checkpoint"
+                )
+
+    def align(self, work: Work) -> None:
+        """Give every rank the state of rank 0."""
+        if self.ranks.alone:
+            return
+        if others := self.ranks.differing(work.fingerprint().encode()):
+            problem = f"other labels, settings or start than rank 0 (rank {', '.join(map(str, others))})"
+            allowed, fix = "the same command and files for all", "check the files of each machine"
+            raise BadInput("processes", problem, allowed=allowed, fix=fix)
+        self.ranks.copy(list(self._tensors().values()))
+        held = self.ranks.told(asdict(self.at))
+        self.at = _Progress(**held | {"spent": Spent(**held["spent"])})
+        self.objective.observe(self.at.history)
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for part, module in (("module", self.module), ("average", self.average)):
             tensors |= {f"{part}/{name}": value for name, value in module.state_dict().items()}
         for name, values in self.optimiser.state.items():
             tensors |= {f"{name}/{k}": value for k, value in enumerate(values)}
-        arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
+        return tensors
+
+    def retime(self, total: int, *, most: int) -> None:
+        """The number of steps of the whole fit by the clock of rank 0."""
+        at = self.at
+        at.total = retimed(self.settings, at.step, total, at.spent, at.history, most=most)
+        told: dict[str, Any] = self.ranks.told({"total": at.total, "spent": asdict(at.spent)})
+        at.total, at.spent = told["total"], Spent(**told["spent"])
+
+    def save(self) -> None:
+        """Checkpoint and history, each all or nothing."""
+        if not self.ranks.first:
+            return
+        arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in self._tensors().items()}
         header = {"progress": asdict(self.at), "sha256": tensor_hash(arrays)}
         write_bytes(self.folder / CHECKPOINT, safetensors.numpy.save(arrays, metadata=sealed("training", json.dumps(header))))
         write_json(self.folder / HISTORY, self.at.history)
@@ -209,9 +259,11 @@ def fit(
     counts = {"training_items": len(train), "held_out_items": len(validation)}
     work = replace(work, settings={"fit": settings, "of": work.settings} | counts)
     ledger, run = Ledger(Path(folder)), _Run(module, objective, settings, Path(folder))
-    ledger.resumes(work, holds="a training", files=(CHECKPOINT,))
-    if (run.folder / CHECKPOINT).exists():
-        run.load()
+    if run.ranks.first:
+        ledger.resumes(work, holds="a training", files=(CHECKPOINT,))
+        if (run.folder / CHECKPOINT).exists():
+            run.load()
+    run.align(work)
     clock, at = Clock(), run.at
     most = settings.steps or max(settings.max_epochs * len(train) // settings.batch_size, 2 * TIMED_TO)
     step = partial(_advance, run, train, validation, clock, stop=stop)
@@ -219,15 +271,15 @@ def fit(
         step(until=TIMED_FROM, advance=silent)
         at.spent.mark(at.step)
         step(until=TIMED_TO, advance=silent)
-        at.total = retimed(settings, at.step, most, at.spent, at.history, most=most)
+        run.retime(most, most=most)
         run.save()
     with progress(title, at.total, unit="step", done=at.step) as advance:
         while at.step < at.total:
             step(until=at.total if settings.steps else min(at.total, at.spent.timed_step + window(at.total)), advance=advance)
             if not settings.steps and at.step < at.total:
-                at.total = retimed(settings, at.step, at.total, at.spent, at.history, most=most)
+                run.retime(at.total, most=most)
                 advance(0, "", at.total)
-    if not ledger.is_done(work):
+    if run.ranks.first and not ledger.is_done(work):
         ledger.finish(work, [CHECKPOINT, HISTORY], seconds=60.0 * at.spent.wall)
     note = remark(settings, at.step, at.spent, most=most)
     if note and not settings.steps:
@@ -242,17 +294,23 @@ def _advance(
     run: _Run[Module, Item], train: Sequence[Item], validation: Sequence[Item], clock: Clock, *, until: int, stop: StopRequest,
     advance: Advance,
 ) -> None:  # fmt: skip
-    """Train up to step `until`, saving at ends of epochs (at most every few seconds) and on a stop request."""
-    at, size = run.at, run.settings.batch_size
+    """Train up to step `until`, saving at ends of epochs (at most every few seconds) and on a stop request to any rank."""
+    at, size, alone = run.at, run.settings.batch_size, run.ranks.alone
     per_epoch = math.ceil(len(train) / size)
     while at.step < until:
-        if stop.pending():
+        if stop.pending() if alone else run.asked:
             clock.lap(at.spent)
             run.save()
             stop.raise_if_pending()
+            raise Interrupted("stopped: another process of the training was asked to; everything so far is saved")
         begin = time.monotonic()
         epoch, k = divmod(at.step, per_epoch)
-        run.update([train[i] for i in order_of(len(train), run.settings.seed, epoch)[k * size : (k + 1) * size]])
+        batch = [train[i] for i in order_of(len(train), run.settings.seed, epoch)[k * size : (k + 1) * size]]
+        try:
+            run.update(batch, asked=not alone and stop.pending())
+        except LostRank:
+            run.save()
+            raise
         at.minutes += (time.monotonic() - begin) / 60.0
         advance(1, run.objective.describe({name: total / at.counted for name, total in at.sums.items()}))
         finished, epoch_ended = at.step == at.total, at.step % per_epoch == 0
@@ -282,6 +340,7 @@ def validate(module: torch.nn.Module, objective: Objective[Item], items: Sequenc
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
         loss, measures = objective(module, batch, -1)
-        for name, value in ({"loss": float(loss.detach())} | measures).items():
+        whole = float(here().total(loss.detach().to(torch.float64)))
+        for name, value in ({"loss": whole} | measures).items():
             sums[name] = sums.get(name, 0.0) + value * len(batch) / len(items)
     return sums

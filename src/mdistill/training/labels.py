@@ -16,6 +16,7 @@ from mdistill.data.probes import probe_kind
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, cast, concatenate
 from mdistill.training.losses import Target
+from mdistill.training.ranks import here
 from mdistill.types import Graph, LabelledFrame, Prediction
 
 
@@ -79,19 +80,22 @@ def curvature_labels(
     frames: Sequence[LabelledFrame], random: np.random.Generator, like: Tensor, *, count: int = 1
 ) -> tuple[Float[Tensor, "probe atom 3"], Float[Tensor, "probe atom 3"], Bool[Tensor, " atom"]]:
     """`count` probes of every frame, drawn at random (with repeats where it has fewer), their products, and which atoms have
-    them (zeros elsewhere)."""
+    them (zeros elsewhere). Of several ranks each draws for all frames and returns its share of them."""
     probes, products, known = [], [], []
-    for frame in frames:
-        n = frame.system.n_atoms
+    for place, frame in enumerate(frames):
+        n, own = frame.system.n_atoms, here().owns(place)
         if frame.probes is None or frame.products is None or len(frame.probes) == 0:
-            probes.append(like.new_zeros((count, n, 3)))
-            products.append(like.new_zeros((count, n, 3)))
-            known.append(torch.zeros(n, dtype=torch.bool))
+            if own:
+                probes.append(like.new_zeros((count, n, 3)))
+                products.append(like.new_zeros((count, n, 3)))
+                known.append(torch.zeros(n, dtype=torch.bool))
             continue
         held = len(frame.probes)
         chosen = torch.from_numpy(
             random.choice(held, count, replace=count > held) if count > 1 else random.integers(held, size=1)
         )
+        if not own:
+            continue
         probes.append(frame.probes[chosen].to(like))
         products.append(frame.products[chosen].to(like))
         known.append(torch.ones(n, dtype=torch.bool))

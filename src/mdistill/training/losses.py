@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mdistill.errors import BadInput
+from mdistill.training.ranks import here
 from mdistill.types import Prediction
 
 Quantity = Literal["energy", "atomic energy", "forces", "stress", "curvature", "energy gradient"]
@@ -110,14 +111,25 @@ def total_loss(
     atoms: Float[Tensor, " struct"], *, gradient: Float[Tensor, "atom 3"] | None = None,
 ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """The sum of all terms whose labels exist, and the mean absolute error of each quantity in its own unit."""
-    total = prediction.forces.new_zeros(())
-    errors: dict[str, float] = {}
-    for term in terms:
-        difference = residual(term.quantity, prediction, products, target, atoms, gradient=gradient)
-        if difference is None:
-            continue
-        errors[term.quantity] = float(difference.detach().abs().mean())
-        total = total + term.weight * NORMS[term.norm](difference / term.scale).to(total.dtype)
+    rows = [residual(term.quantity, prediction, products, target, atoms, gradient=gradient) for term in terms]
+    return summed(terms, rows, prediction.forces)
+
+
+def summed(
+    terms: Sequence[Term], residuals: Sequence[Float[Tensor, "row component"] | None], like: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """As `total_loss`, from the residuals of each term on this rank (None: no labels), in the float type of `like`.
+
+    Means are over the rows of all ranks: the losses of the ranks add up, and the errors are those of all.
+    """
+    parts = [(0.0, 0.0) if r is None else (len(r), len(r) * float(r.detach().abs().mean())) for r in residuals]
+    counts = here().total(torch.tensor(parts, dtype=torch.float64).view(-1, 2)).tolist()
+    total, errors = like.new_zeros(()), dict[str, float]()
+    for term, rows, (count, absolute) in zip(terms, residuals, counts, strict=True):
+        if count:
+            errors[term.quantity] = absolute / count
+        if rows is not None:
+            total = total + term.weight * (len(rows) / count) * NORMS[term.norm](rows / term.scale).to(total.dtype)
     return total, errors
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mdistill.data.probes import draw_probes
 from mdistill.derivatives import curvature_products, energy_forces, predict
-from mdistill.training.contact_dimers import EVERY, attraction
+from mdistill.training.contact_dimers import EVERY, Dimers, attraction
 from mdistill.training.labels import Item, curvature_labels, join, known_forces, target_of
-from mdistill.training.losses import Target, Term, root_mean_square, total_loss
+from mdistill.training.losses import Target, Term, root_mean_square, summed, total_loss
+from mdistill.training.ranks import here
 from mdistill.training.settings import TrainSettings
 from mdistill.types import Graph, LabelledFrame, Potential
 
@@ -44,21 +45,16 @@ class PotentialObjective:
     every: int
     seed: int
     probes: int = 1
-    dimers: Graph | None = None
+    dimers: Dimers | None = None
     teacher: Potential | None = None
     teacher_error: float | None = None
     halved: bool = field(default=False, init=False)
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[Item], step: int) -> tuple[Tensor, dict[str, float]]:
-        graph = join([item.graph for item in batch])
-        frames = [item.frame for item in batch]
-        target, probes = target_of(frames, graph.system.positions), None
-        if step >= 0 and step % self.every == 0:
-            target, probes = self._curvature(frames, target, step)
-        prediction, products = predict(module, graph, probes=probes, create_graph=step >= 0)  # type: ignore[arg-type]
-        atoms = torch.bincount(graph.system.owner, minlength=len(batch)).to(torch.float64)
-        gradient = self._energy_gradient(module, graph, step)
-        loss, errors = total_loss(self._terms(), prediction, products, target, atoms, gradient=gradient)
+        if here().share(batch):
+            loss, errors = self._errors(module, batch, step)
+        else:
+            loss, errors = summed(self._terms(), [None] * len(self.terms), batch[0].graph.system.positions)
         if self.dimers is not None and step >= 0 and step % EVERY == 1:
             loss = loss + EVERY * attraction(module, self.dimers)  # type: ignore[arg-type]
         return loss, errors
@@ -71,6 +67,18 @@ class PotentialObjective:
         force, energy = (1e3 * measures.get(name, float("nan")) for name in ("forces", "energy"))
         return f"force MAE {force:.0f} meV/Å, energy {energy:.1f} meV/atom"
 
+    def _errors(self, module: torch.nn.Module, batch: Sequence[Item], step: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss and errors of the share of this rank."""
+        own = here().share(batch)
+        graph = join([item.graph for item in own])
+        target, probes = target_of([item.frame for item in own], graph.system.positions), None
+        if step >= 0 and step % self.every == 0:
+            target, probes = self._curvature([item.frame for item in batch], target, step)
+        prediction, products = predict(module, graph, probes=probes, create_graph=step >= 0)  # type: ignore[arg-type]
+        atoms = torch.bincount(graph.system.owner, minlength=len(own)).to(torch.float64)
+        gradient = self._energy_gradient(module, graph, step)
+        return total_loss(self._terms(), prediction, products, target, atoms, gradient=gradient)
+
     def _terms(self) -> Sequence[Term]:
         if not self.halved:
             return self.terms
@@ -79,7 +87,7 @@ class PotentialObjective:
     def _curvature(
         self, frames: Sequence[LabelledFrame], target: Target, step: int
     ) -> tuple[Target, Float[Tensor, "probe atom 3"] | None]:
-        """The target with curvature products, and their probes."""
+        """The target of this rank's share of the frames with curvature products, and their probes."""
         if all(term.quantity != "curvature" for term in self.terms):
             return target, None
         if self.teacher is not None:
@@ -94,8 +102,8 @@ class PotentialObjective:
         generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, 1]).integers(2**62)))
         drawn = [draw_probes(frame.system, self.probes, generator) for frame in frames]
         return [
-            replace(frame, probes=probes, products=curvature_products(teacher, frame.system, probes))
-            for frame, probes in zip(frames, drawn, strict=True)
+            replace(frame, probes=p, products=curvature_products(teacher, frame.system, p) if here().owns(place) else p)
+            for place, (frame, p) in enumerate(zip(frames, drawn, strict=True))
         ]
 
     def _energy_gradient(self, module: torch.nn.Module, graph: Graph, step: int) -> Tensor | None:

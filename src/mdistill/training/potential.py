@@ -23,7 +23,7 @@ from mdistill.runs.identity import model_id
 from mdistill.runs.ledger import Work
 from mdistill.training.calibrate import calibrate
 from mdistill.training.contact_dimers import contact_dimers
-from mdistill.training.fit import TRAINING, Objective, fit
+from mdistill.training.fit import TRAINING, FitResult, Objective, fit
 from mdistill.training.labels import Item, check_labels, frames_hash, items_of, with_probes
 from mdistill.training.losses import root_mean_square
 from mdistill.training.objective import PotentialObjective, loss_terms
@@ -157,10 +157,7 @@ def run_fit(
     provenance: dict[str, Any] | None = None,
 ) -> TrainingResult:  # fmt: skip
     """Fit, write the model file, evaluate its content. `finish` is given the fitted network before it is written."""
-    fitted = fit(
-        ready.net, ready.objective, ready.items, ready.held_items, ready.settings.fit.suited(ready.settings.net),
-        folder=folder, stop=stop, work=ready.work, title=ready.title,
-    )  # fmt: skip
+    fitted = fit_only(ready, folder, stop=stop)
     finish(fitted.module)
     made_from = (provenance or {}) | {"steps": fitted.steps, "settings": asdict(ready.settings)}
     made_from |= {"train_frames": len(ready.train), "held_out_frames": len(ready.held_out)}
@@ -175,6 +172,14 @@ def run_fit(
         history=fitted.history, parameters=sum(p.numel() for p in fitted.module.parameters()), train_frames=len(ready.train),
         held_out_frames=len(ready.held_out), steps=fitted.steps, cpu_minutes=fitted.cpu_minutes,
         wall_minutes=fitted.wall_minutes, ended=fitted.ended, note=f"{ready.title}: {fitted.note}" if fitted.note else "",
+    )  # fmt: skip
+
+
+def fit_only(ready: Prepared, folder: Path, *, stop: StopRequest = NEVER) -> FitResult[Student]:
+    """Fit, and no more: for the ranks that write no files."""
+    return fit(
+        ready.net, ready.objective, ready.items, ready.held_items, ready.settings.fit.suited(ready.settings.net),
+        folder=folder, stop=stop, work=ready.work, title=ready.title,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mdistill.derivatives import EnergyNet
 from mdistill.graph import build_graph, edge_vectors, turned
+from mdistill.training.ranks import here
 from mdistill.training.windows import Batch, Window, join_windows, reversed_in_time
 from mdistill.types import System
 from mdistill.units import BOLTZMANN, KINETIC
@@ -56,10 +57,16 @@ class StrideObjective:
         loss, parts = torch.zeros((), dtype=torch.float64), {"position": 0.0, "momentum": 0.0, "energy": 0.0}
         with torch.set_grad_enabled(step >= 0):
             for stride in sorted({w.stride_fs for w in batch}):
-                alike = [w for w in batch if w.stride_fs == stride]
-                part, squares = self._loss(module, join_windows(alike))
-                loss = loss + len(alike) / len(batch) * part
-                parts = {name: value + len(alike) / len(batch) * squares[name] for name, value in parts.items()}
+                places = [k for k, w in enumerate(batch) if w.stride_fs == stride]
+                own = [n for n, k in enumerate(places) if here().owns(k)]
+                each, energy = torch.zeros(2, len(batch[places[0]].positions_after), len(places), dtype=torch.float64), 0.0
+                if own:
+                    part, each[:, :, own], energy = self._loss(module, join_windows([batch[places[n]] for n in own]))
+                    loss = loss + len(own) / len(batch) * part
+                position, momentum = here().total(each).median(-1)[0].mean(-1).tolist()
+                energy = float(here().total(torch.tensor(len(own) / len(places) * energy, dtype=torch.float64)))
+                for name, value in (("position", position), ("momentum", momentum), ("energy", energy)):
+                    parts[name] += len(places) / len(batch) * value
         return loss, {name: value**0.5 for name, value in parts.items()}
 
     def observe(self, history: Sequence[dict[str, Any]]) -> None:
@@ -69,24 +76,22 @@ class StrideObjective:
         position, momentum = (100.0 * measures.get(name, float("nan")) for name in ("position", "momentum"))
         return f"error after a stride: positions {position:.2g} %, momenta {momentum:.2g} %"
 
-    def _loss(self, module: torch.nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The loss of windows of one stride, and squares of its parts."""
+    def _loss(self, module: torch.nn.Module, batch: Batch) -> tuple[Tensor, Float[Tensor, "2 step struct"], float]:
+        """The loss of windows of one stride, and squares of its parts: positions and momenta, and the mean of energies."""
         system, momenta, loss = batch.system, batch.momenta, torch.zeros((), dtype=torch.float64)
-        parts = {"position": 0.0, "momentum": 0.0, "energy": 0.0}
-        strides = len(batch.positions_after)
+        strides, parts, energy = len(batch.positions_after), list[Tensor](), 0.0
         for positions_after, momenta_after in zip(batch.positions_after, batch.momenta_after, strict=True):
             positions, momenta = module(system, momenta, batch.masses, batch.stride_fs)
             system = replace(system, positions=positions)
             position, momentum = errors(batch, positions - positions_after, momenta - momenta_after)
             each = per_struct(batch, position + momentum)
             loss = loss + self.tolerance**2 * (each / self.tolerance**2).log1p().mean() / strides
-            parts["position"] += float(per_struct(batch, position).detach().median()) / strides
-            parts["momentum"] += float(per_struct(batch, momentum).detach().median()) / strides
+            parts.append(torch.stack([per_struct(batch, position), per_struct(batch, momentum)]).detach())
         if self.energy is not None and self.energy_weight > 0.0:
             change = self._energy_error(system, momenta, batch)
             loss = loss + self.energy_weight * change
-            parts["energy"] = float(change.detach())
-        return loss, parts
+            energy = float(change.detach())
+        return loss, torch.stack(parts, 1), energy
 
     def _energy_error(self, system: System, momenta: Tensor, batch: Batch) -> Tensor:
         """⟨(ΔH)² / (3N (k_B T)²/2)⟩ of the last stride."""

@@ -30,6 +30,7 @@ from mdistill.closed_form.ridge import NormalEquations, solve_ridge
 from mdistill.errors import BadInput
 from mdistill.settings import child_seed
 from mdistill.training.fit import fit
+from mdistill.training.ranks import here
 from mdistill.training.settings import FitSettings
 from mdistill.transport.ion_rows import IonRows
 from mdistill.transport.settings import MotionSettings
@@ -112,13 +113,14 @@ class _Objective:
     alone: float
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[IonRows], step: int) -> tuple[Tensor, dict[str, float]]:
-        target, known = (torch.cat([getattr(item, name) for item in batch]) for name in ("target", "known"))
-        errors = {name: torch.zeros(()) for name in ("seen", "alone")}
+        count, own = torch.cat([item.known for item in batch]).sum().clamp_min(1), here().share(batch)
+        errors = {name: batch[0].target.new_zeros(()) for name in ("seen", "alone")}
         for name in errors:
-            if getattr(self, name):
-                errors[name] = ((module(batch, seen=name == "seen") - target).abs() * known).sum() / known.sum().clamp_min(1)
+            if own and getattr(self, name):
+                target, known = (torch.cat([getattr(item, part) for item in own]) for part in ("target", "known"))
+                errors[name] = ((module(own, seen=name == "seen") - target).abs() * known).sum() / count
         loss = self.seen * errors["seen"] + self.alone * errors["alone"]
-        return loss, {name: float(value.detach()) for name, value in errors.items()}
+        return loss, {name: float(here().total(value.detach().clone())) for name, value in errors.items()}
 
     def observe(self, history: Sequence[dict[str, Any]]) -> None:
         """Nothing depends on the history."""
@@ -134,11 +136,14 @@ class _Latents:
         self.teacher = teacher
 
     def __call__(self, module: torch.nn.Module, batch: Sequence[IonRows], step: int) -> tuple[Tensor, dict[str, float]]:
-        known = torch.cat([_known_rows(item) for item in batch])
+        own, rows = here().share(batch), int(torch.cat([_known_rows(item) for item in batch]).sum())
+        if not own or not any(bool(item.known.any()) for item in own):
+            return torch.zeros(()), {}
+        known = torch.cat([_known_rows(item) for item in own])
         with torch.no_grad():
-            wanted = self.teacher.latents(batch, seen=True)
-        made = module.latents(batch, seen=False)  # type: ignore[operator, unused-ignore]
-        return (made - wanted)[known].square().mean(), {}
+            wanted = self.teacher.latents(own, seen=True)
+        made = module.latents(own, seen=False)  # type: ignore[operator, unused-ignore]
+        return int(known.sum()) / rows * (made - wanted)[known].square().mean(), {}
 
     def observe(self, history: Sequence[dict[str, Any]]) -> None:
         """Nothing depends on the history."""
