@@ -10,9 +10,11 @@ import torch
 
 from laws import assert_close
 from mdistill.closed_form.delta import SIZE, Corrected, fit_delta, load_delta, offsets
+from mdistill.closed_form.linear_fit import solve
+from mdistill.closed_form.ridge import NormalEquations
 from mdistill.derivatives import Conservative, curvature_products
 from mdistill.errors import BadInput
-from mdistill.graph import build_graph
+from mdistill.graph import build_graph, edge_vectors
 from mdistill.training import hard_targets
 from mdistill.training.hard_targets import FIRST_BLOCK, HARD, fine_tune, split_hard, together
 from mdistill.training.potential import evaluate, train_potential
@@ -47,6 +49,40 @@ def test_a_softening_and_offsets_that_are_known_come_back_from_a_few_labels():
         found = delta.corrected(before).target
         assert float((found.forces - after.target.forces).abs().mean()) < 0.05 * float(after.target.forces.abs().mean())
         assert abs(float(found.energy - after.target.energy)) / after.system.n_atoms < 0.05
+
+
+def closer(frame: LabelledFrame, share: float) -> LabelledFrame:
+    """The frame with its two closest atoms nearer by this share of their distance."""
+    graph = build_graph(frame.system, 4.5)
+    k = int(edge_vectors(graph).norm(dim=1).argmin())
+    positions = frame.system.positions.clone()
+    positions[graph.sender[k]] -= share * edge_vectors(graph)[k]
+    return labelled(replace(frame.system, positions=positions), Conservative(MorseNet()))
+
+
+def test_a_contact_closer_than_all_labels_is_corrected_by_the_softening_alone(tmp_path):
+    """The correction adds no second repulsion to the teacher's own."""
+    soft, hard = pairs(8)
+    contact = closer(soft[7], 0.35)
+    delta = fit_delta(hard[:6], [f.target for f in soft[:6]], SETTINGS, around=soft)
+    delta.save(tmp_path / "delta.mdistill")
+    for one in (delta, load_delta(tmp_path / "delta.mdistill")):
+        change = one.corrected(contact).target.forces - contact.target.forces
+        assert float((change - 0.25 * contact.target.forces).abs().max()) < 0.1 * float(contact.target.forces.abs().max())
+
+
+def test_a_product_that_the_labels_hardly_know_stays_small_where_it_is_large():
+    """A column of 10⁻⁴ in the labels and 100 elsewhere: fitted to noise, it would give forces of hundreds there."""
+    random = torch.Generator().manual_seed(1)
+    rows = torch.randn((200, 2), generator=random, dtype=torch.float64) * torch.tensor([1.0, 1e-4], dtype=torch.float64)
+    labels = rows[:, 0] + 0.3 * torch.randn(200, generator=random, dtype=torch.float64)
+    normal = {"forces": NormalEquations.empty(2)}
+    normal["forces"].add(rows, labels)
+    normal["forces"].flush()
+    usual = torch.tensor([1.0, 100.0**2], dtype=torch.float64)
+    wild, tame = (solve(normal, 30, usual_square=given).weights for given in (None, usual))
+    assert abs(float(wild[1])) * 100.0 > 100.0 and abs(float(tame[1])) * 100.0 < 0.1
+    assert float(tame[0]) == pytest.approx(1.0, abs=0.1)
 
 
 def test_offsets_alone_are_exact_where_only_the_zero_of_energy_differs():

@@ -5,9 +5,9 @@ E'(x) = (1 + s) E(x) + Σ_w w_w B_w(x) + Σ_Z n_Z e_Z
 E: the teacher's energy   B: invariants of `design_matrix`   s: softening of the teacher, one number   e_Z: offset of element Z
 e_Z are fitted first, by least squares, so that another zero of energy is no error. Then energies and forces of all labels are
 fitted in one solve (`linear_fit.solve`): s and what is left of e_Z are free, w has a ridge whose strength maximises the
-evidence, so that few labels change little. The difference is linear in the features of a linear student, so the
-correction is itself a student without hidden layer and costs as little; the same numbers correct stored labels, from which a
-student of any kind is refitted.
+evidence, so that few labels change little. The difference is linear in the features of a linear student, so the correction is
+itself a student without hidden layer and costs as little; the same numbers correct stored labels, from which a student of any
+kind is refitted. It has no core repulsion: the teacher has its own.
 
 Reference: R. Ramakrishnan et al., J. Chem. Theory Comput. 11, 2087 (2015), doi 10.1021/acs.jctc.5b00099 (Δ-learning).
 """
@@ -40,6 +40,8 @@ from mdistill.types import Graph, LabelledFrame, Potential, Prediction, System
 
 LEAST = {"forces": 0.05, "energy": 1e-3}
 """Smallest noise, eV/Å and eV/atom: one label could be fitted exactly by many weights."""
+_AROUND = 24
+"""Soft labels, over all and of largest forces, that tell how large the products are where no hard label is."""
 SIZE = ClosedFormSettings(second=8, third=4, curvature_frames=0)
 
 
@@ -162,6 +164,7 @@ def fit_delta(
     products = products_of(MomentSettings(elements=elements, **network), items, size)
     reference = products.net.reference.clone()
     products.net.reference.zero_()
+    products.net.core.outer.zero_()
     first, bare = offsets(hard, soft, elements), Conservative(products.net)
     normal = {kind: NormalEquations.empty(1 + len(elements) + products.count) for kind in ("energy", "forces")}
     for frame, answer in zip(hard, soft, strict=True):
@@ -179,19 +182,34 @@ def fit_delta(
             normal["forces"].add(row, frame.target.forces.double().flatten() - forces - core.forces.flatten())
     for one in normal.values():
         one.flush()
-    return _delta(products, {k: n for k, n in normal.items() if n.rows}, (reference, first), len(hard), settings.fit.seed)
+    usual = torch.cat([torch.zeros(1 + len(elements), dtype=torch.float64), _usual_square(products, known)])
+    rows_of = {k: n for k, n in normal.items() if n.rows}
+    return _delta(products, rows_of, (reference, first), len(hard), settings.fit.seed, usual=usual)
+
+
+def _usual_square(products: Products, frames: Sequence[LabelledFrame]) -> Float[Tensor, " weight"]:
+    """Mean square of the forces of each product with unit weight, (eV/Å)²: in frames over all, and in those of largest forces."""
+    hottest = sorted(range(len(frames)), key=lambda k: -float(frames[k].target.forces.abs().max()))[:_AROUND]
+    evenly = np.linspace(0, len(frames) - 1, min(_AROUND, len(frames))).astype(int).tolist()
+    total, rows = torch.zeros(products.count, dtype=torch.float64), 0
+    for k in {*hottest, *evenly}:
+        forces = design(products, build_graph(cast(frames[k].system, dtype=torch.float64), products.net.cutoff)).forces
+        total, rows = total + forces.square().sum(0), rows + len(forces)
+    return total / max(rows, 1)
 
 
 def _delta(
-    products: Products, normal: dict[str, NormalEquations], references: tuple[Tensor, Tensor], labels: int, seed: int
-) -> Delta:
+    products: Products, normal: dict[str, NormalEquations], references: tuple[Tensor, Tensor], labels: int, seed: int,
+    *, usual: Float[Tensor, " column"],
+) -> Delta:  # fmt: skip
     """The solve. `references`: energies per element of the teacher, and the offsets that the labels are given without."""
     elements, (reference, first) = len(references[0]), references
-    fitted = solve(normal, 30, free=1 + elements, least=LEAST)
+    fitted = solve(normal, 30, free=1 + elements, least=LEAST, usual_square=usual)
     softening, more, weights = fitted.weights.split([1, elements, products.count])
     s = float(softening[0])
     products.net.reference.copy_(first + more - s * reference)
     net = to_student(products, weights, seed=seed).requires_grad_(False)
+    net.core.outer.zero_()
     return Delta(softening=s, net=net, effective=fitted.effective, labels=labels)
 
 

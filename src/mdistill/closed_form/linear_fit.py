@@ -162,8 +162,9 @@ class Solution:
 
 
 def solve(
-    normal: Mapping[str, NormalEquations], iterations: int, *, free: int = 0, least: Mapping[str, float] = MappingProxyType({})
-) -> Solution:
+    normal: Mapping[str, NormalEquations], iterations: int, *, free: int = 0, least: Mapping[str, float] = MappingProxyType({}),
+    usual_square: Tensor | None = None,
+) -> Solution:  # fmt: skip
     """Alternating fits of weights and noise; see the head of this file.
 
     Args:
@@ -171,13 +172,18 @@ def solve(
         iterations: Number of fits.
         free: Number of first weights that the ridge leaves free.
         least: Smallest noise of a kind, where few rows could be fitted exactly.
+        usual_square: Mean square of each column in rows of forces elsewhere: D is at least that of as many such rows, so that a
+            column that the rows at hand hardly know stays small there.
     """
     noise = {kind: max(KINDS[kind], least.get(kind, 0.0)) for kind in normal}
     ridge, effective, usual = 1e-6, 0.0, 0.0
     for _ in range(iterations):
         gram = torch.stack([n.gram / noise[k] ** 2 for k, n in normal.items()]).sum(0)
         moment = torch.stack([n.moment / noise[k] ** 2 for k, n in normal.items()]).sum(0)
-        scale = gram.diagonal().clamp_min(1e-12 * float(gram.diagonal().max())).sqrt()
+        scale = gram.diagonal().clamp_min(1e-12 * float(gram.diagonal().max()))
+        if usual_square is not None and "forces" in normal:
+            scale = torch.maximum(scale, usual_square * (normal["forces"].rows / noise["forces"] ** 2))
+        scale = scale.sqrt()
         scale[:free] *= _FREE
         eigenvalues, vectors = torch.linalg.eigh(gram / scale.outer(scale))
         eigenvalues, projected = eigenvalues.clamp_min(0.0), vectors.T @ (moment / scale)
