@@ -93,6 +93,20 @@ def test_the_driver_gives_what_i_pis_own_driver_of_ase_gives(name, tmp_path, mon
     trust("T7", f"i-PI driver, {name}: energy, forces, virial against i-PI's driver of ASE, relative", worst, "≤ 1e-10")
 
 
+def test_the_charge_of_the_structure_reaches_the_potential(tmp_path):
+    save_model(tmp_path / "made.mdistill", tiny_net())
+    atoms = to_atoms(SYSTEMS["molecule"]())
+    atoms.info |= {"charge": -1, "unpaired": 2}
+    write(tmp_path / "ion.extxyz", atoms)
+    words = ["export", "ipi", str(tmp_path / "made.mdistill"), "--structure", str(tmp_path / "ion.extxyz")]
+    assert cli.run([*words, "--out", str(tmp_path / "ipi")]) == 0
+    driver, seen = MdistillDriver(str(tmp_path / "made.mdistill"), str(tmp_path / "ipi" / "start.extxyz")), []
+    evaluate = driver._evaluate
+    driver._evaluate = lambda system: seen.append(system) or evaluate(system)
+    driver(np.zeros((3, 3)), 2.0 * atoms.positions)
+    assert (int(seen[-1].charge), int(seen[-1].unpaired)) == (-1, 2)
+
+
 def test_i_pi_runs_the_folder_and_a_socket_gives_the_same(tmp_path, trust):
     folder = exported(tmp_path, steps=20)
     inside = rows(folder)

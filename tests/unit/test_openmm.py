@@ -39,6 +39,27 @@ def test_energy_and_forces_are_those_of_the_student(name, trust):
     trust("T7", f"OpenMM, {name}: energy and size of forces, relative", deviation, "≤ 1e-10")
 
 
+def test_the_charge_of_the_structure_reaches_the_potential():
+    from mdistill.export.openmm import openmm_system
+
+    seen, plain = [], Conservative(tiny_net())
+
+    class Seeing:
+        cutoff, elements, name = plain.cutoff, plain.elements, "seeing"
+
+        def __call__(self, graph):
+            seen.append(graph.system)
+            return plain(graph)
+
+    atoms = to_atoms(SYSTEMS["molecule"]())
+    atoms.info |= {"charge": -1, "unpaired": 2}
+    system, positions = openmm_system(Seeing(), atoms)
+    made = openmm.Context(system, openmm.VerletIntegrator(1e-4), openmm.Platform.getPlatformByName("Reference"))
+    made.setPositions(positions)
+    made.getState(getEnergy=True)
+    assert (int(seen[-1].charge), int(seen[-1].unpaired)) == (-1, 2)
+
+
 def test_forces_are_derivatives_in_openmms_units():
     made = context(to_atoms(random_box(1)))
     positions = np.array(made.getState(getPositions=True).getPositions(asNumpy=True)._value)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from mdistill.export.frames import read_frames
+from mdistill.export.start import as_start
 from mdistill.export.watch import Watched, check_known
 from mdistill.export.write_frames import standard_orientation, write_frames, write_input
-from mdistill.graph import make_system
 from mdistill.io.structures import read_system
 from mdistill.teachers.models import STUDENT_SUFFIX, find_student, load
 
@@ -28,13 +30,13 @@ class MdistillDriver:
 
     Args:
         model: Student, teacher or another potential, by name or path.
-        structure: File with the atoms in i-PI's order; only its elements and periodic directions are used.
+        structure: File with the atoms in i-PI's order; its elements, periodic directions, charge and
+            unpaired electrons are used.
         precision: What a student computes in.
     """
 
     def __init__(self, model: str, structure: str, precision: str = "float64", skin: float = 0.5, **_: Any) -> None:
-        start = read_system(Path(structure))
-        self._numbers, self._pbc = start.numbers.numpy(), start.pbc[0].tolist()
+        self._start = read_system(Path(structure))
         self._evaluate = Watched(load(model, precision=precision, subject="model"), float(skin))  # type: ignore[arg-type]
 
     def __call__(self, cell: Any, pos: Any) -> Answer | list[Answer]:
@@ -50,7 +52,8 @@ class MdistillDriver:
 
         rows = unit_to_user("length", "angstrom", 1.0) * np.asarray(cell).T
         where = unit_to_user("length", "angstrom", 1.0) * np.asarray(positions).reshape(-1, 3)
-        prediction = self._evaluate(make_system(where, self._numbers, rows * np.array(self._pbc)[:, None], self._pbc))
+        vectors = torch.from_numpy(rows * self._start.pbc[0].numpy()[:, None])[None]
+        prediction = self._evaluate(replace(self._start, positions=torch.from_numpy(where), cell=vectors))
         ev, ev_per_angstrom = unit_to_internal("energy", "electronvolt", 1.0), unit_to_internal("force", "ev/ang", 1.0)
         virial = np.zeros((3, 3))
         if prediction.stress is not None:
@@ -83,7 +86,9 @@ def export_ipi(model: str | Path, structure: Path, out: Path, *, precision: str 
         if path.resolve() != (out / name).resolve():
             shutil.copy2(path, out / name)
     turned = standard_orientation(frames, structure)
-    notes = write_frames(out / START, turned)
+    stated = as_start(structure).system
+    states = {name: value for name in ("charge", "unpaired") if (value := getattr(stated, name)) is not None}
+    notes = write_frames(out / START, turned, provenance={name: str(int(value[0])) for name, value in states.items()})
     notes += [] if turned is frames else ["the cell is turned: its first lattice vector lies along x, the second in the xy plane"]
     inside = [("pes", "custom"), ("pes_path", str(Path(__file__).resolve()))]
     inside += [("parameters", f"{{model: {name}, structure: {START}, precision: {precision}}}")]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ase.cell import Cell
 from ase.data import atomic_masses
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from mdistill.errors import BadInput, MissingPackage
 from mdistill.export.start import as_start
 from mdistill.export.watch import Watched, check_known
-from mdistill.graph import make_system
 from mdistill.teachers.models import load
-from mdistill.types import Potential
+from mdistill.types import Potential, System
 from mdistill.units import KJ_MOL
 
 _NM = 10.0
@@ -25,16 +25,17 @@ _NM = 10.0
 
 @dataclass(frozen=True)
 class Computation:
-    """What a `PythonForce` calls: state → energy (kJ/mol), forces (kJ/mol/nm)."""
+    """What a `PythonForce` calls: state → energy (kJ/mol), forces (kJ/mol/nm). `start` states charge and unpaired electrons."""
 
     evaluate: Watched
-    numbers: Int[np.ndarray, " atom"]
-    periodic: bool
+    start: System
 
     def __call__(self, state: Any) -> tuple[float, Float[np.ndarray, "atom 3"]]:
         positions = _NM * np.asarray(state.getPositions(asNumpy=True)._value)
-        cell = _NM * np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) if self.periodic else np.zeros((3, 3))
-        prediction = self.evaluate(make_system(positions, self.numbers, cell, [self.periodic] * 3))
+        cell = np.zeros((3, 3))
+        if bool(self.start.pbc.all()):
+            cell = _NM * np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value)
+        prediction = self.evaluate(replace(self.start, positions=torch.from_numpy(positions), cell=torch.from_numpy(cell)[None]))
         return float(prediction.energy.sum()) / KJ_MOL, prediction.forces.detach().cpu().double().numpy() * (_NM / KJ_MOL)
 
 
@@ -72,7 +73,7 @@ def openmm_system(model: Potential | str | Path, structure: Any, *, skin: float 
     masses = atomic_masses[numbers] if start.masses is None else start.masses.numpy()
     for mass in masses:
         made.addParticle(float(mass) if np.isfinite(mass) else 0.0)
-    force = openmm.PythonForce(Computation(Watched(potential, skin), numbers, all(pbc)))
+    force = openmm.PythonForce(Computation(Watched(potential, skin), start.system))
     force.setUsesPeriodicBoundaryConditions(all(pbc))
     made.addForce(force)
     return made, positions / _NM
