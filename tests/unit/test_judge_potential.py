@@ -14,13 +14,14 @@ import torch
 from mdistill.analysis.gates import force_flips
 from mdistill.analysis.settings import GateLimits
 from mdistill.derivatives import Conservative
-from mdistill.errors import BadInput, Interrupted
+from mdistill.errors import BadInput, BlowUp, Interrupted
 from mdistill.graph import make_system
 from mdistill.interrupt import StopRequest
 from mdistill.judge.potential import closest_distances, pair_name, scan_pairs, validate
 from mdistill.judge.settings import ValidateSettings
 from mdistill.judge.timing import compare_speed
 from mdistill.labelling.settings import LabelSettings
+from mdistill.matter.masses import usual_time_step
 from mdistill.runs.hardware import instructions
 from mdistill.runs.results import Results, read_results, write_results
 from mdistill.simulation.evaluator import Evaluator
@@ -233,6 +234,37 @@ def test_without_dynamics_of_the_teacher_there_is_no_rdf_gate(held_out: list[Lab
     results = run(Student(), strained, tmp_path, replace(SHORT, drift_ps=0.1))
     assert "RDF overlap" not in {g.name for g in results.gates}
     assert {"force error", "NVE drift", "stability"} <= {g.name for g in results.gates}
+
+
+@pytest.mark.parametrize(("heavy_h", "step"), [(0.0, 0.5), (3.0, 1.0)])
+def test_gates_run_with_the_hydrogen_and_time_step_of_production(
+    heavy_h: float, step: float, tmp_path: Path, monkeypatch
+) -> None:
+    from mdistill.judge import potential
+
+    runs = list[tuple[object, ...]]()
+
+    def simulate(system: System, student: object, md: object, folder: Path, *, masses: object, **_: object) -> None:
+        runs.append((md.time_step_fs or usual_time_step(system), masses))
+        raise BlowUp(1, "seen")
+
+    monkeypatch.setattr(potential, "simulate", simulate)
+    water = make_system(
+        np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]), np.array([8, 1, 1]), np.zeros((3, 3)), [False] * 3
+    )
+    frame = LabelledFrame(
+        system=water,
+        target=Prediction(energy=torch.zeros(1), forces=torch.zeros(3, 3)),
+        block=0,
+        temperature_K=300.0,
+        source="md",
+    )
+    taught = replace(AT_ONCE, heavy_h=heavy_h)
+    student = Conservative(SoftSalt(elements=frozenset({1, 8})))
+    validate(student, student, [frame], water, SHORT, tmp_path, taught=taught)
+    assert len(runs) == 2 and {one[0] for one in runs} == {step}
+    assert all((masses is None) == (heavy_h == 0.0) for _, masses in runs)
+    assert all(masses is None or masses.tolist()[1:] == [3.0, 3.0] for _, masses in runs)
 
 
 def test_nothing_held_out_is_refused(tmp_path: Path) -> None:

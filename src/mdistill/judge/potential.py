@@ -38,7 +38,7 @@ from mdistill.judge.replay import replay
 from mdistill.judge.settings import ValidateSettings
 from mdistill.judge.timing import Speed, compare_speed
 from mdistill.labelling.settings import LabelSettings
-from mdistill.matter.masses import usual_time_step
+from mdistill.matter.masses import repartitioned, usual_time_step
 from mdistill.nets.speed_record import runs_in, speed_notes
 from mdistill.runs.hardware import hardware, instructions
 from mdistill.runs.identity import model_id, structure_digests
@@ -97,7 +97,7 @@ def validate(  # noqa: PLR0917
         repeated=_repeated(taught, settings.replays),
         mobile=mobile,
     )
-    dynamics = _Dynamics(student=student, start=start, settings=settings, folder=folder, seed=seed, stop=stop)
+    dynamics = _Dynamics(student, start, settings, folder, seed, stop, taught.heavy_h)
     by_temperature = {k: [f for f in frames if f.temperature_K == k] for k in temperatures}
     dynamics.compare_structure(measured, {k: part for k, part in by_temperature.items() if len(part) > 1}, taught)
     for kelvin in sorted({temperatures[0], temperatures[-1]}):
@@ -124,6 +124,13 @@ class _Dynamics:
     folder: Path
     seed: int
     stop: StopRequest
+    heavy_h: float = 0.0
+
+    @property
+    def step_fs(self) -> float | None:
+        """The time step set, or that of heavy hydrogen; None: the usual one."""
+        heavy = usual_time_step(self.start, heavy_h=self.heavy_h) if self.heavy_h else None
+        return self.settings.time_step_fs or heavy
 
     def run(self, name: str, kelvin: float, time_ps: float, **changed: Any) -> SimulationResult | BlowUp:
         """The finished run, or the blow-up where the guard stopped it."""
@@ -132,11 +139,12 @@ class _Dynamics:
             time_ps=time_ps,
             equilibration_ps=self.settings.equilibration_ps,
             seed=child_seed(self.seed, name, f"{kelvin:g} K"),
-            **({"time_step_fs": self.settings.time_step_fs} | changed),
+            **({"time_step_fs": self.step_fs} | changed),
         )
+        masses = repartitioned(self.start, self.heavy_h)
         self.stop.raise_if_pending()
         try:
-            return simulate(self.start, self.student, chosen, self.folder / f"{name}-{kelvin:g}K", stop=self.stop)
+            return simulate(self.start, self.student, chosen, self.folder / f"{name}-{kelvin:g}K", stop=self.stop, masses=masses)
         except BlowUp as error:
             return error
 
@@ -158,9 +166,8 @@ class _Dynamics:
 
     def measure_drift(self, measured: Measured, kelvin: float) -> None:
         """Drift and fluctuation of the total energy in an NVE run."""
-        run = self.run(
-            "nve", kelvin, self.settings.drift_ps, ensemble="nve", every_fs=10.0, time_step_fs=self.settings.drift_step_fs
-        )
+        step = min(self.settings.drift_step_fs, self.step_fs or usual_time_step(self.start))
+        run = self.run("nve", kelvin, self.settings.drift_ps, ensemble="nve", every_fs=10.0, time_step_fs=step)
         if isinstance(run, BlowUp):
             measured.drifts[f"{kelvin:g} K"] = f"stopped at step {run.step}: {run.reason}"
             return
@@ -176,7 +183,7 @@ class _Dynamics:
         run = self.run("hot", kelvin, asked)
         if not isinstance(run, BlowUp):
             return stability_gate(asked, asked, temperature_K=kelvin)
-        done = run.step * (self.settings.time_step_fs or usual_time_step(self.start)) / PS
+        done = run.step * (self.step_fs or usual_time_step(self.start)) / PS
         return stability_gate(max(0.0, done), asked, temperature_K=kelvin, reason=f"{run.reason} (step {run.step})")
 
 

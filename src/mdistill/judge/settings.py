@@ -19,7 +19,7 @@ class ValidateSettings:
         replays: Number of student replicas of the teacher's MD, 4 or more. Their scatter sets the noise of the RDFs. 0: no RDFs.
         equilibration_ps: Equilibration before each run, ps.
         drift_ps: Length of the NVE runs at the lowest and highest temperature, ps.
-        drift_step_fs: Time step of the NVE run, fs. At 1 fs Verlet's energy fluctuates little enough
+        drift_step_fs: Longest time step of the NVE run, fs (0.5 with hydrogen). At 1 fs Verlet's energy fluctuates little enough
             to show the drift of the forces within some ten ps.
         stability_ps: Length of the MD at stability_factor × the highest temperature, ps.
         stability_factor: Temperature of the stability run over the highest temperature.
