@@ -112,6 +112,7 @@ def test_a_slab_with_emt(tmp_path):
         (["--smiles", "CCO", "--heavy-h", "50"], "--heavy-h"),
         (["{nacl}", "--hard", "pyscf"], "--hard cp2k for periodic structures"),
         (["{charged}", "--teacher", "xtb@charge=1,unpaired=1", "--hard", "pyscf"], "--pyscf.charge 1"),
+        (["{charged}", "--teacher", "xtb@charge=1,unpaired=1", "--hard", "cp2k"], "1 unpaired electrons"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(tmp_path, capsys, arguments, named):

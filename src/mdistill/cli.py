@@ -14,9 +14,9 @@ from importlib import import_module
 from types import ModuleType
 
 from mdistill import __version__
-from mdistill.errors import BadInput, MdistillError
+from mdistill.errors import MdistillError
 from mdistill.notices import listening
-from mdistill.training.ranks import joined
+from mdistill.training.ranks import joined, refuse_torchrun
 
 COMMANDS = {
     "distill": "structure → fast student, gates, production MD, σ, report page",
@@ -87,10 +87,11 @@ def run(arguments: list[str]) -> int:
         print(f"mdistill: unknown command {name!r}\n  allowed: {', '.join(COMMANDS)}\n  fix: {hint}", file=sys.stderr)
         return 2
     try:
-        with listening(), joined() as ranks:
-            if not ranks.alone and name != "train":
-                allowed, fix = "mdistill train", f"mdistill {name} without torchrun or another launcher of processes"
-                raise BadInput("torchrun", f"{ranks.count} processes for mdistill {name}", allowed=allowed, fix=fix)
+        if name != "train":
+            refuse_torchrun(name)
+            with listening():
+                return int(module_of(name).main(rest) or 0)
+        with listening(), joined():
             return int(module_of(name).main(rest) or 0)
     except MdistillError as error:
         print(f"mdistill {name}{_rank()}: {error}", file=sys.stderr)

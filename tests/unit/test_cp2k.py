@@ -28,7 +28,7 @@ from mdistill.labelling.cp2k_files import input_text, read_output
 from mdistill.labelling.engine import Answer, Failure
 from mdistill.labelling.hard_settings import Cp2kSettings
 from mdistill.labelling.label import label_structures
-from mdistill.labelling.remembered import Remembered, load_engine
+from mdistill.labelling.remembered import Remembered, level_of, load_engine
 from mdistill.labelling.settings import LabelSettings
 from mdistill.types import System
 from mdistill.units import BOHR, GPA, HARTREE
@@ -250,3 +250,10 @@ def test_cp2k_itself_gives_forces_and_stress_that_are_derivatives_of_its_energy(
     rise = (of(box(0.0, step)).prediction.energy - of(box(0.0, -step)).prediction.energy) / (2 * step)
     stress = float(rise) / float(np.linalg.det(cell))
     assert stress == pytest.approx(float(middle.prediction.stress[0, 0, 0]), abs=0.002)
+
+
+def test_answers_without_k_points_count_as_those_at_the_gamma_point():
+    assert "kpoints" not in level_of(engine("good")) and "kpoints" in level_of(engine("good", kpoints=(2, 1, 1)))
+    for wrong in ((2, 2), (2.5, 1, 1)):
+        with pytest.raises(BadInput, match="kpoints"):
+            Cp2kSettings(kpoints=wrong)

@@ -8,6 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.io import write
 
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput, MdistillNotice
@@ -41,6 +43,8 @@ def spice(path: Path, frames: int = 12, **change: object) -> Path:
             arrays = {"atomic_numbers": np.array(numbers, np.int16), "conformations": places.astype(np.float32),
                       "dft_total_energy": energy, "dft_total_gradient": gradient.astype(np.float32)}  # fmt: skip
             for key, values in (arrays | change if name == "water" else arrays).items():
+                if key in group:
+                    del group[key]
                 if values is not None:
                     group.create_dataset(key, data=values)
             group["conformations"].attrs["units"] = "bohr"
@@ -66,6 +70,9 @@ def test_most_structures_are_taken_evenly(tmp_path: Path) -> None:
     frames = import_labels(spice(tmp_path / "SPICE.hdf5"), LabelFileSettings(most_structures=9)).frames
     counts = [sum(frame.system.n_atoms == atoms for frame in frames) for atoms in (2, 3, 5)]
     assert counts == [3, 3, 3]
+    write(tmp_path / "other.extxyz", Atoms("H2", [[0, 0, 0], [0, 0, 0.7]]))
+    with pytest.raises(BadInput, match="--most-structures"):
+        import_labels(tmp_path / "other.extxyz", LabelFileSettings(most_structures=9))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,7 @@ def test_most_structures_are_taken_evenly(tmp_path: Path) -> None:
         ({"dft_total_energy": np.zeros(5)}, r"shape \(5,\), not \(12,\)"),
         ({"conformations": np.full((12, 3, 3), np.nan)}, "not finite"),
         ({"atomic_numbers": np.array([8, 1, 999])}, "999"),
+        ({"smiles": np.array([], dtype="S4")}, "cannot be read"),
     ],
 )  # fmt: skip
 def test_what_is_no_molecule_of_spice_is_refused(tmp_path: Path, change: dict[str, object], text: str) -> None:
@@ -178,6 +186,17 @@ def test_qcml_in_our_units_with_charges_and_unpaired_electrons(tmp_path: Path) -
         assert [(int(f.system.charge), int(f.system.unpaired)) for f in held[:3]] == [(-1, 0), (0, 1), (-1, 0)]
     with pytest.warns(MdistillNotice):
         assert len(import_labels(path, LabelFileSettings(most_structures=4)).frames) == 3
+
+
+def test_one_zero_of_energy_in_a_file_of_qcml(tmp_path: Path) -> None:
+    mixed, path = tmp_path / "mixed.tfrecord-00000-of-00011", tmp_path / "qcml-full.tfrecord-00000-of-00011"
+    total = qcml(path, lacking="pbe0_formation_energy", outlier=-1).read_bytes()
+    with pytest.warns(MdistillNotice, match="no pbe0_formation_energy: total energies are read"):
+        frames = import_labels(path).frames
+    assert float(frames[0].target.energy) == pytest.approx((labelled(4, 10)[1][0] - 39.7) * HARTREE, abs=1e-3)
+    mixed.write_bytes(qcml(path, outlier=-1).read_bytes() + total)
+    with pytest.raises(BadInput, match="structure 11 has no pbe0_formation_energy"):
+        import_labels(mixed)
 
 
 def test_damaged_records_and_other_features_are_refused(tmp_path: Path) -> None:

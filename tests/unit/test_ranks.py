@@ -22,6 +22,7 @@ from ase.io import write
 
 import mdistill
 import rank_jobs
+from mdistill import cli
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER
 from mdistill.nets.model_files import read_header
@@ -247,7 +248,20 @@ def test_the_command_on_two_processes_writes_and_prints_once(begin, tmp_path):
     ],
 )
 def test_what_cannot_be_done_is_said_once(arguments, words, begin):
-    found = ended(two(begin, ["-m", "mdistill", *arguments]))
+    found = ended(two(begin, ["-m", "mdistill", *arguments], TORCHELASTIC_RUN_ID="one"))
     assert [status for status, _ in found] == [2, 2]
     assert sum(text.count(words) for _, text in found) == 1, found
     assert len(re.findall("fix:", "".join(text for _, text in found))) == 1
+
+
+def test_variables_of_a_cluster_do_not_stop_commands_of_one_process(monkeypatch, capsys):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    assert cli.run(["cite", "none"]) == 2
+    assert "none" in capsys.readouterr().err
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    with pytest.raises(SystemExit):
+        cli.run(["cite", "none"])
+    monkeypatch.setenv("RANK", "0")
+    assert cli.run(["cite", "none"]) == 2
+    assert "2 processes for mdistill cite" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def _spice(path: Path, most: int | None) -> Iterator[Row]:
                     taken += count
     except BadInput:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         problem = f"cannot be read ({type(error).__name__}: {str(error)[:120]})"
     if problem is not None:
         raise BadInput(path, problem, allowed="a file of SPICE", fix="check the file, or write the labels as extended XYZ")
@@ -117,9 +117,12 @@ def _text(group: Any, key: str) -> str:
 
 
 def _qcml(path: Path, most: int | None) -> Iterator[Row]:
-    outliers = 0
+    outliers, energy = 0, ""
     for number, record in enumerate(read_examples(path, every=_every(path, count_records(path), most)), 1):
-        energy = "pbe0_formation_energy" if "pbe0_formation_energy" in record else "pbe0_energy"
+        if not energy:
+            energy = "pbe0_formation_energy" if "pbe0_formation_energy" in record else "pbe0_energy"
+            if energy == "pbe0_energy":
+                notify(f"{path} has no pbe0_formation_energy: total energies are read, which as float32 lack digits")
         lacking = next((name for name in (*QCML_NAMES, energy) if not isinstance(record.get(name), np.ndarray)), None)
         atoms = 0 if lacking else len(record["atomic_numbers"])
         sizes = {"positions": 3 * atoms, "pbe0_forces": 3 * atoms, energy: 1, "charge": 1, "multiplicity": 1}

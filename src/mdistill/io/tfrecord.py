@@ -62,7 +62,7 @@ def read_examples(path: Path, *, every: int = 1) -> Iterator[dict[str, Feature]]
     for number, content in _records(path, every=every):
         try:
             yield _features(content)
-        except (ValueError, IndexError, struct.error, UnicodeDecodeError) as error:
+        except (ValueError, IndexError, OverflowError, struct.error) as error:
             raise _damaged(path, f"record {number + 1} is no example of TensorFlow ({error})") from error
 
 

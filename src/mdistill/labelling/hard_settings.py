@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mdistill.settings import setting, settings
+from mdistill.settings import refuse, setting, settings
 
 Functional = Literal["PBE", "PBE-D3", "revPBE-D3", "BLYP-D3"]
 
@@ -36,6 +36,10 @@ class Cp2kSettings:
     charge: int = setting(0, least=-20, most=20)
     drift_eV_A: float = setting(0.02, above=0.0, most=1.0, unit="eV/Å")
     timeout_s: float = setting(3600.0, above=0.0, most=1e7, unit="s")
+
+    def __post_init__(self) -> None:
+        if len(self.kpoints) != 3 or any(int(n) != n for n in self.kpoints):
+            refuse(self, "kpoints", allowed="three whole numbers", fix="--cp2k.kpoints 2 2 2")
 
 
 @settings

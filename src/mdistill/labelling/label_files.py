@@ -84,6 +84,7 @@ def read_frames(path: Path, settings: LabelFileSettings, keys: Keys) -> list[Fil
         _check_no_units(path, settings)
         rows = read_molecule_set(path, settings.most_structures)
     else:
+        _check_read_whole(path, settings)
         rows = _from_npz(path) if path.suffix.lower() == ".npz" else _from_ase(path)
     frames: list[FileFrame] = []
     for number, (structure, shelf) in enumerate(rows, 1):
@@ -91,6 +92,12 @@ def read_frames(path: Path, settings: LabelFileSettings, keys: Keys) -> list[Fil
     if not frames:
         raise BadInput(path, "no structures", allowed=READABLE, fix="check the file")
     return frames
+
+
+def _check_read_whole(path: Path, settings: LabelFileSettings) -> None:
+    if settings.most_structures is not None:
+        fix = "leave it out, and name files of SPICE or QCML in a command of their own"
+        raise BadInput("--most-structures", f"given with {path}", allowed="files of SPICE and QCML", fix=fix)
 
 
 def _check_no_units(path: Path, settings: LabelFileSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -77,9 +78,8 @@ class _Kinds:
 
 
 def log_row(step: int, state: State, since: RunningSums | None = None, *, kinds: _Kinds | None = None) -> dict[str, float | None]:
-    """One line of the log: columns by name, with the temperature of each element, T_<element>_K, and last the means over the
-    steps since the row before (whose sums are `since`), mean_…; None where undefined. The equations are those of `kinetics`, for
-    one structure."""
+    """One line of the log, for one structure (equations: `kinetics`): columns by name, with T_<element>_K, and last the means
+    over the steps since the row before (whose sums are `since`), mean_…; None where undefined."""
     kinds, answer = kinds or _Kinds.of(state), prediction_of(state)
     momenta, masses, many = measured(state).numpy(), kinds.masses, len(kinds.masses)
     held, volume = np.isinf(masses), abs(float(np.linalg.det(state.system.cell[0].numpy())))
@@ -90,12 +90,16 @@ def log_row(step: int, state: State, since: RunningSums | None = None, *, kinds:
     flow = float(inner.sum()) * (1.0 if held.any() or many == 1 else many / (many - 1.0))
     squeeze = None if answer.stress is None or volume == 0.0 else (flow / volume - float(answer.stress[0].trace())) / (3.0 * GPA)
     row: dict[str, float | None] = {
-        "step": step, "time_fs": state.time, "temperature_K": float(each.sum() / (degrees.sum() * BOLTZMANN)),
+        "step": step, "time_fs": state.time, "temperature_K": _kelvin(float(each.sum()), float(degrees.sum())),
         "potential_eV": potential, "kinetic_eV": kinetic, "total_eV": potential + kinetic, "pressure_GPa": squeeze,
         "volume_A3": volume if bool(state.system.pbc.all()) else None,
     }  # fmt: skip
-    row |= {f"T_{one}_K": float(e / (d * BOLTZMANN)) for one, e, d in zip(kinds.symbols, each, degrees, strict=True)}
+    row |= {f"T_{one}_K": _kelvin(e, d) for one, e, d in zip(kinds.symbols, each.tolist(), degrees.tolist(), strict=True)}
     return row | means(state, since or no_steps(state.system), degrees=kinds.degrees)
+
+
+def _kelvin(twice_kinetic: float, degrees: float) -> float:
+    return twice_kinetic / (degrees * BOLTZMANN) if degrees else math.nan
 
 
 @dataclass(slots=True)

@@ -15,7 +15,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -206,6 +207,15 @@ class _Run(Generic[Module, Item]):
         write_json(self.folder / HISTORY, self.at.history)
         self.saved = time.monotonic()
 
+    @contextmanager
+    def saved_where_lost(self) -> Iterator[None]:
+        """Save where another rank ends within the block."""
+        try:
+            yield
+        except LostRank:
+            self.save()
+            raise
+
     def load(self) -> None:
         """Load the checkpoint of the folder."""
         path = self.folder / CHECKPOINT
@@ -267,18 +277,19 @@ def fit(
     clock, at = Clock(), run.at
     most = settings.steps or max(settings.max_epochs * len(train) // settings.batch_size, 2 * TIMED_TO)
     step = partial(_advance, run, train, validation, clock, stop=stop)
-    if not at.total:
-        step(until=TIMED_FROM, advance=silent)
-        at.spent.mark(at.step)
-        step(until=TIMED_TO, advance=silent)
-        run.retime(most, most=most)
-        run.save()
-    with progress(title, at.total, unit="step", done=at.step) as advance:
-        while at.step < at.total:
-            step(until=at.total if settings.steps else min(at.total, at.spent.timed_step + window(at.total)), advance=advance)
-            if not settings.steps and at.step < at.total:
-                run.retime(at.total, most=most)
-                advance(0, "", at.total)
+    with run.saved_where_lost():
+        if not at.total:
+            step(until=TIMED_FROM, advance=silent)
+            at.spent.mark(at.step)
+            step(until=TIMED_TO, advance=silent)
+            run.retime(most, most=most)
+            run.save()
+        with progress(title, at.total, unit="step", done=at.step) as advance:
+            while at.step < at.total:
+                step(until=at.total if settings.steps else min(at.total, at.spent.timed_step + window(at.total)), advance=advance)
+                if not settings.steps and at.step < at.total:
+                    run.retime(at.total, most=most)
+                    advance(0, "", at.total)
     if run.ranks.first and not ledger.is_done(work):
         ledger.finish(work, [CHECKPOINT, HISTORY], seconds=60.0 * at.spent.wall)
     note = remark(settings, at.step, at.spent, most=most)
@@ -306,11 +317,7 @@ def _advance(
         begin = time.monotonic()
         epoch, k = divmod(at.step, per_epoch)
         batch = [train[i] for i in order_of(len(train), run.settings.seed, epoch)[k * size : (k + 1) * size]]
-        try:
-            run.update(batch, asked=not alone and stop.pending())
-        except LostRank:
-            run.save()
-            raise
+        run.update(batch, asked=not alone and stop.pending())
         at.minutes += (time.monotonic() - begin) / 60.0
         advance(1, run.objective.describe({name: total / at.counted for name, total in at.sums.items()}))
         finished, epoch_ended = at.step == at.total, at.step % per_epoch == 0

@@ -91,7 +91,9 @@ def fine_tune(
     )  # fmt: skip
     start = shifted_student(student, folder / START, references, softening)
     held = set(held_blocks) or {frame.block for frame in split_blocks(soft, held_out=train.held_out, member=member)[1]}
-    replayed = [frame for frame in soft if frame.block in held] + not_labelled([f for f in soft if f.block not in held], hard)
+    replayed = not_labelled(soft, hard)
+    if all(frame.block not in held for frame in replayed):
+        replayed += [frame for frame in soft if frame.block in held]
     return train_potential(
         together(replayed, hard, settings.share), replace(train, fit=fit), folder, stop=stop, start_from=start, member=member,
         provenance=(provenance or {}) | {"hard_labels": len(hard)}, held_blocks=held,

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TIMEOUT = timedelta(minutes=10)
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""What torchrun sets, and no other launcher."""
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each process by its environment."""
 
@@ -141,6 +143,20 @@ def launched() -> Ranks:
         fix = "start with torchrun, or without these variables"
         raise BadInput("RANK, WORLD_SIZE", f"{rank}, {count}", allowed="whole numbers, 0 ≤ RANK < WORLD_SIZE", fix=fix)
     return Ranks(int(rank), int(count))
+
+
+def refuse_torchrun(command: str) -> None:
+    """Refuse to run a command of one process in several. Variables that a cluster sets in every job mean nothing here.
+
+    Raises:
+        BadInput: torchrun started it in several processes; rank 0 alone says so.
+    """
+    ranks = launched() if TORCHRUN in os.environ else ALONE
+    if not ranks.first:
+        raise SystemExit(2)
+    if not ranks.alone:
+        allowed, fix = "mdistill train", f"mdistill {command} without torchrun"
+        raise BadInput("torchrun", f"{ranks.count} processes for mdistill {command}", allowed=allowed, fix=fix)
 
 
 @contextmanager

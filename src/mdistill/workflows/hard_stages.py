@@ -46,9 +46,16 @@ def check_engine(settings: DistillSettings, crystal: Crystal) -> None:
     """Refuse what the engine of hard labels would refuse after the stages before it.
 
     Raises:
-        BadInput: PySCF for something periodic, or another charge or number of unpaired electrons than the molecule's.
+        BadInput: PySCF for something periodic, or another charge or number of unpaired electrons than the structure states.
     """
-    matter, pyscf = settings.prepare.matter, settings.pyscf
+    matter, pyscf, cp2k = settings.prepare.matter, settings.pyscf, settings.cp2k
+    if settings.hard == "cp2k":
+        if crystal.unpaired:
+            allowed, fix = "closed shells, for cp2k", "--hard pyscf for a molecule"
+            raise BadInput("--hard", f"cp2k, for {crystal.unpaired} unpaired electrons", allowed=allowed, fix=fix)
+        if crystal.charge is not None and crystal.charge != cp2k.charge:
+            allowed, fix = f"{crystal.charge}, as the structure states", f"--cp2k.charge {crystal.charge}"
+            raise BadInput("--cp2k.charge", f"{cp2k.charge}", allowed=allowed, fix=fix)
     if settings.hard != "pyscf":
         return
     if matter != "molecule":
