@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,8 +28,11 @@ from mdistill.direct.multiple_steps import EnergyBetweenSteps, MultipleTimeSteps
 from mdistill.direct.safe import SafeForces, for_dynamics, without_rigid_parts
 from mdistill.errors import BadInput, BlowUp
 from mdistill.graph import build_graph, concatenate, make_system, split
+from mdistill.io.position_blocks import position_blocks
+from mdistill.io.trajectories import TrajectoryWriter
 from mdistill.nets.model_files import save_model
-from mdistill.observables.simulation import dynamics_results
+from mdistill.observables import simulation
+from mdistill.observables.simulation import bonds_held, dynamics_results
 from mdistill.runs.results import read_results
 from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
@@ -37,7 +41,7 @@ from mdistill.simulation.restart import load_restart
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.simulation.verlet import VelocityVerlet
-from mdistill.types import Trajectory
+from mdistill.types import Prediction, Trajectory
 from systems import SYSTEMS, MorseNet, random_box, tiny_edge_transformer
 
 DOUBLE = torch.float64
@@ -267,6 +271,33 @@ def test_a_bond_that_breaks_ends_the_stable_time() -> None:
     assert density_error(density, distance_density(positions[7:])) == pytest.approx(4.0 / 3.0, rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["run.h5", "run.extxyz"])
+def test_how_long_bonds_hold_is_read_in_blocks_and_unknown_of_a_file_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The second bond of water breaks in frame 6, in the third of the blocks."""
+    start = initial_state(
+        make_system(np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]), np.array([8, 1, 1]), np.zeros((3, 3)), [False] * 3),
+        temperature_K=10.0, generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    answer = Prediction(energy=torch.zeros(1, dtype=DOUBLE), forces=torch.zeros(3, 3, dtype=DOUBLE))
+    writer = TrajectoryWriter(tmp_path / name)
+    for k in range(10):
+        place = start.system.positions.clone()
+        place[2, 1] += 0.6 if k >= 6 else 0.0
+        writer.add(k, replace(start, system=replace(start.system, positions=place), prediction=answer, time=5.0 * k))
+    writer.flush()
+    sizes = [len(times) for times, _ in position_blocks(writer.path, frames=4)]
+    assert sizes == [4, 4, 2]
+    monkeypatch.setattr(simulation, "position_blocks", partial(position_blocks, frames=3))
+    done = SimpleNamespace(trajectory=writer.path, state=start)
+    held, notes = bonds_held(done)
+    assert held.value == pytest.approx(0.03) and held.samples == 7 and "after 0.03 ps" in notes[0]
+    writer.path.write_bytes(b"nothing of the kind")
+    held, notes = bonds_held(done)
+    assert held.value is None and held.unit == "ps" and "not known" in notes[0]
+
+
 def test_simulate_takes_the_charge_of_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from ase import Atoms
     from ase.io import write
@@ -307,6 +338,9 @@ def test_simulate_tells_of_heating_and_takes_the_remedies(tmp_path: Path, capsys
     assert cli.run([*command, "--out", f"{tmp_path}/nvt"]) == 0
     assert "heats up" not in capsys.readouterr().err
     assert read_results(tmp_path / "nvt").values["bonds_held"].value == pytest.approx(0.02)
+    single = ["--time-ps", "0.01", "--every-fs", "20", "--equilibration-ps", "0.2", "--out", f"{tmp_path}/single"]
+    assert cli.run([*command, *single]) == 0
+    assert read_results(tmp_path / "single").values["bonds_held"].value is None
     hot = ["--temperature-K", "3000", "--time-ps", "0.2", "--every-fs", "2", "--seed", "4", "--out", f"{tmp_path}/hot"]
     assert cli.run([*command, *hot]) == 0
     flown = read_results(tmp_path / "hot")

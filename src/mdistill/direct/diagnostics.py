@@ -111,13 +111,21 @@ def bonds(system: System) -> Int[Tensor, "bond 2"]:
     return ends[near & (ends[:, 0] < ends[:, 1])]
 
 
+def first_break(
+    positions: Float[Tensor, "frame atom 3"], pairs: Int[Tensor, "bond 2"], lengths: Float[Tensor, " bond"]
+) -> int | None:
+    """The first frame in which a bond deviates by more than 0.5 Å from its reference length, or is not finite; None without."""
+    if not len(pairs):
+        return None
+    ends = positions[:, pairs[:, 1]] - positions[:, pairs[:, 0]]
+    broken = (~((ends.norm(dim=2) - lengths).abs().amax(1) <= BROKEN)).nonzero()
+    return int(broken[0]) if len(broken) else None
+
+
 def stable_time(trajectory: Trajectory, pairs: Int[Tensor, "bond 2"], lengths: Float[Tensor, " bond"]) -> float:
-    """Time (fs) of the first frame in which a bond deviates by more than 0.5 Å from its reference length; the last time, where
-    none does. A frame that is not finite counts as broken."""
-    ends = trajectory.positions[:, pairs[:, 1]] - trajectory.positions[:, pairs[:, 0]]
-    off = (ends.norm(dim=2) - lengths).abs().amax(1)
-    broken = (~(off <= BROKEN)).nonzero()
-    return float(trajectory.times[int(broken[0])] if len(broken) else trajectory.times[-1])
+    """Time (fs) of the first frame with a broken bond (`first_break`); the last time, where there is none."""
+    broken = first_break(trajectory.positions, pairs, lengths)
+    return float(trajectory.times[-1 if broken is None else broken])
 
 
 def distance_density(

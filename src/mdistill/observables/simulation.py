@@ -9,10 +9,12 @@ import numpy as np
 
 from mdistill.closed_form.posterior import POSTERIOR, load_posterior
 from mdistill.derivatives import is_gradient
-from mdistill.direct.diagnostics import BROKEN, LEAST_FRAMES, bonds, heating, stable_time
+from mdistill.direct.diagnostics import BROKEN, LEAST_FRAMES, bonds, first_break, heating
+from mdistill.errors import BadInput
 from mdistill.estimates import Estimate, exactly, unknown
 from mdistill.io.import_trajectory import read_trajectory
 from mdistill.io.logs import read_log
+from mdistill.io.position_blocks import position_blocks
 from mdistill.nets.model_files import read_metadata
 from mdistill.observables.barostat import barostat_notes
 from mdistill.runs.identity import shown_sha256
@@ -61,7 +63,7 @@ def dynamics_results(done: SimulationResult, potential: Potential, settings: Sim
         after, heats = log["time_fs"] > 0.0, [_NOT_CONSERVED]
         enough = int(after.sum()) >= LEAST_FRAMES
         values = values | {"heating": heating(log["time_fs"][after], log["temperature_K"][after]) if enough else unknown("K/ns")}
-    if len(time_ps) > 1 and not is_gradient(potential) and not bool(done.state.system.pbc.any()):
+    if not is_gradient(potential) and not bool(done.state.system.pbc.any()):
         held, broken = bonds_held(done)
         values, heats = values | {"bonds_held": held}, heats + broken
     return Results(
@@ -73,13 +75,25 @@ def dynamics_results(done: SimulationResult, potential: Potential, settings: Sim
 
 
 def bonds_held(done: SimulationResult) -> tuple[Estimate, list[str]]:
-    """Time (ps) until a bond of the first frame deviates by more than 0.5 Å, or that of the last frame; a note where one does."""
-    run = read_trajectory(done.trajectory).trajectory
-    pairs = bonds(replace(done.state.system, positions=run.positions[0]))
-    lengths = (run.positions[0][pairs[:, 1]] - run.positions[0][pairs[:, 0]]).norm(dim=1)
-    held = stable_time(run, pairs, lengths) / 1000.0 if len(pairs) else float(run.times[-1]) / 1000.0
-    note = f"A bond deviates by more than {BROKEN:g} Å from its first length after {held:.3g} ps: the molecule broke or reacted."
-    return exactly(held, "ps", samples=len(run.times)), [note] if held < float(run.times[-1]) / 1000.0 else []
+    """Time (ps) until a bond of the first frame deviates by more than 0.5 Å, or that of the last frame; a note where one does.
+
+    Unknown of a single frame, and of a trajectory that cannot be read, with a note.
+    """
+    pairs, lengths, frames, last = None, None, 0, 0.0
+    try:
+        for times, positions in position_blocks(done.trajectory):
+            if pairs is None or lengths is None:
+                pairs = bonds(replace(done.state.system, positions=positions[0]))
+                lengths = (positions[0][pairs[:, 1]] - positions[0][pairs[:, 0]]).norm(dim=1)
+            broken = first_break(positions, pairs, lengths)
+            if broken is not None:
+                held = float(times[broken]) / 1000.0
+                note = f"A bond deviates by more than {BROKEN:g} Å from its first length after {held:.3g} ps"
+                return exactly(held, "ps", samples=frames + broken + 1), [f"{note}: the molecule broke or reacted."]
+            frames, last = frames + len(times), float(times[-1]) / 1000.0
+    except BadInput as error:
+        return unknown("ps"), [f"How long the bonds hold is not known: {str(error).splitlines()[0]}."]
+    return (exactly(last, "ps", samples=frames) if frames > 1 else unknown("ps")), []
 
 
 def uncertainty_results(potential: Potential, model: Path, done: SimulationResult, *, frames: int = 12) -> Results:
