@@ -41,6 +41,7 @@ from mdistill.simulation.restart import load_restart
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.simulation.verlet import VelocityVerlet
+from mdistill.training.stride_objective import random_turn
 from mdistill.types import Prediction, Trajectory
 from systems import SYSTEMS, MorseNet, random_box, tiny_edge_transformer
 
@@ -95,6 +96,32 @@ def test_a_molecule_in_a_wide_periodic_box_turns_no_more_than_an_open_one() -> N
     graph = build_graph(narrow, net.cutoff)
     plain = Direct(net)(graph).forces
     assert torch.allclose(safe(graph).forces, plain - plain.mean(0), atol=1e-12)
+
+
+def test_how_coordinates_are_wrapped_does_not_change_safe_forces() -> None:
+    """A molecule, a chain longer than the cutoff, and two molecules out of each other's reach, in a periodic box of 50 Å."""
+    net, random = tiny_edge_transformer(1), np.random.default_rng(0)
+    safe, molecule = SafeForces(Direct(net)), SYSTEMS["molecule"]()
+    apart = concatenate([molecule, replace(molecule, positions=molecule.positions @ random_turn(random) + 25.0)])
+    places = np.outer(np.arange(7), [2.0, 1.0, 0.5]) + random.normal(size=(7, 3), scale=0.2)
+    chain = make_system(places, np.array([3, 16, 15, 16, 3, 17, 15]), np.zeros((3, 3)), [False] * 3)
+    whole, wrapped = [], []
+    for system in (molecule, chain, replace(apart, owner=torch.zeros_like(apart.owner))):
+        boxed = replace(system, cell=50.0 * torch.eye(3, dtype=DOUBLE)[None], pbc=torch.ones(1, 3, dtype=torch.bool))
+        images = torch.from_numpy(random.integers(-2, 3, size=(system.n_atoms, 3)).astype(float))
+        corner = replace(boxed, positions=(boxed.positions - boxed.positions[:2].mean(0)) % 50.0)
+        expected = safe(build_graph(boxed, net.cutoff)).forces
+        for other in (corner, replace(boxed, positions=boxed.positions + 50.0 * images)):
+            assert float((other.positions.amax(0) - other.positions.amin(0)).max()) > 40.0
+            assert torch.allclose(safe(build_graph(other, net.cutoff)).forces, expected, atol=1e-9)
+        if len(whole) < 2:
+            arms = boxed.positions - boxed.positions.mean(0)
+            assert float(torch.linalg.cross(arms, expected).sum(0).abs().max()) < 1e-12
+        whole.append(boxed)
+        wrapped.append(corner)
+    bulk = [molecule, SYSTEMS["box"]()]
+    together = [safe(build_graph(concatenate([*ones, *bulk]), net.cutoff)).forces for ones in (whole, wrapped)]
+    assert torch.allclose(*together, atol=1e-9)
 
 
 def test_a_random_frame_is_the_same_for_the_same_structure() -> None:

@@ -4,7 +4,9 @@ r"""Direct forces made safe for dynamics: no net force, no torque, and a random 
 
 This is the smallest change of the forces that removes both: it projects on all motions but translation and rotation. Where
 the atoms lie on a line, the rotation about it moves nothing and is left out. Structures that see images of themselves keep their
-torque; a molecule in a periodic box wider than itself and the cutoff does not.
+torque; a molecule in a periodic box wider than itself and the cutoff does not. Its arms r − r̄ follow the edges of the graph, so
+that it does not matter how its coordinates are wrapped. Where edges do not connect all atoms of a periodic box, arms are not
+defined and the torque stays.
 
 In a random frame the structure is rotated before the network sees it, and the forces are rotated back. The rotation follows from
 the bits of the positions, so the answer depends on the structure alone and a restarted run repeats itself; from step to step it
@@ -77,7 +79,8 @@ class SafeForces:
             seen = self.inner(replace(graph, system=turned(graph.system, turn)))
             stress = None if seen.stress is None else turn @ seen.stress.to(turn) @ turn.T
             prediction = replace(seen, forces=seen.forces.to(turn) @ turn.T, stress=stress)
-        return replace(prediction, forces=without_rigid_parts(graph.system, prediction.forces, alone=isolated(graph)))
+        system, alone = connected(graph)
+        return replace(prediction, forces=without_rigid_parts(system, prediction.forces, alone=alone))
 
 
 def frame_of(system: System) -> Float[Tensor, "3 3"]:
@@ -86,12 +89,27 @@ def frame_of(system: System) -> Float[Tensor, "3 3"]:
     return random_turn(np.random.default_rng(zlib.crc32(content))).to(system.positions)
 
 
-def isolated(graph: Graph) -> Bool[Tensor, " struct"]:
-    """Whether no atom of a struct sees an image of another one."""
-    system = graph.system
-    images = (graph.shift != 0.0).any(1).to(graph.shift)
-    seen = images.new_zeros(system.n_structs).index_add(0, system.owner.index_select(0, graph.receiver), images)
-    return seen == 0.0
+def connected(graph: Graph) -> tuple[System, Bool[Tensor, " struct"]]:
+    """The system with the atoms of a struct at the images that edges connect, and which structs are alone.
+
+    A struct is alone where it is open in every direction, or where edges connect all its atoms and the shifts along every closed
+    path of edges add up to zero.
+    """
+    system, receiver, sender, shift = graph.system, graph.receiver, graph.sender, graph.shift
+    owner, open_ones = system.owner, ~system.pbc.any(1)
+    if bool(open_ones.all()):
+        return system, open_ones
+    atoms, reached = torch.arange(system.n_atoms, device=owner.device), torch.zeros_like(owner, dtype=torch.bool)
+    first = torch.zeros_like(owner[: system.n_structs]).scatter_reduce(0, owner, atoms, "amin", include_self=False)
+    reached[first] = True
+    images = shift.new_zeros((system.n_atoms, 3))
+    while bool((front := reached[receiver] & ~reached[sender]).any()):
+        images[sender[front]] = images[receiver[front]] + shift[front]
+        reached[sender[front]] = True
+    wrong = (images[receiver] + shift != images[sender]).any(1).to(shift)
+    count = wrong.new_zeros(system.n_structs).index_add(0, owner[receiver], wrong).index_add(0, owner, (~reached).to(wrong))
+    moves = torch.einsum("ia,iab->ib", images, system.cell[owner])
+    return replace(system, positions=system.positions + moves), open_ones | (count == 0.0)
 
 
 def without_rigid_parts(
