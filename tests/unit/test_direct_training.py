@@ -162,6 +162,24 @@ def test_a_folder_that_is_complete_keeps_its_counts(tmp_path: Path) -> None:
     assert again["structures"] == first["structures"] == 4 and again["molecules"] == 2 and "structures_per_s" not in again
 
 
+def test_a_folder_from_before_bonds_were_turned_goes_on_without_torsions(tmp_path: Path) -> None:
+    listed, settings = [parsed("CO"), parsed("O")], MoleculeSettings(structures=6, per_molecule=3)
+    unturned = replace(settings, torsions=0)
+    generate(unturned, tmp_path, seed=1, workers=1, listed=listed)
+    first, manifest = read_shards(tmp_path), json.loads((tmp_path / MANIFEST).read_text())
+    del manifest["settings"]["torsions"]
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    for asked, seed, flag in ((settings, 1, "--torsions 0"), (unturned, 2, "--seed 1")):
+        with pytest.raises(BadInput, match=f"other settings.*\n.*\n.*{flag},"):
+            generate(asked, tmp_path, seed=seed, workers=1, listed=listed)
+    with pytest.raises(BadInput, match="another list"):
+        generate(unturned, tmp_path, seed=1, workers=1, listed=[parsed("N"), parsed("O")])
+    shard(tmp_path, 0).unlink()
+    assert generate(unturned, tmp_path, seed=1, workers=1, listed=listed)["structures"] == 6
+    for frame, before in zip(read_shards(tmp_path), first, strict=True):
+        assert torch.equal(frame.system.positions, before.system.positions)
+
+
 def test_a_molecule_of_two_folders_is_one_block(tmp_path: Path) -> None:
     listed = [parsed(text) for text in ("O", "[OH-]", "[CH3]")]
     for seed in (1, 2):

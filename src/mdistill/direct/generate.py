@@ -64,9 +64,9 @@ def generate(
     order = np.random.default_rng([seed, 0]).permutation(len(chosen))[: -(-settings.structures // settings.per_molecule)]
     known = {"settings": to_json(settings), "seed": seed, "molecules": [chosen[k].smiles for k in order]}
     folder.mkdir(parents=True, exist_ok=True)
-    if is_shards(folder) and {k: v for k, v in read_json(folder / MANIFEST).items() if k != "totals"} != known:
-        raise BadInput(folder, "holds molecules of other settings", allowed="the same flags", fix="choose another --out")
-    if not is_shards(folder):
+    if is_shards(folder):
+        _check_same(folder, known)
+    else:
         write_json(folder / MANIFEST, known)
     tasks = [(int(k), chosen[k], settings.per_molecule, settings.torsions, int(seed)) for k in order]
     groups = [tasks[k : k + _PER_SHARD] for k in range(0, len(tasks), _PER_SHARD)]
@@ -169,6 +169,20 @@ def write_labelled(path: Path, answers: Sequence[Labelled]) -> Counter[str]:
     whole = {name: np.concatenate(parts) if parts else np.zeros((0, 3)) for name, parts in arrays.items()}
     write_shard(path, whole | {name: np.array(values) for name, values in columns.items()})
     return counts
+
+
+def _check_same(folder: Path, known: dict[str, Any]) -> None:
+    """Reject a folder begun with other settings; one from before bonds were turned counts as begun with `--torsions 0`."""
+    held = read_json(folder / MANIFEST)
+    there, here = {"torsions": 0} | held["settings"] | {"seed": held["seed"]}, known["settings"] | {"seed": known["seed"]}
+    changed = [name for name in here if there.get(name) != here[name]]
+    if changed:
+        shown = ", ".join(f"{name} {there.get(name)}, not {here[name]}" for name in changed)
+        flags = " ".join(f"--{name.replace('_', '-')} {there.get(name)}" for name in changed)
+        fix = f"add {flags}, or choose another --out"
+        raise BadInput(folder, f"holds molecules of other settings: {shown}", allowed="the same flags", fix=fix)
+    if held["molecules"] != known["molecules"]:
+        raise BadInput(folder, "holds molecules of another list", allowed="the same --smiles", fix="choose another --out")
 
 
 def _check_packages() -> None:
