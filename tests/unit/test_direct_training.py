@@ -131,6 +131,20 @@ def test_torsions_turn_one_bond_to_the_grid_and_keep_the_rest() -> None:
     assert stiff.count("displaced") == 10 and "torsion" not in stiff
 
 
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_few_structures_of_a_molecule_have_their_share_of_turned_bonds(count: int) -> None:
+    """Over many molecules each of the six structures of a conformer is as frequent as another."""
+    pytest.importorskip("rdkit")
+    whole = 6 * (count // 6)
+    made = [conformers(parsed("FCCF"), count, seed, torsions=2)[1] for seed in range(120 // (count - whole))]
+    assert {len(one) for one in made} == {count}
+    rest = [origin for one in made for origin, _ in one[whole:]]
+    for name, share in zip(ORIGINS, (1 / 6, 1 / 2, 1 / 6, 1 / 6), strict=True):
+        assert abs(rest.count(name) / 120 - share) < 4.0 * (share * (1.0 - share) / 120) ** 0.5
+    plain = [origin for origin, _ in conformers(parsed("FCCF"), count, 0)[1]]
+    assert plain == (["embedded"] + 5 * ["displaced"] + ["embedded", "displaced"])[:count]
+
+
 def test_shards_hold_what_xtb_says_and_are_not_made_twice(tmp_path: Path) -> None:
     listed = [parsed(text) for text in ("O", "[CH3]", "[OH-]", "[He]")]
     settings = MoleculeSettings(structures=12, per_molecule=3)

@@ -41,7 +41,8 @@ def conformers(
     Args:
         molecule, seed: Molecule; seed of everything random.
         count: Number of structures.
-        torsions: How many of the `PER_CONFORMER` structures of a conformer have a turned bond, where it has one to turn.
+        torsions: How many of the `PER_CONFORMER` structures of a conformer have a turned bond, where it has one to turn. Fewer
+            structures than a whole conformer has are then drawn from them.
     """
     chem, random = rdkit(), np.random.default_rng(seed)
     mol = chem.AddHs(chem.MolFromSmiles(molecule.smiles))
@@ -55,16 +56,19 @@ def conformers(
         field = force_field(mol, number)
         if field is None:
             continue
-        made.append((ORIGINS[0], np.array(field.Positions()).reshape(-1, 3)))
+        group = [(ORIGINS[0], np.array(field.Positions()).reshape(-1, 3))]
         field.Minimize(maxIts=200)
         place = np.array(field.Positions()).reshape(-1, 3)
         modes = normal_modes(field, mol.GetConformer(number), place, masses)
         turned = list(turned_bonds(mol, number, place, torsions, random))
         for _ in range(PER_CONFORMER - 1 - len(turned)):
             moved = place + displacement(modes, float(random.choice(TEMPERATURES)), random).reshape(-1, 3)
-            made.append((ORIGINS[1], moved))
-        made += turned
-    return numbers, made[:count]
+            group.append((ORIGINS[1], moved))
+        left = count - len(made)
+        drawn = random.permutation(PER_CONFORMER)[:left] if turned and left < PER_CONFORMER else range(min(left, PER_CONFORMER))
+        group += turned
+        made += [group[k] for k in sorted(drawn)]
+    return numbers, made
 
 
 def turned_bonds(
