@@ -274,14 +274,12 @@ def speed(records: Sequence[CrystalRecord], teacher: Any) -> dict[str, Any]:
     """CPU seconds a structure of features and predictor, against the student's dynamics that the labels come from."""
     from ase.data import atomic_numbers
 
-    net = TaughtNet(8, 40)
-    times = []
+    times, scales = [], scales_of(records, components=MotionSettings().components)
     for one in records[:20]:
         system = system_of(one)
         moved = replace(system, positions=system.positions + 1e-7)
-        rows = ion_rows(one, scales_of([one], components=8), taught=False)
-        width = rows.structure.shape[1]
-        net = net if width == 8 else TaughtNet(width, 40)
+        rows = ion_rows(one, scales, taught=False)
+        net = TaughtNet(int(rows.structure.shape[1]), 40)
         begin = time.process_time()
         ion_features([moved], teacher, mobile=atomic_numbers[str(one.about["mobile"])])
         values_of([net] * 3, [rows])

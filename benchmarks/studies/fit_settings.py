@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.edge_transformer import rmd17
+from benchmarks import edge_fits
 from benchmarks.frontier import labels_of
 from benchmarks.record import ROOT, write_record
 from benchmarks.studies.mlearn import frames_of
@@ -82,7 +82,11 @@ class Case:
 
 
 def molecule(given: argparse.Namespace) -> Case:
-    return Case(frames=rmd17(given.data, "aspirin", "train"), test=rmd17(given.data, "aspirin", "test")[::4], held=(19,))
+    return Case(
+        frames=edge_fits.frames_of(given.data, "aspirin", "train"),
+        test=edge_fits.frames_of(given.data, "aspirin", "test")[::4],
+        held=(19,),
+    )
 
 
 def element(given: argparse.Namespace) -> Case:

@@ -115,7 +115,7 @@ def begin_and_reference(words: argparse.Namespace, folder: Path, stride: float) 
     from mdistill.simulation.compiled import compile_propagator
     from mdistill.simulation.evaluator import make_evaluator
     from mdistill.simulation.initial_state import initial_state, without_drift
-    from mdistill.simulation.kinetics import temperatures as measured
+    from mdistill.simulation.kinetics import temperature
     from mdistill.simulation.langevin import Baoab
     from mdistill.simulation.rollout import Calling, rollout
     from mdistill.simulation.verlet import VelocityVerlet, evaluated
@@ -134,7 +134,7 @@ def begin_and_reference(words: argparse.Namespace, folder: Path, stride: float) 
     kinds, series, leap = (None, *sorted(set(system.numbers.tolist()))), list[list[float]](), round(stride / words.step)
     if abs(leap * words.step - stride) > 1e-9:
         raise SystemExit(f"--step {words.step} fs: the stride of the pairs, {stride} fs, is no multiple of it")
-    keep = Calling(lambda _, now: series.append([float(t[0]) for t in measured(now, kinds)]), every=leap)
+    keep = Calling(lambda _, now: series.append([float(temperature(now, element=z)[0]) for z in kinds]), every=leap)
     free, state = (
         compile_propagator(VelocityVerlet(evaluate=evaluate, time_step=words.step), evaluate),
         evaluated(state, evaluate),

@@ -44,7 +44,7 @@ every measured conductivity of OBELiX (599 Li conductors), and trees on composit
 equal composition or paper are held out to set the intervals. Takes half a minute. The model of the package was made like this.
 
 With --structures a trajectory set is made: a cheap student of each crystal, its dynamics at 600 to 1200 K, and from them MSD, D
-and spectra. A crystal costs four to eight minutes of CPU time; the same command continues, and adds new crystals.
+and spectra. A crystal costs four to nine minutes of CPU time; the same command continues, and adds new crystals.
 With --trajectories alone a predictor of log10 MSD at 600 to 1200 K is taught by that set (experimental; not used by screen).
 
 examples:

@@ -36,7 +36,7 @@ class TransportSettings:
 
 @settings
 class TrajectorySettings:
-    """Trajectories of students of many crystals, for teaching; each crystal costs four to eight minutes of CPU time.
+    """Trajectories of students of many crystals, for teaching; each crystal costs four to nine minutes of CPU time.
 
     Attributes:
         teacher: Foundation potential that students are distilled from, and whose first block gives the features.
