@@ -63,15 +63,14 @@ class TrainArguments(LabelFileArguments, TrustArguments):
 HELP = """\
 Fit a student to energies, forces, stress and curvature products of a teacher, or of files with labels made elsewhere: a
 one-hop moment net, or a message-passing net (painn). Whole blocks are held out; the same command resumes.
-Several processes (torchrun) share each batch.
 
 examples:
   mdistill train potential runs/labels --out runs/student
   mdistill train potential runs/labels --net painn --out runs/painn
   mdistill train potential runs/labels --fit closed-form --out runs/linear
   mdistill train potential data.extxyz --test-file test.extxyz --out runs/mine
-  mdistill train potential runs/labels --start-from old.mdistill --out runs/refit
-  torchrun --nproc-per-node 2 -m mdistill train potential runs/labels --fit.batch-size 32 --out runs/student
+  mdistill train potential runs/labels --start-from a.mdistill --out runs/refit
+  torchrun --nproc-per-node 2 -m mdistill train potential runs/labels --out b
 """
 GROUPS = {
     "student": ("net", "size", "cutoff"),
