@@ -246,8 +246,8 @@ def _speaks(ranks: Ranks, error: BaseException) -> bool:
             return False
         first: bool = _STORE[0].add(f"printed {subject}", 1) == 1
         return first
-    except RuntimeError:  # the store ended with rank 0
-        return True
+    except RuntimeError:  # the store ended with rank 0, which reported an error that all met
+        return ranks.first or isinstance(error, LostRank)
 
 
 def _first_line(error: Exception) -> str:
