@@ -58,7 +58,7 @@ VARIANTS = {
     "decay 0.03, large": Variant(train={"size": "large"}, loop={"weight_decay": 0.03}),
     "energy weight 60": Variant(train={"energy_weight": 60.0}),
     "energy weight 60, 16 radial functions": Variant(train={"energy_weight": 60.0, "radial": 16}),
-    "energy weight 2": Variant(train={"energy_weight": 2.0}),
+    "energy weight 10": Variant(train={"energy_weight": 10.0}),
     "energy weight 0.5": Variant(train={"energy_weight": 0.5}),
     "batches of 4": Variant(loop={"batch_size": 4}),
     "batches of 16": Variant(loop={"batch_size": 16}),
