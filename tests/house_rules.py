@@ -24,7 +24,7 @@ GONE = """
     simulation/kept simulation/tally simulation/flight simulation/composed simulation/strides simulation/start simulation/engines
     simulation/evaluate nets/spline nets/moments nets/composition nets/stride nets/stride_attention nets/doubt data/screen
     commands/parse kernels/library kernels/spline kernels/strides training/checkpoint training/products training/contacts
-    training/doubt workflows/refine
+    training/doubt workflows/refine transport/make_set transport/trajectory_job
 """
 """Modules that are called otherwise today."""
 READ = ("src/**/*", "tests/**/*.py", "docs/**/*", "benchmarks/**/*.py", "examples/**/*", "*.md", "*.toml", "Makefile")

@@ -16,12 +16,12 @@ from ase.build import bulk
 from mdistill import cli
 from mdistill.analysis.gates import force_gates
 from mdistill.analysis.settings import GateLimits
+from mdistill.campaign import trajectories, trajectory_job
+from mdistill.campaign.trajectory_job import _drifted, _mean_of, _measured, _Student, crystal_record, mobile_of
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.io.structures import from_atoms
 from mdistill.settings import to_json
-from mdistill.transport import make_set, trajectory_job
 from mdistill.transport.settings import TrajectorySettings
-from mdistill.transport.trajectory_job import _drifted, _mean_of, _measured, _Student, crystal_record, mobile_of
 from mdistill.transport.trajectory_set import ARRAYS, FORCE_GATE, add_to_set, read_trajectory_set, write_trajectory_set
 from mdistill.types import Trajectory
 from planted_motion import planted
@@ -107,7 +107,7 @@ def test_a_run_at_another_temperature_or_level_has_drifted(monkeypatch):
             for k in range(100)
         ]
 
-    monkeypatch.setattr("mdistill.transport.trajectory_job.temperature", lambda one: torch.tensor([one.kelvin]))
+    monkeypatch.setattr("mdistill.campaign.trajectory_job.temperature", lambda one: torch.tensor([one.kelvin]))
     assert _drifted(states(1000.0, 0.0), 1000.0) == [] and _drifted(states(950.0, 0.0), 1000.0) == ["drifted"]
     assert _drifted(states(1000.0, 0.3), 1000.0) == ["drifted"]
 
@@ -144,27 +144,29 @@ def stub(monkeypatch):
             raise MdistillError("the student's dynamics broke")
         stop.raise_if_pending()
         one = planted(1)[0]
-        return replace(one, key=make_set.key_of(crystal := make_set.read_structure(path), make_set.mobile_of(crystal, species)))
+        return replace(
+            one, key=trajectories.key_of(crystal := trajectories.read_structure(path), trajectories.mobile_of(crystal, species))
+        )
 
     elements = frozenset(range(1, 90))
-    monkeypatch.setattr(make_set, "load", lambda name, subject: SimpleNamespace(elements=elements, name=name))
-    monkeypatch.setattr(make_set, "crystal_record", record)
+    monkeypatch.setattr(trajectories, "load", lambda name, subject: SimpleNamespace(elements=elements, name=name))
+    monkeypatch.setattr(trajectories, "crystal_record", record)
     return SimpleNamespace(done=done, failing=failing)
 
 
 def test_a_set_is_made_continued_and_what_failed_is_listed(folder, stub, tmp_path):
     path, out = tmp_path / "set.npz", tmp_path / "run"
-    results = make_set.make_trajectory_set(listed(folder), path, TrajectorySettings(), out)
+    results = trajectories.make_trajectory_set(listed(folder), path, TrajectorySettings(), out)
     unread = {row[0]: row[1] for row in next(t for t in results.tables if t.name == "unread").rows}
     assert sorted(stub.done) == ["LiF.cif", "NaCl.cif"] and set(unread) == {"MgO.cif", "NaCl.cif", "broken.cif"}
     assert "dynamics broke" in unread["NaCl.cif"] and "no mobile ion" in unread["MgO.cif"]
     assert len(list((out / "work").glob("*"))) == 1 and len(read_trajectory_set(path)) == 1
     stub.done.clear()
-    make_set.make_trajectory_set(listed(folder), path, TrajectorySettings(), out)
+    trajectories.make_trajectory_set(listed(folder), path, TrajectorySettings(), out)
     assert stub.done == []
-    (out / make_set.FAILED).write_text(json.dumps({}), encoding="utf-8")
+    (out / trajectories.FAILED).write_text(json.dumps({}), encoding="utf-8")
     stub.failing.clear()
-    make_set.make_trajectory_set(listed(folder), path, TrajectorySettings(), out)
+    trajectories.make_trajectory_set(listed(folder), path, TrajectorySettings(), out)
     assert stub.done == ["NaCl.cif"] and len(read_trajectory_set(path)) == 2
 
 
@@ -174,7 +176,7 @@ def test_a_crystal_is_added_once_for_each_mobile_ion(folder, stub, tmp_path):
     both.symbols[0] = "Li"
     both.write(tmp_path / "LiNaCl.cif")
     for species in ("Na", "Li", "Li"):
-        make_set.make_trajectory_set(
+        trajectories.make_trajectory_set(
             [(tmp_path / "LiNaCl.cif", "LiNaCl.cif")],
             tmp_path / "set.npz",
             TrajectorySettings(),
@@ -193,9 +195,9 @@ def test_a_set_of_other_settings_is_left_alone(name, folder, stub, tmp_path):
         asked, **{"time_ps": {"time_ps": 50.0}, "temperatures": {"temperatures": (500.0,)}}.get(name, {name: "chgnet"})
     )
     with pytest.raises(BadInput, match=f"holds crystals of {name}"):
-        make_set.make_trajectory_set(listed(folder), path, other, tmp_path / "run")
+        trajectories.make_trajectory_set(listed(folder), path, other, tmp_path / "run")
     assert stub.done == [] and path.read_bytes() == content
-    make_set.make_trajectory_set(listed(folder), path, replace(asked, steps=20), tmp_path / "run")
+    trajectories.make_trajectory_set(listed(folder), path, replace(asked, steps=20), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -215,23 +217,23 @@ def test_settings_that_would_be_misread_are_refused(changed):
 
 def test_labels_of_a_crystal_that_failed_are_kept(folder, stub, tmp_path):
     """And other settings do not find them."""
-    make_set.make_trajectory_set(listed(folder), tmp_path / "set.npz", TrajectorySettings(), tmp_path / "run")
+    trajectories.make_trajectory_set(listed(folder), tmp_path / "set.npz", TrajectorySettings(), tmp_path / "run")
     (kept,) = (tmp_path / "run" / "work").glob("*")
-    (tmp_path / "run" / make_set.FAILED).unlink()
-    make_set.make_trajectory_set(listed(folder), tmp_path / "set.npz", TrajectorySettings(steps=20), tmp_path / "run")
+    (tmp_path / "run" / trajectories.FAILED).unlink()
+    trajectories.make_trajectory_set(listed(folder), tmp_path / "set.npz", TrajectorySettings(steps=20), tmp_path / "run")
     assert kept.is_dir() and len(list((tmp_path / "run" / "work").glob("*"))) == 2
 
 
 def test_a_stop_keeps_the_labels_of_the_crystal_at_work(folder, stub, tmp_path):
     stop = SimpleNamespace(raise_if_pending=lambda: (_ for _ in ()).throw(Interrupted("stopped")))
     with pytest.raises(Interrupted):
-        make_set.make_trajectory_set(listed(folder), tmp_path / "set.npz", TrajectorySettings(), tmp_path / "run", stop=stop)
+        trajectories.make_trajectory_set(listed(folder), tmp_path / "set.npz", TrajectorySettings(), tmp_path / "run", stop=stop)
     assert len(list((tmp_path / "run" / "work").glob("*-Li-*"))) == 1
 
 
 def test_nothing_usable_is_refused(folder, stub, tmp_path):
     with pytest.raises(BadInput, match="no crystal that can be used"):
-        make_set.make_trajectory_set([(folder / "MgO.cif", "MgO.cif")], tmp_path / "set.npz", TrajectorySettings(), tmp_path)
+        trajectories.make_trajectory_set([(folder / "MgO.cif", "MgO.cif")], tmp_path / "set.npz", TrajectorySettings(), tmp_path)
 
 
 def test_command_line(folder, stub, tmp_path, capsys):

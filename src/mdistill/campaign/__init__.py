@@ -1,1 +1,1 @@
-"""Campaigns: the main job on many crystals as one queue that resumes, here, by Dask or by SLURM."""
+"""Many crystals: the main job as one queue that resumes (here, by Dask, by SLURM), and the set that teaches motion."""

@@ -150,8 +150,8 @@ def fit_motion(given: TrainTransportArguments, path: Path, command: str) -> int:
 
 def make_set(given: TrainTransportArguments, command: str) -> int:
     """Add crystals to a trajectory set; exit status 2 where a file could not be used."""
+    from mdistill.campaign.trajectories import make_trajectory_set
     from mdistill.interrupt import stop_on_signals
-    from mdistill.transport.make_set import make_trajectory_set
     from mdistill.workflows.screen import structure_files
 
     if given.trajectories is None:
