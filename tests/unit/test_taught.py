@@ -116,7 +116,7 @@ def test_same_seed_same_predictor(items):
 def test_nothing_to_teach_is_refused(items):
     with pytest.raises(BadInput, match="0 crystals"):
         train_both([])
-    with pytest.raises(BadInput, match="1 crystals with trajectories"):
+    with pytest.raises(BadInput, match="0 of 1 crystals have trajectories"):
         train_both([replace(items[0], trajectory=None)])
     broken = [replace(one, about=one.about | {"gate_passed": False}) for one in planted(3)]
     with pytest.raises(BadInput, match="no usable temperature"):

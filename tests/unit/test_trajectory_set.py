@@ -17,7 +17,7 @@ from mdistill import cli
 from mdistill.analysis.gates import force_gates
 from mdistill.analysis.settings import GateLimits
 from mdistill.campaign import trajectories, trajectory_job
-from mdistill.campaign.trajectory_job import _drifted, _mean_of, _measured, _Student, crystal_record, mobile_of
+from mdistill.campaign.trajectory_job import _drifted, _mean_of, _Student, crystal_record, measured, mobile_of
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.io.structures import from_atoms
 from mdistill.settings import to_json
@@ -67,6 +67,7 @@ def test_flags_decide_what_teaches():
     one = planted(1)[0]
     flags = one.about["flags"] | {"600": ["melted"], "800": ["drifted"], "1000": ["not diffusing"]}
     marked = replace(one, about=one.about | {"flags": flags}, log_msd=np.array([1.0, 1.0, 1.0, np.nan]))
+    marked = replace(marked, diffusivity=np.where([True, True, True, False], marked.diffusivity, np.nan))
     assert marked.usable.tolist() == [False, False, True, False]
     failed = replace(marked, about=marked.about | {"flags": flags | {"1000": ["not diffusing", FORCE_GATE]}})
     assert not failed.usable.any()
@@ -87,12 +88,12 @@ def walk(d_host, d_ion, *, frames=2500, ions=12):
 def test_motion_of_known_diffusivity():
     """⟨Δr²⟩ = 6 D τ at 10 ps, D of the walk within its errors, and a host that walks counts as melted."""
     settings = TrajectorySettings()
-    found = _measured(walk(1e-6, 0.5), "Li", np.array([1, 100, 1000]), settings)
+    found = measured(walk(1e-6, 0.5), "Li", np.array([1, 100, 1000]), settings)
     assert found["flags"] == [] and found["log_msd"] == pytest.approx(np.log10(6 * 0.5 * 10), abs=0.12)
     assert found["diffusivity"] == pytest.approx(0.5e-4, abs=4 * found["error"]) and np.isnan(found["limit"])
     assert found["spectra"].shape == (12, 40) and found["slope"] == pytest.approx(1.0, abs=0.3)
-    assert "melted" in _measured(walk(0.5, 0.5), "Li", np.array([1]), settings)["flags"]
-    still = _measured(walk(1e-6, 1e-6), "Li", np.array([1]), settings)
+    assert "melted" in measured(walk(0.5, 0.5), "Li", np.array([1]), settings)["flags"]
+    still = measured(walk(1e-6, 1e-6), "Li", np.array([1]), settings)
     assert still["flags"] == ["not diffusing"] and np.isnan(still["diffusivity"]) and still["limit"] > 0.0
 
 

@@ -25,15 +25,12 @@ from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import to_json
 from mdistill.teachers.models import load
 from mdistill.transport.predict import check_conductor
-from mdistill.transport.settings import TrajectorySettings
+from mdistill.transport.settings import ALIKE, TrajectorySettings
 from mdistill.transport.trajectory_set import CrystalRecord, add_to_set, read_trajectory_set
 from mdistill.types import Potential
 
 FAILED = "failed.json"
 """Crystals for which the teacher or the student failed: they are not tried again while this file names them."""
-
-
-_ALIKE = ("teacher", "temperatures", "time_ps", "every_fs", "lag_ps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +65,7 @@ def make_trajectory_set(
     with locked(folder):
         teacher = load(settings.teacher, subject="--teacher")
         before = read_trajectory_set(path) if path.exists() else []
-        _check_alike(before, settings, path)
+        check_alike(before, settings, path)
         known = {one.key for one in before}
         failed: dict[str, list[str]] = read_json(folder / FAILED) if (folder / FAILED).exists() else {}
         crystals, unread = _planned(files, teacher, settings, species)
@@ -91,17 +88,13 @@ def make_trajectory_set(
                 advance(1, "")
         unread += [(name, reason, f"remove it from {folder / FAILED} to try again") for name, reason in failed.values()]
         records = read_trajectory_set(path) if path.exists() else []
-    if not records:
-        first = unread[0] if unread else ("", "no file", "name structures")
-        problem = f"no crystal that can be used; the first of {len(unread)}, {first[0]}: {first[1]}"
-        raise BadInput("--structures", problem, allowed="bulk crystals with a mobile ion", fix=first[2])
-    return _results(records, unread)
+    return set_results(records, unread, "--structures")
 
 
-def _check_alike(records: Sequence[CrystalRecord], settings: TrajectorySettings, path: Path) -> None:
+def check_alike(records: Sequence[CrystalRecord], settings: TrajectorySettings, path: Path) -> None:
     """Refuse to add to crystals with which new ones could not be compared."""
     asked = to_json(settings)
-    for name, made in ((name, one.about.get("settings", {})) for one in records for name in _ALIKE):
+    for name, made in ((name, one.about.get("settings", {})) for one in records for name in ALIKE):
         if made.get(name, asked[name]) != asked[name]:
             problem = f"holds crystals of {name} {made[name]}; asked for: {asked[name]}"
             fix = f"the same --make.{name.replace('_', '-')}, or another --trajectories"
@@ -130,7 +123,16 @@ def _planned(
     return sorted(crystals.values(), key=lambda one: (one.atoms, one.name)), unread
 
 
-def _results(records: Sequence[CrystalRecord], unread: Sequence[tuple[str, str, str]]) -> Results:
+def set_results(records: Sequence[CrystalRecord], unread: Sequence[tuple[str, str, str]], flag: str) -> Results:
+    """Tables of the crystals of a set, and of files (name, reason, fix) that could not be used.
+
+    Raises:
+        BadInput: No crystal at all; `flag` is what named the files.
+    """
+    if not records:
+        first = unread[0] if unread else ("", "no file", "name structures")
+        problem = f"no crystal that can be used; the first of {len(unread)}, {first[0]}: {first[1]}"
+        raise BadInput(flag, problem, allowed="bulk crystals with a mobile ion", fix=first[2])
     kelvins = sorted({float(kelvin) for one in records for kelvin in one.temperatures_K})
     moved = [f"log10 MSD {kelvin:g} K (Å²)" for kelvin in kelvins]
     columns = ["crystal", "file", "ion", "labels", "force gate", *moved, "flags"]
@@ -140,10 +142,11 @@ def _results(records: Sequence[CrystalRecord], unread: Sequence[tuple[str, str, 
         flags = "; ".join(f"{kelvin} K {', '.join(these)}" for kelvin, these in one.about["flags"].items() if these)
         rows.append([
             str(one.about["formula"]), str(one.about["source"]), str(one.about["mobile"]), int(one.about["labels"]),
-            "passed" if one.about["gate_passed"] else "failed", *(values.get(kelvin) for kelvin in kelvins), flags,
+            "none" if "published" in one.about else "passed" if one.about["gate_passed"] else "failed",
+            *(values.get(kelvin) for kelvin in kelvins), flags,
         ])  # fmt: skip
     lag = records[0].about.get("settings", {}).get("lag_ps", "?")
-    caption = f"Mean square displacement of the mobile ion at a lag of {lag} ps in dynamics of two students of each crystal."
+    caption = f"Mean square displacement of the mobile ion at a lag of {lag} ps: of two students of each crystal, or published."
     tables = [Table("set", f"Trajectory set: {len(records)} crystals", "trajectories", columns, rows, caption)]
     if unread:
         listed: list[list[Cell]] = [list(one) for one in unread]

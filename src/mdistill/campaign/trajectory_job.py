@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mdistill import __version__
 from mdistill.analysis.accuracy import accuracy
@@ -280,13 +280,8 @@ def _trajectories(
     relaxed: System, student: Potential, settings: TrajectorySettings, mobile: str, *, seed: int, stop: StopRequest
 ) -> tuple[dict[str, Any], dict[str, list[str]], dict[float, list[System]]]:
     """Arrays of the record that belong to motion, flags by temperature, and a few structures of each trajectory."""
-    many, ions = len(settings.temperatures), int((relaxed.numbers == atomic_numbers[mobile]).sum())
-    frames = round(settings.time_ps * PS / settings.every_fs)
-    lags = geometric_lags(frames, count=_LAGS, longest=0.9)
-    nothing = np.full(many, np.nan)
-    made: dict[str, Any] = {name: nothing.copy() for name in ("log_msd", "diffusivity", "error", "limit", "slope")}
-    made |= {"spectra": np.full((many, ions, BINS), np.nan), "msd": np.full((many, len(lags)), np.nan)}
-    made["lags_ps"] = lags * settings.every_fs / PS
+    ions = int((relaxed.numbers == atomic_numbers[mobile]).sum())
+    made, lags = unmeasured(settings, ions)
     flags, seen = dict[str, list[str]](), dict[float, list[System]]()
     system: System = relaxed
     for k, kelvin in enumerate(settings.temperatures):
@@ -296,13 +291,22 @@ def _trajectories(
         except BlowUp as blown:
             flags[f"{kelvin:g}"] = ["broken", blown.reason]
         else:
-            measured = _measured(_trajectory(states), mobile, lags, settings)
-            flags[f"{kelvin:g}"] = [*measured.pop("flags"), *_drifted(states, kelvin)]
-            for name, value in measured.items():
+            values = measured(_trajectory(states), mobile, lags, settings)
+            flags[f"{kelvin:g}"] = [*values.pop("flags"), *_drifted(states, kelvin)]
+            for name, value in values.items():
                 made[name][k] = value
         spread = np.unique(np.linspace(0, len(states) - 1, settings.on_policy).round().astype(int)) if states else ()
         seen[kelvin] = [states[i].system for i in spread]
     return made, flags, seen
+
+
+def unmeasured(settings: TrajectorySettings, ions: int) -> tuple[dict[str, Any], Int[np.ndarray, " lag"]]:
+    """Arrays of the record that belong to motion, NaN so far, and lags of the mean square displacement in frames."""
+    many, frames = len(settings.temperatures), round(settings.time_ps * PS / settings.every_fs)
+    lags = geometric_lags(frames, count=_LAGS, longest=0.9)
+    made = {name: np.full(many, np.nan) for name in ("log_msd", "diffusivity", "error", "limit", "slope")}
+    made |= {"spectra": np.full((many, ions, BINS), np.nan), "msd": np.full((many, len(lags)), np.nan)}
+    return made | {"lags_ps": lags * settings.every_fs / PS}, lags
 
 
 def _at(
@@ -332,7 +336,7 @@ def _trajectory(states: Sequence[State]) -> Trajectory:
     )  # fmt: skip
 
 
-def _measured(trajectory: Trajectory, mobile: str, lags: np.ndarray, settings: TrajectorySettings) -> dict[str, Any]:
+def measured(trajectory: Trajectory, mobile: str, lags: np.ndarray, settings: TrajectorySettings) -> dict[str, Any]:
     """Spectra, mean square displacement and D of the mobile ion, and flags."""
     spacing, moved = settings.every_fs / PS, displacements(trajectory, species=mobile)
     lag = round(settings.lag_ps / spacing)

@@ -12,7 +12,7 @@ import tyro
 from mdistill.errors import BadInput
 from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, with_missing, write_config
 from mdistill.settings import changes, hints
-from mdistill.transport.settings import MotionSettings, TrajectorySettings, TransportSettings
+from mdistill.transport.settings import ALIKE, MotionSettings, TrajectorySettings, TransportSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class TrainTransportArguments:
     """Trajectory set (.npz): to learn from, or with --structures to add to."""
     structures: tuple[Path, ...] = ()
     """Structures and folders of them to add to --trajectories: a student of each is distilled and run."""
+    published: Path | None = None
+    """Folder of a published set to add to --trajectories."""
     species: str = ""
     """Mobile ion of --structures (default: the usual one of each crystal)."""
     make: TrajectorySettings = field(default_factory=TrajectorySettings)
@@ -45,6 +47,7 @@ equal composition or paper are held out to set the intervals. Takes half a minut
 
 With --structures a trajectory set is made: a cheap student of each crystal, its dynamics at 600 to 1200 K, and from them MSD, D
 and spectra. A crystal costs four to nine minutes of CPU time; the same command continues, and adds new crystals.
+With --published the set gets its crystals from LiFlow's universal set on this disk, or from structures with known D.
 With --trajectories alone a predictor of log10 MSD at 600 to 1200 K is taught by that set (experimental; not used by screen).
 
 examples:
@@ -54,17 +57,18 @@ examples:
   mdistill train transport --trajectories set.npz --out runs/motion
 """
 GROUPS = {
-    "what": ("data", "trajectories", "structures", "species"),
+    "what": ("data", "trajectories", "structures", "published", "species"),
     "fit": ("trees", "folds", "share", "motion.target", "motion.members", "motion.folds"),
     "run": ("out", "seed", "threads", "max_hours"),
 }
 PROGRAM = "mdistill train transport"
 _USED = {
     "--structures": ("make", "structures", "trajectories", "species", "max_hours"),
+    "--published": (*(f"make.{name}" for name in ALIKE), "published", "trajectories", "species", "max_hours"),
     "--trajectories": ("motion", "trajectories"),
     "--data": ("settings", "data"),
 }
-"""Fields that each of the three jobs uses, its settings first, by the flag that chooses it."""
+"""Fields that each of the jobs uses, its settings first, by the flag that chooses it."""
 _ALWAYS = ("out", "threads")
 
 
@@ -75,6 +79,9 @@ def main(arguments: list[str]) -> int:
     if given.structures:
         check_used(given, "--structures")
         return make_set(given, command)
+    if given.published is not None:
+        check_used(given, "--published")
+        return add_set(given, given.published, command)
     if given.trajectories is not None:
         check_used(given, "--trajectories")
         return fit_motion(given, given.trajectories, command)
@@ -91,14 +98,14 @@ def check_used(given: TrainTransportArguments, job: str) -> None:
     Raises:
         BadInput: A setting of another job; names the flag of this job that does the same.
     """
-    own = _USED[job][0]
+    own, used = _USED[job][0].partition(".")[0], (*_USED[job], *_ALWAYS)
     for name, value in changes(given, with_missing(TrainTransportArguments)):
         first, _, last = name.partition(".")
-        if first in (*_USED[job], *_ALWAYS):
+        if first in used or name in used:
             continue
-        same = last in ("seed", "folds") and last in hints(hints(TrainTransportArguments)[own])
+        same = last in ("seed", "folds") and own in used and last in hints(hints(TrainTransportArguments)[own])
         fix = f"{_flag(f'{own}.{last}')} {value}" if same else "leave it out"
-        allowed = ", ".join(map(_flag, [*_USED[job], *_ALWAYS]))
+        allowed = ", ".join(map(_flag, used))
         raise BadInput(_flag(name), f"{value} is not used with {job}", allowed=allowed, fix=fix)
 
 
@@ -154,13 +161,35 @@ def make_set(given: TrainTransportArguments, command: str) -> int:
     from mdistill.interrupt import stop_on_signals
     from mdistill.workflows.screen import structure_files
 
-    if given.trajectories is None:
-        raise BadInput("--trajectories", "not given", allowed="the set to add to, .npz", fix="--trajectories set.npz")
+    path = _set_to_add_to(given)
     use_threads(given.threads)
     files, _ = structure_files(given.structures)
     folder = output_folder(given.out)
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        results = make_trajectory_set(files, given.trajectories, given.make, folder, species=given.species, stop=stop)
+        results = make_trajectory_set(files, path, given.make, folder, species=given.species, stop=stop)
+    return _end_set(given, results, folder, command)
+
+
+def add_set(given: TrainTransportArguments, data: Path, command: str) -> int:
+    """Add crystals of a published set to a trajectory set; exit status 2 where some could not be used."""
+    from mdistill.campaign.published_sets import add_published
+    from mdistill.interrupt import stop_on_signals
+
+    path = _set_to_add_to(given)
+    use_threads(given.threads)
+    folder = output_folder(given.out)
+    with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
+        results = add_published(data, path, given.make, folder, species=given.species, stop=stop)
+    return _end_set(given, results, folder, command)
+
+
+def _set_to_add_to(given: TrainTransportArguments) -> Path:
+    if given.trajectories is None:
+        raise BadInput("--trajectories", "not given", allowed="the set to add to, .npz", fix="--trajectories set.npz")
+    return given.trajectories
+
+
+def _end_set(given: TrainTransportArguments, results: Any, folder: Path, command: str) -> int:
     write_config(folder, PROGRAM, given)
     finish(stamped(results, given.make, repeat=command), folder)
     print(f"set: {given.trajectories}")

@@ -38,13 +38,34 @@ def read_arrays(path: Path, *, compressed: bool = False) -> dict[str, np.ndarray
         return {member.filename.removesuffix(".npy"): _array(archive.read(member)) for member in members}
 
 
-def _array(content: bytes) -> np.ndarray:
-    """The array of one npy file."""
+def read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array of an open npz file; the others are not unpacked.
+
+    Raises:
+        DAMAGED: Not in it (KeyError), altered, cut, or too large.
+    """
+    if archive.getinfo(f"{name}.npy").file_size > LARGEST:
+        raise ValueError(f"{name} has more than {LARGEST:.0e} bytes")
+    return _array(archive.read(f"{name}.npy"))
+
+
+def npy_header(content: bytes) -> tuple[bytes, int]:
+    """The header of an npy file, and where its data begin.
+
+    Raises:
+        ValueError: Not an npy file.
+    """
     if content[:6] != _SIMPLE or content[6:7] not in (b"\x01", b"\x02", b"\x03"):
         raise ValueError("a member is no npy array")
     start = 10 if content[6] == 1 else 12
     end = start + int.from_bytes(content[8:start], "little")
-    header = _HEADER.fullmatch(content[start:end])
+    return content[start:end], end
+
+
+def _array(content: bytes) -> np.ndarray:
+    """The array of one npy file."""
+    text, end = npy_header(content)
+    header = _HEADER.fullmatch(text)
     if header is None:
         raise ValueError("a member has a header that numpy does not write for plain arrays")
     kind, shape = np.dtype(header[1].decode()), tuple(int(size) for size in header[3].split(b",") if size.strip())

@@ -78,8 +78,7 @@ def scales_of(records: Sequence[CrystalRecord], *, expansion: Expansion = "pca",
     Raises:
         BadInput: No usable temperature in any of them.
     """
-    spectra = [one.spectra[one.usable].reshape(-1, one.spectra.shape[2]) for one in records if one.usable.any()]
-    if not spectra:
+    if not any(one.usable.any() for one in records):
         raise BadInput("trajectory set", "no usable temperature", allowed="crystals whose force gate passed", fix="add crystals")
     rows = np.concatenate([raw_rows(one) for one in records])
     weight = np.concatenate([np.bincount(one.kind, minlength=len(one.features)) / len(one.kind) for one in records])
@@ -90,6 +89,9 @@ def scales_of(records: Sequence[CrystalRecord], *, expansion: Expansion = "pca",
         _, values, vectors = np.linalg.svd(scaled, full_matrices=False)
         count = max(1, min(components, int((values > 1e-3 * values[0]).sum())))
         directions = vectors[:count].T / np.where(values[:count] > 1e-9, values[:count], np.inf)
+    followed = [one for one in records if one.followed and one.usable.any()]
+    spectra = [one.spectra[one.usable].reshape(-1, one.spectra.shape[2]) for one in followed]
+    spectra = spectra or [np.zeros((1, records[0].spectra.shape[2]))]
     shares = np.concatenate([np.full(len(one), 1.0 / len(one)) for one in spectra])
     bin_mean, bin_deviation = _moments(np.concatenate(spectra), shares / shares.sum())
     return Scales(
@@ -112,9 +114,9 @@ def target_of(record: CrystalRecord, target: Target) -> Float[np.ndarray, " temp
 
 
 def ion_rows(record: CrystalRecord, scales: Scales, *, target: Target = "msd", taught: bool = True) -> IonRows:
-    """A crystal on these scales; without its trajectory unless `taught`: then ions of one kind share a row."""
+    """A crystal on these scales; without its trajectory unless `taught` and known: then ions of one kind share a row."""
     kinds, values = scales.structure(raw_rows(record)), target_of(record, target)
-    known = np.isfinite(values)
+    known, taught = np.isfinite(values), taught and record.followed
     if taught:
         rows, weight = kinds[record.kind], np.full(len(record.kind), 1.0 / len(record.kind))
         spectra = np.nan_to_num((record.spectra - scales.bin_mean) / scales.bin_deviation)

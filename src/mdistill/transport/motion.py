@@ -118,12 +118,18 @@ def train_motion(records: Sequence[CrystalRecord], settings: MotionSettings) -> 
     if len({(*one.temperatures_K.tolist(), one.features.shape[1], one.spectra.shape[2]) for one in used}) > 1:
         problem, allowed = "crystals of different temperatures or teachers", "one set of --make.temperatures, one --make.teacher"
         raise BadInput("--trajectories", problem, allowed=allowed, fix="make a set of each")
+    if settings.teaching != "none" and (bare := sum(not one.followed for one in used)):
+        problem, allowed = (
+            f"{bare} of {len(used)} crystals have D but no trajectory",
+            "trajectories of all, or no teaching by them",
+        )
+        raise BadInput("--trajectories", problem, allowed=allowed, fix="--motion.teaching none")
     groups = groups_of(used) if used else np.zeros(0, dtype=np.int64)
     if (count := len(np.unique(groups))) < settings.folds:
         problem = f"{len(used)} usable crystals of {len(records)} in {count} groups of equal composition"
-        raise BadInput(
-            "--trajectories", problem, allowed=f"at least {settings.folds} groups", fix="add crystals with --structures"
-        )
+        alone = not used and any(one.diffusing.any() for one in records)
+        fix = "--motion.target diffusivity (D alone is known)" if alone else "add crystals with --structures"
+        raise BadInput("--trajectories", problem, allowed=f"at least {settings.folds} groups", fix=fix)
     value, spread, constant = held_out(used, groups, settings)
     truth = np.array([target_of(one, settings.target) for one in used])
     known = np.isfinite(truth)

@@ -19,6 +19,9 @@ MOBILE = ("Li", "Na", "Ag", "Cu", "K")
 SPREAD = 0.5
 """Decades added to the spread of the trees, so that trees that happen to agree do not make an interval vanish."""
 
+ALIKE = ("teacher", "temperatures", "time_ps", "every_fs", "lag_ps")
+"""Settings of trajectories that all crystals of a set share."""
+
 
 @settings
 class TransportSettings:

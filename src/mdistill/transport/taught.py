@@ -204,7 +204,8 @@ def train_both(
         BadInput: No crystal, or one without its trajectory.
     """
     if not items or any(item.trajectory is None for item in items):
-        raise BadInput("trajectory set", f"{len(items)} crystals with trajectories", allowed="at least one", fix="add crystals")
+        problem = f"{sum(item.trajectory is not None for item in items)} of {len(items)} crystals have trajectories"
+        raise BadInput("trajectory set", problem, allowed="at least one, and all of them", fix="--motion.teaching none")
     bins = int(items[0].trajectory.shape[2])  # type: ignore[union-attr]
     net = TaughtNet(int(items[0].structure.shape[1]), bins, latent=latent, seed=seed).begin_at(items)
     return _fitted(net, _Objective(seen=1.0, alone=alone), items, replace(settings, seed=seed), folder)

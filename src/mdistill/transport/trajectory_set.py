@@ -43,7 +43,7 @@ class CrystalRecord:
         kind: Kind of each ion, in the order of the atoms.
         physics: Numbers of the network of ion sites (`ion_network`).
         temperatures_K: Temperatures.
-        spectra: `displacement_spectra`; NaN where the dynamics broke.
+        spectra: `displacement_spectra`; NaN where the dynamics broke, and where only D is known.
         log_msd: log10 of the mean square displacement at `lag_ps`, Å²; the mean over the students that passed.
         log_msd_error: Its standard error from their scatter; NaN where fewer than two passed.
         lags_ps, msd: Mean square displacement (Å²) at lags.
@@ -75,7 +75,13 @@ class CrystalRecord:
         """Temperatures with a label that can teach: neither melted, drifted nor broken, and the force gate passed there."""
         flags = self.about["flags"]
         clean = teaches([flags.get(f"{kelvin:g}", ()) for kelvin in self.temperatures_K])
-        return clean & np.isfinite(self.log_msd) & bool(self.about["gate_passed"])
+        known = np.isfinite(self.log_msd) | np.isfinite(self.diffusivity)
+        return clean & known & bool(self.about["gate_passed"])
+
+    @property
+    def followed(self) -> bool:
+        """Whether every temperature that can teach has a trajectory; of a set of structures with D none has."""
+        return bool(np.isfinite(self.spectra[self.usable]).all())
 
     @property
     def diffusing(self) -> Bool[np.ndarray, " temperature"]:
