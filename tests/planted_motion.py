@@ -10,8 +10,11 @@ KELVINS = np.array([600.0, 800.0, 1000.0, 1200.0])
 ELEMENTS = ((8,), (16,), (9,), (17,), (8, 15), (16, 15), (7,), (35,), (8, 13), (16, 14), (53,), (34,))
 
 
-def planted(count: int, *, seed: int = 0, ions: int = 4, features: int = 6, noise: float = 0.0) -> list[CrystalRecord]:
-    """Records with latent z = w·x; log10 MSD = 1.2 z + T/1000 K; spectra shift by it and have a band that says nothing."""
+def planted(
+    count: int, *, seed: int = 0, ions: int = 4, features: int = 6, noise: float = 0.0, network: float = 0.0
+) -> list[CrystalRecord]:
+    """Records with latent z = w·x; log10 MSD = 1.2 z + T/1000 K; spectra shift by it and have a band that says nothing. The first
+    number of the ion network is `network` z and noise, the others are noise."""
     rng = np.random.default_rng(seed)
     weights, bins = np.random.default_rng(99).normal(size=features), np.arange(12)
     weights /= np.linalg.norm(weights)
@@ -34,7 +37,7 @@ def planted(count: int, *, seed: int = 0, ions: int = 4, features: int = 6, nois
         numbers = np.array([3] * ions + [others[0], others[-1]])
         records.append(CrystalRecord(
             key=f"{seed}-{k:015d}", about=about, numbers=numbers, positions=rng.normal(size=(len(numbers), 3)),
-            cell=8.0 * np.eye(3), features=kinds, kind=kind, physics=rng.normal(size=8), temperatures_K=KELVINS,
+            cell=8.0 * np.eye(3), features=kinds, kind=kind, physics=rng.normal(size=8) + network * z.mean() * (np.arange(8) == 0), temperatures_K=KELVINS,
             spectra=spectra, log_msd=log_msd, log_msd_error=np.full(4, 0.1), lags_ps=np.array([0.1, 1.0, 10.0]), msd=np.tile(10.0**log_msd, (3, 1)).T,
             diffusivity=np.where(diffusing, d, np.nan), error=np.where(diffusing, 0.1 * d, np.nan),
             limit=np.where(diffusing, np.nan, d), slope=np.where(diffusing, 1.0, 0.2),

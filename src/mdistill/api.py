@@ -185,18 +185,21 @@ def analyse(
 
 
 def screen(
-    structures: Any, out: str | Path | None = None, *, species: str = "Li", model: str | Path | None = None, report: bool = True
-) -> Outcome:
-    """Conductivities at 300 K, ranked, as `mdistill screen`: from the statistics of measured ones, not from MD.
+    structures: Any, out: str | Path | None = None, *, species: str = "Li", temperature: Sequence[float] = (300.0,),
+    model: str | Path | None = None, motion: str | Path | None = None, report: bool = True,
+) -> Outcome:  # fmt: skip
+    """Conductivities at 300 K from the statistics of measured ones, motion at other temperatures, ranked, as `mdistill screen`.
 
     Args:
         structures: A path (file or folder), ASE Atoms, a pymatgen Structure, a System or a Crystal; or a list of these.
         out: Folder for screen.csv, results.json and report.html (default: nothing is written).
         species: Mobile ion.
-        model: Model file of `mdistill train transport` (default: that of the package).
+        temperature: Temperatures, K: 290 to 310 asks for σ as measured, others for MSD, D, σ and activation energy.
+        model, motion: Model files of `mdistill train transport` for 300 K and for others (default: those of the package).
         report: Whether to write report.html and its figures too.
     Returns:
-        `rows("screen")` has a row for each structure, the best first; `rows("unread")` those that could not be used.
+        `rows("screen")` (300 K) and `rows("motion")` (other temperatures) have a row for each structure, the best first;
+        `rows("unread")` those that could not be used.
     Raises:
         BadInput: No structure that can be used.
     """
@@ -210,8 +213,10 @@ def screen(
             Path(one) if isinstance(one, (str, Path)) else write_structure(Path(place) / str(k), one)
             for k, one in enumerate(given, 1)
         ]
-        results = run(files, species=species, model=None if model is None else Path(model))
-        results = _saved(results, {"species": species}, None if out is None else Path(out), report=report)
+        first, second = (None if one is None else Path(one) for one in (model, motion))
+        results = run(files, species=species, temperatures_K=temperature, model=first, motion=second)
+        asked = {"species": species, "temperature": list(temperature)}
+        results = _saved(results, asked, None if out is None else Path(out), report=report)
     if out is not None:
         write_text(Path(out) / "screen.csv", screen_csv(results))
     return Outcome(results=results, folder=None if out is None else Path(out))

@@ -11,9 +11,10 @@ from ase.build import bulk
 from mdistill import cli
 from mdistill.errors import BadInput
 from mdistill.io.structures import from_atoms
-from mdistill.transport.ion_rows import ion_rows
-from mdistill.transport.motion import composition_of_record, groups_of, paired, predict_motion, structure_rows, train_motion
+from mdistill.transport.ion_rows import ion_structure, recorded_structure
+from mdistill.transport.motion import activation_energy, groups_of, paired, train_motion
 from mdistill.transport.motion_file import load_motion, save_motion
+from mdistill.transport.predict_motion import predict_motion
 from mdistill.transport.settings import MotionSettings
 from mdistill.transport.trajectory_set import write_trajectory_set
 from planted_motion import KELVINS, planted
@@ -23,7 +24,7 @@ QUICK = MotionSettings(members=2, steps=150, folds=3, expansion="none")
 
 @pytest.fixture(scope="module")
 def records():
-    return planted(24)
+    return planted(24, network=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def test_shuffled_labels_are_no_better_than_a_constant(records):
     turned = [replace(one, log_msd=other.log_msd) for one, other in zip(records, records[5:] + records[:5], strict=True)]
     model = train_motion(turned, replace(QUICK, members=1, steps=60))
     assert not model.honest
-    found = predict_motion(model, ion_rows(records[0], model.scales, taught=False), composition_of_record(records[0]), KELVINS)
-    assert "no better than a constant" in found[0].doubts[0]
+    found = predict_motion(model, recorded_structure(records[0]), KELVINS)
+    assert "no better than a constant" in found.motions[0].doubts[0]
 
 
 def test_analogues_share_a_group(records):
@@ -55,13 +56,31 @@ def test_analogues_share_a_group(records):
 
 
 def test_intervals_doubts_and_the_class_below_detection(model, records):
-    rows = ion_rows(records[0], model.scales, taught=False)
-    known = predict_motion(model, rows, composition_of_record(records[0]), KELVINS)
+    structure = recorded_structure(records[0])
+    known = predict_motion(model, structure, KELVINS).motions
     assert all(one.interval_95[0] < one.interval_68[0] < one.value < one.interval_68[1] < one.interval_95[1] for one in known)
     assert all(not one.doubts for one in known) and known[0].not_diffusing > known[-1].not_diffusing
-    strange = predict_motion(model, rows, {3: 1.0, 92: 3.0}, [600.0, 700.0, 800.0, 1500.0])
-    assert "U not in the training set" in strange[0].doubts[0] and "far from the training set" in strange[0].doubts[1]
+    strange = predict_motion(model, replace(structure, composition={3: 1.0, 92: 3.0}), [600.0, 700.0, 800.0, 1500.0]).motions
+    assert "U not in the trajectory set" in strange[0].doubts[0] and "far from the trajectory set" in strange[0].doubts[1]
     assert "1500 K is outside training" in strange[-1].doubts[-1]
+
+
+def test_diffusivity_conductivity_and_activation_energy_by_hand(model, records):
+    """D = MSD/(6 τ), σ = N q² D/(V k_B T), E_a = −k_B d ln D/d(1/T), in the units of the docstrings."""
+    structure = recorded_structure(records[0])
+    found = predict_motion(model, structure, KELVINS)
+    for one in found.motions:
+        d_m2_s = 10.0**one.value * 1e-20 / (6.0 * 10e-12)
+        assert one.diffusivity == pytest.approx(np.log10(1e4 * d_m2_s), abs=1e-6)
+        density = structure.composition[3] / (structure.volume * 1e-30)
+        sigma = density * 1.602176634e-19**2 * d_m2_s / (1.380649e-23 * one.temperature_K)
+        assert one.conductivity == pytest.approx(np.log10(0.01 * sigma), abs=1e-6)
+    kelvins = np.array([600.0, 1000.0, 1200.0])
+    assert activation_energy(np.log10(np.exp(-0.25 / (8.617333262e-5 * kelvins))), kelvins) == pytest.approx(0.25)
+    moving = [one for one in found.motions if one.not_diffusing <= 0.5]
+    expected = activation_energy(np.array([one.diffusivity for one in moving]), np.array([one.temperature_K for one in moving]))
+    assert found.activation == (pytest.approx(expected) if len(moving) > 1 else None)
+    assert len(model.activation) == 2 and 0.0 < model.activation[0] <= model.activation[1]
 
 
 def test_held_out_intervals_hold_their_share(model, records):
@@ -82,8 +101,8 @@ def test_bootstrap_of_groups_is_wider_than_of_labels():
 def test_a_model_file_gives_the_same_predictions(model, records, tmp_path):
     digest = save_motion(tmp_path / "motion.mdistill", model, {"data": "planted"})
     read = load_motion(tmp_path / "motion.mdistill")
-    rows, composition = ion_rows(records[1], model.scales, taught=False), composition_of_record(records[1])
-    assert predict_motion(read, rows, composition, KELVINS) == predict_motion(model, rows, composition, KELVINS)
+    structure = recorded_structure(records[1])
+    assert predict_motion(read, structure, KELVINS) == predict_motion(model, structure, KELVINS)
     assert read.gain == model.gain and read.error == model.error and len(digest) == 64
     content = bytearray((tmp_path / "motion.mdistill").read_bytes())
     content[-100] ^= 255
@@ -162,6 +181,5 @@ def test_a_structure_alone_is_enough(records):
     teacher = load("sevennet-0")
     wide = [replace(one, features=np.random.default_rng(k).normal(size=(2, 456))) for k, one in enumerate(records)]
     model = train_motion(wide, replace(QUICK, steps=10, members=1, expansion="pca"))
-    rows = structure_rows(salt, model, teacher, (600.0, 900.0), mobile=3)
-    found = predict_motion(model, rows, salt.composition, (600.0, 900.0))
+    found = predict_motion(model, ion_structure(salt, teacher, mobile=3), (600.0, 900.0)).motions
     assert len(found) == 2 and all(np.isfinite(one.value) for one in found)

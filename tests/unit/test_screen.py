@@ -22,7 +22,8 @@ from mdistill import cli
 from mdistill.commands.screen import show
 from mdistill.errors import BadInput, BlowUp, Interrupted, MdistillNotice
 from mdistill.interrupt import StopRequest
-from mdistill.workflows.screen import screen, structure_files
+from mdistill.io.listing import structure_files
+from mdistill.workflows.screen import screen
 
 NAMES = ("Li6PS5Cl", "Li10GeP2S12", "Li7La3Zr2O12, tetragonal", "Li3YCl6")
 
@@ -45,7 +46,7 @@ def test_bad_files_are_listed_and_the_rest_is_ranked(folder, tmp_path, capsys):
     assert cli.run(["screen", str(folder), "--species", "Li", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().out
     assert "Not predicted: 3 of 7 structures" in said and "no mobile ion Li in Cu" in said and "not opened" in said
-    assert "not from MD" in said and "MSD, D and activation energies are not predicted" in said
+    assert "not from MD" in said and "MSD, D and activation energies: --temperature 300 600" in said
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "screen.csv").read_text(encoding="utf-8"))))
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4"] and {row["file"] for row in rows} == {f"{n}.cif" for n in NAMES}
     values = [float(row["log10_sigma_S_cm"]) for row in rows]
@@ -76,8 +77,8 @@ def test_after_a_stop_what_was_read_is_ranked_and_the_next_call_reads_the_rest(f
     """Ctrl-C after three files; then the whole folder, of which only the other files are opened, and the ranking is the same."""
     from mdistill.workflows import screen as module
 
-    opened, read = list[str](), module._structures
-    monkeypatch.setattr(module, "_structures", lambda file, name, mobile: opened.append(name) or read(file, name, mobile))
+    opened, read = list[str](), module.structures_in
+    monkeypatch.setattr(module, "structures_in", lambda file, name, asked: opened.append(name) or read(file, name, asked))
     kept = tmp_path / "read.jsonl"
     with pytest.warns(MdistillNotice, match="stopped after 3 of 7 files"):
         some = screen([folder], kept=kept, stop=After(3))
@@ -112,11 +113,11 @@ def test_what_a_terminal_shows_is_aligned(folder, width, terminal, monkeypatch):
     show(screen([folder]), folder, console)
     lines = console.file.getvalue().splitlines()
     head = next(line for line in lines if line.startswith("rank"))
-    rows = [line for line in lines if line[:1].isdigit()]
+    rows = [line for line in lines if line[:1].isdigit() and ".cif" in line]
     assert max(map(cell_len, [head, *rows])) <= width
     place = head.index("log10 σ")
     assert len(rows) == 2 and all(row[place] in "−-0123456789" and row[place - 1] == " " for row in rows)
-    assert all(".cif" in row and "…" in row for row in rows)
+    assert all("…" in row for row in rows)
     assert ("95 %" in head) == (width >= 60) and ("formula" in head) == (width >= 110)
     assert "… and 2 more in screen.csv" in lines and "… and 1 more in results.json" in lines
 

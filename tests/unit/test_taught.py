@@ -10,7 +10,7 @@ import torch
 
 from mdistill.closed_form.ridge import NormalEquations, solve_ridge
 from mdistill.errors import BadInput, MdistillError
-from mdistill.transport.ion_rows import IonRows, ion_rows, scales_of
+from mdistill.transport.ion_rows import IonRows, ion_rows, recorded_structure, scales_of, untaught_rows
 from mdistill.transport.taught import (
     ACROSS,
     TRAINER,
@@ -126,7 +126,7 @@ def test_nothing_to_teach_is_refused(items):
 def test_ions_of_one_kind_share_a_row_where_the_trajectory_is_not_used():
     record = planted(1, ions=6)[0]
     scales = scales_of(planted(8), expansion="pca", components=3)
-    every, kinds = ion_rows(record, scales), ion_rows(record, scales, taught=False)
+    every, kinds = ion_rows(record, scales), untaught_rows(recorded_structure(record), scales, KELVINS)
     net = TaughtNet(every.structure.shape[1], every.trajectory.shape[2])
     assert isinstance(kinds, IonRows) and len(kinds.structure) < len(every.structure) == 6
     with torch.no_grad():
@@ -151,5 +151,5 @@ def test_a_single_crystal_of_one_kind_has_no_directions():
     """Nothing varies, so that scaled features are zero, not NaN."""
     one = planted(1)[0]
     same = replace(one, features=np.tile(one.features[:1], (2, 1)))
-    rows = ion_rows(same, scales_of([same], expansion="pca"), taught=False)
+    rows = untaught_rows(recorded_structure(same), scales_of([same], expansion="pca"), KELVINS)
     assert bool((rows.structure == 0.0).all())

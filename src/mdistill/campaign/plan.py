@@ -24,10 +24,10 @@ from typing import Any, Literal
 
 from mdistill.errors import BadInput
 from mdistill.io.files import read_json, this_host, write_json, write_text
+from mdistill.io.listing import structure_files
 from mdistill.runs.ledger import differences, flat
 from mdistill.runs.lock import working
 from mdistill.settings import from_json, to_json, to_toml
-from mdistill.workflows.screen import structure_files
 
 FILE = "campaign.toml"
 OWN = ("structures", "seeds", "temperatures", "only", "max_hours", "attempts", "slurm")

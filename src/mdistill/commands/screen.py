@@ -1,4 +1,4 @@
-"""mdistill screen: conductivity at 300 K of many structures from the statistics of measured ones."""
+"""mdistill screen: conductivity at 300 K and motion at higher temperatures of many structures, ranked."""
 
 from __future__ import annotations
 
@@ -30,11 +30,15 @@ class ScreenArguments:
     files: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Structures (CIF, POSCAR, extended XYZ with one or many) and folders of them."""
     species: str = "Li"
-    """Mobile ion; the model of the package knows Li."""
+    """Mobile ion; Li at 300 K, the ions of the trajectory set (Li, Na, Ag) at other temperatures."""
+    temperature: tuple[float, ...] = (300.0,)
+    """Temperatures, K: 290 to 310 asks for σ as measured, others for MSD, D, σ and activation energy."""
     out: Path | None = None
     """Folder for screen.csv, results.json and report.html (default: print only)."""
     model: Path | None = None
-    """Model file of `mdistill train transport` (default: that of the package)."""
+    """Model file of `mdistill train transport` for 300 K (default: that of the package)."""
+    motion: Path | None = None
+    """Model file of `mdistill train transport --trajectories` for other temperatures (default: that of the package)."""
     then: Literal["distill"] | None = None
     """Job for the best structures, one after the other, each in a folder below --out."""
     top: int = 5
@@ -46,15 +50,18 @@ Rank structures by their ionic conductivity at 300 K. It is predicted by statist
 composition, density, lattice and space group; it is not MD. Its mean absolute error is 1.1 to 1.3 decades: it tells a good
 conductor from a bad one, not two good ones apart. Each value has 68 and 95 % intervals, a probability to be below detection
 (10⁻⁸ S/cm), and a verdict whether the material resembles the training set. Partial occupancies are used as they are.
-Diffusivities and other temperatures are not predicted. Files that cannot be used are listed with the reason, the others are
+
+Other temperatures (600 to 1200 K) give the mean square displacement in 10 ps, D, σ and the activation energy, by a model taught
+by dynamics of students of SevenNet-0; it needs SevenNet. Files that cannot be used are listed with the reason, the others are
 ranked, and the exit status is 2. Ctrl-C ranks what was read; with --out the same command reads the rest.
 
 examples:
   mdistill screen candidates/ --species Li --out runs/screen
+  mdistill screen candidates/ --temperature 300 600 800 1000 1200
   mdistill screen a.cif b.cif POSCAR frames.extxyz
   mdistill screen candidates/ --out runs/screen --then distill --top 3
 """
-GROUPS = {"what": ("species", "model"), "run": ("out", "then", "top")}
+GROUPS = {"what": ("species", "temperature", "model", "motion"), "run": ("out", "then", "top")}
 
 
 def main(arguments: list[str]) -> int:
@@ -69,7 +76,10 @@ def main(arguments: list[str]) -> int:
     command = "mdistill screen " + shlex.join(arguments)
     with stop_on_signals(resume=command) as stop:
         kept = None if folder is None else folder / "read.jsonl"
-        results = screen(given.files, species=given.species, model=given.model, kept=kept, stop=stop)
+        results = screen(
+            given.files, species=given.species, temperatures_K=given.temperature, model=given.model, motion=given.motion,
+            kept=kept, stop=stop,
+        )  # fmt: skip
     results = stamped(results, given, repeat=command)
     refused = int(results.values["structures_refused"].value or 0)
     show(results, folder)
@@ -120,12 +130,14 @@ def show(results: Results, folder: Path | None, console: Console | None = None) 
     from rich.console import Console
 
     from mdistill.report.terminal import fitted, print_table, width_of
+    from mdistill.transport.motion_tables import MOTION, narrow_motion
     from mdistill.transport.tables import NAME, narrow_table
 
     console = console or Console()
     for table in results.tables:
-        ranking = table.name == NAME
-        shown = narrow_table(results, width=width_of(console)) if ranking else table
+        ranking, shown = table.name in (NAME, MOTION), table
+        if ranking:
+            shown = (narrow_table if table.name == NAME else narrow_motion)(table, width=width_of(console))
         shown = dataclasses.replace(shown, rows=shown.rows[:SHOWN])
         print_table(fitted(shown, "file", width_of(console)) if ranking else shown, console)
         if (more := len(table.rows) - SHOWN) > 0:

@@ -159,7 +159,7 @@ def make_set(given: TrainTransportArguments, command: str) -> int:
     """Add crystals to a trajectory set; exit status 2 where a file could not be used."""
     from mdistill.campaign.trajectories import make_trajectory_set
     from mdistill.interrupt import stop_on_signals
-    from mdistill.workflows.screen import structure_files
+    from mdistill.io.listing import structure_files
 
     path = _set_to_add_to(given)
     use_threads(given.threads)

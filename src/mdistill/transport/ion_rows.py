@@ -1,4 +1,4 @@
-"""Crystals of a trajectory set as rows of numbers, one for each mobile ion, on scales of the crystals that training knows."""
+"""Crystals as rows of numbers, one for each mobile ion, on scales of the crystals that training knows."""
 
 from __future__ import annotations
 
@@ -8,17 +8,86 @@ from typing import Literal
 
 import numpy as np
 import torch
+from ase.data import atomic_numbers
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mdistill.crystals.crystal import Crystal
+from mdistill.data.disorder import order
+from mdistill.data.settings import DisorderSettings
 from mdistill.errors import BadInput
-from mdistill.transport.ion_features import temperature_polynomial
+from mdistill.io.structures import to_system
+from mdistill.transport.features import Material, features
+from mdistill.transport.ion_features import ion_features, ion_network, kinds_of, temperature_polynomial
 from mdistill.transport.trajectory_set import CrystalRecord
+from mdistill.types import Potential
 
 Target = Literal["msd", "diffusivity"]
 Expansion = Literal["pca", "cubic", "none"]
 _LEAST_SPREAD = 1e-3
 """Share of the largest standard deviation below which a feature counts as constant."""
+LIGHT = DisorderSettings(enumerate_up_to=500, anneals=1, like_factor=0.5, unlike_factor=0.5)
+"""Search for one ordering whose features are needed: 0.05 to 0.3 s, with energies as low as those of the usual search."""
+COLUMNS = tuple(range(1, 95))
+"""Elements whose fractions the trees see."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class IonStructure:
+    """What a predictor of motion knows of a crystal.
+
+    Attributes:
+        mobile: Atomic number of the mobile ion.
+        composition, volume: Atoms of each element in a cell, and its volume (Å³).
+        features: Invariant features of each kind of ion (`ion_features`); without columns where no net asks for them.
+        share: Share of each kind among the ions.
+        physics: Numbers of the network of ion sites (`ion_network`).
+    """
+
+    mobile: int
+    composition: dict[int, float]
+    volume: float
+    features: Float[np.ndarray, "kind feature"]
+    share: Float[np.ndarray, " kind"]
+    physics: Float[np.ndarray, " number"]
+
+
+def ion_structure(crystal: Crystal, teacher: Potential | None, *, mobile: int, seed: int = 0) -> IonStructure:
+    """What is known of a crystal as read; features only with a SevenNet model, of partial occupancies those of one ordering.
+
+    Raises:
+        BadInput: No mobile ion, an element that the SevenNet model does not know, or no ordering.
+    """
+    found, kind = np.zeros((1, 0)), np.zeros(1, dtype=np.int64)
+    if teacher is not None:
+        whole = crystal if crystal.ordered else order(crystal, count=1, settings=LIGHT, seed=seed)[0].crystal
+        found, kind = kinds_of(ion_features([to_system(whole)], teacher, mobile=mobile)[0])
+    return IonStructure(
+        mobile=mobile, composition=crystal.composition, volume=crystal.volume, features=found,
+        share=np.bincount(kind) / len(kind), physics=ion_network(crystal, mobile=mobile),
+    )  # fmt: skip
+
+
+def recorded_structure(record: CrystalRecord) -> IonStructure:
+    """What is known of a crystal of a set without its trajectories."""
+    numbers, counts = np.unique(record.numbers, return_counts=True)
+    return IonStructure(
+        mobile=atomic_numbers[str(record.about["mobile"])], volume=float(abs(np.linalg.det(record.cell))),
+        composition={int(z): float(n) for z, n in zip(numbers, counts, strict=True)}, features=record.features,
+        share=np.bincount(record.kind, minlength=len(record.features)) / len(record.kind), physics=record.physics,
+    )  # fmt: skip
+
+
+def tree_columns(
+    structures: Sequence[IonStructure], temperatures_K: Sequence[float], properties: Float[np.ndarray, "119 property"]
+) -> Float[np.ndarray, "row column"]:
+    """Composition, density, ion network, mobile ion and temperature: a row for each temperature of each structure, float32."""
+    rows = []
+    for one in structures:
+        material = Material(composition=one.composition, volume=one.volume)
+        known = features([material], COLUMNS, properties, mobile=one.mobile)[0]
+        rows += [np.r_[known, one.physics, one.mobile, kelvin] for kelvin in temperatures_K]
+    return np.array(rows, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +136,9 @@ class Scales:
         return np.concatenate([scaled, scaled**2, scaled**3], axis=1) if self.cubic else scaled
 
 
-def raw_rows(record: CrystalRecord) -> Float[np.ndarray, "kind feature"]:
+def raw_rows(one: CrystalRecord | IonStructure) -> Float[np.ndarray, "kind feature"]:
     """Features of each kind of ion, and after them the numbers of the crystal's ion network."""
-    return np.concatenate([record.features, np.tile(record.physics, (len(record.features), 1))], axis=1)
+    return np.concatenate([one.features, np.tile(one.physics, (len(one.features), 1))], axis=1)
 
 
 def scales_of(records: Sequence[CrystalRecord], *, expansion: Expansion = "pca", components: int = 16) -> Scales:
@@ -113,18 +182,26 @@ def target_of(record: CrystalRecord, target: Target) -> Float[np.ndarray, " temp
     return np.where(record.usable & np.isfinite(values), values, np.nan)
 
 
-def ion_rows(record: CrystalRecord, scales: Scales, *, target: Target = "msd", taught: bool = True) -> IonRows:
-    """A crystal on these scales; without its trajectory unless `taught` and known: then ions of one kind share a row."""
-    kinds, values = scales.structure(raw_rows(record)), target_of(record, target)
-    known, taught = np.isfinite(values), taught and record.followed
-    if taught:
-        rows, weight = kinds[record.kind], np.full(len(record.kind), 1.0 / len(record.kind))
-        spectra = np.nan_to_num((record.spectra - scales.bin_mean) / scales.bin_deviation)
-    else:
-        rows, weight = kinds, np.bincount(record.kind, minlength=len(kinds)) / len(record.kind)
+def ion_rows(record: CrystalRecord, scales: Scales, *, target: Target = "msd") -> IonRows:
+    """A crystal of a set on these scales, with its trajectories where it has them: a row for each ion."""
+    values = target_of(record, target)
+    spectra = np.nan_to_num((record.spectra - scales.bin_mean) / scales.bin_deviation)
     return IonRows(
-        structure=torch.from_numpy(rows).float(), weight=torch.from_numpy(weight).float(),
+        structure=torch.from_numpy(scales.structure(raw_rows(record))[record.kind]).float(),
+        weight=torch.full((len(record.kind),), 1.0 / len(record.kind)),
         polynomial=torch.from_numpy(temperature_polynomial(record.temperatures_K)).float(),
-        trajectory=torch.from_numpy(spectra).float() if taught else None,
-        target=torch.from_numpy(np.nan_to_num(values)).float(), known=torch.from_numpy(known),
+        trajectory=torch.from_numpy(spectra).float() if record.followed else None,
+        target=torch.from_numpy(np.nan_to_num(values)).float(),
+        known=torch.from_numpy(np.isfinite(values)),
+    )  # fmt: skip
+
+
+def untaught_rows(structure: IonStructure, scales: Scales, temperatures_K: Sequence[float]) -> IonRows:
+    """A structure alone on these scales: a row for each kind of ion, no labels."""
+    many = len(temperatures_K)
+    return IonRows(
+        structure=torch.from_numpy(scales.structure(raw_rows(structure))).float(),
+        weight=torch.from_numpy(structure.share).float(),
+        polynomial=torch.from_numpy(temperature_polynomial(np.asarray(temperatures_K))).float(), trajectory=None,
+        target=torch.zeros(many), known=torch.zeros(many, dtype=torch.bool),
     )  # fmt: skip

@@ -1,4 +1,9 @@
-r"""Motion at high temperature from the structure: taught predictors, their errors on held-out groups, intervals.
+r"""Motion at high temperature from the structure: training, errors on held-out groups, intervals.
+
+    log10 y = ⟨trees⟩, ⟨nets⟩ or ½ ⟨trees⟩ + ½ ⟨nets⟩
+
+trees: on composition, density, ion network and temperature, as in `fit`   nets: taught by trajectories (`taught`); they need the
+features of a foundation model.
 
 Groups are compositions with the mobile ion left open (Li3OCl and Na3OCl are one). The held-out errors over the spread of the
 ensemble give group-conformal intervals, as in `fit`. The probability that ions do not diffuse measurably follows from the
@@ -16,78 +21,92 @@ import numpy as np
 import torch
 from ase.data import atomic_numbers
 from jaxtyping import Float, Int
-from scipy.spatial.distance import cdist
 
-from mdistill.crystals.crystal import Crystal, reduced_formula
-from mdistill.data.disorder import order
+from mdistill.crystals.crystal import reduced_formula
 from mdistill.errors import BadInput
-from mdistill.io.structures import to_system
 from mdistill.settings import child_seed
-from mdistill.transport.fit import conformal_factors, farthest_usual, fold_numbers
-from mdistill.transport.ion_features import ion_features, ion_network, kinds_of, temperature_polynomial
-from mdistill.transport.ion_rows import IonRows, Scales, Target, ion_rows, scales_of, target_of
+from mdistill.transport.features import element_properties
+from mdistill.transport.fit import Labels, conformal_factors, farthest_usual, fit_forest, fold_numbers
+from mdistill.transport.forest import Forest, tree_values
+from mdistill.transport.ion_rows import (
+    IonRows,
+    IonStructure,
+    Scales,
+    Target,
+    ion_rows,
+    recorded_structure,
+    scales_of,
+    target_of,
+    tree_columns,
+    untaught_rows,
+)
 from mdistill.transport.obelix import fractions_of
-from mdistill.transport.settings import SPREAD, MotionSettings
+from mdistill.transport.settings import LEVELS, MotionSettings, TrajectorySettings, TransportSettings
 from mdistill.transport.taught import TaughtNet, taught
 from mdistill.transport.trajectory_set import CrystalRecord
-from mdistill.types import Potential
+from mdistill.units import BOLTZMANN
 
 DRAWS = 2000
 """Bootstrap draws of groups."""
+FEW = 8
+"""Number of groups below which errors of activation energies are not told."""
 _OPEN = 0
 """Atomic number that stands for the mobile ion in a group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """Trees with the properties of elements that they know, and nets on scaled features of ions; either may be absent."""
+
+    forest: Forest | None
+    properties: Float[np.ndarray, "119 property"]
+    scales: Scales | None
+    nets: tuple[TaughtNet, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MotionModel:
-    """An ensemble, and what its numbers are worth.
+    """A predictor, and what its numbers are worth.
 
     Attributes:
-        nets, scales, target: The predictors, scales of their features, and what they predict.
+        predictor, target: It, and what it predicts.
         factors: Conformal factors of LEVELS.
         curve: a and b of the logistic curve; a = 0 where no crystal of training tells.
+        activation: Quantiles (LEVELS) of the held-out error of the activation energy, eV; () where no crystal tells.
         error, constant: Held-out mean absolute error by temperature (decades), and that of a constant by temperature.
         gain: Error less that of the constant, with its 95 % interval over groups.
-        temperatures_K: Temperatures of training.
-        elements: Atomic numbers of training.
+        temperatures_K, lag_ps: Temperatures of training; lag of the mean square displacement.
+        mobile, elements: Atomic numbers of the mobile ions and of all elements of training.
         fractions: Atomic fractions of its crystals.
         far: Distance above which a composition is far from all of them.
         crystals, groups: Their numbers.
+        teacher: Name of the foundation model that taught, and whose features nets need.
         members: Held-out predictions, for the benchmark: crystal key → value and spread by temperature.
     """
 
-    nets: tuple[TaughtNet, ...]
-    scales: Scales
+    predictor: Predictor
     target: Target
     factors: tuple[float, ...]
     curve: tuple[float, float]
+    activation: tuple[float, ...]
     error: dict[float, float]
     constant: dict[float, float]
     gain: tuple[float, float, float]
     temperatures_K: tuple[float, ...]
+    lag_ps: float
+    mobile: tuple[int, ...]
     elements: tuple[int, ...]
     fractions: Float[np.ndarray, "crystal 119"]
     far: float
     crystals: int
     groups: int
+    teacher: str
     members: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def honest(self) -> bool:
         """Whether it beats a constant by temperature on groups that it does not know, beyond chance."""
         return self.gain[2] < 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Motion:
-    """A prediction at one temperature: log10 of the target with intervals, P(not diffusing), reasons to doubt it."""
-
-    temperature_K: float
-    value: float
-    interval_68: tuple[float, float]
-    interval_95: tuple[float, float]
-    not_diffusing: float
-    doubts: tuple[str, ...] = ()
 
 
 def groups_of(records: Sequence[CrystalRecord]) -> Int[np.ndarray, " crystal"]:
@@ -100,12 +119,6 @@ def _open_composition(record: CrystalRecord) -> dict[int, int]:
     mobile = atomic_numbers[str(record.about["mobile"])]
     numbers, counts = np.unique(record.numbers, return_counts=True)
     return {_OPEN if z == mobile else int(z): int(n) for z, n in zip(numbers, counts, strict=True)}
-
-
-def composition_of_record(record: CrystalRecord) -> dict[int, float]:
-    """Atoms of each element in the supercell."""
-    numbers, counts = np.unique(record.numbers, return_counts=True)
-    return {int(z): float(n) for z, n in zip(numbers, counts, strict=True)}
 
 
 def train_motion(records: Sequence[CrystalRecord], settings: MotionSettings) -> MotionModel:
@@ -136,23 +149,42 @@ def train_motion(records: Sequence[CrystalRecord], settings: MotionSettings) -> 
     wide = np.broadcast_to(groups[:, None], truth.shape)
     kelvins = used[0].temperatures_K
     error, flat = np.abs(value - truth), np.abs(constant - truth)
-    compositions = [composition_of_record(one) for one in used]
-    fractions = fractions_of(compositions)
-    scales, nets = ensemble(used, settings)
+    structures = [recorded_structure(one) for one in used]
+    fractions, about = fractions_of([one.composition for one in structures]), used[0].about
     return MotionModel(
-        nets=nets, scales=scales, target=settings.target, curve=_curve(value, used, known),
+        predictor=predictor_of(used, settings), target=settings.target, curve=_curve(value, used, known),
+        activation=activation_errors(value, truth, used, groups) if settings.target == "msd" else (),
         factors=conformal_factors((value - truth)[known], spread[known], wide[known]),
         error={float(t): float(np.nanmean(error[:, k])) for k, t in enumerate(kelvins) if known[:, k].any()},
         constant={float(t): float(np.nanmean(flat[:, k])) for k, t in enumerate(kelvins) if known[:, k].any()},
         gain=paired((error - flat)[known], wide[known]), temperatures_K=tuple(kelvins.tolist()),
-        elements=tuple(sorted({z for one in compositions for z in one})), fractions=fractions,
+        lag_ps=float(about.get("settings", {}).get("lag_ps", TrajectorySettings().lag_ps)),
+        mobile=tuple(sorted({one.mobile for one in structures})),
+        elements=tuple(sorted({z for one in structures for z in one.composition})), fractions=fractions,
         far=farthest_usual(fractions, groups), crystals=len(used), groups=count,
+        teacher=str(about.get("teacher", TrajectorySettings().teacher)),
         members={one.key: np.stack([v, s]) for one, v, s in zip(used, value, spread, strict=True)},
     )  # fmt: skip
 
 
+def predictor_of(records: Sequence[CrystalRecord], settings: MotionSettings) -> Predictor:
+    """Nets and trees on the same crystals.
+
+    Raises:
+        MissingPackage: scikit-learn is absent.
+    """
+    scales, nets = ensemble(records, settings) if settings.members else (None, ())
+    truth, properties = np.array([target_of(one, settings.target) for one in records]), element_properties()
+    known, still = np.isfinite(truth), ~np.array([one.diffusing for one in records])
+    columns = tree_columns([recorded_structure(one) for one in records], records[0].temperatures_K.tolist(), properties)
+    labels = Labels(target=truth[known], below=still[known], group=np.zeros(int(known.sum()), dtype=np.int64))
+    how = TransportSettings(trees=max(settings.trees, 1))
+    forest = fit_forest(columns[known.ravel()], labels, how, seed=settings.seed) if settings.trees else None
+    return Predictor(forest=forest, properties=properties, scales=scales, nets=nets)
+
+
 def ensemble(records: Sequence[CrystalRecord], settings: MotionSettings) -> tuple[Scales, tuple[TaughtNet, ...]]:
-    """Predictors of other seeds on the same crystals."""
+    """Nets of other seeds on the same crystals."""
     scales = scales_of(records, expansion=settings.expansion, components=settings.components)
     items = [ion_rows(one, scales, target=settings.target) for one in records]
     seeds = [child_seed(settings.seed, f"member {k}") for k in range(settings.members)]
@@ -164,27 +196,41 @@ def ensemble(records: Sequence[CrystalRecord], settings: MotionSettings) -> tupl
     return scales, tuple(made)
 
 
-def values_of(nets: Sequence[TaughtNet], items: Sequence[IonRows]) -> Float[np.ndarray, "member label"]:
-    """What each predictor gives for the structures alone, crystal after crystal."""
+def net_values(nets: Sequence[TaughtNet], items: Sequence[IonRows]) -> Float[np.ndarray, "member label"]:
+    """What each net gives for the structures alone, crystal after crystal."""
     with torch.no_grad():
         return np.array([net(items).numpy() for net in nets], dtype=float)
+
+
+def values_of(
+    predictor: Predictor, structures: Sequence[IonStructure], temperatures_K: Sequence[float]
+) -> tuple[Float[np.ndarray, "structure temperature"], Float[np.ndarray, "structure temperature"]]:
+    """Mean of trees and nets, and the standard deviation over both, each kind with the same weight."""
+    shape, kinds = (len(structures), len(temperatures_K), -1), list[np.ndarray]()
+    if predictor.forest is not None:
+        columns = tree_columns(structures, temperatures_K, predictor.properties)
+        kinds.append(tree_values(predictor.forest, columns)[..., 0].reshape(shape))
+    if predictor.scales is not None:
+        items = [untaught_rows(one, predictor.scales, temperatures_K) for one in structures]
+        kinds.append(net_values(predictor.nets, items).T.reshape(shape))
+    means, variances = np.array([one.mean(-1) for one in kinds]), np.array([one.var(-1) for one in kinds])
+    return means.mean(0), np.sqrt(variances.mean(0) + means.var(0))
 
 
 def held_out(
     records: Sequence[CrystalRecord], groups: Int[np.ndarray, " crystal"], settings: MotionSettings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions made without the group of each crystal: mean, spread of the ensemble, and a constant by temperature (that of
-    all temperatures where the other groups have no label)."""
+    """Predictions made without the group of each crystal: mean, spread, and a constant by temperature (that of all temperatures
+    where the other groups have no label)."""
     folds = fold_numbers(groups, settings.folds, seed=settings.seed)
     truth = np.array([target_of(one, settings.target) for one in records])
     value, spread, constant = (np.full(truth.shape, np.nan) for _ in range(3))
     for fold in np.unique(folds):
         inside = [one for one, k in zip(records, folds, strict=True) if k != fold]
         outside = np.flatnonzero(folds == fold).tolist()
-        scales, nets = ensemble(inside, settings)
-        items = [ion_rows(records[k], scales, target=settings.target, taught=False) for k in outside]
-        given = values_of(nets, items).reshape(len(nets), len(outside), -1)
-        value[outside], spread[outside] = given.mean(axis=0), given.std(axis=0)
+        asked = [recorded_structure(records[k]) for k in outside]
+        kelvins = records[0].temperatures_K.tolist()
+        value[outside], spread[outside] = values_of(predictor_of(inside, settings), asked, kelvins)
         columns = [(column[np.isfinite(column)], truth[folds != fold]) for column in truth[folds != fold].T]
         constant[outside] = [np.median(column) if len(column) else np.nanmedian(whole) for column, whole in columns]
     return value, spread, constant
@@ -216,58 +262,23 @@ def _curve(value: np.ndarray, records: Sequence[CrystalRecord], known: np.ndarra
     return (slope, float(weights[1]) / slope) if slope > 1e-6 else (0.0, 0.0)
 
 
-def structure_rows(
-    crystal: Crystal, model: MotionModel, teacher: Potential, temperatures_K: Sequence[float], *, mobile: int, seed: int = 0
-) -> IonRows:
-    """Rows of a structure alone; partial occupancies are ordered in one cell first.
-
-    Args:
-        crystal: As read.
-        model, teacher: The predictor, and the SevenNet model of its features.
-        temperatures_K: Temperatures, K.
-        mobile: Atomic number of the mobile ion.
-        seed: Seed of the ordering.
-    Raises:
-        BadInput: No mobile ion, an unknown element, or no ordering.
-    """
-    whole = crystal if crystal.ordered else order(crystal, count=1, seed=seed)[0].crystal
-    features, kind = kinds_of(ion_features([to_system(whole)], teacher, mobile=mobile)[0])
-    network = np.tile(ion_network(crystal, mobile=mobile), (len(features), 1))
-    rows, many = model.scales.structure(np.concatenate([features, network], axis=1)), len(temperatures_K)
-    return IonRows(
-        structure=torch.from_numpy(rows).float(), weight=torch.from_numpy(np.bincount(kind) / len(kind)).float(),
-        polynomial=torch.from_numpy(temperature_polynomial(np.asarray(temperatures_K))).float(), trajectory=None,
-        target=torch.zeros(many), known=torch.zeros(many, dtype=torch.bool),
-    )  # fmt: skip
+def activation_energy(log10_y: Float[np.ndarray, " temperature"], temperatures_K: Float[np.ndarray, " temperature"]) -> float:
+    """E_a (eV) of ln y = ln y₀ − E_a/(k_B T), by least squares; NaN for fewer than two temperatures."""
+    if len(log10_y) < 2:
+        return float("nan")
+    return float(-BOLTZMANN * np.polyfit(1.0 / np.asarray(temperatures_K), np.log(10.0) * np.asarray(log10_y), 1)[0])
 
 
-def predict_motion(
-    model: MotionModel, rows: IonRows, composition: dict[int, float], temperatures_K: Sequence[float]
-) -> list[Motion]:
-    """Motion of one structure at temperatures; one outside those of training is predicted with a doubt."""
-    values = values_of(model.nets, [rows])
-    found, doubts = list[Motion](), _doubts(model, composition)
-    for k, kelvin in enumerate(temperatures_K):
-        value, width = float(values[:, k].mean()), float(values[:, k].std()) + SPREAD
-        (a, b), (c, d) = ((value - q * width, value + q * width) for q in model.factors)
-        steep, middle = model.curve
-        still = float("nan") if steep == 0.0 else 1.0 / (1.0 + np.exp(np.clip(steep * (value - middle), -30, 30)))
-        low, high = min(model.temperatures_K), max(model.temperatures_K)
-        outside = () if low <= kelvin <= high else (f"{kelvin:g} K is outside training, {low:g} to {high:g} K",)
-        found.append(Motion(
-            temperature_K=float(kelvin), value=value, interval_68=(a, b), interval_95=(c, d), not_diffusing=float(still),
-            doubts=(*doubts, *outside),
-        ))  # fmt: skip
-    return found
-
-
-def _doubts(model: MotionModel, composition: dict[int, float]) -> tuple[str, ...]:
-    """Reasons why training says little about a composition, or why the model says little at all."""
-    from ase.data import chemical_symbols
-
-    unseen = [chemical_symbols[z] for z in composition if z not in model.elements]
-    nearest = float(0.5 * cdist(fractions_of([composition]), model.fractions, "cityblock").min())
-    found = [f"{', '.join(unseen)} not in the training set"] if unseen else []
-    found += [f"composition is far from the training set ({nearest:.2f}, usual up to {model.far:.2f})"] * (nearest > model.far)
-    found += ["the model is no better than a constant"] * (not model.honest)
-    return tuple(found)
+def activation_errors(
+    value: np.ndarray, truth: np.ndarray, records: Sequence[CrystalRecord], groups: Int[np.ndarray, " crystal"]
+) -> tuple[float, ...]:
+    """Quantiles (LEVELS) of |E_a of held-out predictions − E_a of labels| over temperatures at which ions diffuse; where fewer
+    than FEW groups have two such temperatures: ()."""
+    apart, seen = list[float](), set[int]()
+    for k, one in enumerate(records):
+        used = np.isfinite(truth[k]) & one.diffusing
+        if used.sum() >= 2:
+            made, right = (activation_energy(row[k][used], one.temperatures_K[used]) for row in (value, truth))
+            apart.append(abs(made - right))
+            seen.add(int(groups[k]))
+    return tuple(float(np.quantile(apart, level)) for level in LEVELS) if len(seen) >= FEW else ()

@@ -1,4 +1,4 @@
-"""Tables of a predictor of motion: its errors on held-out groups beside those of a constant."""
+"""Tables of predicted motion: the ranking of a screening, a narrow one for terminals, and errors on held-out groups."""
 
 from __future__ import annotations
 
@@ -6,12 +6,114 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mdistill.estimates import exactly
-from mdistill.runs.results import Cell, Results, Table
+from mdistill.estimates import Estimate, exactly
+from mdistill.runs.results import Cell, Figure, Results, Series, Table
 from mdistill.transport.motion import MotionModel
+from mdistill.transport.predict import Candidate
+from mdistill.transport.predict_motion import StructureMotion
 from mdistill.transport.trajectory_set import CrystalRecord
 
+MOTION = "motion"
 _NAMES = {"msd": "log10 MSD", "diffusivity": "log10 D"}
+_FIRST, _LAST = ("rank", "file", "formula"), ("E_a (eV)", "applicable", "notes")
+_PLAIN = {"Å²": "A2", "cm²/s": "cm2_s", "S/cm": "S_cm", "σ": "sigma", "%": "percent", "(": "", ")": "", " ": "_"}
+_DRAWN = 8
+"""Number of structures in the figure."""
+
+
+Ranked = Sequence[tuple[StructureMotion, Candidate]]
+
+
+def ranked_by_motion(candidates: Sequence[Candidate]) -> list[tuple[StructureMotion, Candidate]]:
+    """Structures with a predicted motion, the largest displacement at the lowest temperature first."""
+    found = [(one.motion, one) for one in candidates if one.motion is not None]
+    return sorted(found, key=lambda pair: (-pair[0].motions[0].value, pair[1].name))
+
+
+def motion_table(ranked: Ranked, model: MotionModel) -> Table:
+    """MSD, D, σ and activation energy of every structure, best first."""
+    kelvins = [one.temperature_K for one in ranked[0][0].motions] if ranked else []
+    parts = ("log10 MSD {:g} K (Å²)", "log10 D {:g} K (cm²/s)", "log10 σ {:g} K (S/cm)", "not diffusing {:g} K (%)")
+    columns = [*_FIRST, *(part.format(kelvin) for kelvin in kelvins for part in parts), *_LAST]
+    rows: list[list[Cell]] = []
+    for rank, (found, one) in enumerate(ranked, 1):
+        numbers = list[Cell]()
+        for at in found.motions:
+            half = round(at.interval_68[1] - at.value, 4)
+            still = None if at.not_diffusing is None else round(100.0 * at.not_diffusing)
+            logs = (Estimate(value=round(v, 4), error=half, unit="") for v in (at.value, at.diffusivity, at.conductivity))
+            numbers += [*logs, still]
+        doubts = dict.fromkeys(doubt for at in found.motions for doubt in at.doubts)
+        rows.append([rank, one.name, one.formula, *numbers, _activation(found), "; ".join(doubts) or "yes", "; ".join(one.notes)])
+    wide, usual = model.factors[1], model.factors[0]
+    caption = (
+        f"MSD: mean square displacement of the mobile ion in {model.lag_ps:g} ps. D = MSD/(6 · {model.lag_ps:g} ps): an upper"
+        f" limit where ions do not diffuse. σ: independent ions of charge e (Haven ratio 1). ±: 68 % interval; that of 95 % is"
+        f" {wide / usual:.1f} times as wide. E_a: over the temperatures at which ions diffuse more likely than not."
+    )
+    return Table(MOTION, "Motion of the ions, predicted", "screening", columns, rows, caption)
+
+
+def _activation(found: StructureMotion) -> Cell:
+    if found.activation is None:
+        return None
+    error = round(found.activation_error[0], 4) if found.activation_error else None
+    return Estimate(value=round(found.activation, 4), error=error, unit="eV")
+
+
+def motion_notes(ranked: Ranked, model: MotionModel) -> list[str]:
+    """What the numbers are, and what they are not."""
+    error, flat = (float(np.mean(list(one.values()))) for one in (model.error, model.constant))
+    doubtful = sum(any(at.doubts for at in found.motions) for found, _ in ranked)
+    texts = [
+        "MSD, D, σ and E_a above 300 K are predictions of a model taught by dynamics of students of"
+        f" {model.teacher} for {model.crystals} crystals, at {min(model.temperatures_K):g} to {max(model.temperatures_K):g} K."
+        f" Its mean absolute error for other compositions is {error:.2f} decades (a constant for each temperature:"
+        f" {flat:.2f}), beside the error of those dynamics. They rank; for a value: mdistill distill"
+    ]
+    if doubtful:
+        texts.append(f"{doubtful} of {len(ranked)} structures lie outside the trajectory set: trust their motion less")
+    return texts
+
+
+def motion_figure(ranked: Ranked) -> Figure:
+    """D against 1/T of the best structures."""
+    series = []
+    for found, one in ranked[:_DRAWN]:
+        y = [10.0**at.diffusivity for at in found.motions]
+        series.append(Series(label=one.name, x=[1000.0 / at.temperature_K for at in found.motions], y=y, style="line"))
+    caption = (
+        f"The best {min(len(ranked), _DRAWN)} of {len(ranked)}, predicted. Intervals are in the table; where ions only vibrate,"
+        " D is an upper limit."
+    )
+    return Figure(
+        MOTION, "Diffusivity, predicted", "screening", "1000/T (1/K)", "D (cm²/s)", series, kind="arrhenius", caption=caption
+    )
+
+
+def narrow_motion(table: Table, *, width: int | None = None) -> Table:
+    """The ranking with the columns that a terminal of this width has room for: log10 MSD ± 68 %, and the activation energy."""
+    place = {name: k for k, name in enumerate(table.columns)}
+    moved = {name.split()[2]: k for name, k in place.items() if name.startswith("log10 MSD")}
+    if width is not None and width < 90:
+        moved = dict(list(moved.items())[: 1 if width < 60 else 3])
+    with_energy, with_formula = width is None or width >= 60, width is None or width >= 110
+    columns = ["rank", "file", *(["formula"] if with_formula else []), *(f"{kelvin} K" for kelvin in moved)]
+    columns += ["E_a (eV)"] * with_energy + ["applicable"] * with_formula
+    rows: list[list[Cell]] = []
+    for row in table.rows:
+        cells = [row[0], row[1], *([row[2]] if with_formula else []), *(row[k] for k in moved.values())]
+        cells += [row[place["E_a (eV)"]]] * with_energy + ["yes" if row[place["applicable"]] == "yes" else "no"] * with_formula
+        rows.append(cells)
+    return Table(MOTION, "Predicted log10 MSD (Å²) ± 68 %", table.section, columns, rows)
+
+
+def plain(column: str) -> str:
+    """Name of a column in a CSV file."""
+    name = column
+    for sign, letters in _PLAIN.items():
+        name = name.replace(sign, letters)
+    return f"motion_{name}" if column in ("rank", "applicable", "notes") else name
 
 
 def motion_results(model: MotionModel, records: Sequence[CrystalRecord]) -> Results:

@@ -13,6 +13,7 @@ from mdistill.errors import BadInput
 from mdistill.transport.features import STRUCTURE_COLUMNS, Material, features
 from mdistill.transport.forest import tree_values
 from mdistill.transport.model import TransportModel
+from mdistill.transport.predict_motion import StructureMotion
 from mdistill.transport.settings import FLOOR, SPREAD
 
 
@@ -40,6 +41,27 @@ class RoomConductivity:
     nearest: str
     nearest_measured: float
     doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A structure with its predictions, those that were asked for; space_group 0: not known."""
+
+    name: str
+    formula: str
+    space_group: int
+    conductivity: RoomConductivity | None
+    motion: StructureMotion | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A structure that was not predicted, why, and what helps."""
+
+    name: str
+    reason: str
+    fix: str
 
 
 def check_conductor(crystal: Crystal, mobile: int) -> None:

@@ -1,29 +1,53 @@
-"""What a screening read of each file, one line a file, so that an interrupted one resumes."""
+"""What a screening reads of each file and predicts of its motion, kept as one line a file, so that an interrupted one resumes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mdistill import __version__
+from mdistill.crystals.checks import check_crystal, check_file
+from mdistill.crystals.crystal import Crystal, reduced_formula
+from mdistill.errors import BadInput, MdistillError
 from mdistill.io.files import append_line, sha256
+from mdistill.io.structures import from_atoms, read_structure
 from mdistill.settings import to_json
-from mdistill.transport.features import Material
-from mdistill.transport.tables import Refusal
+from mdistill.transport.features import Material, material_of
+from mdistill.transport.ion_rows import ion_structure
+from mdistill.transport.motion import MotionModel
+from mdistill.transport.predict import Refusal, check_conductor
+from mdistill.transport.predict_motion import Motion, StructureMotion, predict_motion
+from mdistill.types import Potential
+
+_SEVERAL = ("extxyz", "xyz", "traj")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked of each structure: the mobile ion; whether σ(300 K); motion at temperatures, by a model and, where it has
+    nets, the foundation model of their features."""
+
+    mobile: int
+    room: bool = True
+    motion: MotionModel | None = None
+    teacher: Potential | None = None
+    temperatures_K: tuple[float, ...] = ()
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usable:
-    """A structure that can be predicted: its name, formula, material, and notes of reading it."""
+    """A structure that can be predicted: its name, formula, material, notes of reading it, and its motion where asked for."""
 
     name: str
     formula: str
     material: Material
     notes: tuple[str, ...]
+    motion: StructureMotion | None = None
 
 
 @dataclass(slots=True)
@@ -43,10 +67,11 @@ class FilesRead:
                     entry = json.loads(line)
                     self.known[entry["key"]] = entry["found"]
 
-    def key(self, file: Path, name: str, mobile: int) -> str:
+    def key(self, file: Path, name: str, asked: Asked) -> str:
         """What decides what is read of a file; "" where it cannot be read."""
+        motion = f"/{asked.room}/{asked.digest}/{asked.temperatures_K}" if asked.motion is not None else ""
         with suppress(OSError):
-            return f"{sha256(file)}/{name}/{mobile}/{__version__}"
+            return f"{sha256(file)}/{name}/{asked.mobile}/{__version__}{motion}"
         return ""
 
     def find(self, key: str) -> list[Usable | Refusal] | None:
@@ -66,4 +91,74 @@ def _from_json(raw: dict[str, Any]) -> Usable | Refusal:
     made, numbers = raw["material"], {int(z): float(n) for z, n in raw["material"]["composition"].items()}
     lengths = (made["lengths"][0], made["lengths"][1], made["lengths"][2])
     material = Material(**{**made, "composition": numbers, "lengths": lengths})
-    return Usable(name=raw["name"], formula=raw["formula"], material=material, notes=tuple(raw["notes"]))
+    return Usable(
+        name=raw["name"], formula=raw["formula"], material=material, notes=tuple(raw["notes"]),
+        motion=None if raw["motion"] is None else _motion(raw["motion"]),
+    )  # fmt: skip
+
+
+def _motion(raw: dict[str, Any]) -> StructureMotion:
+    kept: list[dict[str, Any]] = [
+        {name: tuple(v) if isinstance(v, list) else v for name, v in one.items()} for one in raw["motions"]
+    ]
+    motions = tuple(Motion(**one) for one in kept)
+    return StructureMotion(motions=tuple(motions), activation=raw["activation"], activation_error=tuple(raw["activation_error"]))
+
+
+def structures_in(file: Path, name: str, asked: Asked) -> Iterator[Usable | Refusal]:
+    """Every structure of a file, or the reason why it cannot be used. One bad structure never stops the others."""
+    try:
+        frames = _frames(file)
+    except Exception as error:
+        yield _refusal(name, error)
+        return
+    for number, frame in enumerate(frames):
+        shown = name if len(frames) == 1 else f"{name}#{number + 1}"
+        try:
+            crystal = frame if isinstance(frame, Crystal) else from_atoms(frame, source=shown)
+            if not isinstance(frame, Crystal):
+                check_crystal(crystal)
+            check_conductor(crystal, asked.mobile)
+            yield _usable(crystal, shown, asked)
+        except Exception as error:
+            yield _refusal(shown, error)
+
+
+def _usable(crystal: Crystal, name: str, asked: Asked) -> Usable:
+    """What is predicted from; a structure without motion is still good for σ(300 K), where that is asked for.
+
+    Raises:
+        BadInput: No motion, and nothing else asked for.
+    """
+    motion, notes = None, crystal.notes
+    if asked.motion is not None:
+        try:
+            motion = predict_motion(
+                asked.motion, ion_structure(crystal, asked.teacher, mobile=asked.mobile), asked.temperatures_K
+            )
+        except MdistillError as error:
+            if not asked.room:
+                raise
+            notes = (*notes, f"no motion: {error.problem if isinstance(error, BadInput) else error}")
+    return Usable(
+        name=name, formula=reduced_formula(crystal.composition), material=material_of(crystal), notes=notes, motion=motion
+    )
+
+
+def _frames(file: Path) -> list[object]:
+    """The structure of a file, or ASE atoms where the file holds several."""
+    kind = check_file(file)
+    if kind in _SEVERAL:
+        from ase.io import read
+
+        frames = read(file, index=":", format=kind, do_not_split_by_at_sign=True)
+        if len(frames) > 1:
+            return list(frames)
+    return [read_structure(file)]
+
+
+def _refusal(name: str, error: Exception) -> Refusal:
+    if isinstance(error, BadInput):
+        return Refusal(name=name, reason=error.problem, fix=error.fix)
+    reason = str(error) if isinstance(error, MdistillError) else f"unreadable ({type(error).__name__}: {str(error)[:150]})"
+    return Refusal(name=name, reason=" ".join(reason.split()), fix="check the file, or export it again")

@@ -12,6 +12,10 @@ FLOOR = -10.0
 """log10 of the conductivity (S/cm) below which a measured value counts as this."""
 DETECTION = -8.0
 """log10 of the conductivity (S/cm) below which a material counts as below detection."""
+ROOM_K = (290.0, 310.0)
+"""Temperatures, K, at which a conductivity counts as one of 300 K."""
+MOST_K = 3000.0
+"""Highest temperature, K, at which motion is predicted."""
 LEVELS = (0.68, 0.95)
 """Levels of the two intervals that a prediction has."""
 MOBILE = ("Li", "Na", "Ag", "Cu", "K")
@@ -91,7 +95,8 @@ class MotionSettings:
         teaching: Distillation of trajectory and structure into the structure: ridge (closed form), gradient, or none.
         expansion: Features: pca (leading directions), cubic (with squares and cubes), none (as they are).
         components: Number of directions.
-        members: Number of predictors of the ensemble.
+        trees: Number of trees on composition, ion network and temperature; 0: none.
+        members: Number of nets taught by trajectories, which are averaged with the trees; 0: none.
         folds: Folds of the grouped cross-validation.
         alone: Weight of the loss of the structure branch alone.
         ridge: λ of the closed form over the mean diagonal.
@@ -103,12 +108,17 @@ class MotionSettings:
     teaching: Literal["ridge", "gradient", "none"] = "ridge"
     expansion: Literal["pca", "cubic", "none"] = "pca"
     components: int = setting(8, least=1, most=448)
-    members: int = setting(3, least=1, most=100)
+    trees: int = setting(64, least=0, most=2000)
+    members: int = setting(3, least=0, most=100)
     folds: int = setting(5, least=2, most=100)
     alone: float = setting(1.0, least=0.0, most=1e3)
     ridge: float = setting(1e-2, above=0.0, most=1e3)
     steps: int = setting(400, least=5, most=10**6)
     seed: int = setting(0, least=0, most=SEEDS)
+
+    def __post_init__(self) -> None:
+        if not self.trees and not self.members:
+            refuse(self, "members", allowed="at least 1 where trees is 0", fix="--motion.members 3")
 
     def fit(self) -> FitSettings:
         """Steps and rates of g."""

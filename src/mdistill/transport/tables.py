@@ -5,75 +5,72 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 from mdistill.estimates import Estimate, exactly
 from mdistill.runs.results import Cell, Figure, Results, Series, Table
 from mdistill.transport.model import TransportModel
+from mdistill.transport.motion import MotionModel
+from mdistill.transport.motion_tables import MOTION, motion_figure, motion_notes, motion_table, plain, ranked_by_motion
 from mdistill.transport.obelix import Entry
-from mdistill.transport.predict import RoomConductivity
+from mdistill.transport.predict import Candidate, Refusal, RoomConductivity
 from mdistill.transport.settings import FLOOR
 
 SIGMA = "log10 σ(300 K) (S/cm)"
 NAME = "screen"
 _MINUS = "−"
 _CSV = (
-    "rank", "file", "formula", "log10_sigma_S_cm", "half_width_68", "low_95", "high_95", "below_detection_percent", "applicable",
+    "rank", "file", "formula", "log10_sigma_S_cm", "low_95", "high_95", "below_detection_percent", "applicable",
     "basis", "space_group", "nearest", "distance", "nearest_log10_measured", "notes",
 )  # fmt: skip
-"""Columns of the CSV file: those of the ranking, with value and half width apart."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A structure with its prediction; space_group 0: not known."""
-
-    name: str
-    formula: str
-    space_group: int
-    conductivity: RoomConductivity
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A structure that was not predicted, why, and what helps."""
-
-    name: str
-    reason: str
-    fix: str
+"""Names in the CSV file of the columns of the ranking."""
+HALF = {"log10_sigma_S_cm": "half_width_68"}
+"""Names of half widths that are not NAME_half_width_68."""
 
 
 def screen_results(
-    candidates: Sequence[Candidate], refused: Sequence[Refusal], model: TransportModel, *, left_out: int = 0
-) -> Results:
-    """Results of a screening, the highest conductivity first."""
-    ranked = sorted(candidates, key=lambda one: (-one.conductivity.value, one.name))
-    tables = [_ranking(ranked)]
+    candidates: Sequence[Candidate], refused: Sequence[Refusal], model: TransportModel | None, motion: MotionModel | None = None,
+    *, left_out: int = 0,
+) -> Results:  # fmt: skip
+    """Results of a screening, the highest conductivity (without a model of it: the largest displacement) first."""
+    results = Results(
+        command="screen", citations=[], values={"structures_predicted": exactly(len(candidates)),
+        "structures_refused": exactly(len(refused))}, notes=_left_out(left_out), provenance={},
+    )  # fmt: skip
+    if motion is not None:
+        shown = ranked_by_motion(candidates)
+        results.tables.append(motion_table(shown, motion))
+        results.figures.append(motion_figure(shown))
+        results.notes[:0] = motion_notes(shown, motion)
+        results.citations.extend(["transport-taught", "sevennet"])
+        results.provenance["motion_crystals"] = motion.crystals
+    if model is not None:
+        known = [(one.conductivity, one) for one in candidates if one.conductivity is not None]
+        ranked = sorted(known, key=lambda pair: (-pair[0].value, pair[1].name))
+        results.tables.insert(0, _ranking(ranked))
+        results.figures.insert(0, _figure([sigma for sigma, _ in ranked]))
+        results.notes[:0] = notes([sigma for sigma, _ in ranked], model, motion=motion is not None)
+        results.citations.append("obelix")
+        results.provenance["model_sha256"] = model.header.get("sha256", "")
     if refused:
         rows: list[list[Cell]] = [[one.name, one.reason, one.fix] for one in refused]
-        title = f"Not predicted: {len(refused)} of {len(refused) + len(ranked)} structures"
-        tables.append(Table("unread", title, "screening", ["file", "reason", "fix"], rows))
-    return Results(
-        command="screen", tables=tables, figures=[_figure(ranked)], citations=["obelix"],
-        values={"structures_predicted": exactly(len(ranked)), "structures_refused": exactly(len(refused))},
-        notes=[*notes(ranked, model), *_left_out(left_out)], provenance={"model_sha256": model.header.get("sha256", "")},
-    )  # fmt: skip
+        title = f"Not predicted: {len(refused)} of {len(refused) + len(candidates)} structures"
+        results.tables.append(Table("unread", title, "screening", ["file", "reason", "fix"], rows))
+    return results
 
 
-def notes(ranked: Sequence[Candidate], model: TransportModel) -> list[str]:
+def notes(ranked: Sequence[RoomConductivity], model: TransportModel, *, motion: bool) -> list[str]:
     """What the numbers are, and what they are not."""
     errors = " and ".join(f"{model.bases[name].error:.1f} ({what})" for name, what in _BASES.items())
     texts = [
         "σ(300 K) is a prediction from the statistics of measured conductivities (OBELiX), not from MD. Its mean absolute error"
         f" for materials of other papers and compositions is {errors} decades. Measurements of one composition differ by"
-        " 0.6 decades on average. MSD, D and activation energies are not predicted."
+        " 0.6 decades on average." + ("" if motion else " MSD, D and activation energies: --temperature 300 600 800 1000 1200")
     ]
-    doubtful = sum(bool(one.conductivity.doubts) for one in ranked)
-    without = sum(one.conductivity.basis == "composition" for one in ranked)
-    inside = sum(one.conductivity.distance < _EQUAL for one in ranked)
+    doubtful = sum(bool(one.doubts) for one in ranked)
+    without = sum(one.basis == "composition" for one in ranked)
+    inside = sum(one.distance < _EQUAL for one in ranked)
     if inside:
         texts.append(f"{inside} of {len(ranked)} compositions are in the training set: their values repeat measured ones")
     if doubtful:
@@ -99,14 +96,13 @@ def _left_out(count: int) -> list[str]:
     )
 
 
-def _ranking(ranked: Sequence[Candidate]) -> Table:
+def _ranking(ranked: Sequence[tuple[RoomConductivity, Candidate]]) -> Table:
     columns = [
         "rank", "file", "formula", SIGMA, "95 % from", "95 % to", "below detection (%)", "applicable", "basis", "space group",
         "nearest in training", "its distance", "its measured log10 σ", "notes",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
-    for rank, one in enumerate(ranked, 1):
-        sigma = one.conductivity
+    for rank, (sigma, one) in enumerate(ranked, 1):
         rows.append([
             rank, one.name, one.formula, estimate(sigma), *(round(end, 2) for end in sigma.interval_95),
             round(100.0 * sigma.below_detection), "; ".join(sigma.doubts) or "yes", sigma.basis, one.space_group or "not known",
@@ -129,14 +125,13 @@ def _tenth(value: Any) -> str:
     return f"{float(value):.1f}".replace("-", _MINUS)
 
 
-def narrow_table(results: Results, *, width: int | None = None) -> Table:
+def narrow_table(table: Table, *, width: int | None = None) -> Table:
     """The ranking with the columns that a terminal of this width has room for.
 
     Args:
-        results: Results of a screening.
+        table: The ranking of a screening.
         width: Columns of the terminal (default: no limit).
     """
-    table = next(one for one in results.tables if one.name == NAME)
     place = {name: k for k, name in enumerate(table.columns)}
     shown: dict[str, Callable[[list[Cell]], Cell]] = {name: itemgetter(place[name]) for name in ("rank", "file", "formula")}
     shown |= {
@@ -155,20 +150,28 @@ def narrow_table(results: Results, *, width: int | None = None) -> Table:
 
 def best_names(results: Results, most: int) -> list[str]:
     """Names of the best structures to which the model is applicable."""
-    table = next(one for one in results.tables if one.name == NAME)
+    table = results.tables[0]
     name, applicable = table.columns.index("file"), table.columns.index("applicable")
     return [str(row[name]) for row in table.rows if row[applicable] == "yes"][:most]
 
 
 def screen_csv(results: Results) -> str:
-    """The ranking as CSV with plain column names, for spreadsheets and pandas."""
-    table = next(one for one in results.tables if one.name == NAME)
+    """The rankings as CSV, joined by file, with plain column names, for spreadsheets and pandas."""
+    found: dict[str, dict[str, Any]] = {}
+    for table in results.tables:
+        if table.name in (NAME, MOTION):
+            names = _CSV if table.name == NAME else tuple(plain(one) for one in table.columns)
+            for row in table.rows:
+                kept = found.setdefault(str(row[1]), {})
+                for name, cell in zip(names, row, strict=True):
+                    kept[name] = cell.value if isinstance(cell, Estimate) else cell
+                    if isinstance(cell, Estimate):
+                        kept[HALF.get(name, f"{name}_half_width_68")] = cell.error
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV)
-    for row in table.rows:
-        cells = [part for cell in row for part in ((cell.value, cell.error) if isinstance(cell, Estimate) else (cell,))]
-        writer.writerow(cells)
+    columns = list(dict.fromkeys(name for row in found.values() for name in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found.values())
     return text.getvalue()
 
 
@@ -185,11 +188,11 @@ def fit_results(model: TransportModel, entries: Sequence[Entry]) -> Results:
     return Results(command="train transport", tables=[table], citations=["obelix"], provenance={})
 
 
-def _figure(ranked: Sequence[Candidate]) -> Figure:
+def _figure(ranked: Sequence[RoomConductivity]) -> Figure:
     """Conductivity against rank of the best with 68 % intervals, one series for each basis."""
     series, drawn = [], ranked[:_DRAWN]
     for basis, what in _BASES.items():
-        chosen = [(rank, one.conductivity) for rank, one in enumerate(drawn, 1) if one.conductivity.basis == basis]
+        chosen = [(rank, one) for rank, one in enumerate(drawn, 1) if one.basis == basis]
         if chosen:
             y = [sigma.value for _, sigma in chosen]
             error = [sigma.interval_68[1] - sigma.value for _, sigma in chosen]

@@ -1,76 +1,114 @@
-"""Screening: conductivity at 300 K of many structures, ranked; files that cannot be used are listed and the rest goes on."""
+"""Screening: σ(300 K) and motion of many structures, ranked; files that cannot be used are listed and the rest goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from mdistill.crystals.checks import check_crystal, check_file
-from mdistill.crystals.crystal import Crystal, reduced_formula
-from mdistill.errors import BadInput, MdistillError
+from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
-from mdistill.io.structures import from_atoms, read_structure
+from mdistill.io.listing import structure_files
 from mdistill.notices import notify
 from mdistill.progress import progress
 from mdistill.runs.results import Results
-from mdistill.transport.features import material_of
 from mdistill.transport.model import TransportModel, load_transport, shipped_model
-from mdistill.transport.predict import check_conductor, predict
-from mdistill.transport.read import FilesRead, Usable
-from mdistill.transport.tables import Candidate, Refusal, screen_results
-
-SUFFIXES = (".cif", ".mcif", ".vasp", ".poscar", ".contcar", ".xyz", ".extxyz", ".traj")
-"""Ends of the names of structures in a folder; POSCAR and CONTCAR begin names too. .gz, .bz2 and .xz may follow."""
-_NAMES = ("poscar", "contcar")
-_SEVERAL = ("extxyz", "xyz", "traj")
+from mdistill.transport.predict import Candidate, Refusal, predict
+from mdistill.transport.read import Asked, FilesRead, Usable, structures_in
+from mdistill.transport.settings import MOST_K, ROOM_K
+from mdistill.transport.tables import screen_results
 
 
 def screen(
-    paths: Sequence[Path], *, species: str = "Li", model: Path | None = None, kept: Path | None = None, stop: StopRequest = NEVER
-) -> Results:
-    """Ranked conductivities at 300 K of all structures in these files and folders.
+    paths: Sequence[Path], *, species: str = "Li", temperatures_K: Sequence[float] = (300.0,), model: Path | None = None,
+    motion: Path | None = None, kept: Path | None = None, stop: StopRequest = NEVER,
+) -> Results:  # fmt: skip
+    """Ranked conductivities at 300 K, and motion at other temperatures, of all structures in these files and folders.
 
     Args:
         paths: Files (an extended XYZ may hold many structures) and folders, which are searched with all below them.
         species: The mobile ion.
-        model: Model file of `mdistill train transport` (default: that of the package).
+        temperatures_K: Temperatures; those within ROOM_K are asked of `model`, the others of `motion`.
+        model, motion: Model files of `mdistill train transport` (default: those of the package).
         kept: File of what was read; files in it are not read again.
         stop: Checked before each file; after a request those that were read are ranked.
     Returns:
-        Results with the tables "screen" and "unread".
+        Results with the tables "screen" (300 K), "motion" (other temperatures) and "unread".
     Raises:
-        BadInput: No file, no structure that can be used, or a species that the model was not trained on.
+        BadInput: No file, no structure that can be used, or a species that a model was not trained on.
+        MissingPackage: The model of motion has nets, and the package of their features is absent.
         Interrupted: A stop was requested before any file was read.
     """
-    trained = shipped_model() if model is None else load_transport(model)
-    check_species(trained, species)
+    trained, asked = _asked(species, temperatures_K, model, motion)
     files, left_out = structure_files(paths)
     usable, refused, before, read = list[Usable](), list[Refusal](), FilesRead(kept), 0
     with progress("screen", len(files), unit="file") as advance:
         for file, name in files:
             if stop.pending():
                 break
-            key = before.key(file, name, trained.mobile)
+            key = before.key(file, name, asked)
             if (found := before.find(key)) is None:
-                before.keep(key, found := list(_structures(file, name, trained.mobile)))
+                before.keep(key, found := list(structures_in(file, name, asked)))
             for one in found:
                 (usable if isinstance(one, Usable) else refused).append(one)  # type: ignore[arg-type]
             read += 1
             advance(1, f"{len(refused)} not usable" if refused else "")
     if not usable:
         stop.raise_if_pending()
-    if not usable:
         first = refused[0]
         problem = f"no structure that can be used; the first of {len(refused)}, {first.name}: {first.reason}"
         raise BadInput("files", problem, allowed=f"structures with {species} (CIF, POSCAR, extxyz)", fix=first.fix)
     if read < len(files):
         notify(f"stopped after {read} of {len(files)} files: the ranking holds these alone")
-    sigmas = predict(trained, [one.material for one in usable])
+    sigmas = [None] * len(usable) if trained is None else predict(trained, [one.material for one in usable])
     candidates = [
-        Candidate(name=one.name, formula=one.formula, space_group=one.material.space_group, conductivity=sigma, notes=one.notes)
+        Candidate(
+            name=one.name, formula=one.formula, space_group=one.material.space_group, conductivity=sigma, motion=one.motion,
+            notes=one.notes,
+        )
         for one, sigma in zip(usable, sigmas, strict=True)
-    ]
-    return screen_results(candidates, refused, trained, left_out=left_out)
+    ]  # fmt: skip
+    return screen_results(candidates, refused, trained, asked.motion, left_out=left_out)
+
+
+def _asked(
+    species: str, temperatures_K: Sequence[float], model: Path | None, motion: Path | None
+) -> tuple[TransportModel | None, Asked]:
+    """The model of 300 K where it is asked, and what is asked of each structure."""
+    from ase.data import atomic_numbers
+
+    check_temperatures(temperatures_K)
+    other = tuple(sorted({float(kelvin) for kelvin in temperatures_K if not ROOM_K[0] <= kelvin <= ROOM_K[1]}))
+    trained = None
+    if len(other) < len(temperatures_K):
+        trained = shipped_model() if model is None else load_transport(model)
+        check_species(trained, species)
+    if not other:
+        return trained, Asked(mobile=atomic_numbers[species])
+    from mdistill.io.files import sha256
+    from mdistill.teachers.models import load
+    from mdistill.transport.motion_file import SHIPPED, load_motion
+    from mdistill.transport.predict_motion import check_motion
+
+    path = motion or SHIPPED
+    moved = load_motion(path)
+    check_motion(moved, species)
+    teacher = load(moved.teacher, subject="--motion") if moved.predictor.nets else None
+    return trained, Asked(
+        mobile=atomic_numbers[species], room=trained is not None, motion=moved, teacher=teacher, temperatures_K=other,
+        digest=sha256(path)[:16],
+    )  # fmt: skip
+
+
+def check_temperatures(temperatures_K: Sequence[float]) -> None:
+    """Reject no temperature, and one that is none.
+
+    Raises:
+        BadInput: Either of them.
+    """
+    wrong = [kelvin for kelvin in temperatures_K if not 0.0 < kelvin <= MOST_K]
+    if wrong or not temperatures_K:
+        problem = f"{wrong[0]:g} K" if wrong else "none given"
+        raise BadInput("--temperature", problem, allowed=f"above 0 K, at most {MOST_K:g} K", fix="--temperature 300 600 1000")
 
 
 def check_species(model: TransportModel, species: str) -> None:
@@ -83,81 +121,14 @@ def check_species(model: TransportModel, species: str) -> None:
 
     known = chemical_symbols[model.mobile]
     if species != known:
-        other = f"; for other ions: mdistill distill FILE --mobile {species}" if species in chemical_symbols[1:] else ""
+        other = (
+            f"; for other ions: mdistill distill FILE --mobile {species}, or --temperature 600 1000"
+            if species in chemical_symbols[1:]
+            else ""
+        )
         raise BadInput(
             "--species",
             species,
             allowed=f"{known}: the model was trained on {known} conductors alone",
             fix=f"--species {known}{other}",
         )
-
-
-def structure_files(paths: Sequence[Path]) -> tuple[list[tuple[Path, str]], int]:
-    """Files with the names to show, and how many files of folders were left out for their names.
-
-    Raises:
-        BadInput: No path, a path that does not exist, or no structure in a folder.
-    """
-    found, left_out = dict[Path, str](), 0
-    for path in paths:
-        if not path.is_dir():
-            found.setdefault(path, str(path))
-            continue
-        inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        chosen = [file for file in inside if _named_like_structure(file)]
-        left_out += len(inside) - len(chosen)
-        for file in chosen:
-            found.setdefault(file, str(file.relative_to(path)) if len(paths) == 1 else str(file))
-        if not chosen:
-            fix = "name the files themselves, or give them the extension of their format"
-            raise BadInput(path, "no structure in this folder", allowed=", ".join((*SUFFIXES, "POSCAR*", "CONTCAR*")), fix=fix)
-    if not found:
-        raise BadInput("files", "none given", allowed="structure files and folders", fix="mdistill screen FOLDER --species Li")
-    return list(found.items()), left_out
-
-
-def _named_like_structure(file: Path) -> bool:
-    name = file.name.lower()
-    for packed in (".gz", ".bz2", ".xz"):
-        name = name.removesuffix(packed)
-    return name.endswith(SUFFIXES) or name.startswith(_NAMES)
-
-
-def _structures(file: Path, name: str, mobile: int) -> Iterator[Usable | Refusal]:
-    """Every structure of a file, or the reason why it cannot be used. One bad structure never stops the others."""
-    try:
-        frames = _frames(file)
-    except Exception as error:
-        yield _refusal(name, error)
-        return
-    for number, frame in enumerate(frames):
-        shown = name if len(frames) == 1 else f"{name}#{number + 1}"
-        try:
-            crystal = frame if isinstance(frame, Crystal) else from_atoms(frame, source=shown)
-            if not isinstance(frame, Crystal):
-                check_crystal(crystal)
-            check_conductor(crystal, mobile)
-            yield Usable(
-                name=shown, formula=reduced_formula(crystal.composition), material=material_of(crystal), notes=crystal.notes
-            )
-        except Exception as error:
-            yield _refusal(shown, error)
-
-
-def _frames(file: Path) -> list[object]:
-    """The structure of a file, or ASE atoms where the file holds several."""
-    kind = check_file(file)
-    if kind in _SEVERAL:
-        from ase.io import read
-
-        frames = read(file, index=":", format=kind, do_not_split_by_at_sign=True)
-        if len(frames) > 1:
-            return list(frames)
-    return [read_structure(file)]
-
-
-def _refusal(name: str, error: Exception) -> Refusal:
-    if isinstance(error, BadInput):
-        return Refusal(name=name, reason=error.problem, fix=error.fix)
-    reason = str(error) if isinstance(error, MdistillError) else f"unreadable ({type(error).__name__}: {str(error)[:150]})"
-    return Refusal(name=name, reason=" ".join(reason.split()), fix="check the file, or export it again")
