@@ -21,16 +21,27 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from benchmarks.record import write_record
+from benchmarks.record import STRUCTURE, write_record
+from mdistill.campaign.trajectory_job import _at
 from mdistill.graph import make_system
-from mdistill.io.structures import repeated
+from mdistill.interrupt import NEVER
+from mdistill.io.structures import from_atoms, read_system, repeated, to_atoms
 from mdistill.teachers.models import load
 from mdistill.transport.features import Material, element_properties, features
 from mdistill.transport.fit import fold_numbers
 from mdistill.transport.ion_features import ion_features, temperature_polynomial
-from mdistill.transport.ion_rows import ion_rows, raw_rows, scales_of, target_of
-from mdistill.transport.motion import composition_of_record, ensemble, groups_of, values_of
-from mdistill.transport.settings import MotionSettings
+from mdistill.transport.ion_rows import (
+    COLUMNS,
+    ion_rows,
+    ion_structure,
+    raw_rows,
+    recorded_structure,
+    scales_of,
+    target_of,
+    untaught_rows,
+)
+from mdistill.transport.motion import groups_of, net_values, predictor_of, values_of
+from mdistill.transport.settings import MotionSettings, TrajectorySettings
 from mdistill.transport.taught import ACROSS, TaughtNet, taught, train_alone, train_both
 from mdistill.transport.trajectory_set import CrystalRecord, read_trajectory_set
 from mdistill.types import System
@@ -39,6 +50,7 @@ DRAWS, LEAST = 4000, 6
 Arm = Callable[[Sequence[CrystalRecord], Sequence[CrystalRecord], int], np.ndarray]
 """(crystals of training, crystals asked for, seed) → log10 MSD [crystal, temperature]."""
 OURS, ALONE = "taught, ridge", "structure alone"
+TREES, BOTH, CONSTANT = "extra trees, composition and network", "taught and these trees", "constant by temperature"
 
 
 def main() -> None:
@@ -76,23 +88,25 @@ def contents(records: Sequence[CrystalRecord], used: Sequence[CrystalRecord], gr
 
 def arms() -> dict[str, Arm]:
     """All predictors that are compared."""
-    base = MotionSettings(members=1)
+    nets = MotionSettings(members=1, trees=0)
+    trees = replace(nets, members=0, trees=64)
     variants = {
-        OURS: base, ALONE: replace(base, teaching="none"), "taught, without λ_b": replace(base, alone=0.0),
-        "taught, by gradient": replace(base, teaching="gradient"), "taught, cubic features": replace(base, expansion="cubic"),
+        OURS: nets, ALONE: replace(nets, teaching="none"), "taught, without λ_b": replace(nets, alone=0.0),
+        "taught, by gradient": replace(nets, teaching="gradient"), "taught, cubic features": replace(nets, expansion="cubic"),
+        TREES: trees, BOTH: replace(nets, trees=64),
     }  # fmt: skip
-    made: dict[str, Arm] = {name: _network(settings) for name, settings in variants.items()}
+    made: dict[str, Arm] = {name: _predictor(settings) for name, settings in variants.items()}
     made |= {
-        "constant by temperature": _constant, "ridge, same features": _ridge, "extra trees, same features": _trees(_described),
+        CONSTANT: _constant, "ridge, same features": _ridge, "extra trees, same features": _trees(_described),
         "extra trees, composition": _trees(_composition), "taught from log10 D first": _data_start,
     }  # fmt: skip
     return made
 
 
-def _network(settings: MotionSettings) -> Arm:
+def _predictor(settings: MotionSettings) -> Arm:
     def predict(train: Sequence[CrystalRecord], asked: Sequence[CrystalRecord], seed: int) -> np.ndarray:
-        scales, nets = ensemble(train, replace(settings, seed=seed))
-        return values_of(nets, [ion_rows(one, scales, taught=False) for one in asked]).mean(axis=0).reshape(len(asked), -1)
+        kelvins = asked[0].temperatures_K.tolist()
+        return values_of(predictor_of(train, replace(settings, seed=seed)), list(map(recorded_structure, asked)), kelvins)[0]
 
     return predict
 
@@ -112,15 +126,10 @@ def _described(records: Sequence[CrystalRecord], scales: Any) -> np.ndarray:
 
 
 def _composition(records: Sequence[CrystalRecord], scales: Any) -> np.ndarray:
-    from ase.data import atomic_numbers
-
-    known = element_properties()
-    rows = []
-    for one in records:
-        material = Material(composition=composition_of_record(one), volume=float(abs(np.linalg.det(one.cell))))
-        mobile = atomic_numbers[str(one.about["mobile"])]
-        row = features([material], list(range(1, 95)), known, mobile=mobile)[0]
-        rows += [np.r_[row, mobile, kelvin] for kelvin in one.temperatures_K]
+    known, rows = element_properties(), []
+    for one in map(recorded_structure, records):
+        row = features([Material(composition=one.composition, volume=one.volume)], COLUMNS, known, mobile=one.mobile)[0]
+        rows += [np.r_[row, one.mobile, kelvin] for kelvin in records[0].temperatures_K]
     return np.array(rows)
 
 
@@ -165,7 +174,8 @@ def _data_start(train: Sequence[CrystalRecord], asked: Sequence[CrystalRecord], 
     start.begin_at(items)
     fit = replace(settings.fit(), learning_rate=1e-2)
     net = train_alone(items, fit, seed=seed, start=start, rates=ACROSS)
-    return values_of([net], [ion_rows(one, scales, taught=False) for one in asked])[0].reshape(len(asked), -1)
+    rows = [untaught_rows(recorded_structure(one), scales, one.temperatures_K.tolist()) for one in asked]
+    return net_values([net], rows)[0].reshape(len(asked), -1)
 
 
 def held_out(records: Sequence[CrystalRecord], groups: np.ndarray, arm: Arm, seed: int) -> np.ndarray:
@@ -200,7 +210,7 @@ def compared(records: Sequence[CrystalRecord], groups: np.ndarray, seeds: int) -
     rows = []
     for name, error in errors.items():
         mean, low, high = interval(error, groups)
-        flat, alone = (interval(error - errors[other], groups, many=len(names)) for other in ("constant by temperature", ALONE))
+        flat, alone = (interval(error - errors[other], groups, many=len(names)) for other in (CONSTANT, ALONE))
         by = {f"{t:g} K": float(np.nanmean(error[:, k])) for k, t in enumerate(records[0].temperatures_K)}
         rows.append({
             "part": "grouped", "model": name, "crystals": len(records), "groups": len(np.unique(groups)), "MAE": mean, "low": low,
@@ -216,7 +226,7 @@ def sizes(records: Sequence[CrystalRecord], groups: np.ndarray, seeds: int) -> l
     for count in (10, 20, 40, 80):
         if count + 5 > len(records):
             break
-        for name in (OURS, ALONE, "ridge, same features", "constant by temperature"):
+        for name in (OURS, ALONE, TREES, BOTH, CONSTANT):
             errors = []
             for seed in range(seeds):
                 order = np.random.default_rng(seed).permutation(names)
@@ -238,7 +248,7 @@ def transfer(records: Sequence[CrystalRecord]) -> list[dict[str, Any]]:
     return [
         {"part": "Li to other ions", "model": name, "train": len(train), "test": len(asked),
          "MAE": float(np.nanmean(np.abs(arms()[name](train, asked, 0) - truth)))}
-        for name in (OURS, ALONE, "ridge, same features", "extra trees, composition", "constant by temperature")
+        for name in (OURS, ALONE, TREES, BOTH, "extra trees, composition", CONSTANT)
     ]  # fmt: skip
 
 
@@ -271,24 +281,43 @@ def invariance(records: Sequence[CrystalRecord], teacher: Any) -> list[dict[str,
 
 
 def speed(records: Sequence[CrystalRecord], teacher: Any) -> dict[str, Any]:
-    """CPU seconds a structure of features and predictor, against the student's dynamics that the labels come from."""
-    from ase.data import atomic_numbers
-
-    times, scales = [], scales_of(records, components=MotionSettings().components)
+    """CPU seconds a structure of features and predictor, against dynamics of the student and of the teacher."""
+    times = {"trees": list[float](), "nets": list[float]()}
+    models = {
+        "trees": predictor_of(records, MotionSettings(members=0)),
+        "nets": predictor_of(records, MotionSettings(trees=0, steps=5)),
+    }
     for one in records[:20]:
-        system = system_of(one)
-        moved = replace(system, positions=system.positions + 1e-7)
-        rows = ion_rows(one, scales, taught=False)
-        net = TaughtNet(int(rows.structure.shape[1]), 40)
-        begin = time.process_time()
-        ion_features([moved], teacher, mobile=atomic_numbers[str(one.about["mobile"])])
-        values_of([net] * 3, [rows])
-        times.append(time.process_time() - begin)
-    md = [float(one.about["md_seconds"]) for one in records[:20] if "md_seconds" in one.about]
-    made, dynamics = float(np.median(times)), float(np.median(md)) if md else None
-    return {"part": "speed", "structures": len(times), "CPU s a structure": made, "a minute of one core": 60.0 / made,
-            "CPU s of the student's dynamics": dynamics,
-            "times faster than the student's dynamics": dynamics / made if dynamics else None}  # fmt: skip
+        for name, predictor in models.items():
+            crystal = from_atoms(to_atoms(system_of(one)))
+            begin = time.process_time()
+            structure = ion_structure(crystal, teacher if name == "nets" else None, mobile=recorded_structure(one).mobile)
+            values_of(predictor, [structure], one.temperatures_K.tolist())
+            times[name].append(time.process_time() - begin)
+    made = {name: float(np.median(these)) for name, these in times.items()}
+    return (
+        {"part": "speed", "structures": len(times["nets"])}
+        | {f"CPU s a structure, {name}": seconds for name, seconds in made.items()}
+        | dynamics(teacher, made)
+    )
+
+
+def dynamics(teacher: Any, made: dict[str, float]) -> dict[str, Any]:
+    """CPU seconds of 25 ps at each of four temperatures by a student and by its teacher, of Li6PS5Cl, from 2 ps of them."""
+    system, found = read_system(STRUCTURE), dict[str, float]()
+    brief = TrajectorySettings(temperatures=(600.0,), time_ps=2.0, lag_ps=1.0, equilibration_ps=0.1)
+    for name, potential in (("student", load("li6ps5cl-sevennet-0", precision="float32")), ("teacher", teacher)):
+        times = list[float]()
+        for length in (2.0, 4.0):
+            begin = time.process_time()
+            _at(system, potential, 600.0, replace(brief, time_ps=length), seed=0, into=[], stop=NEVER)
+            times.append(time.process_time() - begin)
+        found[name] = (times[1] - times[0]) / 2.0 * 100.0
+    return (
+        {"atoms": system.n_atoms}
+        | {f"CPU s of 100 ps, {name}": seconds for name, seconds in found.items()}
+        | {f"{predictor} faster than {name} (×)": found[name] / seconds for predictor, seconds in made.items() for name in found}
+    )
 
 
 if __name__ == "__main__":
