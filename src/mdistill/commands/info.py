@@ -1,4 +1,4 @@
-"""mdistill info: content of a model, a structure a run folder, or "transport": the predictor of `mdistill screen`."""
+"""mdistill info: content of a model, a structure a run folder, "transport" or "motion": predictors of `mdistill screen`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class InfoArguments:
     """File or folder."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """student.mdistill, a structure file, a trajectory (.h5), a run folder, or "transport" (model of `mdistill screen`)."""
+    """student.mdistill, a structure, a trajectory (.h5), a run folder, "transport" or "motion" (models of `mdistill screen`)."""
     out: Path | None = None
     """Folder for results.json (default: print only)."""
 
 
 HELP = """\
-Elements, cutoff, size, teacher and hash of a model (transport: that of `mdistill screen`); sites and disorder of a structure;
-atoms, frames and temperature of a trajectory (.h5); or status, inputs and values of a run.
+Elements, cutoff, size, teacher and hash of a model (transport, motion: those of `mdistill screen`); sites and disorder of a
+structure; atoms, frames and temperature of a trajectory (.h5); or status, inputs and values of a run.
 
 examples:
   mdistill info runs/li6ps5cl/student.mdistill

@@ -9,7 +9,7 @@ from typing import Any
 
 from mdistill.errors import BadInput
 from mdistill.io.trajectories import HDF5_SUFFIXES
-from mdistill.report.model_card import TRANSPORT, model_card
+from mdistill.report.model_card import MOTION, TRANSPORT, model_card
 from mdistill.report.run_card import overview, shown
 from mdistill.runs.folder import run_settings, stages
 from mdistill.runs.ledger import flat
@@ -27,10 +27,10 @@ def card(path: Path) -> Results:
     """
     if path.is_dir():
         return _run(path)
-    if str(path) == TRANSPORT and not path.exists():
-        from mdistill.transport.model import SHIPPED
+    if str(path) in (TRANSPORT, MOTION) and not path.exists():
+        from mdistill.transport import model, motion_file
 
-        return model_card(SHIPPED)
+        return model_card((model if str(path) == TRANSPORT else motion_file).SHIPPED)
     if path.suffix == STUDENT_SUFFIX:
         return model_card(path)
     if path.suffix.lower() in HDF5_SUFFIXES and path.is_file():

@@ -20,7 +20,7 @@ from mdistill.teachers.cards import card_of
 from mdistill.training.committee import members_beside
 from mdistill.units import GPA
 
-_UNTOLD, TRANSPORT = "not told by this file", "transport"
+_UNTOLD, TRANSPORT, MOTION = "not told by this file", "transport", "motion"
 _QUANTITIES = (("force", "force (meV/Å)", 1e3), ("energy", "energy/atom (meV)", 1e3), ("stress", "stress (GPa)", 1.0 / GPA))
 
 
@@ -36,6 +36,10 @@ def model_card(path: Path) -> Results:
         return Results(
             command="info", tables=[_card(title, [*_transport_rows(header), *_file_rows(path, header)]), _cited("obelix")]
         )
+    if header["kind"] == MOTION:
+        known = card_of(str(header["settings"]["teacher"]))
+        cited = _cited("transport-taught", *([] if known is None else [known.citation]))
+        return Results(command="info", tables=[_card(title, [*_motion_rows(header), *_file_rows(path, header)]), cited])
     if header["kind"] in MAPS:
         return Results(command="info", tables=[_card(title, [*_map_rows(header), *_file_rows(path, header)])])
     taught, teacher = read_taught(made.get(TAUGHT)), str(made.get("teacher") or "")
@@ -129,6 +133,27 @@ def _transport_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
     ]
 
 
+def _motion_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
+    """What the predictor of motion is, what it was trained on, its errors and limits."""
+    settings, made = header["settings"], header["provenance"]
+    flat, kelvins = dict(settings["constant"]), [kelvin for kelvin, _ in settings["error"]]
+    errors = ", ".join(f"{error:.2f} ({kelvin:g} K; a constant {flat[kelvin]:.2f})" for kelvin, error in settings["error"])
+    ions = ", ".join(chemical_symbols[z] for z in settings["mobile"])
+    return [
+        ["model", f"structure → {settings['target']} of the mobile ion, lag {settings['lag_ps']:g} ps"],
+        ["use", "mdistill screen --temperature 600 800 1000 1200: ranks conductors; not MD"],
+        [
+            "trained on",
+            f"dynamics of students of {settings['teacher']} for {settings['crystals']} crystals, {settings['groups']} groups",
+        ],
+        ["ions", f"{ions}, at {min(kelvins):g} to {max(kelvins):g} K"],
+        ["data", f"{made.get('data', _UNTOLD)}, sha256 {made.get('data_sha256', _UNTOLD)}"],
+        ["error, other groups", f"{errors} decades"],
+        ["usual distance", f"up to {settings.get('far', math.nan):.2f} to the nearest composition"],
+        ["elements", _symbols(header)],
+    ]
+
+
 def _file_rows(path: Path, header: Mapping[str, Any]) -> list[list[Cell]]:
     version = header["provenance"].get("version")
     written, own = f", by mdistill {version}" if version else "", read_header(path, "mdistill")["format"]
@@ -173,8 +198,8 @@ def _run_of(path: Path, sha256: str) -> tuple[Path, Results] | None:
     return None
 
 
-def _cited(key: str) -> Table:
-    rows: list[list[Cell]] = [[reference(work)] for work in works(["mdistill", key]).values()]
+def _cited(*keys: str) -> Table:
+    rows: list[list[Cell]] = [[reference(work)] for work in works(["mdistill", *keys]).values()]
     return Table("cite", "Cite", "settings", ["reference"], rows)
 
 
