@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from ase.build import bulk
 from ase.io import write
 from rich.cells import cell_len
@@ -19,8 +22,9 @@ from conductors import cif, conductor
 from mdistill import cli
 from mdistill.commands.screen import show
 from mdistill.errors import BadInput
+from mdistill.nets.model_files import read_metadata
 from mdistill.transport.motion import train_motion
-from mdistill.transport.motion_file import save_motion
+from mdistill.transport.motion_file import SHIPPED, load_motion, save_motion, shipped_motion
 from mdistill.transport.settings import MotionSettings
 from mdistill.workflows.screen import screen
 from planted_motion import planted
@@ -155,7 +159,6 @@ def test_from_python(folder, motion):
 @pytest.mark.parametrize("members", [0, 1])
 def test_a_model_file_keeps_trees_and_nets(records, tmp_path, members):
     from mdistill.transport.ion_rows import recorded_structure
-    from mdistill.transport.motion_file import load_motion
     from mdistill.transport.predict_motion import predict_motion
 
     model = train_motion(records, replace(TREES, members=members, trees=16 * (1 - members), steps=5, expansion="none"))
@@ -167,3 +170,28 @@ def test_a_model_file_keeps_trees_and_nets(records, tmp_path, members):
 def test_a_model_of_nothing_is_refused():
     with pytest.raises(BadInput, match="members"):
         MotionSettings(members=0, trees=0)
+
+
+def test_the_shipped_model_is_small_and_says_what_it_is(capsys):
+    assert SHIPPED.stat().st_size < 300_000
+    assert all(array.dtype.kind in "fiu" for array in safetensors.numpy.load_file(SHIPPED).values())
+    assert cli.run(["info", "motion"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(words in said for words in ("sevennet-0", "Li, Na", "not MD", "decades", "2605.09311", "trajectories.npz"))
+    assert shipped_motion().honest, "a model that is no better than a constant is not shipped"
+
+
+def test_the_training_command_makes_the_shipped_model(tmp_path, capsys):
+    """From the set in the repository, which is made by a command of its own (hours)."""
+    data = Path(__file__).parents[2] / "benchmarks" / "results" / "trajectories.npz"
+    assert cli.run(["train", "transport", "--trajectories", str(data), "--out", str(tmp_path)]) == 0
+    made, shipped = load_motion(tmp_path / "motion.mdistill"), shipped_motion()
+    assert made.error == pytest.approx(shipped.error, abs=0.03) and made.crystals == shipped.crystals
+    assert read_metadata(SHIPPED)["provenance"]["data_sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
+
+
+def test_the_shipped_model_knows_a_superionic_conductor_from_a_blocked_crystal(folder):
+    """Li6PS5Cl moves by far more than 10 Å² in 10 ps at 1000 K; tetragonal garnet is slower; the set knows both kinds."""
+    found = table(screen([folder], temperatures_K=(1000.0,)), "motion")
+    value = {row[1]: row[3].value for row in found.rows}
+    assert value["Li6PS5Cl.cif"] > 1.2 > value["Li7La3Zr2O12, tetragonal.cif"]

@@ -41,24 +41,27 @@ class TrainTransportArguments:
 
 
 HELP = """\
-Fit the predictor that `mdistill screen` uses: extremely randomised trees on composition, density, lattice and space group of
+Fit a predictor of `mdistill screen`. At 300 K: extremely randomised trees on composition, density, lattice and space group of
 every measured conductivity of OBELiX (599 Li conductors), and trees on composition alone. Whole groups of
 equal composition or paper are held out to set the intervals. Takes half a minute. The model of the package was made like this.
 
 With --structures a trajectory set is made: a cheap student of each crystal, its dynamics at 600 to 1200 K, and from them MSD, D
 and spectra. A crystal costs four to nine minutes of CPU time; the same command continues, and adds new crystals.
 With --published the set gets its crystals from LiFlow's universal set on this disk, or from structures with known D.
-With --trajectories alone a predictor of log10 MSD at 600 to 1200 K is taught by that set (experimental; not used by screen).
+With --trajectories alone the predictor of motion at 600 to 1200 K learns from that set: trees on composition, density and ion
+network, or with --motion.members nets that see the trajectories in training (--motion.trees 0: these alone). Its errors on groups
+held out whole are printed. The model of the package was made like this.
 
 examples:
   mdistill train transport --data obelix --out runs/transport
   mdistill screen candidates/ --model runs/transport/transport.mdistill
   mdistill train transport --structures cifs/ --trajectories set.npz --out runs/set
   mdistill train transport --trajectories set.npz --out runs/motion
+  mdistill screen candidates/ --temperature 600 1000 --motion runs/motion/motion.mdistill
 """
 GROUPS = {
     "what": ("data", "trajectories", "structures", "published", "species"),
-    "fit": ("trees", "folds", "share", "motion.target", "motion.members", "motion.folds"),
+    "fit": ("trees", "folds", "share", "motion.target", "motion.trees", "motion.members", "motion.folds"),
     "run": ("out", "seed", "threads", "max_hours"),
 }
 PROGRAM = "mdistill train transport"

@@ -15,7 +15,6 @@ from mdistill.transport.trajectory_set import CrystalRecord
 
 MOTION = "motion"
 _NAMES = {"msd": "log10 MSD", "diffusivity": "log10 D"}
-_FIRST, _LAST = ("rank", "file", "formula"), ("E_a (eV)", "applicable", "notes")
 _PLAIN = {"Å²": "A2", "cm²/s": "cm2_s", "S/cm": "S_cm", "σ": "sigma", "%": "percent", "(": "", ")": "", " ": "_"}
 _DRAWN = 8
 """Number of structures in the figure."""
@@ -33,18 +32,17 @@ def ranked_by_motion(candidates: Sequence[Candidate]) -> list[tuple[StructureMot
 def motion_table(ranked: Ranked, model: MotionModel) -> Table:
     """MSD, D, σ and activation energy of every structure, best first."""
     kelvins = [one.temperature_K for one in ranked[0][0].motions] if ranked else []
-    parts = ("log10 MSD {:g} K (Å²)", "log10 D {:g} K (cm²/s)", "log10 σ {:g} K (S/cm)", "not diffusing {:g} K (%)")
-    columns = [*_FIRST, *(part.format(kelvin) for kelvin in kelvins for part in parts), *_LAST]
+    parts = ("log10 D {:g} K (cm²/s)", "log10 σ {:g} K (S/cm)", "not diffusing {:g} K (%)")
+    columns = ["rank", "file", "formula", *(f"log10 MSD {kelvin:g} K (Å²)" for kelvin in kelvins), "E_a (eV)", "applicable"]
+    columns += [*(part.format(kelvin) for part in parts for kelvin in kelvins), "notes"]
     rows: list[list[Cell]] = []
     for rank, (found, one) in enumerate(ranked, 1):
-        numbers = list[Cell]()
-        for at in found.motions:
-            half = round(at.interval_68[1] - at.value, 4)
-            still = None if at.not_diffusing is None else round(100.0 * at.not_diffusing)
-            logs = (Estimate(value=round(v, 4), error=half, unit="") for v in (at.value, at.diffusivity, at.conductivity))
-            numbers += [*logs, still]
         doubts = dict.fromkeys(doubt for at in found.motions for doubt in at.doubts)
-        rows.append([rank, one.name, one.formula, *numbers, _activation(found), "; ".join(doubts) or "yes", "; ".join(one.notes)])
+        still = (None if at.not_diffusing is None else round(100.0 * at.not_diffusing) for at in found.motions)
+        rows.append([
+            rank, one.name, one.formula, *_estimates(found, "value"), _activation(found), "; ".join(doubts) or "yes",
+            *_estimates(found, "diffusivity"), *_estimates(found, "conductivity"), *still, "; ".join(one.notes),
+        ])  # fmt: skip
     wide, usual = model.factors[1], model.factors[0]
     caption = (
         f"MSD: mean square displacement of the mobile ion in {model.lag_ps:g} ps. D = MSD/(6 · {model.lag_ps:g} ps): an upper"
@@ -52,6 +50,14 @@ def motion_table(ranked: Ranked, model: MotionModel) -> Table:
         f" {wide / usual:.1f} times as wide. E_a: over the temperatures at which ions diffuse more likely than not."
     )
     return Table(MOTION, "Motion of the ions, predicted", "screening", columns, rows, caption)
+
+
+def _estimates(found: StructureMotion, quantity: str) -> list[Estimate]:
+    """A quantity at each temperature with its 68 % half width, that of the value."""
+    return [
+        Estimate(value=round(getattr(at, quantity), 4), error=round(at.interval_68[1] - at.value, 4), unit="")
+        for at in found.motions
+    ]
 
 
 def _activation(found: StructureMotion) -> Cell:
@@ -63,13 +69,14 @@ def _activation(found: StructureMotion) -> Cell:
 
 def motion_notes(ranked: Ranked, model: MotionModel) -> list[str]:
     """What the numbers are, and what they are not."""
-    error, flat = (float(np.mean(list(one.values()))) for one in (model.error, model.constant))
+    errors, flat = ([f"{value:.2f}" for value in one.values()] for one in (model.error, model.constant))
+    at = [f"{kelvin:g}" for kelvin in model.error]
     doubtful = sum(any(at.doubts for at in found.motions) for found, _ in ranked)
     texts = [
         "MSD, D, σ and E_a above 300 K are predictions of a model taught by dynamics of students of"
         f" {model.teacher} for {model.crystals} crystals, at {min(model.temperatures_K):g} to {max(model.temperatures_K):g} K."
-        f" Its mean absolute error for other compositions is {error:.2f} decades (a constant for each temperature:"
-        f" {flat:.2f}), beside the error of those dynamics. They rank; for a value: mdistill distill"
+        f" Mean absolute error for other compositions at {', '.join(at)} K: {', '.join(errors)} decades (a constant:"
+        f" {', '.join(flat)}), and the error of those dynamics. They rank; for a value: mdistill distill"
     ]
     if doubtful:
         texts.append(f"{doubtful} of {len(ranked)} structures lie outside the trajectory set: trust their motion less")

@@ -109,7 +109,7 @@ class MotionSettings:
     expansion: Literal["pca", "cubic", "none"] = "pca"
     components: int = setting(8, least=1, most=448)
     trees: int = setting(64, least=0, most=2000)
-    members: int = setting(3, least=0, most=100)
+    members: int = setting(0, least=0, most=100)
     folds: int = setting(5, least=2, most=100)
     alone: float = setting(1.0, least=0.0, most=1e3)
     ridge: float = setting(1e-2, above=0.0, most=1e3)
