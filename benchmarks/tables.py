@@ -334,10 +334,14 @@ def screening(rows: list[Row]) -> list[str]:
     lines += table(["", "entries", "MAE (decades)"], cells)
     for r in parts.get("correction", []):
         gain = within(r, "gain", "gain low", "gain high")
-        text = f"The correction by physics features changes the error of {r['without']:.2f} by {gain} on {r['entries']}"
-        lines += [f"{text} entries with a CIF. It is not in the package.", ""]
+        text = f"{r['model'].removeprefix('ours, and ').capitalize()}: changes the error of {r['without']:.2f} by {gain} on"
+        lines += [f"{text} {r['entries']} entries with a CIF. It is not in the package.", ""]
     for r in parts.get("speed", []):
-        lines += [f"`mdistill screen` reads and predicts {r['a minute of one core']:.0f} CIFs in a minute of one core.", ""]
+        motion = f", {r['with motion']:.0f} with motion at four temperatures" if "with motion" in r else ""
+        lines += [
+            f"`mdistill screen` reads and predicts {r['a minute of one core']:.0f} CIFs in a minute of one core{motion}.",
+            "",
+        ]
     return lines
 
 

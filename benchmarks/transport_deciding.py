@@ -25,6 +25,7 @@ from scipy.stats import spearmanr
 from benchmarks.record import recorded, write_record
 from benchmarks.transport_taught import system_of
 from mdistill.analysis.msd import displacements, msd_of
+from mdistill.campaign.settings import TrajectorySettings
 from mdistill.campaign.trajectory_job import _at, _trajectory
 from mdistill.data.relax import relax
 from mdistill.interrupt import NEVER
@@ -32,7 +33,7 @@ from mdistill.teachers.models import load
 from mdistill.transport.features import element_properties, features, material_of_entry
 from mdistill.transport.fit import held_out_values, labels_of
 from mdistill.transport.obelix import Entry, read_obelix
-from mdistill.transport.settings import TrajectorySettings, TransportSettings
+from mdistill.transport.settings import TransportSettings
 from mdistill.transport.trajectory_set import CrystalRecord, read_trajectory_set
 from mdistill.types import State
 

@@ -1,4 +1,5 @@
-"""Structures of the trajectory set: ordered CIFs of OBELiX, the conductors of the tests, and Na analogues of small Li compounds.
+"""Structures of the trajectory set: ordered CIFs of OBELiX, the conductors of the tests, Na analogues of small Li compounds, and
+simple salts, in whose perfect crystals nothing diffuses.
 
     MDISTILL_DATA=data python -m benchmarks.transport_structures FOLDER
     mdistill train transport --structures FOLDER --trajectories benchmarks/results/trajectories.npz --out runs/set
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from ase.build import bulk
 
 from mdistill.crystals.crystal import Crystal
 from mdistill.errors import MdistillError
@@ -22,6 +24,12 @@ from tests.conductors import CONDUCTORS, cif
 
 SODIUM_A3 = 9.0
 """Volume by which a site of Na exceeds one of Li in oxides and halides, Å³ (about the difference of the ionic volumes)."""
+SALTS = {
+    "LiF": ("rocksalt", 4.03), "LiCl": ("rocksalt", 5.14), "LiBr": ("rocksalt", 5.50), "NaF": ("rocksalt", 4.63),
+    "NaCl": ("rocksalt", 5.64), "NaI": ("rocksalt", 6.47), "Li2O": ("fluorite", 4.61), "Li2S": ("fluorite", 5.71),
+    "Na2O": ("fluorite", 5.55), "Na2S": ("fluorite", 6.53), "AgCl": ("rocksalt", 5.55),
+}  # fmt: skip
+"""Structure and measured lattice constant at room temperature, Å; the teacher relaxes it. (Wyckoff, Crystal Structures, 1963.)"""
 MOST_SITES = 24
 """Largest cell of a Li compound that gets an analogue."""
 
@@ -53,7 +61,10 @@ def main() -> None:
         atoms.set_atomic_numbers(np.where(numbers == 3, 11, numbers))
         atoms.set_cell(atoms.cell * grown ** (1.0 / 3.0), scale_atoms=True)
         atoms.write(folder / f"sodium-{name}.extxyz")
-    print(f"{len(ordered)} ordered CIFs, {len(CONDUCTORS)} conductors, {len(small)} Na analogues in {folder}")
+    for name, (structure, constant) in SALTS.items():
+        salt = name if structure == "rocksalt" else f"{name[-1]}{name[:-2]}2"  # the builder wants CaF2, the anion first here
+        bulk(salt, structure, a=constant, cubic=True).write(folder / f"salt-{name}.extxyz")
+    print(f"{len(ordered)} ordered CIFs, {len(CONDUCTORS)} conductors, {len(small)} Na analogues, {len(SALTS)} salts in {folder}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import numpy as np
 from mdistill.transport.trajectory_set import CrystalRecord
 
 KELVINS = np.array([600.0, 800.0, 1000.0, 1200.0])
+COUNTS = ((1, 1), (4, 1), (8, 1), (16, 1), (4, 4), (8, 4), (2, 1), (6, 2), (3, 2), (12, 2), (30, 1), (6, 4))
+"""Atoms of the two other elements: twelve stoichiometries with four ions."""
 ELEMENTS = ((8,), (16,), (9,), (17,), (8, 15), (16, 15), (7,), (35,), (8, 13), (16, 14), (53,), (34,))
 
 
@@ -34,7 +36,8 @@ def planted(
             "flags": {f"{t:g}": ([] if on else ["not diffusing"]) for t, on in zip(KELVINS, diffusing, strict=True)},
             "atoms": ions + 2, "labels": 10, "cpu_seconds": 100.0,
         }  # fmt: skip
-        numbers = np.array([3] * ions + [others[0], others[-1]])
+        first, second = COUNTS[k % len(COUNTS)]
+        numbers = np.array([3] * ions + [others[0]] * first + [others[1] if len(others) > 1 else 12] * second)
         records.append(CrystalRecord(
             key=f"{seed}-{k:015d}", about=about, numbers=numbers, positions=rng.normal(size=(len(numbers), 3)),
             cell=8.0 * np.eye(3), features=kinds, kind=kind, physics=rng.normal(size=8) + network * z.mean() * (np.arange(8) == 0), temperatures_K=KELVINS,

@@ -36,7 +36,7 @@ from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.training.stride_objective import StrideObjective
 from mdistill.training.windows import windows_of
 from mdistill.transport.ion_rows import ion_rows, scales_of
-from mdistill.transport.taught import TaughtNet, _Latents, _Objective
+from mdistill.transport.taught import TaughtNet, _Objective
 from mdistill.types import LabelledFrame
 from planted_motion import planted
 from systems import MorseNet, morse_frames, tiny_net
@@ -149,9 +149,8 @@ def taught(folder: Path) -> dict[str, Any]:
     records = planted(6)
     items = [ion_rows(one, scales_of(records, expansion="none")) for one in records]
     items[1] = replace(items[1], known=torch.zeros_like(items[1].known))
-    net, other = (TaughtNet(items[0].structure.shape[1], items[0].trajectory.shape[2], seed=s) for s in (3, 4))  # type: ignore[union-attr]
-    both = answers(_Objective(seen=1.0, alone=0.5), net, items, (0, -1))
-    return both | {f"latents, {k}": v for k, v in answers(_Latents(net), other, items, (0,)).items()}
+    net = TaughtNet(items[0].structure.shape[1], items[0].trajectory.shape[2], seed=3)  # type: ignore[union-attr]
+    return answers(_Objective(seen=1.0, alone=0.5), net, items, (0, -1))
 
 
 def weights(result: FitResult[Any]) -> list[float]:

@@ -205,8 +205,10 @@ def screen(
     """
     from mdistill.io.files import write_text
     from mdistill.transport.tables import screen_csv
+    from mdistill.workflows.screen import check_temperatures
     from mdistill.workflows.screen import screen as run
 
+    kelvins = check_temperatures(temperature)
     given = list(structures) if isinstance(structures, (list, tuple)) else [structures]
     with tempfile.TemporaryDirectory(prefix="mdistill-") as place, noting():
         files = [
@@ -214,12 +216,28 @@ def screen(
             for k, one in enumerate(given, 1)
         ]
         first, second = (None if one is None else Path(one) for one in (model, motion))
-        results = run(files, species=species, temperatures_K=temperature, model=first, motion=second)
-        asked = {"species": species, "temperature": list(temperature)}
+        results = _renamed(run(files, species=species, temperatures_K=kelvins, model=first, motion=second), f"{place}/")
+        asked = {"species": species, "temperature": kelvins}
         results = _saved(results, asked, None if out is None else Path(out), report=report)
     if out is not None:
         write_text(Path(out) / "screen.csv", screen_csv(results))
     return Outcome(results=results, folder=None if out is None else Path(out))
+
+
+def _renamed(results: Results, folder: str) -> Results:
+    """Results that name structures given as objects by their number, not by the file that they were written to."""
+
+    def plain(cell: Any) -> Any:
+        return cell.removeprefix(folder).removesuffix("/structure.extxyz") if isinstance(cell, str) else cell
+
+    tables = [dataclasses.replace(one, rows=[[plain(cell) for cell in row] for row in one.rows]) for one in results.tables]
+    figures = [
+        dataclasses.replace(
+            one, series=[dataclasses.replace(s, label=plain(s.label), subject=plain(s.subject)) for s in one.series]
+        )
+        for one in results.figures
+    ]
+    return dataclasses.replace(results, tables=tables, figures=figures)
 
 
 def as_potential(

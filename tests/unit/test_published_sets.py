@@ -16,10 +16,11 @@ from ase.io import write
 from mdistill import cli
 from mdistill.campaign import published_sets
 from mdistill.campaign.published_sets import add_published
+from mdistill.campaign.settings import TrajectorySettings
 from mdistill.errors import BadInput, Interrupted
 from mdistill.transport.ion_rows import ion_rows, scales_of
 from mdistill.transport.motion import train_motion
-from mdistill.transport.settings import MotionSettings, TrajectorySettings
+from mdistill.transport.settings import MotionSettings
 from mdistill.transport.taught import ACROSS, train_alone, train_both
 from mdistill.transport.trajectory_set import read_trajectory_set
 from planted_motion import planted
@@ -261,11 +262,13 @@ def test_crystals_that_cannot_be_used_are_listed_and_the_others_come_out(tmp_pat
 
 
 def glasses(count=6):
-    """Structures with D at two temperatures; D falls with the cell."""
+    """Structures of three stoichiometries with D at two temperatures; D rises with the cell."""
     found = []
     for k in range(count):
         for kelvin in (1000, 1500):
             atoms = salt(("LiCl", "LiBr", "LiF")[k % 3], a=5.2 + 0.01 * k)
+            lithium = np.flatnonzero(atoms.numbers == 3)
+            atoms.numbers[lithium[: k % 3 * len(lithium) // 4]] = 12
             atoms.rattle(0.05, seed=k + kelvin)
             atoms.info.update(temperature_K=kelvin, diffusivity_cm2_s=1e-5 * kelvin / 1000 * (1 + k), mobile="Li")
             found.append(atoms)

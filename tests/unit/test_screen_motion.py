@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from ase import Atoms
 from ase.build import bulk
 from ase.io import write
 from rich.cells import cell_len
 from rich.console import Console
+from test_screen import After
 
 import mdistill
 from conductors import cif, conductor
 from mdistill import cli
 from mdistill.commands.screen import show
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, MdistillNotice
 from mdistill.nets.model_files import read_metadata
 from mdistill.transport.motion import train_motion
 from mdistill.transport.motion_file import SHIPPED, load_motion, save_motion, shipped_motion
@@ -79,9 +81,9 @@ def test_both_products_are_ranked_and_joined(folder, motion, tmp_path):
     first = max(rows, key=lambda row: float(row["log10_MSD_600_K_A2"]))
     assert first["motion_rank"] == "1"
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    assert any("60 crystals" in note for note in results["notes"]) and "transport-taught" in results["citations"]
+    assert any("60 crystals" in note for note in results["notes"]) and "sevennet" in results["citations"]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "Motion of the ions, predicted" in page and "2605.09311" in page
+    assert "Motion of the ions, predicted" in page
 
 
 def test_what_was_predicted_is_kept(folder, motion, tmp_path, monkeypatch):
@@ -111,9 +113,10 @@ def test_an_ion_of_the_set_other_than_lithium(folder, records, tmp_path):
 
 
 def test_what_is_outside_training_is_told(folder, motion):
-    found = table(screen([folder], temperatures_K=(600.0, 1500.0), motion=motion), "motion")
+    results = screen([folder], temperatures_K=(600.0, 1500.0), motion=motion)
+    found = table(results, "motion")
     verdicts = {row[1]: row[found.columns.index("applicable")] for row in found.rows}
-    assert "1500 K is outside training, 600 to 1200 K" in verdicts["Li6PS5Cl.cif"]
+    assert "1500 K is outside training, 600 to 1200 K" in results.notes and verdicts["Li6PS5Cl.cif"] == "yes"
     assert "Zr, La not in the trajectory set" in verdicts["Li7La3Zr2O12, tetragonal.cif"]
 
 
@@ -122,8 +125,12 @@ def test_what_is_outside_training_is_told(folder, motion):
     [
         ("--temperature 0", "--temperature: 0 K"),
         ("--temperature 300 1e5", "100000 K"),
-        ("--temperature nan", "nan"),
+        ("--temperature nan", "--temperature: nan"),
+        ("--temperature 1e-300", "numbers from 100 to 3000"),
         ("--species K --temperature 600", "Li: ions of the trajectory set"),
+        ("--species K --temperature 600", "mdistill distill FILE --mobile K"),
+        ("--temperature 300 --model no.mdistill --motion no.mdistill", "--motion: no.mdistill is not used"),
+        ("--temperature 600 --model no.mdistill", "--model: no.mdistill is not used"),
         ("--species Xx --temperature 600", "--species: Xx"),
         ("--motion /etc/hostname --temperature 600", "no readable header"),
     ],
@@ -132,6 +139,47 @@ def test_bad_input_is_refused(words, problem, folder, motion, capsys):
     given = words.split() + ([] if "--motion" in words else ["--motion", str(motion)])
     assert cli.run(["screen", str(folder), *given]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_a_temperature_given_twice_and_numbers_of_other_kinds(folder, motion):
+    asked = (600, 600), np.array([600.0]), [600], 600
+    first, *others = (mdistill.screen(folder, temperature=one, motion=motion).rows("motion") for one in asked)
+    assert len(first) == 3 and all(one == first for one in others)
+    with pytest.raises(BadInput, match="--temperature"):
+        mdistill.screen(folder, temperature=("hot",), motion=motion)
+
+
+def test_objects_have_numbers_for_names(motion):
+    salt = bulk("LiF", "rocksalt", a=4.03, cubic=True)
+    found = mdistill.screen([salt, salt], temperature=(300, 600), motion=motion)
+    assert {row["file"] for row in found.rows("motion")} == {"1", "2"} == {row["file"] for row in found.rows("screen")}
+
+
+def test_a_composition_of_the_set_is_told(records, motion, tmp_path):
+    """Its motion repeats that of the set."""
+    numbers = records[2].numbers
+    place = 2.5 * np.indices((3, 3, 2)).reshape(3, -1).T[: len(numbers)]
+    write(tmp_path / "same.extxyz", Atoms(numbers, positions=place, cell=[7.5, 7.5, 5.0], pbc=True))
+    found = screen([tmp_path / "same.extxyz"], temperatures_K=(600.0,), motion=motion)
+    assert any("1 of 1 compositions are in the trajectory set" in note for note in found.notes)
+
+
+def test_outside_training_the_ranking_is_that_of_the_lowest_temperature_inside(folder, motion):
+    inside, outside = (
+        table(screen([folder], temperatures_K=kelvins, motion=motion), "motion") for kelvins in ((600.0,), (400.0, 600.0))
+    )
+    assert [row[1] for row in inside.rows] == [row[1] for row in outside.rows]
+
+
+def test_a_stop_within_a_file_of_many_structures_keeps_nothing_of_it(motion, tmp_path):
+    write(tmp_path / "many.extxyz", [bulk("LiF", "rocksalt", a=4.0 + 0.01 * k, cubic=True) for k in range(6)])
+    write(tmp_path / "a.vasp", bulk("LiF", "rocksalt", a=4.03, cubic=True), format="vasp")
+    kept, stop = tmp_path / "read.jsonl", After(4)
+    with pytest.warns(MdistillNotice, match="stopped after 1 of 2 files"):
+        found = screen(
+            [tmp_path / "a.vasp", tmp_path / "many.extxyz"], temperatures_K=(600.0,), motion=motion, kept=kept, stop=stop
+        )
+    assert len(table(found, "motion").rows) == 1 == len(kept.read_text().splitlines())
 
 
 def test_a_model_of_diffusivities_is_refused(folder, records, tmp_path):

@@ -16,7 +16,6 @@ from mdistill.transport.taught import (
     TRAINER,
     TaughtNet,
     distil,
-    distil_by_gradient,
     inputs_of,
     taught,
     train_alone,
@@ -90,11 +89,7 @@ def test_without_its_own_term_the_structure_branch_is_a_placeholder(items):
 
 def test_distillation_makes_a_placeholder_predict(items):
     without = train_both(items, QUICK, alone=0.0, seed=0)
-    ridge, gradient = (
-        distil(without, items, share=1e-6),
-        distil_by_gradient(without, items, replace(TRAINER, learning_rate=0.02), seed=0),
-    )
-    assert error(ridge, items) < 0.6 * error(without, items) and error(gradient, items) < 0.8 * error(without, items)
+    assert error(distil(without, items, share=1e-6), items) < 0.6 * error(without, items)
 
 
 def test_parts_learn_at_their_own_rates(items):

@@ -17,11 +17,11 @@ from mdistill import cli
 from mdistill.analysis.gates import force_gates
 from mdistill.analysis.settings import GateLimits
 from mdistill.campaign import trajectories, trajectory_job
+from mdistill.campaign.settings import TrajectorySettings
 from mdistill.campaign.trajectory_job import _drifted, _mean_of, _Student, crystal_record, measured, mobile_of
 from mdistill.errors import BadInput, Interrupted, MdistillError
 from mdistill.io.structures import from_atoms
 from mdistill.settings import to_json
-from mdistill.transport.settings import TrajectorySettings
 from mdistill.transport.trajectory_set import ARRAYS, FORCE_GATE, add_to_set, read_trajectory_set, write_trajectory_set
 from mdistill.types import Trajectory
 from planted_motion import planted

@@ -25,6 +25,7 @@ from ase.data import atomic_numbers
 from jaxtyping import Float
 
 from mdistill import __version__
+from mdistill.campaign.settings import ALIKE, TrajectorySettings
 from mdistill.campaign.trajectories import check_alike, set_results
 from mdistill.campaign.trajectory_job import measured, mobile_of, unmeasured
 from mdistill.crystals.checks import check_crystal
@@ -43,7 +44,6 @@ from mdistill.settings import to_json
 from mdistill.teachers.models import load
 from mdistill.transport.ion_features import ion_features, ion_network, kinds_of
 from mdistill.transport.predict import check_conductor
-from mdistill.transport.settings import ALIKE, TrajectorySettings
 from mdistill.transport.trajectory_set import CrystalRecord, read_trajectory_set, write_trajectory_set
 from mdistill.types import Potential, Trajectory
 from mdistill.units import PS

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ase.data import atomic_numbers
 
+from mdistill.campaign.settings import ALIKE, TrajectorySettings
 from mdistill.campaign.trajectory_job import crystal_record, key_of, mobile_of
 from mdistill.data.prepare import plan
 from mdistill.data.settings import PrepareSettings
@@ -25,7 +26,6 @@ from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import to_json
 from mdistill.teachers.models import load
 from mdistill.transport.predict import check_conductor
-from mdistill.transport.settings import ALIKE, TrajectorySettings
 from mdistill.transport.trajectory_set import CrystalRecord, add_to_set, read_trajectory_set
 from mdistill.types import Potential
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -40,20 +41,20 @@ class ScreenArguments:
     motion: Path | None = None
     """Model file of `mdistill train transport --trajectories` for other temperatures (default: that of the package)."""
     then: Literal["distill"] | None = None
-    """Job for the best structures, one after the other, each in a folder below --out."""
+    """Job for the best structures (of the first ranking), one after the other, each in a folder below --out."""
     top: int = 5
     """Number of structures that --then takes, of those to which the model is applicable."""
 
 
 HELP = """\
 Rank structures by their ionic conductivity at 300 K. It is predicted by statistics of measured conductivities (OBELiX) from
-composition, density, lattice and space group; it is not MD. Its mean absolute error is 1.1 to 1.3 decades: it tells a good
+composition, density, lattice and space group; it is not MD. Its mean absolute error is 1.1 to 1.2 decades: it tells a good
 conductor from a bad one, not two good ones apart. Each value has 68 and 95 % intervals, a probability to be below detection
 (10⁻⁸ S/cm), and a verdict whether the material resembles the training set. Partial occupancies are used as they are.
 
-Other temperatures (600 to 1200 K) give the mean square displacement in 10 ps, D, σ and the activation energy, by a model taught
-by dynamics of students of SevenNet-0; it needs SevenNet. Files that cannot be used are listed with the reason, the others are
-ranked, and the exit status is 2. Ctrl-C ranks what was read; with --out the same command reads the rest.
+Other temperatures (600 to 1200 K) give the mean square displacement in 10 ps, D and σ, from a model trained on dynamics of
+students of SevenNet-0. Files that cannot be used are listed with the reason, the others are ranked, and the exit status is 2.
+Ctrl-C ranks what was read; with --out the same command reads the rest.
 
 examples:
   mdistill screen candidates/ --species Li --out runs/screen
@@ -68,13 +69,14 @@ def main(arguments: list[str]) -> int:
     """Screen; exit status 2 where a structure could not be used."""
     given = parse(ScreenArguments, arguments, program="mdistill screen", description=HELP, groups=GROUPS)
     from mdistill.interrupt import stop_on_signals
+    from mdistill.runs.lock import locked
     from mdistill.workflows.screen import screen
 
     if given.then and given.out is None:
         raise BadInput("--then", "given without --out", allowed="a folder for its runs", fix="add --out runs/screen")
     folder = None if given.out is None else output_folder(given.out)
     command = "mdistill screen " + shlex.join(arguments)
-    with stop_on_signals(resume=command) as stop:
+    with stop_on_signals(resume=command) as stop, nullcontext() if folder is None else locked(folder):
         kept = None if folder is None else folder / "read.jsonl"
         results = screen(
             given.files, species=given.species, temperatures_K=given.temperature, model=given.model, motion=given.motion,
@@ -106,14 +108,16 @@ def distill_best(given: ScreenArguments, results: Any) -> list[int]:
     from mdistill.commands.distill import main as distill
     from mdistill.transport.tables import best_names
 
-    statuses = [0]
-    for name in best_names(results, given.top):
+    statuses, names = [0], best_names(results, given.top)
+    if not names:
+        print("nothing to distil: the model is applicable to none of the structures")
+    for name in names:
         inside = given.files[0] / name
         path = inside if given.files[0].is_dir() and inside.is_file() else Path(name)
         if not path.is_file():
             print(f"not distilled: {name} is one of several structures in a file; write it to a file of its own")
             continue
-        words = [str(path), "--mobile", given.species, "--out", str(Path(given.out or ".") / "distill" / path.stem)]
+        words = [str(path), "--mobile", given.species, "--out", str(Path(given.out or ".") / "distill" / _folder_of(name))]
         print(f"mdistill distill {shlex.join(words)}")
         try:
             statuses.append(distill(words))
@@ -123,6 +127,11 @@ def distill_best(given: ScreenArguments, results: Any) -> list[int]:
             print(f"mdistill distill: {error}", file=sys.stderr)
             statuses.append(error.exit_status)
     return statuses
+
+
+def _folder_of(name: str) -> str:
+    """A folder name that no other file of the ranking has."""
+    return "-".join(part for part in Path(name).with_suffix("").parts if part not in ("/", "."))
 
 
 def show(results: Results, folder: Path | None, console: Console | None = None) -> None:

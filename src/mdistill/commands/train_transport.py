@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from mdistill.campaign.settings import ALIKE, TrajectorySettings
 from mdistill.errors import BadInput
 from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, with_missing, write_config
 from mdistill.settings import changes, hints
-from mdistill.transport.settings import ALIKE, MotionSettings, TrajectorySettings, TransportSettings
+from mdistill.transport.settings import MotionSettings, TransportSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,8 @@ _SAME = 1e-3
 """Largest difference of features of ions of one kind."""
 _MOST_ATOMS = 600
 """Atoms of a batch."""
+_MOST_KNOWN = 2000
+"""Structures whose features are kept in memory."""
 _known: dict[tuple[str, str, int, str], np.ndarray] = {}
 
 
@@ -57,6 +59,8 @@ def ion_features(
     Raises:
         BadInput: A structure without the mobile ion, an ion without a neighbour, an unknown element, another potential.
     """
+    if len(_known) > _MOST_KNOWN:
+        _known.clear()
     keys = [(digest_of(system), model_id(potential), mobile, form) for system in systems]
     missing = [k for k, key in enumerate(keys) if key not in _known]
     while missing:

@@ -5,9 +5,9 @@ r"""Motion at high temperature from the structure: training, errors on held-out 
 trees: on composition, density, ion network and temperature, as in `fit`   nets: taught by trajectories (`taught`); they need the
 features of a foundation model.
 
-Groups are compositions with the mobile ion left open (Li3OCl and Na3OCl are one). The held-out errors over the spread of the
-ensemble give group-conformal intervals, as in `fit`. The probability that ions do not diffuse measurably follows from the
-predicted log10 MSD m by a logistic curve of the held-out predictions,
+Groups are compositions with the mobile ion left open (Li3OCl and Na3OCl are one). Held-out errors over the spread of the
+predictor give group-conformal intervals at each temperature, as in `fit`. The probability that ions do not diffuse measurably
+follows from the predicted log10 MSD m by a logistic curve of the held-out predictions,
 
     P = 1 / (1 + exp(a (m − b)))
 """
@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from ase.data import atomic_numbers
 from jaxtyping import Float, Int
+from scipy.spatial.distance import cdist
 
-from mdistill.crystals.crystal import reduced_formula
 from mdistill.errors import BadInput
 from mdistill.settings import child_seed
 from mdistill.transport.features import element_properties
@@ -41,17 +40,21 @@ from mdistill.transport.ion_rows import (
     untaught_rows,
 )
 from mdistill.transport.obelix import fractions_of
-from mdistill.transport.settings import LEVELS, MotionSettings, TrajectorySettings, TransportSettings
+from mdistill.transport.settings import LEVELS, MotionSettings, TransportSettings
 from mdistill.transport.taught import TaughtNet, taught
 from mdistill.transport.trajectory_set import CrystalRecord
 from mdistill.units import BOLTZMANN
 
 DRAWS = 2000
 """Bootstrap draws of groups."""
+LAG_PS = 10.0
+"""Lag of a set that does not name its own, ps."""
 FEW = 8
 """Number of groups below which errors of activation energies are not told."""
 _OPEN = 0
 """Atomic number that stands for the mobile ion in a group."""
+SAME = 0.02
+"""Difference of atomic fractions below which two crystals are of one composition; orderings of one crystal differ by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +73,10 @@ class MotionModel:
 
     Attributes:
         predictor, target: It, and what it predicts.
-        factors: Conformal factors of LEVELS.
-        curve: a and b of the logistic curve; a = 0 where no crystal of training tells.
-        activation: Quantiles (LEVELS) of the held-out error of the activation energy, eV; () where no crystal tells.
+        factors: Conformal factors of LEVELS at each temperature of training.
+        curve: a and b of the logistic curve; a = 0 where all crystals diffuse, or none.
+        activation: Quantiles (LEVELS) of the held-out error of the activation energy, eV; () where it is not better than that of
+            a constant, or too few crystals have one.
         error, constant: Held-out mean absolute error by temperature (decades), and that of a constant by temperature.
         gain: Error less that of the constant, with its 95 % interval over groups.
         temperatures_K, lag_ps: Temperatures of training; lag of the mean square displacement.
@@ -86,7 +90,7 @@ class MotionModel:
 
     predictor: Predictor
     target: Target
-    factors: tuple[float, ...]
+    factors: tuple[tuple[float, ...], ...]
     curve: tuple[float, float]
     activation: tuple[float, ...]
     error: dict[float, float]
@@ -110,15 +114,18 @@ class MotionModel:
 
 
 def groups_of(records: Sequence[CrystalRecord]) -> Int[np.ndarray, " crystal"]:
-    """Group numbers: crystals of one composition, whatever the mobile ion, share a group."""
-    names = [reduced_formula({z: float(n) for z, n in _open_composition(one).items()}) for one in records]
-    return np.unique(names, return_inverse=True)[1]
+    """Group numbers: crystals whose atomic fractions differ by less than SAME share a group, also with the mobile ion left open
+    (Li3OCl and Na3OCl are one), and so do those that others link."""
+    from scipy.sparse.csgraph import connected_components
 
-
-def _open_composition(record: CrystalRecord) -> dict[int, int]:
-    mobile = atomic_numbers[str(record.about["mobile"])]
-    numbers, counts = np.unique(record.numbers, return_counts=True)
-    return {_OPEN if z == mobile else int(z): int(n) for z, n in zip(numbers, counts, strict=True)}
+    structures = [recorded_structure(one) for one in records]
+    plain = fractions_of([one.composition for one in structures])
+    ions = np.array([one.mobile for one in structures])[:, None]
+    opened = plain.copy()
+    opened[:, _OPEN] = np.take_along_axis(plain, ions, 1)[:, 0]
+    np.put_along_axis(opened, ions, 0.0, 1)
+    linked = np.minimum(cdist(plain, plain, "chebyshev"), cdist(opened, opened, "chebyshev")) < SAME
+    return np.asarray(connected_components(linked, directed=False)[1])
 
 
 def train_motion(records: Sequence[CrystalRecord], settings: MotionSettings) -> MotionModel:
@@ -131,7 +138,7 @@ def train_motion(records: Sequence[CrystalRecord], settings: MotionSettings) -> 
     if len({(*one.temperatures_K.tolist(), one.features.shape[1], one.spectra.shape[2]) for one in used}) > 1:
         problem, allowed = "crystals of different temperatures or teachers", "one set of --make.temperatures, one --make.teacher"
         raise BadInput("--trajectories", problem, allowed=allowed, fix="make a set of each")
-    if settings.teaching != "none" and (bare := sum(not one.followed for one in used)):
+    if settings.members and settings.teaching != "none" and (bare := sum(not one.followed for one in used)):
         problem, allowed = (
             f"{bare} of {len(used)} crystals have D but no trajectory",
             "trajectories of all, or no teaching by them",
@@ -149,20 +156,19 @@ def train_motion(records: Sequence[CrystalRecord], settings: MotionSettings) -> 
     wide = np.broadcast_to(groups[:, None], truth.shape)
     kelvins = used[0].temperatures_K
     error, flat = np.abs(value - truth), np.abs(constant - truth)
-    structures = [recorded_structure(one) for one in used]
+    structures, curve = [recorded_structure(one) for one in used], _curve(value, used, known)
     fractions, about = fractions_of([one.composition for one in structures]), used[0].about
     return MotionModel(
-        predictor=predictor_of(used, settings), target=settings.target, curve=_curve(value, used, known),
-        activation=activation_errors(value, truth, used, groups) if settings.target == "msd" else (),
-        factors=conformal_factors((value - truth)[known], spread[known], wide[known]),
+        predictor=predictor_of(used, settings), target=settings.target, curve=curve,
+        activation=activation_errors(value, truth, used, groups, curve), factors=_factors(value - truth, spread, groups),
         error={float(t): float(np.nanmean(error[:, k])) for k, t in enumerate(kelvins) if known[:, k].any()},
         constant={float(t): float(np.nanmean(flat[:, k])) for k, t in enumerate(kelvins) if known[:, k].any()},
         gain=paired((error - flat)[known], wide[known]), temperatures_K=tuple(kelvins.tolist()),
-        lag_ps=float(about.get("settings", {}).get("lag_ps", TrajectorySettings().lag_ps)),
+        lag_ps=float(about.get("settings", {}).get("lag_ps", LAG_PS)),
         mobile=tuple(sorted({one.mobile for one in structures})),
         elements=tuple(sorted({z for one in structures for z in one.composition})), fractions=fractions,
         far=farthest_usual(fractions, groups), crystals=len(used), groups=count,
-        teacher=str(about.get("teacher", TrajectorySettings().teacher)),
+        teacher=str(about.get("teacher", "sevennet-0")),
         members={one.key: np.stack([v, s]) for one, v, s in zip(used, value, spread, strict=True)},
     )  # fmt: skip
 
@@ -247,6 +253,20 @@ def paired(
     return float(difference.mean()), low, high
 
 
+def _factors(
+    error: Float[np.ndarray, "crystal temperature"], spread: Float[np.ndarray, "crystal temperature"],
+    groups: Int[np.ndarray, " crystal"],
+) -> tuple[tuple[float, ...], ...]:  # fmt: skip
+    """Conformal factors at each temperature; the larger of all temperatures together where fewer than FEW groups have labels."""
+    known, wide = np.isfinite(error), np.broadcast_to(groups[:, None], error.shape)
+    pooled, found = conformal_factors(error[known], spread[known], wide[known]), []
+    for e, s, k in zip(error.T, spread.T, known.T, strict=True):
+        own = conformal_factors(e[k], s[k], groups[k]) if k.any() else pooled
+        few = len(np.unique(groups[k])) < FEW
+        found.append(tuple(max(pair) for pair in zip(own, pooled, strict=True)) if few else own)
+    return tuple(found)
+
+
 def _curve(value: np.ndarray, records: Sequence[CrystalRecord], known: np.ndarray) -> tuple[float, float]:
     """a and b of the logistic curve by Newton's method with a weak prior; (0, 0) where all diffuse or none."""
     still = np.array([~one.diffusing for one in records])[known].astype(float)
@@ -269,16 +289,33 @@ def activation_energy(log10_y: Float[np.ndarray, " temperature"], temperatures_K
     return float(-BOLTZMANN * np.polyfit(1.0 / np.asarray(temperatures_K), np.log(10.0) * np.asarray(log10_y), 1)[0])
 
 
+def moving(value: Float[np.ndarray, " temperature"], curve: tuple[float, float]) -> np.ndarray:
+    """Temperatures at which ions diffuse more likely than not."""
+    return (value >= curve[1]) | (curve[0] == 0.0)
+
+
 def activation_errors(
-    value: np.ndarray, truth: np.ndarray, records: Sequence[CrystalRecord], groups: Int[np.ndarray, " crystal"]
-) -> tuple[float, ...]:
-    """Quantiles (LEVELS) of |E_a of held-out predictions − E_a of labels| over temperatures at which ions diffuse; where fewer
-    than FEW groups have two such temperatures: ()."""
-    apart, seen = list[float](), set[int]()
+    value: np.ndarray, truth: np.ndarray, records: Sequence[CrystalRecord], groups: Int[np.ndarray, " crystal"],
+    curve: tuple[float, float],
+) -> tuple[float, ...]:  # fmt: skip
+    """Quantiles (LEVELS) of the error of activation energies: of held-out predictions over the temperatures at which ions diffuse
+    by them, against labels over those at which ions do.
+
+    () where the median of other groups does as well, or where fewer than FEW groups have both.
+    """
+    pairs, seen = list[tuple[float, float]](), list[int]()
     for k, one in enumerate(records):
-        used = np.isfinite(truth[k]) & one.diffusing
-        if used.sum() >= 2:
-            made, right = (activation_energy(row[k][used], one.temperatures_K[used]) for row in (value, truth))
-            apart.append(abs(made - right))
-            seen.add(int(groups[k]))
-    return tuple(float(np.quantile(apart, level)) for level in LEVELS) if len(seen) >= FEW else ()
+        used, said = np.isfinite(truth[k]) & one.diffusing, moving(value[k], curve)
+        if used.sum() >= 2 and said.sum() >= 2:
+            made, right = (
+                activation_energy(value[k][said], one.temperatures_K[said]),
+                activation_energy(truth[k][used], one.temperatures_K[used]),
+            )
+            pairs.append((made, right))
+            seen.append(int(groups[k]))
+    if len(set(seen)) < FEW:
+        return ()
+    table, place = np.array(pairs), np.array(seen)
+    flat = [float(np.median(table[place != group, 1])) for group in seen]
+    apart = np.abs(table[:, 0] - table[:, 1])
+    return tuple(float(np.quantile(apart, level)) for level in LEVELS) if apart.mean() < np.abs(flat - table[:, 1]).mean() else ()

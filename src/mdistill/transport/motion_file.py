@@ -97,14 +97,14 @@ def _model(path: Path, settings: dict[str, Any], tensors: dict[str, np.ndarray])
     if "forest.values" in tensors:
         forest = Forest(**{name: tensors[f"forest.{name}"] for name in FIELDS})
         check_forest(forest, len(COLUMNS) + 6 * len(PROPERTIES) + STRUCTURE_COLUMNS + len(PHYSICS) + 2, path)
-    sound = all(
-        np.isfinite(value).all() for name, value in tensors.items() if name not in ("scales.deviation", "scales.bin_deviation")
-    )
+    sound = all(np.isfinite(value).all() for name, value in tensors.items() if name not in _CONSTANT)
+    sound = sound and not any(np.isnan(tensors[name]).any() for name in _CONSTANT if name in tensors)
     if not sound or (forest is None and not nets):
         raise ValueError("no predictor, or numbers that are not finite")
     kept: dict[str, Any] = {
         name: tuple(settings[name]) if isinstance(settings[name], list) else settings[name] for name in _NUMBERS
     }
+    kept["factors"] = tuple(tuple(one) for one in kept["factors"])
     return MotionModel(
         predictor=Predictor(forest=forest, properties=tensors["properties"], scales=scales, nets=nets),
         fractions=tensors["fractions"], error={float(t): e for t, e in settings["error"]},

@@ -16,38 +16,45 @@ from mdistill.transport.trajectory_set import CrystalRecord
 MOTION = "motion"
 _NAMES = {"msd": "log10 MSD", "diffusivity": "log10 D"}
 _PLAIN = {"Å²": "A2", "cm²/s": "cm2_s", "S/cm": "S_cm", "σ": "sigma", "%": "percent", "(": "", ")": "", " ": "_"}
-_DRAWN = 8
+_DRAWN = 6
 """Number of structures in the figure."""
+EQUAL = 0.002
+"""Distance below which a composition counts as one of the training set."""
 
 
 Ranked = Sequence[tuple[StructureMotion, Candidate]]
 
 
-def ranked_by_motion(candidates: Sequence[Candidate]) -> list[tuple[StructureMotion, Candidate]]:
-    """Structures with a predicted motion, the largest displacement at the lowest temperature first."""
-    found = [(one.motion, one) for one in candidates if one.motion is not None]
-    return sorted(found, key=lambda pair: (-pair[0].motions[0].value, pair[1].name))
+def ranked_by_motion(candidates: Sequence[Candidate], model: MotionModel) -> list[tuple[StructureMotion, Candidate]]:
+    """Structures with a predicted motion, the largest displacement at the lowest temperature that training knows first."""
+    found, low = [(one.motion, one) for one in candidates if one.motion is not None], min(model.temperatures_K)
+    kelvins = [at.temperature_K for at in found[0][0].motions] if found else []
+    place = next((k for k, kelvin in enumerate(kelvins) if kelvin >= low), -1)
+    return sorted(found, key=lambda pair: (-pair[0].motions[place].value, pair[1].name))
 
 
 def motion_table(ranked: Ranked, model: MotionModel) -> Table:
     """MSD, D, σ and activation energy of every structure, best first."""
     kelvins = [one.temperature_K for one in ranked[0][0].motions] if ranked else []
-    parts = ("log10 D {:g} K (cm²/s)", "log10 σ {:g} K (S/cm)", "not diffusing {:g} K (%)")
+    parts = ("log10 D {:g} K (cm²/s)", "log10 σ {:g} K (S/cm)", "not diffusing {:g} K (%)", "95 % half width {:g} K")
     columns = ["rank", "file", "formula", *(f"log10 MSD {kelvin:g} K (Å²)" for kelvin in kelvins), "E_a (eV)", "applicable"]
     columns += [*(part.format(kelvin) for part in parts for kelvin in kelvins), "notes"]
     rows: list[list[Cell]] = []
     for rank, (found, one) in enumerate(ranked, 1):
-        doubts = dict.fromkeys(doubt for at in found.motions for doubt in at.doubts)
+        wide = (round(at.interval_95[1] - at.value, 2) for at in found.motions)
         still = (None if at.not_diffusing is None else round(100.0 * at.not_diffusing) for at in found.motions)
         rows.append([
-            rank, one.name, one.formula, *_estimates(found, "value"), _activation(found), "; ".join(doubts) or "yes",
-            *_estimates(found, "diffusivity"), *_estimates(found, "conductivity"), *still, "; ".join(one.notes),
+            rank, one.name, one.formula, *_estimates(found, "value"), _activation(found), "; ".join(found.doubts) or "yes",
+            *_estimates(found, "diffusivity"), *_estimates(found, "conductivity"), *still, *wide,
+            "; ".join(one.notes),
         ])  # fmt: skip
-    wide, usual = model.factors[1], model.factors[0]
+    energy = " E_a is not predicted: a constant does as well."
+    if model.activation:
+        energy = " E_a: of D over the temperatures of training at which ions diffuse more likely than not;"
+        energy += f" 95 %: ± {model.activation[1]:.2f} eV."
     caption = (
         f"MSD: mean square displacement of the mobile ion in {model.lag_ps:g} ps. D = MSD/(6 · {model.lag_ps:g} ps): an upper"
-        f" limit where ions do not diffuse. σ: independent ions of charge e (Haven ratio 1). ±: 68 % interval; that of 95 % is"
-        f" {wide / usual:.1f} times as wide. E_a: over the temperatures at which ions diffuse more likely than not."
+        f" limit where ions do not diffuse. σ: independent ions of charge e (Haven ratio 1). ±: 68 % interval.{energy}"
     )
     return Table(MOTION, "Motion of the ions, predicted", "screening", columns, rows, caption)
 
@@ -69,17 +76,18 @@ def _activation(found: StructureMotion) -> Cell:
 
 def motion_notes(ranked: Ranked, model: MotionModel) -> list[str]:
     """What the numbers are, and what they are not."""
-    errors, flat = ([f"{value:.2f}" for value in one.values()] for one in (model.error, model.constant))
-    at = [f"{kelvin:g}" for kelvin in model.error]
-    doubtful = sum(any(at.doubts for at in found.motions) for found, _ in ranked)
+    errors, flat = (", ".join(f"{value:.2f}" for value in one.values()) for one in (model.error, model.constant))
+    low, high, kelvins = min(model.temperatures_K), max(model.temperatures_K), ", ".join(f"{one:g}" for one in model.error)
     texts = [
-        "MSD, D, σ and E_a above 300 K are predictions of a model taught by dynamics of students of"
-        f" {model.teacher} for {model.crystals} crystals, at {min(model.temperatures_K):g} to {max(model.temperatures_K):g} K."
-        f" Mean absolute error for other compositions at {', '.join(at)} K: {', '.join(errors)} decades (a constant:"
-        f" {', '.join(flat)}), and the error of those dynamics. They rank; for a value: mdistill distill"
+        f"MSD, D, σ and E_a at {low:g} to {high:g} K are predicted from dynamics of students of {model.teacher} for"
+        f" {model.crystals} crystals. Mean absolute error for other compositions at {kelvins} K: {errors} decades (a constant:"
+        f" {flat}). The error of those dynamics comes on top, and what melts is not in them. For a value: mdistill distill"
     ]
-    if doubtful:
-        texts.append(f"{doubtful} of {len(ranked)} structures lie outside the trajectory set: trust their motion less")
+    texts += dict.fromkeys(doubt for found, _ in ranked[:1] for at in found.motions for doubt in at.doubts)
+    if inside := sum(found.distance < EQUAL for found, _ in ranked):
+        texts.append(f"{inside} of {len(ranked)} compositions are in the trajectory set: their motion repeats that of the set")
+    if doubtful := sum(bool(found.doubts) for found, _ in ranked):
+        texts.append(f"{doubtful} of {len(ranked)} structures are unlike those of the trajectory set (column applicable)")
     return texts
 
 
@@ -87,12 +95,13 @@ def motion_figure(ranked: Ranked) -> Figure:
     """D against 1/T of the best structures."""
     series = []
     for found, one in ranked[:_DRAWN]:
-        y = [10.0**at.diffusivity for at in found.motions]
-        series.append(Series(label=one.name, x=[1000.0 / at.temperature_K for at in found.motions], y=y, style="line"))
-    caption = (
-        f"The best {min(len(ranked), _DRAWN)} of {len(ranked)}, predicted. Intervals are in the table; where ions only vibrate,"
-        " D is an upper limit."
-    )
+        x, y = [1000.0 / at.temperature_K for at in found.motions], [10.0**at.diffusivity for at in found.motions]
+        series.append(Series(label=one.name, x=x, y=y, style="line"))
+        limits = [k for k, at in enumerate(found.motions) if (at.not_diffusing or 0.0) > 0.5]
+        if limits:
+            marked = {"x": [x[k] for k in limits], "y": [y[k] for k in limits]}
+            series.append(Series(label=f"{one.name} upper limit", subject=one.name, style="points", limit=True, **marked))
+    caption = f"The best {min(len(ranked), _DRAWN)} of {len(ranked)}, predicted; intervals are in the table."
     return Figure(
         MOTION, "Diffusivity, predicted", "screening", "1000/T (1/K)", "D (cm²/s)", series, kind="arrhenius", caption=caption
     )
@@ -125,20 +134,34 @@ def plain(column: str) -> str:
 
 def motion_results(model: MotionModel, records: Sequence[CrystalRecord]) -> Results:
     """Errors by temperature, and whether the model is better than a constant beyond chance."""
+    widths = dict(zip(model.temperatures_K, model.factors, strict=True))
     rows: list[list[Cell]] = [
-        [kelvin, round(error, 3), round(model.constant[kelvin], 3)] for kelvin, error in model.error.items()
+        [kelvin, round(error, 3), round(model.constant[kelvin], 3), *(round(q, 2) for q in widths[kelvin])]
+        for kelvin, error in model.error.items()
     ]
     gain, low, high = model.gain
     caption = (
         f"{_NAMES[model.target]}; {model.crystals} of {len(records)} crystals in {model.groups} groups of equal composition,"
-        " whatever the mobile ion; groups are held out whole. Half width over (spread + 0.5):"
-        f" {model.factors[0]:.2f} (68 %), {model.factors[1]:.2f} (95 %)."
+        " whatever the mobile ion; groups are held out whole. Half widths are over (spread + 0.5)."
     )
-    columns = ["temperature (K)", "mean absolute error (decades)", "of a constant (decades)"]
-    table = Table("motion", "Grouped cross-validation, taught by trajectories", "accuracy", columns, rows, caption)
+    columns = [
+        "temperature (K)",
+        "mean absolute error (decades)",
+        "of a constant (decades)",
+        "68 % half width",
+        "95 % half width",
+    ]
+    table = Table("motion", "Grouped cross-validation", "accuracy", columns, rows, caption)
     verdict = f"error less that of a constant by temperature: {gain:+.3f} decades, 95 % from {low:+.3f} to {high:+.3f}"
     notes = [verdict if model.honest else f"{verdict}: the predictor is no better than a constant. Do not rank materials by it"]
-    if model.groups < _FEW:
+    if model.target == "msd":
+        energy = "not predicted: a constant does as well, or too few crystals have one"
+        if model.activation:
+            energy = f"± {model.activation[0]:.2f} eV (68 %), ± {model.activation[1]:.2f} eV (95 %) for other groups"
+        notes.append(f"activation energy: {energy}")
+    else:
+        notes.append("mdistill screen uses models of log10 MSD alone (--motion.target msd)")
+    if model.groups < _PRELIMINARY:
         notes.append(f"{model.groups} groups are few: intervals and errors will change as the set grows")
     mean = float(np.mean(list(model.error.values())))
     return Results(
@@ -147,5 +170,5 @@ def motion_results(model: MotionModel, records: Sequence[CrystalRecord]) -> Resu
     )  # fmt: skip
 
 
-_FEW = 40
+_PRELIMINARY = 40
 """Number of groups below which errors are told to be preliminary."""

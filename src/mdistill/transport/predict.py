@@ -57,11 +57,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A structure that was not predicted, why, and what helps."""
+    """A structure that was not predicted, why, what helps, and whether the failure may pass by itself (memory, a lost disk)."""
 
     name: str
     reason: str
     fix: str
+    passing: bool = False
 
 
 def check_conductor(crystal: Crystal, mobile: int) -> None:

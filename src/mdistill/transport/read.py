@@ -81,7 +81,9 @@ class FilesRead:
         return None
 
     def keep(self, key: str, found: Sequence[Usable | Refusal]) -> None:
-        if self.path is not None and key:
+        """Keep what was read, unless a failure that may pass is in it."""
+        lasting = not any(isinstance(one, Refusal) and one.passing for one in found)
+        if self.path is not None and key and lasting:
             append_line(self.path, json.dumps({"key": key, "found": to_json(list(found))}, ensure_ascii=False))
 
 
@@ -98,11 +100,14 @@ def _from_json(raw: dict[str, Any]) -> Usable | Refusal:
 
 
 def _motion(raw: dict[str, Any]) -> StructureMotion:
-    kept: list[dict[str, Any]] = [
-        {name: tuple(v) if isinstance(v, list) else v for name, v in one.items()} for one in raw["motions"]
-    ]
-    motions = tuple(Motion(**one) for one in kept)
-    return StructureMotion(motions=tuple(motions), activation=raw["activation"], activation_error=tuple(raw["activation_error"]))
+    motions = []
+    for one in raw["motions"]:
+        kept: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in one.items()}
+        motions.append(Motion(**kept))
+    return StructureMotion(
+        motions=tuple(motions), activation=raw["activation"], activation_error=tuple(raw["activation_error"]),
+        distance=raw["distance"], doubts=tuple(raw["doubts"]),
+    )  # fmt: skip
 
 
 def structures_in(file: Path, name: str, asked: Asked) -> Iterator[Usable | Refusal]:
@@ -161,4 +166,4 @@ def _refusal(name: str, error: Exception) -> Refusal:
     if isinstance(error, BadInput):
         return Refusal(name=name, reason=error.problem, fix=error.fix)
     reason = str(error) if isinstance(error, MdistillError) else f"unreadable ({type(error).__name__}: {str(error)[:150]})"
-    return Refusal(name=name, reason=" ".join(reason.split()), fix="check the file, or export it again")
+    return Refusal(name=name, reason=" ".join(reason.split()), fix="check the file, or export it again", passing=True)

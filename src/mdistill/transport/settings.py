@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Literal
 
-from mdistill.settings import HOTTEST, SEEDS, refuse, setting, settings
+from mdistill.settings import SEEDS, refuse, setting, settings
 from mdistill.training.settings import FitSettings
 
 FLOOR = -10.0
@@ -14,17 +13,14 @@ DETECTION = -8.0
 """log10 of the conductivity (S/cm) below which a material counts as below detection."""
 ROOM_K = (290.0, 310.0)
 """Temperatures, K, at which a conductivity counts as one of 300 K."""
-MOST_K = 3000.0
-"""Highest temperature, K, at which motion is predicted."""
+LEAST_K, MOST_K = 100.0, 3000.0
+"""Lowest and highest temperature, K, at which motion is predicted."""
 LEVELS = (0.68, 0.95)
 """Levels of the two intervals that a prediction has."""
 MOBILE = ("Li", "Na", "Ag", "Cu", "K")
 """Mobile ions in order of preference, where none is named."""
 SPREAD = 0.5
 """Decades added to the spread of the trees, so that trees that happen to agree do not make an interval vanish."""
-
-ALIKE = ("teacher", "temperatures", "time_ps", "every_fs", "lag_ps")
-"""Settings of trajectories that all crystals of a set share."""
 
 
 @settings
@@ -42,57 +38,12 @@ class TransportSettings:
 
 
 @settings
-class TrajectorySettings:
-    """Trajectories of students of many crystals, for teaching; each crystal costs four to nine minutes of CPU time.
-
-    Attributes:
-        teacher: Foundation potential that students are distilled from, and whose first block gives the features.
-        temperatures: Temperatures of the trajectories, K.
-        time_ps: Length of each trajectory, ps.
-        every_fs: Time between its frames, fs; a multiple of 2 (of the time step).
-        lag_ps: Lag of the mean square displacement that is learned, ps; at most half of time_ps.
-        equilibration_ps: Dynamics at zero pressure before each, whose second half sets the volume, ps.
-        cutoff: Cutoff of student and supercell, Å.
-        max_atoms: Largest supercell, atoms.
-        frames: Teacher frames at each of three temperatures.
-        explore_ps: Length of the dynamics of the small student that explores, ps.
-        on_policy: Frames of each trajectory that the teacher labels: they judge the student, and the next ones learn them.
-        steps: Steps of the first fit of each medium student; a further round takes half of them.
-        rounds: Number of rounds.
-        seed: Seed of everything random.
-    """
-
-    teacher: str = "sevennet-0"
-    temperatures: tuple[float, ...] = setting((600.0, 800.0, 1000.0, 1200.0), above=0.0, most=HOTTEST, unit="K")
-    time_ps: float = setting(25.0, least=2.0, most=1e5, unit="ps")
-    every_fs: float = setting(10.0, above=0.0, most=20.0, unit="fs")
-    lag_ps: float = setting(10.0, least=0.5, most=1e4, unit="ps")
-    equilibration_ps: float = setting(2.0, least=0.1, most=1e4, unit="ps")
-    cutoff: float = setting(4.4, above=1.0, most=10.0, unit="Å")
-    max_atoms: int = setting(220, least=1, most=10**5)
-    frames: int = setting(14, least=2, most=10**4)
-    explore_ps: float = setting(6.0, least=2.0, most=1e4, unit="ps")
-    on_policy: int = setting(48, least=2, most=10**4)
-    steps: int = setting(2000, least=20, most=10**6)
-    rounds: int = setting(2, least=1, most=10)
-    seed: int = setting(0, least=0, most=SEEDS)
-
-    def __post_init__(self) -> None:
-        if not self.temperatures or any(a >= b for a, b in pairwise(self.temperatures)):
-            refuse(self, "temperatures", allowed="at least one, each above the one before", fix="--make.temperatures 600 800")
-        if abs(self.every_fs / 2.0 - round(self.every_fs / 2.0)) > 1e-9:
-            refuse(self, "every_fs", allowed="a multiple of 2 fs", fix="--make.every-fs 10")
-        if 2.0 * self.lag_ps > self.time_ps:
-            refuse(self, "lag_ps", allowed=f"at most half of time_ps, {self.time_ps:g} ps", fix="longer trajectories")
-
-
-@settings
 class MotionSettings:
     """The predictor of motion at high temperature, taught by trajectories.
 
     Attributes:
         target: What is predicted: msd (log10 of the mean square displacement at lag_ps) or diffusivity (log10 of D).
-        teaching: Distillation of trajectory and structure into the structure: ridge (closed form), gradient, or none.
+        teaching: Distillation of trajectory and structure into the structure: ridge (closed form), or none.
         expansion: Features: pca (leading directions), cubic (with squares and cubes), none (as they are).
         components: Number of directions.
         trees: Number of trees on composition, ion network and temperature; 0: none.
@@ -105,7 +56,7 @@ class MotionSettings:
     """
 
     target: Literal["msd", "diffusivity"] = "msd"
-    teaching: Literal["ridge", "gradient", "none"] = "ridge"
+    teaching: Literal["ridge", "none"] = "ridge"
     expansion: Literal["pca", "cubic", "none"] = "pca"
     components: int = setting(8, least=1, most=448)
     trees: int = setting(64, least=0, most=2000)

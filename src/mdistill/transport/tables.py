@@ -12,7 +12,7 @@ from mdistill.estimates import Estimate, exactly
 from mdistill.runs.results import Cell, Figure, Results, Series, Table
 from mdistill.transport.model import TransportModel
 from mdistill.transport.motion import MotionModel
-from mdistill.transport.motion_tables import MOTION, motion_figure, motion_notes, motion_table, plain, ranked_by_motion
+from mdistill.transport.motion_tables import EQUAL, MOTION, motion_figure, motion_notes, motion_table, plain, ranked_by_motion
 from mdistill.transport.obelix import Entry
 from mdistill.transport.predict import Candidate, Refusal, RoomConductivity
 from mdistill.transport.settings import FLOOR
@@ -39,11 +39,11 @@ def screen_results(
         "structures_refused": exactly(len(refused))}, notes=_left_out(left_out), provenance={},
     )  # fmt: skip
     if motion is not None:
-        shown = ranked_by_motion(candidates)
+        shown = ranked_by_motion(candidates, motion)
         results.tables.append(motion_table(shown, motion))
         results.figures.append(motion_figure(shown))
         results.notes[:0] = motion_notes(shown, motion)
-        results.citations.extend(["transport-taught", "sevennet"])
+        results.citations.extend(["transport-taught"] * bool(motion.predictor.nets) + ["sevennet"])
         results.provenance["motion_crystals"] = motion.crystals
     if model is not None:
         known = [(one.conductivity, one) for one in candidates if one.conductivity is not None]
@@ -70,7 +70,7 @@ def notes(ranked: Sequence[RoomConductivity], model: TransportModel, *, motion: 
     ]
     doubtful = sum(bool(one.doubts) for one in ranked)
     without = sum(one.basis == "composition" for one in ranked)
-    inside = sum(one.distance < _EQUAL for one in ranked)
+    inside = sum(one.distance < EQUAL for one in ranked)
     if inside:
         texts.append(f"{inside} of {len(ranked)} compositions are in the training set: their values repeat measured ones")
     if doubtful:
@@ -83,8 +83,6 @@ def notes(ranked: Sequence[RoomConductivity], model: TransportModel, *, motion: 
     return texts
 
 
-_EQUAL = 0.002
-"""Distance below which a composition counts as one of the training set."""
 _DRAWN = 60
 """Number of structures in the figure."""
 _BASES = {"symmetry": "with density, lattice and space group", "composition": "composition alone"}

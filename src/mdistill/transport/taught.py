@@ -28,14 +28,13 @@ from torch.func import functional_call
 
 from mdistill.closed_form.ridge import NormalEquations, solve_ridge
 from mdistill.errors import BadInput
-from mdistill.settings import child_seed
 from mdistill.training.fit import fit
 from mdistill.training.ranks import here
 from mdistill.training.settings import FitSettings
 from mdistill.transport.ion_rows import IonRows
 from mdistill.transport.settings import MotionSettings
 
-Teaching = Literal["ridge", "gradient", "none"]
+Teaching = Literal["ridge", "none"]
 TRAINER, FINE_TUNE = MotionSettings().fit(), MotionSettings().fine_tune()
 ACROSS = {"structure": 1.0, "norm": 1e-2, "decoder.0": 1e-2, "decoder.2": 1e-4}
 """Rates of the parts of f₂, as shares of that of its encoder."""
@@ -129,29 +128,6 @@ class _Objective:
         return f"{measures.get('alone', 0.0):.2f} decades"
 
 
-class _Latents:
-    """Squared distance of the structure branch to given latents: distillation by gradient."""
-
-    def __init__(self, teacher: TaughtNet) -> None:
-        self.teacher = teacher
-
-    def __call__(self, module: torch.nn.Module, batch: Sequence[IonRows], step: int) -> tuple[Tensor, dict[str, float]]:
-        own, rows = here().share(batch), int(torch.cat([_known_rows(item) for item in batch]).sum())
-        if not own or not any(bool(item.known.any()) for item in own):
-            return torch.zeros(()), {}
-        known = torch.cat([_known_rows(item) for item in own])
-        with torch.no_grad():
-            wanted = self.teacher.latents(own, seen=True)
-        made = module.latents(own, seen=False)  # type: ignore[operator, unused-ignore]
-        return int(known.sum()) / rows * (made - wanted)[known].square().mean(), {}
-
-    def observe(self, history: Sequence[dict[str, Any]]) -> None:
-        """Nothing depends on the history."""
-
-    def describe(self, measures: dict[str, float]) -> str:
-        return ""
-
-
 class Rated(torch.nn.Module):
     """A network whose parts learn at rates of their own: θ = θ₀ + r δ, where δ is trained and starts at 0.
 
@@ -208,7 +184,7 @@ def train_both(
         raise BadInput("trajectory set", problem, allowed="at least one, and all of them", fix="--motion.teaching none")
     bins = int(items[0].trajectory.shape[2])  # type: ignore[union-attr]
     net = TaughtNet(int(items[0].structure.shape[1]), bins, latent=latent, seed=seed).begin_at(items)
-    return _fitted(net, _Objective(seen=1.0, alone=alone), items, replace(settings, seed=seed), folder)
+    return fitted(net, _Objective(seen=1.0, alone=alone), items, replace(settings, seed=seed), folder)
 
 
 def train_alone(
@@ -222,8 +198,8 @@ def train_alone(
     net.trajectory.requires_grad_(False)
     objective = _Objective(seen=0.0, alone=1.0)
     if rates is None:
-        return _fitted(net, objective, items, replace(settings, seed=seed), None)
-    return _fitted(Rated(net, rates), objective, items, replace(settings, seed=seed), None).plain()
+        return fitted(net, objective, items, replace(settings, seed=seed), None)
+    return fitted(Rated(net, rates), objective, items, replace(settings, seed=seed), None).plain()
 
 
 def distil(net: TaughtNet, items: Sequence[IonRows], *, share: float = 1e-5) -> TaughtNet:
@@ -244,18 +220,6 @@ def distil(net: TaughtNet, items: Sequence[IonRows], *, share: float = 1e-5) -> 
     return made
 
 
-def distil_by_gradient(net: TaughtNet, items: Sequence[IonRows], settings: FitSettings = TRAINER, *, seed: int = 0) -> TaughtNet:
-    """As `distil`, by gradient descent from random weights."""
-    made = _copy(net)
-    made.requires_grad_(False)
-    made.structure.requires_grad_(True)
-    with torch.no_grad():
-        made.structure.weight.copy_(
-            TaughtNet(net.structure.in_features - 4, 1, seed=child_seed(seed, "gradient")).structure.weight
-        )
-    return _fitted(made, _Latents(net), items, replace(settings, seed=seed), None)
-
-
 def taught(
     items: Sequence[IonRows], *, teaching: Teaching = "ridge", alone: float = 1.0, share: float = 1e-3, seed: int = 0,
     settings: FitSettings = TRAINER, fine_tune: FitSettings | None = FINE_TUNE,
@@ -264,11 +228,12 @@ def taught(
     if teaching == "none":
         return train_alone(items, settings, seed=seed)
     both = train_both(items, settings, alone=alone, seed=seed)
-    made = distil(both, items, share=share) if teaching == "ridge" else distil_by_gradient(both, items, settings, seed=seed)
+    made = distil(both, items, share=share)
     return made if fine_tune is None else train_alone(items, fine_tune, seed=seed, start=made)
 
 
-def _fitted(net: Any, objective: Any, items: Sequence[IonRows], settings: FitSettings, folder: Path | None) -> Any:
+def fitted(net: Any, objective: Any, items: Sequence[IonRows], settings: FitSettings, folder: Path | None) -> Any:
+    """A network after a fit to the crystals that have a label; without a folder its checkpoints are removed."""
     usable = [item for item in items if bool(item.known.any())]
     if folder is not None:
         return fit(net, objective, usable, [], settings, folder=folder, title="taught").module

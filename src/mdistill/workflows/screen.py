@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.listing import structure_files
@@ -14,7 +16,7 @@ from mdistill.runs.results import Results
 from mdistill.transport.model import TransportModel, load_transport, shipped_model
 from mdistill.transport.predict import Candidate, Refusal, predict
 from mdistill.transport.read import Asked, FilesRead, Usable, structures_in
-from mdistill.transport.settings import MOST_K, ROOM_K
+from mdistill.transport.settings import LEAST_K, MOST_K, ROOM_K
 from mdistill.transport.tables import screen_results
 
 
@@ -47,7 +49,9 @@ def screen(
                 break
             key = before.key(file, name, asked)
             if (found := before.find(key)) is None:
-                before.keep(key, found := list(structures_in(file, name, asked)))
+                if (whole := _all_in(file, name, asked, stop)) is None:
+                    break
+                before.keep(key, found := whole)
             for one in found:
                 (usable if isinstance(one, Usable) else refused).append(one)  # type: ignore[arg-type]
             read += 1
@@ -70,16 +74,27 @@ def screen(
     return screen_results(candidates, refused, trained, asked.motion, left_out=left_out)
 
 
+def _all_in(file: Path, name: str, asked: Asked, stop: StopRequest) -> list[Usable | Refusal] | None:
+    """What is in a file; None after a stop within it."""
+    found = list[Usable | Refusal]()
+    for one in structures_in(file, name, asked):
+        if found and stop.pending():
+            return None
+        found.append(one)
+    return found
+
+
 def _asked(
     species: str, temperatures_K: Sequence[float], model: Path | None, motion: Path | None
 ) -> tuple[TransportModel | None, Asked]:
     """The model of 300 K where it is asked, and what is asked of each structure."""
     from ase.data import atomic_numbers
 
-    check_temperatures(temperatures_K)
-    other = tuple(sorted({float(kelvin) for kelvin in temperatures_K if not ROOM_K[0] <= kelvin <= ROOM_K[1]}))
-    trained = None
-    if len(other) < len(temperatures_K):
+    kelvins = check_temperatures(temperatures_K)
+    other, trained = tuple(kelvin for kelvin in kelvins if not ROOM_K[0] <= kelvin <= ROOM_K[1]), None
+    check_used("--model", model, len(other) < len(kelvins), "300")
+    check_used("--motion", motion, bool(other), "600 1000")
+    if len(other) < len(kelvins):
         trained = shipped_model() if model is None else load_transport(model)
         check_species(trained, species)
     if not other:
@@ -99,16 +114,35 @@ def _asked(
     )  # fmt: skip
 
 
-def check_temperatures(temperatures_K: Sequence[float]) -> None:
-    """Reject no temperature, and one that is none.
+def check_temperatures(temperatures_K: Sequence[float] | float) -> list[float]:
+    """Temperatures in ascending order, each once.
 
     Raises:
-        BadInput: Either of them.
+        BadInput: None, or one that is none.
     """
-    wrong = [kelvin for kelvin in temperatures_K if not 0.0 < kelvin <= MOST_K]
-    if wrong or not temperatures_K:
+    allowed = f"numbers from {LEAST_K:g} to {MOST_K:g}, K"
+    try:
+        kelvins = sorted({float(kelvin) for kelvin in np.atleast_1d(np.asarray(temperatures_K, dtype=float)).tolist()})
+    except (TypeError, ValueError) as error:
+        raise BadInput("--temperature", repr(temperatures_K), allowed=allowed, fix="--temperature 300 600 1000") from error
+    wrong = [kelvin for kelvin in kelvins if not LEAST_K <= kelvin <= MOST_K]
+    if wrong or not kelvins:
         problem = f"{wrong[0]:g} K" if wrong else "none given"
-        raise BadInput("--temperature", problem, allowed=f"above 0 K, at most {MOST_K:g} K", fix="--temperature 300 600 1000")
+        raise BadInput("--temperature", problem, allowed=allowed, fix="--temperature 300 600 1000")
+    return kelvins
+
+
+def check_used(flag: str, path: Path | None, used: bool, kelvins: str) -> None:
+    """Refuse a model file that these temperatures do not ask for.
+
+    Raises:
+        BadInput: One is given.
+    """
+    if path is not None and not used:
+        problem = f"{path} is not used at these temperatures"
+        raise BadInput(
+            flag, problem, allowed=f"with --temperature {kelvins}", fix=f"leave it out, or add --temperature {kelvins}"
+        )
 
 
 def check_species(model: TransportModel, species: str) -> None:
