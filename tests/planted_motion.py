@@ -39,7 +39,7 @@ def planted(
         first, second = COUNTS[k % len(COUNTS)]
         numbers = np.array([3] * ions + [others[0]] * first + [others[1] if len(others) > 1 else 12] * second)
         records.append(CrystalRecord(
-            key=f"{seed}-{k:015d}", about=about, numbers=numbers, positions=rng.normal(size=(len(numbers), 3)),
+            key=f"{seed}-{k:015d}", about=about, numbers=numbers, positions=np.resize(rng.normal(size=(ions + 2, 3)), (len(numbers), 3)),
             cell=8.0 * np.eye(3), features=kinds, kind=kind, physics=rng.normal(size=8) + network * z.mean() * (np.arange(8) == 0), temperatures_K=KELVINS,
             spectra=spectra, log_msd=log_msd, log_msd_error=np.full(4, 0.1), lags_ps=np.array([0.1, 1.0, 10.0]), msd=np.tile(10.0**log_msd, (3, 1)).T,
             diffusivity=np.where(diffusing, d, np.nan), error=np.where(diffusing, 0.1 * d, np.nan),
