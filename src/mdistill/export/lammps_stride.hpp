@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The fix `mdistill/stride` of LAMMPS: a long-stride map of kicks and drifts (nets/splitting_map.py) on LAMMPS's decomposition, with
-// the checks, the time steps in place of a stride, the thermostat and the energy correction of kernels/splitting_map.hpp.
+// the checks, the time steps in place of a stride, the thermostats and the energy correction of kernels/splitting_map.hpp.
 //
 // One step of LAMMPS is one stride. Kicks before its end and all drifts are made in `initial_integrate`, the last kick, for which
 // LAMMPS has brought neighbours and ghost atoms up to date, in `final_integrate`. Potentials of the kicks belong to the fix; the
@@ -14,28 +14,32 @@
 #include "domain.h"
 #include "fix.h"
 #include "lammps_kicks.hpp"
+#include "lammps_thermostat.hpp"
 #include "modify.h"
-#include "motion.hpp"
 #include "output.h"
 
 namespace {
 class FixMdistillStride : public Fix {
  public:
-  // ID all mdistill/stride FILE [langevin T FRICTION SEED] [correct N LARGEST]
-  FixMdistillStride(LAMMPS *lmp, int narg, char **arg) : Fix(lmp, narg, arg) {
-    const char *usage = "fix ID all mdistill/stride FILE [langevin TEMPERATURE FRICTION SEED] [correct EVERY LARGEST]";
+  // ID all mdistill/stride FILE [langevin T FRICTION SEED | bussi T RELAXATION SEED] [correct N LARGEST]
+  FixMdistillStride(LAMMPS *lmp, int narg, char **arg) : Fix(lmp, narg, arg), velocities(lmp), thermostat(lmp) {
+    const char *usage =
+        "fix ID all mdistill/stride FILE [langevin TEMPERATURE FRICTION SEED | bussi TEMPERATURE RELAXATION SEED] [correct EVERY LARGEST]";
     if (narg < 4) error->all(FLERR, "needs: {}", usage);
     if (igroup != 0) error->all(FLERR, "fix mdistill/stride moves all atoms: give it the group all");
     for (int k = 4; k < narg;) {
       const std::string word = arg[k];
-      const int values = word == "langevin" ? 3 : word == "correct" ? 2 : -1;
-      if (values < 0 || k + values >= narg) error->all(FLERR, "{} and its values: needs {}", word, usage);
-      const double first = utils::numeric(FLERR, arg[k + 1], false, lmp), second = utils::numeric(FLERR, arg[k + 2], false, lmp);
-      if (!(first >= 0 && second >= 0)) error->all(FLERR, "values of {} must not be negative", word);
-      if (word == "langevin") kelvin = first, friction = second, seed = utils::bnumeric(FLERR, arg[k + 3], false, lmp);
-      if (word == "langevin" && !(kelvin > 0)) error->all(FLERR, "the temperature of langevin must be above 0 K");
-      if (word == "correct") correct_every = static_cast<bigint>(first), largest_correction = second;
-      if (word == "correct" && !(second <= 0.5)) error->all(FLERR, "LARGEST of correct must be 0 to 0.5");
+      const int values = word == "langevin" || word == "bussi" ? 3 : word == "correct" ? 2 : 0;
+      if (values == 0) error->all(FLERR, "{} is no word of fix mdistill/stride, which needs: {}", word, usage);
+      if (k + values >= narg) error->all(FLERR, "{} takes {} values: {}", word, values, usage);
+      if (word == "correct") {
+        const double every = utils::numeric(FLERR, arg[k + 1], false, lmp);
+        if (!(every >= 0)) error->all(FLERR, "EVERY of correct must not be negative");
+        correct_every = static_cast<bigint>(every), largest_correction = utils::numeric(FLERR, arg[k + 2], false, lmp);
+        if (!(largest_correction >= 0 && largest_correction <= 0.5)) error->all(FLERR, "LARGEST of correct must be 0 to 0.5");
+      } else {
+        thermostat.read(arg + k);
+      }
       k += 1 + values;
     }
     time_integrate = restart_global = vector_flag = global_freq = 1;
@@ -65,7 +69,7 @@ class FixMdistillStride : public Fix {
     reset_dt();
     if (neighbor->every != 1 || neighbor->delay != 0 || !neighbor->dist_check)
       error->all(FLERR, "fix mdistill/stride needs: neigh_modify every 1 delay 0 check yes");
-    if (kelvin > 0 && !atom->tag_enable) error->all(FLERR, "langevin needs atom IDs");
+    if (thermostat.kelvin > 0 && !atom->tag_enable) error->all(FLERR, "thermostats need atom IDs");
     for (Fix *other : modify->get_fix_list()) {
       if (other == this) continue;
       if (other->time_integrate) error->all(FLERR, "fix {} ({}) moves atoms too; fix mdistill/stride does so alone", other->id, other->style);
@@ -94,7 +98,7 @@ class FixMdistillStride : public Fix {
 
   void initial_integrate(int) override {
     ++strides, running = true;
-    thermalise(0);
+    heat += thermostat.act(velocities, update->ntimestep, kicks.stride, 0);
     remember();
     begun = kinetic();
     moved = first_kick();
@@ -126,7 +130,7 @@ class FixMdistillStride : public Fix {
       }
       if (!moved) energy = take_time_steps();
     }
-    thermalise(1);
+    heat += thermostat.act(velocities, update->ntimestep, kicks.stride, 1);
     if (due()) correct(target + sum(heat) - sum(energy) - kinetic());
     if (shuffled && pair->awake) renew_forces();
   }
@@ -172,13 +176,14 @@ class FixMdistillStride : public Fix {
   }
 
  private:
-  static constexpr int BEFORE = 6;                                     // position and velocity
-  static constexpr double ACCELERATION = 1e6 * mdistill::ACCELERATION;  // Å/ps² of 1 eV/Å on 1 u
+  static constexpr int BEFORE = 6;  // position and velocity
 
   std::string path;
   Kicks kicks;
-  double kelvin = 0, friction = 0, largest_correction = 0.05;  // K, 1/ps
-  bigint seed = 0, correct_every = 20, strides = 0, fallbacks = 0, lists = 0, taken = -1;
+  Velocities velocities;
+  Thermostat thermostat;
+  double largest_correction = 0.05;
+  bigint correct_every = 20, strides = 0, fallbacks = 0, lists = 0, taken = -1;
   PairMdistill *pair = nullptr;
 
   double target = 0, debt = 0, begun = 0, first_energy = 0;  // of all ranks, eV
@@ -188,24 +193,12 @@ class FixMdistillStride : public Fix {
   std::vector<imageint> image;                      // where the stride began
   std::vector<int32_t> species_of;                  // by type
 
-  double mass(int i) const { return atom->rmass ? atom->rmass[i] : atom->mass[atom->type[i]]; }
   double between() const { return kicks.stride / kicks.count; }
   double root_of_atoms() const { return std::sqrt(double(atom->natoms)); }
   bool due() const { return correct_every > 0 && mdistill::due(update->ntimestep, correct_every); }
 
-  double sum(double mine) const {
-    double all = 0;
-    MPI_Allreduce(&mine, &all, 1, MPI_DOUBLE, MPI_SUM, world);
-    return all;
-  }
-
-  double kinetic_here() const {
-    double twice = 0;
-    for (int i = 0; i < atom->nlocal; ++i)
-      for (int c = 0; c < 3; ++c) twice += mass(i) * atom->v[i][c] * atom->v[i][c];
-    return 0.5 * twice / ACCELERATION;
-  }
-  double kinetic() const { return sum(kinetic_here()); }
+  double sum(double mine) const { return velocities.sum(mine); }
+  double kinetic() const { return velocities.kinetic(); }
 
   // The energy that is missing now.
   double missing() {
@@ -216,25 +209,11 @@ class FixMdistillStride : public Fix {
 
   void kick(double time) {
     for (int i = 0; i < atom->nlocal; ++i)
-      for (int c = 0; c < 3; ++c) atom->v[i][c] += time * ACCELERATION / mass(i) * forces[3 * size_t(i) + c];
+      for (int c = 0; c < 3; ++c) atom->v[i][c] += time * Velocities::ACCELERATION / velocities.mass(i) * forces[3 * size_t(i) + c];
   }
   void drift(double time) {
     for (int i = 0; i < atom->nlocal; ++i)
       for (int c = 0; c < 3; ++c) atom->x[i][c] += time * atom->v[i][c];
-  }
-
-  // Half of O of OBABO (simulation/langevin.py); noise is a function of seed, step, atom ID and direction alone.
-  void thermalise(int half) {
-    if (!(kelvin > 0)) return;
-    const double share = std::exp(-0.5 * friction * kicks.stride), width = (1.0 - share * share) * mdistill::BOLTZMANN * kelvin * ACCELERATION;
-    const uint64_t gamma = 0x9E3779B97F4A7C15ull, number = 2 * uint64_t(update->ntimestep) + uint64_t(half);
-    const uint64_t key = mdistill::mixed_bits(mdistill::mixed_bits(uint64_t(seed) + gamma) + number * gamma);
-    heat -= kinetic_here();
-    for (int i = 0; i < atom->nlocal; ++i)
-      for (int c = 0; c < 3; ++c)
-        atom->v[i][c] = share * atom->v[i][c] +
-                        std::sqrt(width / mass(i)) * mdistill::standard_normal(key, 3 * (uint64_t(atom->tag[i]) - 1) + uint64_t(c));
-    heat += kinetic_here();
   }
 
   // Neighbours and ghost atoms after a drift: every atom that moved by half the skin has the list made anew, as LAMMPS makes it.
@@ -372,21 +351,12 @@ class FixMdistillStride : public Fix {
 
   // Rescales the momenta relative to the centre of mass by a bounded factor, so that the kinetic energy grows by `lacking` (eV).
   void correct(double lacking) {
-    double mine[4] = {0, 0, 0, 0}, all[4], velocity[3] = {0, 0, 0}, twice = 0;
-    for (int i = 0; i < atom->nlocal; ++i) {
-      mine[3] += mass(i);
-      for (int c = 0; c < 3; ++c) mine[c] += mass(i) * atom->v[i][c];
-    }
-    MPI_Allreduce(mine, all, 4, MPI_DOUBLE, MPI_SUM, world);
-    for (int c = 0; c < 3 && atom->natoms > 1; ++c) velocity[c] = all[c] / all[3];
-    for (int i = 0; i < atom->nlocal; ++i)
-      for (int c = 0; c < 3; ++c) twice += mass(i) * (atom->v[i][c] - velocity[c]) * (atom->v[i][c] - velocity[c]);
-    const double kinetic = 0.5 * sum(twice) / ACCELERATION;
+    double centre[3];
+    const double kinetic = velocities.internal(centre);
     if (!(kinetic > 0.0)) return;
     const double exact = std::sqrt(std::max(0.0, 1.0 + lacking / kinetic));
     const double change = std::min(std::max(exact, 1.0 - largest_correction), 1.0 + largest_correction) - 1.0;
-    for (int i = 0; i < atom->nlocal; ++i)
-      for (int c = 0; c < 3; ++c) atom->v[i][c] += change * (atom->v[i][c] - velocity[c]);
+    velocities.grow_internal(change, centre);
   }
 
   // Forces, energies and virials for an output, after atoms moved or came to other ranks behind LAMMPS's back.
