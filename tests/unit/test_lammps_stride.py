@@ -58,8 +58,8 @@ def written(folder: Path, net: SplittingMap, *, precision: str = "float64") -> P
     return folder
 
 
-def moving(atoms: int = 40, length: float = 10.5, *, kelvin: float = 600.0) -> State:
-    system = box(21, atoms=atoms, length=length)
+def moving(atoms: int = 40, length: float = 10.5, *, kelvin: float = 600.0, skew: float = 0.25) -> State:
+    system = box(21, atoms=atoms, length=length, skew=skew)
     return initial_state(system, temperature_K=kelvin, generator=Generator().manual_seed(3))
 
 
@@ -76,13 +76,14 @@ def structure(state: State) -> str:
 
 @dataclass(frozen=True)
 class Arrival:
-    """What LAMMPS gave: unwrapped positions (Å), velocities (Å/ps), energy (eV), numbers of the fix, builds of the list."""
+    """What LAMMPS gave: unwrapped positions (Å), velocities (Å/ps), energy (eV), numbers of the fix, builds of the list, Å³."""
 
     positions: np.ndarray
     velocities: np.ndarray
     energy: float
     counts: tuple[float, float, float]
     builds: int
+    volume: float
 
 
 def motion(words: str = "", *, skin: float = 0.3) -> str:
@@ -110,13 +111,13 @@ def elsewhere(folder: Path) -> dict[str, str]:
 def asked(folder: Path, head: str, runs: str, *, ranks: int = 1, env: dict[str, str] | None = None) -> Arrival:
     ask = """\
 write_dump all custom end.txt id xu yu zu vx vy vz modify sort id format float %.17g
-print "E $(pe:%.17g) $(f_1[1]) $(f_1[2]) $(f_1[3]:%.17g)"
+print "E $(pe:%.17g) $(f_1[1]) $(f_1[2]) $(f_1[3]:%.17g) $(vol:%.17g)"
 """
     said = run(folder, f"{head}{runs}{ask}", ranks=ranks, env=env)
     rows = np.loadtxt(folder / "end.txt", skiprows=9, ndmin=2)
-    energy, *counts = (float(word) for word in re.findall(r"^E (.*)$", said, re.MULTILINE)[-1].split())
+    energy, *counts, volume = (float(word) for word in re.findall(r"^E (.*)$", said, re.MULTILINE)[-1].split())
     builds = int(re.findall(r"Neighbor list builds = (\d+)", said)[-1])
-    return Arrival(rows[:, 1:4], rows[:, 4:7], energy, tuple(counts), builds)
+    return Arrival(rows[:, 1:4], rows[:, 4:7], energy, tuple(counts), builds, volume)
 
 
 def keys_of(seed: int):
@@ -128,13 +129,17 @@ def keys_of(seed: int):
         number += 1
 
 
-def own(state: State, net: SplittingMap, strides: int, monkeypatch, *, wrap=lambda inner: inner, every: int = 20):
-    """The same strides by `mdistill simulate`'s propagators in Python, and their counts; `wrap` puts a thermostat around them."""
+def own(
+    state: State, net: SplittingMap, strides: int, monkeypatch, *, wrap=lambda inner: inner, every: int = 20,
+    outside=lambda inner, evaluate: inner,
+):  # fmt: skip
+    """The same strides by `mdistill simulate`'s propagators in Python, and their counts; `wrap` puts a thermostat around them,
+    `outside` a barostat around the energy correction."""
     evaluate = make_evaluator(compiled(Conservative(tiny_net()), double=True), state.system)
     plain = long_strides(net, state.system, evaluate, time=STRIDE_FS, skin=1.2, small_step=2.0)
     drawn = keys_of(SEED)
     monkeypatch.setattr(noise, "keys", lambda generator, count: np.concatenate([next(drawn) for _ in range(count)]))
-    propagator = CorrectEnergy(inner=wrap(plain), evaluate=evaluate, every=every)
+    propagator = outside(CorrectEnergy(inner=wrap(plain), evaluate=evaluate, every=every), evaluate)
     moved = rollout(state, propagator, steps=strides, generator=Generator())
     return moved, plain.counts
 
@@ -246,10 +251,12 @@ class TestInLammps:
         assert fifth.startswith("5\n") and "nan" not in fifth, "an average asks too"
 
     @no_launcher
-    def test_a_restart_goes_on_as_if_not_stopped(self, tmp_path):
-        state, net, words = moving(), limited_map(), f"correct 3 0.05 langevin 600 5.0 {SEED}"
+    @pytest.mark.parametrize("more", [f"langevin 600 5.0 {SEED}", f"bussi 600 0.1 {SEED} barostat 5e3 0.5 3e-5"])
+    def test_a_restart_goes_on_as_if_not_stopped(self, more, tmp_path):
+        """With a barostat: before the first strain of the box, and just after it."""
+        state, net, words = moving(), limited_map(), f"correct 3 0.05 {more}"
         folder = written(tmp_path, net)
-        whole = in_lammps(folder, state, 12, words, ranks=2)
+        whole = in_lammps(folder, state, 14, words, ranks=2)
         head = start("structure.data") + STYLE + motion(words) + "restart 5 middle.*\n"
         first = asked(folder, head, "run 7\n", ranks=2)
         load = (
@@ -257,8 +264,8 @@ class TestInLammps:
             .replace("read_data structure.data", "read_restart middle.5")
             .replace("atom_style atomic\n", "")
         )
-        second = asked(folder, load.replace("box tilt large\n", "") + STYLE + motion(words), "run 7\n", ranks=1)
-        parts = asked(folder, start("structure.data") + STYLE + motion(words), "run 7\nrun 5\n")
+        second = asked(folder, load.replace("box tilt large\n", "") + STYLE + motion(words), "run 9\n", ranks=1)
+        parts = asked(folder, start("structure.data") + STYLE + motion(words), "run 12\nrun 2\n")
         for found in (second, parts):
             assert found.counts[:2] == whole.counts[:2]
             assert (
@@ -301,6 +308,13 @@ class TestInLammps:
             good + "fix 2 all nve\nrun 1\n": "fix 2 (nve) moves atoms too",
             good + "fix 2 all langevin 300 300 0.1 1\nrun 1\n": "fix 2 (langevin) changes forces",
             good + "fix 2 all deform 1 x scale 1.1\nrun 1\n": "fix 2 (deform) changes the box",
+            good + "fix 2 all press/berendsen iso 0 0 1\nrun 1\n": "fix 2 (press/berendsen) changes the box",
+            good + "fix 2 all temp/berendsen 300 300 0.1\nrun 1\n": "fix 2 (temp/berendsen) is a thermostat whose heat is unknown",
+            good.replace(f"{MAP} ", f"{MAP} barostat 0 1 3e-6"): "barostat needs a thermostat beside it",
+            good.replace(f"{MAP} ", f"{MAP} barostat 0 0 3e-6"): "relaxation time of barostat must be above 0 ps, not 0",
+            good.replace(f"{MAP} ", f"{MAP} barostat 0 1 -1"): "compressibility of barostat must be above 0/bar, not -1",
+            good.replace(f"{MAP} ", f"{MAP} barostat 0 1 bussi 300 0.1 5"): "instead of 'bussi'",
+            good.replace(f"{MAP} ", f"{MAP} bussi 300 0.1 5 barostat 1e9 0.01 1e-2") + "run 20\n": "check its pressure",
             good.replace("every 1 delay 0", "every 1 delay 5") + "run 1\n": "needs: neigh_modify every 1 delay 0 check yes",
             good.replace("fix 1 all", "group a type 1\nfix 1 a"): "give it the group all",
             good.replace(f"{MAP} ", f"{MAP} langevin 300 1.0"): "langevin takes 3 values",

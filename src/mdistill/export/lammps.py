@@ -36,8 +36,8 @@ PIP_LINE = 'pip install "mdistill[lammps]"'
 PLUGIN, MODEL, EXAMPLE, STRUCTURE = "mdistillplugin.so", "student.lammps", "in.lammps", "structure.data"
 Integers = Literal["smallbig", "bigbig"]
 _HERE = Path(__file__).parent
-_OWN = ("lammps_pair.cpp", "lammps_model.hpp", "lammps_kicks.hpp", "lammps_thermostat.hpp", "lammps_stride.hpp")
-_SOURCES = (*(_HERE / name for name in _OWN), KERNEL.files[0].parent / "sha256.hpp")
+_OWN = ("pair.cpp", "model.hpp", "kicks.hpp", "thermostat.hpp", "barostat.hpp", "stride.hpp")
+_SOURCES = (*(_HERE / f"lammps_{name}" for name in _OWN), KERNEL.files[0].parent / "sha256.hpp")
 _DIGEST = 12
 
 

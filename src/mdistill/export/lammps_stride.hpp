@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The fix `mdistill/stride` of LAMMPS: a long-stride map of kicks and drifts (nets/splitting_map.py) on LAMMPS's decomposition, with
-// the checks, the time steps in place of a stride, the thermostats and the energy correction of kernels/splitting_map.hpp.
+// the checks, the time steps in place of a stride, the thermostats and the energy correction of kernels/splitting_map.hpp, and
+// a barostat.
 //
 // One step of LAMMPS is one stride. Kicks before its end and all drifts are made in `initial_integrate`, the last kick, for which
 // LAMMPS has brought neighbours and ghost atoms up to date, in `final_integrate`. Potentials of the kicks belong to the fix; the
@@ -11,25 +12,24 @@
 
 #include <algorithm>
 
-#include "domain.h"
 #include "fix.h"
+#include "lammps_barostat.hpp"
 #include "lammps_kicks.hpp"
-#include "lammps_thermostat.hpp"
 #include "modify.h"
 #include "output.h"
 
 namespace {
 class FixMdistillStride : public Fix {
  public:
-  // ID all mdistill/stride FILE [langevin T FRICTION SEED | bussi T RELAXATION SEED] [correct N LARGEST]
-  FixMdistillStride(LAMMPS *lmp, int narg, char **arg) : Fix(lmp, narg, arg), velocities(lmp), thermostat(lmp) {
+  FixMdistillStride(LAMMPS *lmp, int narg, char **arg) : Fix(lmp, narg, arg), velocities(lmp), thermostat(lmp), barostat(lmp, thermostat) {
     const char *usage =
-        "fix ID all mdistill/stride FILE [langevin TEMPERATURE FRICTION SEED | bussi TEMPERATURE RELAXATION SEED] [correct EVERY LARGEST]";
+        "fix ID all mdistill/stride FILE [langevin TEMPERATURE FRICTION SEED | bussi TEMPERATURE RELAXATION SEED] "
+        "[barostat PRESSURE RELAXATION COMPRESSIBILITY] [correct EVERY LARGEST]";
     if (narg < 4) error->all(FLERR, "needs: {}", usage);
     if (igroup != 0) error->all(FLERR, "fix mdistill/stride moves all atoms: give it the group all");
     for (int k = 4; k < narg;) {
       const std::string word = arg[k];
-      const int values = word == "langevin" || word == "bussi" ? 3 : word == "correct" ? 2 : 0;
+      const int values = word == "langevin" || word == "bussi" || word == "barostat" ? 3 : word == "correct" ? 2 : 0;
       if (values == 0) error->all(FLERR, "{} is no word of fix mdistill/stride, which needs: {}", word, usage);
       if (k + values >= narg) error->all(FLERR, "{} takes {} values: {}", word, values, usage);
       if (word == "correct") {
@@ -38,14 +38,17 @@ class FixMdistillStride : public Fix {
         correct_every = static_cast<bigint>(every), largest_correction = utils::numeric(FLERR, arg[k + 2], false, lmp);
         if (!(largest_correction >= 0 && largest_correction <= 0.5)) error->all(FLERR, "LARGEST of correct must be 0 to 0.5");
       } else {
-        thermostat.read(arg + k);
+        word == "barostat" ? barostat.read(arg + k) : thermostat.read(arg + k);
       }
       k += 1 + values;
     }
+    if (barostat.given && !(thermostat.kelvin > 0)) error->all(FLERR, "barostat needs a thermostat beside it: langevin or bussi");
+    if (barostat.given) box_change |= BOX_CHANGE_X | BOX_CHANGE_Y | BOX_CHANGE_Z, no_change_box = 1;
     time_integrate = restart_global = vector_flag = global_freq = 1;
     size_vector = 3, extvector = 0, comm_reverse = 3, maxexchange = BEFORE + 1;
     path = arg[3];
     kicks.open(lmp, arg[3]);
+    barostat.stride = kicks.stride;
     FixMdistillStride::grow_arrays(atom->nmax);
     atom->add_callback(Atom::GROW);
   }
@@ -76,8 +79,11 @@ class FixMdistillStride : public Fix {
       if (modify->get_fix_mask(other) & FixConst::POST_FORCE)
         error->all(FLERR, "fix {} ({}) changes forces, which have no part in the kicks of fix mdistill/stride", other->id, other->style);
       if (other->box_change & ~BOX_CHANGE_DOMAIN)
-        error->all(FLERR, "fix {} ({}) changes the box; fix mdistill/stride needs a constant one", other->id, other->style);
+        error->all(FLERR, "fix {} ({}) changes the box; fix mdistill/stride has a barostat of its own", other->id, other->style);
+      if (utils::strmatch(other->style, "^temp/"))
+        error->all(FLERR, "fix {} ({}) is a thermostat whose heat is unknown: use langevin or bussi", other->id, other->style);
     }
+    if (barostat.given && domain->nonperiodic) error->all(FLERR, "barostat needs a box that is periodic in three directions");
     pair->asleep = false;
   }
 
@@ -132,6 +138,7 @@ class FixMdistillStride : public Fix {
     }
     heat += thermostat.act(velocities, update->ntimestep, kicks.stride, 1);
     if (due()) correct(target + sum(heat) - sum(energy) - kinetic());
+    if (barostat.due(update->ntimestep)) strain();
     if (shuffled && pair->awake) renew_forces();
   }
 
@@ -182,6 +189,7 @@ class FixMdistillStride : public Fix {
   Kicks kicks;
   Velocities velocities;
   Thermostat thermostat;
+  Barostat barostat;
   double largest_correction = 0.05;
   bigint correct_every = 20, strides = 0, fallbacks = 0, lists = 0, taken = -1;
   PairMdistill *pair = nullptr;
@@ -201,10 +209,29 @@ class FixMdistillStride : public Fix {
   double kinetic() const { return velocities.kinetic(); }
 
   // The energy that is missing now.
-  double missing() {
+  double missing() { return target + sum(heat) - place().energy - kinetic(); }
+
+  // The crystal as the student has it.
+  Barostat::Place place() {
     mdistill::RankAnswers out{};
     forces.assign(3 * size_t(atom->nlocal + atom->nghost), 0.0), out.forces = forces.data();
-    return target + sum(heat) - sum(pair->answer(out)) - kinetic();
+    pair->answer(out);
+    return {sum(out.energy), sum(out.virial[0] + out.virial[4] + out.virial[8]), domain->xprd * domain->yprd * domain->zprd};
+  }
+
+  // Strains box and atoms; the energy of a strain is not missing.
+  void strain() {
+    const Barostat::Place old = place();
+    const double amount = barostat.strain(old, update->ntimestep), factor = std::exp(amount / std::sqrt(3.0));
+    barostat.scale(factor);
+    rebuild();
+    const Barostat::Place trial = place();
+    if (barostat.accepts(old, trial, amount, update->ntimestep)) {
+      target += trial.energy - old.energy;
+    } else {
+      barostat.scale(1.0 / factor);
+      rebuild();
+    }
   }
 
   void kick(double time) {

@@ -92,11 +92,15 @@ class Thermostat : protected Pointers {
   // Acts before (half 0) or after (half 1) the stride of a number and length (ps); gives the heat of this rank, eV.
   double act(Velocities &velocities, bigint number, double stride, int half) const {
     if (!(kelvin > 0) || (rescales && half == 0)) return 0.0;
-    const uint64_t gamma = 0x9E3779B97F4A7C15ull, place = 2 * uint64_t(number) + uint64_t(half);
-    const uint64_t key = mdistill::mixed_bits(mdistill::mixed_bits(uint64_t(seed) + gamma) + place * gamma);
     const double before = velocities.kinetic_here();
-    rescales ? rescale(velocities, key, stride) : thermalise(velocities, key, stride);
+    rescales ? rescale(velocities, key(number, half), stride) : thermalise(velocities, key(number, half), stride);
     return velocities.kinetic_here() - before;
+  }
+
+  // Of the noise before or after a stride.
+  uint64_t key(bigint number, int half) const {
+    const uint64_t gamma = 0x9E3779B97F4A7C15ull, place = 2 * uint64_t(number) + uint64_t(half);
+    return mdistill::mixed_bits(mdistill::mixed_bits(uint64_t(seed) + gamma) + place * gamma);
   }
 
  private:

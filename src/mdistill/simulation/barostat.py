@@ -146,7 +146,7 @@ class StochasticCellRescaling:
         """μ in the basis of strains, and s."""
         volume = volumes(system)
         thermal = BOLTZMANN * self.temperature_K
-        excess = atom_counts(system) * thermal / volume - self.pressure_GPa * GPA
+        excess = atom_counts(system).to(volume) * thermal / volume - self.pressure_GPa * GPA
         push = excess.reshape(-1, 1, 1) * torch.eye(3).to(volume) - _stress(prediction)
         rate = self.compressibility_per_GPa / GPA * self.every * self.stride_fs / (3.0 * self.relaxation_ps * PS)
         mean = rate * torch.einsum("sab,kab->sk", push, self.strains.to(push))
