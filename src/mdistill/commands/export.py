@@ -25,7 +25,7 @@ class ExportArguments:
     structure: Path | None = None
     """Structure or trajectory (last frame) to write beside them; ipi needs one."""
     stride_map: Path | None = None
-    """Long-stride map of the student (stride.mdistill or its folder), to run in LAMMPS."""
+    """Long-stride map of the student (stride.mdistill or its folder), for LAMMPS: NVE, NVT, NpT."""
     precision: Literal["float32", "float64"] = "float64"
     """Float type that the student computes in."""
     compile: bool = True

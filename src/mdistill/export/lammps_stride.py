@@ -102,6 +102,7 @@ neigh_modify every 1 delay 0 check yes
 velocity all create 600 4928 mom yes rot no
 timestep {stride_fs / 1000:.12g}
 # thermostat: bussi TEMPERATURE (K) RELAXATION (ps) SEED, or langevin TEMPERATURE FRICTION (1/ps) SEED; without either: NVE
+# constant pressure beside it: barostat PRESSURE (bar) RELAXATION (ps) COMPRESSIBILITY (1/bar), such as barostat 0 1.0 3e-6
 fix 1 all mdistill/stride {MAP} bussi 600 0.1 4928
 # f_1[1] strides, f_1[2] of them replaced by time steps, f_1[3] heat from the thermostat (eV)
 thermo_style custom step time temp pe etotal press f_1[1] f_1[2] f_1[3]
