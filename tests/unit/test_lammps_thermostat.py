@@ -107,15 +107,13 @@ class Temperatures:
 ATOMS, FREEDOM = 16, 45
 
 
-def temperatures(folder: Path, *, ranks: int = 1, plugin: str = PLUGIN) -> Temperatures:
-    """Of 1,000 samples, one every 20 strides, which are four relaxation times."""
+def temperatures(folder: Path, samples: int = 1000, *, ranks: int = 1, plugin: str = PLUGIN) -> Temperatures:
+    """Of samples at every 20th stride, which are four relaxation times."""
     words = f"correct 0 0 bussi {KELVIN} {RELAXATION_PS} {SEED}"
     head = start("structure.data", plugin=f"./{plugin}") + STYLE + motion(words, skin=1.0)
     (folder / "structure.data").write_text(structure(moving(ATOMS, 9.0)), encoding="utf-8")
-    env = None if plugin == PLUGIN else elsewhere(folder)
-    run(
-        folder, f"{head}run 200\nfix 2 all ave/time 20 1 20 c_thermo_temp file temperature.txt\nrun 20000\n", ranks=ranks, env=env
-    )
+    script = f"run 200\nfix 2 all ave/time 20 1 20 c_thermo_temp file temperature.txt\nrun {20 * samples}\n"
+    run(folder, head + script, ranks=ranks, env=None if plugin == PLUGIN else elsewhere(folder))
     ratio = np.loadtxt(folder / "temperature.txt")[1:, 1].reshape(20, -1) / KELVIN
     squares = ((ratio - ratio.mean()) ** 2).mean(1) / ratio.mean() ** 2 * FREEDOM / 2
     return Temperatures(ratio.mean(), ratio.mean(1).std(ddof=1) / 20**0.5, squares.mean(), squares.std(ddof=1) / 20**0.5)
@@ -188,9 +186,10 @@ class TestInLammps:
 
     @pytest.mark.parametrize("ranks", RANKS)
     def test_temperature_and_its_fluctuation(self, ranks, tmp_path, trust):
-        """⟨T⟩ and var(T)/⟨T⟩² = 2/N_f."""
-        found = temperatures(written(tmp_path, free_map()), ranks=ranks)
-        assert found.mean_error < 0.01 and found.width_error < 0.08
+        """⟨T⟩ and var(T)/⟨T⟩² = 2/N_f. Two ranks on a busy core wait for each other, so they take fewer samples."""
+        samples = {1: 1000, 2: 300}[ranks]
+        found = temperatures(written(tmp_path, free_map()), samples, ranks=ranks)
+        assert found.mean_error < 0.3 / samples**0.5 and found.width_error < 2.5 / samples**0.5
         check_canonical(found)
         name = f"fix mdistill/stride, Bussi, {ranks} ranks:"
         trust("T14", f"{name} mean temperature, off (%)", 100 * (found.mean - 1.0), f"0 ± {300 * found.mean_error:.2f}")
