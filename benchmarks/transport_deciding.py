@@ -32,7 +32,8 @@ from mdistill.interrupt import NEVER
 from mdistill.teachers.models import load
 from mdistill.transport.features import element_properties, features, material_of_entry
 from mdistill.transport.fit import held_out_values, labels_of
-from mdistill.transport.obelix import Entry, read_obelix
+from mdistill.transport.ion_rows import recorded_structure
+from mdistill.transport.obelix import SAME, Entry, fractions_of, read_obelix
 from mdistill.transport.settings import TransportSettings
 from mdistill.transport.trajectory_set import CrystalRecord, read_trajectory_set
 from mdistill.types import State
@@ -57,10 +58,16 @@ def main() -> None:
 
 
 def measured_cells(records: Sequence[CrystalRecord], entries: Sequence[Entry]) -> list[tuple[CrystalRecord, int]]:
-    """Records of CIFs of OBELiX that diffuse Li, with the number of their entry."""
+    """Records that diffuse Li, with the number of the entry of OBELiX: that of their CIF, else the first of their composition."""
     place = {entry.name: k for k, entry in enumerate(entries)}
-    named = [(one, str(one.about["source"]).removeprefix("obelix-").removesuffix(".cif")) for one in records]
-    return [(one, place[name]) for one, name in named if name in place and str(one.about["mobile"]) == "Li"]
+    table, found = fractions_of([entry.composition for entry in entries]), list[tuple[CrystalRecord, int]]()
+    for one in records:
+        name = str(one.about["source"]).removeprefix("obelix-").removesuffix(".cif")
+        apart = np.abs(table - fractions_of([recorded_structure(one).composition])).max(axis=1)
+        number = place.get(name, int(np.argmin(apart)) if apart.min() < SAME else -1)
+        if number >= 0 and str(one.about["mobile"]) == "Li":
+            found.append((one, number))
+    return found
 
 
 def compared(cells: Sequence[tuple[CrystalRecord, int]], entries: Sequence[Entry]) -> list[dict[str, Any]]:

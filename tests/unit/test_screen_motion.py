@@ -132,7 +132,8 @@ def test_what_is_outside_training_is_told(folder, motion):
         ("--temperature 300 --model no.mdistill --motion no.mdistill", "--motion: no.mdistill is not used"),
         ("--temperature 600 --model no.mdistill", "--model: no.mdistill is not used"),
         ("--species Xx --temperature 600", "--species: Xx"),
-        ("--motion /etc/hostname --temperature 600", "no readable header"),
+        ("--motion /etc/hostname --temperature 600", "no model file"),
+        ("--motion no.mdistill --temperature 600", "no.mdistill: "),
     ],
 )
 def test_bad_input_is_refused(words, problem, folder, motion, capsys):

@@ -72,6 +72,8 @@ def load_motion(path: Path) -> MotionModel:
     Raises:
         BadInput: No model file, damaged, or of another kind.
     """
+    if path.is_file() and path.suffix != ".mdistill":
+        raise BadInput(path, "no model file", allowed=_ALLOWED, fix="name motion.mdistill of its folder")
     header = read_metadata(path)
     if header["kind"] != KIND:
         raise BadInput(path, f"a model of kind {header['kind']!r}", allowed=_ALLOWED, fix="name motion.mdistill")

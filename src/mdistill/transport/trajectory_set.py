@@ -104,6 +104,8 @@ def read_trajectory_set(path: Path) -> list[CrystalRecord]:
         BadInput: No such file, damaged, or a crystal whose arrays do not fit together.
     """
     allowed, fix = "a file of mdistill train transport --structures", "restore it, or make it again"
+    if not path.is_file():
+        raise BadInput(path, "no such file", allowed=allowed, fix="check the path, or make a set with --structures")
     try:
         arrays = read_arrays(path, compressed=True)
         keys = [name.removesuffix(f"/{_ABOUT}") for name in arrays if name.endswith(f"/{_ABOUT}")]
