@@ -25,9 +25,11 @@ from tests.conductors import CONDUCTORS, cif
 SODIUM_A3 = 9.0
 """Volume by which a site of Na exceeds one of Li in oxides and halides, Å³ (about the difference of the ionic volumes)."""
 SALTS = {
-    "LiF": ("rocksalt", 4.03), "LiCl": ("rocksalt", 5.14), "LiBr": ("rocksalt", 5.50), "NaF": ("rocksalt", 4.63),
-    "NaCl": ("rocksalt", 5.64), "NaI": ("rocksalt", 6.47), "Li2O": ("fluorite", 4.61), "Li2S": ("fluorite", 5.71),
-    "Na2O": ("fluorite", 5.55), "Na2S": ("fluorite", 6.53), "AgCl": ("rocksalt", 5.55),
+    "LiF": ("rocksalt", 4.03), "LiCl": ("rocksalt", 5.14), "LiBr": ("rocksalt", 5.50), "LiI": ("rocksalt", 6.00),
+    "NaF": ("rocksalt", 4.63), "NaCl": ("rocksalt", 5.64), "NaBr": ("rocksalt", 5.97), "NaI": ("rocksalt", 6.47),
+    "KCl": ("rocksalt", 6.29), "KBr": ("rocksalt", 6.60), "AgCl": ("rocksalt", 5.55), "AgBr": ("rocksalt", 5.77),
+    "Li2O": ("fluorite", 4.61), "Li2S": ("fluorite", 5.71), "Li2Se": ("fluorite", 6.00), "Na2O": ("fluorite", 5.55),
+    "Na2S": ("fluorite", 6.53), "Na2Se": ("fluorite", 6.82), "CuCl": ("zincblende", 5.42), "CuBr": ("zincblende", 5.69),
 }  # fmt: skip
 """Structure and measured lattice constant at room temperature, Å; the teacher relaxes it. (Wyckoff, Crystal Structures, 1963.)"""
 MOST_SITES = 24
@@ -62,7 +64,7 @@ def main() -> None:
         atoms.set_cell(atoms.cell * grown ** (1.0 / 3.0), scale_atoms=True)
         atoms.write(folder / f"sodium-{name}.extxyz")
     for name, (structure, constant) in SALTS.items():
-        salt = name if structure == "rocksalt" else f"{name[-1]}{name[:-2]}2"  # the builder wants CaF2, the anion first here
+        salt = name if structure != "fluorite" else f"{name.split('2')[1]}{name.split('2')[0]}2"  # the builder wants CaF2
         bulk(salt, structure, a=constant, cubic=True).write(folder / f"salt-{name}.extxyz")
     print(f"{len(ordered)} ordered CIFs, {len(CONDUCTORS)} conductors, {len(small)} Na analogues, {len(SALTS)} salts in {folder}")
 
