@@ -235,7 +235,7 @@ def compared(records: Sequence[CrystalRecord], groups: np.ndarray, seeds: int) -
 
 
 def sizes(records: Sequence[CrystalRecord], groups: np.ndarray, seeds: int) -> list[dict[str, Any]]:
-    """Errors against the number of crystals of training, on the rest."""
+    """Errors against the number of crystals of training (rounded up to whole groups), on the rest."""
     rows, names = [], np.unique(groups)
     for count in (10, 20, 40, 80):
         if count + 5 > len(records):
@@ -245,8 +245,9 @@ def sizes(records: Sequence[CrystalRecord], groups: np.ndarray, seeds: int) -> l
             for seed in range(seeds):
                 order = np.random.default_rng(seed).permutation(names)
                 place = np.argsort(np.array([int(np.flatnonzero(order == group)[0]) for group in groups]), kind="stable")
-                asked = [records[k] for k in place[count:]]
-                given = arms()[name]([records[k] for k in place[:count]], asked, seed)
+                cut = next(k for k in range(count, len(place)) if groups[place[k]] != groups[place[k - 1]])
+                asked = [records[k] for k in place[cut:]]
+                given = arms()[name]([records[k] for k in place[:cut]], asked, seed)
                 errors.append(float(np.nanmean(np.abs(given - np.array([target_of(one, "msd") for one in asked])))))
             rows.append({"part": "n_train", "model": name, "train": count, "MAE": np.mean(errors), "±": np.std(errors)})
     return rows
