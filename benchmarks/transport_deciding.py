@@ -122,7 +122,7 @@ def by_teacher(cells: Sequence[tuple[CrystalRecord, int]], many: int) -> list[di
         _at(relaxed, teacher, HOT, BRIEF, seed=1, into=states, stop=NEVER)
         moved = displacements(_trajectory([replace(state) for state in states]), species="Li")
         lag = np.array([round(SHORT * 1000.0 / BRIEF.every_fs)])
-        made = float(np.log10(msd_of(moved, BRIEF.every_fs, lags=lag).y[0]))
+        made = float(np.log10(float(msd_of(moved, BRIEF.every_fs, lags=lag).y[0])))
         k = int(np.argmin(abs(one.temperatures_K - HOT)))
         student = float(np.log10(np.interp(SHORT, one.lags_ps, one.msd[k])))
         rows.append({

@@ -313,7 +313,7 @@ def speed(records: Sequence[CrystalRecord], teacher: Any) -> dict[str, Any]:
     times = {"trees": list[float](), "nets": list[float]()}
     models = {
         "trees": predictor_of(records, MotionSettings(members=0)),
-        "nets": predictor_of(records, MotionSettings(trees=0, steps=5)),
+        "nets": predictor_of(records, MotionSettings(trees=0, members=3, steps=5)),
     }
     for one in records[:20]:
         for name, predictor in models.items():

@@ -78,10 +78,11 @@ def motion_notes(ranked: Ranked, model: MotionModel) -> list[str]:
     """What the numbers are, and what they are not."""
     errors, flat = (", ".join(f"{value:.2f}" for value in one.values()) for one in (model.error, model.constant))
     low, high, kelvins = min(model.temperatures_K), max(model.temperatures_K), ", ".join(f"{one:g}" for one in model.error)
+    what = "MSD, D, σ and E_a" if model.activation else "MSD, D and σ"
     texts = [
-        f"MSD, D, σ and E_a at {low:g} to {high:g} K are predicted from dynamics of students of {model.teacher} for"
-        f" {model.crystals} crystals. Mean absolute error for other compositions at {kelvins} K: {errors} decades (a constant:"
-        f" {flat}). The error of those dynamics comes on top, and what melts is not in them. For a value: mdistill distill"
+        f"{what} at {low:g} to {high:g} K are predicted from dynamics of students of {model.teacher} for {model.crystals}"
+        f" crystals. Mean absolute error for other compositions at {kelvins} K: {errors} decades (a constant: {flat}). The error of those"
+        " dynamics comes on top, and what melts is not in them. For a value: mdistill distill"
     ]
     texts += dict.fromkeys(doubt for found, _ in ranked[:1] for at in found.motions for doubt in at.doubts)
     if inside := sum(found.distance < EQUAL for found, _ in ranked):
@@ -113,13 +114,15 @@ def narrow_motion(table: Table, *, width: int | None = None) -> Table:
     moved = {name.split()[2]: k for name, k in place.items() if name.startswith("log10 MSD")}
     if width is not None and width < 90:
         moved = dict(list(moved.items())[: 1 if width < 60 else 3])
-    with_energy, with_formula = width is None or width >= 60, width is None or width >= 110
+    told = any(row[place["E_a (eV)"]] is not None for row in table.rows)
+    with_energy, with_formula = told and (width is None or width >= 60), width is None or width >= 110
+    with_verdict = with_formula or (not told and width is not None and width >= 60)
     columns = ["rank", "file", *(["formula"] if with_formula else []), *(f"{kelvin} K" for kelvin in moved)]
-    columns += ["E_a (eV)"] * with_energy + ["applicable"] * with_formula
+    columns += ["E_a (eV)"] * with_energy + ["applicable"] * with_verdict
     rows: list[list[Cell]] = []
     for row in table.rows:
         cells = [row[0], row[1], *([row[2]] if with_formula else []), *(row[k] for k in moved.values())]
-        cells += [row[place["E_a (eV)"]]] * with_energy + ["yes" if row[place["applicable"]] == "yes" else "no"] * with_formula
+        cells += [row[place["E_a (eV)"]]] * with_energy + ["yes" if row[place["applicable"]] == "yes" else "no"] * with_verdict
         rows.append(cells)
     return Table(MOTION, "Predicted log10 MSD (Å²) ± 68 %", table.section, columns, rows)
 
