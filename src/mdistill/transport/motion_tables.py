@@ -81,8 +81,8 @@ def motion_notes(ranked: Ranked, model: MotionModel) -> list[str]:
     what = "MSD, D, σ and E_a" if model.activation else "MSD, D and σ"
     texts = [
         f"{what} at {low:g} to {high:g} K are predicted from dynamics of students of {model.teacher} for {model.crystals}"
-        f" crystals. Mean absolute error for other compositions at {kelvins} K: {errors} decades (a constant: {flat}). The error of those"
-        " dynamics comes on top, and what melts is not in them. For a value: mdistill distill"
+        f" crystals. Mean absolute error for other compositions at {kelvins} K: {errors} decades (a constant: {flat}). The error"
+        " of those dynamics comes on top, and what melts is not in them. For a value: mdistill distill"
     ]
     texts += dict.fromkeys(doubt for found, _ in ranked[:1] for at in found.motions for doubt in at.doubts)
     if inside := sum(found.distance < EQUAL for found, _ in ranked):
