@@ -135,15 +135,15 @@ def test_labels_and_answers_of_other_number_are_refused():
 
 
 def test_one_label_changes_little_where_it_says_little():
-    """The noise has a floor: a single label cannot be fitted exactly by hundreds of weights."""
-    soft = pairs(10)[0]
-    noisy = [
-        replace(f, target=replace(f.target, forces=f.target.forces + 0.1 * torch.randn(f.target.forces.shape))) for f in soft[:1]
-    ]
-    torch.manual_seed(0)
-    delta = fit_delta(noisy, [soft[0].target], SETTINGS, around=soft, size=SIZE)
-    moved = [delta.corrected(f).target.forces - f.target.forces for f in soft[1:]]
-    assert float(torch.cat(moved).square().mean().sqrt()) < 0.15
+    """The noise has a floor: a single label cannot be fitted exactly by hundreds of weights. Median of five noises."""
+    soft, found = pairs(10)[0], list[float]()
+    for seed in range(5):
+        noise = 0.1 * torch.randn(soft[0].target.forces.shape, generator=torch.Generator().manual_seed(seed))
+        noisy = [replace(f, target=replace(f.target, forces=f.target.forces + noise)) for f in soft[:1]]
+        delta = fit_delta(noisy, [soft[0].target], SETTINGS, around=soft, size=SIZE)
+        moved = [delta.corrected(f).target.forces - f.target.forces for f in soft[1:]]
+        found.append(float(torch.cat(moved).square().mean().sqrt()))
+    assert sorted(found)[2] < 0.1
 
 
 @pytest.mark.parametrize(("count", "share", "tested"), [(0, 0.2, 0), (3, 0.2, 0), (4, 0.2, 1), (20, 0.15, 3), (20, 0.0, 0)])

@@ -59,7 +59,7 @@ def test_damage_is_named(tmp_path, damage):
                 if not name.endswith("0/msd.npy"):
                     new.writestr(name, old.read(name))
         path = tmp_path / "new.npz"
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match="no such file" if damage == "no set" else "cannot be read"):
         read_trajectory_set(path)
 
 
