@@ -26,7 +26,7 @@ from mdistill.library.cards import student_file
 from mdistill.nets.model_files import save_model
 from systems import random_box, tiny_net
 
-PAGE = (Path(__file__).parent.parent / "docs" / "howto" / "plumed.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "howto" / "enhanced_sampling.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 COLVARS, LINES = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 OURS = f"UNITS LENGTH=A TIME=fs ENERGY={mol / kJ}"
