@@ -194,7 +194,7 @@ def screen(
         structures: A path (file or folder), ASE Atoms, a pymatgen Structure, a System or a Crystal; or a list of these.
         out: Folder for screen.csv, results.json and report.html (default: nothing is written).
         species: Mobile ion.
-        temperature: Temperatures, K: 290 to 310 asks for σ as measured, others for MSD, D, σ and activation energy.
+        temperature: Temperatures, K: 290 to 310 asks for σ as measured, others for MSD, D and σ of the ions' motion.
         model, motion: Model files of `mdistill train transport` for 300 K and for others (default: those of the package).
         report: Whether to write report.html and its figures too.
     Returns:

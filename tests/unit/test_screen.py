@@ -46,7 +46,7 @@ def test_bad_files_are_listed_and_the_rest_is_ranked(folder, tmp_path, capsys):
     assert cli.run(["screen", str(folder), "--species", "Li", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().out
     assert "Not predicted: 3 of 7 structures" in said and "no mobile ion Li in Cu" in said and "not opened" in said
-    assert "not from MD" in said and "MSD, D and activation energies: --temperature 300 600" in said
+    assert "not from MD" in said and "MSD, D and σ of the ions' motion: --temperature 300 600" in said
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "screen.csv").read_text(encoding="utf-8"))))
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4"] and {row["file"] for row in rows} == {f"{n}.cif" for n in NAMES}
     values = [float(row["log10_sigma_S_cm"]) for row in rows]

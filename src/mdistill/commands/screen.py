@@ -33,7 +33,7 @@ class ScreenArguments:
     species: str = "Li"
     """Mobile ion; Li at 300 K, the ions of the trajectory set (Li, Na, Ag) at other temperatures."""
     temperature: tuple[float, ...] = (300.0,)
-    """Temperatures, K: 290 to 310 asks for σ as measured, others for MSD, D, σ and activation energy."""
+    """Temperatures, K: 290 to 310 asks for σ as measured, others for MSD, D and σ of the ions' motion."""
     out: Path | None = None
     """Folder for screen.csv, results.json and report.html (default: print only)."""
     model: Path | None = None

@@ -129,7 +129,7 @@ def groups_of(records: Sequence[CrystalRecord]) -> Int[np.ndarray, " crystal"]:
 
 
 def train_motion(records: Sequence[CrystalRecord], settings: MotionSettings) -> MotionModel:
-    """The ensemble on all usable crystals, and its errors from grouped cross-validation.
+    """The predictor of all usable crystals, and its errors from grouped cross-validation.
 
     Raises:
         BadInput: Fewer groups of usable crystals than folds, or crystals of other temperatures or features than the rest.
@@ -180,12 +180,13 @@ def predictor_of(records: Sequence[CrystalRecord], settings: MotionSettings) -> 
         MissingPackage: scikit-learn is absent.
     """
     scales, nets = ensemble(records, settings) if settings.members else (None, ())
-    truth, properties = np.array([target_of(one, settings.target) for one in records]), element_properties()
-    known, still = np.isfinite(truth), ~np.array([one.diffusing for one in records])
-    columns = tree_columns([recorded_structure(one) for one in records], records[0].temperatures_K.tolist(), properties)
-    labels = Labels(target=truth[known], below=still[known], group=np.zeros(int(known.sum()), dtype=np.int64))
-    how = TransportSettings(trees=max(settings.trees, 1))
-    forest = fit_forest(columns[known.ravel()], labels, how, seed=settings.seed) if settings.trees else None
+    forest, properties = None, element_properties()
+    if settings.trees:
+        truth, still = np.array([target_of(one, settings.target) for one in records]), ~np.array([r.diffusing for r in records])
+        known = np.isfinite(truth)
+        columns = tree_columns([recorded_structure(one) for one in records], records[0].temperatures_K.tolist(), properties)
+        labels = Labels(target=truth[known], below=still[known], group=np.zeros(int(known.sum()), dtype=np.int64))
+        forest = fit_forest(columns[known.ravel()], labels, TransportSettings(trees=settings.trees), seed=settings.seed)
     return Predictor(forest=forest, properties=properties, scales=scales, nets=nets)
 
 

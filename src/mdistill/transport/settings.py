@@ -39,7 +39,7 @@ class TransportSettings:
 
 @settings
 class MotionSettings:
-    """The predictor of motion at high temperature, taught by trajectories.
+    """The predictor of motion at high temperature, from a trajectory set.
 
     Attributes:
         target: What is predicted: msd (log10 of the mean square displacement at lag_ps) or diffusivity (log10 of D).

@@ -66,7 +66,7 @@ def notes(ranked: Sequence[RoomConductivity], model: TransportModel, *, motion: 
     texts = [
         "σ(300 K) is a prediction from the statistics of measured conductivities (OBELiX), not from MD. Its mean absolute error"
         f" for materials of other papers and compositions is {errors} decades. Measurements of one composition differ by"
-        " 0.6 decades on average." + ("" if motion else " MSD, D and activation energies: --temperature 300 600 800 1000 1200")
+        " 0.6 decades on average." + ("" if motion else " MSD, D and σ of the ions' motion: --temperature 300 600 800 1000 1200")
     ]
     doubtful = sum(bool(one.doubts) for one in ranked)
     without = sum(one.basis == "composition" for one in ranked)
