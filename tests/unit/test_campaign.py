@@ -368,6 +368,16 @@ def test_runs_without_results_do_not_pass(place):
     assert [row["gates_failed"] for row in rows] == ["", "no results", "no results"]
 
 
+def test_a_run_whose_results_cannot_be_read_has_failed(place):
+    """Else one damaged file would end the queue of all others."""
+    made = _read(place)
+    made.run("a-seed0").mkdir(parents=True)
+    path = write_results(made.run("a-seed0"), Results(command="distill"))
+    path.write_text(path.read_text()[:-20])
+    record = queue.judged(made, "a-seed0", 0, 0)
+    assert record.state == "failed" and str(path) in record.reason
+
+
 def test_an_extrapolated_conductivity_is_not_ranked(place):
     value = Estimate(value=1.0, error=0.1, unit="mS/cm")
     shown = [Headline(quantity="conductivity", value="extrapolated_conductivity_300K", temperature_K=300.0)]

@@ -117,3 +117,21 @@ def test_bad_input_is_named():
     atoms.numbers[0] = 29
     with pytest.raises(BadInput, match="holds Cu, which"):
         model_of("kernel")(ts.io.atoms_to_state([atoms], torch.device("cpu"), torch.float64))
+
+
+def test_charges_of_a_state_reach_the_model():
+    """A direct net that knows charges would take an ion for a neutral molecule."""
+    from mdistill.export.torch_sim import Batches, _system_of
+
+    class Charged(Conservative):
+        def __call__(self, graph):
+            found = super().__call__(graph)
+            return replace(found, energy=found.energy + graph.system.charge)
+
+    one = random_box(1)
+    state = {
+        "positions": one.positions.repeat(2, 1), "atomic_numbers": one.numbers.repeat(2),
+        "cell": one.cell.transpose(1, 2).repeat(2, 1, 1), "pbc": True, "system_idx": torch.arange(2).repeat_interleave(one.n_atoms), "charge": torch.tensor([-1.0, 2.0]),
+    }  # fmt: skip
+    energy = Batches(Charged(tiny_net()), 0.5)(_system_of(state)).energy
+    assert float(energy[1] - energy[0]) == pytest.approx(3.0, abs=1e-9)

@@ -102,7 +102,10 @@ def begin(campaign: Campaign, name: str, flags: Sequence[str] = ()) -> Attempt:
 def judged(campaign: Campaign, name: str, status: int, offset: int) -> Record:
     """State and reason of a run from the exit status of its process."""
     if status in (0, 4):
-        failed = [gate.name for gate in read_results(campaign.run(name)).gates if not gate.passed]
+        try:
+            failed = [gate.name for gate in read_results(campaign.run(name)).gates if not gate.passed]
+        except BadInput as error:
+            return Record(state="failed", status=status, reason=str(error))
         return Record(state="done", status=status, reason=f"failed: {', '.join(failed)}" if failed else "")
     if status in _STOPPED:
         return Record(state="stopped", status=status, reason="stopped after saving; it resumes")

@@ -80,8 +80,10 @@ class FixMdistillStride : public Fix {
         error->all(FLERR, "fix {} ({}) changes forces, which have no part in the kicks of fix mdistill/stride", other->id, other->style);
       if (other->box_change & ~BOX_CHANGE_DOMAIN)
         error->all(FLERR, "fix {} ({}) changes the box; fix mdistill/stride has a barostat of its own", other->id, other->style);
-      if (utils::strmatch(other->style, "^temp/"))
-        error->all(FLERR, "fix {} ({}) is a thermostat whose heat is unknown: use langevin or bussi", other->id, other->style);
+      for (const char *style : {"^temp/", "^heat", "^ehex", "^momentum", "^viscosity", "^thermal/conductivity"})
+        if (utils::strmatch(other->style, style))
+          error->all(FLERR, "fix {} ({}) changes velocities by an unknown heat: use langevin or bussi of fix mdistill/stride", other->id,
+                     other->style);
     }
     if (barostat.given && domain->nonperiodic) error->all(FLERR, "barostat needs a box that is periodic in three directions");
     pair->asleep = false;

@@ -54,15 +54,17 @@ class Batches:
 def _structures(system: System) -> list[System]:
     """The structures of a batch, one by one, in float64."""
     sizes = torch.bincount(system.owner, minlength=system.n_structs).tolist()
+    charges = [None] * len(sizes) if system.charge is None else system.charge.split(1)
     pieces = zip(
-        system.positions.double().split(sizes), system.numbers.split(sizes), system.cell.double(), system.pbc, strict=True
-    )
+        system.positions.double().split(sizes), system.numbers.split(sizes), system.cell.double(), system.pbc, charges,
+        strict=True,
+    )  # fmt: skip
     return [
         System(
-            positions=positions, numbers=numbers, cell=cell.unsqueeze(0), pbc=pbc.unsqueeze(0),
+            positions=positions, numbers=numbers, cell=cell.unsqueeze(0), pbc=pbc.unsqueeze(0), charge=charge,
             owner=torch.zeros(len(numbers), dtype=torch.int64, device=numbers.device),
         )
-        for positions, numbers, cell, pbc in pieces
+        for positions, numbers, cell, pbc, charge in pieces
     ]  # fmt: skip
 
 
@@ -115,9 +117,10 @@ def _system_of(state: Any) -> System:
     if isinstance(state, dict):
         state = type("State", (), state)
     cell = state.cell.detach().transpose(1, 2).contiguous()
-    owner = getattr(state, "system_idx", None)
+    owner, charge = getattr(state, "system_idx", None), getattr(state, "charge", None)
     pbc = torch.as_tensor(state.pbc, dtype=torch.bool, device=cell.device).expand(len(cell), 3)
     return System(
         positions=state.positions.detach(), numbers=state.atomic_numbers.to(torch.int64), cell=cell * pbc.unsqueeze(2), pbc=pbc,
         owner=torch.zeros_like(state.atomic_numbers, dtype=torch.int64) if owner is None else owner,
+        charge=None if charge is None else charge.round().to(torch.int64).expand(len(cell)),
     )  # fmt: skip
