@@ -23,6 +23,7 @@ from benchmarks.record import write_record
 from mdistill.crystals.checks import neighbour_pairs
 from mdistill.crystals.crystal import Crystal
 from mdistill.io.structures import read_structure
+from mdistill.screening.screen import screen
 from mdistill.transport.features import PROPERTIES, STRUCTURE_COLUMNS, element_properties, features, material_of_entry
 from mdistill.transport.fit import (
     Labels,
@@ -41,7 +42,6 @@ from mdistill.transport.motion_file import shipped_motion
 from mdistill.transport.obelix import Entry, cif_texts, fractions_of, group_entries, read_obelix
 from mdistill.transport.predict_motion import predict_motion
 from mdistill.transport.settings import FLOOR, LEVELS, SPREAD, TransportSettings
-from mdistill.workflows.screen import screen
 
 TREES, INNER, DRAWS, GOOD = 64, 5, 2000, -4.0
 MOTION_K = (600.0, 800.0, 1000.0, 1200.0)

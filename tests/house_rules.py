@@ -25,6 +25,7 @@ GONE = """
     simulation/evaluate nets/spline nets/moments nets/composition nets/stride nets/stride_attention nets/doubt data/screen
     commands/parse kernels/library kernels/spline kernels/strides training/checkpoint training/products training/contacts
     training/doubt workflows/refine transport/make_set transport/trajectory_job
+    workflows/screen transport/read transport/tables transport/motion_tables
 """
 """Modules that are called otherwise today."""
 READ = ("src/**/*", "tests/**/*.py", "docs/**/*", "benchmarks/**/*.py", "examples/**/*", "*.md", "*.toml", "Makefile")

@@ -204,9 +204,9 @@ def screen(
         BadInput: No structure that can be used.
     """
     from mdistill.io.files import write_text
-    from mdistill.transport.tables import screen_csv
-    from mdistill.workflows.screen import check_temperatures
-    from mdistill.workflows.screen import screen as run
+    from mdistill.screening.screen import check_temperatures
+    from mdistill.screening.screen import screen as run
+    from mdistill.screening.tables import screen_csv
 
     kelvins = check_temperatures(temperature)
     given = list(structures) if isinstance(structures, (list, tuple)) else [structures]

@@ -23,7 +23,7 @@ from mdistill.commands.screen import show
 from mdistill.errors import BadInput, BlowUp, Interrupted, MdistillNotice
 from mdistill.interrupt import StopRequest
 from mdistill.io.listing import structure_files
-from mdistill.workflows.screen import screen
+from mdistill.screening.screen import screen
 
 NAMES = ("Li6PS5Cl", "Li10GeP2S12", "Li7La3Zr2O12, tetragonal", "Li3YCl6")
 
@@ -75,7 +75,7 @@ class After:
 
 def test_after_a_stop_what_was_read_is_ranked_and_the_next_call_reads_the_rest(folder, tmp_path, monkeypatch):
     """Ctrl-C after three files; then the whole folder, of which only the other files are opened, and the ranking is the same."""
-    from mdistill.workflows import screen as module
+    from mdistill.screening import screen as module
 
     opened, read = list[str](), module.structures_in
     monkeypatch.setattr(module, "structures_in", lambda file, name, asked: opened.append(name) or read(file, name, asked))
@@ -252,6 +252,6 @@ def test_an_interruption_promises_nothing_that_is_not_kept(folder, monkeypatch, 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mdistill.workflows.screen.predict", stop)
+    monkeypatch.setattr("mdistill.screening.screen.predict", stop)
     assert cli.run(["screen", str(folder)]) == 130
     assert "run the same command again: it starts from the beginning" in capsys.readouterr().err

@@ -25,10 +25,10 @@ from mdistill import cli
 from mdistill.commands.screen import show
 from mdistill.errors import BadInput, MdistillNotice
 from mdistill.nets.model_files import read_metadata
+from mdistill.screening.screen import screen
 from mdistill.transport.motion import train_motion
 from mdistill.transport.motion_file import SHIPPED, load_motion, save_motion, shipped_motion
 from mdistill.transport.settings import MotionSettings
-from mdistill.workflows.screen import screen
 from planted_motion import planted
 
 TREES = MotionSettings(members=0, trees=16, folds=3)
@@ -87,7 +87,7 @@ def test_both_products_are_ranked_and_joined(folder, motion, tmp_path):
 
 
 def test_what_was_predicted_is_kept(folder, motion, tmp_path, monkeypatch):
-    from mdistill.transport import read
+    from mdistill.screening import read
 
     kept, asked = tmp_path / "read.jsonl", list[str]()
     predicted = read.predict_motion

@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from conductors import cif, conductor
 from mdistill import cli
+from mdistill.crystals.task_checks import check_conductor
 from mdistill.errors import BadInput
 from mdistill.io.structures import from_atoms, read_structure
 from mdistill.transport.features import STRUCTURE_COLUMNS, Material, element_properties, features, material_of
@@ -32,7 +33,7 @@ from mdistill.transport.fit import (
 from mdistill.transport.forest import check_forest, tree_values
 from mdistill.transport.model import SHIPPED, load_transport, save_transport, shipped_model
 from mdistill.transport.obelix import Entry, composition_of, group_entries, near_repeats, obelix_folder, read_obelix
-from mdistill.transport.predict import check_conductor, predict
+from mdistill.transport.predict import predict
 from mdistill.transport.settings import FLOOR, SPREAD, TransportSettings
 
 needs_data = pytest.mark.skipif(not os.environ.get("MDISTILL_DATA"), reason="MDISTILL_DATA is not set")

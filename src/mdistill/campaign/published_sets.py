@@ -30,7 +30,7 @@ from mdistill.campaign.trajectories import check_alike, set_results
 from mdistill.campaign.trajectory_job import measured, mobile_of, unmeasured
 from mdistill.crystals.checks import check_crystal
 from mdistill.crystals.crystal import reduced_formula
-from mdistill.crystals.task_checks import check_elements
+from mdistill.crystals.task_checks import check_conductor, check_elements
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.liflow import SPACING_FS, open_liflow
@@ -43,7 +43,6 @@ from mdistill.runs.results import Results
 from mdistill.settings import to_json
 from mdistill.teachers.models import load
 from mdistill.transport.ion_features import ion_features, ion_network, kinds_of
-from mdistill.transport.predict import check_conductor
 from mdistill.transport.trajectory_set import CrystalRecord, read_trajectory_set, write_trajectory_set
 from mdistill.types import Potential, Trajectory
 from mdistill.units import PS

@@ -13,6 +13,7 @@ from ase.data import atomic_numbers
 
 from mdistill.campaign.settings import ALIKE, TrajectorySettings
 from mdistill.campaign.trajectory_job import crystal_record, key_of, mobile_of
+from mdistill.crystals.task_checks import check_conductor
 from mdistill.data.prepare import plan
 from mdistill.data.settings import PrepareSettings
 from mdistill.errors import BadInput, Interrupted, MdistillError
@@ -25,7 +26,6 @@ from mdistill.runs.lock import locked
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import to_json
 from mdistill.teachers.models import load
-from mdistill.transport.predict import check_conductor
 from mdistill.transport.trajectory_set import CrystalRecord, add_to_set, read_trajectory_set
 from mdistill.types import Potential
 

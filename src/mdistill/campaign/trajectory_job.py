@@ -29,6 +29,7 @@ from mdistill.analysis.msd import displacements, geometric_lags, msd_of
 from mdistill.analysis.settings import GateLimits
 from mdistill.campaign.settings import TrajectorySettings
 from mdistill.crystals.crystal import Crystal, reduced_formula
+from mdistill.crystals.task_checks import check_conductor
 from mdistill.data.disorder import order
 from mdistill.data.explore import in_cell
 from mdistill.data.prepare import plan
@@ -55,7 +56,6 @@ from mdistill.teachers.models import load
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
 from mdistill.transport.ion_features import ion_features, ion_network, kinds_of
-from mdistill.transport.predict import check_conductor
 from mdistill.transport.settings import MOBILE
 from mdistill.transport.spectra import BINS, displacement_spectra
 from mdistill.transport.trajectory_set import FORCE_GATE, CrystalRecord, teaches

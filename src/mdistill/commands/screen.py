@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
     given = parse(ScreenArguments, arguments, program="mdistill screen", description=HELP, groups=GROUPS)
     from mdistill.interrupt import stop_on_signals
     from mdistill.runs.lock import locked
-    from mdistill.workflows.screen import screen
+    from mdistill.screening.screen import screen
 
     if given.then and given.out is None:
         raise BadInput("--then", "given without --out", allowed="a folder for its runs", fix="add --out runs/screen")
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
     show(results, folder)
     if folder is not None:
         from mdistill.io.files import write_text
-        from mdistill.transport.tables import screen_csv
+        from mdistill.screening.tables import screen_csv
 
         write_config(folder, "mdistill screen", given)
         write_text(folder / "screen.csv", screen_csv(results))
@@ -106,7 +106,7 @@ def distill_best(given: ScreenArguments, results: Any) -> list[int]:
     One that fails is told, and the next one begins.
     """
     from mdistill.commands.distill import main as distill
-    from mdistill.transport.tables import best_names
+    from mdistill.screening.tables import best_names
 
     statuses, names = [0], best_names(results, given.top)
     if not names:
@@ -139,8 +139,8 @@ def show(results: Results, folder: Path | None, console: Console | None = None) 
     from rich.console import Console
 
     from mdistill.report.terminal import fitted, print_table, width_of
-    from mdistill.transport.motion_tables import MOTION, narrow_motion
-    from mdistill.transport.tables import NAME, narrow_table
+    from mdistill.screening.motion_tables import MOTION, narrow_motion
+    from mdistill.screening.tables import NAME, narrow_table
 
     console = console or Console()
     for table in results.tables:

@@ -124,7 +124,7 @@ def fit_measured(given: TrainTransportArguments, command: str) -> int:
     from mdistill.transport.fit import train_transport
     from mdistill.transport.model import save_transport
     from mdistill.transport.obelix import provenance_of, read_obelix
-    from mdistill.transport.tables import fit_results
+    from mdistill.transport.training_tables import fit_results
 
     entries = read_obelix(given.data)
     folder = output_folder(given.out)
@@ -144,7 +144,7 @@ def fit_motion(given: TrainTransportArguments, path: Path, command: str) -> int:
     from mdistill.io.files import sha256
     from mdistill.transport.motion import train_motion
     from mdistill.transport.motion_file import save_motion
-    from mdistill.transport.motion_tables import motion_results
+    from mdistill.transport.training_tables import motion_results
     from mdistill.transport.trajectory_set import read_trajectory_set
 
     use_threads(given.threads)

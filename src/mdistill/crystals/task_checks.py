@@ -10,7 +10,7 @@ from collections.abc import Collection
 import numpy as np
 
 from mdistill.crystals.checks import ALONE, neighbour_pairs, perpendicular_heights
-from mdistill.crystals.crystal import Crystal
+from mdistill.crystals.crystal import Crystal, reduced_formula
 from mdistill.errors import BadInput
 
 VACUUM = 7.0
@@ -68,3 +68,21 @@ def check_bulk(crystal: Crystal) -> None:
     if not len(neighbour_pairs(crystal, ALONE)[0]):
         problem, allowed = f"no atom has another within {ALONE:g} Å", "bulk: bonded atoms"
         raise BadInput(crystal.source, problem, allowed=allowed, fix=f"check the scale factor and the unit of the file; {fix}")
+
+
+def check_conductor(crystal: Crystal, mobile: int) -> None:
+    """Reject what is no bulk conductor of the mobile ion.
+
+    Raises:
+        BadInput: Not periodic, vacuum, without the mobile ion, or of no other element.
+    """
+    from ase.data import chemical_symbols
+
+    check_bulk(crystal)
+    symbol = chemical_symbols[mobile]
+    if crystal.composition.get(mobile, 0.0) <= 0.0:
+        problem, allowed = f"no mobile ion {symbol} in {reduced_formula(crystal.composition)}", f"a structure with {symbol}"
+        raise BadInput(crystal.source, problem, allowed=allowed, fix="leave the file out")
+    if len(crystal.composition) == 1:
+        problem = f"{symbol} alone: a metal, no ionic conductor"
+        raise BadInput(crystal.source, problem, allowed="a compound", fix="leave the file out")

@@ -22,7 +22,8 @@ from mdistill.transport.forest import FIELDS, Forest, check_forest
 KIND = "transport"
 SHIPPED = Path(__file__).parent / "transport.mdistill"
 """The model of the package, made by `mdistill train transport` from OBELiX."""
-BASES = ("symmetry", "composition")
+BASES = {"symmetry": "with density, lattice and space group", "composition": "composition alone"}
+"""The forests, and what each is told."""
 _ALLOWED = "a file of mdistill train transport"
 
 

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mdistill.crystals.crystal import Crystal, reduced_formula
-from mdistill.crystals.task_checks import check_bulk
-from mdistill.errors import BadInput
+from mdistill.crystals.crystal import reduced_formula
 from mdistill.transport.features import STRUCTURE_COLUMNS, Material, features
 from mdistill.transport.forest import tree_values
 from mdistill.transport.model import TransportModel
-from mdistill.transport.predict_motion import StructureMotion
 from mdistill.transport.settings import FLOOR, SPREAD
 
 
@@ -41,46 +38,6 @@ class RoomConductivity:
     nearest: str
     nearest_measured: float
     doubts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A structure with its predictions, those that were asked for; space_group 0: not known."""
-
-    name: str
-    formula: str
-    space_group: int
-    conductivity: RoomConductivity | None
-    motion: StructureMotion | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A structure that was not predicted, why, what helps, and whether the failure may pass by itself (memory, a lost disk)."""
-
-    name: str
-    reason: str
-    fix: str
-    passing: bool = False
-
-
-def check_conductor(crystal: Crystal, mobile: int) -> None:
-    """Reject what is no bulk conductor of the mobile ion.
-
-    Raises:
-        BadInput: Not periodic, vacuum, without the mobile ion, or of no other element.
-    """
-    from ase.data import chemical_symbols
-
-    check_bulk(crystal)
-    symbol = chemical_symbols[mobile]
-    if crystal.composition.get(mobile, 0.0) <= 0.0:
-        problem, allowed = f"no mobile ion {symbol} in {reduced_formula(crystal.composition)}", f"a structure with {symbol}"
-        raise BadInput(crystal.source, problem, allowed=allowed, fix="leave the file out")
-    if len(crystal.composition) == 1:
-        problem = f"{symbol} alone: a metal, no ionic conductor"
-        raise BadInput(crystal.source, problem, allowed="a compound", fix="leave the file out")
 
 
 def predict(model: TransportModel, materials: Sequence[Material]) -> list[RoomConductivity]:

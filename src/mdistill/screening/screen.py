@@ -13,11 +13,12 @@ from mdistill.io.listing import structure_files
 from mdistill.notices import notify
 from mdistill.progress import progress
 from mdistill.runs.results import Results
+from mdistill.screening.candidates import Candidate, Refusal, Usable
+from mdistill.screening.read import Asked, FilesRead, structures_in
+from mdistill.screening.tables import screen_results
 from mdistill.transport.model import TransportModel, load_transport, shipped_model
-from mdistill.transport.predict import Candidate, Refusal, predict
-from mdistill.transport.read import Asked, FilesRead, Usable, structures_in
+from mdistill.transport.predict import predict
 from mdistill.transport.settings import LEAST_K, MOST_K, ROOM_K
-from mdistill.transport.tables import screen_results
 
 
 def screen(

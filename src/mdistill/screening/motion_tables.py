@@ -1,20 +1,16 @@
-"""Tables of predicted motion: the ranking of a screening, a narrow one for terminals, and errors on held-out groups."""
+"""Tables of predicted motion: the ranking of a screening, and a narrow one for terminals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from mdistill.estimates import Estimate, exactly
-from mdistill.runs.results import Cell, Figure, Results, Series, Table
+from mdistill.estimates import Estimate
+from mdistill.runs.results import Cell, Figure, Series, Table
+from mdistill.screening.candidates import Candidate
 from mdistill.transport.motion import MotionModel
-from mdistill.transport.predict import Candidate
 from mdistill.transport.predict_motion import StructureMotion
-from mdistill.transport.trajectory_set import CrystalRecord
 
 MOTION = "motion"
-_NAMES = {"msd": "log10 MSD", "diffusivity": "log10 D"}
 _PLAIN = {"Å²": "A2", "cm²/s": "cm2_s", "S/cm": "S_cm", "σ": "sigma", "%": "percent", "(": "", ")": "", " ": "_"}
 _DRAWN = 6
 """Number of structures in the figure."""
@@ -133,45 +129,3 @@ def plain(column: str) -> str:
     for sign, letters in _PLAIN.items():
         name = name.replace(sign, letters)
     return f"motion_{name}" if column in ("rank", "applicable", "notes") else name
-
-
-def motion_results(model: MotionModel, records: Sequence[CrystalRecord]) -> Results:
-    """Errors by temperature, and whether the model is better than a constant beyond chance."""
-    widths = dict(zip(model.temperatures_K, model.factors, strict=True))
-    rows: list[list[Cell]] = [
-        [kelvin, round(error, 3), round(model.constant[kelvin], 3), *(round(q, 2) for q in widths[kelvin])]
-        for kelvin, error in model.error.items()
-    ]
-    gain, low, high = model.gain
-    caption = (
-        f"{_NAMES[model.target]}; {model.crystals} of {len(records)} crystals in {model.groups} groups of equal composition,"
-        " whatever the mobile ion; groups are held out whole. Half widths are over (spread + 0.5)."
-    )
-    columns = [
-        "temperature (K)",
-        "mean absolute error (decades)",
-        "of a constant (decades)",
-        "68 % half width",
-        "95 % half width",
-    ]
-    table = Table("motion", "Grouped cross-validation", "accuracy", columns, rows, caption)
-    verdict = f"error less that of a constant by temperature: {gain:+.3f} decades, 95 % from {low:+.3f} to {high:+.3f}"
-    notes = [verdict if model.honest else f"{verdict}: the predictor is no better than a constant. Do not rank materials by it"]
-    if model.target == "msd":
-        energy = "not predicted: a constant does as well, or too few crystals have one"
-        if model.activation:
-            energy = f"± {model.activation[0]:.2f} eV (68 %), ± {model.activation[1]:.2f} eV (95 %) for other groups"
-        notes.append(f"activation energy: {energy}")
-    else:
-        notes.append("mdistill screen uses models of log10 MSD alone (--motion.target msd)")
-    if model.groups < _PRELIMINARY:
-        notes.append(f"{model.groups} groups are few: intervals and errors will change as the set grows")
-    mean = float(np.mean(list(model.error.values())))
-    return Results(
-        command="train transport", tables=[table], notes=notes, citations=[], provenance={},
-        values={"crystals": exactly(model.crystals), "motion_error": exactly(mean, "decades")},
-    )  # fmt: skip
-
-
-_PRELIMINARY = 40
-"""Number of groups below which errors are told to be preliminary."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from mdistill.estimates import Estimate, exactly
 from mdistill.runs.results import Cell, Figure, Results, Series, Table
-from mdistill.transport.model import TransportModel
+from mdistill.screening.candidates import Candidate, Refusal
+from mdistill.screening.motion_tables import EQUAL, MOTION, motion_figure, motion_notes, motion_table, plain, ranked_by_motion
+from mdistill.transport.model import BASES, TransportModel
 from mdistill.transport.motion import MotionModel
-from mdistill.transport.motion_tables import EQUAL, MOTION, motion_figure, motion_notes, motion_table, plain, ranked_by_motion
-from mdistill.transport.obelix import Entry
-from mdistill.transport.predict import Candidate, Refusal, RoomConductivity
+from mdistill.transport.predict import RoomConductivity
 from mdistill.transport.settings import FLOOR
 
 SIGMA = "log10 σ(300 K) (S/cm)"
@@ -62,7 +62,7 @@ def screen_results(
 
 def notes(ranked: Sequence[RoomConductivity], model: TransportModel, *, motion: bool) -> list[str]:
     """What the numbers are, and what they are not."""
-    errors = " and ".join(f"{model.bases[name].error:.1f} ({what})" for name, what in _BASES.items())
+    errors = " and ".join(f"{model.bases[name].error:.1f} ({what})" for name, what in BASES.items())
     texts = [
         "σ(300 K) is a prediction from the statistics of measured conductivities (OBELiX), not from MD. Its mean absolute error"
         f" for materials of other papers and compositions is {errors} decades. Measurements of one composition differ by"
@@ -85,7 +85,6 @@ def notes(ranked: Sequence[RoomConductivity], model: TransportModel, *, motion: 
 
 _DRAWN = 60
 """Number of structures in the figure."""
-_BASES = {"symmetry": "with density, lattice and space group", "composition": "composition alone"}
 
 
 def _left_out(count: int) -> list[str]:
@@ -173,23 +172,10 @@ def screen_csv(results: Results) -> str:
     return text.getvalue()
 
 
-def fit_results(model: TransportModel, entries: Sequence[Entry]) -> Results:
-    """Errors of grouped cross-validation, and half widths of the intervals where trees agree and where they do not."""
-    columns = ["features", "mean absolute error (decades)", "68 % half width / (spread + 0.5)", "95 % half width"]
-    rows: list[list[Cell]] = [[_BASES[name], basis.error, *basis.factors] for name, basis in model.bases.items()]
-    caption = (
-        f"{len(entries)} entries; groups of equal composition or paper are held out together. Spread: standard deviation over"
-        f" trees. No interval is narrower than repeated measurements scatter: ± {model.scatter[0]:.1f} (68 %),"
-        f" ± {model.scatter[1]:.1f} (95 %)."
-    )
-    table = Table("validation", "Grouped cross-validation", "accuracy", columns, rows, caption)
-    return Results(command="train transport", tables=[table], citations=["obelix"], provenance={})
-
-
 def _figure(ranked: Sequence[RoomConductivity]) -> Figure:
     """Conductivity against rank of the best with 68 % intervals, one series for each basis."""
     series, drawn = [], ranked[:_DRAWN]
-    for basis, what in _BASES.items():
+    for basis, what in BASES.items():
         chosen = [(rank, one) for rank, one in enumerate(drawn, 1) if one.basis == basis]
         if chosen:
             y = [sigma.value for _, sigma in chosen]

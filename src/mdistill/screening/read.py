@@ -12,14 +12,15 @@ from typing import Any
 from mdistill import __version__
 from mdistill.crystals.checks import check_crystal, check_file
 from mdistill.crystals.crystal import Crystal, reduced_formula
+from mdistill.crystals.task_checks import check_conductor
 from mdistill.errors import BadInput, MdistillError
 from mdistill.io.files import append_line, sha256
 from mdistill.io.structures import from_atoms, read_structure
+from mdistill.screening.candidates import Refusal, Usable
 from mdistill.settings import to_json
 from mdistill.transport.features import Material, material_of
 from mdistill.transport.ion_rows import ion_structure
 from mdistill.transport.motion import MotionModel
-from mdistill.transport.predict import Refusal, check_conductor
 from mdistill.transport.predict_motion import Motion, StructureMotion, predict_motion
 from mdistill.types import Potential
 
@@ -37,17 +38,6 @@ class Asked:
     teacher: Potential | None = None
     temperatures_K: tuple[float, ...] = ()
     digest: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usable:
-    """A structure that can be predicted: its name, formula, material, notes of reading it, and its motion where asked for."""
-
-    name: str
-    formula: str
-    material: Material
-    notes: tuple[str, ...]
-    motion: StructureMotion | None = None
 
 
 @dataclass(slots=True)

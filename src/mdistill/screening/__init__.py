@@ -1,0 +1,1 @@
+"""Screening: many structures read, predicted and ranked."""
