@@ -87,6 +87,21 @@ def test_the_report_tells_what_changed(place: Path) -> None:
 
 
 @pytest.mark.slow
+def test_unit_cells_are_labelled_where_the_supercell_is_too_large(place: Path, tmp_path: Path) -> None:
+    """Two atoms in the cell of the file, sixteen or more in that of the run; frames of the run have too many atoms."""
+    run, words = tmp_path / "run", ["distill", str(place / "licl.vasp"), *JOB, *HARD, "--update"]
+    shutil.copytree(place / "run", run, copy_function=shutil.copy2)
+    small = ["--harden.most-atoms", "2", "--harden.unit-cell", "--harden.largest-force", "100"]
+    assert cli.run([*words, *small, "--out", str(run)]) in (0, 4)
+    labelled = LabelStore(run / "harden" / "labels").read()
+    assert len(labelled) >= 4 and {frame.system.n_atoms for frame in labelled} == {2}
+    assert (run / "harden" / "round-1" / "md-0-48K").is_dir() and (run / "harden" / "round-2" / "soft").is_dir()
+    assert {frame.system.n_atoms for frame in LabelStore(run / "label").read()} != {2}
+    made = read_metadata(run / "student.mdistill")["provenance"]
+    assert made["hard_labels"] >= 2
+
+
+@pytest.mark.slow
 def test_labels_are_never_asked_for_twice_and_the_run_can_go_back(place: Path, tmp_path: Path) -> None:
     run, words = tmp_path / "run", ["distill", str(place / "licl.vasp"), *JOB]
     shutil.copytree(place / "run", run, copy_function=shutil.copy2)

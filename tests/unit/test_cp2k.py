@@ -195,7 +195,7 @@ def test_the_input_names_every_kind_and_the_periodicity():
     assert "PERIODIC NONE" in text and "PSOLVER MT" in text and "STRESS" not in text and "DFTD3" not in text
 
 
-def test_a_small_cell_is_sampled_by_k_points_and_the_next_one_starts_from_its_density(tmp_path):
+def test_a_small_cell_is_sampled_by_k_points_and_each_calculation_starts_from_atoms(tmp_path):
     """5 Å: two k-points along each axis, none along open ones; orbital transformation knows the Γ point alone."""
     with pytest.warns(MdistillNotice, match="--cp2k.kpoints 2 2 2"):
         engine("good").label(NARROW, tmp_path / "plain")
@@ -206,8 +206,8 @@ def test_a_small_cell_is_sampled_by_k_points_and_the_next_one_starts_from_its_de
             grid.label(NARROW, tmp_path / name)
     text = (tmp_path / "b" / "attempt-1" / "run.inp").read_text()
     assert "MONKHORST-PACK 2 2 2" in text and "&DIAGONALIZATION" in text and "&OT" not in text
-    assert "WFN_RESTART_FILE_NAME start.kp" in text and not list((tmp_path / "b").rglob("*.kp*"))
-    assert [told(tmp_path / name)[0]["from_orbitals"] for name in "ab"] == [False, True]
+    assert "SCF_GUESS ATOMIC" in text and "RESTART" not in text and not list(tmp_path.rglob("*.kp*"))
+    assert [told(tmp_path / name)[0]["from_orbitals"] for name in "ab"] == [False, False]
     assert "2×2×2 k-points" in grid.theory and "Γ point" in engine("good").theory
     slab = replace(NARROW, pbc=torch.tensor([[True, True, False]]))
     assert "MONKHORST-PACK 2 2 1" in input_text(slab, Cp2kSettings(kpoints=(2, 2, 2)))

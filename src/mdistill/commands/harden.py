@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -15,6 +15,9 @@ from mdistill.flags.trust import TrustArguments
 from mdistill.hardening.settings import HardSettings
 from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
 
+if TYPE_CHECKING:
+    from mdistill.hardening.harden import Hardening
+
 
 @dataclass(frozen=True, kw_only=True)
 class HardenArguments(TrustArguments):
@@ -23,7 +26,8 @@ class HardenArguments(TrustArguments):
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder of `mdistill distill`: its labels and students are used."""
     engine: str
-    """Engine of hard labels: cp2k, pyscf, a teacher's name, or module:attribute (code to run) of an ASE calculator."""
+    """Engine of hard labels: cp2k, pyscf, a teacher's name, module:attribute (code to run) of an ASE calculator; or a file or
+    folder with labels."""
     budget: int = 40
     """Number of hard labels."""
     out: Path | None = None
@@ -50,6 +54,7 @@ examples:
   mdistill harden runs/mine --engine cp2k --budget 40
   mdistill harden runs/mine --engine cp2k --budget 40 --executor dask://login1:8786
   mdistill harden runs/mine --engine mace.calculators:mace_off --budget 100
+  mdistill harden runs/mine --engine labels.extxyz
 """
 GROUPS = {
     "what": ("engine", "budget", "select", "fit.share", "fit.time"),
@@ -62,38 +67,18 @@ GROUPS = {
 def main(arguments: list[str]) -> int:
     """Harden; exit status 4 where the softening gate failed."""
     given = parse(HardenArguments, arguments, program="mdistill harden", description=HELP, groups=GROUPS)
-    from mdistill.hardening.harden import ANSWERS, Hardening, harden
+    from mdistill.hardening.harden import harden
     from mdistill.interrupt import stop_on_signals
-    from mdistill.labelling.remembered import level_of, load_engine
+    from mdistill.labelling.remembered import level_of
     from mdistill.nets.model_files import read_metadata
     from mdistill.report.page import add_to_report
     from mdistill.runs.folder import keep_settings, run_settings
     from mdistill.runs.lock import locked
-    from mdistill.settings import from_json
-    from mdistill.teachers.models import find_student
-    from mdistill.training.committee import members_beside
-    from mdistill.training.settings import TrainSettings
-    from mdistill.workflows.run_parts import read_labels
 
     use_threads(given.threads)
-    if not given.run.is_dir():
-        fix = "mdistill distill CRYSTAL makes one"
-        raise BadInput(given.run, "is no folder", allowed="a run folder of `mdistill distill`", fix=fix)
-    student = find_student(given.run)
-    provenance = read_metadata(student)["provenance"]
-    if provenance.get("hard_labels"):
-        fix = (
-            f"more of them: mdistill distill {given.run / 'run.toml'} --out {given.run} --update --hard-budget {2 * given.budget}"
-        )
-        raise BadInput(student, "knows hard labels already", allowed="a student of soft labels", fix=fix)
-    train = from_json(TrainSettings, provenance.get("settings", {}), source=student, derived=True)
-    engine = load_engine(given.engine, cp2k=given.cp2k, pyscf=given.pyscf, home=given.run / ANSWERS)
+    job = _job(given)
+    student, engine = job.students[0], job.engine
     folder, command = output_folder(given.out or given.run / "hard"), "mdistill harden " + shlex.join(arguments)
-    job = Hardening(
-        soft=read_labels(given.run), students=[student, *members_beside(student)], engine=engine, train=train,
-        teacher=str(provenance.get("teacher", "teacher")), budget=given.budget,
-        workers=given.workers, address=given.executor,
-    )  # fmt: skip
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         kept = {
             "hard": given.hard,
@@ -114,3 +99,41 @@ def main(arguments: list[str]) -> int:
         hard = shlex.join(["--hard", given.engine, "--hard-budget", f"{given.budget}"])
         print(f"in gates, production and report: mdistill distill {given.run / CONFIG} --out {given.run} --update {hard}")
     return 0 if all(gate.passed for gate in found.gates) else 4
+
+
+def _job(given: HardenArguments) -> Hardening:
+    """The run's labels and students, and the engine."""
+    from mdistill.hardening.hard_engine import load_hard_engine
+    from mdistill.hardening.harden import ANSWERS, Hardening
+    from mdistill.hardening.made_elsewhere import given_by
+    from mdistill.hardening.refine import teacher_alone
+    from mdistill.nets.model_files import load_net, read_metadata
+    from mdistill.settings import from_json
+    from mdistill.teachers.models import find_student
+    from mdistill.training.committee import members_beside
+    from mdistill.training.settings import TrainSettings
+    from mdistill.workflows.run_parts import read_labels, teacher_of
+
+    if not given.run.is_dir():
+        fix = "mdistill distill CRYSTAL makes one"
+        raise BadInput(given.run, "is no folder", allowed="a run folder of `mdistill distill`", fix=fix)
+    student = find_student(given.run)
+    provenance = read_metadata(student)["provenance"]
+    if provenance.get("hard_labels"):
+        fix = (
+            f"more of them: mdistill distill {given.run / 'run.toml'} --out {given.run} --update --hard-budget {2 * given.budget}"
+        )
+        raise BadInput(student, "knows hard labels already", allowed="a student of soft labels", fix=fix)
+    if given.hard.unit_cell:
+        fix = f"mdistill distill {given.run / CONFIG} --out {given.run} --update --hard {given.engine} --harden.unit-cell"
+        raise BadInput("--unit-cell", "not of this command", allowed="the main job, which has the crystal", fix=fix)
+    train = from_json(TrainSettings, provenance.get("settings", {}), source=student, derived=True)
+    elements, home = load_net(student).elements, given.run / ANSWERS
+    engine = load_hard_engine(given.engine, cp2k=given.cp2k, pyscf=given.pyscf, subject="--engine", home=home, elements=elements)
+    structures = given_by(engine)
+    own = teacher_alone(teacher_of(given.run, trusted=given.trust), train) if structures else None
+    return Hardening(
+        soft=read_labels(given.run), students=[student, *members_beside(student)], engine=engine, train=train,
+        teacher=str(provenance.get("teacher", "teacher")), budget=given.budget, own=own, given=structures,
+        workers=given.workers, address=given.executor,
+    )  # fmt: skip

@@ -48,7 +48,7 @@ def label_file(
     )  # fmt: skip
     store.finished()
     frames = store.read()
-    write_labels(folder / LABELLED, frames)
+    write_labels(folder / LABELLED, frames, theory=theory_of(engine))
     notes = [f"{len(systems) - len(frames)} of {len(systems)} calculations failed: {folder / 'notes.jsonl'}"]
     notes = notes if len(frames) < len(systems) else []
     for note in notes:
@@ -59,8 +59,8 @@ def label_file(
     return Results(command="label", tables=[table], notes=notes, provenance={"engine": theory_of(engine)})
 
 
-def write_labels(path: Path, frames: list[LabelledFrame]) -> None:
-    """Structures with energies (eV), forces (eV/Å) and stress (eV/Å³) as extended XYZ, all or nothing."""
+def write_labels(path: Path, frames: list[LabelledFrame], *, theory: str = "") -> None:
+    """Structures with energies (eV), forces (eV/Å), stress (eV/Å³) and level of theory as extended XYZ, all or nothing."""
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
 
@@ -69,6 +69,7 @@ def write_labels(path: Path, frames: list[LabelledFrame]) -> None:
         one, target = to_atoms(frame.system), frame.target
         stress = {} if target.stress is None else {"stress": target.stress[0].numpy()[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]}
         one.calc = SinglePointCalculator(one, energy=float(target.energy), forces=target.forces.numpy(), **stress)
+        one.info |= {"theory": theory} if theory else {}
         atoms.append(one)
     with replacing(path) as partial:
         write(partial, atoms, format="extxyz")

@@ -3,10 +3,12 @@
 Frames are chosen where the student's invariants are novel (times the committee's spread, where there is one), none of the blocks
 that judge the student. The engine labels them, one write per label. The difference to the teacher is fitted in closed form, the
 run's soft labels are corrected by it, and the students are fine-tuned on both. Of each round some hard labels are left for the
-test. In later rounds the frames are those of MD of the students so far; every fit begins at the students of soft labels.
+test. In later rounds, and in all of them for unit cells, the frames are those of MD of the students so far; every fit begins at
+the students of soft labels. Labels made elsewhere are chosen among the structures that they are of.
 
 Files in the folder: labels/ (label store of the engine), chosen.extxyz, delta.mdistill, student.mdistill, student-2.mdistill, …;
-round-2/, round-3/, … with the students' MD, its labels by the teacher, and fits.
+round-2/, round-3/, … with the students' MD, its labels by the teacher, and fits. round-1/ is there where the first round is not
+one of the run's labels.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ class Hardening:
         train: Settings of the students' first fit.
         budget: Number of hard labels.
         rounds: Number of rounds that share them.
-        own: The students' MD in later rounds, and the teacher that labels its frames; needed for more than one round.
+        own: The students' MD, and the teacher that labels its frames; needed for more than one round, unit cells and `given`.
+        given: Structures that the engine has labels of: all hard labels are chosen among them, in one round.
         workers, address: Processes for calculations, or a Dask scheduler.
     """
 
@@ -83,10 +86,13 @@ class Hardening:
     budget: int = 40
     rounds: int = 1
     own: Rounds | None = None
+    given: Sequence[System] = ()
     workers: int = 0
     address: str = ""
 
     def __post_init__(self) -> None:
+        if self.given and self.rounds > 1:
+            raise BadInput("rounds", f"{self.rounds} of labels made elsewhere", allowed="1", fix="--hard-rounds 1")
         if self.budget < 2 * self.rounds:
             allowed = "two hard labels a round, or more"
             raise BadInput("hard labels", f"a budget of {self.budget}", allowed=allowed, fix=f"--budget {2 * self.rounds}")
@@ -145,8 +151,9 @@ class _Work:
 
     def round(self, number: int, count: int) -> None:
         """Choose, label, learn."""
-        home = self.folder if number == 1 else self.folder / f"round-{number}"
-        frames, md = (self.of_labels(count), "frames of the labels") if number == 1 else self.own(number, count, home)
+        of_labels = number == 1 and not self.settings.unit_cell and not self.job.given
+        home = self.folder if of_labels else self.folder / f"round-{number}"
+        frames, md = (self.of_labels(count), "frames of the labels") if of_labels else self.new(number, count, home)
         labelled = self.hard_labels(frames, number)
         before = force_error(labelled, evaluate(load_model(self.students[0]), labelled)) if labelled else None
         self.rows.append([f"{number}", len(frames), len(labelled), before, md])
@@ -180,20 +187,18 @@ class _Work:
         )  # fmt: skip
         return [usable[k] for k in picked]
 
-    def own(self, number: int, count: int, home: Path) -> tuple[list[LabelledFrame], str]:
-        """Frames of MD of the students so far, labelled by the teacher, and why the MD broke. They join the soft labels."""
-        rounds, members = self.job.own, [load(student, precision="float32") for student in self.students]
+    def new(self, number: int, count: int, home: Path) -> tuple[list[LabelledFrame], str]:
+        """Structures that were given, or frames of MD of the students so far and why that MD broke; labelled by the teacher.
+
+        They join the soft labels.
+        """
+        rounds, given = self.job.own, list(self.job.given)
         assert rounds is not None  # noqa: S101  (`Hardening` checks it)
-        candidates, weights, notes = list[System](), dict[int, float](), list[str]()
-        for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
-            found, broken = own_frames(rounds, number, index, temperature, student=members[0], home=home, stop=self.stop)
-            weigh = spread_of(members, system) or (lambda _: 1.0)
-            weights |= {id(one): weigh(one) for one in found}
-            candidates, notes = candidates + found, notes + ([broken] if broken else [])
+        candidates, weights, notes = (given, {}, ["structures given"]) if given else self.own(rounds, number, home)
         known = [frame.system for frame in (*self.train, *self.test)]
         picked = select(
-            candidates, known, count, describe=invariants_of(load_net(self.students[0])), weigh=lambda one: weights[id(one)],
-            method=self.settings.select,
+            candidates, known, count, floor=0.0 if given else 0.75, describe=invariants_of(load_net(self.students[0])),
+            weigh=lambda one: weights.get(id(one), 1.0), method=self.settings.select,
         )  # fmt: skip
         store = LabelStore(home / "soft")
         label_structures(
@@ -204,6 +209,17 @@ class _Work:
         frames = [replace(frame, block=frame.block + first) for frame in store.read()]
         self.soft += frames
         return frames, "; ".join(notes) or "stable"
+
+    def own(self, rounds: Rounds, number: int, home: Path) -> tuple[list[System], dict[int, float], list[str]]:
+        """Frames of MD of the students so far, the committee's spread on each by identity, and why the MD broke."""
+        members = [load(student, precision="float32") for student in self.students]
+        candidates, weights, notes = list[System](), dict[int, float](), list[str]()
+        for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
+            found, broken = own_frames(rounds, number, index, temperature, student=members[0], home=home, stop=self.stop)
+            weigh = spread_of(members, system) or (lambda _: 1.0)
+            weights |= {id(one): weigh(one) for one in found}
+            candidates, notes = candidates + found, notes + ([broken] if broken else [])
+        return candidates, weights, notes
 
     def hard_labels(self, frames: Sequence[LabelledFrame], number: int) -> list[LabelledFrame]:
         """Hard labels of a round's frames; those that the engine failed on are missing."""
@@ -240,7 +256,7 @@ class _Work:
         missing, shown = asked - len(self.train) - len(self.test), self.test or self.train
         if missing:
             notes.append(f"{missing} of {asked} hard calculations failed; they are in {self.folder / LABELS / 'broken'}")
-        if asked < job.budget:
+        if asked < min(job.budget, len(job.given) or job.budget):
             notes.append(f"hard labels: {asked} different frames for a budget of {job.budget}")
         if not self.test:
             notes.append("no hard label is left for the test: errors against DFT are those of trained structures")

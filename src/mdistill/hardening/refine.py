@@ -75,6 +75,11 @@ class Rounds:
     workers: int = 0
 
 
+def teacher_alone(teacher: Potential, train: TrainSettings) -> Rounds:
+    """A teacher that labels structures, without MD of the students."""
+    return Rounds(systems=(), teacher=teacher, temperatures_K=(), settings=RefineSettings(), label=LabelSettings(), train=train)
+
+
 def refine(
     rounds: Rounds, frames: Sequence[LabelledFrame], students: Sequence[Path], folder: Path, *, stop: StopRequest = NEVER,
     provenance: dict[str, Any] | None = None,

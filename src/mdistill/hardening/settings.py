@@ -46,7 +46,8 @@ class HardSettings:
         select: Choice of frames: farthest points or highest leverage, in the student's invariants.
         largest_force: Largest teacher force of a chosen frame, eV/Å.
         most_atoms: Largest frame, atoms; larger ones are not candidates.
-        time_ps: Length of the student's MD at each temperature in a later round, ps.
+        unit_cell: Frames of the students' MD in the unit cell, which DFT with k-points affords, in place of the run's labels.
+        time_ps: Length of the student's MD at each temperature, in later rounds and in the unit cell, ps.
         before: Length of the soft students' MD that shows what changed, as a share of production's first length; 0: none.
         fit: Training on the labels.
     """
@@ -54,6 +55,7 @@ class HardSettings:
     select: Literal["farthest", "leverage"] = "farthest"
     largest_force: float = setting(15.0, above=0.0, most=1e4, unit="eV/Å")
     most_atoms: int = setting(256, least=1, most=100_000)
+    unit_cell: bool = False
     time_ps: float = setting(5.0, above=0.0, most=1e6, unit="ps")
     before: float = setting(0.25, least=0.0, most=10.0)
     fit: HardFitSettings = field(default_factory=HardFitSettings)

@@ -1,8 +1,9 @@
 """CP2K as an engine of hard labels: one process per calculation, in a folder of its own.
 
 Each calculation has two attempts; the second has safer settings and starts from atoms. A crash, a time-out, an SCF that does not
-converge and numbers that are not finite are failures; `attempts.json` in the folder tells them. The orbitals of the last
-converged calculation of the same cell content start the next one: neighbours then need a third of the SCF steps.
+converge and numbers that are not finite are failures; `attempts.json` in the folder tells them. At the Γ point the orbitals of
+the last converged calculation of the same cell content start the next one: neighbours then need a third of the SCF steps. With
+k-points CP2K keeps a density matrix, which belongs to the positions that it was made at: then every one starts from atoms.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mdistill.notices import notify
 from mdistill.processes import die_with_parent
 from mdistill.types import Prediction, System
 
-INPUT, OUTPUT, WAVEFUNCTION, DENSITY, ATTEMPTS = "run.inp", "run.out", "run-RESTART.wfn", "run-RESTART.kp", "attempts.json"
+INPUT, OUTPUT, WAVEFUNCTION, ATTEMPTS = "run.inp", "run.out", "run-RESTART.wfn", "attempts.json"
 LEAST_A = 8.0
 """Number of k-points × height of the cell, Å, below which a notice is issued."""
 
@@ -76,20 +77,21 @@ class Cp2k:
         )
         if sampled(system, self.settings) < LEAST_A:
             notify(f"cp2k: k-points × height of a cell is below {LEAST_A:g} Å; --cp2k.kpoints 2 2 2, or a larger cell")
-        orbitals = _orbitals(system, folder.parent, self._kept)
+        orbitals, gamma = _orbitals(system, folder.parent), self.settings.kpoints == (1, 1, 1)
         told, answer = [], Failure(reason="not run", retry=False)
         for number, safer in enumerate((False, True)):
             begin = time.monotonic()
-            start = orbitals if orbitals.is_file() and not safer else None
+            start = orbitals if gamma and orbitals.is_file() and not safer else None
             outcome = self._run(system, folder / f"attempt-{number + 1}", start=start, safer=safer)
             steps, reason = outcome[1], outcome[0].reason if isinstance(outcome[0], Failure) else ""
             told.append({"safer": safer, "from_orbitals": start is not None, "scf_steps": steps, "failure": reason,
                          "seconds": round(time.monotonic() - begin, 1)})  # fmt: skip
             write_json(folder / ATTEMPTS, {"engine": self.theory, "settings": asdict(self.settings), "attempts": told})
             if not isinstance(outcome[0], Failure):
+                made = folder / f"attempt-{number + 1}" / WAVEFUNCTION
                 with suppress(OSError, MdistillError), replacing(orbitals) as partial:
-                    shutil.copyfile(folder / f"attempt-{number + 1}" / self._kept, partial)
-                (folder / f"attempt-{number + 1}" / self._kept).unlink(missing_ok=True)
+                    shutil.copyfile(made, partial)
+                made.unlink(missing_ok=True)
                 return Answer(prediction=outcome[0])
             answer = outcome[0]
             if not answer.retry:
@@ -122,14 +124,9 @@ class Cp2k:
         if status != 0 and not isinstance(answer, Failure):
             answer = Failure(reason=f"CP2K ended with status {status}", retry=True)
         for left in [*folder.glob("*.wfn*"), *folder.glob("*.kp*")]:
-            if isinstance(answer, Failure) or left.name != self._kept:
+            if isinstance(answer, Failure) or left.name != WAVEFUNCTION:
                 left.unlink()
         return answer, scf_steps(text)
-
-    @property
-    def _kept(self) -> str:
-        """The file that the next calculation starts from."""
-        return WAVEFUNCTION if self.settings.kpoints == (1, 1, 1) else DENSITY
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -140,7 +137,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _orbitals(system: System, folder: Path, kept: str) -> Path:
+def _orbitals(system: System, folder: Path) -> Path:
     """The file of the last orbitals of this cell content, in the folder of all calculations."""
     counts = "-".join(map(str, system.numbers.tolist()))
-    return folder / f"orbitals-{hashlib.sha256(counts.encode()).hexdigest()[:12]}{Path(kept).suffix}"
+    return folder / f"orbitals-{hashlib.sha256(counts.encode()).hexdigest()[:12]}.wfn"

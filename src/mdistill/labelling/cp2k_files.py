@@ -2,6 +2,9 @@ r"""CP2K's input from a structure, and energy, forces and stress from its output
 
 Input: Quickstep. At the Γ point orbital transformation, FULL_SINGLE_INVERSE preconditioner and DIIS; the safer one has FULL_ALL,
 conjugate gradients and more steps. With k-points diagonalisation and Broyden mixing; the safer one mixes less, in more steps.
+Seven grids, each with half the cutoff of the one before, in place of CP2K's four with a third: diffuse pairs of basis functions
+are collocated no finer than the relative cutoff asks, which takes a third of the time (16 atoms, 300 Ry) for an energy that
+differs by 0.005 meV.
 Output: hartree, hartree/bohr and GPa, tension negative as CP2K prints it (checked against finite differences of the energy); here
 eV, eV/Å and eV/Å³, tension positive.
 
@@ -83,6 +86,8 @@ _TEMPLATE = """&GLOBAL
     &MGRID
       CUTOFF {cutoff:g}
       REL_CUTOFF {relative:g}
+      NGRIDS 7
+      PROGRESSION_FACTOR 2
     &END MGRID
     &QS
       EPS_DEFAULT 1.0E-10

@@ -26,6 +26,7 @@ from mdistill.hardening.corrected import Reference
 from mdistill.hardening.harden import DELTA
 from mdistill.hardening.refine import Rounds, refine
 from mdistill.hardening.settings import RefineSettings
+from mdistill.hardening.unit_cell import unit_cells
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing, sha256
 from mdistill.io.structures import STRUCTURES, read_structure, read_systems
@@ -89,10 +90,9 @@ def distill(
     crystal = read_structure(settings.structure)
     settings = resolved(settings, crystal)
     plan(crystal, settings.prepare)
-    hard_stages.check_engine(settings, crystal)
+    engine = hard_stages.hard_engine(settings, folder, crystal)
     teacher = load(settings.teacher, device=settings.device, subject="--teacher", timeout_s=settings.label.timeout_s)
     plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
-    engine = hard_stages.hard_engine(settings, folder)
     with locked(folder):
         inputs = {"structure": crystal.sha256}
         kept = hard_stages.recorded(settings, {"label.timeout_s": USUAL_TIMEOUT})
@@ -271,7 +271,11 @@ class _Job:
 
     def _harden(self, folder: Path) -> Results:
         assert self.engine is not None  # noqa: S101
-        own = self._rounds("harden", self._systems(), hard_stages.later_rounds(self.settings))
+        settings, cells = self.settings, self._systems()
+        if settings.harden.unit_cell:
+            most, seed = settings.harden.most_atoms, self._seed("unit cell")
+            cells = unit_cells(self.crystal, self.teacher, settings.prepare, folder, most_atoms=most, seed=seed, stop=self.stop)
+        own = self._rounds("harden", cells, hard_stages.later_rounds(settings))
         return hard_stages.harden_stage(self.settings, self.folder, self.engine, own, told=self._provenance(), stop=self.stop)
 
     def _reference(self) -> Reference:

@@ -46,7 +46,8 @@ class DistillSettings:
         committee: Number of students. Other seeds and held-out blocks; their spread is the model's uncertainty. 1: none.
         refine: On-policy rounds.
         hard: Engine of hard labels: cp2k, pyscf, module:attribute. The students learn them, and every later stage uses these
-            students. Also a teacher's name. The attribute is an ASE calculator or makes one; its code is run. "": none.
+            students. Also a teacher's name, or a file or folder with labels. The attribute is an ASE calculator or makes one;
+            its code is run. "": none.
         hard_budget: Number of hard labels.
         hard_rounds: Number of rounds that share them. The first chooses frames of the labels, others frames of the student's MD.
         harden: Choice of frames and training on hard labels.

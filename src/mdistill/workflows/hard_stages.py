@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from mdistill.crystals.crystal import Crystal
-from mdistill.errors import BadInput
 from mdistill.hardening.corrected import Reference, reference_of
+from mdistill.hardening.hard_engine import check_engine, load_hard_engine
 from mdistill.hardening.harden import ANSWERS, DELTA, Hardening, harden
+from mdistill.hardening.made_elsewhere import given_by
 from mdistill.hardening.refine import Rounds
 from mdistill.hardening.settings import RefineSettings
 from mdistill.interrupt import StopRequest
 from mdistill.labelling.engine import Engine
-from mdistill.labelling.remembered import level_of, load_engine
+from mdistill.labelling.remembered import level_of
 from mdistill.runs.results import Results
 from mdistill.settings import amended
 from mdistill.training.committee import member_file
@@ -30,43 +31,19 @@ HARD = ("hard", "hard_budget", "hard_rounds", "harden", "cp2k", "pyscf")
 LEAST_FRAMES = 40
 
 
-def hard_engine(settings: DistillSettings, run: Path) -> Engine | None:
+def hard_engine(settings: DistillSettings, run: Path, crystal: Crystal) -> Engine | None:
     """The engine of hard labels; None where none is asked for.
 
     Raises:
-        BadInput, MissingPackage: It is unknown, or not installed.
+        BadInput, MissingPackage: It is unknown, or not installed, or cannot label this crystal.
     """
     if not settings.hard:
         return None
-    home, flag = run / ANSWERS, "--hard"
-    return load_engine(settings.hard, cp2k=settings.cp2k, pyscf=settings.pyscf, subject=flag, device=settings.device, home=home)
-
-
-def check_engine(settings: DistillSettings, crystal: Crystal) -> None:
-    """Refuse what the engine of hard labels would refuse after the stages before it.
-
-    Raises:
-        BadInput: PySCF for something periodic, or another charge or number of unpaired electrons than the structure states.
-    """
-    matter, pyscf, cp2k = settings.prepare.matter, settings.pyscf, settings.cp2k
-    if settings.hard == "cp2k":
-        if crystal.unpaired:
-            allowed, fix = "closed shells, for cp2k", "--hard pyscf for a molecule"
-            raise BadInput("--hard", f"cp2k, for {crystal.unpaired} unpaired electrons", allowed=allowed, fix=fix)
-        if crystal.charge is not None and crystal.charge != cp2k.charge:
-            allowed, fix = f"{crystal.charge}, as the structure states", f"--cp2k.charge {crystal.charge}"
-            raise BadInput("--cp2k.charge", f"{cp2k.charge}", allowed=allowed, fix=fix)
-    if settings.hard != "pyscf":
-        return
-    if matter != "molecule":
-        raise BadInput(
-            "--hard", f"pyscf, for a {matter}", allowed="a molecule, for pyscf", fix="--hard cp2k for periodic structures"
-        )
-    for name, told, stated in (("charge", pyscf.charge, crystal.charge), ("spin", pyscf.spin, crystal.unpaired)):
-        if stated is not None and told != stated:
-            raise BadInput(
-                f"--pyscf.{name}", f"{told}", allowed=f"{stated}, as the structure states", fix=f"--pyscf.{name} {stated}"
-            )
+    check_engine(settings.hard, crystal, matter=settings.prepare.matter, cp2k=settings.cp2k, pyscf=settings.pyscf)
+    return load_hard_engine(
+        settings.hard, cp2k=settings.cp2k, pyscf=settings.pyscf, subject="--hard", device=settings.device, home=run / ANSWERS,
+        elements=crystal.composition,
+    )  # fmt: skip
 
 
 def recorded(settings: DistillSettings, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +85,7 @@ def harden_stage(
     job = Hardening(
         soft=read_labels(run), students=student_files(settings, run, "refine"), engine=engine, teacher=settings.teacher,
         train=settings.train, budget=settings.hard_budget, rounds=settings.hard_rounds, own=own, workers=own.workers,
+        given=given_by(engine),
     )  # fmt: skip
     told = told | {"hard": settings.hard}
     return harden(job, settings.harden, run / "harden", limits=settings.validate.limits, stop=stop, provenance=told)
