@@ -29,14 +29,14 @@ from planted_motion import planted
 
 def test_what_is_written_is_read(tmp_path):
     records, path = planted(3), tmp_path / "set.npz"
-    write_trajectory_set(path, records[:2])
-    add_to_set(path, records[2])
+    write_trajectory_set(path, records[2:0:-1])
+    add_to_set(path, records[0])
     add_to_set(path, replace(records[0], about=records[0].about | {"formula": "again"}))
     read = read_trajectory_set(path)
-    assert [one.key for one in read] == [records[1].key, records[2].key, records[0].key] and read[2].about["formula"] == "again"
+    assert [one.key for one in read] == [one.key for one in records] and read[0].about["formula"] == "again"
     for name in ARRAYS:
-        assert np.allclose(getattr(read[0], name), getattr(records[1], name), rtol=1e-3, atol=1e-3, equal_nan=True), name
-    assert np.array_equal(read[0].log_msd, records[1].log_msd) and not list(tmp_path.glob("*.part*"))
+        assert np.allclose(getattr(read[1], name), getattr(records[1], name), rtol=1e-3, atol=1e-3, equal_nan=True), name
+    assert np.array_equal(read[1].log_msd, records[1].log_msd) and not list(tmp_path.glob("*.part*"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "array missing", "kind out of range", "no set"])

@@ -1,18 +1,24 @@
-"""A trajectory set from structure files: one crystal after the other, smallest supercell first; what cannot be used is listed."""
+"""A trajectory set from structure files, smallest supercell first: one after the other, or side by side in worker processes.
+
+Only this process writes the set. What cannot be used is listed.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ase.data import atomic_numbers
 
 from mdistill.campaign.settings import ALIKE, TrajectorySettings
 from mdistill.campaign.trajectory_job import crystal_record, key_of, mobile_of
+from mdistill.campaign.workers import Killed, in_workers
 from mdistill.crystals.task_checks import check_conductor
 from mdistill.data.prepare import plan
 from mdistill.data.settings import PrepareSettings
@@ -31,6 +37,8 @@ from mdistill.types import Potential
 
 FAILED = "failed.json"
 """Crystals for which the teacher or the student failed: they are not tried again while this file names them."""
+LOG = "log.txt"
+"""What a worker process said, in the folder of its crystal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +53,7 @@ class _Crystal:
 
 def make_trajectory_set(
     files: Sequence[tuple[Path, str]], path: Path, settings: TrajectorySettings, folder: Path, *, species: str = "",
-    stop: StopRequest = NEVER,
+    workers: int = 0, stop: StopRequest = NEVER,
 ) -> Results:  # fmt: skip
     """Add every crystal that the set does not have; the same call continues after a stop or a kill.
 
@@ -53,8 +61,9 @@ def make_trajectory_set(
         files: Structure files, with the names to show.
         path: The set; made if absent.
         settings: Teacher, temperatures, lengths.
-        folder: Folder for the labels of the crystal at work, and for the list of failures.
+        folder: Folder for the labels of the crystals at work, and for the list of failures.
         species: Mobile ion; by default the usual one of each crystal.
+        workers: Number of one-thread processes, each at one crystal; 0: this process. The set is the same.
         stop: Checked between steps.
     Returns:
         Tables of the crystals of the set ("set") and of files that could not be used ("unread").
@@ -69,26 +78,58 @@ def make_trajectory_set(
         known = {one.key for one in before}
         failed: dict[str, list[str]] = read_json(folder / FAILED) if (folder / FAILED).exists() else {}
         crystals, unread = _planned(files, teacher, settings, species)
-        made_with = hashlib.sha256(json.dumps(to_json(settings), sort_keys=True).encode()).hexdigest()[:8]
         todo = [one for one in crystals if one.key not in known and one.key not in failed]
+        made_with = hashlib.sha256(json.dumps(to_json(settings), sort_keys=True).encode()).hexdigest()[:8]
+        homes = [folder / "work" / f"{one.key}-{made_with}" for one in todo]
+        jobs = [partial(_record, one.path, settings, home, species=species) for one, home in zip(todo, homes, strict=True)]
         with progress("trajectories", len(todo), unit="crystal") as advance:
-            for one in todo:
-                advance(0, f"{one.name}, {one.atoms} atoms")
-                home = folder / "work" / f"{one.key}-{made_with}"
-                try:
-                    record = crystal_record(one.path, teacher, settings, home, species=species, stop=stop)
-                except Interrupted:
-                    raise
-                except MdistillError as error:
-                    failed[one.key] = [one.name, str(error)]
-                    write_json(folder / FAILED, failed)
-                else:
-                    add_to_set(path, record)
-                    shutil.rmtree(home, ignore_errors=True)
-                advance(1, "")
+
+            def tell(numbers: Sequence[int]) -> None:
+                advance(0, ", ".join(f"{todo[k].name}, {todo[k].atoms} atoms" for k in numbers))
+
+            logs = [home / LOG for home in homes]
+            working = (
+                in_workers(jobs, logs, workers=workers, tell=tell, stop=stop) if workers else _here(jobs, teacher, tell, stop)
+            )
+            with closing(working) as answers:
+                for k, answer in answers:
+                    if isinstance(answer, CrystalRecord):
+                        add_to_set(path, answer)
+                        shutil.rmtree(homes[k], ignore_errors=True)
+                    elif isinstance(answer, Killed):
+                        unread.append((todo[k].name, str(answer), "the same command again, with fewer --workers"))
+                    else:
+                        failed[todo[k].key] = [todo[k].name, str(answer)]
+                        write_json(folder / FAILED, failed)
+                    advance(1, "")
         unread += [(name, reason, f"remove it from {folder / FAILED} to try again") for name, reason in failed.values()]
         records = read_trajectory_set(path) if path.exists() else []
     return set_results(records, unread, "--structures")
+
+
+def _record(
+    path: Path, settings: TrajectorySettings, home: Path, *, species: str, teacher: Potential | None = None,
+    stop: StopRequest = NEVER,
+) -> CrystalRecord:  # fmt: skip
+    """The record of a crystal; a worker process loads the teacher itself."""
+    teacher = load(settings.teacher, subject="--teacher") if teacher is None else teacher
+    return crystal_record(path, teacher, settings, home, species=species, stop=stop)
+
+
+def _here(
+    jobs: Sequence[Callable[..., CrystalRecord]], teacher: Potential, tell: Callable[[Sequence[int]], object], stop: StopRequest
+) -> Generator[tuple[int, CrystalRecord | MdistillError]]:
+    """Number and record of every crystal, one after the other in this process."""
+    for k, job in enumerate(jobs):
+        tell([k])
+        try:
+            record = job(teacher=teacher, stop=stop)
+        except Interrupted:
+            raise
+        except MdistillError as error:
+            yield k, error
+        else:
+            yield k, record
 
 
 def check_alike(records: Sequence[CrystalRecord], settings: TrajectorySettings, path: Path) -> None:

@@ -25,7 +25,7 @@ class TrainTransportArguments:
     trajectories: Path | None = None
     """Trajectory set (.npz): to learn from, or with --structures to add to."""
     structures: tuple[Path, ...] = ()
-    """Structures and folders of them to add to --trajectories: a student of each is distilled and run."""
+    """Structures, or folders of them, to distil, run, and add to --trajectories."""
     published: Path | None = None
     """Folder of a published set to add to --trajectories."""
     species: str = ""
@@ -36,6 +36,8 @@ class TrainTransportArguments:
     """Folder for the model file and results.json."""
     threads: int | None = None
     """Number of threads (default: all cores)."""
+    workers: int = 0
+    """Worker processes for --structures; 0: this one."""
     max_hours: float | None = None
     """Time limit of --structures, h: save and stop; the same command resumes."""
     settings: Annotated[TransportSettings, tyro.conf.arg(name="")] = field(default_factory=TransportSettings)
@@ -63,11 +65,11 @@ examples:
 GROUPS = {
     "what": ("data", "trajectories", "structures", "published", "species"),
     "fit": ("trees", "folds", "share", "motion.target", "motion.trees", "motion.members", "motion.folds"),
-    "run": ("out", "seed", "threads", "max_hours"),
+    "run": ("out", "seed", "threads", "workers", "max_hours"),
 }
 PROGRAM = "mdistill train transport"
 _USED = {
-    "--structures": ("make", "structures", "trajectories", "species", "max_hours"),
+    "--structures": ("make", "structures", "trajectories", "species", "workers", "max_hours"),
     "--published": (*(f"make.{name}" for name in ALIKE), "published", "trajectories", "species", "max_hours"),
     "--trajectories": ("motion", "trajectories"),
     "--data": ("settings", "data"),
@@ -170,7 +172,7 @@ def make_set(given: TrainTransportArguments, command: str) -> int:
     files, _ = structure_files(given.structures)
     folder = output_folder(given.out)
     with stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
-        results = make_trajectory_set(files, path, given.make, folder, species=given.species, stop=stop)
+        results = make_trajectory_set(files, path, given.make, folder, species=given.species, workers=given.workers, stop=stop)
     return _end_set(given, results, folder, command)
 
 

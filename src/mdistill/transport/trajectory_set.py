@@ -98,7 +98,7 @@ ARRAYS = tuple(one.name for one in fields(CrystalRecord) if one.name not in ("ke
 
 
 def read_trajectory_set(path: Path) -> list[CrystalRecord]:
-    """All crystals of a set, in the order in which they were added.
+    """All crystals of a set, in the order of the file.
 
     Raises:
         BadInput: No such file, damaged, or a crystal whose arrays do not fit together.
@@ -133,9 +133,9 @@ def _record(arrays: dict[str, np.ndarray], key: str) -> CrystalRecord:
 
 
 def write_trajectory_set(path: Path, records: Sequence[CrystalRecord]) -> None:
-    """Write the set, all or nothing."""
+    """Write the set in the order of its keys, all or nothing."""
     members: dict[str, np.ndarray] = {}
-    for one in records:
+    for one in sorted(records, key=lambda one: one.key):
         members[f"{one.key}/{_ABOUT}"] = np.frombuffer(json.dumps(one.about).encode(), dtype=np.uint8)
         for name in ARRAYS:
             values = np.asarray(getattr(one, name))
