@@ -16,7 +16,7 @@ from mdistill.io.structures import from_atoms, to_system
 from mdistill.io.trajectories import TrajectoryWriter
 from mdistill.matter.kinds import KINDS, recognised
 from mdistill.observables.internal import internal_results
-from mdistill.observables.layers import AXES, displacements_by_layer, layer_results, layers_of
+from mdistill.observables.layers import AXES, displacements_by_layer, layer_results, layers_of, order_by_layer
 from mdistill.observables.matter import density_results, matter_results
 from mdistill.observables.production import Production
 from mdistill.runs.results import Results
@@ -79,6 +79,63 @@ def test_layer_results_have_a_row_a_layer_and_say_where_the_surface_melts():
     assert found.values["surface_u2_normal_300K"].value == pytest.approx(0.15**2, rel=0.05)
     assert any(note.startswith("700 K") for note in found.notes) and not any(note.startswith("300") for note in found.notes)
     assert len(AXES) == 3
+
+
+def moved(run: Trajectory, atoms: np.ndarray, shift: np.ndarray) -> Trajectory:
+    """Atoms displaced by shift [frame, 3] or [frame, atom, 3]."""
+    places = run.positions.numpy().copy()
+    places[:, atoms] += shift if shift.ndim == 3 else shift[:, None]
+    return replace(run, positions=torch.from_numpy(places))
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.05])
+def test_a_slab_that_vibrates_keeps_its_order(drift):
+    """At drift 0.05 it moves by 20 Å in every direction."""
+    order, gone = order_by_layer(shaken(1, drift=drift), slab())
+    assert order == pytest.approx(np.ones(3)) and gone == 0
+    found = layer_results([produced([shaken(k, drift=drift) for k in range(3)], slab())])
+    assert found.values["surface_order_300K"].value == 1.0 and found.values["atoms_that_left_300K"].value == 0.0
+    assert not found.notes and not found.headlines[0].doubts
+
+
+@pytest.mark.planted
+def test_atoms_that_evaporate_are_counted_and_told(trust):
+    """Three atoms of one face and one of the other leave at 0.05 Å a frame, after half of one of two runs; the rest recoils."""
+    start, run = slab(), shaken(1)
+    away = np.clip(np.arange(400) - 200, 0, None)[:, None] * np.array([0.0, 0.0, 0.05])
+    top, bottom = layers_of(start)[-1][:3], layers_of(start)[0][:1]
+    hot = moved(moved(moved(run, np.arange(180), -0.1 * away), top, away), bottom, -away)
+    order, gone = order_by_layer(hot, start)
+    assert gone == 4 and 0.9 < order[0] < 0.99 and order[1:] == pytest.approx(np.ones(2))
+    found = layer_results([produced([shaken(2), run], start), produced([shaken(3), hot], start, 700.0)])
+    assert found.values["atoms_that_left_700K"].value == 4.0 and found.values["atoms_that_left_300K"].value == 0.0
+    assert len(found.notes) == 1 and found.notes[0].startswith("700 K: 4 of 360 atoms left the slab")
+    assert [len(one.doubts) for one in found.headlines] == [0, 1]
+    trust("physics", "atoms that were made to leave a slab, of 4", gone, "4", planted=True)
+
+
+@pytest.mark.planted
+def test_a_surface_that_melts_is_told_by_its_layer(trust):
+    """Atoms of one face diffuse in the plane; the layers below stay, and the other face too."""
+    start, run = slab(), shaken(1)
+    top = layers_of(start)[-1]
+    steps = 0.15 * np.random.default_rng(3).normal(size=(400, len(top), 3)) * np.array([1.0, 1.0, 0.0])
+    order, gone = order_by_layer(moved(run, top, np.cumsum(steps, axis=0)), start)
+    assert gone == 0 and order[0] < 0.7 and order[1:] == pytest.approx(np.ones(2))
+    found = layer_results([produced([run, moved(run, top, np.cumsum(steps, axis=0))], start, 500.0)])
+    assert found.notes[0].startswith("500 K: the surface lost its order") and found.headlines[0].doubts
+    assert found.tables[0].rows[0][6].value == pytest.approx(0.5 * (1.0 + order[0])) and found.tables[0].columns[6] == "order"
+    trust("physics", "order of a made surface of which one face diffuses", float(order[0]), "< 0.7", planted=True)
+
+
+def test_atoms_that_hop_to_sites_keep_the_order_and_are_told():
+    """Half of the atoms of a face move along by one row: all stand on sites, yet none vibrates about its place."""
+    start, run = slab(), shaken(1)
+    row = layers_of(start)[-1]
+    hop = (np.arange(400) >= 200)[:, None] * 2.0 * (start.cell[0, 0] / 6).numpy()
+    found = layer_results([produced([moved(run, row, hop)], start)])
+    assert found.values["surface_order_300K"].value == pytest.approx(1.0)
+    assert "leave their places (u² above 1" in found.notes[0]
 
 
 def write_run(path: Path, atoms: Atoms, lengths: np.ndarray) -> None:

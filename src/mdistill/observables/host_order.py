@@ -6,9 +6,12 @@ d: mean distance of neighbouring sites of the element. Rigid drift is removed an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+
 import numpy as np
 from ase.data import atomic_numbers
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.spatial import cKDTree
 
 from mdistill.estimates import Estimate, mean_of, unknown
@@ -39,20 +42,32 @@ def host_order(trajectory: Trajectory, start: System, *, mobile: str) -> Estimat
     positions = trajectory.positions[frames].double().cpu().numpy()[:, host]
     scaled = positions @ np.linalg.solve(trajectory.cell[frames].double().cpu().numpy(), cell[None])
     scaled -= (scaled - sites).mean(axis=1, keepdims=True)
-    shares = [(kinds == z).mean() * _on_sites(scaled[:, kinds == z], sites[kinds == z], cell) for z in np.unique(kinds)]
-    return mean_of(np.sum(shares, axis=0), unit="")
+    return mean_of(on_sites(scaled, sites, kinds, cell).mean(axis=1), unit="")
 
 
-def _on_sites(
-    positions: Float[np.ndarray, "frame atom 3"], sites: Float[np.ndarray, "atom 3"], cell: Float[np.ndarray, "3 3"]
-) -> Float[np.ndarray, " frame"]:
-    """Share of the atoms of one element that are near one of its sites, by frame."""
-    images = np.array([[a, b, c] for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)], dtype=float) @ cell
-    tree = cKDTree((_wrapped(sites, cell) + images[:, None]).reshape(-1, 3))
-    spacing = tree.query(_wrapped(sites, cell), k=2)[0][:, 1].mean()
-    distances = tree.query(_wrapped(positions, cell).reshape(-1, 3))[0].reshape(positions.shape[:2])
-    return (distances < min(spacing / 4.0, _LARGEST_REACH)).mean(axis=1)
+def on_sites(
+    positions: Float[np.ndarray, "frame atom 3"], sites: Float[np.ndarray, "atom 3"], kinds: np.ndarray,
+    cell: Float[np.ndarray, "3 3"], periodic: Sequence[bool] = (True, True, True),
+) -> Bool[np.ndarray, "frame atom"]:  # fmt: skip
+    """Whether each atom is near a site of its element.
+
+    Args:
+        positions: Å, without drift.
+        sites: One for each atom, Å.
+        kinds: Elements of the atoms.
+        cell: Rows are vectors, of any length along open directions; Å.
+        periodic: Which directions are.
+    """
+    images = np.array(list(product(*((-1, 0, 1) if closed else (0,) for closed in periodic))), dtype=float) @ cell
+    near = np.zeros(positions.shape[:2], dtype=bool)
+    for z in np.unique(kinds):
+        home = _wrapped(sites[kinds == z], cell, periodic)
+        tree = cKDTree((home + images[:, None]).reshape(-1, 3))
+        spacing = tree.query(home, k=2)[0][:, 1].mean()
+        distances = tree.query(_wrapped(positions[:, kinds == z], cell, periodic))[0]
+        near[:, kinds == z] = distances < min(spacing / 4.0, _LARGEST_REACH)
+    return near
 
 
-def _wrapped(positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    return positions - np.floor(positions @ np.linalg.inv(cell)) @ cell
+def _wrapped(positions: np.ndarray, cell: np.ndarray, periodic: Sequence[bool]) -> np.ndarray:
+    return positions - np.where(periodic, np.floor(positions @ np.linalg.inv(cell)), 0.0) @ cell
