@@ -282,7 +282,7 @@ def test_two_workers_make_the_set_of_one_process(tmp_path):
     for name, a in (("LiF", 4.03), ("LiCl", 5.13)):
         bulk(name, "rocksalt", a=a, cubic=True).write(tmp_path / f"{name}.cif")
     settings = TrajectorySettings(
-        temperatures=(300.0,), time_ps=2.0, lag_ps=1.0, explore_ps=2.0, frames=2, on_policy=2, steps=40, rounds=1, cutoff=3.9,
+        temperatures=(300.0,), time_ps=2.0, lag_ps=1.0, explore_ps=2.0, frames=3, on_policy=3, steps=240, rounds=1, cutoff=3.9,
         equilibration_ps=0.2,
     )  # fmt: skip
     files = [(path, path.name) for path in sorted(tmp_path.glob("*.cif"))]
