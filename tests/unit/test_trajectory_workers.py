@@ -277,6 +277,7 @@ def test_command_line(folder, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_two_workers_make_the_set_of_one_process(tmp_path):
     """LiF and LiCl by hasty students: all arrays are equal, and all that is told of them but the CPU time."""
     for name, a in (("LiF", 4.03), ("LiCl", 5.13)):
