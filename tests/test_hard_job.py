@@ -83,7 +83,11 @@ def test_the_report_tells_what_changed(place: Path) -> None:
     assert 1.0 < density[0].value < 5.0 and density[0].value != density[1].value
     assert any("highest peak" in name for name in rows) and "pressure" in rows
     assert any(figure.name == "changes-rdf" for figure in read_results(run).figures)
-    assert "The dynamics before and after hard labels" in (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "The dynamics before and after hard labels" in page and "<h2>What DFT changed</h2>" in page
+    assert all(row[4] is None for row in table(read_results(run), "hard")), (
+        "a constant is fitted: two frames have no energy error"
+    )
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("elsewhere")
     soft = morse_frames(32)
     LabelStore(folder / "label").append(soft)
-    train_potential(soft, TRAIN, folder / "train", provenance={"teacher": "morse", "settings": asdict(TRAIN)})
+    train_potential(soft, TRAIN, folder / "train", provenance={"teacher": "toy_teacher:salt", "settings": asdict(TRAIN)})
     write_labels(folder / "dft.extxyz", stiffer(morse_frames(44)[32:]))
     return folder
 
@@ -148,8 +148,16 @@ def test_hard_labels_of_unit_cells_come_from_md_of_the_students(place: Path, tmp
     assert results.provenance["hard_labels"] >= 3
 
 
-def test_the_command_reads_a_file_and_leaves_unit_cells_to_the_main_job(place: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_the_command_reads_a_file_and_leaves_unit_cells_to_the_main_job(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The teacher of the students answers for the structures of the file; one whose code would run needs --trust."""
     run = tmp_path / "run"
     shutil.copytree(place, run)
     assert cli.run(["harden", str(run), "--engine", "cp2k", "--unit-cell"]) == 2
     assert "--harden.unit-cell" in capsys.readouterr().err
+    words = ["harden", str(run), "--engine", str(run / "dft.extxyz")]
+    assert cli.run(words) == 2 and "--trust" in capsys.readouterr().err
+    assert cli.run([*words, "--trust", "--largest-force", "1000", "--fit.time", "0.1"]) in (0, 4)
+    assert "labels of dft.extxyz" in capsys.readouterr().out
+    assert len(LabelStore(run / "hard" / "labels")) == 12

@@ -24,7 +24,7 @@ class HardenArguments(TrustArguments):
     """Run and engine."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of `mdistill distill`: its labels and students are used."""
+    """Run folder of `mdistill distill`, or one with label/ and train/: its labels and students are used."""
     engine: str
     """Engine of hard labels: cp2k, pyscf, a teacher's name, module:attribute (code to run) of an ASE calculator; or a file or
     folder with labels."""
@@ -108,11 +108,12 @@ def _job(given: HardenArguments) -> Hardening:
     from mdistill.hardening.made_elsewhere import given_by
     from mdistill.hardening.refine import teacher_alone
     from mdistill.nets.model_files import load_net, read_metadata
+    from mdistill.runs.trust import is_import_path
     from mdistill.settings import from_json
-    from mdistill.teachers.models import find_student
+    from mdistill.teachers.models import find_student, load
     from mdistill.training.committee import members_beside
     from mdistill.training.settings import TrainSettings
-    from mdistill.workflows.run_parts import read_labels, teacher_of
+    from mdistill.workflows.run_parts import read_labels
 
     if not given.run.is_dir():
         fix = "mdistill distill CRYSTAL makes one"
@@ -130,10 +131,17 @@ def _job(given: HardenArguments) -> Hardening:
     train = from_json(TrainSettings, provenance.get("settings", {}), source=student, derived=True)
     elements, home = load_net(student).elements, given.run / ANSWERS
     engine = load_hard_engine(given.engine, cp2k=given.cp2k, pyscf=given.pyscf, subject="--engine", home=home, elements=elements)
-    structures = given_by(engine)
-    own = teacher_alone(teacher_of(given.run, trusted=given.trust), train) if structures else None
+    teacher, structures, own = str(provenance.get("teacher", "teacher")), given_by(engine), None
+    if structures:
+        if is_import_path(teacher) and not given.trust:
+            problem, allowed = (
+                f"names {teacher!r} as its teacher, whose code would run",
+                "a teacher by name, unless you add --trust",
+            )
+            raise BadInput(student, problem, allowed=allowed, fix="add --trust if you know and trust that module")
+        own = teacher_alone(load(teacher, subject=f"teacher of {student}"), train)
     return Hardening(
         soft=read_labels(given.run), students=[student, *members_beside(student)], engine=engine, train=train,
-        teacher=str(provenance.get("teacher", "teacher")), budget=given.budget, own=own, given=structures,
+        teacher=teacher, budget=given.budget, own=own, given=structures,
         workers=given.workers, address=given.executor,
     )  # fmt: skip

@@ -25,9 +25,9 @@ from mdistill.runs.results import Figure, Results, Scene, Table, add_to_run, rea
 
 SECTIONS = {
     "ladder": "The ladder", "structure": "Structure and disorder", "gates": "Gates", "accuracy": "Accuracy",
-    "matter": "Density and layers", "molecules": "Molecules", "vibrations": "Vibrations", "direct": "Direct forces",
-    "strides": "Long strides", "dynamics": "Dynamics", "transport": "Transport", "training": "Training",
-    "settings": "Further tables",
+    "what DFT changed": "What DFT changed", "matter": "Density and layers", "molecules": "Molecules",
+    "vibrations": "Vibrations", "direct": "Direct forces", "strides": "Long strides", "dynamics": "Dynamics",
+    "transport": "Transport", "training": "Training", "settings": "Further tables",
 }  # fmt: skip
 """Sections in the order shown; sections of other names follow them."""
 
