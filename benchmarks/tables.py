@@ -335,7 +335,7 @@ def screening(rows: list[Row]) -> list[str]:
     for r in parts.get("correction", []):
         gain = within(r, "gain", "gain low", "gain high")
         text = f"{r['model'].removeprefix('ours, and ').capitalize()}: changes the error of {r['without']:.2f} by {gain} on"
-        lines += [f"{text} {r['entries']} entries with a CIF. It is not in the package.", ""]
+        lines += [f"{text} {r['entries']} entries with a CIF.", ""]
     for r in parts.get("speed", []):
         motion = f", {r['with motion']:.0f} with motion at four temperatures" if "with motion" in r else ""
         lines += [

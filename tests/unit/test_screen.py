@@ -19,10 +19,12 @@ from rich.console import Console
 import mdistill
 from conductors import cif, conductor
 from mdistill import cli
+from mdistill.commands import screen as screen_command
 from mdistill.commands.screen import show
 from mdistill.errors import BadInput, BlowUp, Interrupted, MdistillNotice
 from mdistill.interrupt import StopRequest
 from mdistill.io.listing import structure_files
+from mdistill.runs.lock import working
 from mdistill.screening.screen import screen
 
 NAMES = ("Li6PS5Cl", "Li10GeP2S12", "Li7La3Zr2O12, tetragonal", "Li3YCl6")
@@ -42,8 +44,14 @@ def folder(tmp_path):
     return place
 
 
-def test_bad_files_are_listed_and_the_rest_is_ranked(folder, tmp_path, capsys):
+def test_bad_files_are_listed_and_the_rest_is_ranked(folder, tmp_path, capsys, monkeypatch):
+    written, finish = list[bool](), screen_command.finish
+    monkeypatch.setattr(
+        screen_command, "finish", lambda *a, **b: written.append(working(tmp_path / "out") is not None) or finish(*a, **b)
+    )
     assert cli.run(["screen", str(folder), "--species", "Li", "--out", str(tmp_path / "out")]) == 2
+    assert written == [True], "the folder is locked until all is written"
+    assert working(tmp_path / "out") is None
     said = capsys.readouterr().out
     assert "Not predicted: 3 of 7 structures" in said and "no mobile ion Li in Cu" in said and "not opened" in said
     assert "not from MD" in said and "MSD, D and σ of the ions' motion: --temperature 300 600" in said

@@ -28,13 +28,13 @@ from mdistill.transport.fit import (
     held_out_values,
     repeat_scatter,
     summary,
-    train_transport,
 )
 from mdistill.transport.forest import check_forest, tree_values
 from mdistill.transport.model import SHIPPED, load_transport, save_transport, shipped_model
 from mdistill.transport.obelix import Entry, composition_of, group_entries, near_repeats, obelix_folder, read_obelix
 from mdistill.transport.predict import predict
 from mdistill.transport.settings import FLOOR, SPREAD, TransportSettings
+from mdistill.transport.train import train_transport
 
 needs_data = pytest.mark.skipif(not os.environ.get("MDISTILL_DATA"), reason="MDISTILL_DATA is not set")
 HEAD = "ID,True Composition,Ionic conductivity (S cm-1),Space group #,a,b,c,alpha,beta,gamma,DOI,Family,Cif ID\n"
@@ -383,6 +383,10 @@ def test_the_training_command_makes_the_shipped_model(tmp_path, capsys):
     for name, basis in shipped.bases.items():
         assert made.bases[name].error == pytest.approx(basis.error, abs=0.02)
     assert made.header["provenance"]["data_sha256"] == shipped.header["provenance"]["data_sha256"]
+    one, other = made.correction, shipped.correction
+    assert (one.entries, one.groups, one.motion) == (other.entries, other.groups, other.motion)
+    np.testing.assert_allclose(one.ridge.weights, other.ridge.weights, atol=0.03)
+    assert one.error == pytest.approx(other.error, abs=0.03) and one.gain[0] == pytest.approx(other.gain[0], abs=0.03)
     assert "Grouped cross-validation" in capsys.readouterr().out
 
 

@@ -48,9 +48,10 @@ class ScreenArguments:
 
 HELP = """\
 Rank structures by their ionic conductivity at 300 K. It is predicted by statistics of measured conductivities (OBELiX) from
-composition, density, lattice and space group; it is not MD. Its mean absolute error is 1.1 to 1.2 decades: it tells a good
-conductor from a bad one, not two good ones apart. Each value has 68 and 95 % intervals, a probability to be below detection
-(10⁻⁸ S/cm), and a verdict whether the material resembles the training set. Partial occupancies are used as they are.
+composition, density, lattice and space group, for new compositions corrected by ion sites and predicted motion; it is not MD.
+Its mean absolute error is 1.1 to 1.2 decades: it tells a good conductor from a bad one, not two good ones apart. Each value has
+68 and 95 % intervals, a probability to be below detection (10⁻⁸ S/cm), and a verdict whether the material resembles the training
+set. Partial occupancies are used as they are.
 
 Other temperatures (600 to 1200 K) give the mean square displacement in 10 ps, D and σ, from a model trained on dynamics of
 students of SevenNet-0. Files that cannot be used are listed with the reason, the others are ranked, and the exit status is 2.
@@ -82,17 +83,17 @@ def main(arguments: list[str]) -> int:
             given.files, species=given.species, temperatures_K=given.temperature, model=given.model, motion=given.motion,
             kept=kept, stop=stop,
         )  # fmt: skip
-    results = stamped(results, given, repeat=command)
-    refused = int(results.values["structures_refused"].value or 0)
-    show(results, folder)
-    if folder is not None:
-        from mdistill.io.files import write_text
-        from mdistill.screening.tables import screen_csv
+        results = stamped(results, given, repeat=command)
+        show(results, folder)
+        if folder is not None:
+            from mdistill.io.files import write_text
+            from mdistill.screening.tables import screen_csv
 
-        write_config(folder, "mdistill screen", given)
-        write_text(folder / "screen.csv", screen_csv(results))
-        print(f"all columns: {folder / 'screen.csv'}")
-    finish(results, folder, report=True, sections=("unread",))
+            write_config(folder, "mdistill screen", given)
+            write_text(folder / "screen.csv", screen_csv(results))
+            print(f"all columns: {folder / 'screen.csv'}")
+        finish(results, folder, report=True, sections=("unread",))
+    refused = int(results.values["structures_refused"].value or 0)
     if folder is None and stop.pending():
         raise Interrupted("stopped; the ranking holds what was read.\n  fix: with --out FOLDER the same command reads the rest")
     stop.raise_if_pending()

@@ -12,6 +12,7 @@ import tyro
 from mdistill.campaign.settings import ALIKE, TrajectorySettings
 from mdistill.errors import BadInput
 from mdistill.flags.arguments import finish, output_folder, parse, stamped, use_threads, with_missing, write_config
+from mdistill.notices import notify
 from mdistill.settings import changes, hints
 from mdistill.transport.settings import MotionSettings, TransportSettings
 
@@ -46,14 +47,15 @@ class TrainTransportArguments:
 HELP = """\
 Fit a predictor of `mdistill screen`. At 300 K: extremely randomised trees on composition, density, lattice and space group of
 every measured conductivity of OBELiX (599 Li conductors), and trees on composition alone. Whole groups of
-equal composition or paper are held out to set the intervals. Takes half a minute. The model of the package was made like this.
+equal composition or paper are held out to set the intervals; CIFs beside the tables add a correction by ion sites and predicted
+motion. Takes a minute.
 
 With --structures a trajectory set is made: a cheap student of each crystal, its dynamics at 600 to 1200 K, and from them MSD, D
 and spectra. A crystal costs four to nine minutes of CPU time; the same command continues, and adds new crystals.
 With --published the set gets its crystals from LiFlow's universal set on this disk, or from structures with known D.
 With --trajectories alone the predictor of motion at 600 to 1200 K learns from that set: trees on composition, density and ion
 network, or with --motion.members nets that see the trajectories in training (--motion.trees 0: these alone). Its errors on groups
-held out whole are printed. The model of the package was made like this.
+held out whole are printed. The models of the package were made like this.
 
 examples:
   mdistill train transport --data obelix --out runs/transport
@@ -123,14 +125,19 @@ def _flag(name: str) -> str:
 
 def fit_measured(given: TrainTransportArguments, command: str) -> int:
     """Trees on measured conductivities."""
-    from mdistill.transport.fit import train_transport
     from mdistill.transport.model import save_transport
-    from mdistill.transport.obelix import provenance_of, read_obelix
+    from mdistill.transport.motion_file import shipped_motion, shipped_motion_sha256
+    from mdistill.transport.obelix import CIFS, TABLE, cif_texts, provenance_of, read_obelix
+    from mdistill.transport.train import site_inputs, train_transport
     from mdistill.transport.training_tables import fit_results
 
     entries = read_obelix(given.data)
     folder = output_folder(given.out)
-    model = train_transport(entries, given.settings)
+    texts = cif_texts(given.data)
+    if not texts:
+        notify(f"no {CIFS} beside {TABLE}: the model has no correction by ion sites and predicted motion")
+    sites = site_inputs(entries, texts, shipped_motion()) if texts else None
+    model = train_transport(entries, given.settings, sites=sites, motion=shipped_motion_sha256())
     results: Any = stamped(fit_results(model, entries), given.settings, repeat=command)
     made = provenance_of(entries, given.data) | {"version": results.version, "settings": results.settings}
     digest = save_transport(folder / "transport.mdistill", model, made)

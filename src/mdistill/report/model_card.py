@@ -34,7 +34,7 @@ def model_card(path: Path) -> Results:
     made, title = header["provenance"], f"Model {path.name}"
     if header["kind"] == TRANSPORT:
         return Results(
-            command="info", tables=[_card(title, [*_transport_rows(header), *_file_rows(path, header)]), _cited("obelix")]
+            command="info", tables=[_card(title, [*_transport_rows(path, header), *_file_rows(path, header)]), _cited("obelix")]
         )
     if header["kind"] == MOTION:
         known = card_of(str(header["settings"]["teacher"]))
@@ -114,8 +114,14 @@ def _map_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
     ]  # fmt: skip
 
 
-def _transport_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
+def _transport_rows(path: Path, header: Mapping[str, Any]) -> list[list[Cell]]:
     """What the predictor of conductivities is, what it was trained on, its errors and limits."""
+    from mdistill.transport.correction import INPUTS, worth
+    from mdistill.transport.model import load_transport
+
+    corrected: list[list[Cell]] = [["correction", "none: trained without CIFs"]]
+    if (one := load_transport(path).correction) is not None:
+        corrected = [["corrected by", "; ".join(INPUTS)], ["correction", worth(one)], ["its model of motion", one.motion]]
     settings, made = header["settings"], header["provenance"]
     errors = settings.get("errors", {})
     scatter = ", ".join(f"± {value:.1f} ({level} %)" for value, level in zip(settings.get("scatter", ()), (68, 95), strict=False))
@@ -127,6 +133,7 @@ def _transport_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
         ["licence of the data", f"{made.get('licence', _UNTOLD)}; {made.get('citation', '')}"],
         ["data sha256", str(made.get("data_sha256") or _UNTOLD)],
         ["error, other groups", ", ".join(f"{error:.2f} decades ({name})" for name, error in errors.items())],
+        *corrected,
         ["narrowest intervals", f"{scatter} decades: repeated measurements scatter like this"],
         ["usual distance", f"up to {settings.get('far', math.nan):.2f} to the nearest composition"],
         ["elements", _symbols(header)],

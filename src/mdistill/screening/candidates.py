@@ -11,12 +11,14 @@ from mdistill.transport.predict_motion import StructureMotion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usable:
-    """A structure that can be predicted: its name, formula, material, notes of reading it, and its motion where asked for."""
+    """A structure that can be predicted: its name, formula, material, notes of reading it, inputs of the correction
+    of σ(300 K), and its motion where asked for."""
 
     name: str
     formula: str
     material: Material
     notes: tuple[str, ...]
+    sites: tuple[float, ...] | None = None
     motion: StructureMotion | None = None
 
 

@@ -18,6 +18,7 @@ from mdistill.io.files import append_line, sha256
 from mdistill.io.structures import from_atoms, read_structure
 from mdistill.screening.candidates import Refusal, Usable
 from mdistill.settings import to_json
+from mdistill.transport.correction import correction_inputs
 from mdistill.transport.features import Material, material_of
 from mdistill.transport.ion_rows import ion_structure
 from mdistill.transport.motion import MotionModel
@@ -29,11 +30,20 @@ _SEVERAL = ("extxyz", "xyz", "traj")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What is asked of each structure: the mobile ion; whether σ(300 K); motion at temperatures, by a model and, where it has
-    nets, the foundation model of their features."""
+    """What is asked of each structure.
+
+    Attributes:
+        mobile: Atomic number of the mobile ion.
+        room: Whether σ(300 K).
+        correct: Model of motion whose predictions correct it.
+        motion, temperatures_K: Motion at temperatures, by a model.
+        teacher: Foundation model of the features of its nets, where it has some.
+        digest: What tells these models from others.
+    """
 
     mobile: int
     room: bool = True
+    correct: MotionModel | None = None
     motion: MotionModel | None = None
     teacher: Potential | None = None
     temperatures_K: tuple[float, ...] = ()
@@ -59,9 +69,9 @@ class FilesRead:
 
     def key(self, file: Path, name: str, asked: Asked) -> str:
         """What decides what is read of a file; "" where it cannot be read."""
-        motion = f"/{asked.room}/{asked.digest}/{asked.temperatures_K}" if asked.motion is not None else ""
+        motion = f"/{asked.room}/{asked.temperatures_K}" if asked.motion is not None else ""
         with suppress(OSError):
-            return f"{sha256(file)}/{name}/{asked.mobile}/{__version__}{motion}"
+            return f"{sha256(file)}/{name}/{asked.mobile}/{__version__}/{asked.digest}{motion}"
         return ""
 
     def find(self, key: str) -> list[Usable | Refusal] | None:
@@ -85,6 +95,7 @@ def _from_json(raw: dict[str, Any]) -> Usable | Refusal:
     material = Material(**{**made, "composition": numbers, "lengths": lengths})
     return Usable(
         name=raw["name"], formula=raw["formula"], material=material, notes=tuple(raw["notes"]),
+        sites=None if raw["sites"] is None else tuple(raw["sites"]),
         motion=None if raw["motion"] is None else _motion(raw["motion"]),
     )  # fmt: skip
 
@@ -125,7 +136,9 @@ def _usable(crystal: Crystal, name: str, asked: Asked) -> Usable:
     Raises:
         BadInput: No motion, and nothing else asked for.
     """
-    motion, notes = None, crystal.notes
+    motion, sites, notes, material = None, None, crystal.notes, material_of(crystal)
+    if asked.correct is not None and material.symmetry_known:
+        sites = tuple(correction_inputs(crystal, asked.correct, mobile=asked.mobile).tolist())
     if asked.motion is not None:
         try:
             motion = predict_motion(
@@ -136,7 +149,7 @@ def _usable(crystal: Crystal, name: str, asked: Asked) -> Usable:
                 raise
             notes = (*notes, f"no motion: {error.problem if isinstance(error, BadInput) else error}")
     return Usable(
-        name=name, formula=reduced_formula(crystal.composition), material=material_of(crystal), notes=notes, motion=motion
+        name=name, formula=reduced_formula(crystal.composition), material=material, notes=notes, sites=sites, motion=motion
     )
 
 

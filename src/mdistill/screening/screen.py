@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from mdistill.screening.candidates import Candidate, Refusal, Usable
 from mdistill.screening.read import Asked, FilesRead, structures_in
 from mdistill.screening.tables import screen_results
 from mdistill.transport.model import TransportModel, load_transport, shipped_model
-from mdistill.transport.predict import predict
+from mdistill.transport.motion import MotionModel
+from mdistill.transport.motion_file import SHIPPED, load_motion, shipped_motion, shipped_motion_sha256
+from mdistill.transport.predict import RoomConductivity, predict
 from mdistill.transport.settings import LEAST_K, MOST_K, ROOM_K
 
 
@@ -64,13 +67,12 @@ def screen(
         raise BadInput("files", problem, allowed=f"structures with {species} (CIF, POSCAR, extxyz)", fix=first.fix)
     if read < len(files):
         notify(f"stopped after {read} of {len(files)} files: the ranking holds these alone")
-    sigmas = [None] * len(usable) if trained is None else predict(trained, [one.material for one in usable])
     candidates = [
         Candidate(
             name=one.name, formula=one.formula, space_group=one.material.space_group, conductivity=sigma, motion=one.motion,
-            notes=one.notes,
+            notes=one.notes if sigma is None else (*one.notes, *sigma.notes),
         )
-        for one, sigma in zip(usable, sigmas, strict=True)
+        for one, sigma in zip(usable, _conductivities(trained, usable), strict=True)
     ]  # fmt: skip
     return screen_results(candidates, refused, trained, asked.motion, left_out=left_out)
 
@@ -83,6 +85,13 @@ def _all_in(file: Path, name: str, asked: Asked, stop: StopRequest) -> list[Usab
             return None
         found.append(one)
     return found
+
+
+def _conductivities(trained: TransportModel | None, usable: Sequence[Usable]) -> Sequence[RoomConductivity | None]:
+    if trained is None:
+        return [None] * len(usable)
+    sites = [None if one.sites is None else np.array(one.sites) for one in usable]
+    return predict(trained, [one.material for one in usable], sites)
 
 
 def _asked(
@@ -98,11 +107,12 @@ def _asked(
     if len(other) < len(kelvins):
         trained = shipped_model() if model is None else load_transport(model)
         check_species(trained, species)
+    trained, correct = _correcting(trained)
+    digest = "" if trained is None or trained.correction is None else trained.correction.motion[:16]
     if not other:
-        return trained, Asked(mobile=atomic_numbers[species])
+        return trained, Asked(mobile=atomic_numbers[species], correct=correct, digest=digest)
     from mdistill.io.files import sha256
     from mdistill.teachers.models import load
-    from mdistill.transport.motion_file import SHIPPED, load_motion
     from mdistill.transport.predict_motion import check_motion
 
     path = motion or SHIPPED
@@ -110,9 +120,23 @@ def _asked(
     check_motion(moved, species)
     teacher = load(moved.teacher, subject="--motion") if moved.predictor.nets else None
     return trained, Asked(
-        mobile=atomic_numbers[species], room=trained is not None, motion=moved, teacher=teacher, temperatures_K=other,
-        digest=sha256(path)[:16],
+        mobile=atomic_numbers[species], room=trained is not None, correct=correct, motion=moved, teacher=teacher,
+        temperatures_K=other, digest=f"{digest}/{sha256(path)[:16]}",
     )  # fmt: skip
+
+
+def _correcting(trained: TransportModel | None) -> tuple[TransportModel | None, MotionModel | None]:
+    """The model, and that of motion which its correction needs; without the correction, and with a notice, where that is not the
+    one of this package."""
+    if trained is None or trained.correction is None:
+        return trained, None
+    if (made := trained.correction.motion) == (own := shipped_motion_sha256()):
+        return trained, shipped_motion()
+    notify(
+        f"the correction of the model for 300 K was made with another model of motion ({made[:16]}, this package has {own[:16]}):"
+        " σ(300 K) is given without it. mdistill train transport makes a model that fits"
+    )
+    return replace(trained, correction=None), None
 
 
 def check_temperatures(temperatures_K: Sequence[float] | float) -> list[float]:

@@ -12,7 +12,8 @@ from mdistill.estimates import Estimate, exactly
 from mdistill.runs.results import Cell, Figure, Results, Series, Table
 from mdistill.screening.candidates import Candidate, Refusal
 from mdistill.screening.motion_tables import EQUAL, MOTION, motion_figure, motion_notes, motion_table, plain, ranked_by_motion
-from mdistill.transport.model import BASES, TransportModel
+from mdistill.transport.correction import worth
+from mdistill.transport.model import BASES, CORRECTED, TransportModel
 from mdistill.transport.motion import MotionModel
 from mdistill.transport.predict import RoomConductivity
 from mdistill.transport.settings import FLOOR
@@ -22,7 +23,7 @@ NAME = "screen"
 _MINUS = "−"
 _CSV = (
     "rank", "file", "formula", "log10_sigma_S_cm", "low_95", "high_95", "below_detection_percent", "applicable",
-    "basis", "space_group", "nearest", "distance", "nearest_log10_measured", "notes",
+    "basis", "correction", "space_group", "nearest", "distance", "nearest_log10_measured", "notes",
 )  # fmt: skip
 """Names in the CSV file of the columns of the ranking."""
 HALF = {"log10_sigma_S_cm": "half_width_68"}
@@ -51,7 +52,8 @@ def screen_results(
         results.tables.insert(0, _ranking(ranked))
         results.figures.insert(0, _figure([sigma for sigma, _ in ranked]))
         results.notes[:0] = notes([sigma for sigma, _ in ranked], model, motion=motion is not None)
-        results.citations.append("obelix")
+        corrected = any(sigma.basis == CORRECTED for sigma, _ in ranked)
+        results.citations.extend(["obelix", *["sevennet"] * (corrected and motion is None)])
         results.provenance["model_sha256"] = model.header.get("sha256", "")
     if refused:
         rows: list[list[Cell]] = [[one.name, one.reason, one.fix] for one in refused]
@@ -80,11 +82,16 @@ def notes(ranked: Sequence[RoomConductivity], model: TransportModel, *, motion: 
             f"{without} of {len(ranked)} structures are ordered and triclinic or monoclinic. Such a cell may be one ordering of a"
             " disordered crystal, so the composition alone was used (column basis)"
         )
+    corrected = sum(one.basis == CORRECTED for one in ranked)
+    if model.correction is not None and corrected:
+        texts.append(f"{corrected} of {len(ranked)} values are corrected (column correction, decades). {worth(model.correction)}")
     return texts
 
 
 _DRAWN = 60
 """Number of structures in the figure."""
+_SAID = {CORRECTED: "corrected by ion sites and predicted motion", **BASES}
+"""What the value of each basis is made of."""
 
 
 def _left_out(count: int) -> list[str]:
@@ -95,14 +102,15 @@ def _left_out(count: int) -> list[str]:
 
 def _ranking(ranked: Sequence[tuple[RoomConductivity, Candidate]]) -> Table:
     columns = [
-        "rank", "file", "formula", SIGMA, "95 % from", "95 % to", "below detection (%)", "applicable", "basis", "space group",
-        "nearest in training", "its distance", "its measured log10 σ", "notes",
+        "rank", "file", "formula", SIGMA, "95 % from", "95 % to", "below detection (%)", "applicable", "basis", "correction",
+        "space group", "nearest in training", "its distance", "its measured log10 σ", "notes",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for rank, (sigma, one) in enumerate(ranked, 1):
         rows.append([
             rank, one.name, one.formula, estimate(sigma), *(round(end, 2) for end in sigma.interval_95),
-            round(100.0 * sigma.below_detection), "; ".join(sigma.doubts) or "yes", sigma.basis, one.space_group or "not known",
+            round(100.0 * sigma.below_detection), "; ".join(sigma.doubts) or "yes", sigma.basis,
+            round(sigma.correction, 2) if sigma.basis == CORRECTED else None, one.space_group or "not known",
             sigma.nearest, round(sigma.distance, 3), round(sigma.nearest_measured, 2), "; ".join(one.notes),
         ])  # fmt: skip
     caption = (
@@ -175,7 +183,7 @@ def screen_csv(results: Results) -> str:
 def _figure(ranked: Sequence[RoomConductivity]) -> Figure:
     """Conductivity against rank of the best with 68 % intervals, one series for each basis."""
     series, drawn = [], ranked[:_DRAWN]
-    for basis, what in BASES.items():
+    for basis, what in _SAID.items():
         chosen = [(rank, one) for rank, one in enumerate(drawn, 1) if one.basis == basis]
         if chosen:
             y = [sigma.value for _, sigma in chosen]

@@ -1,4 +1,4 @@
-r"""Training of the transport predictor: trees on every labelled entry, and intervals from whole groups held out.
+r"""Trees of the transport predictors, groups held out whole, and intervals from them.
 
 Grouped cross-validation gives for every entry i an error e_i and the spread s_i of the trees, made without its group. The score
 
@@ -14,18 +14,19 @@ Reference: Lee, Barber & Willett, arXiv 2306.06342 (2023); Dunn, Wasserman & Ram
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mdistill.errors import BadInput, MissingPackage
-from mdistill.transport.features import STRUCTURE_COLUMNS, element_properties, features, material_of_entry
+from mdistill.errors import MissingPackage
 from mdistill.transport.forest import Forest, forest_of, tree_values
-from mdistill.transport.model import Basis, Distances, TransportModel
 from mdistill.transport.obelix import SAME, Entry, fractions_of, group_entries
 from mdistill.transport.settings import LEVELS, SPREAD, TransportSettings
+
+DRAWS = 4000
+"""Bootstrap draws of groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,34 +106,23 @@ def conformal_factors(
     return tuple(float(scores[order][min(np.searchsorted(reached, level - 1e-12), len(order) - 1)]) for level in LEVELS)
 
 
-def train_transport(entries: Sequence[Entry], settings: TransportSettings, *, mobile: int = 3) -> TransportModel:
-    """Forests on all entries, with the structure and on composition alone, and their intervals from grouped cross-validation.
+def paired(
+    difference: Float[np.ndarray, " label"], groups: Int[np.ndarray, " label"], *, seed: int = 0, tries: int = 1
+) -> tuple[float, float, float]:
+    """Mean over labels with its 95 % interval, groups drawn with replacement.
 
-    Raises:
-        BadInput: Fewer groups than folds.
+    Args:
+        difference: One number a label.
+        groups: Group of each label.
+        seed: Seed of the draws.
+        tries: Number of comparisons that the interval allows for (Bonferroni).
     """
-    labels, compositions = labels_of(entries), [entry.composition for entry in entries]
-    if (count := len(np.unique(labels.group))) < settings.folds:
-        problem = f"{len(entries)} entries in {count} groups of equal composition or paper"
-        raise BadInput("data", problem, allowed=f"at least {settings.folds} groups", fix="add entries, or fewer --folds")
-    elements = sorted({number for composition in compositions for number in composition})
-    properties = element_properties()
-    columns = features([material_of_entry(entry) for entry in entries], elements, properties, mobile=mobile)
-    bases = {}
-    for name, part, how in (
-        ("symmetry", columns, settings), ("composition", columns[:, :-STRUCTURE_COLUMNS], replace(settings, share=1.0))
-    ):  # fmt: skip
-        held = held_out_values(part, labels, how, seed=settings.seed)
-        factors = conformal_factors(held[:, 0] - labels.target, held[:, 1], labels.group)
-        bases[name] = Basis(
-            forest=fit_forest(part, labels, how, seed=settings.seed), factors=factors,
-            error=float(np.abs(held[:, 0] - labels.target).mean()),
-        )  # fmt: skip
-    fractions = fractions_of(compositions)
-    return TransportModel(
-        mobile=mobile, elements=tuple(elements), properties=properties, bases=bases, scatter=repeat_scatter(entries),
-        known=Distances(fractions=fractions[:, elements], targets=labels.target, far=farthest_usual(fractions, labels.group)),
-    )  # fmt: skip
+    _, place = np.unique(groups, return_inverse=True)
+    total, count = np.bincount(place, weights=difference), np.bincount(place)
+    drawn = np.random.default_rng(seed).integers(0, len(total), (DRAWS, len(total)))
+    tail = 0.025 / tries
+    low, high = np.quantile(total[drawn].sum(axis=1) / count[drawn].sum(axis=1), [tail, 1.0 - tail]).tolist()
+    return float(difference.mean()), low, high
 
 
 def repeat_scatter(entries: Sequence[Entry]) -> tuple[float, ...]:

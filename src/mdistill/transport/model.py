@@ -16,6 +16,7 @@ from jaxtyping import Float
 from mdistill.errors import BadInput
 from mdistill.io.files import write_bytes
 from mdistill.nets.model_files import FORMAT, read_metadata, read_tensors, sealed, tensor_hash
+from mdistill.transport.correction import ARRAYS, INPUTS, Correction, Ridge
 from mdistill.transport.features import PROPERTIES, STRUCTURE_COLUMNS
 from mdistill.transport.forest import FIELDS, Forest, check_forest
 
@@ -24,7 +25,10 @@ SHIPPED = Path(__file__).parent / "transport.mdistill"
 """The model of the package, made by `mdistill train transport` from OBELiX."""
 BASES = {"symmetry": "with density, lattice and space group", "composition": "composition alone"}
 """The forests, and what each is told."""
+CORRECTED = "corrected"
+"""Basis of what the forest "symmetry" and the correction say together."""
 _ALLOWED = "a file of mdistill train transport"
+_FACTS = ("factors", "error", "without", "gain", "entries", "groups", "motion")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,7 @@ class TransportModel:
         bases: "symmetry" uses density, lattice and space group, "composition" the composition alone.
         known: The compositions of training.
         scatter: Half width of the narrowest intervals (LEVELS), decades: how far measurements of one composition differ.
+        correction: Of the forest "symmetry" by ion sites and predicted motion; None where training had no CIFs.
         header: Header of its file; {} where it was not read from one.
     """
 
@@ -71,6 +76,7 @@ class TransportModel:
     bases: Mapping[str, Basis]
     known: Distances
     scatter: tuple[float, ...]
+    correction: Correction | None = None
     header: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,12 +88,16 @@ def save_transport(path: Path, model: TransportModel, provenance: dict[str, Any]
         "properties": model.properties, "known.row": row.astype(np.int16), "known.column": column.astype(np.uint8),
         "known.fraction": model.known.fractions[row, column].astype(np.float32), "known.targets": model.known.targets,
     }  # fmt: skip
+    made = model.correction
+    tensors |= {} if made is None else {f"correction.{name}": getattr(made.ridge, name) for name in ARRAYS}
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     settings = {
         "mobile": model.mobile, "properties": list(PROPERTIES), "far": model.known.far, "scatter": list(model.scatter),
         "factors": {name: list(basis.factors) for name, basis in model.bases.items()},
         "errors": {name: basis.error for name, basis in model.bases.items()},
     }  # fmt: skip
+    if made is not None:
+        settings["correction"] = {"inputs": list(INPUTS)} | {name: getattr(made, name) for name in _FACTS}
     digest = tensor_hash(tensors)
     metadata = {
         "format": FORMAT, "kind": KIND, "settings": settings, "elements": list(model.elements), "sha256": digest,
@@ -139,5 +149,21 @@ def _model(path: Path, header: dict[str, Any], tensors: dict[str, np.ndarray]) -
     return TransportModel(
         mobile=int(settings["mobile"]), elements=tuple(elements), properties=tensors["properties"], bases=bases, header=header,
         scatter=tuple(float(one) for one in settings["scatter"]),
+        correction=_correction(path, settings.get("correction"), tensors),
         known=Distances(fractions=fractions, targets=targets, far=float(settings["far"])),
     )  # fmt: skip
+
+
+def _correction(path: Path, settings: dict[str, Any] | None, tensors: dict[str, np.ndarray]) -> Correction | None:
+    """The correction of a file; those written before there was one have none."""
+    if settings is None:
+        return None
+    if settings["inputs"] != list(INPUTS):
+        problem = "the inputs of its correction are of another version"
+        raise BadInput(path, problem, allowed=_ALLOWED, fix="train again with this version")
+    ridge = Ridge(**{name: tensors[f"correction.{name}"] for name in ARRAYS})
+    arrays = [getattr(ridge, name) for name in ARRAYS]
+    if any(one.shape != (len(INPUTS),) or not np.isfinite(one).all() for one in arrays) or not (ridge.deviation > 0.0).all():
+        raise BadInput(path, "its correction is damaged", allowed=_ALLOWED, fix="copy it again")
+    facts: dict[str, Any] = {name: tuple(one) if isinstance(one := settings[name], list) else one for name in _FACTS}
+    return Correction(ridge=ridge, **facts)

@@ -25,7 +25,7 @@ from scipy.spatial.distance import cdist
 from mdistill.errors import BadInput
 from mdistill.settings import child_seed
 from mdistill.transport.features import element_properties
-from mdistill.transport.fit import Labels, conformal_factors, farthest_usual, fit_forest, fold_numbers
+from mdistill.transport.fit import Labels, conformal_factors, farthest_usual, fit_forest, fold_numbers, paired
 from mdistill.transport.forest import Forest, tree_values
 from mdistill.transport.ion_rows import (
     IonRows,
@@ -45,8 +45,6 @@ from mdistill.transport.taught import TaughtNet, taught
 from mdistill.transport.trajectory_set import CrystalRecord
 from mdistill.units import BOLTZMANN
 
-DRAWS = 2000
-"""Bootstrap draws of groups."""
 LAG_PS = 10.0
 """Lag of a set that does not name its own, ps."""
 FEW = 8
@@ -241,17 +239,6 @@ def held_out(
         columns = [(column[np.isfinite(column)], truth[folds != fold]) for column in truth[folds != fold].T]
         constant[outside] = [np.median(column) if len(column) else np.nanmedian(whole) for column, whole in columns]
     return value, spread, constant
-
-
-def paired(
-    difference: Float[np.ndarray, " label"], groups: Int[np.ndarray, " label"], *, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean over labels with its 95 % interval, groups drawn with replacement."""
-    _, place = np.unique(groups, return_inverse=True)
-    total, count = np.bincount(place, weights=difference), np.bincount(place)
-    drawn = np.random.default_rng(seed).integers(0, len(total), (DRAWS, len(total)))
-    low, high = np.quantile(total[drawn].sum(axis=1) / count[drawn].sum(axis=1), [0.025, 0.975]).tolist()
-    return float(difference.mean()), low, high
 
 
 def _factors(

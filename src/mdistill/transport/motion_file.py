@@ -61,6 +61,12 @@ def save_motion(path: Path, model: MotionModel, provenance: dict[str, Any]) -> s
 
 
 @cache
+def shipped_motion_sha256() -> str:
+    """sha256 of the arrays of the model of the package."""
+    return str(read_metadata(SHIPPED)["sha256"])
+
+
+@cache
 def shipped_motion() -> MotionModel:
     """The model of the package."""
     return load_motion(SHIPPED)

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from mdistill.crystals.crystal import reduced_formula
+from mdistill.transport.correction import CLOSE
 from mdistill.transport.features import STRUCTURE_COLUMNS, Material, features
 from mdistill.transport.forest import tree_values
-from mdistill.transport.model import TransportModel
+from mdistill.transport.model import CORRECTED, TransportModel
 from mdistill.transport.settings import FLOOR, SPREAD
+
+Inputs = Float[np.ndarray, " input"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,14 +23,16 @@ class RoomConductivity:
     """A predicted conductivity at 300 K, log10 of S/cm.
 
     Attributes:
-        value: Mean over the trees.
+        value: Mean over the trees, with the correction.
         interval_68, interval_95: Conformal intervals; a lower end at FLOOR stands for everything below.
-        below_detection: Probability of less than 10^DETECTION S/cm.
-        basis: "symmetry" or "composition": what the forest that was asked knows.
+        below_detection: Probability of less than 10^DETECTION S/cm, by the trees alone.
+        basis: "symmetry" or "composition": what the forest that was asked knows; CORRECTED: the first, with a correction.
         distance: To the nearest composition of training (0 equal, 1 no element in common).
         nearest: Formula of that composition.
         nearest_measured: Median of the values measured for it.
         doubts: Reasons not to trust it; none: applicable.
+        correction: Decades added to the mean over the trees.
+        notes: Inputs of the correction beyond training.
     """
 
     value: float
@@ -38,12 +44,22 @@ class RoomConductivity:
     nearest: str
     nearest_measured: float
     doubts: tuple[str, ...] = ()
+    correction: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
-def predict(model: TransportModel, materials: Sequence[Material]) -> list[RoomConductivity]:
+def predict(
+    model: TransportModel, materials: Sequence[Material], sites: Sequence[Inputs] | None = None
+) -> list[RoomConductivity]:
     """Conductivity at 300 K of each material.
 
-    A symmetry that is likely that of an ordering (`Material.symmetry_known`) is not used.
+    A symmetry that is likely that of an ordering (`Material.symmetry_known`) is not used, nor are the sites of one. Where a
+    composition within CLOSE was measured, nothing is corrected.
+
+    Args:
+        model: The model.
+        materials: The materials.
+        sites: Inputs of the correction of each (`correction_inputs`); None: of none.
     """
     if not materials:
         return []
@@ -54,21 +70,23 @@ def predict(model: TransportModel, materials: Sequence[Material]) -> list[RoomCo
         part = columns[chosen] if name == "symmetry" else columns[chosen][:, :-STRUCTURE_COLUMNS]
         values = tree_values(basis.forest, part)
         for k, one in zip(chosen, values, strict=True):
-            given[k] = _conductivity(model, materials[k], one, name, basis.factors)
+            given[k] = _conductivity(model, materials[k], one, name, None if sites is None else sites[k])
     return [one for one in given if one is not None]
 
 
-def _conductivity(
-    model: TransportModel, material: Material, values: np.ndarray, basis: str, factors: tuple[float, ...]
-) -> RoomConductivity:
-    value, width = float(values[:, 0].mean()), float(values[:, 0].std()) + SPREAD
+def _conductivity(model: TransportModel, material: Material, values: np.ndarray, basis: str, inputs: Inputs) -> RoomConductivity:
+    factors, added, notes = model.bases[basis].factors, 0.0, tuple[str, ...]()
+    distance, nearest, measured = nearest_known(model, material.composition)
+    if basis == "symmetry" and model.correction is not None and inputs is not None and distance > CLOSE:
+        ridge, factors, basis = model.correction.ridge, model.correction.factors, CORRECTED
+        added, notes = float(ridge.values(inputs)), ridge.outside(inputs)
+    value, width = float(values[:, 0].mean()) + added, float(values[:, 0].std()) + SPREAD
     halves = [max(q * width, least) for q, least in zip(factors, model.scatter, strict=True)]
     (low_68, high_68), (low_95, high_95) = ((max(value - half, FLOOR), value + half) for half in halves)
-    distance, nearest, measured = nearest_known(model, material.composition)
     return RoomConductivity(
         value=value, interval_68=(low_68, high_68), interval_95=(low_95, high_95), below_detection=float(values[:, 1].mean()),
         basis=basis, distance=distance, nearest=nearest, nearest_measured=measured,
-        doubts=tuple(doubts(model, material, distance)),
+        doubts=tuple(doubts(model, material, distance)), correction=added, notes=notes,
     )  # fmt: skip
 
 

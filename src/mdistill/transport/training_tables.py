@@ -8,6 +8,7 @@ import numpy as np
 
 from mdistill.estimates import exactly
 from mdistill.runs.results import Cell, Results, Table
+from mdistill.transport.correction import worth
 from mdistill.transport.model import BASES, TransportModel
 from mdistill.transport.motion import MotionModel
 from mdistill.transport.obelix import Entry
@@ -27,8 +28,12 @@ def fit_results(model: TransportModel, entries: Sequence[Entry]) -> Results:
         f" trees. No interval is narrower than repeated measurements scatter: ± {model.scatter[0]:.1f} (68 %),"
         f" ± {model.scatter[1]:.1f} (95 %)."
     )
+    told, made = "No correction by ion sites and predicted motion: too few entries have a CIF that can be read.", model.correction
+    if made is not None:
+        rows.append([f"corrected by ion sites and predicted motion, {made.entries} entries", made.error, *made.factors])
+        told = f"Correction by ion sites and predicted motion: {worth(made)}"
     table = Table("validation", "Grouped cross-validation", "accuracy", columns, rows, caption)
-    return Results(command="train transport", tables=[table], citations=["obelix"], provenance={})
+    return Results(command="train transport", tables=[table], notes=[told], citations=["obelix"], provenance={})
 
 
 def motion_results(model: MotionModel, records: Sequence[CrystalRecord]) -> Results:
