@@ -136,7 +136,8 @@ class LabelledFrame:
         target: Teacher's energy, forces, stress; NaN in what is `missing`.
         probes: [probe, atom, 3] probe directions v (pure numbers), or None.
         products: [probe, atom, 3] teacher's curvature products H·v, eV/Å², H = ∂²E/∂r∂r (minus the force Jacobian).
-        source: Origin of the frame: "md", "strain", "rattle", "relaxed", "displaced", "vacancy", "swap", "on-policy", "hard".
+        source: Origin of the frame: "md", "strain", "rattle", "relaxed", "displaced", "vacancy", "swap", "lifted",
+            "on-policy", "hard".
         temperature_K: Temperature of the MD it came from; 0 where none.
         block: Number of the contiguous time block it belongs to (unique within a label store); held-out sets are
             whole blocks.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk
+from ase.build import bulk, fcc110, molecule, nanotube
 from torch import Generator
 
-from mdistill.data.explore import can_have_defects, defects, deformed, rattled, short_contacts, strained
+from mdistill.data.explore import can_have_defects, defects, deformed, lifted, rattled, short_contacts, strained
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors, make_system, volumes
 from mdistill.types import System
@@ -153,3 +153,50 @@ def test_defects_are_those_of_the_seed_and_rattled() -> None:
                for (_, a), (_, b) in zip(first, other, strict=True))  # fmt: skip
     moved = next(one for kind, one in defects(argyrodite(), count=2, rattle=0.05, generator=seed(0)) if kind == "swap")
     assert 0.02 < float((moved.positions - argyrodite().positions).std()) < 0.09
+
+
+def slab() -> System:
+    """Al(110), six layers; on this open face two layers see the vacuum."""
+    atoms = fcc110("Al", (4, 3, 6), a=4.05, vacuum=8.0)
+    return make_system(atoms.positions, atoms.numbers, atoms.cell.array, [True, True, False])
+
+
+def test_atoms_are_lifted_off_both_faces_and_nothing_else_moves() -> None:
+    system = slab()
+    made = lifted(system, count=60, rattle=0.0, generator=seed(0))
+    moved = [(one.positions - system.positions).norm(dim=1).nonzero()[:, 0] for one in made]
+    assert all(len(atoms) == 1 for atoms in moved)
+    atoms = torch.cat(moved)
+    height = system.positions[:, 2] - system.positions[:, 2].mean()
+    depth = (height.abs().max() - height[atoms].abs()) / 1.4319
+    assert set(depth.round().int().tolist()) == {0, 1} and {-1, 1} == set(height[atoms].sign().tolist())
+    shift = torch.stack([one.positions[k] - system.positions[k] for one, k in zip(made, atoms, strict=True)])
+    out = shift[:, 2] * height[atoms].sign()
+    assert float(out.min()) > 0.4 and 4.0 < float(out.max()) <= 5.0 and bool((shift[:, :2].norm(dim=1) <= 1.001 * out).all())
+    assert float((shift[:, :2].norm(dim=1) / out).max()) > 0.3, "some move aside"
+    assert all(float(lengths(one).min()) >= 0.75 * float(lengths(system).min()) for one in made)
+
+
+def test_a_surface_is_found_along_any_axis_and_on_a_wire() -> None:
+    system, turn = slab(), torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    turned = System(positions=system.positions @ turn, numbers=system.numbers, cell=system.cell[:, [2, 0, 1]] @ turn,
+                    pbc=system.pbc[:, [2, 0, 1]], owner=system.owner)  # fmt: skip
+    for one, other in zip(lifted(system, count=5, generator=seed(1)), lifted(turned, count=5, generator=seed(1)), strict=True):
+        assert int((one.positions - system.positions).norm(dim=1).argmax()) == int(
+            (other.positions - turned.positions).norm(dim=1).argmax()
+        )
+    tube = nanotube(6, 0, length=2)
+    wire = make_system(tube.positions, tube.numbers, tube.cell.array, [False, False, True])
+    moved = lifted(wire, count=1, rattle=0.0, generator=seed(2))[0].positions.numpy()
+    radius = np.linalg.norm((moved - tube.positions.mean(0))[:, :2], axis=1)
+    assert radius.max() > np.median(radius) + 0.4
+
+
+def test_what_has_no_surface_has_no_atom_to_lift() -> None:
+    ethanol = molecule("CH3CH2OH")
+    alone = make_system(ethanol.positions, ethanol.numbers, 20.0 * np.eye(3), [False] * 3)
+    assert not can_have_defects(alone) and lifted(alone, count=3, generator=seed(0)) == []
+    assert can_have_defects(slab()) and {kind for kind, _ in defects(slab(), count=3, generator=seed(0))} == {"lifted"}
+    first, again, other = (lifted(slab(), count=3, generator=seed(k)) for k in (0, 0, 1))
+    assert all(torch.equal(a.positions, b.positions) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a.positions, b.positions) for a, b in zip(first, other, strict=True))

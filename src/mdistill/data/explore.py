@@ -1,4 +1,7 @@
-"""Structures around a given one, for labelling: strained cells, rattled atoms, pairs pushed together, defects. Pure functions."""
+"""Structures around a given one, for labelling: strained, rattled, pairs pushed together, defects, atoms lifted off a surface.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,9 @@ from mdistill.types import System
 
 _REACH = 6.0
 """Pairs are sought within this distance, Å."""
+_CONE, _CLOSEST, _TRIES = 0.7, 0.75, 20
+"""Cosine of the angle to the way out within which a surface atom has no neighbour; closest distance of a lifted atom over the
+smallest of the structure; draws."""
 
 
 def deformed(system: System, strain: Tensor) -> System:
@@ -109,7 +115,7 @@ def short_contacts(
 
 
 def defects(system: System, *, count: int, rattle: float = 0.03, generator: Generator) -> list[tuple[str, System]]:
-    """Structures with one defect each, and its kind: "vacancy" or "swap", in turn.
+    """Structures with one defect each, and its kind: "vacancy" or "swap", in turn; with open directions all are "lifted".
 
     A vacancy lacks one atom; elements take turns, and the last atom of an element stays. A swap exchanges two atoms of different
     elements whose usual charges have one sign and differ by at most 1 e, such as S and Cl; without such atoms all are vacancies.
@@ -120,6 +126,8 @@ def defects(system: System, *, count: int, rattle: float = 0.03, generator: Gene
         rattle: Standard deviation (Å) of random displacements on top.
         generator: Draws atoms and displacements.
     """
+    if not bool(system.pbc.all()):
+        return [("lifted", one) for one in lifted(system, count=count, generator=generator)]
     elements = [z for z in torch.unique(system.numbers).tolist() if int((system.numbers == z).sum()) > 1]
     pairs = _like_charged(system)
     made = list[tuple[str, System]]()
@@ -138,8 +146,62 @@ def defects(system: System, *, count: int, rattle: float = 0.03, generator: Gene
     return made
 
 
+def lifted(
+    system: System, *, count: int, nearest: float = 0.5, farthest: float = 5.0, rattle: float = 0.1, generator: Generator
+) -> list[System]:
+    """Structures in which one atom has left the surface of a slab or wire, so that a student learns what that costs.
+
+    A surface atom has no neighbour within 45° of its way out. It moves out by a length drawn uniformly, and aside by less.
+
+    Args:
+        system: One struct with one or two periodic directions.
+        count: Number of structures.
+        nearest, farthest: Range of the length, Å.
+        rattle: Standard deviation (Å) of random displacements on top.
+        generator: Draws atoms, ways and displacements.
+    """
+    ways = _ways_out(system)
+    surface = ways.square().sum(1).nonzero()[:, 0]
+    if not len(surface):
+        return []
+    least = _CLOSEST * float(edge_vectors(build_graph(system, _REACH)).norm(dim=1).min())
+    made = list[System]()
+    for _ in range(count):
+        atom, rattled_one = int(surface[_draw(len(surface), generator)]), _displaced(system, rattle, generator)
+        length = nearest + (farthest - nearest) * float(torch.rand((), generator=generator, dtype=torch.float64))
+        for turn in range(_TRIES):
+            aside = torch.randn(3, generator=generator, dtype=torch.float64).to(ways) * (0.4 if turn < _TRIES - 1 else 0.0)
+            aside -= (aside @ ways[atom]) * ways[atom]
+            positions = rattled_one.positions.clone()
+            positions[atom] += length * (ways[atom] + aside / max(1.0, float(aside.norm())))
+            one = replace(system, positions=positions)
+            graph = build_graph(one, least)
+            if not bool(((graph.receiver == atom) | (graph.sender == atom)).any()):
+                break
+        made.append(one)
+    return made
+
+
+def _ways_out(system: System) -> Tensor:
+    """Unit vectors out of the surface of a slab or wire, for each atom; zero within it, and where nothing is a surface."""
+    periodic = system.cell[0][system.pbc[0]].to(system.positions)
+    if len(periodic) not in (1, 2):
+        return torch.zeros_like(system.positions)
+    basis = torch.linalg.qr(periodic.T)[0]
+    out = system.positions - system.positions.mean(0)
+    out -= (out @ basis) @ basis.T
+    ways = out / out.norm(dim=1, keepdim=True).clamp_min(1e-9)
+    graph = build_graph(system, _REACH)
+    vectors = edge_vectors(graph)
+    hidden = (vectors * ways[graph.receiver]).sum(1) > _CONE * vectors.norm(dim=1)
+    ways[graph.receiver[hidden]] = 0.0
+    return ways
+
+
 def can_have_defects(system: System) -> bool:
-    """Whether `defects` makes any: two atoms of one element, or of two that can be swapped."""
+    """Whether `defects` makes any: a surface, two atoms of one element, or of two that can be swapped."""
+    if not bool(system.pbc.all()):
+        return bool(_ways_out(system).any())
     return len(torch.unique(system.numbers)) < system.n_atoms or bool(_like_charged(system))
 
 

@@ -14,6 +14,8 @@ from mdistill.matter.kinds import WITHOUT_H_FS
 from mdistill.matter.masses import usual_time_step
 from mdistill.types import Potential, System
 
+LIFTED = 20
+"""Number of structures of a slab with an atom lifted off the surface, where the settings name none."""
 Kind = Literal["strain", "rattle", "contact", "defect", "md"]
 
 
@@ -44,7 +46,7 @@ def plan(systems: Sequence[System], settings: LabelSettings) -> list[Task]:
         raise BadInput("structures", "none given", allowed="at least one", fix="prepare a structure first")
     crystal = [bool(system.pbc.all()) for system in systems]
     strains = len(settings.strains) + settings.shears
-    defects = [(settings.defects or 0) * c * can_have_defects(s) for c, s in zip(crystal, systems, strict=True)]
+    defects = [(settings.defects or (0 if c else LIFTED)) * can_have_defects(s) for c, s in zip(crystal, systems, strict=True)]
     still = [
         [strains * c, 1 + len(settings.rattles), settings.contacts * (s.n_atoms > 1), d]
         for c, s, d in zip(crystal, systems, defects, strict=True)

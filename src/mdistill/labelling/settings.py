@@ -28,7 +28,8 @@ class LabelSettings:
         shears: Number of randomly sheared cells.
         rattles: Standard deviations of random displacements, Å, one structure each.
         contacts: Number of structures with one pair compressed to 0.6–0.9 of its distance.
-        defects: Number of crystal structures with a vacancy, or with two atoms of like charge swapped (default: none).
+        defects: Number of crystal structures with a vacancy, or with two atoms of like charge swapped (default: none); of a slab
+            or wire with an atom lifted off the surface (default: 20).
         probes: Number of curvature directions per probed frame.
         probe_kind: Directions of curvature labels: random, or rows of the Hessian.
         probe_every: Interval between frames with curvature labels, in frames.
