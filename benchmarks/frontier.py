@@ -40,6 +40,7 @@ from benchmarks.peers.snap import fit_snap
 from benchmarks.peers.uf3 import fit_uf3
 from benchmarks.record import ROOT, recorded, write_record
 from mdistill.analysis.accuracy import accuracy
+from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
 from mdistill.io.files import write_json
@@ -58,7 +59,6 @@ from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.teachers.models import load
 from mdistill.training.potential import MODEL, evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
-from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, Prediction
 
 NAME, ELEMENTS, CUTOFF, HELD = "frontier", ("Li", "P", "S", "Cl"), 4.9, 0.15

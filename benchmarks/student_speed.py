@@ -26,6 +26,7 @@ from vesin import NeighborList
 
 from benchmarks.record import HOME, ROOT, STRUCTURE, recorded, write_record
 from mdistill.analysis.accuracy import accuracy
+from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.graph import make_system
 from mdistill.io.files import write_bytes, write_text
@@ -42,7 +43,6 @@ from mdistill.teachers import load_teacher
 from mdistill.teachers.models import load
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
-from mdistill.training.split import split_blocks
 from mdistill.types import Potential, System
 
 KELVIN, STEP_FS, HELD_OUT, CUTOFF = 600.0, 2.0, 0.1, 4.9

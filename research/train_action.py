@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mdistill.data.segments import Segment
+from mdistill.data.split import split_segments
 from mdistill.errors import BadInput
 from mdistill.graph import edge_vectors
 from mdistill.interrupt import NEVER, StopRequest
@@ -17,7 +18,6 @@ from mdistill.nets.model_files import read_metadata, save_model
 from mdistill.nets.moment import MomentNet
 from mdistill.training.fit import TRAINING, fit
 from mdistill.training.settings import StrideSettings
-from mdistill.training.split import split_segments
 from mdistill.training.stride import MODEL, StrideResult, load_moment, one_stride_errors
 from mdistill.training.windows import Window, join_windows, windows_hash, windows_of
 from research.action_net import ActionNet

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from benchmarks.record import write_record
+from mdistill.data.split import split_blocks
 from mdistill.judge.spread import calibration
 from mdistill.training.committee import train_committee
 from mdistill.training.potential import TrainingResult, evaluate
 from mdistill.training.settings import TrainSettings
-from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame
 from mdistill.workflows.run_parts import read_labels
 

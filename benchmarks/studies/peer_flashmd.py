@@ -78,9 +78,9 @@ def write_pairs(segments: Path, stride_fs: float, path: Path, most: int) -> Path
     """The windows that our own maps are taught and judged on, `most` of the first evenly chosen (metatrain holds 3 MB for each in
     memory), as one file of pairs; kept where it is there already."""
     from mdistill.data.segments import read_segments
+    from mdistill.data.split import split_segments
     from mdistill.io.files import write_bytes
     from mdistill.training.settings import StrideSettings
-    from mdistill.training.split import split_segments
     from mdistill.training.windows import windows_of
 
     if path.is_file():

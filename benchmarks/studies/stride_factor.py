@@ -25,10 +25,10 @@ from torch import Tensor
 
 from benchmarks.record import write_record
 from mdistill.data.segments import read_segments
+from mdistill.data.split import split_segments
 from mdistill.derivatives import forces_through
 from mdistill.nets.model_files import load_map
 from mdistill.nets.splitting_map import SplittingMap, build_graph_at, compose
-from mdistill.training.split import split_segments
 from mdistill.training.stride import load_moment
 from mdistill.training.stride_objective import squares
 from mdistill.training.windows import Window, join_windows, windows_of

@@ -10,6 +10,7 @@ import torch
 
 from laws import assert_close
 from mdistill.closed_form.linear_fit import fit_closed_form
+from mdistill.data.split import split_blocks
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
@@ -20,7 +21,6 @@ from mdistill.training.calibrate import calibrate
 from mdistill.training.labels import items_of
 from mdistill.training.potential import MODEL, train_potential
 from mdistill.training.settings import ClosedFormSettings, FitSettings, TrainSettings
-from mdistill.training.split import split_blocks
 from research.warm_start import begin_from_linear, is_linear_start, train_from_linear
 from systems import morse_frames, tiny_net
 

@@ -12,6 +12,7 @@ from laws import assert_close
 from mdistill.closed_form.delta import SIZE, Corrected, fit_delta, load_delta, offsets
 from mdistill.closed_form.linear_fit import solve
 from mdistill.closed_form.ridge import NormalEquations
+from mdistill.data.split import split_blocks
 from mdistill.derivatives import Conservative, curvature_products
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
@@ -19,7 +20,6 @@ from mdistill.training import hard_targets
 from mdistill.training.hard_targets import FIRST_BLOCK, HARD, fine_tune, split_hard, together
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
-from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, Prediction
 from systems import MorseNet, labelled, morse_frames, random_box
 

@@ -12,6 +12,7 @@ import torch
 
 from laws import DOUBLE
 from mdistill import cli
+from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.derivatives import Conservative, Direct, energy_forces
 from mdistill.errors import BadInput
@@ -23,7 +24,6 @@ from mdistill.teachers.models import load
 from mdistill.training.contact_dimers import contact_dimers
 from mdistill.training.potential import loss_terms, train_potential
 from mdistill.training.settings import FitSettings, PainnSize, TrainSettings
-from mdistill.training.split import split_blocks
 from systems import morse_frames, tiny_painn
 
 SMALL = TrainSettings(

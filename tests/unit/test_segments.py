@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mdistill.data.segments import Segment, cut, frames_apart, read_segments, write_segments
+from mdistill.data.split import split_segments
 from mdistill.errors import BadInput
 from mdistill.simulation.initial_state import standard_masses
-from mdistill.training.split import split_segments
 from mdistill.training.windows import join_windows, reversed_in_time, windows_of
 from mdistill.types import Trajectory
 from systems import random_box

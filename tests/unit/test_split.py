@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from mdistill.data.split import split_blocks
 from mdistill.errors import BadInput
-from mdistill.training.split import split_blocks
 from systems import morse_frames
 
 

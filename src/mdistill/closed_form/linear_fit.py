@@ -28,6 +28,7 @@ from mdistill.analysis.taught import described
 from mdistill.closed_form.design_matrix import Products, design, make_products, to_student
 from mdistill.closed_form.posterior import POSTERIOR, Posterior, save_posterior
 from mdistill.closed_form.ridge import NormalEquations
+from mdistill.data.split import split_blocks
 from mdistill.derivatives import Conservative, potential_of
 from mdistill.graph import build_graph, cast
 from mdistill.interrupt import NEVER, StopRequest
@@ -39,7 +40,6 @@ from mdistill.training.calibrate import beginnings, moments_of, reference_energi
 from mdistill.training.labels import Item, check_labels, items_of, with_probes
 from mdistill.training.potential import MODEL, TrainingResult, curvature_error, evaluate, parity
 from mdistill.training.settings import ClosedFormSettings, TrainSettings
-from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame
 from mdistill.units import VOIGT
 

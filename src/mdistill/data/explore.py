@@ -147,16 +147,19 @@ def defects(system: System, *, count: int, rattle: float = 0.03, generator: Gene
 
 
 def lifted(
-    system: System, *, count: int, nearest: float = 0.5, farthest: float = 5.0, rattle: float = 0.1, generator: Generator
-) -> list[System]:
+    system: System, *, count: int, nearest: float = 0.5, farthest: float = 5.0, free: float = 9.0, rattle: float = 0.1,
+    generator: Generator,
+) -> list[System]:  # fmt: skip
     """Structures in which one atom has left the surface of a slab or wire, so that a student learns what that costs.
 
-    A surface atom has no neighbour within 45° of its way out. It moves out by a length drawn uniformly, and aside by less.
+    A surface atom has no neighbour within 45° of its way out. It moves out by a length drawn uniformly, and aside by less; in
+    every third structure it is free and no other atom moves, so that the energy of a free atom can be told from the labels.
 
     Args:
         system: One struct with one or two periodic directions.
         count: Number of structures.
         nearest, farthest: Range of the length, Å.
+        free: Length of a free atom's way, Å.
         rattle: Standard deviation (Å) of random displacements on top.
         generator: Draws atoms, ways and displacements.
     """
@@ -166,9 +169,11 @@ def lifted(
         return []
     least = _CLOSEST * float(edge_vectors(build_graph(system, _REACH)).norm(dim=1).min())
     made = list[System]()
-    for _ in range(count):
-        atom, rattled_one = int(surface[_draw(len(surface), generator)]), _displaced(system, rattle, generator)
+    for number in range(count):
+        atom, away = int(surface[_draw(len(surface), generator)]), number % 3 == 2
+        rattled_one = system if away else _displaced(system, rattle, generator)
         length = nearest + (farthest - nearest) * float(torch.rand((), generator=generator, dtype=torch.float64))
+        length = free if away else length
         for turn in range(_TRIES):
             aside = torch.randn(3, generator=generator, dtype=torch.float64).to(ways) * (0.4 if turn < _TRIES - 1 else 0.0)
             aside -= (aside @ ways[atom]) * ways[atom]

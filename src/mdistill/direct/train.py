@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mdistill.data.split import split_blocks
 from mdistill.derivatives import potential_of
 from mdistill.direct.objective import TurnedObjective
 from mdistill.direct.settings import DirectSettings
@@ -21,7 +22,6 @@ from mdistill.training.fit import TRAINING
 from mdistill.training.labels import check_labels, frames_hash, items_of, with_probes
 from mdistill.training.objective import PotentialObjective, loss_terms
 from mdistill.training.potential import Prepared, TrainingResult, evaluate, run_fit
-from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame
 
 _REFITTED_BY = 256

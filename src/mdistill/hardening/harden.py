@@ -28,6 +28,7 @@ from mdistill.analysis.settings import GateLimits
 from mdistill.closed_form.delta import Delta, fit_delta, offsets
 from mdistill.data.descriptors import invariants_of
 from mdistill.data.select_frames import select
+from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
 from mdistill.hardening.hard_tables import Compared, force_error, hard_results, rounds_table
@@ -50,7 +51,6 @@ from mdistill.training.committee import member_file
 from mdistill.training.hard_targets import fine_tune, shifted_student, split_hard
 from mdistill.training.potential import evaluate
 from mdistill.training.settings import TrainSettings
-from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Prediction, System
 
 LABELS, CHOSEN, DELTA, SCALED = "labels", "chosen.extxyz", "delta.mdistill", "scaled.mdistill"

@@ -105,13 +105,19 @@ class MomentNet(Student):
         species = self.species(graph.system.numbers)
         moments, core = self.moments(graph, vectors, species)
         slots = self.layout(species)
-        x = (self.features(moments, slots) - self.mean) / self.spread
-        if self.settings.hidden:
-            x = torch.nn.functional.silu(self.second(torch.nn.functional.silu(self.first(x))))
-        out = self.last(x).squeeze(-1)
+        out = self.last(self.last_features(moments, slots)).squeeze(-1)
         learned = (out - out[:, -1:]).to(torch.float64) * self.scale
         atomic = learned.new_zeros(len(species) + 1).index_add(0, slots.flatten(), learned.flatten())[:-1]
         return atomic + self.reference.index_select(0, species) + core
+
+    def last_features(
+        self, moments: Float[Tensor, "atom lm basis"], slots: Int[Tensor, "species slot"]
+    ) -> Float[Tensor, "species slot last"]:
+        """What the last layer is linear in, in the dense layout by species; spare slots hold that of an isolated atom."""
+        x = (self.features(moments, slots) - self.mean) / self.spread
+        if self.settings.hidden:
+            x = torch.nn.functional.silu(self.second(torch.nn.functional.silu(self.first(x))))
+        return x
 
     def layout(self, species: Int[Tensor, " atom"]) -> Int[Tensor, "species slot"]:
         """Atoms in a dense table by species, with at least one spare slot (with the number of atoms) per species."""

@@ -18,7 +18,7 @@ from mdistill.training.losses import root_mean_square
 
 _NEAREST = 0.3
 _FRAMES = 48
-_FLOOR = 1e-2
+_FLOOR, _RIDGE = 1e-2, 1e-3
 
 
 def calibrate(net: Student, items: Sequence[Item], *, fresh: bool) -> None:
@@ -34,17 +34,19 @@ def calibrate(net: Student, items: Sequence[Item], *, fresh: bool) -> None:
             net.reference.copy_(reference_energies(net, items))
             net.scale.fill_(max(root_mean_square(known_forces([item.frame for item in items])), 1e-6))
         if special := POTENTIALS[net.kind].calibrate:
-            resolve(special)(net, spread_over(items), fresh=fresh)
+            resolve(special)(net, items, fresh=fresh)
 
 
-def calibrate_moments(net: MomentNet, sample: Sequence[Item], *, fresh: bool) -> None:
-    """Whitening of the moments; where fresh, the normalisation of the features too."""
+def calibrate_moments(net: MomentNet, items: Sequence[Item], *, fresh: bool) -> None:
+    """Whitening of the moments; where fresh, the normalisation of the features and the energy of free atoms too."""
+    sample = spread_over(items)
     basis = whitening(net, sample)
     if not fresh:
         net.mixing.copy_(torch.linalg.solve(basis, net.mixing))
     net.whitening = basis
     if fresh:
         normalise_features(net, sample)
+        bind(net, sample, free_energies(net, items))
 
 
 def spread_over(items: Sequence[Item]) -> list[Item]:
@@ -83,6 +85,50 @@ def reference_energies(net: Student, items: Sequence[Item]) -> Float[Tensor, " s
     mean = energies.sum() / counts.sum()
     correction = np.linalg.lstsq(counts.numpy(), (energies - counts.sum(1) * mean).numpy(), rcond=1e-8)[0]
     return mean + torch.from_numpy(correction)
+
+
+def free_energies(net: Student, items: Sequence[Item]) -> Float[Tensor, " species"]:
+    """Energy that it takes to free an atom of each element, eV; 0 where no label has free atoms of it alone.
+
+    ε_Z = min over frames with m free atoms, all of Z, of (E − E_b) / m      E_b: lowest energy of a frame of the same composition
+    without free atoms      free: no neighbour within the cutoff. Frames of no such composition are left out.
+    """
+    bound, free = dict[tuple[int, ...], float](), list[tuple[tuple[int, ...], float, Tensor]]()
+    for item in items:
+        species, size = net.species(item.graph.system.numbers), len(net.settings.elements)
+        key = tuple(torch.bincount(species, minlength=size).tolist())
+        alone = torch.bincount(species[torch.bincount(item.graph.receiver, minlength=len(species)) == 0], minlength=size)
+        energy = float("nan") if "energy" in item.frame.missing else float(item.frame.target.energy[0])
+        if bool(alone.any()):
+            free.append((key, energy, alone))
+        else:
+            bound[key] = min(energy, bound.get(key, energy))
+    costs = torch.full((len(net.settings.elements),), torch.inf, dtype=torch.float64)
+    for key, energy, alone in free:
+        cost = (energy - bound.get(key, torch.nan)) / float(alone.sum())
+        if cost > 0.0 and int((alone > 0).sum()) == 1:
+            costs[alone > 0] = costs[alone > 0].clamp_max(cost)
+    return torch.where(costs.isfinite(), costs, 0.0)
+
+
+def bind(net: MomentNet, items: Sequence[Item], free: Float[Tensor, " species"]) -> None:
+    """Raise E0 by the energy of a free atom (eV), and lower atoms with neighbours by as much on average by the last layer.
+
+    An atom without neighbours has the energy E0 whatever is learned: at the mean of bound atoms it would cost next to nothing to
+    take one off a surface. The change of the last layer is that whose lowering varies least from atom to atom.
+    """
+    moments, species = moments_of(net, items)
+    slots = net.layout(species)
+    features = net.last_features(moments, slots)
+    for z in free.nonzero()[:, 0].tolist():
+        own = (features[z] - features[z, -1])[slots[z] < len(species)]
+        if not len(own):
+            continue
+        second, mean = own.T @ own / len(own), own.mean(0)
+        way = torch.linalg.solve(second + _RIDGE * second.trace() / len(second) * torch.eye(len(second), dtype=own.dtype), mean)
+        lacking = -free[z] / net.scale - (mean @ net.last.weight[z]).squeeze()
+        net.last.weight[z] += (way * lacking / (way @ mean)).unsqueeze(1)
+        net.reference[z] += free[z]
 
 
 def whitening(net: MomentNet, items: Sequence[Item]) -> Float[Tensor, "species degree basis basis"]:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdistill.data.split import split_blocks
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.model_files import load_net, read_metadata, save_model
 from mdistill.runs.identity import structure_sha256
 from mdistill.training.potential import MODEL, TrainingResult, train_potential
 from mdistill.training.settings import HardFitSettings, TrainSettings
-from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame
 
 HARD = "hard"

@@ -13,6 +13,7 @@ from torch import Tensor
 from mdistill.analysis.accuracy import Accuracy, accuracy
 from mdistill.analysis.taught import described
 from mdistill.data.probes import draw_probes
+from mdistill.data.split import split_blocks
 from mdistill.derivatives import EnergyNet, curvature_products, potential_of, predict
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
@@ -28,7 +29,6 @@ from mdistill.training.labels import Item, check_labels, frames_hash, items_of, 
 from mdistill.training.losses import root_mean_square
 from mdistill.training.objective import PotentialObjective, loss_terms
 from mdistill.training.settings import TrainSettings
-from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, Prediction
 
 MODEL = "student.mdistill"

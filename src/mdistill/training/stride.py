@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mdistill.data.segments import Segment
+from mdistill.data.split import split_segments
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.catalogue import MAPS, resolve
@@ -21,7 +22,6 @@ from mdistill.nets.network import StrideMap
 from mdistill.nets.settings import MomentSettings
 from mdistill.training.fit import TRAINING, fit
 from mdistill.training.settings import StrideSettings
-from mdistill.training.split import split_segments
 from mdistill.training.stride_objective import StrideObjective, squares
 from mdistill.training.windows import Window, join_windows, windows_hash, windows_of
 

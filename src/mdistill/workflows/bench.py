@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdistill.analysis.accuracy import accuracy
+from mdistill.data.split import split_blocks
 from mdistill.estimates import Estimate
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.timing import Speed, compare_speed
@@ -17,7 +18,6 @@ from mdistill.teachers.models import find_student, load
 from mdistill.training.labels import frames_hash
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, TrainSettings
-from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows.run_parts import own_labels, relaxed_systems
 from mdistill.workflows.settings import BenchSettings

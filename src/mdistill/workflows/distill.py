@@ -18,6 +18,7 @@ import torch
 from mdistill.crystals.crystal import Crystal, reduced_formula
 from mdistill.data.explore import in_cell
 from mdistill.data.prepare import plan
+from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.data.supercell import enlarged
 from mdistill.errors import BlowUp
@@ -52,7 +53,6 @@ from mdistill.teachers import check_teacher
 from mdistill.teachers.cards import card_of
 from mdistill.teachers.models import STRIDE, load, load_stride
 from mdistill.training.committee import members_beside, train_committee
-from mdistill.training.split import split_blocks
 from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows import hard_stages
 from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
