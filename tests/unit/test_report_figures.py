@@ -207,3 +207,22 @@ def test_a_narrow_logarithmic_axis_still_has_numbers():
     )
     texts = set(re.findall(r">([\d.]+)</text>", figure_svg(narrow)))
     assert {"3", "4", "5"} <= texts and "40" in texts
+
+
+def test_a_long_legend_of_an_arrhenius_plot_covers_no_curve() -> None:
+    """Six structures with upper limits, as of a screening: one entry each, one for all limits, none over the axes."""
+    series, x = list[Series](), [1000.0 / t for t in (600.0, 800.0, 1000.0, 1200.0)]
+    for k in range(6):
+        name = f"candidate {k} with a long name.cif"
+        y = [10.0 ** (-4.0 - 0.3 * k - at) for at in x]
+        series.append(Series(label=name, x=x, y=y, style="line"))
+        series.append(Series(label=f"{name} upper limit", subject=name, x=x[:1], y=y[:1], style="points", limit=True))
+    canvas = figures._draw(dataclasses.replace(make("arrhenius"), series=series))
+    canvas.canvas.draw()
+    axes, (legend,) = canvas.axes[0], canvas.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(texts) == 7 and texts[-1] == "upper limit"
+    box, plot = legend.get_window_extent(), axes.get_tightbbox()
+    assert box.y1 <= plot.y0 + 1.0 and plot.height > 0.5 * canvas.bbox.height and box.y0 >= -1.0
+    top = axes.child_axes[0]
+    assert [text.get_text() for text in top.get_xticklabels()] == ["1200", "1000", "800", "600"]

@@ -21,6 +21,10 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _INK, _RULE = "#21262d", "#d0d7de"
 _MARKERS = "osD^vP"
 _PARITY_CELLS, _LINE_BUCKETS, _LABEL_LENGTH = 160, 500, 44
+_INSIDE = 3
+"""Number of series of an Arrhenius plot whose legend stands inside."""
+_ROW = 0.19
+"""Height of a row of a legend below, inches."""
 _STYLE = {
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 9.0, "axes.labelsize": 9.5, "legend.fontsize": 8.5,
     "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
@@ -94,7 +98,7 @@ def _draw(figure: Figure) -> Any:
         for index, (series, colour) in enumerate(zip(figure.series, colours, strict=True)):
             _series(axes, figure, series, colour, index)
         {"parity": _parity_axes, "arrhenius": _arrhenius_axes, "bands": _bands_axes}.get(figure.kind, _plain_axes)(axes, figure)
-        _legend(axes, figure)
+        _legend(canvas, axes, figure)
     return canvas
 
 
@@ -165,8 +169,8 @@ def _parity_axes(axes: Any, figure: Figure) -> None:
 
 def _arrhenius_axes(axes: Any, figure: Figure) -> None:
     _log_axis(axes, figure, "y")
-    points = [x for one in figure.series if one.style == "points" for x in one.x if x]
-    inverse = sorted(set(points or [x for one in figure.series for x in one.x if x]))
+    points = [one for one in figure.series if one.style == "points"]
+    inverse = sorted({x for one in (figure.series if all(one.limit for one in points) else points) for x in one.x if x})
     axes.margins(x=0.06)
     top = axes.secondary_xaxis("top", functions=(_reciprocal, _reciprocal))
     temperatures = [1000.0 / x for x in inverse]
@@ -213,17 +217,32 @@ def _some_ticks(value: float, _position: Any = None) -> str:
     return _few_ticks(value, digits=(2, 3, 4, 5, 6, 8))
 
 
-def _legend(axes: Any, figure: Figure) -> None:
-    handles, labels = axes.get_legend_handles_labels()
+def _legend(canvas: Any, axes: Any, figure: Figure) -> None:
+    """The legend: above the axes; in an Arrhenius plot, which has temperatures there, inside or, of many series, below.
+
+    Upper limits of subjects that have a line or points of their own share one entry.
+    """
+    from matplotlib.lines import Line2D
+
+    own = {_clean(one.label) for one in figure.series if not one.limit}
+    shared = {_clean(one.label) for one in figure.series if one.limit and _clean(_subject(one)) in own}
+    entries = [pair for pair in zip(*axes.get_legend_handles_labels(), strict=True) if pair[1] not in shared]
+    limit = Line2D([], [], linestyle="none", marker="v", markerfacecolor="none", color=_INK)
+    entries += [(limit, "upper limit")] if shared else []
+    handles, labels = [handle for handle, _ in entries], [label for _, label in entries]
     if not any(labels):
         return
-    if figure.kind == "arrhenius":
+    columns = max(1, min(len(labels), 62 // (max(len(text) for text in labels) + 5)))
+    if figure.kind == "arrhenius" and len(labels) <= _INSIDE:
         axes.legend(handles, labels, loc="best")
+        return
+    if figure.kind == "arrhenius":
+        canvas.set_figheight(canvas.get_figheight() + _ROW * -(-len(labels) // columns))
+        canvas.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.4, handlelength=1.9)
         return
     if figure.kind == "parity":
         axes.legend(handles, labels, loc="lower right", markerscale=1.8, handletextpad=0.2)
         return
-    columns = max(1, min(len(labels), 62 // (max(len(text) for text in labels) + 5)))
     axes.legend(
         handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.4,
         handlelength=1.9,
