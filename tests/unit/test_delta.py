@@ -17,7 +17,7 @@ from mdistill.derivatives import Conservative, curvature_products
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.training import hard_targets
-from mdistill.training.hard_targets import FIRST_BLOCK, HARD, fine_tune, split_hard, together
+from mdistill.training.hard_targets import FIRST_BLOCK, HARD, fine_tune, share_of, split_hard, together
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
 from mdistill.types import LabelledFrame, Potential, Prediction
@@ -161,6 +161,11 @@ def test_hard_labels_have_their_share_and_a_block_each():
     assert len(hard) / len(everything) == pytest.approx(0.4, abs=0.1)
     assert {frame.block for frame in hard} == {FIRST_BLOCK, FIRST_BLOCK + 1}
     assert len(together(soft, [], 0.3)) == 12
+
+
+def test_the_share_of_hard_labels_grows_with_their_number_unless_it_is_given():
+    assert [share_of(n, HardFitSettings()) for n in (0, 10, 30)] == [0.0, 0.5, 0.75]
+    assert share_of(10, HardFitSettings(share=0.2)) == 0.2
 
 
 def test_every_hard_label_is_trained_on_and_its_soft_label_is_not(tmp_path, monkeypatch):

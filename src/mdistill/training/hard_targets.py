@@ -1,9 +1,9 @@
 """Hard targets: a student of soft labels learns a few labels of higher accuracy, with replay of the soft ones.
 
 The soft labels that are replayed are corrected first (`closed_form.delta`): the teacher's own would pull the student back to its
-errors. The student starts scaled by 1 + s and with the element offsets of the new level of theory, and is trained at a tenth of
-its rate. A frame with a hard label counts several times, so that hard labels are a given share of all, and its soft label is
-left out.
+errors. The student starts scaled by 1 + s and with the element offsets of the new level of theory. A frame with a hard label
+counts several times, so that hard labels are a given share of all, and its soft label is left out. Without soft labels beside
+them few hard ones would be learned by heart: n of them have a share of n / (n + EQUAL).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mdistill.data.split import split_blocks
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.model_files import load_net, read_metadata, save_model
 from mdistill.runs.identity import structure_sha256
-from mdistill.training.potential import MODEL, TrainingResult, train_potential
+from mdistill.training.potential import TrainingResult, train_potential
 from mdistill.training.settings import HardFitSettings, TrainSettings
 from mdistill.types import LabelledFrame
 
@@ -29,6 +29,13 @@ HARD = "hard"
 START = "start.mdistill"
 FIRST_BLOCK = 100_000_000
 """Number of the first block of hard labels; each label is a block of its own."""
+EQUAL = 10
+"""Number of hard labels that have half of all steps."""
+
+
+def share_of(labels: int, settings: HardFitSettings) -> float:
+    """Share of hard labels among all in training."""
+    return labels / (labels + EQUAL) if settings.share is None else settings.share
 
 
 def split_hard(frames: Sequence[LabelledFrame], share: float) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
@@ -49,9 +56,7 @@ def shifted_student(student: Path, path: Path, references: torch.Tensor, softeni
     return path
 
 
-def together(
-    soft: Sequence[LabelledFrame], hard: Sequence[LabelledFrame], share: float
-) -> list[LabelledFrame]:  # fmt: skip
+def together(soft: Sequence[LabelledFrame], hard: Sequence[LabelledFrame], share: float) -> list[LabelledFrame]:
     """Soft frames and hard ones, each hard one as often as makes them this share of all (at least once)."""
     often = max(1, round(share / (1.0 - share) * len(soft) / max(len(hard), 1)))
     blocks = [replace(frame, source=HARD, block=FIRST_BLOCK + k) for k, frame in enumerate(hard)]
@@ -95,11 +100,6 @@ def fine_tune(
     if all(frame.block not in held for frame in replayed):
         replayed += [frame for frame in soft if frame.block in held]
     return train_potential(
-        together(replayed, hard, settings.share), replace(train, fit=fit), folder, stop=stop, start_from=start, member=member,
-        provenance=(provenance or {}) | {"hard_labels": len(hard)}, held_blocks=held,
+        together(replayed, hard, share_of(len(hard), settings)), replace(train, fit=fit), folder, stop=stop, start_from=start,
+        member=member, provenance=(provenance or {}) | {"hard_labels": len(hard)}, held_blocks=held,
     )  # fmt: skip
-
-
-def student_in(folder: Path) -> Path:
-    """The fine-tuned student of a folder."""
-    return Path(folder) / MODEL

@@ -223,11 +223,11 @@ class HardFitSettings:
     Attributes:
         rate: Learning rate, as a share of the first fit's.
         time: Time or steps, as a share of the first fit's.
-        share: Share of hard labels among all in training.
+        share: Share of hard labels among all in training; by default n / (n + 10) of n labels.
         test: Share of the hard labels that is left for the test.
     """
 
-    rate: float = setting(0.1, above=0.0, most=1.0)
+    rate: float = setting(0.5, above=0.0, most=1.0)
     time: float = setting(0.5, above=0.0, most=10.0)
-    share: float = setting(0.3, above=0.0, below=1.0)
+    share: float | None = setting(None, above=0.0, below=1.0)
     test: float = setting(0.15, least=0.0, below=0.9)

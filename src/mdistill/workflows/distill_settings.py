@@ -17,7 +17,7 @@ from mdistill.labelling.settings import LabelSettings, SegmentSettings
 from mdistill.matter.kinds import HEAVY_H_FS, HEAVY_H_U, KINDS, mobile_ion, recognised
 from mdistill.nets.settings import LONGEST_STRIDE
 from mdistill.settings import HOTTEST, SEEDS, BadSetting, child_seed, refuse, setting, settings
-from mdistill.training.settings import FitSettings, StrideSettings, TrainSettings
+from mdistill.training.settings import FitSettings, HardFitSettings, StrideSettings, TrainSettings
 from mdistill.workflows.settings import ProductionSettings
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def quick_settings(structure: Path = Path()) -> DistillSettings:
         ),
         train=TrainSettings(fit=FitSettings(max_minutes=0.7, least_steps=500)),
         refine=RefineSettings(time_ps=20.0, frames=120, refit_share=3.5, refit_rate=1.0),
+        harden=HardSettings(fit=HardFitSettings(time=2.0)),
         validate=ValidateSettings(equilibration_ps=1.0, drift_ps=20.0, stability_ps=10.0, speed_repeats=5),
         check=CheckSettings(frames=12),
         production=ProductionSettings(
