@@ -178,7 +178,7 @@ def _shifted(prediction: Prediction, frame: LabelledFrame, shift: torch.Tensor) 
 
 
 def plot(rows: Sequence[dict[str, Any]], apart: dict[str, Any], path: Path) -> None:
-    """Force RMSE against the number of labels; error bars: standard deviation over seeds."""
+    """Force RMSE against the number of labels: median of the seeds, with their range as bar."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -188,16 +188,16 @@ def plot(rows: Sequence[dict[str, Any]], apart: dict[str, Any], path: Path) -> N
         mine = {
             n: [r["force RMSE to DFT (meV/Å)"] for r in rows if (r["method"], r["labels"]) == (method, n)] for n in (0, *COUNTS)
         }
-        known = [(max(n, 2.5), np.mean(v), np.std(v, ddof=1) if len(v) > 1 else 0.0) for n, v in mine.items() if v]
+        known = [(max(n, 2.5), float(np.median(v)), min(v), max(v)) for n, v in mine.items() if v]
         if known:
-            x, y, bars = zip(*known, strict=True)
-            axes.errorbar(x, y, yerr=bars, marker=marker, color=colour, capsize=3, label=method, lw=1.5)
+            x, y, least, most = np.array(known).T
+            axes.errorbar(x, y, yerr=[y - least, most - y], marker=marker, color=colour, capsize=3, label=method, lw=1.5)
     for name, points in PEERS.items():
         axes.plot(*zip(*points, strict=True), marker="*", ls=":", color="black", label=f"{name} (published)")
     axes.axhline(apart["teacher"], color="grey", lw=1.0, ls="--", label="teacher (SevenNet-0)")
     axes.set(xscale="log", yscale="log", xlabel="number of DFT labels (leftmost: none)", ylabel="force RMSE to DFT (meV/Å)")
     axes.set_xticks([2.5, *COUNTS], ["0", *map(str, COUNTS)])
-    ticks = [40, 60, 80, 100, 150, 200, 300]
+    ticks = [40, 60, 80, 100, 150, 200, 300, 500, 700]
     axes.set_yticks(ticks, list(map(str, ticks)))
     axes.minorticks_off()
     axes.legend(fontsize=8, frameon=False)
