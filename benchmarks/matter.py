@@ -31,9 +31,10 @@ SHORT = (
 )
 CASES = {
     "slab": "{folder}/al110.extxyz --teacher sevennet-0 --temperatures 300 500 700 --quick --committee 1 --train.fit.steps 500 "
-    "--prepare.relax-steps 40 --label.frames 15 --label.contacts 10 --refine.time-ps 10 --refine.frames 40 --validate.replays 4 "
-    "--production.time-ps 10 --production.atoms 72 --production.runs 4 --production.max-minutes 0.01 --production.despite-gates "
-    "--threads 1",
+    "--prepare.relax-steps 40 --label.frames 15 --label.contacts 10 --refine.time-ps 3 --refine.frames 20 "
+    "--refine.refit-share 0.6 --validate.replays 4 --validate.drift-ps 3 --validate.stability-ps 3 --check.frames 6 "
+    "--production.time-ps 6 --production.equilibration-ps 1 --production.atoms 72 --production.runs 3 "
+    "--production.max-minutes 0.01 --production.despite-gates --threads 1",
     "ethanol": "--smiles CCO --teacher xtb --quick --committee 1 --temperatures 300 --label.frames 20 --label.every-fs 5 "
     "--label.equilibration-fs 20 --label.probe-every 20 --train.fit.steps 150 --train.channels 6 --train.radial 8 "
     "--train.hidden 24 --refine.time-ps 0.2 --refine.frames 3 --validate.replays 4 --validate.drift-ps 0.4 "
