@@ -263,3 +263,25 @@ def test_an_interruption_promises_nothing_that_is_not_kept(folder, monkeypatch, 
     monkeypatch.setattr("mdistill.screening.screen.predict", stop)
     assert cli.run(["screen", str(folder)]) == 130
     assert "run the same command again: it starts from the beginning" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--out", "out", "--then", "distill", "--top", "0"], "--top: 0"), (["--dry-run"], "add --then distill")]
+)
+def test_flags_of_the_best_that_cannot_hold_are_refused(words, said, folder, capsys):
+    assert cli.run(["screen", str(folder), *words]) == 2 and said in capsys.readouterr().err
+
+
+def test_what_the_best_would_cost_is_told(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.run(["screen", str(folder), "--out", str(out), "--then", "distill", "--top", "1", "--dry-run"]) == 2
+    said = capsys.readouterr().out
+    assert "--dry-run" in said and "label" in said and not (out / "distill").exists()
+
+
+def test_an_unknown_element_is_named(tmp_path, folder):
+    path = tmp_path / "POSCAR_x"
+    write(path, bulk("LiF", "rocksalt", a=4.02), format="vasp")
+    path.write_text(path.read_text(encoding="utf-8").replace("F", "Xx"))
+    table = next(one for one in screen([folder, path]).tables if one.name == "unread")
+    assert next(row for row in table.rows if "POSCAR_x" in str(row[0]))[1:] == ["unknown element 'Xx'", "correct the symbol"]

@@ -199,6 +199,9 @@ def test_the_ranking_fits_the_terminal(folder, motion, width):
     rows = [line for line in lines if (line[:1].isdigit() and ".cif" in line) or "…" in line]
     assert max(map(cell_len, [head, *rows])) <= width and "600 K" in head and ("applicable" in head) == (width >= 60)
     assert "E_a" not in head, "a constant is as good for planted crystals"
+    told = " ".join(console.file.getvalue().split())
+    missing = [f"{kelvin:g} K" for kelvin in KELVINS[1:] if f"{kelvin:g} K" not in head]
+    assert f"… {', '.join([*missing, 'D'])} and σ are in screen.csv" in told and len(missing) == (2 if width < 60 else 0)
 
 
 def test_from_python(folder, motion):

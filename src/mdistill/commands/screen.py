@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 """Rows of a table that are printed."""
+WRITES = ", which --out FOLDER writes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class ScreenArguments:
     """Job for the best structures (of the first ranking), one after the other, each in a folder below --out."""
     top: int = 5
     """Number of structures that --then takes, of those to which the model is applicable."""
+    dry_run: bool = False
+    """Plan and cost of each job of --then; it is not run."""
 
 
 HELP = """\
@@ -63,7 +66,7 @@ examples:
   mdistill screen a.cif b.cif POSCAR frames.extxyz
   mdistill screen candidates/ --out runs/screen --then distill --top 3
 """
-GROUPS = {"what": ("species", "temperature", "model", "motion"), "run": ("out", "then", "top")}
+GROUPS = {"what": ("species", "temperature", "model", "motion"), "run": ("out", "then", "top", "dry_run")}
 
 
 def main(arguments: list[str]) -> int:
@@ -75,6 +78,10 @@ def main(arguments: list[str]) -> int:
 
     if given.then and given.out is None:
         raise BadInput("--then", "given without --out", allowed="a folder for its runs", fix="add --out runs/screen")
+    if given.top < 1:
+        raise BadInput("--top", str(given.top), allowed="1 or more", fix="--top 3")
+    if given.dry_run and not given.then:
+        raise BadInput("--dry-run", "given without --then", allowed="with a job", fix="add --then distill")
     folder = None if given.out is None else output_folder(given.out)
     command = "mdistill screen " + shlex.join(arguments)
     with stop_on_signals(resume=command) as stop, nullcontext() if folder is None else locked(folder):
@@ -119,6 +126,7 @@ def distill_best(given: ScreenArguments, results: Any) -> list[int]:
             print(f"not distilled: {name} is one of several structures in a file; write it to a file of its own")
             continue
         words = [str(path), "--mobile", given.species, "--out", str(Path(given.out or ".") / "distill" / _folder_of(name))]
+        words += ["--dry-run"] * given.dry_run
         print(f"mdistill distill {shlex.join(words)}")
         try:
             statuses.append(distill(words))
@@ -140,7 +148,7 @@ def show(results: Results, folder: Path | None, console: Console | None = None) 
     from rich.console import Console
 
     from mdistill.report.terminal import fitted, print_table, width_of
-    from mdistill.screening.motion_tables import MOTION, narrow_motion
+    from mdistill.screening.motion_tables import MOTION, kelvins_of, narrow_motion
     from mdistill.screening.tables import NAME, narrow_table
 
     console = console or Console()
@@ -152,8 +160,12 @@ def show(results: Results, folder: Path | None, console: Console | None = None) 
         print_table(fitted(shown, "file", width_of(console)) if ranking else shown, console)
         if (more := len(table.rows) - SHOWN) > 0:
             file = "screen.csv" if ranking else "results.json"
-            console.print(
-                f"… and {more} more in {file}" + ("" if folder else ", which --out FOLDER writes") + "\n", highlight=False
-            )
+            console.print(f"… and {more} more in {file}" + ("" if folder else WRITES), highlight=False)
+        if table.name == MOTION:
+            left_out = [f"{kelvin} K" for kelvin in kelvins_of(table) if f"{kelvin} K" not in shown.columns]
+            told = ", ".join([*left_out, "D"])
+            console.print(f"… {told} and σ are in screen.csv" + ("" if folder else WRITES), highlight=False)
+        if more > 0 or table.name == MOTION:
+            console.print()
     for note in results.notes:
         console.print(f"note: {note}", highlight=False, markup=False, emoji=False, soft_wrap=not console.is_terminal)

@@ -225,7 +225,7 @@ def check_crystal(crystal: Crystal, *, sublattice: bool = False) -> None:
     if len(crystal.sites) > MOST_ATOMS:
         raise _too_many(source, len(crystal.sites))
     if not np.isfinite(crystal.cell).all():
-        problem = f"the cell holds NaN or infinity: {crystal.cell.tolist()}"
+        problem = f"the cell holds NaN or infinity: {np.round(crystal.cell, 4).tolist()}"
         raise BadInput(source, problem, allowed="finite lengths in Å", fix="correct the cell")
     _check_lengths(crystal)
     _check_cell(crystal)

@@ -75,6 +75,13 @@ def _read_cif(path: Path, index: int) -> Crystal:
     )  # fmt: skip
 
 
+def _like_element(text: str) -> bool:
+    """Whether a word is written like the symbol of an element, and is none."""
+    from ase.data import chemical_symbols
+
+    return text.isalpha() and len(text) <= 2 and text.istitle() and text not in chemical_symbols
+
+
 def read_atoms(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
     """The structure, and notes on how it was read."""
     from ase.io import read
@@ -92,6 +99,8 @@ def read_atoms(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
     except Exception as error:
         problem = f"not readable as {kind} ({type(error).__name__}: {str(error)[:200] or 'no structure found'}), index {index}"
         fix = "check that the file is complete and that its name has the right extension"
+        if isinstance(error, KeyError) and _like_element(symbol := str(error.args[0])):
+            problem, fix = f"unknown element {symbol!r}", "correct the symbol"
         raise BadInput(path, problem, allowed=READABLE, fix=fix) from error
     whole_numbers(atoms.numbers, path)
     with_vasp_masses([atoms], path, kind)

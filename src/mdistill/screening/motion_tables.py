@@ -104,10 +104,15 @@ def motion_figure(ranked: Ranked) -> Figure:
     )
 
 
+def kelvins_of(table: Table) -> dict[str, int]:
+    """Temperatures (K) of the ranking, and the columns of their log10 MSD."""
+    return {name.split()[2]: k for k, name in enumerate(table.columns) if name.startswith("log10 MSD")}
+
+
 def narrow_motion(table: Table, *, width: int | None = None) -> Table:
     """The ranking with the columns that a terminal of this width has room for: log10 MSD ± 68 %, and the activation energy."""
     place = {name: k for k, name in enumerate(table.columns)}
-    moved = {name.split()[2]: k for name, k in place.items() if name.startswith("log10 MSD")}
+    moved = kelvins_of(table)
     if width is not None and width < 90:
         moved = dict(list(moved.items())[: 1 if width < 60 else 3])
     told = any(row[place["E_a (eV)"]] is not None for row in table.rows)
