@@ -85,6 +85,7 @@ def test_the_example_of_a_slab_is_one_in_the_plan(capsys):
 @pytest.mark.slow
 def test_a_slab_with_emt(tmp_path):
     run = ["distill", str(SLAB), "--teacher", "ase.calculators.emt:EMT", *TINY, "--out", str(tmp_path / "run")]
+    run[run.index("--train.fit.steps") + 1] = "200"  # of 60 steps, a surface with the energy of free atoms breaks up
     assert cli.run(run) in (0, 4)
     results = read_results(tmp_path / "run")
     assert results.settings["matter"] == "slab" and results.settings["production"]["fixed_cell"]
