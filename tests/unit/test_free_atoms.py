@@ -77,6 +77,10 @@ def test_the_energy_of_a_free_atom_comes_from_the_labels(frames, emt, trust):
     assert not free_energies(net_of(), bound).any()
     alone = [item for item in items if item.frame.source == "lifted"][2::3]
     assert not free_energies(net_of(), alone).any(), "nothing to compare with"
+    unknown = replace(frames[0], target=replace(frames[0].target, energy=torch.full_like(frames[0].target.energy, torch.nan)))
+    unknown = replace(unknown, missing=frozenset({"energy"}))
+    more = [*items, *items_of([unknown], CUTOFF, torch.float64)]
+    assert float(free_energies(net_of(), more)[0]) == found, "a frame without energy says nothing"
 
 
 def test_a_network_begins_with_free_atoms_and_the_mean_of_bound_ones(frames, emt):

@@ -94,11 +94,11 @@ def free_energies(net: Student, items: Sequence[Item]) -> Float[Tensor, " specie
     without free atoms      free: no neighbour within the cutoff. Frames of no such composition are left out.
     """
     bound, free = dict[tuple[int, ...], float](), list[tuple[tuple[int, ...], float, Tensor]]()
-    for item in items:
+    for item in (one for one in items if "energy" not in one.frame.missing):
         species, size = net.species(item.graph.system.numbers), len(net.settings.elements)
         key = tuple(torch.bincount(species, minlength=size).tolist())
         alone = torch.bincount(species[torch.bincount(item.graph.receiver, minlength=len(species)) == 0], minlength=size)
-        energy = float("nan") if "energy" in item.frame.missing else float(item.frame.target.energy[0])
+        energy = float(item.frame.target.energy[0])
         if bool(alone.any()):
             free.append((key, energy, alone))
         else:
