@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 _CLOCK_S = 1.1
 """Uncertainty of a process's start time (s): the system counts from a boot time in whole seconds."""
+_JOIN_S = 0.2
+"""Time (s) for a process that has ended to tell its exit status."""
 _GRACE_S = 30.0
 """Time after a limit (s) for the block to end."""
 
@@ -40,6 +43,18 @@ def begin_worker() -> None:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+def end_worker(process: Any, pipe: Connection) -> int | None:
+    """Kill a worker and its children, and close the pipe to it; returns the exit status, also of one that had ended."""
+    process.join(0.0 if process.is_alive() else _JOIN_S)
+    status: int | None = process.exitcode
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+    pipe.close()
+    return process.exitcode if status is None else status
 
 
 def usable_cores() -> int:

@@ -12,7 +12,7 @@ import signal
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,7 +22,7 @@ from mdistill.errors import BadInput, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.labelling.tasks import raised, sent
 from mdistill.notices import heard, listening, notify
-from mdistill.processes import begin_worker, worker_context
+from mdistill.processes import begin_worker, end_worker, worker_context
 
 Result = TypeVar("Result")
 ATTEMPTS = 2
@@ -135,14 +135,7 @@ class _Worker:
 
     def end(self) -> int | None:
         """Kill it and its children; returns the exit status, also of one that had ended."""
-        self.process.join(0.0 if self.process.is_alive() else _LOOK_S)
-        status = self.process.exitcode
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-        return self.process.exitcode if status is None else status
+        return end_worker(self.process, self.pipe)
 
 
 def _work(pipe: Connection, job: Callable[[], Any], log: Path, parent: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mdistill.crystals.crystal import Crystal
-from mdistill.data.store import LabelStore
+from mdistill.data.store import INDEX, LabelStore
 from mdistill.errors import BadInput
 from mdistill.hardening.made_elsewhere import engine_of
 from mdistill.labelling.engine import Engine
@@ -15,9 +15,6 @@ from mdistill.labelling.import_labels import import_labels
 from mdistill.labelling.remembered import load_engine
 from mdistill.notices import notify
 from mdistill.teachers.models import STUDENT_SUFFIX
-
-STORE = "labels.jsonl"
-"""Index of a label folder."""
 
 
 def load_hard_engine(
@@ -34,7 +31,7 @@ def load_hard_engine(
         BadInput: As `load_engine`; or fewer than two structures with energy and forces, or another element.
     """
     path = Path(name)
-    if not (path / STORE).is_file() and (not path.is_file() or path.suffix == STUDENT_SUFFIX):
+    if not (path / INDEX).is_file() and (not path.is_file() or path.suffix == STUDENT_SUFFIX):
         return load_engine(name, cp2k=cp2k, pyscf=pyscf, subject=subject, device=device, home=home)
     read = LabelStore(path).read() if path.is_dir() else import_labels(path, hold_out=False).frames
     frames = [frame for frame in read if not frame.missing]

@@ -6,9 +6,7 @@ killed with its children; this process uses an alarm (`time_limit`).
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -22,7 +20,7 @@ from mdistill.errors import BadInput, MdistillError
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.labelling.engine import Answer, Engine, Failure
 from mdistill.labelling.tasks import Question, ask, raised, sent
-from mdistill.processes import begin_worker, time_limit, worker_context
+from mdistill.processes import begin_worker, end_worker, time_limit, worker_context
 from mdistill.types import Graph, Prediction
 
 _LOOK_S = 0.2
@@ -198,14 +196,7 @@ class _Worker:
 
     def kill(self) -> int | None:
         """Stop it and its children; returns the exit status where it had ended."""
-        self.process.join(_LOOK_S if not self.process.is_alive() else 0.0)
-        status = self.process.exitcode
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-        return status if status is not None else self.process.exitcode
+        return end_worker(self.process, self.pipe)
 
 
 def _serve(pipe: Connection, engine: Engine, folder: Path) -> None:
