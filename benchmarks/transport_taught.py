@@ -75,7 +75,7 @@ def main() -> None:
     if len(np.unique(groups)) >= LEAST:
         rows += compared(used, groups, given.seeds)
         rows += sizes(used, groups, given.seeds)
-        rows += transfer(used)
+        rows += transfer(used, groups, given.seeds)
         rows += by_kind(used)
     write_record("transport_taught", {"set": given.set.name, "seeds": given.seeds, "least_groups": LEAST}, rows)
 
@@ -266,18 +266,34 @@ def by_kind(records: Sequence[CrystalRecord]) -> list[dict[str, Any]]:
     return rows
 
 
-def transfer(records: Sequence[CrystalRecord]) -> list[dict[str, Any]]:
-    """Training on Li, testing on the other ions."""
-    train = [one for one in records if one.about["mobile"] == "Li"]
-    asked = [one for one in records if one.about["mobile"] != "Li"]
-    if len(train) < LEAST or not asked:
-        return []
-    truth = np.array([target_of(one, "msd") for one in asked])
-    return [
-        {"part": "Li to other ions", "model": name, "train": len(train), "test": len(asked),
-         "MAE": float(np.nanmean(np.abs(arms()[name](train, asked, 0) - truth)))}
-        for name in (OURS, ALONE, TREES, BOTH, "extra trees, composition", CONSTANT)
-    ]  # fmt: skip
+def transfer(records: Sequence[CrystalRecord], groups: np.ndarray, seeds: int) -> list[dict[str, Any]]:
+    """Training on Li, testing on each other ion: with the Li compounds of the same group in training, and without them."""
+    ions, rows = np.array([str(one.about["mobile"]) for one in records]), []
+    names = (OURS, ALONE, TREES, BOTH, "extra trees, composition", CONSTANT)
+    for ion, apart in ((ion, apart) for ion in ("Na", "Ag") for apart in (False, True)):
+        asked, lithium = np.flatnonzero(ions == ion), np.flatnonzero(ions == "Li")
+        if len(lithium) < LEAST or len(np.unique(groups[asked])) < 2:
+            continue
+        own = groups[asked]
+        folds = fold_numbers(own, min(5, len(np.unique(own))), seed=0) if apart else np.zeros(len(asked), dtype=int)
+        errors = {name: np.full((seeds, len(asked), len(records[0].temperatures_K)), np.nan) for name in names}
+        for fold in range(folds.max() + 1):
+            there = asked[folds == fold]
+            train = [records[k] for k in lithium.tolist() if not apart or groups[k] not in groups[there]]
+            tested = [records[k] for k in there.tolist()]
+            truth = np.array([target_of(one, "msd") for one in tested])
+            for name, seed in ((name, seed) for name in names for seed in range(seeds)):
+                errors[name][seed, folds == fold] = np.abs(arms()[name](train, tested, seed) - truth)
+        for name in names:
+            error = errors[name].mean(axis=0)
+            mean, low, high = interval(error, own)
+            flat = interval(error - errors[CONSTANT].mean(axis=0), own)
+            rows.append({
+                "part": f"Li to {ion}" + (", without its group" if apart else ""), "model": name, "train": len(lithium),
+                "test": len(asked), "groups": len(np.unique(own)), "MAE": mean, "low": low, "high": high,
+                "against constant": flat[0], "from": flat[1], "to": flat[2],
+            })  # fmt: skip
+    return rows
 
 
 def system_of(record: CrystalRecord) -> System:

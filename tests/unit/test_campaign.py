@@ -257,7 +257,7 @@ def test_dask_goes_on_when_a_worker_dies(place, capsys, trust):
     preload = place / "stand_in.py"
     preload.write_text(f"from mdistill.campaign import queue\nqueue._CHILD = {CHILD!r}\n")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, preload=str(preload)
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", preload=str(preload)
     ) as local:
         import threading
 

@@ -270,7 +270,7 @@ class Recycled:
         self.looks += 1
         return self.looks == 3
 
-    def result(self) -> Any:
+    def result(self, timeout: float) -> Any:
         forces = torch.zeros(1, 3)
         return Failure(reason="once", retry=True) if self.asked == 1 else Answer(
             prediction=Prediction(energy=torch.full((1,), 7.0), forces=forces)
@@ -313,14 +313,63 @@ def test_the_time_of_a_question_begins_when_a_worker_begins_it(tmp_path: Path, m
     assert said(asked, [0], attempts=1) == [7.0] and clock[0] > 3 * asked.seconds
 
 
+@dataclass
+class Future:
+    """A question in the hands of `OneWorker`, which hangs at question 1 and answers the others at once, from the last to the first."""
+
+    number: int
+    key: str
+    taken: list[int]
+
+    def done(self) -> bool:
+        return self.number != 1 and (self.number != 0 or 2 in self.taken)
+
+    def result(self, timeout: float) -> Any:
+        self.taken.append(self.number)
+        if self.taken.count(3) == 1 and self.number == 3:
+            raise TimeoutError  # its worker died meanwhile
+        return Answer(prediction=Prediction(energy=torch.full((1,), float(self.number)), forces=torch.zeros(1, 3)))
+
+
+class OneWorker:
+    def __init__(self) -> None:
+        self.taken, self.asked, self.restarted = list[int](), 0, list[str]()
+
+    def submit(self, _: Any, __: Any, one: Question, *___: Any, **____: Any) -> Future:
+        self.asked += 1
+        return Future(int(one.system.positions[0, 0]), f"{self.asked}", self.taken)
+
+    def nthreads(self) -> dict[str, int]:
+        return {"worker": 1}
+
+    def processing(self) -> dict[str, list[str]]:
+        return {"worker": ["2"]}
+
+    def restart_workers(self, workers: list[str]) -> None:
+        self.restarted += workers
+
+    def cancel(self, futures: Any) -> None:
+        pass
+
+
+def test_answers_are_taken_as_they_come_and_a_later_question_that_hangs_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = OneWorker()
+    asked, clock = clocked(client, tmp_path, monkeypatch)
+    found = said(asked, [0, 1, 2, 3])
+    assert found == [0.0, "no answer within 10 s", 2.0, 3.0]
+    assert client.taken == [2, 3, 0, 3] and client.asked == 5 and client.restarted == ["worker"] and clock[0] < 3 * asked.seconds
+
+
 @pytest.mark.slow
 @pytest.mark.loopback
 def test_a_dask_cluster_gives_the_same_answers_and_outlives_a_worker(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as local:
         address = local.scheduler_address.replace("tcp://", "dask://")
         with closing(executor(Odd(tmp_path), workers=0, seconds=60.0, folder=tmp_path / "engine", address=address)) as asked:
-            found = said(asked, [0, 1, RAISE, ONCE, CRASH, 2], attempts=2)
+            found = said(asked, [0, 1, RAISE, ONCE], attempts=2) + said(asked, [CRASH]) + said(asked, [2], attempts=2)
             with pytest.raises(BadInput, match="Cl"):
                 said(asked, [UNKNOWN])
     assert found[:4] == [0.0, 1.0, "ZeroDivisionError: by hand", float(ONCE)] and found[5] == 2.0

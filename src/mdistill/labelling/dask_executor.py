@@ -23,6 +23,8 @@ from mdistill.labelling.tasks import Question, ask, raised, sent
 SCHEME = "dask://"
 _CONNECT_S = 10.0
 _LOOK_S = 0.2
+_TAKE_S = 30.0
+"""Time to fetch an answer. Where its worker died meanwhile, Dask may wait for it without end."""
 
 
 def connected(address: str, flag: str) -> Any:
@@ -70,53 +72,64 @@ class Dask:
         self, questions: Sequence[Question], *, attempts: int = 1, stop: StopRequest = NEVER
     ) -> Iterator[Answer | Failure]:
         """See `Executor.answers`."""
-        futures = [self._submit(question) for question in questions]
-        tries, begun = Counter[int](), dict[str, float]()
+        futures = {number: self._submit(question) for number, question in enumerate(questions)}
+        tries, begun, ready = Counter[int](), dict[str, float](), dict[int, Answer | Failure]()
         try:
             for number in range(len(questions)):
-                while True:
-                    answer = self._wait(futures, number, begun, stop)
-                    if answer is None:
-                        return
-                    tries[number] += 1
-                    if not isinstance(answer, Failure) or not answer.retry or tries[number] >= attempts:
-                        break
-                    futures[number] = self._submit(questions[number])
-                yield answer
+                while number not in ready:
+                    for one, answer in self._look(futures, begun):
+                        tries[one] += answer is not None
+                        if answer is None or (isinstance(answer, Failure) and answer.retry and tries[one] < attempts):
+                            futures[one] = self._submit(questions[one])
+                        else:
+                            ready[one] = answer
+                    if number not in ready:
+                        if stop.pending():
+                            return
+                        time.sleep(_LOOK_S)
+                yield ready.pop(number)
         finally:
-            self.client.cancel(futures)
+            self.client.cancel(list(futures.values()))
 
     def _submit(self, question: Question) -> Any:
         """The engine goes with every question: data that was scattered before is lost with the workers that hold it."""
         return self.client.submit(_answer, self.engine, question, self.folder, pure=False, retries=0)
 
-    def _wait(self, futures: list[Any], number: int, begun: dict[str, float], stop: StopRequest) -> Answer | Failure | None:
-        """The answer of one question; None where a stop was requested before it came. A worker that hangs is restarted."""
-        future = futures[number]
-        while not future.done():
-            if stop.pending():
-                return None
-            threads = self.client.nthreads()  # a worker holds more questions than it answers at once
-            running = {key: one for one, keys in self.client.processing().items() for key in list(keys)[: threads.get(one, 1)]}
-            if future.key in running:
-                begun.setdefault(future.key, time.monotonic())
-            if time.monotonic() - begun.get(future.key, time.monotonic()) > self.seconds:
-                self.client.cancel([future])
+    def _look(self, futures: dict[int, Any], begun: dict[str, float]) -> list[tuple[int, Answer | Failure | None]]:
+        """Take the answers that have come (None: lost), because a worker that dies takes all it holds with it. A worker that
+        hangs is restarted, and its question failed.
+
+        Args:
+            futures: What is not answered, by number of the question; what is answered is taken out.
+            begun: Time at which a worker began each, by key; filled in.
+        """
+        found = [(number, _taken(futures.pop(number))) for number, future in list(futures.items()) if future.done()]
+        threads = self.client.nthreads()  # a worker holds more questions than it answers at once
+        running = {key: one for one, keys in self.client.processing().items() for key in list(keys)[: threads.get(one, 1)]}
+        for number, future in list(futures.items()):
+            if future.key in running and time.monotonic() - begun.setdefault(future.key, time.monotonic()) > self.seconds:
+                self.client.cancel([futures.pop(number)])
                 with suppress(Exception):
                     self.client.restart_workers([running[future.key]])
-                return Failure(reason=f"no answer within {self.seconds:g} s", retry=True)
-            time.sleep(_LOOK_S)
-        try:
-            answer = future.result()
-        except Exception as error:
-            return Failure(reason=f"the worker process died or failed ({type(error).__name__}: {str(error)[:200]})", retry=True)
-        if isinstance(answer, dict):
-            raise raised(answer)
-        return answer
+                found.append((number, Failure(reason=f"no answer within {self.seconds:g} s", retry=True)))
+        return found
 
     def close(self) -> None:
         """Leave the scheduler; its workers stay."""
         self.client.close()
+
+
+def _taken(future: Any) -> Answer | Failure | None:
+    """The answer of a future that is done; raises the error that ends the job."""
+    try:
+        answer = future.result(timeout=_TAKE_S)
+    except TimeoutError:
+        return None
+    except Exception as error:
+        return Failure(reason=f"the worker process died or failed ({type(error).__name__}: {str(error)[:200]})", retry=True)
+    if isinstance(answer, dict):
+        raise raised(answer)
+    return answer
 
 
 def _answer(engine: Engine, question: Question, folder: Path) -> Any:
