@@ -34,6 +34,12 @@ def test_help_on_a_console_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch, enc
     assert ended.value.code == 0 and b"usage: mdistill" in shown.getvalue() and b"?" in shown.getvalue()
 
 
+def test_paragraphs_of_a_help_are_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.run(["train", "transport", "--help"])
+    assert "\n\nWith --structures a trajectory set" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("atoms", "kind"), [(molecule("H2O", vacuum=6.0), "molecule"), (fcc111("Ag", (1, 1, 2), vacuum=8.0), "slab")]
 )

@@ -195,6 +195,15 @@ def test_input_that_leaves_nothing_to_rank_is_refused(words, problem, tmp_path, 
     assert problem in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("odd", [0, 1])
+def test_an_unknown_element_in_a_file_of_several_structures_is_named(odd, tmp_path, capsys):
+    frames = ['2\nLattice="4 0 0 0 4 0 0 0 4"\nLi 0 0 0\nF 2 2 2\n'] * 2
+    frames[odd] = frames[odd].replace("F 2", "Xq 2")
+    (tmp_path / "two.xyz").write_text("".join(frames))
+    assert cli.run(["screen", str(tmp_path / "two.xyz")]) == 2
+    assert "unknown element 'Xq'" in (said := capsys.readouterr().err) and "correct the symbol" in said
+
+
 def test_names_in_folders_decide(tmp_path):
     for name in ("a.cif", "B.CIF.gz", "CONTCAR", "POSCAR.relaxed", "x.vasp", "y.extxyz", "notes.txt", ".hidden.cif", "OUTCAR"):
         (tmp_path / name).write_text("x")

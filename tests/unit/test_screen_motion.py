@@ -24,7 +24,10 @@ from conductors import cif, conductor
 from mdistill import cli
 from mdistill.commands.screen import show
 from mdistill.errors import BadInput, MdistillNotice
+from mdistill.estimates import Estimate
 from mdistill.nets.model_files import read_metadata
+from mdistill.runs.results import Table
+from mdistill.screening.motion_tables import narrow_motion
 from mdistill.screening.screen import screen
 from mdistill.transport.motion import train_motion
 from mdistill.transport.motion_file import SHIPPED, load_motion, save_motion, shipped_motion
@@ -202,6 +205,20 @@ def test_the_ranking_fits_the_terminal(folder, motion, width):
     told = " ".join(console.file.getvalue().split())
     missing = [f"{kelvin:g} K" for kelvin in KELVINS[1:] if f"{kelvin:g} K" not in head]
     assert f"… {', '.join([*missing, 'D'])} and σ are in screen.csv" in told and len(missing) == (2 if width < 60 else 0)
+
+
+@pytest.mark.parametrize(("width", "shown"), [(40, ["1000 K"]), (80, ["600 K", "800 K", "1000 K"]), (120, None)])
+def test_the_temperature_of_the_ranking_is_shown(width, shown):
+    """Four temperatures, ranked at the last."""
+    at = (400.0, 600.0, 800.0, 1000.0)
+    columns = ["rank", "file", "formula", *(f"log10 MSD {kelvin:g} K (Å²)" for kelvin in at), "E_a (eV)", "applicable"]
+    msd = [[0.1, 0.2, 0.3, 2.0], [0.2, 0.3, 0.4, 1.0]]
+    rows = [
+        [k + 1, f"{k}.cif", "LiF", *(Estimate(value=x, error=0.1, unit="") for x in row), None, "yes"]
+        for k, row in enumerate(msd)
+    ]
+    found = narrow_motion(Table("motion", "", "screening", columns, rows), width=width)
+    assert [name for name in found.columns if name.endswith(" K")] == (shown or [f"{kelvin:g} K" for kelvin in at])
 
 
 def test_from_python(folder, motion):

@@ -274,6 +274,8 @@ def test_command_line(folder, capsys):
     assert cli.run([*words, "--workers", "-1"]) == 2 and "--workers" in capsys.readouterr().err
     assert cli.run(["train", "transport", "--workers", "2", "--out", str(folder)]) == 2
     assert "not used with --data" in capsys.readouterr().err
+    assert cli.run([*words, "--workers", "2", "--threads", "2"]) == 2
+    assert "2 is not used with --workers 2: each worker has one thread" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -46,16 +46,15 @@ class TrainTransportArguments:
 
 HELP = """\
 Fit a predictor of `mdistill screen`. At 300 K: extremely randomised trees on composition, density, lattice and space group of
-every measured conductivity of OBELiX (599 Li conductors), and trees on composition alone. Whole groups of
-equal composition or paper are held out to set the intervals; CIFs beside the tables add a correction by ion sites and predicted
-motion. Takes a minute.
+every measured conductivity of OBELiX (599 Li conductors), and trees on composition alone. Whole groups of equal composition or
+paper are held out to set the intervals; CIFs beside the tables add a correction by ion sites and predicted motion.
 
 With --structures a trajectory set is made: a cheap student of each crystal, its dynamics at 600 to 1200 K, and from them MSD, D
-and spectra. A crystal costs four to nine minutes of CPU time; the same command continues, and adds new crystals.
+and spectra. A crystal costs 4 to 20 minutes of CPU time; the same command resumes, and adds crystals.
 With --published the set gets its crystals from LiFlow's universal set on this disk, or from structures with known D.
 With --trajectories alone the predictor of motion at 600 to 1200 K learns from that set: trees on composition, density and ion
-network, or with --motion.members nets that see the trajectories in training (--motion.trees 0: these alone). Its errors on groups
-held out whole are printed. The models of the package were made like this.
+network, or with --motion.members nets that see the trajectories in training (--motion.trees 0: these alone). The models of
+the package were made like this.
 
 examples:
   mdistill train transport --data obelix --out runs/transport
@@ -86,6 +85,9 @@ def main(arguments: list[str]) -> int:
     command = f"{PROGRAM} {shlex.join(arguments)}"
     if given.structures:
         check_used(given, "--structures")
+        if given.workers and given.threads is not None:
+            problem = f"{given.threads} is not used with --workers {given.workers}: each worker has one thread"
+            raise BadInput("--threads", problem, allowed="--threads with --workers 0", fix="leave it out")
         return make_set(given, command)
     if given.published is not None:
         check_used(given, "--published")

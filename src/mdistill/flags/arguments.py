@@ -182,7 +182,8 @@ def write_config(folder: Path, command: str, given: Any, *, default: Any = None,
 def short_help(kind: type, program: str, description: str, groups: Groups) -> str:
     """Help with the most used flags in groups, 80 columns wide."""
     prose, colon, examples = description.rstrip().partition("examples:")
-    inner, lines = _unnamed(kind), [f"usage: {program} {_positionals(kind)}[flags]", "", textwrap.fill(prose, _WIDTH)]
+    told = "\n\n".join(textwrap.fill(paragraph, _WIDTH) for paragraph in prose.strip().split("\n\n"))
+    inner, lines = _unnamed(kind), [f"usage: {program} {_positionals(kind)}[flags]", "", told]
     lines += ["", colon + "\n".join(_folded(line) for line in examples.splitlines()), ""]
     for title, names in groups.items():
         lines.append(f"{title}:")

@@ -97,11 +97,7 @@ def read_atoms(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
             warnings.simplefilter("ignore")
             atoms = read(source, index=index, format=kind, do_not_split_by_at_sign=True, **options)
     except Exception as error:
-        problem = f"not readable as {kind} ({type(error).__name__}: {str(error)[:200] or 'no structure found'}), index {index}"
-        fix = "check that the file is complete and that its name has the right extension"
-        if isinstance(error, KeyError) and _like_element(symbol := str(error.args[0])):
-            problem, fix = f"unknown element {symbol!r}", "correct the symbol"
-        raise BadInput(path, problem, allowed=READABLE, fix=fix) from error
+        raise unreadable(path, kind, error, index) from error
     whole_numbers(atoms.numbers, path)
     with_vasp_masses([atoms], path, kind)
     if notes:
@@ -111,6 +107,15 @@ def read_atoms(path: Path, kind: str, index: int) -> tuple[Atoms, list[str]]:
     if kind == "lammps-data" and atoms.has("masses"):
         check_masses_tell_elements(path, atoms)
     return atoms, notes
+
+
+def unreadable(path: Path, kind: str, error: Exception, index: int | str) -> BadInput:
+    """What is wrong with a file that ASE could not read as this kind; names an unknown element."""
+    problem = f"not readable as {kind} ({type(error).__name__}: {str(error)[:200] or 'no structure found'}), index {index}"
+    fix = "check that the file is complete and that its name has the right extension"
+    if isinstance(error, KeyError) and _like_element(symbol := str(error.args[0])):
+        problem, fix = f"unknown element {symbol!r}", "correct the symbol"
+    return BadInput(path, problem, allowed=READABLE, fix=fix)
 
 
 def from_atoms(atoms: Atoms, *, source: str = "atoms", digest: str = "") -> Crystal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from mdistill.estimates import Estimate
 from mdistill.runs.results import Cell, Figure, Series, Table
@@ -110,11 +111,17 @@ def kelvins_of(table: Table) -> dict[str, int]:
 
 
 def narrow_motion(table: Table, *, width: int | None = None) -> Table:
-    """The ranking with the columns that a terminal of this width has room for: log10 MSD ± 68 %, and the activation energy."""
+    """The ranking with the columns that a terminal of this width has room for: log10 MSD ± 68 %, and the activation energy.
+
+    Where it has room for some temperatures only, that of the ranking is among them.
+    """
     place = {name: k for k, name in enumerate(table.columns)}
     moved = kelvins_of(table)
     if width is not None and width < 90:
-        moved = dict(list(moved.items())[: 1 if width < 60 else 3])
+        first = next((at for at, k in enumerate(moved.values()) if _descending([row[k] for row in table.rows])), 0)
+        count = 1 if width < 60 else 3
+        first = min(first, max(len(moved) - count, 0))
+        moved = dict(list(moved.items())[first : first + count])
     told = any(row[place["E_a (eV)"]] is not None for row in table.rows)
     with_energy, with_formula = told and (width is None or width >= 60), width is None or width >= 110
     with_verdict = with_formula or (not told and width is not None and width >= 60)
@@ -126,6 +133,11 @@ def narrow_motion(table: Table, *, width: int | None = None) -> Table:
         cells += [row[place["E_a (eV)"]]] * with_energy + ["yes" if row[place["applicable"]] == "yes" else "no"] * with_verdict
         rows.append(cells)
     return Table(MOTION, "Predicted log10 MSD (Å²) ± 68 %", table.section, columns, rows)
+
+
+def _descending(cells: Sequence[Cell]) -> bool:
+    values = [cell.value for cell in cells if isinstance(cell, Estimate) and cell.value is not None]
+    return all(high >= low for high, low in pairwise(values))
 
 
 def plain(column: str) -> str:

@@ -15,7 +15,7 @@ from mdistill.crystals.crystal import Crystal, reduced_formula
 from mdistill.crystals.task_checks import check_conductor
 from mdistill.errors import BadInput, MdistillError
 from mdistill.io.files import append_line, sha256
-from mdistill.io.structures import from_atoms, read_structure
+from mdistill.io.structures import from_atoms, read_structure, unreadable
 from mdistill.screening.candidates import Refusal, Usable
 from mdistill.settings import to_json
 from mdistill.transport.correction import correction_inputs
@@ -159,7 +159,10 @@ def _frames(file: Path) -> list[object]:
     if kind in _SEVERAL:
         from ase.io import read
 
-        frames = read(file, index=":", format=kind, do_not_split_by_at_sign=True)
+        try:
+            frames = read(file, index=":", format=kind, do_not_split_by_at_sign=True)
+        except (KeyError, ValueError) as error:
+            raise unreadable(file, kind, error, ":") from error
         if len(frames) > 1:
             return list(frames)
     return [read_structure(file)]
