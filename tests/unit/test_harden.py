@@ -8,17 +8,19 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mdistill import cli
+from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph
 from mdistill.hardening.harden import CHOSEN, DELTA, LABELS, Hardening, first_offsets, harden
 from mdistill.hardening.settings import HardSettings
-from mdistill.io.structures import read_systems, write_systems
+from mdistill.io.structures import read_systems, to_atoms, write_systems
 from mdistill.labelling.engine import Answer, Failure
 from mdistill.labelling.hard_settings import Cp2kSettings
 from mdistill.labelling.remembered import Remembered, load_engine
@@ -119,6 +121,56 @@ def test_a_failed_calculation_is_left_out_and_told(trained, tmp_path):
 def test_frames_with_large_forces_are_not_chosen(trained, tmp_path):
     with pytest.raises(BadInput, match="none with energy and forces"):
         harden(job(trained, Stiffer()), replace(SETTINGS, largest_force=1e-9), tmp_path)
+
+
+def test_frames_of_the_labels_beyond_the_limit_are_told(trained, tmp_path):
+    soft = trained[1]
+    sizes = sorted(float(frame.target.forces.norm(dim=1).max()) for frame in soft)
+    limit = sizes[len(sizes) // 2]
+    with pytest.warns(UserWarning, match="of 24 frames of the labels are no candidates"):
+        results = harden(job(trained, Remembered(Stiffer())), replace(SETTINGS, largest_force=limit), tmp_path)
+    note = next(note for note in results.notes if "no candidates" in note)
+    inner = [f for f in split_blocks(soft, held_out=TRAIN.held_out)[0] if float(f.target.forces.norm(dim=1).max()) > limit]
+    assert note.startswith(f"{len(inner)} of 24 ") and f"above {limit:g} eV/Å" in note and "largest-force" in note
+
+
+def test_frames_from_a_trajectory_that_blew_up_are_not_selected(trained, tmp_path, capsys):
+    """Forces are those of the file, else the student's; the two frames with large ones are the most novel."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+
+    systems = [frame.system for frame in morse_frames(10)]
+    wild = [replace(one, positions=one.positions.clone()) for one in systems[:2]]
+    for one in wild:
+        vector = one.positions[1] - one.positions[0]
+        one.positions[0] += 0.85 * vector  # a pair at 0.8 Å: 40 eV/Å by the student
+    images = [to_atoms(one) for one in [*wild, *systems[2:]]]
+    student, out, files = str(trained[2]), tmp_path / "few.extxyz", [tmp_path / "bare.extxyz", tmp_path / "told.extxyz"]
+    write(files[0], images)
+    for k, atoms in enumerate(images):
+        forces = 0.1 * np.ones((len(atoms), 3))
+        forces[0, 2] = 30.0 if k < 2 else 1.0
+        atoms.calc = SinglePointCalculator(atoms, forces=forces)
+    write(files[1], images)
+
+    def selected(file: Path, *words: str) -> tuple[set[float], str]:
+        assert cli.run(["select-frames", str(file), "--budget", "3", "--out", str(out), *words]) == 0
+        return {round(float(one.positions[0, 0]), 6) for one in read_systems(out)}, " ".join(capsys.readouterr().out.split())
+
+    first = {round(float(one.positions[0, 0]), 6) for one in wild}
+    bare, said = selected(files[0])
+    assert bare & first and "10 of 10 structures tell no forces" in said
+    told, said = selected(files[1])
+    assert not told & first
+    assert "2 of 10 structures left out: a force above 15 eV/Å (--largest-force)" in said
+    assert selected(files[1], "--largest-force", "31")[0] & first
+    own, said = selected(files[0], "--student", student)
+    assert not own & first and "2 of 10 structures left out" in said and "tell no forces" not in said
+    assert cli.run(["select-frames", str(files[1]), "--largest-force", "0.5", "--out", str(out)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "all 10 have a force above 0.5 eV/Å, the least 1.0" in said and "--largest-force 2" in said
+    assert cli.run(["select-frames", str(files[1]), "--largest-force", "0", "--out", str(out)]) == 2
+    assert "--largest-force 15" in capsys.readouterr().err
 
 
 def test_the_commands_from_choice_to_labels(trained, tmp_path, capsys):

@@ -13,6 +13,7 @@ from mdistill import cli
 from mdistill.data.store import LabelStore
 from mdistill.derivatives import Conservative
 from mdistill.errors import BadInput
+from mdistill.graph import build_graph
 from mdistill.hardening.hard_engine import load_hard_engine
 from mdistill.hardening.hard_labels import write_labels
 from mdistill.hardening.harden import LABELS, Hardening, harden
@@ -25,6 +26,7 @@ from mdistill.labelling.engine import Engine, Failure
 from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
 from mdistill.labelling.remembered import level_of, theory_of
 from mdistill.labelling.settings import LabelSettings
+from mdistill.teachers.models import load
 from mdistill.training.potential import train_potential
 from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
 from mdistill.types import LabelledFrame, Prediction
@@ -129,7 +131,6 @@ def test_hard_labels_of_unit_cells_come_from_md_of_the_students(place: Path, tmp
         name, elements = "stiff", frozenset[int]()
 
         def label(self, system, folder, **_):  # type: ignore[no-untyped-def]
-            from mdistill.graph import build_graph
             from mdistill.labelling.engine import Answer
 
             p = teacher(build_graph(system, teacher.cutoff))
@@ -146,6 +147,16 @@ def test_hard_labels_of_unit_cells_come_from_md_of_the_students(place: Path, tmp
     soft = {tuple(f.system.positions.flatten().tolist()) for f in LabelStore(place / "label").read()}
     assert not soft & {tuple(f.system.positions.flatten().tolist()) for f in labelled}
     assert results.provenance["hard_labels"] >= 3
+    student = load(place / "train" / "student.mdistill")
+    sizes = {k: float(student(build_graph(f.system, student.cutoff)).forces.norm(dim=1).max()) for k, f in enumerate(labelled)}
+    limit = sorted(sizes.values())[-1] - 1e-3
+    with pytest.warns(UserWarning, match="of round 1, judged by the student, are no candidates"):
+        harden(job(place, Stiff(), own=own, given=(), budget=6), replace(settings, largest_force=limit), tmp_path / "limited")
+    wild = labelled[max(sizes, key=lambda k: sizes[k])].system
+    mine = [f.system for f in LabelStore(tmp_path / "limited" / LABELS).read()]
+    assert len(mine) >= 4 and not any(torch.equal(one.positions, wild.positions) for one in mine)
+    with pytest.raises(BadInput, match=r"none with forces below 1e-09 eV/Å(?s:.*)--harden.largest-force"):
+        harden(job(place, Stiff(), own=own, given=(), budget=6), replace(settings, largest_force=1e-9), tmp_path / "none")
 
 
 def test_the_command_reads_a_file_and_leaves_unit_cells_to_the_main_job(

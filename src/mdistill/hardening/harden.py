@@ -31,6 +31,7 @@ from mdistill.data.select_frames import select
 from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
+from mdistill.hardening.coverage import largest_of
 from mdistill.hardening.hard_tables import Compared, force_error, hard_results, rounds_table
 from mdistill.hardening.refine import Rounds, own_frames, spread_of
 from mdistill.hardening.settings import HardSettings
@@ -46,6 +47,7 @@ from mdistill.nets.model_files import load_model, load_net
 from mdistill.notices import notify
 from mdistill.runs.identity import structure_sha256
 from mdistill.runs.results import Cell, Results
+from mdistill.simulation.evaluator import make_evaluator
 from mdistill.teachers.models import load
 from mdistill.training.committee import member_file
 from mdistill.training.hard_targets import fine_tune, shifted_student, split_hard
@@ -58,6 +60,7 @@ ANSWERS = "hard-answers"
 """Folder in the run with all answers of hard engines, so that no stage or command asks for one again."""
 SHARE = 0.5
 """Share of hard calculations that may fail before the job stops."""
+FIX = "raise --harden.largest-force or --harden.most-atoms (mdistill harden: --largest-force, --most-atoms)"
 FIRST_OWN_BLOCK, BLOCKS_PER_ROUND = 50_000_000, 1_000_000
 
 
@@ -147,6 +150,7 @@ class _Work:
     answers: dict[str, Prediction] = field(default_factory=dict)
     chosen: list[System] = field(default_factory=list)
     rows: list[list[Cell]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     delta: Delta = field(init=False)
 
     def round(self, number: int, count: int) -> None:
@@ -167,14 +171,15 @@ class _Work:
     def of_labels(self, count: int) -> list[LabelledFrame]:
         """Frames of the soft labels, novel ones first. The choice depends on labels, students and settings alone."""
         job, least, most = self.job, self.settings.largest_force, self.settings.most_atoms
-        usable = [
+        frames = [
             frame for frame in split_blocks(job.soft, held_out=job.train.held_out)[0]
-            if not frame.missing and frame.system.n_atoms <= most and float(frame.target.forces.norm(dim=1).max()) <= least
+            if not frame.missing and frame.system.n_atoms <= most
         ]  # fmt: skip
+        usable = [frame for frame in frames if largest_of(frame.target) <= least]
         if not usable:
             problem = f"none with energy and forces below {least:g} eV/Å, and at most {most} atoms"
-            fix = "raise --harden.largest-force or --harden.most-atoms (mdistill harden: --largest-force, --most-atoms)"
-            raise BadInput("frames for hard labels", problem, allowed="labelled frames", fix=fix)
+            raise BadInput("frames for hard labels", problem, allowed="labelled frames", fix=FIX)
+        self.leave_out(len(frames) - len(usable), len(frames), "frames of the labels")
         members = [load_model(student) for student in job.students]
 
         def spread(frame: LabelledFrame) -> float:
@@ -205,21 +210,34 @@ class _Work:
             [candidates[k] for k in picked], rounds.teacher, store, name="soft", workers=self.job.workers, stop=self.stop,
             settings=replace(rounds.label, probes=0, largest_force=self.settings.largest_force),
         )  # fmt: skip
+        self.leave_out(len(picked) - len(store), len(picked), f"frames of round {number}, judged by the teacher,")
+        if not len(store):
+            problem = f"round {number} has none with forces below {self.settings.largest_force:g} eV/Å; {'; '.join(notes)}"
+            raise BadInput("frames for hard labels", problem.rstrip("; "), allowed="one or more", fix=FIX)
         first = FIRST_OWN_BLOCK + number * BLOCKS_PER_ROUND
         frames = [replace(frame, block=frame.block + first) for frame in store.read()]
         self.soft += frames
         return frames, "; ".join(notes) or "stable"
 
     def own(self, rounds: Rounds, number: int, home: Path) -> tuple[list[System], dict[int, float], list[str]]:
-        """Frames of MD of the students so far, the committee's spread on each by identity, and why the MD broke."""
-        members = [load(student, precision="float32") for student in self.students]
+        """Frames of MD of the students so far, without those of large forces; the committee's spread on each by identity, and why
+        the MD broke. What the student calls a large force costs the teacher nothing, and no place among the chosen."""
+        members, made = [load(student, precision="float32") for student in self.students], 0
         candidates, weights, notes = list[System](), dict[int, float](), list[str]()
         for temperature, (index, system) in product(rounds.temperatures_K, enumerate(rounds.systems)):
             found, broken = own_frames(rounds, number, index, temperature, student=members[0], home=home, stop=self.stop)
-            weigh = spread_of(members, system) or (lambda _: 1.0)
-            weights |= {id(one): weigh(one) for one in found}
-            candidates, notes = candidates + found, notes + ([broken] if broken else [])
+            weigh, answer = spread_of(members, system) or (lambda _: 1.0), make_evaluator(members[0], system)
+            below = [one for one in found if largest_of(answer(one)) <= self.settings.largest_force]
+            weights |= {id(one): weigh(one) for one in below}
+            candidates, notes, made = candidates + below, notes + ([broken] if broken else []), made + len(found)
+        self.leave_out(made - len(candidates), made, f"frames of round {number}, judged by the student,")
         return candidates, weights, notes
+
+    def leave_out(self, count: int, among: int, what: str) -> None:
+        """Note frames with large forces."""
+        if count:
+            limit = f"no finite force, or one above {self.settings.largest_force:g} eV/Å (largest-force)"
+            self.left.append(f"{count} of {among} {what} are no candidates for hard labels: {limit}")
 
     def hard_labels(self, frames: Sequence[LabelledFrame], number: int) -> list[LabelledFrame]:
         """Hard labels of a round's frames; those that the engine failed on are missing."""
@@ -252,7 +270,7 @@ class _Work:
 
     def told(self, limits: GateLimits) -> Results:
         """Tables and gates, with notes on what is missing."""
-        job, asked, notes = self.job, len(self.chosen), list[str]()
+        job, asked, notes = self.job, len(self.chosen), list(self.left)
         missing, shown = asked - len(self.train) - len(self.test), self.test or self.train
         if missing:
             notes.append(f"{missing} of {asked} hard calculations failed; they are in {self.folder / LABELS / 'broken'}")

@@ -8,6 +8,10 @@ from typing import Literal
 from mdistill.settings import refuse, setting, settings
 from mdistill.training.settings import HardFitSettings
 
+LARGEST_FORCE = 15.0
+"""Largest force of a structure for hard labels, eV/Å. One of 12,000 DFT frames of Li–P–S (LiPS-20) has a larger one; so have 42
+of 100 published training frames of water (up to 23; revPBE0-D3, doi 10.1073/pnas.1815117116)."""
+
 
 @settings
 class RefineSettings:
@@ -44,7 +48,7 @@ class HardSettings:
 
     Attributes:
         select: Choice of frames: farthest points or highest leverage, in the student's invariants.
-        largest_force: Largest teacher force of a chosen frame, eV/Å.
+        largest_force: Largest force of a chosen frame, eV/Å: the teacher's; of frames of the student's MD first the student's.
         most_atoms: Largest frame, atoms; larger ones are not candidates.
         unit_cell: Frames of the students' MD in the unit cell, which DFT with k-points affords, in place of the run's labels.
         time_ps: Length of the student's MD at each temperature, in later rounds and in the unit cell, ps.
@@ -53,7 +57,7 @@ class HardSettings:
     """
 
     select: Literal["farthest", "leverage"] = "farthest"
-    largest_force: float = setting(15.0, above=0.0, most=1e4, unit="eV/Å")
+    largest_force: float = setting(LARGEST_FORCE, above=0.0, most=1e4, unit="eV/Å")
     most_atoms: int = setting(256, least=1, most=100_000)
     unit_cell: bool = False
     time_ps: float = setting(5.0, above=0.0, most=1e6, unit="ps")
