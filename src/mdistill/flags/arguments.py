@@ -393,9 +393,8 @@ def stamped(results: Any, settings: Any, *, repeat: str = "") -> Any:
 
     from mdistill.runs.hardware import code_version, hardware
 
-    code = code_version()
+    code, told = code_version(), {"command_line": repeat} if repeat else {}
     return dataclasses.replace(
         results, version=code["version"], created=datetime.now(UTC).isoformat(timespec="seconds"), settings=to_json(settings),
-        hardware=hardware(),
-        provenance=results.provenance | {"commit": code["commit"]} | ({"command_line": repeat} if repeat else {}),
+        hardware=hardware(), provenance=results.provenance | {"commit": code["commit"]} | told,
     )  # fmt: skip
