@@ -27,11 +27,11 @@ from mdistill import cli
 from mdistill.analysis.accuracy import accuracy
 from mdistill.analysis.reweighting import force_slope
 from mdistill.closed_form.delta import Delta, fit_delta
+from mdistill.closed_form.references import with_fitted_references
 from mdistill.data.store import LabelStore
 from mdistill.graph import build_graph
 from mdistill.hardening.harden import first_offsets
 from mdistill.io.files import write_json
-from mdistill.judge.label_errors import with_fitted_references
 from mdistill.labelling.import_labels import import_labels
 from mdistill.nets.model_files import load_model
 from mdistill.teachers import load_teacher

@@ -253,6 +253,21 @@ def test_reweighted_means_are_shown_where_frames_allow(right: tuple[Path, list[P
     assert all(row[6].value is not None and "(" in row[7] for row in many.tables[1].rows)
 
 
+def test_an_energy_error_is_not_known_from_a_frame_of_each_run(right: tuple[Path, list[Potential]], tmp_path: Path) -> None:
+    """One frame of a student is its own mean, and two frames are equally far from theirs: neither is 0 ± 0."""
+    production, _ = right
+    alone = checked(production, [TEACHER, Scaled(factor=0.9)], tmp_path / "alone", frames=2, temperatures=(300.0,))
+    assert [row[7].value for row in alone.tables[0].rows] == [None] and not any("energy_mae" in name for name in alone.values)
+    gate = next(gate for gate in alone.gates if gate.name == "energy error in production")
+    assert gate.passed and not gate.judged and gate.measured.value is None and "--check.frames" in gate.detail
+    assert read_results(write_results(tmp_path / "alone", alone)).gates == alone.gates
+    pair = checked(production, [Scaled(factor=0.9)], tmp_path / "pair", frames=2, temperatures=(300.0,))
+    found = pair.values["production_energy_mae 300 K"]
+    assert found.value > 0.0 and found.error is None
+    more = checked(production, [Scaled(factor=0.9)], tmp_path / "more", frames=6, temperatures=(300.0,))
+    assert more.values["production_energy_mae 300 K"].error > 0.0
+
+
 def test_a_folder_without_production_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds no trajectory"):
         checked(tmp_path, [TEACHER], tmp_path / "check")

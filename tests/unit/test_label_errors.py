@@ -57,6 +57,18 @@ def test_errors_of_a_known_size(tmp_path):
     assert (parity.x_label, parity.y_label) == ("label (meV/atom)", "model (meV/atom)")
 
 
+def test_few_frames_tell_no_energy_error_with_fitted_references(tmp_path):
+    """Constants explain the energies of two compositions, and leave errors that are equal of three frames."""
+    images = labelled(tmp_path / "data.extxyz", shift={"Cu": -3.0})
+    for few, known in ((images[:1], False), (images[5:7], False), (images[:2], False), (images[4:7], False), (images[4:8], True)):
+        write(tmp_path / "few.extxyz", few)
+        results = label_errors(load(EMT_NAME), import_labels(tmp_path / "few.extxyz", hold_out=False).frames)
+        told = [note for note in results.notes if "too few labelled energies" in note]
+        assert ("energy_mae_fitted_references" in results.values) is known and bool(told) is not known
+        assert all((row[6] is not None) is known for row in results.tables[0].rows)
+        assert any("other reference energies" in note for note in results.notes) is known
+
+
 def test_the_command_writes_report_and_plots(tmp_path, capsys):
     labelled(tmp_path / "data.extxyz", elements=("Cu", "Cu"))
     assert cli.run(["test", EMT_NAME, str(tmp_path / "data.extxyz"), "--out", str(tmp_path / "out")]) == 0

@@ -285,14 +285,25 @@ def production_gates(force: Mapping[str, Deviation], energy: Mapping[str, Estima
 
     Args:
         force: Force deviations by name ("700 K, hops").
-        energy: Mean absolute energy errors less the offset of each run (meV/atom).
+        energy: Mean absolute energy errors less the offset of each run (meV/atom); where none is known, there is no verdict.
     """
     errors = {name: (d.mean_absolute.scaled(1e3, "meV/Å"), force_limit(d, limits)) for name, d in force.items()}
-    energies = {name: (error, 1e3 * limits.energy_eV_atom) for name, error in energy.items()}
+    name, what, limit = (
+        "energy error in production",
+        "mean absolute energy error less the mean offset",
+        1e3 * limits.energy_eV_atom,
+    )
+    known = {temperature: (error, limit) for temperature, error in energy.items() if error.value is not None}
     return [
         _beyond_error("force error in production", errors, "mean absolute error of a force component"),
-        _beyond_error("energy error in production", energies, "mean absolute energy error less the mean offset"),
+        _beyond_error(name, known, what) if known or not energy else _unpaired(name, "meV/atom", limit),
     ]
+
+
+def _unpaired(name: str, unit: str, limit: float) -> Gate:
+    """A gate without verdict on energies less the mean of each run, where no run has two frames."""
+    detail = "no run has two labelled frames; --check.frames sets their number"
+    return replace(gate(name, unknown(unit), limit, detail), passed=True, judged=False)
 
 
 def _beyond_error(name: str, judged: Mapping[str, tuple[Estimate, float]], what: str) -> Gate:
@@ -311,8 +322,7 @@ def overlap_gate(spreads: Mapping[str, tuple[Spread, int]], limits: GateLimits) 
     judged = {t: (one.width, limits.spread_kT * math.sqrt(atoms)) for t, (one, atoms) in spreads.items()}
     known = {t: pair for t, pair in judged.items() if pair[0].value is not None}
     if judged and not known:
-        detail = "no run has two labelled frames; --check.frames sets their number"
-        return replace(gate(name, unknown(UNIT), min(limit for _, limit in judged.values()), detail), passed=True, judged=False)
+        return _unpaired(name, UNIT, min(limit for _, limit in judged.values()))
     verdict = _beyond_error(name, known, what)
     useful = ", ".join(f"{100.0 * (one.useful.value or 0.0):.2g} % at {t}" for t, (one, _) in spreads.items() if t in known)
     return replace(verdict, detail=f"{verdict.detail}; exp(−σ²), the useful share of reweighted frames: {useful}")

@@ -12,8 +12,8 @@ from mdistill.analysis.accuracy import accuracy
 from mdistill.analysis.reweighting import force_slope
 from mdistill.analysis.settings import GateLimits
 from mdistill.closed_form.delta import Delta
+from mdistill.closed_form.references import references_judge, with_fitted_references
 from mdistill.estimates import Estimate, Gate, gate
-from mdistill.judge.label_errors import with_fitted_references
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.types import LabelledFrame, Prediction
 
@@ -105,7 +105,5 @@ def _row(model: str, against: str, frames: Sequence[LabelledFrame], answers: Seq
     answers = [replace(one, forces=one.forces.detach(), energy=one.energy.detach()) for one in answers]
     errors = accuracy(frames, with_fitted_references(frames, answers))
     force, slope = errors.force["all"], force_slope(_forces(f.target for f in frames), _forces(answers))[0]
-    contents = {tuple(sorted(frame.system.numbers.tolist())) for frame in frames}
-    enough = len(frames) > 1 + len(contents)  # a constant is fitted to each content: the errors of two frames would be equal
-    energy = errors.energy["all"].mean_absolute.scaled(1e3, "meV/atom") if enough and errors.energy else None
+    energy = errors.energy["all"].mean_absolute.scaled(1e3, "meV/atom") if references_judge(frames) else None
     return [model, against, force.mean_absolute.scaled(1e3, "meV/Å"), 1e3 * force.root_mean_square, energy, slope]

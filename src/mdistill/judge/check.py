@@ -21,7 +21,7 @@ from mdistill.analysis.reweighting import centred, energy_spread, force_slope
 from mdistill.analysis.settings import GateLimits
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
-from mdistill.estimates import Estimate, mean_of
+from mdistill.estimates import Estimate, mean_of, unknown
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.check_tables import Checked, Compared, check_results
 from mdistill.judge.production_frames import DrawnFrame, draw_frames, production_runs
@@ -101,6 +101,8 @@ def _compared(
 
 def _checked(compared: list[Compared]) -> Checked:
     checked, left = Checked(compared=compared), _less_offset(compared)
+    groups = np.array([one.group for one in compared])
+    paired = np.array([(groups == group).sum() > 1 for group in groups], dtype=bool)
     for kelvin in sorted({one.label.temperature_K for one in compared}):
         name, mine = f"{kelvin:g} K", [one for one in compared if one.label.temperature_K == kelvin]
         for kind, hops in (("vibrations", False), ("hops", True)):
@@ -109,7 +111,7 @@ def _checked(compared: list[Compared]) -> Checked:
                 errors = accuracy([one.label for one in part], [one.prediction for one in part])
                 checked.force[f"{name}, {kind}"] = errors.force["all"]
         here = np.array([one.label.temperature_K == kelvin for one in compared])
-        checked.energy[name] = mean_of(np.abs(left[here]), unit="meV/atom")
+        checked.energy[name] = _mean_error(left[here & paired], len(groups) - len(set(groups.tolist())))
         reduced = np.array([one.difference for one in mine]) / (BOLTZMANN * kelvin)
         shares, runs = np.array([one.frame.share for one in mine]), np.array([one.group for one in mine])
         checked.spreads[name] = energy_spread(reduced, shares, runs), max(one.label.system.n_atoms for one in mine)
@@ -141,3 +143,10 @@ def _less_offset(compared: Sequence[Compared]) -> np.ndarray:
     left = centred(errors, np.ones(len(errors)), runs) if len(errors) else errors
     counts = np.array([(runs == run).sum() for run in runs])
     return left * np.sqrt(counts / np.maximum(counts - 1, 1))
+
+
+def _mean_error(left: np.ndarray, freedom: int) -> Estimate:
+    """Mean absolute error, meV/atom; with one degree of freedom (two frames of one run are equally far from their mean) its own
+    error is not known."""
+    found = mean_of(np.abs(left), unit="meV/atom") if len(left) else unknown("meV/atom")
+    return found if freedom > 1 else replace(found, error=None)

@@ -93,7 +93,8 @@ def _errors(checked: Checked) -> Table:
         "T (K)", "frames", "labelled", "share of production (%)", "force MAE (meV/Å)", "mean |Fᵢ| (meV/Å)",
         "force MAE of hopping ions (meV/Å)", "energy MAE less offset (meV/atom)",
     ]  # fmt: skip
-    caption = "Frames of production labelled by the teacher. Hops: an ion is between two sites. Energy: of both classes together."
+    caption = "Frames of production labelled by the teacher. Hops: an ion is between two sites. Energy: of both classes; "
+    caption += "not known where no run has two frames."
     return Table("check", "Errors on production frames", SECTION, columns, rows, caption)
 
 

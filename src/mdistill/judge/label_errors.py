@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from ase.data import chemical_symbols
 
 from mdistill.analysis.accuracy import Deviation, accuracy
+from mdistill.closed_form.references import references_judge, with_fitted_references
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
 from mdistill.graph import build_graph
@@ -51,17 +51,20 @@ def label_errors(potential: Potential, frames: Sequence[LabelledFrame], *, stop:
             advance(1, "")
     _check_finite(predictions)
     shifted = with_fitted_references(frames, predictions)
-    whole, aligned = accuracy(frames, predictions), accuracy(frames, shifted)
-    values = {}
+    whole, judge, values = accuracy(frames, predictions), references_judge(frames), {}
+    aligned = accuracy(frames, shifted).energy if judge else {}
     for name, deviations, factor, unit in (
         ("force_mae", whole.force, 1e3, "meV/Å"), ("energy_mae", whole.energy, 1e3, "meV/atom"),
-        ("energy_mae_fitted_references", aligned.energy, 1e3, "meV/atom"), ("stress_mae", whole.stress, 1.0 / GPA, "GPa"),
+        ("energy_mae_fitted_references", aligned, 1e3, "meV/atom"), ("stress_mae", whole.stress, 1.0 / GPA, "GPa"),
     ):  # fmt: skip
         if "all" in deviations:
             values[name] = deviations["all"].mean_absolute.scaled(factor, unit)
     notes, offset = list[str](), False
-    if whole.energy and (raw := whole.energy["all"].root_mean_square) > 1e-3:
-        offset = raw > OFFSET * aligned.energy["all"].root_mean_square
+    if whole.energy and not judge:
+        notes.append("energy errors with fitted references are not known: too few labelled energies for one constant for each "
+                     "element; labels of other programs need them")  # fmt: skip
+    elif whole.energy and (raw := whole.energy["all"].root_mean_square) > 1e-3:
+        offset = raw > OFFSET * aligned["all"].root_mean_square
     if offset:
         notes.append("the labels have other reference energies than the model: judge energies by the column with fitted "
                      "references, one constant for each element; the parity plot has them too")  # fmt: skip
@@ -77,22 +80,8 @@ def label_errors(potential: Potential, frames: Sequence[LabelledFrame], *, stop:
     )  # fmt: skip
 
 
-def with_fitted_references(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction]) -> list[Prediction]:
-    """The predictions plus one energy per element (least squares to the labelled energies)."""
-    elements = sorted({int(z) for frame in frames for z in frame.system.numbers.tolist()})
-    counts = np.array([[int((frame.system.numbers == z).sum()) for z in elements] for frame in frames], dtype=float)
-    known = [k for k, frame in enumerate(frames) if "energy" not in frame.missing]
-    if not known:
-        return list(predictions)
-    lacking = np.array([float(frames[k].target.energy[0]) - float(predictions[k].energy[0]) for k in known])
-    per_atom = 1.0 / counts[known].sum(1)
-    fitted = np.linalg.lstsq(counts[known] * per_atom[:, None], lacking * per_atom, rcond=1e-8)[0]
-    shifts = counts @ fitted
-    return [replace(one, energy=one.energy + float(shift)) for one, shift in zip(predictions, shifts, strict=True)]
-
-
 def _tables(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction], shifted: Sequence[Prediction]) -> list[Table]:
-    groups: dict[str, list[int]] = {"all": list(range(len(frames)))}
+    groups, judge = dict[str, list[int]](all=list(range(len(frames)))), references_judge(frames)
     for k, frame in enumerate(frames):
         groups.setdefault(frame.source, []).append(k)
     if len(groups) == 2:
@@ -102,11 +91,11 @@ def _tables(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction], 
     for name, mine in groups.items():
         part = [frames[k] for k in mine]
         errors = accuracy(part, [predictions[k] for k in mine])
-        aligned = accuracy(part, [shifted[k] for k in mine])
+        aligned = accuracy(part, [shifted[k] for k in mine]).energy if judge else {}
         force, component = errors.force.get("all"), 1e3 * errors.force["all"].component if "all" in errors.force else None
         rows.append([
             name, len(mine), _mean(force, 1e3, "meV/Å"), None if force is None else 1e3 * force.root_mean_square, component,
-            _mean(errors.energy.get("all"), 1e3, "meV/atom"), _mean(aligned.energy.get("all"), 1e3, "meV/atom"),
+            _mean(errors.energy.get("all"), 1e3, "meV/atom"), _mean(aligned.get("all"), 1e3, "meV/atom"),
             _mean(errors.stress.get("all"), 1.0 / GPA, "GPa"),
         ])  # fmt: skip
         if name == "all":
