@@ -215,7 +215,7 @@ def interval(values: np.ndarray, groups: np.ndarray, *, many: int = 1) -> tuple[
 
 
 def compared(records: Sequence[CrystalRecord], groups: np.ndarray, seeds: int) -> list[dict[str, Any]]:
-    """Grouped cross-validation of all arms; each paired with the constant and with the structure alone."""
+    """Grouped cross-validation of all arms; each paired with the constant, the structure alone, and the trees of the package."""
     truth, names = np.array([target_of(one, "msd") for one in records]), arms()
     errors = {
         name: np.mean([np.abs(held_out(records, groups, arm, seed) - truth) for seed in range(seeds)], axis=0)
@@ -224,12 +224,13 @@ def compared(records: Sequence[CrystalRecord], groups: np.ndarray, seeds: int) -
     rows = []
     for name, error in errors.items():
         mean, low, high = interval(error, groups)
-        flat, alone = (interval(error - errors[other], groups, many=len(names)) for other in (CONSTANT, ALONE))
+        flat, alone, trees = (interval(error - errors[other], groups, many=len(names)) for other in (CONSTANT, ALONE, TREES))
         by = {f"{t:g} K": float(np.nanmean(error[:, k])) for k, t in enumerate(records[0].temperatures_K)}
         rows.append({
             "part": "grouped", "model": name, "crystals": len(records), "groups": len(np.unique(groups)), "MAE": mean, "low": low,
             "high": high, "against constant": flat[0], "from": flat[1], "to": flat[2], "against structure alone": alone[0],
-            "alone from": alone[1], "alone to": alone[2], **by,
+            "alone from": alone[1], "alone to": alone[2], "against trees": trees[0], "trees from": trees[1],
+            "trees to": trees[2], **by,
         })  # fmt: skip
     return rows
 

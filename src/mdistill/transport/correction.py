@@ -25,7 +25,7 @@ from mdistill.transport.predict_motion import predict_motion
 
 SITES, COLD, HOT = 6, 600.0, 1200.0
 """Number of leading PHYSICS that count, and the two temperatures (K) of predicted motion."""
-INPUTS = (*PHYSICS[:SITES], f"log10 MSD at {COLD:g} K (Å²)", f"its growth to {HOT:g} K")
+INPUTS = (*PHYSICS[:SITES], f"log10 MSD at {COLD:g} K (Å²)", f"growth of log10 MSD from {COLD:g} to {HOT:g} K")
 CLOSE = NEAR / 2.0
 """Distance (half the sum of absolute differences of atomic fractions) to a measured composition up to which none is used."""
 TRIES = 6
