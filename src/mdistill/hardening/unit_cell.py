@@ -35,11 +35,20 @@ def unit_cells(
     Raises:
         BadInput: As `data.prepare.prepare`; or too many atoms.
     """
-    if (count := crystal.n_atoms) > most_atoms + 0.5:
-        fix = f"--harden.most-atoms {round(count)}, or a file of the primitive cell"
-        raise BadInput(crystal.source, f"{count:.4g} atoms in the unit cell", allowed=f"at most {most_atoms}", fix=fix)
+    check_size(crystal, most_atoms)
     path = folder / FILE
     if not path.is_file():
         once = replace(settings, cutoff=_SHORTEST, min_length=0.0)
         write_systems(path, prepare(crystal, teacher, once, seed=seed, stop=stop).systems)
     return read_systems(path)
+
+
+def check_size(crystal: Crystal, most_atoms: int) -> None:
+    """Refuse a unit cell of too many atoms.
+
+    Raises:
+        BadInput: It has more than `most_atoms`.
+    """
+    if (count := crystal.n_atoms) > most_atoms + 0.5:
+        fix = f"--harden.most-atoms {round(count)}, or a file of the primitive cell"
+        raise BadInput(crystal.source, f"{count:.4g} atoms in the unit cell", allowed=f"at most {most_atoms}", fix=fix)

@@ -40,10 +40,14 @@ def share_of(labels: int, settings: HardFitSettings) -> float:
 
 def split_hard(frames: Sequence[LabelledFrame], share: float) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
     """Hard labels for training and for the test: evenly over their order, at least one in the test where there are four."""
-    count = round(share * len(frames)) if len(frames) >= 4 else 0
-    count = max(count, 1) if len(frames) >= 4 and share > 0.0 else count
+    count = left_for_test(len(frames), share)
     chosen = {int(k) for k in np.linspace(0, len(frames) - 1, count + 2)[1:-1]}
     return [f for k, f in enumerate(frames) if k not in chosen], [f for k, f in enumerate(frames) if k in chosen]
+
+
+def left_for_test(count: int, share: float) -> int:
+    """Number of hard labels of a round that are left for the test."""
+    return max(round(share * count), 1) if count >= 4 and share > 0.0 else 0
 
 
 def shifted_student(student: Path, path: Path, references: torch.Tensor, softening: float) -> Path:

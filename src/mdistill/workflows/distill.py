@@ -272,7 +272,7 @@ class _Job:
     def _harden(self, folder: Path) -> Results:
         assert self.engine is not None  # noqa: S101
         settings, cells = self.settings, self._systems()
-        if settings.harden.unit_cell:
+        if hard_stages.in_unit_cell(settings, self.engine, self.crystal):
             most, seed = settings.harden.most_atoms, self._seed("unit cell")
             cells = unit_cells(self.crystal, self.teacher, settings.prepare, folder, most_atoms=most, seed=seed, stop=self.stop)
         own = self._rounds("harden", cells, hard_stages.later_rounds(settings))

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
+from mdistill.crystals.crystal import Crystal
 from mdistill.data.disorder import order
 from mdistill.data.prepare import Plan, plan
 from mdistill.errors import MissingPackage
 from mdistill.graph import empty_graph
+from mdistill.hardening.made_elsewhere import given_by
 from mdistill.io.structures import read_structure, to_system
+from mdistill.labelling.engine import Engine
 from mdistill.labelling.plan import estimate_cost
 from mdistill.processes import usable_cores
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import child_seed
 from mdistill.teachers.models import load
 from mdistill.types import Potential, System
+from mdistill.workflows import hard_stages
 from mdistill.workflows.distill_settings import DistillSettings, resolved
-from mdistill.workflows.stage_log import hardening_minutes
+from mdistill.workflows.stage_log import hardening_calls, hardening_minutes
 
 
 def dry_run(settings: DistillSettings) -> Results:
@@ -29,6 +34,7 @@ def dry_run(settings: DistillSettings) -> Results:
     crystal = read_structure(settings.structure)
     settings = resolved(settings, crystal)
     planned = plan(crystal, settings.prepare)
+    engine = hard_stages.hard_engine(settings, Path(), crystal)
     ordered = order(
         crystal, supercell=planned.supercell, settings=settings.prepare.disorder, seed=child_seed(settings.seed, "prepare")
     )
@@ -54,11 +60,32 @@ def dry_run(settings: DistillSettings) -> Results:
             ["mobile ion", settings.mobile],
         ],
     )
-    return Results(
-        command="distill --dry-run",
-        tables=[replace(planned.sites, caption=ordered[0].rule), structure, _costs(settings, planned, system, teacher, seconds)],
-        notes=notes,
-    )
+    sites = replace(planned.sites, caption=ordered[0].rule)
+    hardening = _hard_costs(settings, planned, crystal, engine, seconds)
+    costs = _costs(settings, planned, system, teacher, seconds, hard=hardening)
+    hard = [] if engine is None else [hard_stages.hard_plan(settings, engine, crystal, system)]
+    return Results(command="distill --dry-run", tables=[sites, structure, *hard, costs], notes=notes)
+
+
+Costs = list[tuple[str, int, float | None]]
+"""Stages with their teacher calls and minutes."""
+
+
+def _hard_costs(
+    settings: DistillSettings, planned: Plan, crystal: Crystal, engine: Engine | None, seconds: float | None
+) -> Costs:  # fmt: skip
+    """The stage of hard labels without the labels: the teacher's calls for the same structures, and the fits."""
+    if engine is None:
+        return []
+    given = min(len(given_by(engine)), settings.hard_budget)
+    calls = given or hardening_calls(settings)
+    small = hard_stages.in_unit_cell(settings, engine, crystal)
+    share = crystal.n_atoms / planned.atoms if small else 1.0
+    calls += planned.relaxation_calls if small else 0
+    what = "relax the unit cell (at most), label its MD" if small else "structures of hard labels"
+    rows: Costs = [(what, calls, calls * share * (seconds or 0.0) / 60.0)] if calls else []
+    name = f"fits on {given or settings.hard_budget} labels by {settings.hard}, without the labels"
+    return [*rows, (name, 0, hardening_minutes(settings) or None)]
 
 
 def _fit(name: str, steps: int, minutes: float) -> tuple[str, int, float | None]:
@@ -80,7 +107,9 @@ def seconds_per_call(potential: Potential, system: System, *, calls: int = 3) ->
     return sorted(times)[len(times) // 2]
 
 
-def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Potential | None, seconds: float | None) -> Table:
+def _costs(
+    settings: DistillSettings, planned: Plan, system: System, teacher: Potential | None, seconds: float | None, *, hard: Costs
+) -> Table:  # fmt: skip
     per_call = seconds or 0.0
     label_calls = estimate_cost([system] * settings.prepare.orderings, settings.label, per_call, teacher=teacher)[0]
     refine_calls = (
@@ -89,7 +118,7 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
     fit = settings.train.fit.max_minutes * max(1.0, settings.committee / usable_cores())
     refit = fit * settings.refine.refit_share * settings.refine.rounds
     checks = settings.check.frames * len(settings.temperatures)
-    stages: list[tuple[str, int, float | None]] = [
+    stages: Costs = [
         ("relax (at most)", planned.relaxation_calls, planned.relaxation_calls * per_call / 60.0),
         ("label", label_calls, label_calls * per_call / 60.0),
         _fit("train", settings.train.fit.steps, fit),
@@ -101,9 +130,7 @@ def _costs(settings: DistillSettings, planned: Plan, system: System, teacher: Po
             (settings.validate.speed_repeats + 1) * per_call / 60.0,
         ),
     ]
-    if settings.hard:
-        minutes = hardening_minutes(settings) or None
-        stages.append((f"fits on {settings.hard_budget} labels by {settings.hard}, without the labels", 0, minutes))
+    stages += hard
     stages.append(("check production (at the size trained)", checks, checks * per_call / 60.0))
     if settings.stride_fs:
         learn = settings.rung().train

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mdistill.crystals.crystal import Crystal
+from mdistill.data.prepare import plan
+from mdistill.errors import BadInput
 from mdistill.hardening.corrected import Reference, reference_of
 from mdistill.hardening.hard_engine import check_engine, load_hard_engine
 from mdistill.hardening.harden import ANSWERS, DELTA, Hardening, harden
 from mdistill.hardening.made_elsewhere import given_by
 from mdistill.hardening.refine import Rounds
 from mdistill.hardening.settings import RefineSettings
+from mdistill.hardening.unit_cell import check_size
 from mdistill.interrupt import StopRequest
 from mdistill.labelling.engine import Engine
-from mdistill.labelling.remembered import level_of
-from mdistill.runs.results import Results
+from mdistill.labelling.remembered import level_of, theory_of
+from mdistill.notices import notify
+from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import amended
 from mdistill.training.committee import member_file
-from mdistill.types import Potential
+from mdistill.training.hard_targets import left_for_test
+from mdistill.types import Potential, System
 from mdistill.units import PS
 from mdistill.workflows.distill_settings import DistillSettings
 from mdistill.workflows.run_parts import read_labels
@@ -29,21 +37,68 @@ from mdistill.workflows.settings import ProductionSettings
 HARD = ("hard", "hard_budget", "hard_rounds", "harden", "cp2k", "pyscf")
 """Settings that do not count without an engine of hard labels."""
 LEAST_FRAMES = 40
+MEASURED_COST = "Measured on one thread of an AMD EPYC: 68 CPU s for 16 atoms of γ-Li3PS4 with 2×2×2 k-points and 400 Ry."
 
 
 def hard_engine(settings: DistillSettings, run: Path, crystal: Crystal) -> Engine | None:
     """The engine of hard labels; None where none is asked for.
 
     Raises:
-        BadInput, MissingPackage: It is unknown, or not installed, or cannot label this crystal.
+        BadInput, MissingPackage: It is unknown, or not installed, or cannot label this crystal; or its cell is too large.
     """
     if not settings.hard:
         return None
     check_engine(settings.hard, crystal, matter=settings.prepare.matter, cp2k=settings.cp2k, pyscf=settings.pyscf)
-    return load_hard_engine(
+    engine = load_hard_engine(
         settings.hard, cp2k=settings.cp2k, pyscf=settings.pyscf, subject="--hard", device=settings.device, home=run / ANSWERS,
         elements=crystal.composition,
     )  # fmt: skip
+    _check_cell(settings, crystal, engine)
+    return engine
+
+
+def _check_cell(settings: DistillSettings, crystal: Crystal, engine: Engine) -> None:
+    """Refuse cells of too many atoms now, not after hours; tell where --harden.unit-cell does not make them smaller."""
+    planned, most = plan(crystal, settings.prepare), settings.harden.most_atoms
+    if given_by(engine):
+        return
+    if settings.harden.unit_cell:
+        check_size(crystal, most)
+        if not in_unit_cell(settings, engine, crystal):
+            where = f"the cell of the file, {planned.atoms} atoms, is that of the run"
+            notify(f"--harden.unit-cell: {where}; hard labels are of MD of the students in it")
+    elif planned.atoms > most and not settings.label.defects:
+        smaller = math.prod(planned.supercell) > 1 and crystal.n_atoms <= most
+        fix = f"--harden.unit-cell for the {crystal.n_atoms:.4g} atoms of the file, or " if smaller else ""
+        problem = f"hard labels of {planned.atoms} atoms, the supercell of the run"
+        raise BadInput("--hard", problem, allowed=f"at most {most}", fix=f"{fix}--harden.most-atoms {planned.atoms}")
+
+
+def in_unit_cell(settings: DistillSettings, engine: Engine, crystal: Crystal) -> bool:
+    """Whether the students' MD for hard labels runs in another cell than the run's: that of the file, which is smaller."""
+    asked = settings.harden.unit_cell and not given_by(engine)
+    return asked and math.prod(plan(crystal, settings.prepare).supercell) > 1
+
+
+def hard_plan(settings: DistillSettings, engine: Engine, crystal: Crystal, system: System) -> Table:
+    """What a dry run tells of hard labels. `system`: the prepared supercell."""
+    given, rounds = given_by(engine), settings.hard_rounds
+    atoms, cell, what = system.n_atoms, system.cell[0].numpy(), "supercell of the run"
+    if settings.harden.unit_cell:
+        atoms, cell, what = round(crystal.n_atoms), np.asarray(crystal.cell), "cell of the file"
+    count = min(settings.hard_budget, len(given) or settings.hard_budget)
+    sizes = [count // rounds + (number < count % rounds) for number in range(rounds)]
+    tested = sum(left_for_test(size, settings.harden.fit.test) for size in sizes)
+    rows: list[list[Cell]] = [["engine", theory_of(engine)], ["labels", count], ["of these left for the test", tested]]
+    rows += [["rounds", rounds]] if rounds > 1 else []
+    if given:
+        return Table("hard-plan", "Hard labels", "settings", ["what", "value"], rows, "The labels are there; none is calculated.")
+    sides = zip(np.linalg.norm(cell, axis=1), crystal.pbc, strict=True)
+    lengths = ", ".join(f"{length:.2f}" if periodic else "open" for length, periodic in sides)
+    rows += [["cell", what], ["atoms", atoms], ["lengths (Å)", lengths]]
+    cost = "Time of the labels: not known before the first, and not in the table below."
+    caption = f"{cost} {MEASURED_COST}" if theory_of(engine).startswith("CP2K") else cost
+    return Table("hard-plan", "Hard labels", "settings", ["what", "value"], rows, caption)
 
 
 def recorded(settings: DistillSettings, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def minutes_of(
     calls = {
         "label": estimate_cost(systems, settings.label, 1.0)[0] if "label" in names else 0,
         "refine": settings.refine.rounds * settings.refine.frames * len(settings.label.temperatures_K) * len(systems),
-        "gates": settings.validate.speed_repeats + 1, "check": settings.check.frames * len(settings.temperatures),
+        "harden": hardening_calls(settings), "gates": settings.validate.speed_repeats + 1,
+        "check": settings.check.frames * len(settings.temperatures),
     }  # fmt: skip
     asked = sum(calls.get(name, 0) for name in names)
     return sum(budgets.get(name, 0.0) for name in names) + asked * (seconds or 0.0) / 60.0, seconds is not None or not asked
@@ -73,6 +74,14 @@ def hardening_minutes(settings: DistillSettings) -> float:
     """Minutes of the fits on hard labels, one student after the other; 0 for a fixed number of steps."""
     fit = 0.0 if settings.train.fit.steps else settings.train.fit.max_minutes
     return fit * settings.committee * settings.harden.fit.time * settings.hard_rounds
+
+
+def hardening_calls(settings: DistillSettings) -> int:
+    """Hard labels that the teacher labels too, because they are of the students' MD: all in unit cells, else of later rounds."""
+    budget, rounds = settings.hard_budget, settings.hard_rounds
+    if not settings.hard:
+        return 0
+    return budget if settings.harden.unit_cell else budget - budget // rounds - (budget % rounds > 0)
 
 
 def seconds_per_call(home: Path, settings: DistillSettings, systems: Sequence[System]) -> float | None:
