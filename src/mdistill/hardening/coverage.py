@@ -93,8 +93,9 @@ def forces_in(path: Path) -> list[float | None]:
     found = list[float | None]()
     for atoms in read(path, index=":", do_not_split_by_at_sign=True):
         named = {name.lower(): array for name, array in (atoms.arrays | (atoms.calc.results if atoms.calc else {})).items()}
-        known = [forces for name in FORCES if np.shape(forces := named.get(name)) == (len(atoms), 3)]
-        found.append(float(np.linalg.norm(np.asarray(known[0], dtype=float), axis=1).max()) if known else None)
+        arrays = [np.asarray(named[name]) for name in FORCES if name in named]
+        sizes = [float(np.linalg.norm(array, axis=1).max()) for array in arrays if array.shape == (len(atoms), 3)]
+        found.append(sizes[0] if sizes else None)
     return found
 
 
