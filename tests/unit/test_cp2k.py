@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import torch
 from fake_cp2k import SPRING
 from laws import assert_close
 from mdistill.data.store import LabelStore
-from mdistill.errors import BadInput, MdistillError, MdistillNotice
+from mdistill.errors import BadInput, MdistillError
 from mdistill.graph import make_system
 from mdistill.labelling.cp2k import ATTEMPTS, Cp2k
 from mdistill.labelling.cp2k_files import input_text, read_output
@@ -197,13 +196,9 @@ def test_the_input_names_every_kind_and_the_periodicity():
 
 def test_a_small_cell_is_sampled_by_k_points_and_each_calculation_starts_from_atoms(tmp_path):
     """5 Å: two k-points along each axis, none along open ones; orbital transformation knows the Γ point alone."""
-    with pytest.warns(MdistillNotice, match="--cp2k.kpoints 2 2 2"):
-        engine("good").label(NARROW, tmp_path / "plain")
     grid = engine("good", kpoints=(2, 2, 2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", MdistillNotice)
-        for name in "ab":
-            grid.label(NARROW, tmp_path / name)
+    for name in "ab":
+        grid.label(NARROW, tmp_path / name)
     text = (tmp_path / "b" / "attempt-1" / "run.inp").read_text()
     assert "MONKHORST-PACK 2 2 2" in text and "&DIAGONALIZATION" in text and "&OT" not in text
     assert "SCF_GUESS ATOMIC" in text and "RESTART" not in text and not list(tmp_path.rglob("*.kp*"))
@@ -224,7 +219,6 @@ def test_an_output_cut_anywhere_is_a_failure(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cp2k") is None, reason="cp2k is not installed")
-@pytest.mark.filterwarnings("ignore:cp2k. k-points")
 @pytest.mark.parametrize("kpoints", [(1, 1, 1), (2, 1, 1)])
 def test_cp2k_itself_gives_forces_and_stress_that_are_derivatives_of_its_energy(tmp_path, kpoints):
     """Two hydrogen molecules in a small cell: central differences of the energy."""

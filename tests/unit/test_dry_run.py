@@ -25,6 +25,7 @@ from mdistill.workflows.hard_stages import in_unit_cell
 from mdistill.workflows.stage_log import hardening_calls
 
 PLAYER = Path(__file__).parents[1] / "fake_cp2k.py"
+pytestmark = pytest.mark.filterwarnings("ignore:cp2k. Cu alone")
 
 
 @pytest.mark.parametrize(("stride", "more"), [(None, 0.0), (16.0, 3.9)])
@@ -86,6 +87,11 @@ def test_the_plan_tells_cell_number_and_cost_of_hard_labels(tmp_path):
     assert float(row[2]) < 0.2 * row[1] / costs["label"][1] * float(costs["label"][2]) + 0.05, "a cell 27 times smaller"
     later = hard_copper(tmp_path, hard_rounds=3)
     assert tables(dry_run(later))[1]["structures of hard labels"][1] == 6 == hardening_calls(later), "of 4, 3 and 3"
+
+
+def test_the_plan_tells_of_a_metal_for_cp2k(tmp_path):
+    with pytest.warns(MdistillNotice, match="Cu alone: a metal"):
+        dry_run(hard_copper(tmp_path))
 
 
 def test_a_unit_cell_that_is_the_supercell_is_not_prepared_again(tmp_path):

@@ -105,9 +105,11 @@ def _job(given: HardenArguments) -> Hardening:
     """The run's labels and students, and the engine."""
     from mdistill.hardening.hard_engine import load_hard_engine
     from mdistill.hardening.harden import ANSWERS, Hardening
+    from mdistill.hardening.k_points import notice_of
     from mdistill.hardening.made_elsewhere import given_by
     from mdistill.hardening.refine import teacher_alone
     from mdistill.nets.model_files import load_net, read_metadata
+    from mdistill.notices import notify
     from mdistill.runs.trust import is_import_path
     from mdistill.settings import from_json
     from mdistill.teachers.models import find_student, load
@@ -131,6 +133,9 @@ def _job(given: HardenArguments) -> Hardening:
     train = from_json(TrainSettings, provenance.get("settings", {}), source=student, derived=True)
     elements, home = load_net(student).elements, given.run / ANSWERS
     engine = load_hard_engine(given.engine, cp2k=given.cp2k, pyscf=given.pyscf, subject="--engine", home=home, elements=elements)
+    soft = read_labels(given.run)
+    if sampling := notice_of(engine, [frame.system for frame in soft[:1]]):
+        notify(sampling)
     teacher, structures, own = str(provenance.get("teacher", "teacher")), given_by(engine), None
     if structures:
         if is_import_path(teacher) and not given.trust:
@@ -141,7 +146,7 @@ def _job(given: HardenArguments) -> Hardening:
             raise BadInput(student, problem, allowed=allowed, fix="add --trust if you know and trust that module")
         own = teacher_alone(load(teacher, subject=f"teacher of {student}"), train)
     return Hardening(
-        soft=read_labels(given.run), students=[student, *members_beside(student)], engine=engine, train=train,
+        soft=soft, students=[student, *members_beside(student)], engine=engine, train=train,
         teacher=teacher, budget=given.budget, own=own, given=structures,
         workers=given.workers, address=given.executor,
     )  # fmt: skip

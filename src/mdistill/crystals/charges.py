@@ -23,7 +23,7 @@ Tm 3, Yb 3 2, Lu 3, Hf 4, Ta 5, W 6 4 5, Re 7 4, Os 4, Ir 4 3, Pt 4 2, Au 3 1, H
 """
 """Charges (e) an element usually has in solids, the commonest first (Greenwood and Earnshaw, Chemistry of the Elements)."""
 
-_NON_METALS = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 51, 52, 53)
+NON_METALS = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 51, 52, 53)
 
 
 def formal_charges(crystal: Crystal) -> dict[int, float] | None:
@@ -41,7 +41,7 @@ def formal_charges(crystal: Crystal) -> dict[int, float] | None:
     slack = 1e-6 if crystal.ordered else NEUTRAL
     if set(composition) <= set(crystal.oxidation) and _neutral(composition, crystal.oxidation, slack):
         return {number: crystal.oxidation[number] for number in composition}
-    if not any(number in _NON_METALS for number in composition):
+    if not any(number in NON_METALS for number in composition):
         return dict.fromkeys(composition, 0.0)
     usual = _usual_charges()
     if any(number not in usual for number in composition):

@@ -9,6 +9,7 @@ from pathlib import Path
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
 from mdistill.hardening.harden import SHARE
+from mdistill.hardening.k_points import notice_of
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
 from mdistill.io.structures import read_systems, to_atoms
@@ -41,6 +42,8 @@ def label_file(
     if any(structure_sha256(frame.system, decimals=9) not in known for frame in store.read()):
         problem, allowed = f"holds labels of structures that {path} lacks", "the file that it was begun with, or a longer one"
         raise BadInput(folder, problem, allowed=allowed, fix="another --out")
+    if sampling := notice_of(engine, systems):
+        notify(sampling)
     label = LabelSettings(probes=0, timeout_s=longest_s(engine))
     label_structures(
         systems, engine, store, name="hard", settings=label, source="hard", workers=workers, stop=stop, group=1, share=SHARE,

@@ -25,16 +25,13 @@ from torch import Tensor
 from mdistill.errors import BadInput, MdistillError
 from mdistill.io.files import replacing, write_json, write_text
 from mdistill.io.structures import check_state
-from mdistill.labelling.cp2k_files import input_text, read_output, sampled, scf_steps
+from mdistill.labelling.cp2k_files import input_text, read_output, scf_steps
 from mdistill.labelling.engine import Answer, Failure
 from mdistill.labelling.hard_settings import Cp2kSettings
-from mdistill.notices import notify
 from mdistill.processes import die_with_parent
 from mdistill.types import Prediction, System
 
 INPUT, OUTPUT, WAVEFUNCTION, ATTEMPTS = "run.inp", "run.out", "run-RESTART.wfn", "attempts.json"
-LEAST_A = 8.0
-"""Number of k-points × height of the cell, Å, below which a notice is issued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +72,6 @@ class Cp2k:
         check_state(
             system, by="cp2k", fix="--cp2k.charge; for open shells --engine pyscf", charge=self.settings.charge, unpaired=0
         )
-        if sampled(system, self.settings) < LEAST_A:
-            notify(f"cp2k: k-points × height of a cell is below {LEAST_A:g} Å; --cp2k.kpoints 2 2 2, or a larger cell")
         orbitals, gamma = _orbitals(system, folder.parent), self.settings.kpoints == (1, 1, 1)
         told, answer = [], Failure(reason="not run", retry=False)
         for number, safer in enumerate((False, True)):

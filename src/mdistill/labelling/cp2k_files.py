@@ -13,7 +13,6 @@ Reference: T. D. Kühne et al., J. Chem. Phys. 152, 194103 (2020), doi 10.1063/5
 
 from __future__ import annotations
 
-import math
 import re
 
 import torch
@@ -155,13 +154,6 @@ def input_text(system: System, settings: Cp2kSettings, *, wavefunction: str = ""
         kpoints="" if grid == (1, 1, 1) else _KPOINTS.format(" ".join(map(str, grid))), functional=functional, vdw=vdw,
         vectors=vectors, periodic=periodic, atoms=atoms, centred=centred, kinds=kinds,
     )  # fmt: skip
-
-
-def sampled(system: System, settings: Cp2kSettings) -> float:
-    """Smallest number of k-points × height of the cell over the periodic directions, Å."""
-    heights = 1.0 / torch.linalg.inv(_cell(system)).norm(dim=0)
-    rows = zip(heights.tolist(), settings.kpoints, system.pbc[0].tolist(), strict=True)
-    return min((height * points for height, points, periodic in rows if periodic), default=math.inf)
 
 
 def _cell(system: System) -> torch.Tensor:

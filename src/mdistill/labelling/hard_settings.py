@@ -19,7 +19,8 @@ class Cp2kSettings:
         basis: Basis set, in CP2K's BASIS_MOLOPT.
         cutoff_Ry: Cutoff of the finest grid, Ry. Too low a cutoff shows in the sum of the forces, which is checked.
         relative_cutoff_Ry: Cutoff of the grid that a Gaussian of exponent 1 is mapped to, Ry.
-        kpoints: Number of k-points along each lattice vector; 1 1 1 is the Γ point alone, for cells above about 10 Å.
+        kpoints: Number of k-points along each lattice vector; 1 1 1 is the Γ point alone. Below 18 Å of k-points × height
+            of the cell you are told what was measured.
         scf: Largest change of the orbitals' gradient (with k-points: of the density) at convergence.
         charge: Total charge, e.
         drift_eV_A: Largest mean force of all atoms, eV/Å; beyond it the grid is too coarse and the label is refused.

@@ -16,6 +16,7 @@ from mdistill.errors import BadInput
 from mdistill.hardening.corrected import Reference, reference_of
 from mdistill.hardening.hard_engine import check_engine, load_hard_engine
 from mdistill.hardening.harden import ANSWERS, DELTA, Hardening, harden
+from mdistill.hardening.k_points import k_point_notice
 from mdistill.hardening.made_elsewhere import given_by
 from mdistill.hardening.refine import Rounds
 from mdistill.hardening.settings import RefineSettings
@@ -23,6 +24,7 @@ from mdistill.hardening.unit_cell import check_size
 from mdistill.interrupt import StopRequest
 from mdistill.labelling.engine import Engine
 from mdistill.labelling.remembered import level_of, theory_of
+from mdistill.matter.kinds import recognised
 from mdistill.notices import notify
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import amended
@@ -62,6 +64,10 @@ def _check_cell(settings: DistillSettings, crystal: Crystal, engine: Engine) -> 
     planned, most = plan(crystal, settings.prepare), settings.harden.most_atoms
     if given_by(engine):
         return
+    whole, supercell = recognised(crystal, settings.prepare.matter)[1], np.array(planned.supercell)
+    cell = whole.cell * (1 if settings.harden.unit_cell else supercell[:, None])
+    if sampling := k_point_notice(engine, cell, whole.pbc, crystal.composition):
+        notify(sampling)
     if settings.harden.unit_cell:
         check_size(crystal, most)
         if not in_unit_cell(settings, engine, crystal):
@@ -93,7 +99,7 @@ def hard_plan(settings: DistillSettings, engine: Engine, crystal: Crystal, syste
     rows += [["rounds", rounds]] if rounds > 1 else []
     if given:
         return Table("hard-plan", "Hard labels", "settings", ["what", "value"], rows, "The labels are there; none is calculated.")
-    sides = zip(np.linalg.norm(cell, axis=1), crystal.pbc, strict=True)
+    sides = zip(np.linalg.norm(cell, axis=1), system.pbc[0].tolist(), strict=True)
     lengths = ", ".join(f"{length:.2f}" if periodic else "open" for length, periodic in sides)
     rows += [["cell", what], ["atoms", atoms], ["lengths (Å)", lengths]]
     cost = "Time of the labels: not known before the first, and not in the table below."
