@@ -7,7 +7,8 @@ of SevenNet-0 are trained on n labels, one structure a step, STEPS steps, by Ada
 
 The tuned potential then labels the soft structures again (energies, forces, stress and curvature products), and the student of
 the plain soft labels is fitted to them and to the n labels, as *ours* is to labels with the difference. RATE and STEPS come from
-a run with ten random labels whose test frames are among those here (60, 120, 180 of 240 steps gave 73, 68, 66 meV/Å). Writes results/tuned_teacher.json.
+a run with ten random labels whose test frames are among those here
+(60, 120 and 180 of 240 steps gave 73, 68 and 66 meV/Å). Writes results/tuned_teacher.json.
 
     MDISTILL_DATA=… python -m benchmarks.studies.tuned_teacher --runs FOLDER [--counts 10] [--seeds 3]
 """
