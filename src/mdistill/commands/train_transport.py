@@ -50,7 +50,7 @@ every measured conductivity of OBELiX (599 Li conductors), and trees on composit
 paper are held out to set the intervals; CIFs beside the tables add a correction by ion sites and predicted motion.
 
 With --structures a trajectory set is made: a cheap student of each crystal, its dynamics at 600 to 1200 K, and from them MSD, D
-and spectra. A crystal costs 4 to 20 minutes of CPU time; the same command resumes, and adds crystals.
+and spectra. A crystal costs 4 to 25 minutes of CPU time; the same command resumes, and adds crystals.
 With --published the set gets its crystals from LiFlow's universal set on this disk, or from structures with known D.
 With --trajectories alone the predictor of motion at 600 to 1200 K learns from that set: trees on composition, density and ion
 network, or with --motion.members nets that see the trajectories in training (--motion.trees 0: these alone). The models of
