@@ -29,7 +29,8 @@ import torch
 from benchmarks.hard_targets import PASSES, TRAIN, Bench, errors
 from benchmarks.record import write_record
 from mdistill.closed_form.delta import offsets
-from mdistill.graph import build_graph, edge_vectors
+from mdistill.derivatives import predict
+from mdistill.graph import build_graph
 from mdistill.hardening.harden import first_offsets
 from mdistill.io.files import write_json
 from mdistill.nets.model_files import load_model
@@ -57,26 +58,25 @@ def parameters(net: SevenNetEnergy) -> list[torch.nn.Parameter]:
     return [weight for module in modules for weight in module.parameters()]
 
 
-def answer(net: SevenNetEnergy, frame: LabelledFrame, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Energy (eV) and forces (eV/Å), which can be differentiated by the weights in training."""
-    graph = build_graph(frame.system, net.cutoff)
-    vectors = edge_vectors(graph).detach().requires_grad_(True)
-    energy = net(graph, vectors).sum()
-    (g,) = torch.autograd.grad(energy, vectors, create_graph=train)
-    forces = torch.zeros_like(frame.system.positions).to(g).index_add(0, graph.receiver, g).index_add(0, graph.sender, -g)
-    return energy, forces
+def answer(net: SevenNetEnergy, frame: LabelledFrame, *, train: bool) -> Prediction:
+    """Energy (eV) and forces (eV/Å), in training differentiable in the weights."""
+    return predict(net, build_graph(frame.system, net.cutoff), create_graph=train)[0]
+
+
+def counted(frame: LabelledFrame) -> torch.Tensor:
+    """Number of atoms of each element of ELEMENTS."""
+    return torch.tensor([float((frame.system.numbers == z).sum()) for z in ELEMENTS], dtype=torch.float64)
 
 
 def shifts(net: SevenNetEnergy, frames: Sequence[LabelledFrame]) -> torch.Tensor:
     """ε of each element of ELEMENTS, eV."""
-    energies = [answer(net, one, train=False)[0].detach().reshape(1).double() for one in frames]
-    given = [Prediction(energy=energy, forces=one.target.forces) for energy, one in zip(energies, frames, strict=True)]
-    return offsets(frames, given, ELEMENTS)
+    return offsets(frames, [answer(net, one, train=False) for one in frames], ELEMENTS)
 
 
 def tune(net: SevenNetEnergy, frames: Sequence[LabelledFrame], *, steps: int, seed: int) -> torch.Tensor:
     """Train all weights in place; returns ε."""
-    weights, epsilon = [weight.requires_grad_(True) for weight in parameters(net)], shifts(net, frames)
+    epsilon = shifts(net, frames)
+    weights = [weight.requires_grad_(True) for weight in parameters(net)]
     optimizer, order = torch.optim.Adam(weights, lr=RATE), list[int]()
     generator = np.random.default_rng(seed)
     for step in range(steps):
@@ -84,10 +84,9 @@ def tune(net: SevenNetEnergy, frames: Sequence[LabelledFrame], *, steps: int, se
         one = frames[order.pop()]
         for group in optimizer.param_groups:
             group["lr"] = RATE * 0.5 * (1.0 + np.cos(np.pi * step / steps)) * min(1.0, (step + 1) / WARM)
-        energy, forces = answer(net, one, train=True)
-        counts = torch.tensor([float((one.system.numbers == z).sum()) for z in ELEMENTS], dtype=torch.float64)
-        off = (energy + (counts @ epsilon.double()) - one.target.energy[0]) / one.system.n_atoms
-        loss = (forces - one.target.forces).square().mean() + ENERGY * off.square()
+        given = answer(net, one, train=True)
+        off = (given.energy[0] + counted(one) @ epsilon.double() - one.target.energy[0]) / one.system.n_atoms
+        loss = (given.forces - one.target.forces).square().mean() + ENERGY * off.square()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, CLIP)
@@ -100,9 +99,8 @@ def tune(net: SevenNetEnergy, frames: Sequence[LabelledFrame], *, steps: int, se
 def relabelled(teacher: CurvedPotential, frame: LabelledFrame, epsilon: torch.Tensor) -> LabelledFrame:
     """A frame with the labels of this teacher, energies with ε."""
     graph = build_graph(frame.system, teacher.cutoff)
-    counts = torch.tensor([float((frame.system.numbers == z).sum()) for z in ELEMENTS], dtype=torch.float64)
     given = teacher(graph)
-    target = replace(given, energy=given.energy.double() + counts @ epsilon.double())
+    target = replace(given, energy=given.energy.double() + counted(frame) @ epsilon.double())
     target = replace(target, stress=None if frame.target.stress is None else target.stress)
     products = None if frame.probes is None else teacher.curvature(graph, frame.probes).to(frame.target.forces)
     return replace(frame, target=target, products=products)
