@@ -118,7 +118,8 @@ def stability(work: Path, data: Path) -> None:
 def butane(work: Path) -> list[LabelledFrame]:
     """Structures of butane labelled by GFN2-xTB, in twenty blocks."""
     folder = work / "butane"
-    generate(MoleculeSettings(structures=BUTANE, per_molecule=BUTANE), folder, seed=1, workers=1, listed=[one("CCCC")])
+    settings = MoleculeSettings(structures=BUTANE, per_molecule=BUTANE, dynamics=0)
+    generate(settings, folder, seed=1, workers=1, listed=[one("CCCC")])
     frames = read_shards(folder)
     order = np.random.default_rng(0).permutation(len(frames))
     return [replace(frames[k], block=place * 20 // len(frames)) for place, k in enumerate(order)]

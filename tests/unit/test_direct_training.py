@@ -104,8 +104,8 @@ def test_the_list_has_ions_and_radicals_and_every_molecule_once() -> None:
 def test_linear_molecules_keep_both_bends() -> None:
     pytest.importorskip("rdkit")
     for smiles, modes in (("C#C", 7), ("O=C=O", 4), ("O", 3)):
-        _, ((_, place),) = conformers(Molecule(smiles=smiles), 1, 0)
-        assert place.size - _rigid(place) == modes
+        _, (single,) = conformers(Molecule(smiles=smiles), 1, 0)
+        assert single.positions.size - _rigid(single.positions) == modes
 
 
 def dihedral(place: np.ndarray, corners: tuple[int, int, int, int]) -> float:
@@ -117,17 +117,19 @@ def dihedral(place: np.ndarray, corners: tuple[int, int, int, int]) -> float:
 def test_torsions_turn_one_bond_to_the_grid_and_keep_the_rest() -> None:
     pytest.importorskip("rdkit")
     numbers, made = conformers(parsed("FCCF"), 48, 3, torsions=2)
-    origins = [origin for origin, _ in made]
-    assert {name: origins.count(name) for name in ORIGINS} == dict(zip(ORIGINS, (8, 24, 8, 8), strict=True))
-    angles = {name: [dihedral(place, (0, 1, 2, 3)) for origin, place in made if origin == name] for name in ORIGINS}
+    origins = [one.origin for one in made]
+    assert {name: origins.count(name) for name in ORIGINS} == dict(zip(ORIGINS, (8, 24, 8, 8, 0), strict=True))
+    angles = {name: [dihedral(one.positions, (0, 1, 2, 3)) for one in made if one.origin == name] for name in ORIGINS}
     minima = np.array([60.0, 180.0, 300.0])
     off = [min(abs((angle - place + 180) % 360 - 180) for place in minima) for angle in angles["torsion"]]
     assert max(off) > 25.0  # at or near a barrier, which conformers and displacements do not reach
     on_grid = [abs((angle + 15.0) % 30.0 - 15.0) for angle in angles["relaxed torsion"]]
     assert np.median(on_grid) < 2.0
-    energies = [[xtb(numbers, place, charge=0, unpaired=0)[0] for o, place in made if o == name] for name in ORIGINS[2:]]
+    energies = [
+        [xtb(numbers, one.positions, charge=0, unpaired=0)[0] for one in made if one.origin == name] for name in ORIGINS[2:4]
+    ]
     assert np.mean(energies[1]) < np.mean(energies[0])
-    stiff = [origin for origin, _ in conformers(parsed("c1ccccc1"), 12, 3, torsions=2)[1]]
+    stiff = [one.origin for one in conformers(parsed("c1ccccc1"), 12, 3, torsions=2)[1]]
     assert stiff.count("displaced") == 10 and "torsion" not in stiff
 
 
@@ -136,18 +138,18 @@ def test_few_structures_of_a_molecule_have_their_share_of_turned_bonds(count: in
     """Over many molecules each of the six structures of a conformer is as frequent as another."""
     pytest.importorskip("rdkit")
     whole = 6 * (count // 6)
-    made = [conformers(parsed("FCCF"), count, seed, torsions=2)[1] for seed in range(120 // (count - whole))]
+    made = [conformers(parsed("FCCF"), count, seed, torsions=2, dynamics=1)[1] for seed in range(120 // (count - whole))]
     assert {len(one) for one in made} == {count}
-    rest = [origin for one in made for origin, _ in one[whole:]]
-    for name, share in zip(ORIGINS, (1 / 6, 1 / 2, 1 / 6, 1 / 6), strict=True):
+    rest = [single.origin for one in made for single in one[whole:]]
+    for name, share in zip(ORIGINS, (1 / 6, 1 / 3, 1 / 6, 1 / 6, 1 / 6), strict=True):
         assert abs(rest.count(name) / 120 - share) < 4.0 * (share * (1.0 - share) / 120) ** 0.5
-    plain = [origin for origin, _ in conformers(parsed("FCCF"), count, 0)[1]]
+    plain = [one.origin for one in conformers(parsed("FCCF"), count, 0)[1]]
     assert plain == (["embedded"] + 5 * ["displaced"] + ["embedded", "displaced"])[:count]
 
 
 def test_shards_hold_what_xtb_says_and_are_not_made_twice(tmp_path: Path) -> None:
     listed = [parsed(text) for text in ("O", "[CH3]", "[OH-]", "[He]")]
-    settings = MoleculeSettings(structures=12, per_molecule=3)
+    settings = MoleculeSettings(structures=12, per_molecule=3, dynamics=0)
     totals = generate(settings, tmp_path, seed=1, workers=1, listed=listed)
     frames = read_shards(tmp_path)
     assert totals["structures"] == len(frames) == 10 and totals["molecules"] == 4
@@ -177,13 +179,15 @@ def test_a_folder_that_is_complete_keeps_its_counts(tmp_path: Path) -> None:
 
 
 def test_a_folder_from_before_bonds_were_turned_goes_on_without_torsions(tmp_path: Path) -> None:
-    listed, settings = [parsed("CO"), parsed("O")], MoleculeSettings(structures=6, per_molecule=3)
+    listed, settings = [parsed("CO"), parsed("O")], MoleculeSettings(structures=6, per_molecule=3, dynamics=0)
     unturned = replace(settings, torsions=0)
     generate(unturned, tmp_path, seed=1, workers=1, listed=listed)
     first, manifest = read_shards(tmp_path), json.loads((tmp_path / MANIFEST).read_text())
-    del manifest["settings"]["torsions"]
+    for name in ("torsions", "dynamics", "dynamics_fs"):
+        del manifest["settings"][name]
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))
-    for asked, seed, flag in ((settings, 1, "--torsions 0"), (unturned, 2, "--seed 1")):
+    moved = replace(unturned, dynamics=1)
+    for asked, seed, flag in ((settings, 1, "--torsions 0"), (unturned, 2, "--seed 1"), (moved, 1, "--dynamics 0")):
         with pytest.raises(BadInput, match=f"other settings.*\n.*\n.*{flag},"):
             generate(asked, tmp_path, seed=seed, workers=1, listed=listed)
     with pytest.raises(BadInput, match="another list"):
@@ -286,9 +290,9 @@ def test_a_lone_atom_has_no_jacobian_to_judge(tmp_path: Path) -> None:
 
 
 def test_forces_of_xtb_are_minus_its_gradient() -> None:
-    _, numbers, rows, failures, _ = label_molecule((0, parsed("CO"), 2, 0, 5))
-    _, place, _, forces = rows[1]
-    moved = [place.copy(), place.copy()]
+    _, numbers, rows, failures, _ = label_molecule((0, parsed("CO"), MoleculeSettings(per_molecule=2, torsions=0, dynamics=0), 5))
+    structure, (_, forces) = rows[1]
+    moved = [structure.positions.copy(), structure.positions.copy()]
     moved[0][2, 1] += 1e-3
     moved[1][2, 1] -= 1e-3
     up, down = (xtb(numbers, one, charge=0, unpaired=0)[0] for one in moved)

@@ -32,15 +32,18 @@ class MoleculesArguments:
 
 
 HELP = """\
-Make structures of small organic molecules from SMILES (conformers, thermal displacements, turned bonds; RDKit) and label them
-with energies and forces by GFN2-xTB (tblite). Ions and radicals keep their charge and unpaired electrons. Labels are stored in
-shards as they come; the same command resumes.
+Make structures of small organic molecules from SMILES (conformers, thermal displacements, turned bonds by RDKit; short MD with
+GFN2-xTB) and label them with energies and forces by GFN2-xTB (tblite). Ions and radicals keep their charge and unpaired
+electrons. Labels are stored in shards as they come; the same command resumes.
 
 examples:
   mdistill molecules --structures 10000 --out runs/molecules
   mdistill molecules --smiles mine.smi --per-molecule 200 --out runs/mine
 """
-GROUPS = {"what": ("smiles", "structures", "per_molecule", "torsions"), "run": ("out", "seed", "workers", "max_hours")}
+GROUPS = {
+    "what": ("smiles", "structures", "per_molecule", "torsions", "dynamics", "dynamics_fs"),
+    "run": ("out", "seed", "workers", "max_hours"),
+}
 
 
 def main(arguments: list[str]) -> int:

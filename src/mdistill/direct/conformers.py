@@ -1,4 +1,4 @@
-r"""Structures of a molecule: conformers, turned bonds, and thermal displacements along normal modes of a force field.
+r"""Structures of a molecule: conformers, turned bonds, thermal displacements along normal modes of a force field, starts of MD.
 
     r = r₀ + M^{-1/2} Σ_i e_i ξ_i √(k_B T / k_i)     M^{-1/2} H M^{-1/2} e_i = k_i e_i   H: Hessian of MMFF94 (UFF without it)
 
@@ -6,6 +6,7 @@ r₀: minimum of the force field near a conformer of ETKDG   ξ: normal numbers,
 Modes softer than `_SOFTEST` are moved as if they had this stiffness. A part of the structures is not minimised, so that bonds
 and torsions lie far from minima too. Torsions: a single bond outside rings is turned to an angle of a grid of 30°; the structure
 is taken as it is, and with all but this angle minimised. Displacements along modes do not reach the barriers between conformers.
+MD starts from the first thermal displacement of the conformer, at its temperature (`direct/dynamics.py`).
 
 References: S. Riniker, G. A. Landrum, J. Chem. Inf. Model. 55, 2562 (2015); T. A. Halgren, J. Comput. Chem. 17, 490 (1996).
 """
@@ -13,6 +14,7 @@ References: S. Riniker, G. A. Landrum, J. Chem. Inf. Model. 55, 2562 (2015); T. 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,26 +25,40 @@ from mdistill.units import BOLTZMANN, KCAL_MOL
 
 TEMPERATURES = (150.0, 300.0, 600.0, 1000.0)
 """K."""
-ORIGINS = ("embedded", "displaced", "torsion", "relaxed torsion")
+ORIGINS = ("embedded", "displaced", "torsion", "relaxed torsion", "dynamics")
 """How a structure was made."""
+DYNAMICS = ORIGINS[4]
 PER_CONFORMER = 6
 """Structures of a conformer."""
 _SOFTEST, _STEP, _STRAIGHT, _GRID, _HOLD = 0.5, 1e-3, 0.02, 30, 100.0
 _ROTATABLE = "[!$(*#*)&!D1]-&!@[!$(*#*)&!D1]"
-Structure = tuple[str, Float[np.ndarray, "atom 3"]]
-"""Its origin, and positions, Å."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Structure:
+    """One structure of a molecule.
+
+    Attributes:
+        origin: One of `ORIGINS`.
+        positions: Å; of "dynamics" those of the start, the same array for all frames of one run.
+        temperature_K: Of a displacement and of MD; 0 of any other.
+    """
+
+    origin: str
+    positions: Float[np.ndarray, "atom 3"]
+    temperature_K: float = 0.0
 
 
 def conformers(
-    molecule: Molecule, count: int, seed: int, *, torsions: int = 0
+    molecule: Molecule, count: int, seed: int, *, torsions: int = 0, dynamics: int = 0
 ) -> tuple[Int[np.ndarray, " atom"], list[Structure]]:
     """Elements, and up to `count` structures; fewer, or none, where RDKit finds no conformer.
 
     Args:
         molecule, seed: Molecule; seed of everything random.
         count: Number of structures.
-        torsions: How many of the `PER_CONFORMER` structures of a conformer have a turned bond, where it has one to turn. Fewer
-            structures than a whole conformer has are then drawn from them.
+        torsions: How many of the `PER_CONFORMER` structures of a conformer have a turned bond, where it has one to turn.
+        dynamics: How many of them are frames of MD. With either, fewer structures than a whole conformer has are drawn from them.
     """
     chem, random = rdkit(), np.random.default_rng(seed)
     mol = chem.AddHs(chem.MolFromSmiles(molecule.smiles))
@@ -50,23 +66,23 @@ def conformers(
     masses = np.array([atom.GetMass() for atom in mol.GetAtoms()])
     wanted = -(-count // PER_CONFORMER)
     if len(numbers) == 1:
-        return numbers, [(ORIGINS[0], np.zeros((1, 3)))]
+        return numbers, [Structure(origin=ORIGINS[0], positions=np.zeros((1, 3)))]
     made: list[Structure] = []
     for number in chem.AllChem.EmbedMultipleConfs(mol, wanted, randomSeed=int(random.integers(2**31))):
         field = force_field(mol, number)
         if field is None:
             continue
-        group = [(ORIGINS[0], np.array(field.Positions()).reshape(-1, 3))]
+        group = [Structure(origin=ORIGINS[0], positions=np.array(field.Positions()).reshape(-1, 3))]
         field.Minimize(maxIts=200)
         place = np.array(field.Positions()).reshape(-1, 3)
         modes = normal_modes(field, mol.GetConformer(number), place, masses)
         turned = list(turned_bonds(mol, number, place, torsions, random))
-        for _ in range(PER_CONFORMER - 1 - len(turned)):
-            moved = place + displacement(modes, float(random.choice(TEMPERATURES)), random).reshape(-1, 3)
-            group.append((ORIGINS[1], moved))
+        thermal = PER_CONFORMER - 1 - len(turned) - dynamics
+        moved = [displaced(place, modes, random) for _ in range(max(thermal, min(dynamics, 1)))]
+        group += moved[:thermal] + turned + dynamics * [replace(one, origin=DYNAMICS) for one in moved[:1]]
         left = count - len(made)
-        drawn = random.permutation(PER_CONFORMER)[:left] if turned and left < PER_CONFORMER else range(min(left, PER_CONFORMER))
-        group += turned
+        some = left < PER_CONFORMER and (turned or dynamics)
+        drawn = random.permutation(PER_CONFORMER)[:left] if some else range(min(left, PER_CONFORMER))
         made += [group[k] for k in sorted(drawn)]
     return numbers, made
 
@@ -90,7 +106,7 @@ def turned_bonds(
             hold = getattr(field, "MMFFAddTorsionConstraint" if _has_mmff(mol) else "UFFAddTorsionConstraint")
             hold(*corners, False, angle, angle, _HOLD)
             field.Minimize(maxIts=200)
-        yield ORIGINS[2 + k % 2], mol.GetConformer(conformer).GetPositions()
+        yield Structure(origin=ORIGINS[2 + k % 2], positions=mol.GetConformer(conformer).GetPositions())
 
 
 def _corners(mol: Any, bond: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -144,13 +160,14 @@ def _rigid(place: Float[np.ndarray, "atom 3"]) -> int:
     return 3 + int(np.linalg.matrix_rank(turns, tol=_STRAIGHT * max(float(np.linalg.norm(arms)), 1e-9)))
 
 
-def displacement(
+def displaced(
+    place: Float[np.ndarray, "atom 3"],
     modes: tuple[Float[np.ndarray, " mode"], Float[np.ndarray, "coordinate mode"]],
-    temperature_K: float,
     random: np.random.Generator,
-) -> Float[np.ndarray, " coordinate"]:
-    """A thermal displacement, Å."""
+) -> Structure:
+    """A thermal displacement of a minimum, at a temperature of `TEMPERATURES`."""
+    temperature_K = float(random.choice(TEMPERATURES))
     stiffness, directions = modes
     size = np.sqrt(BOLTZMANN * temperature_K / np.maximum(stiffness, _SOFTEST))
-    step: np.ndarray = directions @ (size * np.clip(random.normal(size=len(size)), -2.5, 2.5))
-    return step
+    step = directions @ (size * np.clip(random.normal(size=len(size)), -2.5, 2.5))
+    return Structure(origin=ORIGINS[1], positions=place + step.reshape(-1, 3), temperature_K=temperature_K)

@@ -2,7 +2,8 @@
 
 Every molecule is one task in a one-thread worker; a few of them make a shard. A shard that exists is not made again, so the same
 command resumes. What has no conformer or no converged charge density is counted and left out, and so is a structure with a force
-above `LARGEST_FORCE`.
+above `LARGEST_FORCE`. Frames of MD (`direct/dynamics.py`) are labelled by its own steps, and a run begins with the label of its
+start where this is a structure of the set.
 
 Reference: C. Bannwarth, S. Ehlert, S. Grimme, J. Chem. Theory Comput. 15, 1652 (2019), doi 10.1021/acs.jctc.8b01176.
 """
@@ -11,19 +12,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from mdistill.direct.conformers import ORIGINS, conformers
+from mdistill.direct.conformers import DYNAMICS, ORIGINS, Structure, conformers
+from mdistill.direct.dynamics import Answer, langevin_frames
 from mdistill.direct.molecules import Molecule, molecules, parsed
 from mdistill.direct.settings import MoleculeSettings
-from mdistill.direct.shards import MANIFEST, contents, is_shards, shard, write_shard
+from mdistill.direct.shards import COLUMNS, MANIFEST, contents, is_shards, shard, write_shard
 from mdistill.errors import BadInput, MdistillError, MissingPackage
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import read_json, write_json
@@ -35,7 +39,9 @@ from mdistill.units import BOHR, HARTREE
 LARGEST_FORCE = 30.0
 """eV/Å."""
 _PER_SHARD = 8
-Labelled = tuple[Molecule, np.ndarray, list[tuple[str, np.ndarray, float, np.ndarray]], Counter[str], float]
+Labelled = tuple[Molecule, np.ndarray, list[tuple[Structure, Answer]], Counter[str], float]
+Task = tuple[int, Molecule, MoleculeSettings, int]
+"""Number and molecule, settings, seed."""
 
 
 def generate(
@@ -68,7 +74,7 @@ def generate(
         _check_same(folder, known)
     else:
         write_json(folder / MANIFEST, known)
-    tasks = [(int(k), chosen[k], settings.per_molecule, settings.torsions, int(seed)) for k in order]
+    tasks: list[Task] = [(int(k), chosen[k], settings, int(seed)) for k in order]
     groups = [tasks[k : k + _PER_SHARD] for k in range(0, len(tasks), _PER_SHARD)]
     todo = [(number, group) for number, group in enumerate(groups) if not shard(folder, number).exists()]
     counts: Counter[str] = Counter()
@@ -115,28 +121,41 @@ def read_smiles(path: Path) -> list[Molecule]:
     return [molecule for molecule in found.values() if molecule is not None]
 
 
-def label_molecule(task: tuple[int, Molecule, int, int, int]) -> Labelled:
-    """Structures of a molecule with origins, energies (eV) and forces (eV/Å), failures by cause, and CPU seconds."""
-    index, molecule, count, torsions, seed = task
+def label_molecule(task: Task) -> Labelled:
+    """Structures of a molecule with energies (eV) and forces (eV/Å), failures by cause, and CPU seconds."""
+    index, molecule, settings, seed = task
     begin, failures = time.process_time(), Counter[str]()
     own = int(np.random.default_rng([seed, 1, index]).integers(2**31))
-    numbers, structures = conformers(molecule, count, own, torsions=torsions)
-    rows = []
-    for origin, place in structures:
-        answer = xtb(numbers, place, charge=molecule.charge, unpaired=molecule.unpaired)
+    numbers, structures = conformers(molecule, settings.per_molecule, own, torsions=settings.torsions, dynamics=settings.dynamics)
+    label = partial(xtb, numbers, charge=molecule.charge, unpaired=molecule.unpaired)
+    rows: list[tuple[Structure, Answer]] = []
+    answers: dict[int, Answer | None] = {}
+    runs: dict[int, Iterator[tuple[np.ndarray, Answer]]] = {}
+    for made in structures:
+        structure, start = made, id(made.positions)
+        if made.origin != DYNAMICS:
+            answers[start] = answer = label(made.positions)
+        else:
+            if start not in runs:
+                runs[start] = langevin_frames(
+                    label, numbers, made.positions, first=answers.get(start), temperature_K=made.temperature_K,
+                    every_fs=settings.dynamics_fs, seed=own + len(runs),
+                )  # fmt: skip
+            place, answer = next(runs[start], (made.positions, None))
+            structure = replace(made, positions=place)
         if answer is None:
             failures["not converged"] += 1
         elif not np.abs(answer[1]).max() < LARGEST_FORCE:
             failures["force too large"] += 1
         else:
-            rows.append((origin, place, *answer))
+            rows.append((structure, answer))
     failures["no conformer"] += not structures
     return molecule, numbers, rows, failures, time.process_time() - begin
 
 
 def xtb(
     numbers: Int[np.ndarray, " atom"], positions: Float[np.ndarray, "atom 3"], *, charge: int, unpaired: int
-) -> tuple[float, Float[np.ndarray, "atom 3"]] | None:
+) -> Answer | None:
     """Energy (eV) and forces (eV/Å) by GFN2-xTB of positions (Å); None where it does not converge."""
     from tblite.interface import Calculator
 
@@ -153,18 +172,19 @@ def xtb(
 def write_labelled(path: Path, answers: Sequence[Labelled]) -> Counter[str]:
     """Write a shard of the answers and count what they hold."""
     counts: Counter[str] = Counter()
-    columns: dict[str, list[Any]] = {name: [] for name in ("count", "energy", "charge", "unpaired", "molecule", "origin")}
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     arrays: dict[str, list[np.ndarray]] = {"numbers": [], "positions": [], "forces": []}
     number = _PER_SHARD * int(path.stem.rpartition("-")[2])
     for k, (molecule, numbers, rows, failures, _) in enumerate(answers):
         counts += failures
         counts["molecules"] += bool(rows)
         counts["structures"] += len(rows)
-        for origin, place, energy, forces in rows:
-            values = (len(numbers), energy, molecule.charge, molecule.unpaired, number + k, ORIGINS.index(origin))
+        for structure, (energy, forces) in rows:
+            values = (len(numbers), energy, molecule.charge, molecule.unpaired, number + k, ORIGINS.index(structure.origin),
+                      structure.temperature_K)  # fmt: skip
             for name, value in zip(columns, values, strict=True):
                 columns[name].append(value)
-            for name, part in zip(arrays, (numbers, place, forces), strict=True):
+            for name, part in zip(arrays, (numbers, structure.positions, forces), strict=True):
                 arrays[name].append(part)
     whole = {name: np.concatenate(parts) if parts else np.zeros((0, 3)) for name, parts in arrays.items()}
     write_shard(path, whole | {name: np.array(values) for name, values in columns.items()})
@@ -172,9 +192,10 @@ def write_labelled(path: Path, answers: Sequence[Labelled]) -> Counter[str]:
 
 
 def _check_same(folder: Path, known: dict[str, Any]) -> None:
-    """Reject a folder begun with other settings; one from before bonds were turned counts as begun with `--torsions 0`."""
+    """Reject a folder begun with other settings; one from before bonds were turned, or before MD, counts as begun without."""
     held = read_json(folder / MANIFEST)
-    there, here = {"torsions": 0} | held["settings"] | {"seed": held["seed"]}, known["settings"] | {"seed": known["seed"]}
+    older = {"torsions": 0, "dynamics": 0, "dynamics_fs": known["settings"]["dynamics_fs"]}
+    there, here = older | held["settings"] | {"seed": held["seed"]}, known["settings"] | {"seed": known["seed"]}
     changed = [name for name in here if there.get(name) != here[name]]
     if changed:
         shown = ", ".join(f"{name} {there.get(name)}, not {here[name]}" for name in changed)

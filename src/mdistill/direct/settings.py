@@ -6,7 +6,7 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 from mdistill.nets.settings import EdgeTransformerSettings
-from mdistill.settings import setting, settings
+from mdistill.settings import refuse, setting, settings
 from mdistill.training.settings import FitSettings, TrainSettings
 
 
@@ -73,8 +73,17 @@ class MoleculeSettings:
         structures: Number of structures.
         per_molecule: Structures of each molecule.
         torsions: How many of six structures have a single bond turned, half of them minimised around it.
+        dynamics: How many of six structures are frames of Langevin MD with GFN2-xTB.
+        dynamics_fs: Time of MD before each of its frames, fs; every 2 fs costs a label.
     """
 
     structures: int = setting(10_000, least=1, most=10**9)
     per_molecule: int = setting(12, least=1, most=10**5)
     torsions: int = setting(2, least=0, most=5)
+    dynamics: int = setting(1, least=0, most=5)
+    dynamics_fs: float = setting(20.0, least=2.0, most=1e5, unit="fs")
+
+    def __post_init__(self) -> None:
+        if self.torsions + self.dynamics > 5:
+            allowed = f"at most {5 - self.torsions} beside --torsions {self.torsions}: one of six structures is a conformer"
+            refuse(self, "dynamics", allowed=allowed, fix="lower one of them")

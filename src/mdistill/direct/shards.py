@@ -1,8 +1,8 @@
 """Labelled molecules in shards: one .npz for a few molecules, whole or absent, so that labelling resumes and memory stays small.
 
 Arrays of a shard: count [structure] atoms, numbers [atom], positions [atom, 3] Å, forces [atom, 3] eV/Å, energy [structure] eV,
-charge, unpaired, molecule and origin (an index of `conformers.ORIGINS`) [structure]. `molecules.json` beside them holds the
-settings and, once all is done, the totals.
+charge, unpaired, molecule, origin (an index of `conformers.ORIGINS`) and temperature_K (of displacements and MD, else 0)
+[structure]. `molecules.json` beside them holds the settings and, once all is done, the totals.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from mdistill.io.files import read_json, replacing
 from mdistill.types import LabelledFrame, Prediction, System
 
 MANIFEST = "molecules.json"
-_NAMES = ("count", "numbers", "positions", "forces", "energy", "charge", "unpaired", "molecule", "origin")
+COLUMNS = ("count", "energy", "charge", "unpaired", "molecule", "origin", "temperature_K")
+_ARRAYS = ("numbers", "positions", "forces")
+_LATER = ("origin", "temperature_K")
 
 
 def is_shards(path: Path) -> bool:
@@ -38,7 +40,7 @@ def shard(folder: Path, number: int) -> Path:
 def write_shard(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a shard, all or nothing."""
     with replacing(path) as partial, open(partial, "wb") as handle:
-        np.savez(handle, allow_pickle=False, **{name: arrays[name] for name in _NAMES})
+        np.savez(handle, allow_pickle=False, **{name: arrays[name] for name in (*COLUMNS, *_ARRAYS)})
 
 
 def read_shards(folder: Path, *, most: int | None = None) -> list[LabelledFrame]:
@@ -97,7 +99,7 @@ def _shards(folder: Path) -> Iterator[tuple[list[LabelledFrame], list[str]]]:
 
 
 def _frames(arrays: Mapping[str, np.ndarray]) -> list[LabelledFrame]:
-    held = {name: torch.from_numpy(arrays[name]) for name in _NAMES[:-1]}
+    held = {name: torch.from_numpy(arrays[name]) for name in (*COLUMNS, *_ARRAYS) if name not in _LATER}
     ends = held["count"].cumsum(0).tolist()
     frames = []
     for k, (end, n) in enumerate(zip(ends, held["count"].tolist(), strict=True)):
