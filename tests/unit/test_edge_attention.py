@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdistill.graph import build_graph, concatenate
+from mdistill.kernels import edge_attention
 from mdistill.kernels.build import compiler
 from mdistill.kernels.edge_attention import Triples, common_neighbours
 from mdistill.nets.edge_transformer import _Attend, attend, attend_plain, tokens_of
@@ -114,7 +115,11 @@ def test_a_gradient_can_be_differentiated_where_queries_depend_on_envelopes() ->
 
 
 @pytest.mark.parametrize("name", ["box", "cell shorter than the cutoff", "slab", "fcc primitive", "isolated atom"])
-def test_lists_hold_every_triangle_once(name) -> None:
+@pytest.mark.parametrize(("part", "table"), [(2**21, 2**24), (100, 2**24), (100, 0)])
+def test_lists_hold_every_triangle_once(name, part, table, monkeypatch) -> None:
+    """In one part or in many, tokens found in a table or by bisection."""
+    monkeypatch.setattr(edge_attention, "_PART", part)
+    monkeypatch.setattr(edge_attention, "_TABLE", table)
     graph = build_graph(SYSTEMS[name](), 5.0)
     atoms = list(range(graph.system.n_atoms))
     tokens = [(int(i), int(j), *map(int, s)) for i, j, s in zip(graph.receiver, graph.sender, graph.shift, strict=True)]

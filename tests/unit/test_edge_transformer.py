@@ -191,11 +191,30 @@ def test_unknown_elements_and_positions_that_are_not_finite() -> None:
 
 def test_the_memory_of_a_large_molecule_is_told_before_it_starts(monkeypatch) -> None:
     graph = build_graph(random_box(1, atoms=60, length=14.0, periodic=False), 60.0)
-    with pytest.warns(UserWarning, match=r"60 atoms and 3540 pairs need about 2\.7 GB"):
+    with pytest.warns(UserWarning, match=r"60 atoms need about 4 GB of memory"):
         edge_transformer.tokens_of(graph, 4, 1024, 12)
     monkeypatch.setattr(edge_transformer.psutil, "virtual_memory", type("Left", (), {"available": 1e9}))
-    with pytest.raises(BadInput, match=r"allowed: 1\.0 GB"):
+    with pytest.raises(BadInput, match=r"3540 pairs within the cutoff\n  allowed: 1\.0 GB"):
         edge_transformer.tokens_of(graph, 4, 1024, 12)
     with pytest.raises(BadInput, match="heads"):
         tiny_edge_transformer(heads=3)
     assert len(edge_vectors(graph)) == 3540
+
+
+@pytest.mark.filterwarnings("ignore::mdistill.errors.MdistillNotice")
+def test_the_memory_that_is_told_is_about_what_is_used(monkeypatch) -> None:
+    """Of 120 atoms with all triangles listed: the list and the largest tensors, which numpy and torch own."""
+    graph = build_graph(random_box(1, atoms=120, length=14.0, periodic=False), 12.0)
+    near = torch.bincount(graph.receiver) + 1
+    triples = edge_transformer.tokens_of(graph, 1, 8, 1).triples
+    assert (
+        triples.pairs is not None and 0.5 < triples.pairs.nbytes / (edge_transformer._BYTES_LISTED * int(near.square().sum())) < 1
+    )
+    told: list[str] = []
+    monkeypatch.setattr(edge_transformer, "notify", told.append)
+    monkeypatch.setattr(edge_transformer, "_TOLD_GB", 0.0)
+    listed = 1e-9 * edge_transformer._BYTES_LISTED * float(near.square().sum())
+    edge_transformer.tell_memory(graph, near, 64, 1)
+    edge_transformer.tell_memory(graph, None, 64, 1)
+    with_list, without = (float(text.partition("about ")[2].partition(" GB")[0]) for text in told)
+    assert with_list == pytest.approx(without + listed, rel=0.2) and "120 atoms" in told[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from ctypes import byref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from mdistill.kernels.build import Source, c_struct
 
 _FILES = ("edge_attention.cpp", "edge_attention.hpp", "lanes.hpp", "crew.hpp")
+_PART, _TABLE = 2**21, 2**24
 SOURCE = Source(tuple(Path(__file__).parent / name for name in _FILES))
 
 
@@ -68,19 +70,53 @@ def common_neighbours(
     """
     whole = shift.round().astype(np.int64)
     span, atoms = 4 * int(np.abs(whole).max(initial=0)) + 1, int(receiver.max(initial=-1)) + 1
-    lattice = whole @ np.array([span * span, span, 1])
-    key = (receiver * atoms + sender) * span**3 + lattice
-    order, by_key = np.argsort(receiver, kind="stable"), np.argsort(key, kind="stable")
+    lattice, middle = whole @ np.array([span * span, span, 1]), span**3 // 2
+    key = (receiver * atoms + sender) * span**3 + lattice + middle
+    token_of = _token_by_key(key, span**3 * atoms**2)
+    order = np.argsort(receiver, kind="stable")
     count = np.bincount(receiver, minlength=atoms)
-    many = count[receiver]
-    token = np.repeat(np.arange(len(receiver)), many)
-    place = np.repeat((count.cumsum() - count)[receiver] - many.cumsum() + many, many) + np.arange(len(token))
-    a = order[place]
-    wanted = (sender[a] * atoms + sender[token]) * span**3 + lattice[token] - lattice[a]
-    b = by_key[np.searchsorted(key, wanted, sorter=by_key).clip(max=len(key) - 1)]
-    found = key[b] == wanted
-    first = np.concatenate([[0], np.bincount(token[found], minlength=len(receiver)).cumsum()]).astype(np.int64)
-    return Triples(tokens=len(receiver), first=first, pairs=np.stack([a, b], 1)[found].astype(np.int32))
+    many, begin = count[receiver], (count.cumsum() - count)[receiver]
+    ends = many.cumsum()
+    pairs = np.empty((int(ends[-1]) if len(ends) else 0, 2), dtype=np.int32)  # memory is used as far as it is filled
+    triples, done = np.zeros(len(receiver) + 1, dtype=np.int64), 0
+    for lower, upper in _parts(ends):
+        token = np.repeat(np.arange(lower, upper), many[lower:upper])
+        a = order[
+            np.repeat((begin - ends + many)[lower:upper], many[lower:upper]) + np.arange(len(token)) + ends[lower] - many[lower]
+        ]
+        b = token_of((sender[a] * atoms + sender[token]) * span**3 + lattice[token] - lattice[a] + middle)
+        found = b >= 0
+        fresh = int(found.sum())
+        pairs[done : done + fresh, 0], pairs[done : done + fresh, 1] = a[found], b[found]
+        triples[1:] += np.bincount(token[found], minlength=len(receiver))
+        done += fresh
+    return Triples(tokens=len(receiver), first=triples.cumsum(), pairs=pairs[:done])
+
+
+def _parts(ends: Int[np.ndarray, " token"]) -> Iterator[tuple[int, int]]:
+    """Ranges of tokens of about `_PART` candidates each."""
+    lower = 0
+    while lower < len(ends):
+        before = int(ends[lower - 1]) if lower else 0
+        upper = max(lower + 1, int(np.searchsorted(ends, before + _PART, side="right")))
+        yield lower, upper
+        lower = upper
+
+
+def _token_by_key(key: Int[np.ndarray, " token"], largest: int) -> Callable[[Int[np.ndarray, " k"]], Int[np.ndarray, " k"]]:
+    """The token of each key, −1 where there is none: by a table, or where that would be large by bisection."""
+    if largest <= _TABLE:
+        table = np.full(largest, -1, dtype=np.int32)
+        table[key] = np.arange(len(key))
+        return lambda wanted: table[wanted]
+    by_key = np.argsort(key, kind="stable")
+    ordered = key[by_key]
+
+    def token_of(wanted: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
+        place = np.searchsorted(ordered, wanted).clip(max=len(key) - 1)
+        return np.where(ordered[place] == wanted, by_key[place], -1)
+
+    return token_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,8 @@ from mdistill.notices import notify
 from mdistill.types import Graph
 
 _TINY, _DEGREE, _USUAL_SUM = 1e-18, 3, 4.0
-_TOLD_GB, _BYTES = 2.0, 60
+_TOLD_GB, _TOLD_TRAINING_GB, _BYTES, _BYTES_TRAINING, _BYTES_LISTED = 0.5, 2.0, 60, 95, 8
+"""Memory told from here on; bytes for each token × width (in training × layers too) and for each triple of a list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,22 +235,16 @@ def tokens_of(graph: Graph, more: int, width: int, layers: int) -> Tokens:
     """Tokens of a graph and of `more` isolated atoms.
 
     Raises:
-        BadInput: The memory of one evaluation, told from 2 GB on, is more than this machine has left.
+        BadInput: The memory of one evaluation, told from 0.5 GB on (of a batch in training 2 GB), is more than is left here.
     """
     system, device = graph.system, graph.receiver.device
-    atoms, edges = system.n_atoms, len(graph.receiver)
-    counts = torch.bincount(system.owner, minlength=system.n_structs)
-    need = 1e-9 * _BYTES * width * layers * (edges + atoms)
-    if need > _TOLD_GB:
-        left = 1e-9 * psutil.virtual_memory().available
-        text = f"{atoms} atoms and {edges} pairs need about {need:.1f} GB"
-        if need > left:
-            raise BadInput("structure", text, allowed=f"{left:.1f} GB", fix="train with a shorter cutoff, such as 6 Å")
-        notify(f"edge transformer: {text} of memory")
+    atoms, edges, counts = system.n_atoms, len(graph.receiver), torch.bincount(system.owner, minlength=system.n_structs)
+    listed = bool(system.pbc.any()) or edges != int((counts * (counts - 1)).sum())
+    tell_memory(graph, torch.bincount(graph.receiver, minlength=atoms) + 1 if listed else None, width, layers)
     alone = torch.arange(atoms + more, device=device)
     receiver, sender = torch.cat([graph.receiver, alone]), torch.cat([graph.sender, alone])
     edge = torch.cat([torch.arange(edges, device=device), torch.full_like(alone, edges)])
-    if bool(system.pbc.any()) or edges != int((counts * (counts - 1)).sum()):
+    if listed:
         shift = torch.cat([graph.shift, graph.shift.new_zeros((atoms + more, 3))])
         triples = common_neighbours(*(part.cpu().numpy() for part in (receiver, sender, shift)))
         return Tokens(receiver=receiver, sender=sender, edge=edge, triples=triples)
@@ -260,3 +255,19 @@ def tokens_of(graph: Graph, more: int, width: int, layers: int) -> Tokens:
     order = place.argsort()
     triples = Triples(tokens=len(order), sizes=sizes.cpu().numpy().astype(np.int64))
     return Tokens(receiver=receiver[order], sender=sender[order], edge=edge[order], triples=triples)
+
+
+def tell_memory(graph: Graph, near: Int[Tensor, " atom"] | None, width: int, layers: int) -> None:
+    """Tell or refuse the memory of an evaluation. near: tokens of each atom, where triples are listed; layers: that are kept."""
+    atoms, edges, structures = graph.system.n_atoms, len(graph.receiver), graph.system.n_structs
+    need = 1e-9 * (_BYTES if layers == 1 else _BYTES_TRAINING * layers) * width * (edges + atoms)
+    need += 0.0 if near is None else 1e-9 * _BYTES_LISTED * float(near.square().sum())
+    if need < (_TOLD_GB if layers == 1 else _TOLD_TRAINING_GB):
+        return
+    left = 1e-9 * psutil.virtual_memory().available
+    text = f"{atoms} atoms" + (f" of {structures} structures" if structures > 1 else "") + f" need about {need:.1g} GB of memory"
+    if need > left:
+        fix = "train with a shorter cutoff, such as 6 Å" + (", or lower --fit.batch-size" if structures > 1 else "")
+        raise BadInput("structure", f"{text}: {edges} pairs within the cutoff", allowed=f"{left:.1f} GB", fix=fix)
+    text = text if structures == 1 else "batches need more than 2 GB of memory"
+    notify(f"edge transformer: {text}; less with a shorter cutoff")
