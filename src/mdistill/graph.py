@@ -17,6 +17,7 @@ from mdistill.types import Graph, System
 
 _MOST_PAIRS = 1e8
 _MOST_CUTOFFS = 1e5
+_STATE = "state charge=-1 of an ion, or unpaired=1 of a radical, in the comment line of an extxyz file (in Python atoms.info)"
 
 
 def make_system(
@@ -109,9 +110,7 @@ def electronic_states(system: System) -> Int[Tensor, "struct 3"]:
         symbols = "".join(chemical_symbols[int(z)] for z in system.numbers[system.owner == k][:8])
         problem = f"{symbols}… has {int(electrons[k])} electrons at charge {int(charge[k])}"
         problem += ", and no number of unpaired ones" if int(stated[k]) < 0 else f", and {int(stated[k])} unpaired"
-        raise BadInput(
-            "structure", problem, allowed="both even or both odd", fix="state charge=… for an ion, unpaired=1 for a radical"
-        )
+        raise BadInput("structure", problem, allowed="both even or both odd", fix=_STATE)
     return torch.stack([charge, charge.square(), unpaired], 1)
 
 

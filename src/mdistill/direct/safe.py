@@ -31,6 +31,7 @@ from mdistill.derivatives import DirectNet
 from mdistill.direct.multiple_steps import EnergyBetweenSteps
 from mdistill.errors import BadInput
 from mdistill.graph import turned
+from mdistill.notices import notify
 from mdistill.runs.identity import weights_sha256
 from mdistill.training.stride_objective import random_turn
 from mdistill.types import Graph, Potential, Prediction, System
@@ -72,6 +73,10 @@ class SafeForces:
         return weights_sha256(self.inner, mode=f"safe, random frame: {self.random_frame}")
 
     def __call__(self, graph: Graph) -> Prediction:
+        if stated(graph.system) and not getattr(getattr(self.net, "settings", None), "states", True):
+            notify(
+                f"{self.name} knows no charge and no unpaired electrons (trained without --states): those stated change nothing"
+            )
         if not self.random_frame:
             prediction = self.inner(graph)
         else:
@@ -137,6 +142,12 @@ def without_rigid_parts(
     torque = total(torch.linalg.cross(arms, forces)).unsqueeze(1)
     rotation = ((torque @ axes) * inverse.unsqueeze(1) @ axes.transpose(1, 2)).squeeze(1)
     return forces - torch.linalg.cross(rotation[owner], arms)
+
+
+def stated(system: System) -> bool:
+    """Whether a charge or a number of unpaired electrons is stated that is not zero."""
+    charged = system.charge is not None and bool((system.charge != 0).any())
+    return charged or (system.unpaired is not None and bool((system.unpaired > 0).any()))
 
 
 def is_direct(potential: Potential) -> bool:

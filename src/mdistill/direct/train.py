@@ -12,11 +12,13 @@ import torch
 from mdistill.data.split import split_blocks
 from mdistill.derivatives import potential_of
 from mdistill.direct.objective import TurnedObjective
+from mdistill.direct.safe import stated
 from mdistill.direct.settings import DirectSettings
 from mdistill.errors import BadInput
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.nets.edge_transformer import EdgeTransformerNet
 from mdistill.nets.model_files import load_net, read_metadata
+from mdistill.notices import notify
 from mdistill.training.calibrate import calibrate, reference_energies
 from mdistill.training.fit import TRAINING
 from mdistill.training.labels import check_labels, frames_hash, items_of, with_probes
@@ -62,6 +64,8 @@ def prepare_direct(
     train = with_probes(train, "any" if settings.curvature_weight else "none")
     elements = tuple(sorted({int(z) for frame in frames for z in frame.system.numbers.unique()}))
     dtype = torch.float64 if settings.float64 else torch.float32
+    if not settings.states and start_from is None and any(stated(frame.system) for frame in frames):
+        notify("some labels are of ions or radicals: without --states the network knows neither charge nor unpaired electrons")
     net = EdgeTransformerNet(settings.student(elements), seed=settings.fit.seed) if start_from is None else _earlier(start_from)
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
     calibrate(net, items, fresh=start_from is None)
