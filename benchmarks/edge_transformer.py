@@ -1,7 +1,7 @@
-"""The edge transformer: accuracy on rMD17 and 3BPA, its kernel, heating and its remedies, stability, taught rows, pre-training.
+"""The edge transformer: accuracy on rMD17 and 3BPA, kernel, heating and its remedies, stability, taught rows, pre-training.
 
     python -m benchmarks.edge_transformer accuracy --work FOLDER     (parts: accuracy, longer, kernel, stability, drift,
-    taught, pretraining, record)
+    taught, pretraining, tuned, record)
 
 Each part keeps what it measured in FOLDER and continues there; `record` writes results/edge_transformer.json and the figure.
 """
@@ -20,21 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import edge_dynamics
+from benchmarks import edge_dynamics, edge_pretraining
 from benchmarks.edge_fits import MINUTES, fitted, force_errors, frames_of
 from benchmarks.record import recorded, write_record
 from mdistill.derivatives import Direct
-from mdistill.direct.diagnostics import equivariance_error
-from mdistill.direct.settings import DirectSettings
-from mdistill.direct.shards import read_shards
-from mdistill.direct.train import train_direct
-from mdistill.graph import build_graph, cast, make_system
+from mdistill.graph import build_graph, make_system
 from mdistill.kernels.edge_attention import Triples
 from mdistill.nets.edge_transformer import EdgeTransformerNet, attend
-from mdistill.nets.model_files import load_model
 from mdistill.nets.settings import EdgeTransformerSettings
-from mdistill.settings import to_json
-from mdistill.training.settings import FitSettings
 
 PUBLISHED = {
     "aspirin": {"MACE": 6.6, "NequIP": 8.2, "ACE": 17.9},
@@ -47,7 +40,7 @@ PUBLISHED = {
 """Force MAE of others on rMD17 with 950 + 50 frames, meV/Å: I. Batatia et al., MACE, NeurIPS 2022, arXiv 2206.07697."""
 PUBLISHED_RMSE = {"3BPA": {"MACE": 8.8, "NequIP": 10.8, "Allegro": 13.0}}
 """Force RMSE at 300 K of others, trained on the 500 frames at 300 K, meV/Å; the same reference."""
-LONG, SHORT, PRE_STEPS = 10.0, 1.0, 300
+LONG, SHORT = 10.0, 1.0
 EDGE, NETS = "edge transformer", ("edge transformer", "moment", "painn")
 ROWS = [
     *(("ethanol", name, MINUTES) for name in (*NETS, "edge transformer, AdamW")),
@@ -174,34 +167,6 @@ def local_row(cells: int) -> dict[str, Any]:
     return {"part": "local form", "atoms": len(places), "neighbours": edges, "µs/atom": 1e6 * seconds / len(places)}
 
 
-def pretraining(work: Path, data: Path) -> None:
-    """E_eq and force error on unseen molecules after pre-training on more and more structures, at equal steps."""
-    rows = []
-    frames = read_shards(work / "molecules")
-    held = max(frame.block for frame in frames) - 20
-    test = [frame for frame in frames if frame.block > held]
-    for count in (150, 1950):
-        chosen = [frame for frame in frames if frame.block <= held][:count]
-        fit = FitSettings(steps=PRE_STEPS, batch_size=4, learning_rate=2e-3, warmup=100, ema=0.99, clip=1.0)
-        folder = work / f"pretraining-{count}"
-        folder.mkdir(exist_ok=True)
-        result = train_direct(chosen, DirectSettings(width=64, layers=3, states=True, fit=fit), folder)
-        potential = load_model(result.path, dtype=torch.float32)
-        error = equivariance_error(potential, [cast(frame.system, dtype=torch.float32) for frame in test[::40]])
-        rows.append(
-            {
-                "part": "pre-training",
-                "structures": len(chosen),
-                "CPU minutes": result.cpu_minutes,
-                "steps": result.steps,
-                **force_errors(result.path, test[::2]),
-                "E_eq (meV/Å)": error.scaled(1e3, "meV/Å"),
-            }
-        )
-        (work / "pretraining.json").write_text(json.dumps(to_json(rows)))
-        print(rows[-1], flush=True)
-
-
 def record(work: Path, data: Path) -> None:
     """Write the record and the figure."""
     del data
@@ -225,13 +190,15 @@ def record(work: Path, data: Path) -> None:
         ("stability", ("stability",)),
         ("drift", ("drift",)),
         ("taught", ("taught",)),
-        ("pretraining", ("pre-training",)),
+        ("pretraining", ("pre-training", "pre-training fit")),
     ):
         at = work / f"{name}.json"
         rows += json.loads(at.read_text()) if at.exists() else [row for row in before if row["part"] in parts]
-    write_record(
-        "edge_transformer", {"minutes": MINUTES, "minutes of the smaller molecules": SHORT, "pre-training steps": PRE_STEPS}, rows
-    )
+    tuned = [json.loads(path.read_text()) for path in sorted(work.glob("tuned-*.json"))]
+    tuned_now = {row["molecule"] for row in tuned}
+    rows += tuned + [row for row in before if row["part"] == "tuned" and row["molecule"] not in tuned_now]
+    steps = {"pre-training steps": edge_pretraining.PRE_STEPS, "tuning steps": edge_pretraining.TUNING_STEPS}
+    write_record("edge_transformer", {"minutes": MINUTES, "minutes of the smaller molecules": SHORT} | steps, rows)
 
 
 PARTS = {
@@ -239,7 +206,7 @@ PARTS = {
     "longer": longer,
     "kernel": kernel,
     **edge_dynamics.PARTS,
-    "pretraining": pretraining,
+    **edge_pretraining.PARTS,
     "record": record,
 }
 
