@@ -308,7 +308,6 @@ def _written(folder: Path, frames: Sequence[Any]) -> Path:
 def _saved(results: Results, settings: Any, folder: Path | None, *, report: bool = True) -> Results:
     """Results stamped and, with a folder, written with their report; the notices of the job are among the notes."""
     from mdistill.notices import heard
-    from mdistill.report.figures import write_svg_files
     from mdistill.report.page import write_report
 
     notes = [*results.notes, *(text for text in heard() if text not in results.notes)]
@@ -316,6 +315,5 @@ def _saved(results: Results, settings: Any, folder: Path | None, *, report: bool
     if folder is not None:
         write_results(output_folder(folder), made)
     if folder is not None and report:
-        write_svg_files(made, folder)
-        write_report(folder)
+        write_report(folder, figures=True)
     return made

@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
+from attack.drawing import draw_nothing
 from attack.forks import run_in_fork
 from attack.tally import PER_KIND, Outcomes, cuts
 from mdistill import cli
@@ -23,7 +24,6 @@ from mdistill.export.frames import read_frames
 from mdistill.export.write_frames import write_frames
 from mdistill.io.trajectories import _READ
 from mdistill.nets.model_files import save_model
-from mdistill.report import figures
 from systems import tiny_net
 
 pytestmark = pytest.mark.slow
@@ -106,12 +106,7 @@ def ended(command: list[str], said: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Drawing:
-        def savefig(self, target: object, **_: object) -> None:
-            target.write("<svg/>") if hasattr(target, "write") else Path(str(target)).write_bytes(b"drawing")
-
-    monkeypatch.setattr(figures, "_draw", lambda figure: Drawing())
-    monkeypatch.setattr(figures, "_tidy", lambda text, *_, **__: text)
+    draw_nothing(monkeypatch)
 
 
 @pytest.mark.timeout(1800)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from attack.drawing import draw_nothing
 from attack.killing import Ended, Kill, leftovers, run_forked
 from attack.tally import Outcomes
 from mdistill.io.files import sha256
-from mdistill.report import figures
 from mdistill.runs.lock import working
 from mdistill.runs.results import read_results
 
@@ -53,13 +53,6 @@ BITS = (
 CLOCK = ("seconds", "ns_per_day", "us_per_atom", "speed", "µs", "front")
 
 
-class Drawing:
-    """In place of a figure: drawing takes most of a tiny run."""
-
-    def savefig(self, target: Any, **_: Any) -> None:
-        target.write("<svg/>") if hasattr(target, "write") else Path(target).write_bytes(b"drawing")
-
-
 @dataclass(frozen=True)
 class Command:
     """A command that writes into a folder, and how it ends when it is not killed."""
@@ -79,16 +72,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_draw", lambda figure: Drawing())
-    monkeypatch.setattr(figures, "_tidy", lambda text, *_, **__: text)
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def job(place: Path) -> Command:
     """The job, not killed."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(figures, "_draw", lambda figure: Drawing())
-        patched.setattr(figures, "_tidy", lambda text, *_, **__: text)
+        draw_nothing(patched)
         return unkilled("job", ["distill", str(place / "licl.vasp"), *JOB, "--out", "OUT"], place / "job")
 
 

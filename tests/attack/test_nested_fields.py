@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attack.drawing import draw_nothing
 from attack.tally import FULL, Outcomes
 from attack.test_altered_files import make_labels
 from mdistill import cli
 from mdistill.data.store import INDEX, _line
 from mdistill.nets.model_files import save_model
-from mdistill.report import figures
 from mdistill.runs.results import write_results
 from report_sample import sample
 from systems import tiny_net
@@ -28,12 +28,7 @@ COUNT = 600 if FULL else 120
 
 @pytest.fixture(autouse=True)
 def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Drawing:
-        def savefig(self, target: Any, **_: object) -> None:
-            target.write("<svg/>") if hasattr(target, "write") else Path(target).write_bytes(b"drawing")
-
-    monkeypatch.setattr(figures, "_draw", lambda figure: Drawing())
-    monkeypatch.setattr(figures, "_tidy", lambda text, *_, **__: text)
+    draw_nothing(monkeypatch)
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mdistill.report import figures
-from mdistill.report.figures import figure_svg, write_svg_files
+from mdistill.report.figures import draw, figure_svg, write_figures
 from mdistill.runs.results import Figure, Results, Series, read_results, write_results
 from report_sample import HOSTILE, sample
 
@@ -183,14 +183,14 @@ def test_special_points_survive_the_file(tmp_path: Path) -> None:
 
 
 def test_files_for_papers(tmp_path: Path) -> None:
-    results = Results(command="x", figures=[dataclasses.replace(make(), name="../a b/<c>"), make()])
-    paths = write_svg_files(results, tmp_path)
+    given = [dataclasses.replace(make(), name="../a b/<c>"), make()]
+    paths = write_figures([draw(figure) for figure in given], tmp_path)
     assert [p.relative_to(tmp_path).as_posix() for p in paths] == [
         "figures/01_.._a_b_c_.svg", "figures/01_.._a_b_c_.png", "figures/02_f.svg", "figures/02_f.png",
     ]  # fmt: skip
     before = [p.read_bytes() for p in paths]
     assert before[1].startswith(b"\x89PNG")
-    write_svg_files(results, tmp_path)
+    write_figures([draw(figure) for figure in given], tmp_path)
     assert before == [p.read_bytes() for p in paths]
     parsed(before[0])
 

@@ -34,7 +34,6 @@ GROUPS = {"run": ("out",)}
 def main(arguments: list[str]) -> int:
     """Write the page and print where it is."""
     settings = parse(ReportArguments, arguments, program="mdistill report", description=HELP, groups=GROUPS)
-    from mdistill.report.figures import write_svg_files
     from mdistill.report.page import write_report
     from mdistill.report.terminal import print_summary
     from mdistill.runs.results import read_results, write_results
@@ -43,8 +42,7 @@ def main(arguments: list[str]) -> int:
     folder = settings.out or (settings.run if settings.run.is_dir() else settings.run.parent)
     if settings.out is not None:
         write_results(folder, results)
-    page = write_report(folder)
-    write_svg_files(results, folder)
+    page = write_report(folder, figures=True)
     print_summary(results)
     print(f"report:  {page}")
     return 0

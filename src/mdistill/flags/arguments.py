@@ -372,11 +372,9 @@ def finish(results: Any, out: Path | None, *, report: bool = False, sections: tu
     if out is not None:
         write_results(out, results)
     if out is not None and report:
-        from mdistill.report.figures import write_svg_files
         from mdistill.report.page import write_report
 
-        write_svg_files(results, out)
-        page = write_report(out)
+        page = write_report(out, figures=True)
     for table in (tables := [table for table in all_tables(results) if not sections or table.section in sections]):
         print_table(table)
     for note in () if sections else results.notes:

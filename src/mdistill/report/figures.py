@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from mdistill.io.files import replacing, write_text
 from mdistill.report.tables import format_number, power_of_ten
-from mdistill.runs.results import Figure, Results, Series
+from mdistill.runs.results import Figure, Series
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe & Ito's colours that differ for colour-blind eyes, in the order used."""
@@ -35,22 +36,41 @@ _STYLE = {
 }  # fmt: skip
 
 
-def figure_svg(figure: Figure, *, number: int = 0, inline: bool = True) -> str:
-    """A figure as an SVG element, the same bytes each time.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A figure, its canvas with everything in place, and matplotlib's SVG of it."""
 
-    Args:
-        figure: The figure; null values are gaps. In an "arrhenius" figure x is 1000/T in 1/K.
-        number: Prefix of every id, so that several drawings live in one page.
-        inline: For a page: colours are the page's CSS variables, text takes the page's font. Otherwise a file of its own.
-    """
-    canvas = _draw(figure)
-    buffer = io.StringIO()
+    figure: Figure
+    canvas: Any
+    svg: str
+
+
+def draw(figure: Figure) -> Drawn:
+    """A figure drawn once, for the page and for files; null values are gaps. In an "arrhenius" figure x is 1000/T in 1/K."""
     from matplotlib import rc_context
 
+    canvas, buffer = _draw(figure), io.StringIO()
     with rc_context(_STYLE | {"svg.hashsalt": figure.name}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         canvas.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _tidy(buffer.getvalue(), f"f{number}-", figure.title, inline=inline)
+    canvas.set_layout_engine("none")
+    return Drawn(figure=figure, canvas=canvas, svg=buffer.getvalue())
+
+
+def drawn_svg(drawn: Drawn, *, number: int = 0, inline: bool = True) -> str:
+    """A figure as an SVG element, the same bytes each time.
+
+    Args:
+        drawn: The figure.
+        number: Prefix of every id, so that several drawings live in one page.
+        inline: For a page: colours are the page's CSS variables, text takes the page's font. Otherwise a file of its own.
+    """
+    return _tidy(drawn.svg, f"f{number}-", drawn.figure.title, inline=inline)
+
+
+def figure_svg(figure: Figure, *, number: int = 0, inline: bool = True) -> str:
+    """A figure drawn, as `drawn_svg`."""
+    return drawn_svg(draw(figure), number=number, inline=inline)
 
 
 def drawn_points(figure: Figure, series: Series) -> tuple[list[float | None], list[float | None]]:
@@ -61,7 +81,7 @@ def drawn_points(figure: Figure, series: Series) -> tuple[list[float | None], li
     return x.tolist(), y.tolist()
 
 
-def write_svg_files(results: Results, folder: Path) -> list[Path]:
+def write_figures(drawings: Sequence[Drawn], folder: Path) -> list[Path]:
     """Write each figure as SVG and PNG (300 dpi) into `folder`/figures and return the paths.
 
     Raises:
@@ -70,14 +90,14 @@ def write_svg_files(results: Results, folder: Path) -> list[Path]:
     from matplotlib import rc_context
 
     paths = []
-    for number, figure in enumerate(results.figures):
-        stem = f"{number + 1:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', figure.name)[:80]}"
+    for number, drawn in enumerate(drawings):
+        stem = f"{number + 1:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', drawn.figure.name)[:80]}"
         target = folder / "figures" / f"{stem}.svg"
-        write_text(target, figure_svg(figure, number=number, inline=False) + "\n")
+        write_text(target, drawn_svg(drawn, number=number, inline=False) + "\n")
         picture = target.with_suffix(".png")
         with replacing(picture) as partial, rc_context(_STYLE), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _draw(figure).savefig(partial, format="png", dpi=300, facecolor="white", metadata={"Software": None})
+            drawn.canvas.savefig(partial, format="png", dpi=300, facecolor="white", metadata={"Software": None})
         paths += [target, picture]
     return paths
 

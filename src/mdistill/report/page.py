@@ -16,7 +16,7 @@ from mdistill.io.files import write_text
 from mdistill.report.citations import reference, works
 from mdistill.report.density_maps import density_svgs, hop_svgs
 from mdistill.report.downloads import data_uri, density_csv, figure_csv, hops_csv, scene_xyz
-from mdistill.report.figures import figure_svg, write_svg_files
+from mdistill.report.figures import Drawn, draw, drawn_svg, write_figures
 from mdistill.report.headlines import headlines
 from mdistill.report.ladder import all_tables, ladder_svg
 from mdistill.report.scene import legend, scene_data, scene_svg
@@ -78,22 +78,29 @@ class Chapter:
     pictures: list[Picture]
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, figures: bool = False) -> Path:
     """Read `folder`/results.json and write `folder`/report.html; returns its path.
 
+    Args:
+        folder: Folder of the results.
+        figures: Write each figure as SVG and PNG too.
     Raises:
         BadInput: results.json is absent or not of its schema.
         MdistillError: The folder cannot be written.
     """
-    path = folder / "report.html"
-    write_text(path, render(read_results(folder)))
+    results, path = read_results(folder), folder / "report.html"
+    check(results)
+    drawings = [draw(figure) for figure in results.figures]
+    write_text(path, _page(results, drawings))
+    if figures:
+        write_figures(drawings, folder)
     return path
 
 
 def add_to_report(run: Path, results: Results) -> Path:
     """Add the sections and rungs of a command to the results of a run folder; page and figures are written again."""
-    write_svg_files(add_to_run(run, results), run)
-    return write_report(run)
+    add_to_run(run, results)
+    return write_report(run, figures=True)
 
 
 def render(results: Results) -> str:
@@ -102,10 +109,14 @@ def render(results: Results) -> str:
     Raises:
         BadInput: A table or figure whose parts do not fit together.
     """
+    check(results)
+    return _page(results, [draw(figure) for figure in results.figures])
+
+
+def _page(results: Results, drawings: Sequence[Drawn]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    check(results)
     room = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(room), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -126,7 +137,7 @@ def render(results: Results) -> str:
         gauge=gauge,
         known=SECTIONS,
         ladder=ladder_svg(results),
-        sections=chapters(results),
+        sections=_chapters(results, drawings),
         settings=flat_texts(results.settings),
         hardware=flat_texts(results.hardware),
         provenance=flat_texts({k: v for k, v in results.provenance.items() if k != "command_line"}),
@@ -176,13 +187,13 @@ def numeric_columns(rows: Sequence[Sequence[Shown]]) -> set[int]:
     return {i for i, column in enumerate(zip(*rows, strict=True)) if i and all(c.numeric for c in column)}
 
 
-def chapters(results: Results) -> list[Chapter]:
+def _chapters(results: Results, drawn: Sequence[Drawn]) -> list[Chapter]:
     """Sections with content, in order; the gates' section appears also with gates only."""
     tables = all_tables(results)
     named = [t.section for t in tables] + [f.section for f in results.figures] + [s.section for s in results.scenes]
     keys = list(SECTIONS) + [k for k in dict.fromkeys(named) if k not in SECTIONS]
     drawings = [
-        Drawing(figure=f, svg=figure_svg(f, number=i), csv=data_uri(figure_csv(f))) for i, f in enumerate(results.figures)
+        Drawing(figure=d.figure, svg=drawn_svg(d, number=i), csv=data_uri(figure_csv(d.figure))) for i, d in enumerate(drawn)
     ]
     pictures = [_picture(scene, i) for i, scene in enumerate(results.scenes)]
     found = [
