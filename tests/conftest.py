@@ -38,6 +38,23 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports stay empty: for tests of something else, as drawing takes most of a tiny run."""
+    from drawing import draw_nothing
+
+    draw_nothing(monkeypatch)
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Students run in plain PyTorch: for short dynamics, where kernels of a size would be compiled for one test alone."""
+    from mdistill.kernels.build import compiler
+
+    compiler()  # is found once a process
+    monkeypatch.setenv("MDISTILL_COMPILED", "0")
+
+
+@pytest.fixture
 def trust(request: pytest.FixtureRequest) -> Callable[..., None]:
     """trust("T13", "ratio of energy fluctuation at h and h/2", measured, "4 ± 10 %"): a row of docs/trust.md.
 

@@ -91,6 +91,7 @@ def test_the_report_tells_what_changed(place: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_drawing")
 def test_unit_cells_are_labelled_where_the_supercell_is_too_large(place: Path, tmp_path: Path) -> None:
     """Two atoms in the cell of the file, sixteen or more in that of the run; frames of the run have too many atoms."""
     run, words = tmp_path / "run", ["distill", str(place / "licl.vasp"), *JOB, *HARD, "--update"]
@@ -106,6 +107,7 @@ def test_unit_cells_are_labelled_where_the_supercell_is_too_large(place: Path, t
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_drawing")
 def test_labels_are_never_asked_for_twice_and_the_run_can_go_back(place: Path, tmp_path: Path) -> None:
     run, words = tmp_path / "run", ["distill", str(place / "licl.vasp"), *JOB]
     shutil.copytree(place / "run", run, copy_function=shutil.copy2)

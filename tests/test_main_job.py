@@ -97,6 +97,7 @@ def test_the_committee_lies_beside_the_student_and_is_judged(workspace):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_drawing")
 def test_a_damaged_member_is_made_again(workspace, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(workspace / "runs" / "li6ps5cl", run, copy_function=shutil.copy2)
@@ -116,6 +117,7 @@ def test_a_damaged_trajectory_is_noticed(workspace, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_drawing")
 def test_damaged_labels_are_named_and_update_labels_again(workspace, tmp_path, capsys, trust):
     run, whole = tmp_path / "run", workspace / "runs" / "li6ps5cl"
     shutil.copytree(whole, run, copy_function=shutil.copy2)
@@ -135,6 +137,7 @@ def test_damaged_labels_are_named_and_update_labels_again(workspace, tmp_path, c
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_drawing")
 def test_a_run_is_repeated_from_its_settings_file_alone(workspace, tmp_path, trust):
     """The same weights, frames and numbers, bit for bit; only what a clock measured may differ."""
     run = tmp_path / "moved"
@@ -163,6 +166,7 @@ def test_the_student_learned(workspace):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_drawing")
 def test_rerun_does_nothing_and_one_changed_setting_reruns_what_follows(workspace, tmp_path, capsys, trust):
     run = tmp_path / "run"
     shutil.copytree(workspace / "runs" / "li6ps5cl", run, copy_function=shutil.copy2)

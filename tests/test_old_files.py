@@ -19,7 +19,6 @@ from mdistill.derivatives import Direct
 from mdistill.errors import BadInput, MdistillNotice
 from mdistill.graph import build_graph
 from mdistill.io.structures import read_system
-from mdistill.kernels.build import compiler
 from mdistill.nets.catalogue import MAPS
 from mdistill.nets.model_files import load_model, tensor_hash
 from mdistill.runs.results import read_results
@@ -185,12 +184,11 @@ def test_stages_of_an_old_run_are_not_taken_for_todays(run: Path, monkeypatch, c
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in _LONG else []) for n in COMMANDS])
-def test_every_command_takes_the_old_run(name: str, run: Path, monkeypatch, capsys) -> None:
+def test_every_command_takes_the_old_run(name: str, run: Path, request, monkeypatch, capsys) -> None:
     """Short ones in plain PyTorch: kernels of their sizes would be compiled for nothing else, and old ones are tested above."""
     monkeypatch.chdir(run.parent)
     if name not in _LONG:
-        compiler()  # is found once a process
-        monkeypatch.setenv("MDISTILL_COMPILED", "0")
+        request.getfixturevalue("no_kernels")
     status = cli.run(shlex.split(COMMANDS[name]))
     said = capsys.readouterr()
     assert status == 0 or (status == 4 and name == "train stride"), said.err

@@ -16,7 +16,6 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
-from attack.drawing import draw_nothing
 from attack.forks import run_in_fork
 from attack.tally import PER_KIND, Outcomes, cuts
 from mdistill import cli
@@ -26,7 +25,7 @@ from mdistill.io.trajectories import _READ
 from mdistill.nets.model_files import save_model
 from systems import tiny_net
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_drawing")]
 LONGEST_S, MEMORY = 60, 6 << 30
 """Processor time and address space beyond that at the start that a command may take."""
 HEADER = 2048
@@ -102,11 +101,6 @@ def ended(command: list[str], said: Path) -> str:
     if status == 2:
         return "refused" if "fix:" in text else f"no fix: {text[-300:]}"
     return "accepted" if status == 0 else f"status {status}: {text[-300:]}"
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_nothing(monkeypatch)
 
 
 @pytest.mark.timeout(1800)

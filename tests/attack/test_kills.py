@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from attack.drawing import draw_nothing
 from attack.killing import Ended, Kill, leftovers, run_forked
 from attack.tally import Outcomes
+from drawing import draw_nothing
 from mdistill.io.files import sha256
 from mdistill.runs.lock import working
 from mdistill.runs.results import read_results
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_drawing")]
 CRYSTAL = "LiCl\n1.0\n0.0 2.6 2.6\n2.6 0.0 2.6\n2.6 2.6 0.0\nLi Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
 JOB = shlex.split(
     "--quick --teacher toy_teacher:salt --cutoff 3.6 --temperatures 40 --prepare.relax-steps 50 --label.frames 8 --committee 2 "
@@ -68,11 +68,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kills")
     (folder / "licl.vasp").write_text(CRYSTAL)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="module")

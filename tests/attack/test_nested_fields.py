@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attack.drawing import draw_nothing
 from attack.tally import FULL, Outcomes
 from attack.test_altered_files import make_labels
 from mdistill import cli
@@ -21,14 +20,9 @@ from mdistill.runs.results import write_results
 from report_sample import sample
 from systems import tiny_net
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_drawing")]
 ODD = (None, "x", -1, 1e300, float("nan"), [], {}, [[1]], True)
 COUNT = 600 if FULL else 120
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_nothing(monkeypatch)
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -15,6 +15,7 @@ from torch import Generator
 from mdistill.data.explore import lifted, rattled
 from mdistill.derivatives import Conservative
 from mdistill.graph import build_graph, make_system
+from mdistill.nets.model_files import load_model
 from mdistill.nets.moment import MomentNet
 from mdistill.teachers.models import load
 from mdistill.training.calibrate import calibrate, free_energies, reference_energies
@@ -114,7 +115,7 @@ def test_a_student_learns_the_cost_of_a_free_atom_only_from_lifted_ones(frames, 
     truth, costs, errors = cost_of(emt), [], []
     for name, labels in (("with", frames), ("without", [one for one in frames if one.source != "lifted"])):
         result = train_potential(labels, SMALL, tmp_path / name)
-        costs.append(cost_of(load(result.path)) / truth)
+        costs.append(cost_of(load_model(result.path)) / truth)
         errors.append(result.accuracy.force["all"].mean_absolute.value)
     assert costs[0] == pytest.approx(1.0, abs=0.25) and costs[1] < 0.4 and errors[0] < 1.3 * errors[1]
     trust("physics", "cost of a free Al atom of a student over that of EMT", costs[0], "1 ± 0.25")

@@ -1,4 +1,4 @@
-"""Figures that are not drawn: drawing takes most of a tiny run."""
+"""Figures that are not drawn, for tests of something else."""
 
 from __future__ import annotations
 
