@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import chi2
 
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate
@@ -84,6 +83,8 @@ def arrhenius(points: Sequence[tuple[float, Estimate]]) -> Arrhenius:
     Raises:
         BadInput: Fewer than two different temperatures with a positive value and error, or a temperature ≤ 0.
     """
+    from scipy.stats import chi2
+
     if any(not t > 0 for t, _ in points):
         raise BadInput("temperatures", f"{[t for t, _ in points]}", allowed="> 0 K", fix="correct the temperatures")
     usable = sorted(((t, e) for t, e in points if _usable(e)), key=lambda point: point[0])

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import t as student_t
 
 from mdistill.estimates import Estimate, autocorrelation_time
 from mdistill.units import PS
@@ -100,6 +99,8 @@ def _product(share: Estimate, tracer: Estimate) -> Estimate:
 
 def _dimension(shares: Sequence[Estimate], samples: int) -> int | None:
     """How many directions are open, where every one is known to be open or closed."""
+    from scipy.stats import t as student_t
+
     width = float(student_t.ppf(0.975, max(samples - 1, 1)))
     values, errors = (
         [float(number or 0.0) for number in numbers] for numbers in zip(*((s.value, s.error) for s in shares), strict=True)

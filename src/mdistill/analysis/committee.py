@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
-from scipy.stats import norm
 
 from mdistill.analysis.arrhenius import Arrhenius
 from mdistill.estimates import Estimate
@@ -61,6 +60,8 @@ def scatter(values: Sequence[float], errors: Sequence[float], *, scale: float, w
     Reference:
         Prior of few groups: Gelman, Bayesian Anal. 1, 515 (2006), doi 10.1214/06-BA117A.
     """
+    from scipy.stats import norm
+
     y, variance = np.asarray(values, float), np.maximum(np.asarray(errors, float), 1e-9 * scale) ** 2
     share = np.full(len(y), 1.0 / len(y)) if weights is None else np.asarray(weights, float) / np.sum(weights)
     tau = scale * np.concatenate([[0.0], np.geomspace(3e-3, 30.0, 120)])

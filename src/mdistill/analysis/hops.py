@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import chi2
 
 from mdistill.estimates import Estimate, exactly, unknown
 from mdistill.units import PS
@@ -190,6 +189,8 @@ def _ratio(above: Float[np.ndarray, " piece"], below: Float[np.ndarray, " piece"
 
 def _counted(rate: Estimate) -> Estimate:
     """The rate with the exact Poisson interval of as many hops as its error corresponds to (Garwood 1936)."""
+    from scipy.stats import chi2
+
     value, error = float(rate.value or 0.0), float(rate.error or 1.0)
     count = (value / error) ** 2
     low, high = chi2.ppf(0.025, 2 * count) / (2 * count), chi2.ppf(0.975, 2 * count + 2) / (2 * count)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.optimize import nnls
-from scipy.stats import gamma, norm
 
 from mdistill.analysis.statistics import Curve
 from mdistill.errors import BadInput
@@ -169,6 +168,8 @@ def _least_squares(
 
 def share_below_zero(posterior: Posterior) -> float:
     """Probability of a slope below zero where negative ones are allowed: large where no growth is seen."""
+    from scipy.stats import norm
+
     return float(posterior.weight @ norm.cdf(0.0, posterior.slope, np.maximum(posterior.error, 1e-300)))
 
 
@@ -182,6 +183,8 @@ def positive_slope(posterior: Posterior, *, events: float) -> tuple[float, float
     Args:
         events: Independent hops seen, at least 1.
     """
+    from scipy.stats import gamma, norm
+
     error = np.maximum(posterior.error, 1e-300)
     z = posterior.slope / error
     shift = np.exp(norm.logpdf(z) - norm.logcdf(z))

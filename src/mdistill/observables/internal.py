@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.stats import wasserstein_distance
 
 from mdistill.matter.bonds import Internal, bonds_of, internal_coordinates, internal_values
 from mdistill.observables.production import Production
@@ -82,6 +81,8 @@ def _moments(kind: Internal, values: np.ndarray) -> list[Cell]:
 
 
 def _distance(kind: Internal, values: np.ndarray, other: np.ndarray) -> Cell:
+    from scipy.stats import wasserstein_distance
+
     return round(float(wasserstein_distance(_scaled(kind, values), _scaled(kind, other))), 4) if len(other) else None
 
 
