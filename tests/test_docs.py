@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TUTORIALS = {path.stem: path for path in sorted((DOCS / "tutorials").glob("*.md"))}
-SLOW = {"first_student", "model_card", "small_things", "student_knows", "trajectories", "teachers"}
+SLOW = {"first_student", "labels", "model_card", "small_things", "student_knows", "trajectories", "teachers"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TUTORIALS])

@@ -29,8 +29,15 @@ JOB = shlex.split(
 HARD = shlex.split("--hard toy_teacher:stiff --hard-budget 8 --hard-rounds 2")
 
 
+@pytest.fixture
+def crystal(tmp_path: Path) -> str:
+    (tmp_path / "licl.vasp").write_text(CRYSTAL)
+    return str(tmp_path / "licl.vasp")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The crystal and a finished run, for slow tests alone."""
     folder = tmp_path_factory.mktemp("hard")
     (folder / "licl.vasp").write_text(CRYSTAL)
     assert cli.run(["distill", str(folder / "licl.vasp"), *JOB, *HARD, "--out", str(folder / "run")]) in (0, 4)
@@ -45,6 +52,7 @@ def table(results: Results, name: str) -> list[list[object]]:
     return next(one for one in results.tables if one.name == name).rows
 
 
+@pytest.mark.slow
 def test_what_follows_uses_the_hardened_students(place: Path) -> None:
     run = place / "run"
     for name in ("student.mdistill", "student-2.mdistill"):
@@ -58,6 +66,7 @@ def test_what_follows_uses_the_hardened_students(place: Path) -> None:
     assert made["hard"] == "toy_teacher:stiff" and made["teacher"] == "toy_teacher:salt" and made["hard_labels"] == 6
 
 
+@pytest.mark.slow
 def test_the_students_are_judged_by_the_corrected_teacher_and_by_hard_labels(place: Path) -> None:
     results = read_results(place / "run")
     gates = {gate.name: gate for gate in results.gates}
@@ -76,6 +85,7 @@ def test_the_students_are_judged_by_the_corrected_teacher_and_by_hard_labels(pla
     assert labels and len(table(results, "hard-rounds")) == 2
 
 
+@pytest.mark.slow
 def test_the_report_tells_what_changed(place: Path) -> None:
     run = place / "run"
     rows = {str(row[0]): row[1:] for row in table(read_results(run), "changes")}
@@ -134,13 +144,14 @@ def test_labels_are_never_asked_for_twice_and_the_run_can_go_back(place: Path, t
     ],
 )
 def test_an_engine_that_is_not_there_ends_the_job_before_it_begins(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    crystal: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
-    assert cli.run(["distill", str(place / "licl.vasp"), *JOB, *words, "--out", str(tmp_path / "run")]) == 2
+    assert cli.run(["distill", crystal, *JOB, *words, "--out", str(tmp_path / "run")]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_file_may_not_name_code_as_the_engine(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = place / "run" / "run.toml"
     assert 'hard = "toy_teacher:stiff"' in config.read_text(encoding="utf-8")
@@ -149,16 +160,18 @@ def test_a_file_may_not_name_code_as_the_engine(place: Path, tmp_path: Path, cap
     assert "--trust" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_harden_refuses_a_run_whose_student_knows_hard_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["harden", str(place / "run"), "--engine", "toy_teacher:stiff"]) == 2
     assert "--hard-budget" in capsys.readouterr().err
 
 
-def test_dry_run_tells_the_fits_on_hard_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["distill", str(place / "licl.vasp"), *JOB, *HARD, "--dry-run"]) == 0
+def test_dry_run_tells_the_fits_on_hard_labels(crystal: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["distill", crystal, *JOB, *HARD, "--dry-run"]) == 0
     assert "8 labels by toy_teacher:stiff" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_bench_uses_the_corrected_labels(place: Path) -> None:
     from mdistill.workflows.run_parts import own_labels, read_labels
 

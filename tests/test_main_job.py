@@ -254,6 +254,7 @@ def test_readme_commands(workspace, monkeypatch, capsys, trust):
     trust("T44", "README commands that work verbatim", len(readme_commands()), "all")
 
 
+@pytest.mark.slow
 def test_readme_python(workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     text = (ROOT / "README.md").read_text(encoding="utf-8")

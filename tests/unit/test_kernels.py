@@ -29,6 +29,9 @@ SIZES = {
     "linear": {"channels": 4, "radial": 5, "hidden": 0, "degree": 3},
     "degree 1": {"channels": 3, "radial": 6, "hidden": 20, "degree": 1},
 }
+SLOW = ("degree 2, wide", "linear", "degree 1")
+"""Each is compiled twice, for nothing but its two tests."""
+EACH = pytest.mark.parametrize("size", [pytest.param(size, marks=[pytest.mark.slow] if size in SLOW else []) for size in SIZES])
 
 
 def net_of(size: str, seed: int = 0):
@@ -62,7 +65,7 @@ def structures() -> list[System]:
     return [make() for make in SYSTEMS.values()] + [random_box(8, atoms=37, length=9.0), overlapping, crowded, dimer(3, 15, 0.4)]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@EACH
 def test_the_kernel_is_the_network(size, trust):
     plain, fast = pair_of(size)
     worst = [0.0, 0.0]
@@ -80,7 +83,7 @@ def test_the_kernel_is_the_network(size, trust):
     trust("T7", f"{size}: forces (eV/Å)", worst[1], "1e-9")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@EACH
 def test_single_precision_is_close(size, trust):
     plain, fast = pair_of(size, double=False)
     worst = [0.0, 0.0]
