@@ -79,6 +79,25 @@ class Delta:
             products = self._curvature(frame.system, frame.probes, products)
         return replace(frame, target=self.of(frame.target, frame.system), products=products)
 
+    @property
+    def name(self) -> str:
+        """Of the corrected teacher, after the teacher's."""
+        return "corrected"
+
+    @property
+    def told(self) -> str:
+        """The same with the number of labels."""
+        return f"corrected by {self.labels} labels"
+
+    @property
+    def how(self) -> str:
+        """The same in words, before the level of theory."""
+        return "with the fitted difference to"
+
+    def applied(self, teacher: Potential) -> Potential:
+        """The teacher with the difference added."""
+        return Corrected(teacher, self)
+
     def _curvature(self, system: System, probes: Tensor, products: Tensor) -> Tensor:
         system = cast(system, dtype=torch.float64)
         added = curvature_products(Conservative(self.net), system, probes.to(system.positions))

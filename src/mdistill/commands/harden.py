@@ -113,6 +113,7 @@ def _job(given: HardenArguments) -> Hardening:
     from mdistill.runs.trust import is_import_path
     from mdistill.settings import from_json
     from mdistill.teachers.models import find_student, load
+    from mdistill.teachers.tuned import to_tune
     from mdistill.training.committee import members_beside
     from mdistill.training.settings import TrainSettings
     from mdistill.workflows.run_parts import read_labels
@@ -137,7 +138,7 @@ def _job(given: HardenArguments) -> Hardening:
     if sampling := notice_of(engine, [frame.system for frame in soft[:1]]):
         notify(sampling)
     teacher, structures, own = str(provenance.get("teacher", "teacher")), given_by(engine), None
-    if structures:
+    if structures or to_tune(teacher, given.hard.teacher):
         if is_import_path(teacher) and not given.trust:
             problem, allowed = (
                 f"names {teacher!r} as its teacher, whose code would run",

@@ -11,9 +11,9 @@ import numpy as np
 from mdistill.analysis.accuracy import accuracy
 from mdistill.analysis.reweighting import force_slope
 from mdistill.analysis.settings import GateLimits
-from mdistill.closed_form.delta import Delta
 from mdistill.closed_form.references import references_judge, with_fitted_references
 from mdistill.estimates import Estimate, Gate, gate
+from mdistill.hardening.corrected import Correction
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.types import LabelledFrame, Prediction
 
@@ -31,7 +31,7 @@ class Compared:
         frames: Hard labels.
         soft: The teacher's answers.
         before, after: Answers of the first student, of soft labels and of hard ones.
-        delta: The fitted difference.
+        correction: What corrects the teacher.
         trained, tested: Number of hard labels in training, and of those left for the test.
     """
 
@@ -41,7 +41,7 @@ class Compared:
     soft: Sequence[Prediction]
     before: Sequence[Prediction]
     after: Sequence[Prediction]
-    delta: Delta
+    correction: Correction
     trained: int
     tested: int
 
@@ -50,8 +50,8 @@ def hard_results(compared: Compared, limits: GateLimits) -> Results:
     """The table "What DFT changed" and its gates."""
     c = compared
     taught = [replace(frame, target=one, missing=frozenset()) for frame, one in zip(c.frames, c.soft, strict=True)]
-    corrected = [c.delta.of(one, frame.system) for one, frame in zip(c.soft, c.frames, strict=True)]
-    name = f"{c.teacher}, corrected"
+    corrected = [c.correction.of(one, frame.system) for one, frame in zip(c.soft, c.frames, strict=True)]
+    name = f"{c.teacher}, {c.correction.name}"
     given = [replace(frame, target=one, missing=frozenset()) for frame, one in zip(c.frames, corrected, strict=True)]
     rows = [
         _row("student before", c.teacher, taught, c.before), _row(c.teacher, c.theory, c.frames, c.soft),
@@ -63,12 +63,13 @@ def hard_results(compared: Compared, limits: GateLimits) -> Results:
     caption = (
         f"{c.trained} labels in training, {len(c.frames)} {'left for the test' if c.tested else 'of them compared'}. "
         "Energies with one fitted constant for each element. Slope: of the model's forces against the others; below 1: soft. "
-        f"Corrected: with the fitted difference to {c.theory}; the student after is taught by it, and gates compare it with it."
+        f"{c.correction.name.capitalize()}: {c.correction.how} {c.theory}; the student after is taught by it, and gates compare "
+        "the two."
     )
     table = Table("hard", "What DFT changed", SECTION, columns, rows, caption)
     return Results(
         command="harden", tables=[table], gates=_gates(c, limits),
-        provenance={"engine": c.theory, "hard_labels": c.trained, "softening": c.delta.softening},
+        provenance={"engine": c.theory, "hard_labels": c.trained, "softening": c.correction.softening},
         citations=[key for key in ("cp2k", "pyscf") if c.theory.lower().startswith(key)],
     )  # fmt: skip
 

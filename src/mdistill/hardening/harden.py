@@ -1,12 +1,13 @@
 """Hard targets of a run: a few frames get labels of a higher level of theory, and the run's students learn them.
 
 Frames are chosen where the student's invariants are novel (times the committee's spread, where there is one), none of the blocks
-that judge the student. The engine labels them, one write per label. The difference to the teacher is fitted in closed form, the
-run's soft labels are corrected by it, and the students are fine-tuned on both. Of each round some hard labels are left for the
-test. In later rounds, and in all of them for unit cells, the frames are those of MD of the students so far; every fit begins at
-the students of soft labels. Labels made elsewhere are chosen among the structures that they are of.
+that judge the student. The engine labels them, one write per label. The difference to the teacher is fitted in closed form, or
+the teacher itself is trained further (`hardening.tune`). The run's soft labels are corrected accordingly, and the students are
+fine-tuned on both. Of each round some hard labels are left for the test. In later rounds, and in all of them for unit cells, the
+frames are those of MD of the students so far; every fit begins at the students of soft labels. Labels made elsewhere are chosen
+among the structures that they are of.
 
-Files in the folder: labels/ (label store of the engine), chosen.extxyz, delta.mdistill, student.mdistill, student-2.mdistill, …;
+Files in the folder: labels/ (label store of the engine), chosen.extxyz, delta.mdistill or tuned.mdistill, student.mdistill, …;
 round-2/, round-3/, … with the students' MD, its labels by the teacher, and fits. round-1/ is there where the first round is not
 one of the run's labels.
 """
@@ -20,21 +21,24 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mdistill.analysis.settings import GateLimits
-from mdistill.closed_form.delta import Delta, fit_delta, offsets
+from mdistill.closed_form.delta import fit_delta, offsets
 from mdistill.data.descriptors import invariants_of
 from mdistill.data.select_frames import select
 from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
+from mdistill.hardening.corrected import DELTA, Correction
 from mdistill.hardening.coverage import largest_of
 from mdistill.hardening.hard_tables import Compared, force_error, hard_results, rounds_table
 from mdistill.hardening.refine import Rounds, own_frames, spread_of
 from mdistill.hardening.settings import HardSettings
+from mdistill.hardening.tune import RELABELLED, TUNED, Tuned, labelled_again, tune
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import replacing
 from mdistill.io.structures import write_systems
@@ -45,23 +49,24 @@ from mdistill.labelling.remembered import longest_s, theory_of
 from mdistill.labelling.settings import LabelSettings
 from mdistill.nets.model_files import load_model, load_net
 from mdistill.notices import notify
-from mdistill.runs.identity import structure_sha256
+from mdistill.runs.identity import model_id, structure_sha256
 from mdistill.runs.results import Cell, Results
 from mdistill.simulation.evaluator import make_evaluator
 from mdistill.teachers.models import load
+from mdistill.teachers.tuned import save_tuned, to_tune
 from mdistill.training.committee import member_file
 from mdistill.training.hard_targets import fine_tune, shifted_student, split_hard
 from mdistill.training.potential import evaluate
 from mdistill.training.settings import TrainSettings
 from mdistill.types import LabelledFrame, Prediction, System
 
-LABELS, CHOSEN, DELTA, SCALED = "labels", "chosen.extxyz", "delta.mdistill", "scaled.mdistill"
+LABELS, CHOSEN, SCALED = "labels", "chosen.extxyz", "scaled.mdistill"
 ANSWERS = "hard-answers"
 """Folder in the run with all answers of hard engines, so that no stage or command asks for one again."""
 SHARE = 0.5
 """Share of hard calculations that may fail before the job stops."""
 FIX = "raise --harden.largest-force or --harden.most-atoms (mdistill harden: --largest-force, --most-atoms)"
-FIRST_OWN_BLOCK, BLOCKS_PER_ROUND = 50_000_000, 1_000_000
+FIRST_OWN_BLOCK, FIRST_TUNED_BLOCK, BLOCKS_PER_ROUND = 50_000_000, 75_000_000, 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +125,6 @@ def harden(
     work = _Work(job, settings, folder, stop, provenance or {}, soft=list(job.soft), students=list(job.students))
     for number in range(1, job.rounds + 1):
         work.round(number, job.budget // job.rounds + (number <= job.budget % job.rounds))
-    work.delta.save(folder / DELTA, engine=theory_of(job.engine), teacher=job.teacher)
     for number, student in enumerate(work.students, 1):
         with replacing(folder / member_file(number)) as partial:
             copyfile(student, partial)
@@ -151,7 +155,7 @@ class _Work:
     chosen: list[System] = field(default_factory=list)
     rows: list[list[Cell]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    delta: Delta = field(init=False)
+    correction: Correction = field(init=False)
 
     def round(self, number: int, count: int) -> None:
         """Choose, label, learn."""
@@ -256,17 +260,51 @@ class _Work:
 
     def learn(self, home: Path) -> None:
         """The difference to the teacher and the students, from all hard labels so far."""
-        job, train, students = self.job, self.train, list[Path]()
-        self.delta = fit_delta(train, [self.answers[structure_sha256(f.system)] for f in train], job.train, around=self.soft)
-        soft = [self.delta.corrected(frame) for frame in self.soft]
+        job, train, students, fit = self.job, self.train, list[Path](), self.settings.fit
+        if to_tune(job.teacher, self.settings.teacher) and job.own is not None:
+            self.correction, more = self.tuned(home)
+            fit = replace(fit, share=fit.share or self.settings.tune.share)
+        else:
+            self.correction, more = self.difference(), []
+        soft = [*(self.correction.corrected(frame) for frame in self.soft), *more]
         for number, student in enumerate(job.students, 1):
-            place, softening = home / f"fit-{number}", self.delta.softening
+            place, softening = home / f"fit-{number}", self.correction.softening
             tuned = fine_tune(
-                student, soft, train, job.train, self.settings.fit, folder=place, softening=softening, stop=self.stop,
+                student, soft, train, job.train, fit, folder=place, softening=softening, stop=self.stop,
                 references=first_offsets(student, train, softening, place), provenance=self.provenance, member=number,
             )  # fmt: skip
             students.append(tuned.path)
         self.students = students
+
+    def difference(self) -> Correction:
+        """The fitted difference to the teacher."""
+        train, job = self.train, self.job
+        delta = fit_delta(train, [self.answers[structure_sha256(f.system)] for f in train], job.train, around=self.soft)
+        delta.save(self.folder / DELTA, engine=theory_of(job.engine), teacher=job.teacher)
+        return delta
+
+    def tuned(self, home: Path) -> tuple[Correction, list[LabelledFrame]]:
+        """The teacher trained further, with its labels of the soft frames; and frames of the students' MD that it labelled."""
+        job, train = self.job, self.train
+        assert job.own is not None  # noqa: S101  (`Hardening` checks it)
+        net = tune(job.own.teacher, train, self.settings.tune, home / "teacher", seed=job.train.fit.seed, stop=self.stop)
+        told = {"engine": theory_of(job.engine), "labels": len(train), "teacher": job.teacher}
+        save_tuned(self.folder / TUNED, net, told)
+        tuned = Tuned(potential=net.potential(), labels=len(train))
+        more = self.labelled_by(tuned, home) if job.own.systems else []
+        return labelled_again(self.soft, tuned, self.folder / RELABELLED, stop=self.stop), more
+
+    def labelled_by(self, tuned: Tuned, home: Path) -> list[LabelledFrame]:
+        """Frames evenly over the MD of the students, labelled by the tuned teacher."""
+        rounds, number, store = self.job.own, len(self.rows), LabelStore(home / "tuned-soft")
+        assert rounds is not None  # noqa: S101  (`Hardening` checks it)
+        found, most = self.own(rounds, number, home)[0], self.settings.tune.frames
+        chosen = [found[k] for k in sorted({int(k) for k in np.linspace(0, len(found) - 1, min(most, len(found)))})]
+        label = replace(rounds.label, largest_force=self.settings.largest_force)
+        name = model_id(tuned.potential)[:12]
+        label_structures(chosen, tuned.potential, store, name=name, settings=label, workers=self.job.workers, stop=self.stop)
+        first = FIRST_TUNED_BLOCK + number * BLOCKS_PER_ROUND
+        return [replace(frame, block=frame.block + first) for frame in store.read()]
 
     def told(self, limits: GateLimits) -> Results:
         """Tables and gates, with notes on what is missing."""
@@ -281,7 +319,7 @@ class _Work:
         for note in notes:
             notify(note)
         compared = Compared(
-            teacher=job.teacher, theory=theory_of(job.engine), frames=shown, delta=self.delta,
+            teacher=job.teacher, theory=theory_of(job.engine), frames=shown, correction=self.correction,
             soft=[self.answers[structure_sha256(frame.system)] for frame in shown],
             before=evaluate(load_model(job.students[0]), shown), after=evaluate(load_model(self.students[0]), shown),
             trained=len(self.train), tested=len(self.test),

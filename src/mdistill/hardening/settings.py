@@ -43,6 +43,29 @@ class RefineSettings:
 
 
 @settings
+class TuneSettings:
+    """Training of the teacher itself on hard labels.
+
+    Attributes:
+        steps: Optimiser steps, one structure each; at least.
+        passes: Least number of times that each label is seen.
+        rate: Peak learning rate.
+        ema: Decay per step of the moving average of the weights, the result.
+        clip: Largest norm of the gradient.
+        frames: Number of frames of the students' MD that the tuned teacher labels, beside those of the run.
+        share: Share of hard labels in the students' training, where fit.share is not given.
+    """
+
+    steps: int = setting(240, least=1, most=10**6)
+    passes: int = setting(6, least=1, most=10**4)
+    rate: float = setting(1e-3, least=1e-8, most=1.0)
+    ema: float = setting(0.9, least=0.0, most=0.999999)
+    clip: float = setting(10.0, least=1e-6, most=1e6)
+    frames: int = setting(300, least=0, most=10**6)
+    share: float = setting(0.2, above=0.0, below=1.0)
+
+
+@settings
 class HardSettings:
     """Choice of frames for hard labels, and training on the labels.
 
@@ -53,7 +76,10 @@ class HardSettings:
         unit_cell: Frames of the students' MD in the unit cell, which DFT with k-points affords, in place of the run's labels.
         time_ps: Length of the student's MD at each temperature, in later rounds and in the unit cell, ps.
         before: Length of the soft students' MD that shows what changed, as a share of production's first length; 0: none.
-        fit: Training on the labels.
+        teacher: Teacher of the students: itself trained further on the hard labels (tuned: SevenNet, CHGNet), or corrected by a
+            fitted difference (any other).
+        tune: Training of the teacher.
+        fit: Training of the students on the labels.
     """
 
     select: Literal["farthest", "leverage"] = "farthest"
@@ -62,4 +88,6 @@ class HardSettings:
     unit_cell: bool = False
     time_ps: float = setting(5.0, above=0.0, most=1e6, unit="ps")
     before: float = setting(0.25, least=0.0, most=10.0)
+    teacher: Literal["auto", "tuned", "corrected"] = "auto"
+    tune: TuneSettings = field(default_factory=TuneSettings)
     fit: HardFitSettings = field(default_factory=HardFitSettings)

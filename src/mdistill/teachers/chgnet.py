@@ -9,7 +9,8 @@ Reference:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,18 @@ class CHGNetEnergy:
     reference: Float[Tensor, " number"]
     sha256: str
     elements: frozenset[int] = frozenset(range(1, 95)) - frozenset(range(84, 89))
+
+    def weights(self) -> dict[str, torch.nn.Parameter]:
+        """All weights by name, without the energies of elements."""
+        return {name: one for name, one in self.model.named_parameters() if not name.startswith("composition_model.")}
+
+    def copied(self) -> CHGNetEnergy:
+        """The network with a copy of its model."""
+        return replace(self, model=deepcopy(self.model))
+
+    def potential(self, *, name: str, sha256: str) -> Conservative:
+        """The network as a potential."""
+        return Conservative(replace(self, name=name, sha256=sha256))
 
     @property
     def cutoff(self) -> float:

@@ -45,8 +45,11 @@ def load(
         from mdistill.nets.compiled import compiled
         from mdistill.nets.model_files import load_model
         from mdistill.teachers.devices import resolve_device
+        from mdistill.teachers.tuned import is_tuned, load_tuned
 
         device = resolve_device(device)
+        if is_tuned(path):
+            return load_tuned(path, device=device)
         return compiled(load_model(path, device=device, dtype=getattr(torch, precision)), double=precision == "float64")
     from mdistill.teachers import load_teacher
 

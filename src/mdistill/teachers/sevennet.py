@@ -211,6 +211,22 @@ class SevenNetEnergy:
     def __call__(self, graph: Graph, vectors: Float[Tensor, "edge 3"]) -> Float[Tensor, " atom"]:
         return self.after(len(self.layers), graph, vectors)[self.keys.ATOMIC_ENERGY].reshape(-1).to(vectors)
 
+    def weights(self) -> dict[str, torch.nn.Parameter]:
+        """All weights by name."""
+        modules = ((k, getattr(layer, "layer", layer)) for k, layer in enumerate(self.layers))
+        return {f"{k}.{name}": weight for k, module in modules for name, weight in module.named_parameters()}
+
+    def copied(self) -> SevenNetEnergy:
+        """The network with copies of its layers."""
+        return deepcopy(self)
+
+    def potential(self, *, name: str, sha256: str) -> CurvedPotential:
+        """The network in its fastest form."""
+        return fastest(replace(self, name=name, sha256=sha256))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SevenNetEnergy:
+        return replace(self, layers=deepcopy(self.layers, memo))
+
     @property
     def node_width(self) -> int:
         """Number of node features."""

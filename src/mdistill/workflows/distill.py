@@ -24,7 +24,6 @@ from mdistill.data.supercell import enlarged
 from mdistill.errors import BlowUp
 from mdistill.hardening.changes import changes
 from mdistill.hardening.corrected import Reference
-from mdistill.hardening.harden import DELTA
 from mdistill.hardening.refine import Rounds, refine
 from mdistill.hardening.settings import RefineSettings
 from mdistill.hardening.unit_cell import unit_cells
@@ -145,8 +144,9 @@ class _Job:
         if self.engine is not None:
             soft = hard_stages.student_files(settings, home, "refine")
             hard = hard_stages.harden_work(settings, self.engine, refined)
-            self._stage("harden", hard, [labels, refined_labels, *soft, start], [*names, DELTA], self._harden, asks=True)
-            taught.append(home / "harden" / DELTA)
+            made = hard_stages.correction(settings, home)
+            self._stage("harden", hard, [labels, refined_labels, *soft, start], [*names, made.name], self._harden, asks=True)
+            taught.append(made)
         limits = {"validate": settings.validate, "seed": settings.seed}
         self._stage("gates", limits, [self._models()[0], *taught, start], [], self._validate, asks=True)
         held = withheld(read_results(home / "gates").gates, settings)

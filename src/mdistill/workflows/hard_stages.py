@@ -13,13 +13,14 @@ import numpy as np
 from mdistill.crystals.crystal import Crystal
 from mdistill.data.prepare import plan
 from mdistill.errors import BadInput
-from mdistill.hardening.corrected import Reference, reference_of
+from mdistill.hardening.corrected import DELTA, Reference, reference_of
 from mdistill.hardening.hard_engine import check_engine, load_hard_engine
-from mdistill.hardening.harden import ANSWERS, DELTA, Hardening, harden
+from mdistill.hardening.harden import ANSWERS, Hardening, harden
 from mdistill.hardening.k_points import k_point_notice
 from mdistill.hardening.made_elsewhere import given_by
 from mdistill.hardening.refine import Rounds
 from mdistill.hardening.settings import RefineSettings
+from mdistill.hardening.tune import TUNED
 from mdistill.hardening.unit_cell import check_size
 from mdistill.interrupt import StopRequest
 from mdistill.labelling.engine import Engine
@@ -28,6 +29,7 @@ from mdistill.matter.kinds import recognised
 from mdistill.notices import notify
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import amended
+from mdistill.teachers.tuned import to_tune
 from mdistill.training.committee import member_file
 from mdistill.training.hard_targets import left_for_test
 from mdistill.types import Potential, System
@@ -50,6 +52,7 @@ def hard_engine(settings: DistillSettings, run: Path, crystal: Crystal) -> Engin
     """
     if not settings.hard:
         return None
+    to_tune(settings.teacher, settings.harden.teacher)
     check_engine(settings.hard, crystal, matter=settings.prepare.matter, cp2k=settings.cp2k, pyscf=settings.pyscf)
     engine = load_hard_engine(
         settings.hard, cp2k=settings.cp2k, pyscf=settings.pyscf, subject="--hard", device=settings.device, home=run / ANSWERS,
@@ -97,6 +100,8 @@ def hard_plan(settings: DistillSettings, engine: Engine, crystal: Crystal, syste
     tested = sum(left_for_test(size, settings.harden.fit.test) for size in sizes)
     rows: list[list[Cell]] = [["engine", theory_of(engine)], ["labels", count], ["of these left for the test", tested]]
     rows += [["rounds", rounds]] if rounds > 1 else []
+    tuned = to_tune(settings.teacher, settings.harden.teacher)
+    rows.append(["teacher", f"{settings.teacher}, {'trained further on them' if tuned else 'corrected by a fitted difference'}"])
     if given:
         return Table("hard-plan", "Hard labels", "settings", ["what", "value"], rows, "The labels are there; none is calculated.")
     sides = zip(np.linalg.norm(cell, axis=1), system.pbc[0].tolist(), strict=True)
@@ -154,7 +159,12 @@ def harden_stage(
 
 def judged_by(settings: DistillSettings, run: Path, teacher: Potential) -> Reference:
     """The teacher, corrected where there are hard labels."""
-    return reference_of(teacher, settings.teacher, run / "harden" / DELTA if settings.hard else None)
+    return reference_of(teacher, settings.teacher, correction(settings, run) if settings.hard else None)
+
+
+def correction(settings: DistillSettings, run: Path) -> Path:
+    """The file of what corrects the teacher."""
+    return run / "harden" / (TUNED if to_tune(settings.teacher, settings.harden.teacher) else DELTA)
 
 
 def brief_production(settings: DistillSettings, production: ProductionSettings) -> ProductionSettings:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mdistill.closed_form.delta import load_delta
 from mdistill.data.store import LabelStore
 from mdistill.errors import BadInput
+from mdistill.hardening.corrected import correction_file, load_correction
 from mdistill.io.structures import STRUCTURES, read_systems
 from mdistill.nets.model_files import read_metadata
 from mdistill.runs.folder import set_aside
@@ -74,11 +74,11 @@ def check_labels(run: Path, *, update: bool) -> None:
 
 def own_labels(run: Path, student: Path) -> list[LabelledFrame]:
     """The labels that a run's student was taught: the teacher's, corrected where the student knows hard labels."""
-    frames, delta = read_labels(run), run / "harden" / "delta.mdistill"
-    if not read_metadata(student)["provenance"].get("hard_labels") or not delta.is_file():
+    frames, made = read_labels(run), correction_file(run / "harden")
+    if not read_metadata(student)["provenance"].get("hard_labels") or made is None:
         return frames
-    difference = load_delta(delta)
-    return [difference.corrected(frame) for frame in frames]
+    correction = load_correction(made)
+    return [correction.corrected(frame) for frame in frames]
 
 
 def read_labels(path: Path) -> list[LabelledFrame]:

@@ -1,0 +1,212 @@
+"""A teacher trained further on hard labels: it comes nearer to them, its file, its labels, and the students taught by it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from mdistill import cli
+from mdistill.data.store import LabelStore
+from mdistill.derivatives import curvature_products
+from mdistill.errors import BadInput, Interrupted
+from mdistill.graph import build_graph, make_system
+from mdistill.hardening.corrected import correction_file, load_correction, reference_of
+from mdistill.hardening.harden import Hardening, harden
+from mdistill.hardening.refine import teacher_alone
+from mdistill.hardening.settings import HardSettings, TuneSettings
+from mdistill.hardening.tune import RELABELLED, TUNED, Tuned, labelled_again, tune
+from mdistill.interrupt import StopRequest
+from mdistill.labelling.engine import Answer
+from mdistill.labelling.remembered import Remembered
+from mdistill.nets.model_files import read_metadata
+from mdistill.teachers import load_teacher
+from mdistill.teachers.models import load
+from mdistill.teachers.tuned import TunedNet, load_tuned, save_tuned, to_tune
+from mdistill.training.potential import evaluate, train_potential
+from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
+from mdistill.types import LabelledFrame, Prediction, System
+
+TRAIN = TrainSettings(cutoff=4.5, radial=4, degree=1, channels=4, hidden=8, held_out=0.25, fit=FitSettings(steps=60))
+HARD = HardSettings(teacher="tuned", tune=TuneSettings(steps=24, passes=1), fit=HardFitSettings(time=0.5, test=0.25))
+SIDE = 4.05
+
+
+def crystals(count: int) -> list[System]:
+    """Rattled NaCl-like cells of Li and Cl, 8 atoms."""
+    generator = torch.Generator().manual_seed(3)
+    grid = torch.tensor([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]]) * 2.6
+    numbers = [3, 3, 3, 3, 17, 17, 17, 17]
+    return [
+        make_system(
+            (grid + 0.15 * torch.randn(8, 3, generator=generator)).numpy(), numbers, torch.eye(3).numpy() * 5.2, [True] * 3
+        )
+        for _ in range(count)
+    ]
+
+
+class StopAt(StopRequest):
+    """Pending from the n-th question on."""
+
+    def __init__(self, moment: int) -> None:
+        super().__init__()
+        self.left = moment
+
+    def pending(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+class Stiffer:
+    """SevenNet-0 with forces 1.25 times as large and another zero of energy."""
+
+    name, elements = "stiffer", frozenset[int]()
+
+    def __init__(self) -> None:
+        self.teacher = load_teacher("sevennet-0")
+
+    def of(self, system: System) -> Prediction:
+        given = self.teacher(build_graph(system, self.teacher.cutoff))
+        return Prediction(energy=1.25 * given.energy + 3.0, forces=1.25 * given.forces)
+
+    def label(self, system: System, folder: object, **_: object) -> Answer:
+        return Answer(prediction=self.of(system))
+
+
+def frames_of(systems: list[System], engine: Stiffer) -> list[LabelledFrame]:
+    return [LabelledFrame(system=one, target=engine.of(one), source="hard", block=k) for k, one in enumerate(systems)]
+
+
+def wrong(answers: list[Prediction], frames: list[LabelledFrame]) -> float:
+    """Root mean square error of force components, eV/Å."""
+    pairs = zip(answers, frames, strict=True)
+    return float(torch.cat([(p.forces - f.target.forces).flatten() for p, f in pairs]).square().mean().sqrt())
+
+
+@pytest.fixture(scope="module")
+def engine() -> Stiffer:
+    return Stiffer()
+
+
+def test_a_few_labels_bring_the_teacher_nearer_on_other_structures(engine, tmp_path):
+    hard, unseen = frames_of(crystals(4), engine), frames_of(crystals(8)[4:], engine)
+    net = tune(engine.teacher, hard, HARD.tune, tmp_path)
+    tuned, before = net.potential(), evaluate(engine.teacher, unseen)
+    after = evaluate(tuned, unseen)
+    assert wrong(after, unseen) < 0.6 * wrong(before, unseen)
+    energies = [float(p.energy - f.target.energy) / 8 for p, f in zip(after, unseen, strict=True)]
+    assert max(map(abs, energies)) < 0.05  # without the energies of elements: 0.4 eV/atom and more
+    assert wrong(evaluate(engine.teacher, unseen), unseen) == wrong(before, unseen)  # the teacher is as it was
+
+
+def test_the_file_gives_the_same_teacher_and_every_command_takes_it(engine, tmp_path, capsys):
+    net = TunedNet(engine.teacher, torch.arange(120) * 0.01)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(1.01)
+    path = tmp_path / TUNED
+    save_tuned(path, net, {"labels": 4})
+    system = crystals(1)[0]
+    graph, made, read = build_graph(system, 5.0), net.potential(), load(path)
+    assert torch.equal(made(graph).forces, read(graph).forces) and torch.equal(made(graph).energy, read(graph).energy)
+    assert read.sha256 == made.sha256 != engine.teacher.net.sha256 and read.name == "sevennet-0, tuned"
+    plain = replace_reference(net)
+    assert float(read(graph).energy - plain(graph).energy) == pytest.approx(0.01 * (4 * 3 + 4 * 17), abs=1e-5)
+    probes = torch.randn(1, 8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moved = [replace(system, positions=system.positions + sign * 1e-3 * probes[0]) for sign in (1.0, -1.0)]
+    ahead, back = (read(build_graph(one, 5.0)).forces for one in moved)
+    assert torch.allclose(curvature_products(read, system, probes)[0], (back - ahead) / 2e-3, atol=0.02)
+    from mdistill.io.structures import write_systems
+
+    write_systems(tmp_path / "cell.extxyz", [system])
+    words = [
+        "simulate",
+        str(tmp_path / "cell.extxyz"),
+        "--potential",
+        str(path),
+        "--time-ps",
+        "0.004",
+        "--out",
+        str(tmp_path / "md"),
+    ]
+    assert cli.run(words) == 0, capsys.readouterr().err
+
+
+def replace_reference(net: TunedNet):
+    """The tuned teacher without energies of elements."""
+    copy = TunedNet(load_teacher("sevennet-0"))
+    copy.load_state_dict(net.state_dict() | {"reference": torch.zeros(120, dtype=torch.float64)})
+    return copy.potential()
+
+
+def test_damaged_files_and_those_of_other_weights_are_refused(engine, tmp_path):
+    path = tmp_path / TUNED
+    net = TunedNet(engine.teacher)
+    net.teacher_sha256 = "0" * 64
+    save_tuned(path, net, {})
+    with pytest.raises(BadInput, match="other weights of sevennet-0"):
+        load_tuned(path)
+    net = TunedNet(engine.teacher)
+    with torch.no_grad():
+        next(iter(net.parameters())).fill_(float("nan"))
+    save_tuned(path, net, {})
+    with pytest.raises(BadInput, match="not finite"):
+        load_tuned(path)
+    net.teacher = "os:system"
+    save_tuned(path, net, {})
+    with pytest.raises(BadInput, match="names the code"):
+        load_tuned(path)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match="sha256"):
+        load_tuned(path)
+    assert to_tune("sevennet-0", "auto") and to_tune("chgnet", "auto") and not to_tune("sevennet-0", "corrected")
+    for name in ("gfn2-xtb", "mace-mp-0", "ase.calculators.emt:EMT"):
+        assert not to_tune(name, "auto")
+        with pytest.raises(BadInput, match="cannot be trained here"):
+            to_tune(name, "tuned")
+
+
+def test_training_and_labels_resume(engine, tmp_path):
+    hard = frames_of(crystals(3), engine)
+    whole = tune(engine.teacher, hard, replace(HARD.tune, steps=8), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        tune(engine.teacher, hard, replace(HARD.tune, steps=8), tmp_path / "parts", stop=StopAt(5))
+    again = tune(engine.teacher, hard, replace(HARD.tune, steps=8), tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    tuned = Tuned(potential=again.potential(), labels=3)
+    frames = frames_of(crystals(12), engine)
+    known = labelled_again(frames, tuned, tmp_path / RELABELLED)
+    shards = len(LabelStore(tmp_path / RELABELLED).keys)
+    assert labelled_again(frames, tuned, tmp_path / RELABELLED).known.keys() == known.known.keys()
+    assert shards == 2 == len(LabelStore(tmp_path / RELABELLED).keys)
+    assert torch.equal(known.corrected(frames[0]).target.forces, tuned.corrected(frames[0]).target.forces)
+    assert known.corrected(frames[0]).target.stress is None
+
+
+def test_the_students_are_taught_and_judged_by_the_tuned_teacher(engine, tmp_path):
+    systems = crystals(24)
+    soft = [
+        LabelledFrame(system=one, target=engine.teacher(build_graph(one, 5.0)), source="md", block=k // 3)
+        for k, one in enumerate(systems)
+    ]
+    provenance = {"teacher": "sevennet-0", "settings": asdict(TRAIN)}
+    student = train_potential(soft, TRAIN, tmp_path / "train", provenance=provenance).path
+    job = Hardening(
+        soft=soft, students=[student], teacher="sevennet-0", engine=Remembered(engine), train=TRAIN, budget=8,
+        own=teacher_alone(engine.teacher, TRAIN),
+    )  # fmt: skip
+    results = harden(job, HARD, tmp_path / "hard")
+    rows = {(row[0], row[1]): row for row in results.tables[0].rows}
+    errors = {key: row[2].value for key, row in rows.items()}
+    assert errors["sevennet-0, tuned", "stiffer"] < 0.6 * errors["sevennet-0", "stiffer"]
+    assert errors["student after", "stiffer"] < errors["student before", "stiffer"]
+    assert "all its weights trained further on labels of stiffer" in results.tables[0].caption
+    made = correction_file(tmp_path / "hard")
+    assert made == tmp_path / "hard" / TUNED
+    assert read_metadata(made)["provenance"] == {"engine": "stiffer", "labels": 6, "teacher": "sevennet-0"}
+    reference, read = reference_of(engine.teacher, "sevennet-0", made), load_correction(made)
+    assert reference.name == "sevennet-0 tuned on 6 labels of stiffer" and len(read.known) == 24
+    assert torch.equal(reference.labels(soft[:1])[0].target.forces, read.of(soft[0].target, soft[0].system).forces)
