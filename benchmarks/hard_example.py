@@ -2,8 +2,9 @@
 
 Soft labels: SevenNet-0 on the unit cell (16 atoms) at 300, 600 and 900 K, by the command of docs/howto/hard_labels.md. Students
 of three seeds learn them. Then each learns the first 5, 10 and all of the selected CP2K labels, with the settings that
-`mdistill harden` has by default. Compared with the teacher, and with the teacher plus the difference. Every fit is stored, so
-an interrupted benchmark resumes.
+`mdistill harden` has by default: taught by the teacher trained further on these labels ("student, tuned teacher"), or by the
+teacher corrected by the difference ("student"). Compared with the teacher and these two. Every fit is stored, so an interrupted
+benchmark resumes.
 
     python -m benchmarks.hard_example [--runs FOLDER] [--seeds 3]
 """
@@ -31,10 +32,13 @@ from mdistill.closed_form.references import with_fitted_references
 from mdistill.data.store import LabelStore
 from mdistill.graph import build_graph
 from mdistill.hardening.harden import first_offsets
+from mdistill.hardening.settings import TuneSettings
+from mdistill.hardening.tune import RELABELLED, TUNED, Tuned, labelled_again, load_tuning, tune
 from mdistill.io.files import write_json
 from mdistill.labelling.import_labels import import_labels
 from mdistill.nets.model_files import load_model
 from mdistill.teachers import load_teacher
+from mdistill.teachers.tuned import save_tuned
 from mdistill.training.hard_targets import fine_tune
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
@@ -70,13 +74,31 @@ class Bench:
     def delta(self, count: int) -> Delta:
         return fit_delta(self.hard[:count], self.taught[:count], TRAIN, around=self.soft)
 
-    def hardened(self, count: int, seed: int) -> Path:
-        delta, folder = self.delta(count), self.home / "fit" / f"hard-{count}-{seed}"
-        shift = first_offsets(self.student(seed), self.hard[:count], delta.softening, folder)
+    def tuned(self, count: int, seed: int) -> Tuned:
+        """The teacher trained further; stored."""
+        folder, labels = self.home / "tuned" / f"{count}-{seed}", self.hard[:count]
+        if not (folder / TUNED).is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            net = tune(load_teacher("sevennet-0"), labels, TuneSettings(), folder / "teacher", seed=seed)
+            save_tuned(folder / TUNED, net, {"labels": count})
+        return labelled_again(self.soft, load_tuning(folder / TUNED), folder / RELABELLED)
+
+    def hardened(self, count: int, seed: int, *, tuned: bool) -> Path:
+        correction = self.tuned(count, seed) if tuned else self.delta(count)
+        folder = self.home / "fit" / f"{'tuned' if tuned else 'hard'}-{count}-{seed}"
+        shift = first_offsets(self.student(seed), self.hard[:count], correction.softening, folder)
         train = replace(TRAIN, fit=replace(TRAIN.fit, seed=seed))
-        soft = [delta.corrected(frame) for frame in self.soft]
+        how = replace(HARD, share=TuneSettings().share) if tuned else HARD
+        soft = [correction.corrected(frame) for frame in self.soft]
         return fine_tune(
-            self.student(seed), soft, self.hard[:count], train, HARD, folder=folder, references=shift, softening=delta.softening
+            self.student(seed),
+            soft,
+            self.hard[:count],
+            train,
+            how,
+            folder=folder,
+            references=shift,
+            softening=correction.softening,
         ).path
 
     def answers(self, method: str, count: int, seed: int) -> list[Prediction]:
@@ -86,7 +108,10 @@ class Bench:
         if method == "teacher + difference":
             delta = self.delta(count)
             return [delta.of(one, frame.system) for one, frame in zip(self.taught_test, self.test, strict=True)]
-        return evaluate(load_model(self.hardened(count, seed) if count else self.student(seed)), self.test)
+        if method == "tuned teacher":
+            return evaluate(self.tuned(count, seed).potential, self.test)
+        student = self.hardened(count, seed, tuned="tuned" in method) if count else self.student(seed)
+        return evaluate(load_model(student), self.test)
 
     def row(self, method: str, count: int, seed: int) -> dict[str, Any]:
         """Errors of a method; stored."""
@@ -132,6 +157,8 @@ def main() -> None:
     counts = [*COUNTS, len(bench.hard)]
     rows += [bench.row("teacher + difference", count, 0) for count in counts]
     rows += [bench.row("student", count, seed) for count in (0, *reversed(counts)) for seed in range(given.seeds)]
+    for method in ("tuned teacher", "student, tuned teacher"):
+        rows += [bench.row(method, count, seed) for count in counts for seed in range(given.seeds)]
     settings = {"label": LABEL, "train": TRAIN, "hard": HARD, "soft frames": len(bench.soft)}
     settings |= {"hard labels": len(bench.hard), "test frames": len(bench.test)}
     write_record("hard_example", settings, rows)

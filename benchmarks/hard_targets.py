@@ -141,7 +141,7 @@ class Bench:
         if "tuned" in method:
             soft, correction = [*self.soft, *self.own(seed)], self.tuned(indices, seed)
             correction = labelled_again(soft, correction, self.at(indices, seed) / RELABELLED)
-            how = replace(how, time=TUNED_STEPS / TRAIN.fit.steps, share=SHARE_OF_TUNED, rate=1.0)
+            how = replace(how, time=TUNED_STEPS / TRAIN.fit.steps, share=SHARE_OF_TUNED)
         return fine_tune(
             self.student(), [correction.corrected(frame) for frame in soft], hard, train, how, folder=folder,
             references=first_offsets(self.student(), hard, correction.softening, folder), softening=correction.softening,

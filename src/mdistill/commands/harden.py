@@ -46,9 +46,10 @@ class HardenArguments(TrustArguments):
 
 
 HELP = """\
-Choose a few frames of a run, label them with an expensive engine (DFT), fit the difference to the run's teacher, and fine-tune
-the run's students. The report tells the errors of teacher and students against the hard labels before and after, and whether
-they are too soft. Failed calculations are repeated once with safer settings and never trained on.
+Choose a few frames of a run, label them with an expensive engine (DFT), train the run's teacher further on them (SevenNet,
+CHGNet) or fit the difference to it, and teach the run's students by both. The report tells the errors of teacher and students
+against the hard labels before and after, and whether they are too soft. Failed calculations are repeated once with safer settings
+and never trained on.
 
 examples:
   mdistill harden runs/mine --engine cp2k --budget 40
@@ -57,7 +58,7 @@ examples:
   mdistill harden runs/mine --engine labels.extxyz
 """
 GROUPS = {
-    "what": ("engine", "budget", "select", "fit.share", "fit.time"),
+    "what": ("engine", "budget", "teacher", "fit.share", "fit.time"),
     "cp2k": ("cp2k.functional", "cp2k.basis", "cp2k.cutoff_Ry", "cp2k.kpoints", "cp2k.command"),
     "pyscf": ("pyscf.functional", "pyscf.basis"),
     "run": ("out", "executor", "workers", "threads", "max_hours", "trust"),

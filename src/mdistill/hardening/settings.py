@@ -76,8 +76,8 @@ class HardSettings:
         unit_cell: Frames of the students' MD in the unit cell, which DFT with k-points affords, in place of the run's labels.
         time_ps: Length of the student's MD at each temperature, in later rounds and in the unit cell, ps.
         before: Length of the soft students' MD that shows what changed, as a share of production's first length; 0: none.
-        teacher: Teacher of the students: itself trained further on the hard labels (tuned: SevenNet, CHGNet), or corrected by a
-            fitted difference (any other).
+        teacher: Teacher of the students: trained further on the hard labels (tuned), or corrected by a fitted difference; auto:
+            tuned for SevenNet and CHGNet.
         tune: Training of the teacher.
         fit: Training of the students on the labels.
     """
