@@ -76,8 +76,8 @@ def row(name: str, labels: int, student: Path, runs: Path, data: Path) -> dict[s
         }  # fmt: skip
         for key, value in values.items():
             found.setdefault(key, []).append(float(value))
-    for key, values in found.items():
-        made |= {key: float(np.mean(values)), f"± ({key})": float(np.std(values, ddof=1) / len(values) ** 0.5)}
+    for key, pair in found.items():
+        made |= {key: float(np.mean(pair)), f"± ({key})": float(np.std(pair, ddof=1) / len(pair) ** 0.5)}
     return made | {"r (Å)": x.tolist(), "g": np.mean(curves, axis=0).tolist()}
 
 
