@@ -23,8 +23,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +86,39 @@ def water(data: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
     return frames[::2], frames[1::2]
 
 
-CASES = {"lips": (lips, SOFT, (3, 15, 16), PEERS), "water": (water, WATER, (1, 8), {})}
-"""Data, soft labels, elements, published errors."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Hard labels and what teaches the student before them.
+
+    Attributes:
+        read: Folder of the data → pool and test.
+        label: Soft labels.
+        elements: Their atomic numbers.
+        peers: Published errors: {name: [(labels, meV/Å)]}.
+        teacher: Its name.
+    """
+
+    read: Callable[[Path], tuple[list[LabelledFrame], list[LabelledFrame]]]
+    label: LabelSettings
+    elements: tuple[int, ...]
+    peers: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    teacher: str = "sevennet-0"
+
+
+CASES = {
+    "lips": Case(read=lips, label=SOFT, elements=(3, 15, 16), peers=PEERS),
+    "water": Case(read=water, label=WATER, elements=(1, 8)),
+}
 
 
 class Bench:
     """The data, and fits that are stored by name."""
 
     def __init__(self, home: Path, case: str = "lips") -> None:
-        read, self.label, self.elements, _ = CASES[case]
-        self.home = home
-        self.pool, self.test = read(Path(os.environ["MDISTILL_DATA"]))
-        label_run_if_new(home, self.label, self.pool, self.test)
+        self.home, self.case = home, CASES[case]
+        self.label, self.elements = self.case.label, self.case.elements
+        self.pool, self.test = self.case.read(Path(os.environ["MDISTILL_DATA"]))
+        label_run_if_new(home, self.case, self.pool, self.test)
         self.soft_pool, self.soft_test = (LabelStore(home / name).read() for name in ("pool", "validate"))
         own = LabelStore(home / "soft").read()
         self.soft = own + [replace(frame, block=1000 + k // 10) for k, frame in enumerate(self.soft_pool)]
@@ -158,14 +179,14 @@ class Bench:
         if not (folder / TUNED).is_file():
             folder.mkdir(parents=True, exist_ok=True)
             hard = [self.pool[k] for k in indices]
-            net = tune(load_teacher("sevennet-0"), hard, TuneSettings(), folder / "teacher", seed=seed)
+            net = tune(load_teacher(self.case.teacher), hard, TuneSettings(), folder / "teacher", seed=seed)
             save_tuned(folder / TUNED, net, {"labels": len(hard)})
         return load_tuning(folder / TUNED)
 
     def own(self, seed: int) -> list[LabelledFrame]:
         """Frames of MD of the student of soft labels, without labels yet."""
         rounds = Rounds(
-            systems=[self.pool[0].system], teacher=load_teacher("sevennet-0"), temperatures_K=self.label.temperatures_K,
+            systems=[self.pool[0].system], teacher=load_teacher(self.case.teacher), temperatures_K=self.label.temperatures_K,
             settings=RefineSettings(time_ps=0.08 * OWN, every_fs=80.0, frames=OWN), label=self.label, train=TRAIN, seed=seed,
         )  # fmt: skip
         frames, student = list[LabelledFrame](), load(self.student(), precision="float32")
@@ -218,17 +239,17 @@ def _frames(path: Path) -> list[LabelledFrame]:
 
 
 def label_run_if_new(
-    home: Path, label: LabelSettings, pool: Sequence[LabelledFrame], test: Sequence[LabelledFrame]
+    home: Path, case: Case, pool: Sequence[LabelledFrame], test: Sequence[LabelledFrame]
 ) -> None:  # fmt: skip
     """The teacher's labels of its own dynamics, of the pool and of the test."""
     if (home / "labelled.json").is_file():
         return
-    teacher = load_teacher("sevennet-0")
+    teacher = load_teacher(case.teacher)
     for name, frames in (("pool", pool), ("validate", test)):
-        systems, plain = [frame.system for frame in frames], replace(label, probes=0)
+        systems, plain = [frame.system for frame in frames], replace(case.label, probes=0)
         label_structures(systems, teacher, LabelStore(home / name), name=name, settings=plain, source=name)
-    label_run([pool[0].system], teacher, label, home / "soft")
-    write_json(home / "labelled.json", {"teacher": "sevennet-0"})
+    label_run([pool[0].system], teacher, case.label, home / "soft")
+    write_json(home / "labelled.json", {"teacher": case.teacher})
 
 
 def errors(answers: Sequence[Prediction], labels: Sequence[LabelledFrame], against: str) -> dict[str, float | None]:
@@ -266,7 +287,7 @@ def plot(rows: Sequence[dict[str, Any]], teacher: float, peers: dict[str, Any], 
             axes.errorbar(x, y, yerr=[y - least, most - y], marker=marker, color=colour, capsize=3, label=method, lw=1.5)
     for name, points in peers.items():
         axes.plot(*zip(*points, strict=True), marker="*", ls=":", color="black", label=f"{name} (published)")
-    axes.axhline(teacher, color="grey", lw=1.0, ls="--", label="teacher (SevenNet-0)")
+    axes.axhline(teacher, color="grey", lw=1.0, ls="--", label="teacher")
     axes.set(xscale="log", yscale="log", xlabel="number of DFT labels (leftmost: none)", ylabel="force RMSE to DFT (meV/Å)")
     axes.set_xticks([2.5, *COUNTS], ["0", *map(str, COUNTS)])
     ticks = [40, 60, 80, 100, 150, 200, 300, 500, 700]
@@ -308,7 +329,7 @@ def main() -> None:
     apart = errors(first, bench.soft_test, "teacher")
     settings: dict[str, Any] = {"soft": bench.label, "train": TRAIN, "hard": HardFitSettings(), "passes over hard labels": PASSES}
     settings |= {"soft frames": len(bench.soft), "test frames": len(bench.test)}
-    peers, name = CASES[given.case][3], "hard_targets" if given.case == "lips" else f"hard_targets_{given.case}"
+    peers, name = bench.case.peers, "hard_targets" if given.case == "lips" else f"hard_targets_{given.case}"
     settings |= {"teacher to DFT": teacher, "student of soft labels to teacher": apart, "published": peers}
     made = {(row["method"], row["labels"], row["seed"]) for row in rows}
     rows = [row for row in recorded(name) if (row["method"], row["labels"], row["seed"]) not in made] + rows
