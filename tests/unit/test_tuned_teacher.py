@@ -27,6 +27,8 @@ from mdistill.teachers.tuned import TunedNet, load_tuned, save_tuned, to_tune
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
 from mdistill.types import LabelledFrame, Prediction, System
+from mdistill.workflows.distill_settings import DistillSettings
+from mdistill.workflows.stage_log import STEP_CALLS, tuning_calls
 
 TRAIN = TrainSettings(cutoff=4.5, radial=4, degree=1, channels=4, hidden=8, held_out=0.25, fit=FitSettings(steps=60))
 HARD = HardSettings(teacher="tuned", tune=TuneSettings(steps=24, passes=1), fit=HardFitSettings(time=0.5, test=0.25))
@@ -167,6 +169,14 @@ def test_damaged_files_and_those_of_other_weights_are_refused(engine, tmp_path):
         assert not to_tune(name, "auto")
         with pytest.raises(BadInput, match="cannot be trained here"):
             to_tune(name, "tuned")
+
+
+def test_the_cost_is_told_before(tmp_path):
+    settings = DistillSettings(structure=tmp_path / "x.cif", teacher="sevennet-0", hard="cp2k", hard_budget=100)
+    steps, again = tuning_calls(settings, crystals(1))
+    assert steps == STEP_CALLS * settings.harden.tune.passes * 100 and again > settings.harden.tune.frames
+    for other in (replace(settings, teacher="xtb"), replace(settings, hard="")):
+        assert tuning_calls(other, crystals(1)) == (0, 0)
 
 
 def test_training_and_labels_resume(engine, tmp_path):

@@ -22,7 +22,7 @@ from mdistill.teachers.models import load
 from mdistill.types import Potential, System
 from mdistill.workflows import hard_stages
 from mdistill.workflows.distill_settings import DistillSettings, resolved
-from mdistill.workflows.stage_log import hardening_calls, hardening_minutes
+from mdistill.workflows.stage_log import hardening_calls, hardening_minutes, tuning_calls
 
 
 def dry_run(settings: DistillSettings) -> Results:
@@ -131,6 +131,10 @@ def _costs(
         ),
     ]
     stages += hard
+    steps, again = tuning_calls(settings, [system] * settings.prepare.orderings)
+    if steps:
+        stages.append(("train the teacher further (at most)", 0, steps * per_call / 60.0))
+        stages.append(("label again by it", again, again * per_call / 60.0))
     stages.append(("check production (at the size trained)", checks, checks * per_call / 60.0))
     if settings.stride_fs:
         learn = settings.rung().train
