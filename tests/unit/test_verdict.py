@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from drawing import draw_nothing
 from mdistill import cli
 from mdistill.analysis.gates import Drift, drift_gate, stability_gate, unstable
 from mdistill.analysis.settings import GateLimits
@@ -25,7 +26,7 @@ LIMITS = GateLimits()
 ROOT = Path(__file__).parents[2]
 TINY = shlex.split(
     "--teacher toy_teacher:salt --temperatures 300 400 --committee 1 --prepare.relax-steps 20 --label.frames 10 --label.blocks 5 "
-    "--label.every-fs 20 --label.probe-every 20 --train.fit.steps 60 --train.channels 4 --train.radial 6 --train.hidden 8 "
+    "--label.every-fs 20 --label.probe-every 20 --train.fit.steps 60 --train.channels 6 --train.radial 8 --train.hidden 24 "
     "--refine.time-ps 0.2 --refine.frames 2 --validate.replays 4 --validate.drift-ps 0.4 --validate.stability-ps 0.2 "
     "--validate.equilibration-ps 0.1 --validate.speed-repeats 3 --production.time-ps 1.2 --production.equilibration-ps 0.1 "
     "--check.frames 4"
@@ -122,6 +123,7 @@ def test_a_blow_up_in_production_ends_in_a_report_and_status_3(
     assert "force error" in {one.name for one in results.gates} and results.provenance["model_sha256"]
     assert "production MD" in (tmp_path / "report.html").read_text(encoding="utf-8")
     monkeypatch.setattr(job, "produce", plain)
+    draw_nothing(monkeypatch)
     assert cli.run([*flags(structure, tmp_path), "--production.despite-gates"]) in (0, 2, 4)
     trust("T28", "blow-up in production", "report, verdicts, way out, exit 3", "report and exit 3", planted=True)
 
