@@ -134,6 +134,7 @@ def test_labels_and_answers_of_other_number_are_refused():
         fit_delta(hard, [f.target for f in soft[:2]], SETTINGS)
 
 
+@pytest.mark.slow
 def test_one_label_changes_little_where_it_says_little():
     """The noise has a floor: a single label cannot be fitted exactly by hundreds of weights. Median of five noises."""
     soft, found = pairs(10)[0], list[float]()

@@ -109,6 +109,7 @@ def test_labels_without_free_atoms_leave_the_network_as_it_was(emt):
     assert torch.equal(net.last.weight, before) and torch.equal(net.reference, reference_energies(net, items))
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_a_student_learns_the_cost_of_a_free_atom_only_from_lifted_ones(frames, emt, tmp_path, trust):
     """Without them it gives surface atoms away."""

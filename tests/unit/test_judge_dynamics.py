@@ -112,7 +112,8 @@ def off_by(springs, ensemble: str) -> tuple[float, float, float]:
     return found.value - KELVIN, found.error, exact - KELVIN
 
 
-@pytest.mark.parametrize("ensemble", [pytest.param("Langevin", marks=pytest.mark.slow), "Bussi"])
+@pytest.mark.slow
+@pytest.mark.parametrize("ensemble", ["Langevin", "Bussi"])
 def test_the_heat_of_the_thermostat_tells_the_temperature(springs, ensemble, trust):
     """Nine degrees of freedom for 20 ps: by itself the mean temperature has an error of some 30 K (of 11 K after 200 ps)."""
     found, error, exact = off_by(springs, ensemble)

@@ -123,6 +123,7 @@ def test_unit_cells_are_not_repeated_and_made_once(tmp_path: Path) -> None:
         unit_cells(crystal, teacher, settings, tmp_path / "other", most_atoms=1, seed=0)
 
 
+@pytest.mark.slow
 def test_hard_labels_of_unit_cells_come_from_md_of_the_students(place: Path, tmp_path: Path, no_kernels: None) -> None:
     """The first round is MD too; its frames are those that are labelled, and the teacher's labels of them lie beside it."""
     teacher, box = Conservative(MorseNet()), morse_frames(33)[32].system

@@ -94,6 +94,7 @@ def test_either_kind_teaches_curvature(kind, both_kinds, tmp_path):
     assert errors[kind] < 0.95 * errors["none"]
 
 
+@pytest.mark.slow
 def test_probes_drawn_anew_are_the_teachers(frames, tmp_path):
     teacher = Conservative(MorseNet())
     plain = with_probes(frames, "none")
@@ -124,6 +125,7 @@ def test_curvature_weighs_half_once_the_student_is_as_good_as_its_teacher(both_k
     assert not never.halved
 
 
+@pytest.mark.slow
 def test_energies_of_atoms_are_stored_and_learned(frames, tmp_path):
     teacher = Conservative(MorseNet())
     answers = [labelled(f.system, teacher, block=f.block) for f in frames]

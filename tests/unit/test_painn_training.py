@@ -65,6 +65,7 @@ def direct(frames, tmp_path_factory):
     return train_potential(frames, DIRECT, tmp_path_factory.mktemp("direct"))
 
 
+@pytest.mark.slow
 def test_a_direct_head_learns_the_teacher(direct, frames):
     force = direct.accuracy.force["all"]
     assert force.mean_absolute.value < 0.25 * force.scale
