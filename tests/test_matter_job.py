@@ -18,7 +18,7 @@ from mdistill.workflows.distill_settings import DistillSettings
 SLAB = Path(__file__).parent.parent / "examples" / "al110.extxyz"
 TINY = shlex.split(
     "--quick --committee 1 --label.frames 10 --label.blocks 5 --label.every-fs 4 --label.equilibration-fs 20 --label.probe-every 20 "
-    "--train.fit.steps 60 --train.channels 4 --train.radial 6 --train.hidden 16 --refine.time-ps 0.1 --refine.frames 2 "
+    "--train.fit.steps 60 --train.channels 6 --train.radial 8 --train.hidden 24 --refine.time-ps 0.1 --refine.frames 2 "
     "--refine.refit-share 0.8 --refine.refit-rate 0.3 "
     "--validate.replays 4 --validate.drift-ps 0.2 --validate.stability-ps 0.1 --validate.equilibration-ps 0.05 "
     "--validate.speed-repeats 3 --production.time-ps 0.5 --production.equilibration-ps 0.1 --production.runs 2 "
