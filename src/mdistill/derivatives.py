@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -70,6 +70,8 @@ class NetPotential:
 @dataclass(frozen=True, slots=True)
 class Conservative(NetPotential):
     """An energy network as a `CurvedPotential`: forces and stress are exact derivatives of one energy."""
+
+    conservative: ClassVar[bool] = True
 
     def __call__(self, graph: Graph) -> Prediction:
         prediction = _conservative(self.net, graph)[0]

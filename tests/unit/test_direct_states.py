@@ -1,4 +1,4 @@
-"""Charges and unpaired electrons that a network of direct forces does not know are told."""
+"""What a network of direct forces lacks is told: charges that it does not know, and an energy for NVE."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from ase import Atoms
 from ase.io import write
 
 from mdistill import cli
-from mdistill.derivatives import Direct
+from mdistill.derivatives import Conservative, Direct
 from mdistill.direct.safe import SafeForces
 from mdistill.direct.settings import DirectSettings
 from mdistill.direct.train import prepare_direct
 from mdistill.graph import build_graph
+from mdistill.labelling.segments import make_segments
+from mdistill.labelling.settings import SegmentSettings
 from mdistill.nets.model_files import save_model
 from systems import SYSTEMS, morse_frames, tiny_edge_transformer
 
@@ -62,3 +64,13 @@ def test_odd_electrons_are_refused_by_simulate_in_words(tmp_path: Path, capsys: 
         assert cli.run([*command, "--out", f"{tmp_path}/{k}"]) == 2
         said = capsys.readouterr().err
         assert problem in said and "in the comment line" in said
+
+
+def test_nve_segments_of_direct_forces_are_warned_of(tmp_path: Path) -> None:
+    """Before the first of them (at no temperature there is none); not with the gradient of an energy."""
+    net = tiny_edge_transformer(1)
+    for potential, told in ((Direct(net), True), (Conservative(net), False)):
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            make_segments([SYSTEMS["dimer"]()], potential, SegmentSettings(), tmp_path / str(told))
+        assert any("NVE dynamics heats up" in str(one.message) for one in heard) == told

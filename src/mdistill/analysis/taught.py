@@ -146,14 +146,20 @@ def departures(system: System, taught: Taught, *, temperature_K: float = 0.0) ->
 def tell_departures(system: System, potential: Potential, *, temperature_K: float = 0.0, nve: bool = False) -> None:
     """Issue a notice where a structure lies outside what a student was taught, or where its file does not tell; and where NVE is
     asked of forces that are no gradient of an energy."""
-    if nve and not is_gradient(potential):
-        notify(f"forces of {potential.name} are no gradient of an energy: NVE dynamics heats up. Use nvt, or --inner-steps 4")
+    if nve:
+        tell_heating(potential, "nvt, or --inner-steps 4")
     taught = taught_of(potential)
     if taught is None:
         if sentence := cannot_tell(potential):
             notify(sentence)
     elif phrases := departures(system, taught, temperature_K=temperature_K):
         notify(told(potential.name, phrases))
+
+
+def tell_heating(potential: Potential, remedy: str) -> None:
+    """Issue a notice before NVE of forces that are no gradient of an energy."""
+    if not is_gradient(potential):
+        notify(f"forces of {potential.name} are no gradient of an energy: NVE dynamics heats up. Use {remedy}")
 
 
 def told(name: str, phrases: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from mdistill.analysis.taught import tell_heating
 from mdistill.data.segments import Segment, cut, read_segments, write_segments
 from mdistill.errors import BadInput
 from mdistill.graph import cast
@@ -62,6 +63,7 @@ def make_segments(
         (k, kelvin, strain) for k in range(len(systems)) for kelvin in settings.temperatures_K for strain in settings.strains
     ]
     segments: list[Segment] = []
+    tell_heating(potential, "a student with an energy: mdistill distill STRUCTURE --teacher MODEL")
     with progress("segments", len(tasks) * settings.segments, unit="segment") as advance:
         for number, (k, kelvin, strain) in enumerate(tasks):
             path = folder / f"segments-{number:03d}.npz"
