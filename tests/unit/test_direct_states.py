@@ -1,4 +1,4 @@
-"""What a network of direct forces lacks is told: charges that it does not know, and an energy for NVE."""
+"""What a network of direct forces lacks is told: charges that it does not know, an energy for NVE, another size."""
 
 from __future__ import annotations
 
@@ -74,3 +74,15 @@ def test_nve_segments_of_direct_forces_are_warned_of(tmp_path: Path) -> None:
             warnings.simplefilter("always")
             make_segments([SYSTEMS["dimer"]()], potential, SegmentSettings(), tmp_path / str(told))
         assert any("NVE dynamics heats up" in str(one.message) for one in heard) == told
+
+
+def test_a_size_that_fine_tuning_does_not_use_is_told(tmp_path: Path) -> None:
+    net = tiny_edge_transformer(1)
+    save_model(tmp_path / "student.mdistill", net)
+    own = {"width": net.settings.width, "layers": net.settings.layers}
+    for given, told in (({}, []), (own, []), (own | {"width": 48, "states": True}, ["--width 48 has", "--states True has"])):
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            prepare_direct(morse_frames(8), DirectSettings(**given), start_from=tmp_path / "student.mdistill")
+        said = [str(one.message) for one in heard if "no effect" in str(one.message)]
+        assert len(said) == len(told) and all(text.startswith(part) for text, part in zip(said, told, strict=True))

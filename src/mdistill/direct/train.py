@@ -67,6 +67,8 @@ def prepare_direct(
     if not settings.states and start_from is None and any(stated(frame.system) for frame in frames):
         notify("some labels are of ions or radicals: without --states the network knows neither charge nor unpaired electrons")
     net = EdgeTransformerNet(settings.student(elements), seed=settings.fit.seed) if start_from is None else _earlier(start_from)
+    if start_from is not None:
+        _tell_unused(settings, net)
     items, held_items = items_of(train, net.cutoff, dtype), items_of(held_out, net.cutoff, dtype)
     calibrate(net, items, fresh=start_from is None)
     if start_from is not None:
@@ -88,6 +90,14 @@ def prepare_direct(
         net=net.in_type(dtype), objective=objective, items=items, held_items=held_items, train=train, held_out=held_out,
         settings=settings, work=replace(TRAINING, settings=settings, inputs=inputs), title="direct forces",
     )  # fmt: skip
+
+
+def _tell_unused(settings: DirectSettings, net: EdgeTransformerNet) -> None:
+    """Issue a notice where a size was asked for that is not the one of the model to fine-tune."""
+    for name in ("cutoff", "width", "layers", "radial", "states"):
+        asked, usual, has = (getattr(one, name) for one in (settings, DirectSettings(), net.settings))
+        if asked not in (usual, has):
+            notify(f"--{name} {asked} has no effect: the model of --start-from has {has}, and fine-tuning keeps its size")
 
 
 def _refit_references(net: EdgeTransformerNet, frames: Sequence[LabelledFrame]) -> None:
