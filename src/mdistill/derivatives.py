@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mdistill.errors import BadInput
 from mdistill.graph import build_graph, edge_vectors, volumes
+from mdistill.notices import notify
 from mdistill.types import CurvedPotential, Graph, Potential, Prediction, System
 
 
@@ -107,6 +108,12 @@ def potential_of(net: EnergyNet) -> Conservative | Direct:
 def is_gradient(potential: Potential) -> bool:
     """Whether forces are minus the gradient of the energy: not those of a force head, unless the potential is `conservative`."""
     return bool(getattr(potential, "conservative", not _is_direct(getattr(potential, "net", None))))
+
+
+def tell_heating(potential: Potential, remedy: str) -> None:
+    """Issue a notice before NVE of forces that are no gradient of an energy."""
+    if not is_gradient(potential):
+        notify(f"forces of {potential.name} are no gradient of an energy: NVE dynamics heats up. Use {remedy}")
 
 
 def predict(

@@ -19,7 +19,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from mdistill import __version__
 from mdistill.analysis.accuracy import Accuracy, Deviation
 from mdistill.crystals.crystal import reduced_formula
-from mdistill.derivatives import is_gradient
+from mdistill.derivatives import tell_heating
 from mdistill.graph import build_graph, edge_vectors
 from mdistill.nets.network import Network
 from mdistill.nets.trained_structures import TRAINED, projections_of
@@ -154,12 +154,6 @@ def tell_departures(system: System, potential: Potential, *, temperature_K: floa
             notify(sentence)
     elif phrases := departures(system, taught, temperature_K=temperature_K):
         notify(told(potential.name, phrases))
-
-
-def tell_heating(potential: Potential, remedy: str) -> None:
-    """Issue a notice before NVE of forces that are no gradient of an energy."""
-    if not is_gradient(potential):
-        notify(f"forces of {potential.name} are no gradient of an energy: NVE dynamics heats up. Use {remedy}")
 
 
 def told(name: str, phrases: Sequence[str]) -> str:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from mdistill.analysis.taught import tell_heating
 from mdistill.data.segments import Segment, cut, read_segments, write_segments
+from mdistill.derivatives import tell_heating
 from mdistill.errors import BadInput
 from mdistill.graph import cast
 from mdistill.interrupt import NEVER, StopRequest
