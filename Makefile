@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STRUCT ?= examples/li6ps5cl.cif
 OUT    ?= runs/demo
 MEASURED ?= $(or $(TMPDIR),/tmp)/mdistill-measured.jsonl
-PYTEST := OMP_NUM_THREADS=1 MDISTILL_QUIET=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+PYTEST := OMP_NUM_THREADS=1 MDISTILL_QUIET=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --durations=40
 BENCHMARKS := student_accuracy student_drift teacher_trajectory student_dynamics analyse_argyrodite long_stride student_speed transport
 
 .PHONY: demo test test-rest test-all lint bench docs trust clean
