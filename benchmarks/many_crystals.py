@@ -1,8 +1,8 @@
 """A campaign of crystals from published CIFs, unattended: gates that failed and why, minutes, errors.
 
-Reads the folder of `mdistill campaign`. The record of the repository: twelve CIFs of OBELiX (0iv, 11b, b4c, de5, elz, gvd, joc, lol,
-nhq, p81, qbb, s3h), `preset = "quick"`, `temperatures = [600, 800, 1000]`; one worker, then two. On the way one worker and then the
-command itself were killed by SIGKILL, and the same command continued.
+Reads the folder of `mdistill campaign`. The record of the repository: CIFs of OBELiX, each of another structure type, with
+`preset = "quick"` and `temperatures = [600, 800, 1000]`; one worker, then two. On the way a worker and then the command itself were
+killed by SIGKILL, and the same command continued.
 
     python -m benchmarks.many_crystals FOLDER
 """

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from ase.build import bulk
 from ase.io import read
 
 from mdistill.estimates import Estimate
@@ -96,6 +97,17 @@ def test_the_only_script_is_the_viewer(folder: Path) -> None:
     assert "<script" not in render(sample(points=5)) and "script-src" not in render(sample(points=5))
     with pytest.raises(AssertionError):
         check_script(text.replace('"use strict"', '"use strict";alert(1)'))
+
+
+def test_a_network_without_end_stays_in_its_cell() -> None:
+    metal = bulk("Cu", cubic=True) * (3, 3, 3)
+    moved = metal.positions - 1e-6
+    scene = replace(
+        scenes()[0], numbers=metal.numbers.tolist(), positions=moved.tolist(), cell=metal.cell.array.tolist(), mobile=0, hops=[]
+    )
+    model = build_model(scene)
+    assert np.allclose(model.positions + model.middle, moved, atol=1e-9)
+    assert len(model.bonds) == 450  # of 648: 6 for each atom; none across a face
 
 
 def test_molecules_are_whole_and_the_mobile_ion_has_no_bonds() -> None:

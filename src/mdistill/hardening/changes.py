@@ -55,13 +55,14 @@ def changes(before: Results, after: Results, homes: tuple[Path, Path], *, kelvin
 
 
 def _density(runs: Sequence[Trajectory]) -> Estimate:
-    """Density, g/cm³, with the scatter of the runs' cells."""
+    """Density, g/cm³, with the scatter of the runs' cells; without, where they share one."""
     if not _bulk((runs,)):
         return unknown("g/cm³")
     masses = [float(torch.from_numpy(atomic_masses)[run.numbers].sum()) for run in runs]
     volumes = [float(torch.linalg.det(run.cell.double()).abs().mean()) for run in runs]
     values = torch.tensor([DENSITY_G_CM3 * mass / volume for mass, volume in zip(masses, volumes, strict=True)])
-    error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
+    scatter = float(values.std()) if len(values) > 1 else 0.0
+    error = scatter / math.sqrt(len(values)) if scatter > 0.0 else None
     return Estimate(value=float(values.mean()), error=error, unit="g/cm³", samples=len(values))
 
 

@@ -20,6 +20,8 @@ _BOND = 1.18
 _BALL, _SMALL_BALL = 0.48, 0.4
 """Radius drawn over the covalent radius; that of the mobile ion."""
 _SIZE, _FOG = 520, 5
+_ROUNDING = 1e-4
+"""Atoms less than this share of the cell below 0 stay there."""
 _CLOUD_SHARE, _CLOUD_VOXELS = 0.6, 2500
 """Share of the density that the viewer shows, from its densest voxels on, and the most of these."""
 
@@ -51,7 +53,7 @@ def build_model(scene: Scene) -> Model:
     closed = cell.shape == (3, 3) and abs(float(np.linalg.det(cell))) > 1e-3
     bonds = _bonds(numbers, positions, cell if closed else None, scene.mobile)
     if closed:
-        positions = _whole(positions @ np.linalg.inv(cell) % 1.0, bonds) @ cell
+        positions = _whole((positions @ np.linalg.inv(cell) + _ROUNDING) % 1.0 - _ROUNDING, bonds) @ cell
         kept = np.array(
             [b for b in bonds if np.linalg.norm(positions[b[0]] - positions[b[1]]) < _bond_length(numbers[b])], dtype=int
         )
@@ -88,7 +90,7 @@ def _bonds(
 
 
 def _whole(scaled: Float[np.ndarray, "atom 3"], bonds: Int[np.ndarray, "bond 2"]) -> Float[np.ndarray, "atom 3"]:
-    """Bonded atoms beside each other, each molecule with its middle in the cell."""
+    """Bonded atoms beside each other, each molecule with its middle in the cell. A network without end stays as it is, in it."""
     placed, neighbours = scaled.copy(), dict[int, list[int]]()
     for a, b in bonds.tolist():
         neighbours.setdefault(a, []).append(b)
@@ -106,7 +108,11 @@ def _whole(scaled: Float[np.ndarray, "atom 3"], bonds: Int[np.ndarray, "bond 2"]
                     gap = placed[other] - placed[atom]
                     placed[other] -= np.rint(gap)
                     molecule.append(other)
-        placed[molecule] -= np.floor(placed[molecule].mean(axis=0))
+        inside = bonds[np.isin(bonds[:, 0], molecule)]
+        if np.rint(placed[inside[:, 0]] - placed[inside[:, 1]]).any():
+            placed[molecule] = scaled[molecule]
+        else:
+            placed[molecule] -= np.floor(placed[molecule].mean(axis=0))
     return placed
 
 
