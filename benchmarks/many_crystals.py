@@ -1,7 +1,7 @@
 """A campaign of crystals from published CIFs, unattended: gates that failed and why, minutes, errors.
 
 Reads the folder of `mdistill campaign`. The record of the repository: CIFs of OBELiX, each of another structure type, with
-`preset = "quick"` and `temperatures = [600, 800, 1000]`; one worker, then two. On the way a worker and then the command itself were
+`preset = "quick"` and `temperatures = [600, 800, 1000]`; one worker, then two. On the way a worker and then the command were
 killed by SIGKILL, and the same command continued.
 
     python -m benchmarks.many_crystals FOLDER
