@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.io import write
 
 from conductors import CONDUCTORS, Conductor, cif, conductor
 from mdistill.crystals.checks import neighbour_pairs
@@ -56,3 +59,21 @@ def test_sum_far_above_one_is_refused(tmp_path: Path) -> None:
     path.write_text(cif(replace(one, rows=one.rows.replace("0.555 0.54", "0.555 0.74"))))
     with pytest.raises(BadInput, match="0.418 Å apart"):
         read_structure(path)
+
+
+def test_a_published_file_without_its_lithium_is_told(tmp_path):
+    """Sulphur at −1 needs S–S bonds: SiS4 as four-coordinate silicon has none, pyrite has."""
+    a = 5.0
+    tetrahedron = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 2.1 / np.sqrt(3.0)
+    bare = Atoms("SiS4", [[0, 0, 0], *tetrahedron], cell=[2 * a] * 3, pbc=True)
+    write(tmp_path / "bare.cif", bare)
+    notes = read_structure(tmp_path / "bare.cif").notes
+    assert any("neutral only with S at −1" in note and "Li or H" in note for note in notes)
+    u = 0.385
+    sulphur = np.array([[u, u, u], [-u + 0.5, -u, u + 0.5], [-u, u + 0.5, -u + 0.5], [u + 0.5, -u + 0.5, -u]])
+    iron = np.array([[0, 0, 0], [0.5, 0, 0.5], [0, 0.5, 0.5], [0.5, 0.5, 0]])
+    pyrite = Atoms("Fe4S8", scaled_positions=np.vstack([iron, sulphur, -sulphur]), cell=[5.42] * 3, pbc=True)
+    rock_salt = bulk("MgO", "rocksalt", a=4.21, cubic=True)
+    for name, atoms in (("pyrite", pyrite), ("rock_salt", rock_salt)):
+        write(tmp_path / f"{name}.cif", atoms)
+        assert read_structure(tmp_path / f"{name}.cif").notes == (), name

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mdistill.crystals.checks import neighbour_pairs
+
 if TYPE_CHECKING:
     from mdistill.crystals.crystal import Crystal
 
@@ -22,6 +24,9 @@ Sn 4 2, Sb 5 3 -3, Te -2 4 6, I -1 5 7, Cs 1, Ba 2, La 3, Ce 3 4, Pr 3 4, Nd 3, 
 Tm 3, Yb 3 2, Lu 3, Hf 4, Ta 5, W 6 4 5, Re 7 4, Os 4, Ir 4 3, Pt 4 2, Au 3 1, Hg 2 1, Tl 1 3, Pb 2 4, Bi 3 5, Th 4, U 6 4
 """
 """Charges (e) an element usually has in solids, the commonest first (Greenwood and Earnshaw, Chemistry of the Elements)."""
+
+_BONDED = 1.25
+"""Longest bond of O, S or Se to its like over the sum of covalent radii: 1.65, 2.6 and 3.0 Å."""
 
 NON_METALS = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 51, 52, 53)
 
@@ -75,6 +80,30 @@ def net_charge(composition: dict[int, float], charges: dict[int, float]) -> floa
 def positive_charge(composition: dict[int, float], charges: dict[int, float]) -> float:
     """Sum of the positive charges of a cell, e."""
     return max(sum(count * max(charges[number], 0.0) for number, count in composition.items()), 1e-12)
+
+
+def missing_atoms_note(crystal: Crystal) -> list[str]:
+    """A note where a crystal is neutral only with O, S or Se at −1 and none of these have a bond to their like: atoms are missing.
+
+    Published files without their Li look so: Si2S8 for Li8Si2S8.
+    """
+    if not all(crystal.pbc) or {1, 6} & set(crystal.composition):
+        return []
+    from ase.data import chemical_symbols, covalent_radii
+
+    charges = formal_charges(crystal) or {}
+    for number in (8, 16, 34):
+        if charges.get(number) != -1.0 or len(charges) == 1:
+            continue
+        mine = np.array([number in site.occupancies for site in crystal.sites])
+        i, j, _ = neighbour_pairs(crystal, 2.0 * _BONDED * covalent_radii[number])
+        if not (mine[i] & mine[j]).any():
+            symbol = chemical_symbols[number]
+            return [
+                f"{crystal.source}: {crystal.formula} is neutral only with {symbol} at −1, which has {symbol}–{symbol} bonds, and "
+                "there are none. Atoms are missing, it seems: published files often lack Li or H"
+            ]
+    return []
 
 
 def _neutral(composition: dict[int, float], charges: dict[int, float], slack: float) -> bool:

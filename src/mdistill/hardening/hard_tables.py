@@ -66,10 +66,10 @@ def hard_results(compared: Compared, limits: GateLimits) -> Results:
         f"{c.correction.name.capitalize()}: {c.correction.how} {c.theory}; the student after is taught by it, and gates compare "
         "the two."
     )
-    table = Table("hard", "What DFT changed", SECTION, columns, rows, caption)
+    table, softening = Table("hard", "What DFT changed", SECTION, columns, rows, caption), c.correction.softening
     return Results(
         command="harden", tables=[table], gates=_gates(c, limits),
-        provenance={"engine": c.theory, "hard_labels": c.trained, "softening": c.correction.softening},
+        provenance={"engine": c.theory, "hard_labels": c.trained} | ({"softening": softening} if softening else {}),
         citations=[key for key in ("cp2k", "pyscf") if c.theory.lower().startswith(key)],
     )  # fmt: skip
 

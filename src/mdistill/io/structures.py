@@ -24,6 +24,7 @@ from mdistill.crystals.atom_kinds import (
     with_vasp_masses,
     without_isotopes,
 )  # fmt: skip
+from mdistill.crystals.charges import missing_atoms_note
 from mdistill.crystals.checks import READABLE, check_crystal, check_file, text_of, whole_numbers
 from mdistill.crystals.cif import parse_cif
 from mdistill.crystals.crystal import Crystal, Site, formula
@@ -63,7 +64,7 @@ def read_structure(path: str | Path, *, index: int = -1) -> Crystal:
         crystal = from_atoms(atoms, source=str(path), digest=sha256(path))
         crystal = replace(crystal, notes=(*crystal.notes, *notes), unused=tuple(unused_by_crystals(atoms)))
     check_crystal(crystal)
-    return crystal
+    return replace(crystal, notes=(*crystal.notes, *missing_atoms_note(crystal)))
 
 
 def _read_cif(path: Path, index: int) -> Crystal:
