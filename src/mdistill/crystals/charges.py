@@ -83,7 +83,7 @@ def positive_charge(composition: dict[int, float], charges: dict[int, float]) ->
 
 
 def missing_atoms_note(crystal: Crystal) -> list[str]:
-    """A note where a crystal is neutral only with O, S or Se at −1 and none of these have a bond to their like: atoms are missing.
+    """A note where a crystal is neutral only with O, S or Se at −1 and none of these has a bond to its like: atoms are missing.
 
     Published files without their Li look so: Si2S8 for Li8Si2S8.
     """
@@ -100,8 +100,8 @@ def missing_atoms_note(crystal: Crystal) -> list[str]:
         if not (mine[i] & mine[j]).any():
             symbol = chemical_symbols[number]
             return [
-                f"{crystal.source}: {crystal.formula} is neutral only with {symbol} at −1, which has {symbol}–{symbol} bonds, and "
-                "there are none. Atoms are missing, it seems: published files often lack Li or H"
+                f"{crystal.source}: {crystal.formula} is neutral only with {symbol} at −1, which has {symbol}–{symbol} bonds, "
+                "and there are none. Atoms are missing, it seems: published files often lack Li or H"
             ]
     return []
 
