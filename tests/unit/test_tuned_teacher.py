@@ -208,6 +208,8 @@ def test_the_students_are_taught_and_judged_by_the_tuned_teacher(engine, tmp_pat
         soft=soft, students=[student], teacher="sevennet-0", engine=Remembered(engine), train=TRAIN, budget=8,
         own=teacher_alone(engine.teacher, TRAIN),
     )  # fmt: skip
+    with pytest.raises(BadInput, match="tuned, without the teacher"):
+        harden(replace(job, own=None), HARD, tmp_path / "none")
     results = harden(job, HARD, tmp_path / "hard")
     rows = {(row[0], row[1]): row for row in results.tables[0].rows}
     errors = {key: row[2].value for key, row in rows.items()}

@@ -122,6 +122,9 @@ def harden(
         MdistillError: The engine failed on more than half of the structures.
         Interrupted: Stopped on request; the same call resumes.
     """
+    if settings.teacher == "tuned" and job.own is None:
+        fix = 'own=teacher_alone(teacher, train), or teacher="corrected"'
+        raise BadInput("teacher", "tuned, without the teacher", allowed="a job with the teacher itself", fix=fix)
     work = _Work(job, settings, folder, stop, provenance or {}, soft=list(job.soft), students=list(job.students))
     for number in range(1, job.rounds + 1):
         work.round(number, job.budget // job.rounds + (number <= job.budget % job.rounds))
@@ -241,7 +244,8 @@ class _Work:
         """Note frames with large forces."""
         if count:
             limit = f"no finite force, or one above {self.settings.largest_force:g} eV/Å (largest-force)"
-            self.left.append(f"{count} of {among} {what} are no candidates for hard labels: {limit}")
+            note = f"{count} of {among} {what} are no candidates for hard labels: {limit}"
+            self.left += [] if note in self.left else [note]
 
     def hard_labels(self, frames: Sequence[LabelledFrame], number: int) -> list[LabelledFrame]:
         """Hard labels of a round's frames; those that the engine failed on are missing."""

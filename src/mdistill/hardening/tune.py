@@ -78,7 +78,7 @@ class Tuned:
     def corrected(self, frame: LabelledFrame) -> LabelledFrame:
         """A frame with its labels, curvature products too; with stress where the frame has one."""
         if before := self.known.get(_identity(frame)):
-            return replace(frame, target=before.target, products=before.products)
+            return replace(frame, target=before.target, probes=before.probes, products=before.products)
         target, products = self.of(frame.target, frame.system), frame.products
         if products is not None and frame.probes is not None:
             products = curvature_products(self.potential, frame.system, frame.probes).to(products)
