@@ -1,6 +1,6 @@
-"""Dynamics with direct forces: stability and distances of ethanol, heating of butane and its remedies, rows of a teacher.
+"""Dynamics with direct forces: stability and distances of ethanol, rows of a teacher; what the runs of others need.
 
-    python -m benchmarks.edge_transformer stability drift taught --work FOLDER --data FOLDER
+    python -m benchmarks.edge_transformer stability taught --work FOLDER --data FOLDER
 
 `stability` and `taught` start from the models that the part `accuracy` left in FOLDER.
 """
@@ -28,11 +28,9 @@ from mdistill.direct.diagnostics import (
     heating,
     stable_time,
 )
-from mdistill.direct.generate import generate
 from mdistill.direct.molecules import parsed
 from mdistill.direct.safe import for_dynamics
-from mdistill.direct.settings import DirectSettings, MoleculeSettings
-from mdistill.direct.shards import read_shards
+from mdistill.direct.settings import DirectSettings
 from mdistill.direct.train import train_direct
 from mdistill.graph import build_graph, cast
 from mdistill.nets.model_files import load_model
@@ -46,24 +44,24 @@ from mdistill.training.settings import FitSettings
 from mdistill.types import LabelledFrame, Prediction, State, System, Trajectory
 
 SEEDS, NVT_PS, NVT_K, STEP_FS, EVERY, SETTLED_FS = (1, 2, 3), 1.0, 500.0, 0.5, 20, 200.0
-BUTANE, DRIFT_MINUTES, NVE_PS, TAUGHT, TAUGHT_MINUTES, PROBES = 1000, 1.0, 0.6, 100, 1.0, 6
+NVE_PS, TAUGHT, TAUGHT_MINUTES, PROBES, HOT_K = 1.0, 100, 1.0, 6, 1e4
 
 
-def run(state: State, propagator: Any, picoseconds: float, seed: int) -> tuple[Trajectory, np.ndarray]:
-    """Frames every `EVERY` time steps of 0.5 fs, and the temperature at each; it ends where a number is not finite."""
+def run(state: State, propagator: Any, picoseconds: float, seed: int, *, every: int = EVERY) -> tuple[Trajectory, np.ndarray]:
+    """Frames every so many time steps of 0.5 fs, and temperatures; it ends where these are above `HOT_K` or not a number."""
     random, frames, kelvin = torch.Generator().manual_seed(seed), [], []
-    steps = max(1, round(EVERY * STEP_FS / propagator.stride_fs))
+    steps = max(1, round(every * STEP_FS / propagator.stride_fs))
     for _ in range(round(1000.0 * picoseconds / (steps * propagator.stride_fs))):
         for _ in range(steps):
             state = propagator.step(state, random)
         frames.append(state)
         kelvin.append(float(temperature(state)[0]))
-        if not bool(torch.isfinite(state.system.positions).all()):
+        if not kelvin[-1] < HOT_K:
             break
     trajectory = Trajectory(
         numbers=state.system.numbers,
         positions=torch.stack([frame.system.positions.double() for frame in frames]),
-        momenta=None,
+        momenta=torch.stack([frame.momenta.double() for frame in frames]),
         cell=torch.stack([frame.system.cell[0].double() for frame in frames]),
         times=torch.tensor([frame.time for frame in frames]),
     )
@@ -115,77 +113,11 @@ def stability(work: Path, data: Path) -> None:
             print(rows[-1], flush=True)
 
 
-def butane(work: Path) -> list[LabelledFrame]:
-    """Structures of butane labelled by GFN2-xTB, in twenty blocks."""
-    folder = work / "butane"
-    settings = MoleculeSettings(structures=BUTANE, per_molecule=BUTANE, dynamics=0)
-    generate(settings, folder, seed=1, workers=1, listed=[one("CCCC")])
-    frames = read_shards(folder)
-    order = np.random.default_rng(0).permutation(len(frames))
-    return [replace(frames[k], block=place * 20 // len(frames)) for place, k in enumerate(order)]
-
-
 def one(smiles: str) -> Any:
     """The molecule of a SMILES."""
     molecule = parsed(smiles)
     assert molecule is not None
     return molecule
-
-
-def drift(work: Path, data: Path) -> None:
-    """Slope of the temperature of butane in NVE from 300 K, with and without remedies, each from three starts."""
-    del data
-    frames = butane(work)
-    rows: list[dict[str, Any]] = []
-    models = {}
-    for name, more in (("plain", {}), ("antisymmetry penalty", {"antisymmetry_weight": 0.1})):
-        settings = DirectSettings(width=64, layers=3, energy_gradient_weight=0.1, **more)
-
-        def fit(steps: int, folder: Path, settings: DirectSettings = settings) -> Any:
-            fit = FitSettings(steps=steps, batch_size=5, learning_rate=2e-3, warmup=100, ema=0.998, clip=1.0)
-            return train_direct(frames, replace(settings, fit=fit), folder, held_blocks={19})
-
-        result = planned(fit, work / f"drift-{name.partition(' ')[0]}", DRIFT_MINUTES)
-        models[name] = result.path
-        systems = [frame.system for frame in frames if frame.block == 19][:4]
-        potential = load_model(result.path)
-        rows.append(
-            {"part": "drift", "molecule": "butane", "model": name, "steps": result.steps, "CPU minutes": result.cpu_minutes}
-            | force_errors(result.path, [frame for frame in frames if frame.block == 19])
-            | {"E_eq (meV/Å)": equivariance_error(potential, systems).scaled(1e3, "meV/Å"), "λ": antisymmetry(potential, systems)}
-        )
-        print(rows[-1], flush=True)
-    low = min(frames, key=lambda frame: float(frame.target.energy)).system
-    for name, dtype, frame, inner in (
-        ("plain", "float32", False, 0),
-        ("plain", "float32", True, 0),
-        ("plain", "float64", True, 0),
-        ("plain", "float32", False, 4),
-        ("antisymmetry penalty", "float32", False, 0),
-    ):
-        kind = getattr(torch, dtype)
-        potential = for_dynamics(load_model(models[name], dtype=kind), random_frame=frame, inner_steps=inner)
-        found = [heated_run(potential, cast(low, dtype=kind), inner, seed) for seed in SEEDS]
-        slopes = np.array([slope for slope, _, _ in found if slope is not None])
-        few = len(slopes) < 2
-        rows.append(
-            {
-                "part": "drift",
-                "molecule": "butane",
-                "model": name,
-                "type": dtype,
-                "random frame": frame,
-                "inner steps": inner,
-                "heating (K/ns)": float(slopes.mean()) if len(slopes) else None,
-                "error": None if few else float(slopes.std(ddof=1) / len(slopes) ** 0.5),
-                "heating (K/ns/atom)": float(slopes.mean()) / low.n_atoms if len(slopes) else None,
-                "starts": len(slopes),
-                "mean T (K)": float(np.mean([kelvin for _, kelvin, _ in found])),
-                "bonds held (ps)": [held for _, _, held in found],
-            }
-        )
-        (work / "drift.json").write_text(json.dumps(to_json(rows)))
-        print(rows[-1], flush=True)
 
 
 def heated_run(potential: Any, system: System, inner: int, seed: int) -> tuple[float | None, float, float]:
@@ -250,4 +182,4 @@ def product_mae(potential: Any, frames: list[LabelledFrame]) -> float:
     return float(np.mean(off))
 
 
-PARTS: dict[str, Callable[[Path, Path], None]] = {"stability": stability, "drift": drift, "taught": taught}
+PARTS: dict[str, Callable[[Path, Path], None]] = {"stability": stability, "taught": taught}

@@ -1,8 +1,10 @@
 """A student in LAMMPS on one rank and two: processor time, ghosts and memory of time steps, and of long strides of the same cost.
 
 Processor time is the loop time times LAMMPS's "% CPU use", times ranks: other processes may run, but time in which a rank waits
-for another counts. Strides here have the student itself as the potential of both kicks (4 fs, two evaluations), so a stride
-should take as long as two time steps of 2 fs; light kicks take less.
+for another counts. Wall-clock time says what a second rank gains, on a machine that does nothing else (see "load"): in the same
+box (strong scaling) and in one of as many boxes as ranks (weak). Medians of three rounds, in turns. Strides here have the student
+itself as the potential of both kicks (4 fs, two evaluations), so a stride should take as long as two time steps of 2 fs; light
+kicks take less.
 
     python -m benchmarks.lammps_ranks STUDENT STRUCTURE [--repeats 8 16] [--steps 10] [--ranks 1 2] [--no-strides]
 """
@@ -16,6 +18,7 @@ import shlex
 import subprocess
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -41,11 +44,12 @@ def heavy_map(student: Path, path: Path) -> None:
     save_model(path, made, {"potential": read_metadata(student)["sha256"]})
 
 
-def timed(folder: Path, example: str, *, repeat: int, steps: int, ranks: int) -> dict[str, Any]:
+def timed(folder: Path, example: str, *, repeat: tuple[int, int, int], steps: int, ranks: int) -> dict[str, Any]:
     """One run, with what LAMMPS says of itself."""
+    copies = " ".join(map(str, repeat))
     text = (folder / example).read_text(encoding="utf-8")
     text = re.sub(r"^neighbor .*$", f"neighbor {SKIN} bin", text, flags=re.MULTILINE)
-    text = re.sub(rf"^(read_data {STRUCTURE}.*)$", rf"\1\nreplicate {repeat} {repeat} {repeat}", text, flags=re.MULTILINE)
+    text = re.sub(rf"^(read_data {STRUCTURE}.*)$", rf"\1\nreplicate {copies}", text, flags=re.MULTILINE)
     text = re.sub(r"^fix 1 all mdistill/stride (\S+).*$", r"fix 1 all mdistill/stride \1", text, flags=re.MULTILINE)
     text = re.sub(r"^thermo \d+$", "thermo 100000", text, flags=re.MULTILINE)
     text = re.sub(r"^run .*$", f"run {steps}\ninfo memory", text, flags=re.MULTILINE)
@@ -60,9 +64,15 @@ def timed(folder: Path, example: str, *, repeat: int, steps: int, ranks: int) ->
     return {
         "atoms": int(atoms), "ranks": ranks, "steps": steps, "ghosts a rank": ghosts,
         "processor time (µs/atom/step)": microseconds,
+        "wall clock (µs/atom/step)": 1e6 * loop / (steps * atoms),
         "of rounding (µs)": 1e6 * loop * 0.0005 * ranks / (steps * atoms), "CPU use (%)": 100.0 * share,
         "resident, rank 0 (MB)": float(resident), "load": os.getloadavg()[0],
     }  # fmt: skip
+
+
+def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of what one case gave."""
+    return {name: median(run[name] for run in runs) for name in runs[0]}
 
 
 def on_paper(atoms: int, volume: float, microseconds: float) -> dict[str, Any]:
@@ -83,6 +93,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=["float32", "float64"], default="float32")
     parser.add_argument("--strides", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--record", default="lammps_ranks", help="name of the record")
@@ -93,12 +104,20 @@ def main() -> None:
         heavy_map(given.student, folder / "stride.mdistill")
         export_strides(given.student, folder / "stride.mdistill", folder, structure=given.structure, precision=given.precision)
         for repeat in given.repeats:
-            for ranks in given.ranks:
-                for kind, example in (("time steps", EXAMPLE), ("strides of two steps", STRIDE_EXAMPLE)):
-                    if kind == "time steps" or (given.strides and repeat == min(given.repeats)):
-                        steps = given.steps if kind == "time steps" else max(1, given.steps // 2)
-                        rows.append({"kind": kind} | timed(folder, example, repeat=repeat, steps=steps, ranks=ranks))
-    largest = max((row for row in rows if row["ranks"] == min(given.ranks)), key=lambda row: row["atoms"])
+            cases = [("time steps", ranks, repeat) for ranks in given.ranks]
+            cases += [("time steps, weak", ranks, repeat * ranks) for ranks in given.ranks if ranks > 1]
+            if given.strides and repeat == min(given.repeats):
+                cases += [("strides of two steps", ranks, repeat) for ranks in given.ranks]
+            found: list[list[dict[str, Any]]] = [[] for _ in cases]
+            for _ in range(given.rounds):
+                for runs, (kind, ranks, longest) in zip(found, cases, strict=True):
+                    strides = kind.startswith("strides")
+                    steps, example = (max(1, given.steps // 2), STRIDE_EXAMPLE) if strides else (given.steps, EXAMPLE)
+                    runs.append(timed(folder, example, repeat=(repeat, repeat, longest), steps=steps, ranks=ranks))
+            rows += [{"kind": kind} | middle(runs) for runs, (kind, _, _) in zip(found, cases, strict=True)]
+    largest = max(
+        (row for row in rows if row["ranks"] == min(given.ranks) and row["kind"] == "time steps"), key=lambda row: row["atoms"]
+    )
     volume = float(np.abs(np.linalg.det(system.cell[0].numpy()))) * max(given.repeats) ** 3
     rows.append(on_paper(largest["atoms"], volume, largest["processor time (µs/atom/step)"]))
     settings = {"temperature_K": KELVIN, "time_step_fs": STEP_FS, "skin_A": SKIN, "student": given.student.name}

@@ -106,7 +106,9 @@ def run_forked(command: list[str], folder: Path, kill: Kill | None = None) -> En
         sys.addaudithook(watch)
 
     def count() -> None:
-        counted.write_text(json.dumps([watch.counts, sorted(sys.modules)]))
+        written = counted.with_suffix(".written")  # renamed when whole: a late kill may strike here too
+        written.write_text(json.dumps([watch.counts, sorted(sys.modules)]))
+        written.replace(counted)
 
     status = run_in_fork(command, said, before=listen, after=count)
     counts, modules = json.loads(counted.read_text()) if counted.exists() else ({}, [])
