@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 
 import pytest
@@ -21,6 +22,7 @@ from mdistill.interrupt import StopRequest
 from mdistill.labelling.engine import Answer
 from mdistill.labelling.remembered import Remembered
 from mdistill.nets.model_files import read_metadata
+from mdistill.report.cards import card
 from mdistill.teachers import load_teacher
 from mdistill.teachers.models import load
 from mdistill.teachers.tuned import TunedNet, load_tuned, save_tuned, to_tune
@@ -133,6 +135,30 @@ def test_the_file_gives_the_same_teacher_and_every_command_takes_it(engine, tmp_
         str(tmp_path / "md"),
     ]
     assert cli.run(words) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_its_card_tells_teacher_labels_weights_and_cutoff(engine, told, tmp_path, capsys, monkeypatch):
+    net, path = TunedNet(engine.teacher), tmp_path / TUNED
+    if not told:  # by a file without the cutoff, or of another maker without labels
+        monkeypatch.setattr("mdistill.teachers.tuned.json", Headers())
+    digest = save_tuned(path, net, {"engine": "CP2K PBE", "labels": 17} if told else {})
+    assert cli.run(["info", str(path)]) == 0
+    known = {row[0]: str(row[1]) for row in card(path).tables[0].rows}
+    assert "trained further on hard labels" in known["model"]
+    assert known["trained from"] == "sevennet-0: PBE (+U), trained on MPtrj"
+    assert known["its sha256"] == engine.teacher.net.sha256 and known["sha256"] == digest
+    assert known["trained on"].startswith("17 hard labels") is told
+    assert known["cutoff"] == ("5 Å" if told else "not told by this file")
+    said = capsys.readouterr().out
+    assert "older version" not in said and "taught" not in known and "labels" not in known
+
+
+class Headers:
+    """`json` that leaves the cutoff out of the header."""
+
+    def dumps(self, header: dict, **_: object) -> str:
+        return json.dumps(header | {"settings": {k: v for k, v in header["settings"].items() if k != "cutoff"}})
 
 
 def replace_reference(net: TunedNet):

@@ -17,6 +17,7 @@ from mdistill.nets.settings import SIZES
 from mdistill.report.citations import reference, works
 from mdistill.runs.results import Cell, Results, Table, read_results
 from mdistill.teachers.cards import card_of
+from mdistill.teachers.tuned import KIND as TUNED
 from mdistill.training.committee import members_beside
 from mdistill.units import GPA
 
@@ -25,7 +26,7 @@ _QUANTITIES = (("force", "force (meV/Å)", 1e3), ("energy", "energy/atom (meV)",
 
 
 def model_card(path: Path) -> Results:
-    """The card of a student or map.
+    """The card of a student, map, predictor or tuned teacher.
 
     Raises:
         BadInput: No model file.
@@ -42,6 +43,9 @@ def model_card(path: Path) -> Results:
         return Results(command="info", tables=[_card(title, [*_motion_rows(header), *_file_rows(path, header)]), cited])
     if header["kind"] in MAPS:
         return Results(command="info", tables=[_card(title, [*_map_rows(header), *_file_rows(path, header)])])
+    if header["kind"] == TUNED:
+        card = _card(title, [*_tuned_rows(header), *_file_rows(path, header)])
+        return Results(command="info", tables=[card, _citations(str(header["settings"].get("teacher")), None)])
     taught, teacher = read_taught(made.get(TAUGHT)), str(made.get("teacher") or "")
     rows: list[list[Cell]] = [["model", _network(header)], ["teacher", _teacher(teacher)]]
     rows += [["formula", str(made.get("formula") or _UNTOLD)], ["elements", _symbols(header)]]
@@ -111,6 +115,20 @@ def _map_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
     return [
         ["model", f"long-stride map, {header['kind']}"], ["stride", f"{strides} fs"], ["elements", _symbols(header)],
         ["its student", f"sha256 {made.get('potential', _UNTOLD)}"],
+    ]  # fmt: skip
+
+
+def _tuned_rows(header: Mapping[str, Any]) -> list[list[Cell]]:
+    """Which teacher was trained further, from which weights, and on how many labels of which level of theory."""
+    settings, made = header["settings"], header["provenance"]
+    labels = f"{made.get('labels', _UNTOLD)} hard labels"
+    return [
+        ["model", "a teacher whose weights are trained further on hard labels"],
+        ["use", "--teacher of mdistill distill and label; --potential of mdistill simulate"],
+        ["trained from", _teacher(str(settings.get("teacher") or ""))], ["its sha256", str(settings.get("sha256") or _UNTOLD)],
+        ["trained on", labels], ["level of theory", str(made.get("engine") or _UNTOLD)],
+        ["cutoff", f"{settings['cutoff']:g} Å" if isinstance(settings.get("cutoff"), (int, float)) else _UNTOLD],
+        ["elements", _symbols(header)],
     ]  # fmt: skip
 
 

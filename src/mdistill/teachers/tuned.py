@@ -144,7 +144,7 @@ def save_tuned(path: Path, net: TunedNet, provenance: dict[str, Any]) -> str:
     """Write the file, all or nothing; returns the sha256 of its tensors. `provenance`: engine, number of labels, steps."""
     tensors = {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in net.state_dict().items()}
     metadata = {
-        "format": FORMAT, "kind": KIND, "settings": {"teacher": net.teacher, "sha256": net.teacher_sha256},
+        "format": FORMAT, "kind": KIND, "settings": {"teacher": net.teacher, "sha256": net.teacher_sha256, "cutoff": net.cutoff},
         "elements": sorted(net.elements), "sha256": tensor_hash(tensors), "provenance": provenance,
     }  # fmt: skip
     write_bytes(path, safetensors.numpy.save(tensors, metadata=sealed("mdistill", json.dumps(metadata, allow_nan=False))))
