@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from cpu_program import attention_on_cpu
 from mdistill.graph import build_graph, concatenate
-from mdistill.kernels import edge_attention
-from mdistill.kernels.build import compiler
+from mdistill.kernels import cuda, edge_attention, edge_attention_gpu
+from mdistill.kernels.build import NoKernel, compiler
 from mdistill.kernels.edge_attention import Triples, common_neighbours
+from mdistill.nets import edge_transformer
 from mdistill.nets.edge_transformer import _Attend, attend, attend_plain, tokens_of
 from systems import SYSTEMS, random_box
 
@@ -64,6 +66,40 @@ def test_the_kernel_and_its_gradients_are_those_of_the_einsum_form(sizes, width,
     )
     for mine, oracle in pairs:
         assert float((mine.double() - oracle).abs().max()) <= allowed * max(float(oracle.abs().max()), 1.0)
+
+
+@compiled
+@pytest.mark.parametrize("listed", [False, True], ids=["complete", "listed"])
+@pytest.mark.parametrize(("sizes", "width"), CASES)
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_the_kernel_of_a_gpu_is_the_einsum_form_here_on_a_cpu(monkeypatch, *, sizes, width, dtype, allowed, listed) -> None:
+    real = "float" if dtype == torch.float32 else "double"
+    gpu = edge_attention_gpu.GpuAttention(attention_on_cpu(width, real))
+    monkeypatch.setattr(edge_transformer, "attention_kernel", lambda sides: gpu)
+    test_the_kernel_and_its_gradients_are_those_of_the_einsum_form(sizes, width, dtype, allowed, listed)
+
+
+@compiled
+def test_walks_with_sides_exchanged_are_noticed(monkeypatch) -> None:
+    gpu = edge_attention_gpu.GpuAttention(attention_on_cpu(16, "double"))
+    sides, bias, down, triples = case((5,), 16)
+    held = edge_attention_gpu.walks(triples, "cpu")
+    held["first"], held["second"] = held["second"], held["first"]
+    right = edge_attention.EdgeAttention(3, 16, "float64")
+    found = [kernel.attend_back(triples, (sides, bias), kernel.attend(triples, sides, bias), down)[0] for kernel in (gpu, right)]
+    assert not torch.allclose(*found)
+
+
+def test_the_kernel_of_a_gpu_compiles_without_one() -> None:
+    pytest.importorskip("cuda.bindings.nvrtc")
+    for real in ("float", "double"):
+        try:
+            binary = cuda.compiled(edge_attention_gpu.CUDA, (), {"width": 16, "real": real}, "sm_90")
+        except NoKernel as error:
+            if "NVRTC is absent" in str(error):
+                pytest.skip("no NVRTC here")
+            raise
+        assert binary
 
 
 @pytest.mark.parametrize(("sizes", "width"), CASES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from test_edge_attention import case
 from test_replicas import motion_of, net_of, point_of, species_of, structures
 
 from mdistill.derivatives import Conservative
@@ -12,6 +13,7 @@ from mdistill.graph import build_graph, cast, checked_box
 from mdistill.kernels.motion import Ensemble
 from mdistill.kernels.replicas import Replicas
 from mdistill.nets.compiled import compiled
+from mdistill.nets.edge_transformer import _Attend, attend_plain
 from mdistill.nets.gpu import GpuMoment
 from systems import SYSTEMS, random_box, tiny_net
 
@@ -66,6 +68,19 @@ def test_kernels_are_the_network(double, kernels, trust):
     limit = 1e-11 if double else 1e-5
     assert worst < limit
     trust("T8", f"CUDA kernels against torch on the CPU, {'float64' if double else 'float32'}", worst, f"{limit:g}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_attention_is_the_plain_form(dtype):
+    pytest.importorskip("cuda.bindings")
+    sides, bias, down, triples = case((7, 3), 16)
+    answers = []
+    for attend, device, kind in ((_Attend.apply, "cuda", dtype), (attend_plain, "cpu", torch.float64)):
+        inputs = [part.to(device, kind).requires_grad_() for part in (sides, bias)]
+        out = attend(*inputs, triples)
+        answers.append([part.double().cpu() for part in (out, *torch.autograd.grad(out, inputs, down.to(device, kind)))])
+    for found, expected in zip(*answers, strict=True):
+        assert float((found - expected).abs().max()) <= (1e-10 if dtype == torch.float64 else 1e-4) * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("ensemble", Ensemble, ids=lambda ensemble: ensemble.name)

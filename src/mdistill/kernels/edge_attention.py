@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from mdistill.kernels.build import Source, c_struct
 
@@ -28,12 +30,14 @@ class Triples:
             number (tokens of earlier structs) + i · n + j. None with a list.
         first: [token + 1] first triple of each token in the list, int64.
         pairs: [triple, 2] tokens a and b, int32, in the order of e.
+        there: What a device was given of it (`edge_attention_gpu.walks`).
     """
 
     tokens: int
     sizes: Int[np.ndarray, " struct"] | None = None
     first: Int[np.ndarray, " token1"] | None = None
     pairs: Int[np.ndarray, "triple 2"] | None = None
+    there: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
     _held: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -121,7 +125,7 @@ def _token_by_key(key: Int[np.ndarray, " token"], largest: int) -> Callable[[Int
 
 @dataclass(frozen=True, slots=True)
 class EdgeAttention:
-    """The kernel for heads of one width and one float type, given as numpy names it; arguments are addresses of arrays.
+    """The kernel for heads of one width and one float type, given as numpy names it, on a CPU.
 
     Raises:
         NoKernel: It cannot be built.
@@ -135,12 +139,20 @@ class EdgeAttention:
         kind = {"float32": "float", "float64": "double"}[self.real]
         return getattr(SOURCE.library(width=self.width, real=kind), name)
 
-    def attend(self, triples: Triples, threads: int, *addresses: int) -> None:
-        """Addresses of sides [token, 4, head, width] as q, k, v, w, and bias [token]; of the result [token, head, width] and
-        the logs of the sums of exponentials [head, token]."""
-        self._call("mdistill_attend")(byref(triples._held), self.heads, threads, *addresses)
+    def attend(
+        self, triples: Triples, sides: Float[Tensor, "token 4 head d"], bias: Float[Tensor, " token"]
+    ) -> tuple[Float[Tensor, "token head d"], Float[Tensor, "head token"]]:
+        """Attention of q, k, v, w, and the logs of its sums of exponentials; contiguous arrays."""
+        result, logs = sides.new_empty((len(sides), self.heads, self.width)), sides.new_empty((self.heads, len(sides)))
+        addresses = [part.data_ptr() for part in (sides, bias, result, logs)]
+        self._call("mdistill_attend")(byref(triples._held), self.heads, torch.get_num_threads(), *addresses)
+        return result, logs
 
-    def attend_back(self, triples: Triples, threads: int, *addresses: int) -> None:
-        """Addresses of sides, bias, result, logs of sums, gradient of the result; of the gradients of sides and of the bias per
-        head [head, token]."""
-        self._call("mdistill_attend_back")(byref(triples._held), self.heads, threads, *addresses)
+    def attend_back(
+        self, triples: Triples, inputs: tuple[Tensor, Tensor], outputs: tuple[Tensor, Tensor], gradient: Tensor
+    ) -> tuple[Float[Tensor, "token 4 head d"], Float[Tensor, " token"]]:
+        """Gradients of sides and bias, the inputs of `attend`, from its outputs and the gradient of the first of these."""
+        to_sides, to_bias = torch.empty_like(inputs[0]), torch.empty_like(outputs[1])
+        addresses = [part.data_ptr() for part in (*inputs, *outputs, gradient, to_sides, to_bias)]
+        self._call("mdistill_attend_back")(byref(triples._held), self.heads, torch.get_num_threads(), *addresses)
+        return to_sides, to_bias.sum(0)

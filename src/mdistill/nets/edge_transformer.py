@@ -40,7 +40,8 @@ from torch.nn.functional import gelu
 from mdistill.errors import BadInput
 from mdistill.graph import electronic_states
 from mdistill.kernels.build import NoKernel
-from mdistill.kernels.edge_attention import EdgeAttention, Triples, common_neighbours
+from mdistill.kernels.edge_attention import Triples, common_neighbours
+from mdistill.kernels.edge_attention_gpu import attention_kernel
 from mdistill.nets.layers import FREEZE, Linear, cutoff_envelope, frozen_below, harmonics, harmonics_table
 from mdistill.nets.network import Student, double_copy
 from mdistill.nets.settings import EdgeTransformerSettings
@@ -176,8 +177,8 @@ class Block(torch.nn.Module):
 def attend(
     sides: Float[Tensor, "token 4 head d"], bias: Float[Tensor, " token"], triples: Triples
 ) -> Float[Tensor, "token head d"]:
-    """Attention of q, k, v, w over triangles: compiled on a CPU, where it can be, else `attend_plain`."""
-    if sides.device.type == "cpu" and sides.dtype in (torch.float32, torch.float64):
+    """Attention of q, k, v, w over triangles: compiled, where it can be, else `attend_plain`."""
+    if sides.device.type in ("cpu", "cuda") and sides.dtype in (torch.float32, torch.float64):
         try:
             result: Tensor = _Attend.apply(sides, bias, triples)
             return result
@@ -206,14 +207,10 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sides: Tensor, bias: Tensor, triples: Triples) -> Tensor:
-        held, bias_held = sides.detach().contiguous(), bias.detach().contiguous()
-        tokens, _, heads, width = sides.shape
-        ctx.kernel, ctx.triples = EdgeAttention(heads, width, str(sides.dtype).removeprefix("torch.")), triples
-        result, logs = held.new_empty((tokens, heads, width)), held.new_empty((heads, tokens))
-        addresses = [part.data_ptr() for part in (held, bias_held, result, logs)]
-        ctx.kernel.attend(triples, torch.get_num_threads(), *addresses)
+        ctx.kernel, ctx.triples = attention_kernel(sides), triples
+        result, logs = ctx.kernel.attend(triples, sides.detach().contiguous(), bias.detach().contiguous())
         ctx.save_for_backward(sides, bias, result, logs)
-        return result
+        return result  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -224,11 +221,8 @@ class _Attend(torch.autograd.Function):
             wanted = [part for part in both if part.requires_grad]
             found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))
             return (*(next(found) if part.requires_grad else None for part in both), None)
-        held = [part.detach().contiguous() for part in (sides, bias, result, logs, gradient)]
-        to_sides, to_bias = torch.empty_like(held[0]), torch.empty_like(logs)
-        addresses = [part.data_ptr() for part in (*held, to_sides, to_bias)]
-        ctx.kernel.attend_back(ctx.triples, torch.get_num_threads(), *addresses)
-        return to_sides, to_bias.sum(0), None
+        given, from_above = (sides.detach().contiguous(), bias.detach().contiguous()), gradient.detach().contiguous()
+        return (*ctx.kernel.attend_back(ctx.triples, given, (result, logs), from_above), None)
 
 
 def tokens_of(graph: Graph, more: int, width: int, layers: int) -> Tokens:
