@@ -2,8 +2,8 @@
 
 Case lips: Li27P12S44 (83 atoms), PBE molecular dynamics at 520 K: 100 frames are the pool of hard labels, 100 others the test.
 Published with all of them hard: NequIP 142 and 36.8 meV/Å (force RMSE) with 10 and 100 frames. Case lips20: Li7P3S11 (84 atoms),
-PBE-like; the test frames come after those of the pool. Case water: 64 H2O, 100 frames by revPBE0-D3 of various densities: those of
-even number are the pool, the others the test. Soft labels: SevenNet-0 on its own dynamics at two temperatures from the first
+PBE-like; the test frames come after those of the pool. Case water: 64 H2O, 100 frames by revPBE0-D3 of various densities: those
+of even number are the pool, the others the test. Soft labels: SevenNet-0 on its own dynamics at two temperatures from the first
 structure of the pool, on strained, rattled and compressed cells, and on the structures of the pool (without their DFT labels).
 
 Methods: ours (corrected soft labels, then fine-tuning with the defaults of `HardFitSettings`; labels selected by farthest points

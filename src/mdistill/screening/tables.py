@@ -78,8 +78,9 @@ def notes(ranked: Sequence[RoomConductivity], model: TransportModel, *, motion: 
     if doubtful:
         texts.append(f"{doubtful} of {len(ranked)} structures lie outside the training set (column applicable): trust them less")
     if without:
+        be = "is" if without == 1 else "are"
         texts.append(
-            f"{without} of {len(ranked)} structures are ordered and triclinic or monoclinic. Such a cell may be one ordering of a"
+            f"{without} of {len(ranked)} structures {be} ordered and triclinic or monoclinic. Such a cell may be one ordering of a"
             " disordered crystal, so the composition alone was used (column basis)"
         )
     corrected = sum(one.basis == CORRECTED for one in ranked)
