@@ -80,8 +80,8 @@ def notes(ranked: Sequence[RoomConductivity], model: TransportModel, *, motion: 
     if without:
         be = "is" if without == 1 else "are"
         texts.append(
-            f"{without} of {len(ranked)} structures {be} ordered and triclinic or monoclinic. Such a cell may be one ordering of a"
-            " disordered crystal, so the composition alone was used (column basis)"
+            f"{without} of {len(ranked)} structures {be} ordered and triclinic or monoclinic. Such a cell may be one ordering of"
+            " a disordered crystal, so the composition alone was used (column basis)"
         )
     corrected = sum(one.basis == CORRECTED for one in ranked)
     if model.correction is not None and corrected:
