@@ -3,8 +3,9 @@
 Case lips: Li27P12S44 (83 atoms), PBE molecular dynamics at 520 K: 100 frames are the pool of hard labels, 100 others the test.
 Published with all of them hard: NequIP 142 and 36.8 meV/Å (force RMSE) with 10 and 100 frames. Case lips20: Li7P3S11 (84 atoms),
 PBE-like; the test frames come after those of the pool. Case water: 64 H2O, 100 frames by revPBE0-D3 of various densities: those
-of even number are the pool, the others the test. Soft labels: SevenNet-0 on its own dynamics at two temperatures from the first
-structure of the pool, on strained, rattled and compressed cells, and on the structures of the pool (without their DFT labels).
+of even number are the pool, the others the test. Case glycol: 140 structures of ethylene glycol by PySCF, PBE0-D3BJ/def2-SVP.
+Soft labels: SevenNet-0 (glycol: GFN2-xTB, which cannot be tuned) on its own dynamics at two temperatures from the first structure
+of the pool, on strained, rattled and compressed cells, and on the structures of the pool (without their DFT labels).
 
 Methods: ours (corrected soft labels, then fine-tuning with the defaults of `HardFitSettings`; labels selected by farthest points
 in the student's invariants), hard labels only (random, selected), element offsets only, and the teacher corrected by the
@@ -38,15 +39,21 @@ from mdistill.closed_form.delta import Delta, fit_delta, load_delta, offsets
 from mdistill.data.descriptors import invariants_of
 from mdistill.data.select_frames import select
 from mdistill.data.store import LabelStore
+from mdistill.direct.generate import generate
+from mdistill.direct.molecules import parsed
+from mdistill.direct.settings import MoleculeSettings
+from mdistill.direct.shards import read_shards
 from mdistill.graph import make_system
 from mdistill.hardening.harden import first_offsets
 from mdistill.hardening.refine import Rounds, own_frames
 from mdistill.hardening.settings import RefineSettings, TuneSettings
 from mdistill.hardening.tune import RELABELLED, TUNED, Tuned, labelled_again, load_tuning, tune
 from mdistill.interrupt import NEVER
-from mdistill.io.files import write_json
+from mdistill.io.files import replacing, write_json
+from mdistill.labelling.engine import Failure
 from mdistill.labelling.import_labels import import_labels
 from mdistill.labelling.label import label_run, label_structures
+from mdistill.labelling.molecular_dft import MolecularDft
 from mdistill.labelling.settings import LabelSettings
 from mdistill.nets.model_files import load_model, load_net
 from mdistill.teachers import load_teacher
@@ -66,6 +73,8 @@ SOFT = replace(
     LABEL, temperatures_K=(520.0, 900.0), frames=50, blocks=5, every_fs=16.0, equilibration_fs=200.0, contacts=16, probe_every=4,
     max_frames=100_000,
 )  # fmt: skip
+MOLECULE = replace(SOFT, temperatures_K=(300.0, 600.0), frames=100, time_step_fs=0.5, every_fs=8.0, displaced=0)
+GLYCOL = MoleculeSettings(structures=140, per_molecule=140, dynamics=3)
 WATER = replace(SOFT, temperatures_K=(300.0, 450.0), time_step_fs=0.5, displaced=0)
 TRAIN = TrainSettings(held_out=0.1, fit=FitSettings(steps=600, batch_size=4))
 PASSES = 120
@@ -74,22 +83,55 @@ OWN, TUNED_STEPS, SHARE_OF_TUNED = 300, 3000, 0.2
 PEERS = {"NequIP, hard only": [(10, 142.0), (100, 36.8)]}
 
 
-def lips(data: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+def lips(data: Path, home: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
     """Pool and test of Li27P12S44."""
+    del home
     return _frames(data / "li6p75s_lips" / "train_100.npz"), _frames(data / "li6p75s_lips" / "validate_100.npz")
 
 
-def lips20(data: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+def lips20(data: Path, home: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
     """Pool and test of Li7P3S11: of the first and of the last 450 of 1,000 frames that follow one another, 2 to 3 fs apart."""
+    del home
     path = data / "lips20" / "Li7P3S11.npz"
     return _frames(path, slice(0, 450, 4))[:100], _frames(path, slice(550, 1000, 4))[:100]
 
 
-def water(data: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+def water(data: Path, home: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
     """Pool and test of water."""
+    del home
     frames = import_labels(data / "water" / "revpbe0d3" / "train_100.xyz", hold_out=False).frames
     frames = [replace(frame, source="hard", block=k) for k, frame in enumerate(frames)]
     return frames[::2], frames[1::2]
+
+
+def glycol(data: Path, home: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+    """Pool and test of ethylene glycol: conformers, turned bonds, normal modes and dynamics by GFN2-xTB, labelled here."""
+    del data
+    molecule, engine = parsed("OCCO"), MolecularDft()
+    assert molecule is not None
+    generate(GLYCOL, home / "structures", seed=5, workers=1, listed=[molecule])
+    frames = read_shards(home / "structures")
+    (home / "hard").mkdir(exist_ok=True)
+    for k in np.random.default_rng(0).permutation(len(frames)):
+        path, system = home / "hard" / f"{k:03d}.npz", frames[k].system
+        if path.is_file():
+            continue
+        answer = engine.label(system, home / "hard")
+        if isinstance(answer, Failure):
+            raise SystemExit(f"{path}: {answer.reason}")
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
+            np.savez(
+                file, numbers=system.numbers, positions=system.positions, energy=answer.prediction.energy,
+                forces=answer.prediction.forces,
+            )  # fmt: skip
+    labelled = []
+    for path in sorted((home / "hard").glob("*.npz")):
+        with np.load(path) as kept:
+            system = make_system(kept["positions"], kept["numbers"], np.zeros((3, 3)), [False] * 3)
+            target = Prediction(energy=torch.from_numpy(kept["energy"]), forces=torch.from_numpy(kept["forces"]))
+            labelled.append(LabelledFrame(system=system, source="hard", block=len(labelled), target=target))
+    order = np.random.default_rng(1).permutation(len(labelled)).tolist()
+    return [labelled[k] for k in order[:100]], [labelled[k] for k in order[100:]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +139,14 @@ class Case:
     """Hard labels and what teaches the student before them.
 
     Attributes:
-        read: Folder of the data → pool and test.
+        read: Folder of the data, folder of the fits → pool and test.
         label: Soft labels.
         elements: Their atomic numbers.
         peers: Published errors: {name: [(labels, meV/Å)]}.
         teacher: Its name.
     """
 
-    read: Callable[[Path], tuple[list[LabelledFrame], list[LabelledFrame]]]
+    read: Callable[[Path, Path], tuple[list[LabelledFrame], list[LabelledFrame]]]
     label: LabelSettings
     elements: tuple[int, ...]
     peers: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
@@ -114,6 +156,7 @@ class Case:
 CASES = {
     "lips": Case(read=lips, label=SOFT, elements=(3, 15, 16), peers=PEERS),
     "lips20": Case(read=lips20, label=SOFT, elements=(3, 15, 16)),
+    "glycol": Case(read=glycol, label=MOLECULE, elements=(1, 6, 8), teacher="gfn2-xtb"),
     "water": Case(read=water, label=WATER, elements=(1, 8)),
 }
 
@@ -124,7 +167,7 @@ class Bench:
     def __init__(self, home: Path, case: str = "lips") -> None:
         self.home, self.case = home, CASES[case]
         self.label, self.elements = self.case.label, self.case.elements
-        self.pool, self.test = self.case.read(Path(os.environ["MDISTILL_DATA"]))
+        self.pool, self.test = self.case.read(Path(os.environ["MDISTILL_DATA"]), home)
         label_run_if_new(home, self.case, self.pool, self.test)
         self.soft_pool, self.soft_test = (LabelStore(home / name).read() for name in ("pool", "validate"))
         own = LabelStore(home / "soft").read()

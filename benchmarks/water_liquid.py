@@ -54,7 +54,7 @@ def row(name: str, labels: int, student: Path, runs: Path, data: Path) -> dict[s
     start = runs / "liquid" / "start.extxyz"
     if not start.is_file():
         start.parent.mkdir(parents=True, exist_ok=True)
-        frames = [frame.system for part in water(data) for frame in part]
+        frames = [frame.system for part in water(data, runs) for frame in part]
         write_systems(start, [min(frames, key=lambda one: abs(float(one.cell[0, 0, 0]) - SIDE_A))])
     r, g = measured(data)
     found: dict[str, list[float]] = {}
