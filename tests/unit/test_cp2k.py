@@ -210,6 +210,13 @@ def test_a_small_cell_is_sampled_by_k_points_and_each_calculation_starts_from_at
     assert "ALPHA 0.1" in safer and "MAX_SCF 200" in safer
 
 
+def test_electrons_of_metals_have_a_temperature():
+    text = input_text(BOX, Cp2kSettings(smearing_K=1000.0))
+    assert "ELECTRONIC_TEMPERATURE 1000" in text and "&DIAGONALIZATION" in text and "&OT" not in text
+    assert "SMEAR" not in input_text(BOX, Cp2kSettings())
+    assert "electrons at 1000 K" in engine("good", smearing_K=1000.0).theory and "electrons" not in engine("good").theory
+
+
 def test_an_output_cut_anywhere_is_a_failure(tmp_path):
     engine("good").label(BOX, tmp_path / "q")
     text = (tmp_path / "q" / "attempt-1" / "run.out").read_text()
@@ -219,14 +226,13 @@ def test_an_output_cut_anywhere_is_a_failure(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cp2k") is None, reason="cp2k is not installed")
-@pytest.mark.parametrize("kpoints", [(1, 1, 1), (2, 1, 1)])
-def test_cp2k_itself_gives_forces_and_stress_that_are_derivatives_of_its_energy(tmp_path, kpoints):
+@pytest.mark.parametrize(("kpoints", "kelvin"), [((1, 1, 1), 0.0), ((2, 1, 1), 0.0), ((2, 1, 1), 3000.0)])
+def test_cp2k_itself_gives_forces_and_stress_that_are_derivatives_of_its_energy(tmp_path, kpoints, kelvin):
     """Two hydrogen molecules in a small cell: central differences of the energy."""
     positions = np.array([[0.0, 0.0, 0.0], [0.80, 0.05, 0.0], [2.0, 2.0, 2.0], [2.1, 2.05, 2.75]])
     cell = np.diag([4.5, 4.7, 4.9])
-    cp2k = Cp2k(
-        Cp2kSettings(functional="PBE", basis="SZV-MOLOPT-SR-GTH", cutoff_Ry=200.0, scf=1e-7, drift_eV_A=0.2, kpoints=kpoints)
-    )
+    basis = {"functional": "PBE", "basis": "SZV-MOLOPT-SR-GTH", "cutoff_Ry": 200.0}
+    cp2k = Cp2k(Cp2kSettings(**basis, scf=1e-7, drift_eV_A=0.2, kpoints=kpoints, smearing_K=kelvin))
 
     def of(system: System) -> Answer:
         answer = cp2k.label(system, tmp_path / "q")
@@ -248,6 +254,7 @@ def test_cp2k_itself_gives_forces_and_stress_that_are_derivatives_of_its_energy(
 
 def test_answers_without_k_points_count_as_those_at_the_gamma_point():
     assert "kpoints" not in level_of(engine("good")) and "kpoints" in level_of(engine("good", kpoints=(2, 1, 1)))
+    assert "smearing" not in level_of(engine("good")) and "smearing" in level_of(engine("good", smearing_K=1000.0))
     for wrong in ((2, 2), (2.5, 1, 1)):
         with pytest.raises(BadInput, match="kpoints"):
             Cp2kSettings(kpoints=wrong)

@@ -45,10 +45,8 @@ def k_point_notice(
         return ""
     if not any(number in NON_METALS for number in elements):
         names = ", ".join(chemical_symbols[number] for number in sorted(elements))
-        return (
-            f"cp2k: {names} alone: a metal. CP2K is run without smearing of the occupations, which metals usually need, and no "
-            "k-points of a metal were tested; module:attribute of an ASE calculator takes the place of cp2k"
-        )
+        warm = "" if settings.smearing_K else ", and it usually needs electrons with a temperature (--cp2k.smearing-K 1000)"
+        return f"cp2k: {names} alone: a metal, of which no k-points were tested{warm}. Compare a frame with more k-points"
     frame = complete_cell(np.asarray(cell, dtype=np.float64) * np.asarray(pbc)[:, None])
     heights = (1.0 / np.linalg.norm(np.linalg.inv(frame), axis=0)).tolist()
     sampled = min(n * height for n, height, on in zip(settings.kpoints, heights, pbc, strict=True) if on)

@@ -60,6 +60,7 @@ class Cp2k:
         """The level of theory, in words."""
         s = self.settings
         points = "Γ point" if s.kpoints == (1, 1, 1) else f"{'×'.join(map(str, s.kpoints))} k-points"
+        points += f", electrons at {s.smearing_K:g} K" if s.smearing_K else ""
         return f"CP2K {s.functional}, {s.basis}, {s.cutoff_Ry:g}/{s.relative_cutoff_Ry:g} Ry, {points}"
 
     def label(

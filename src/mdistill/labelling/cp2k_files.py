@@ -62,6 +62,12 @@ _DIAGONALISATION = """
         METHOD BROYDEN_MIXING
         ALPHA {share:g}
       &END MIXING"""
+_SMEARING = """
+      ADDED_MOS -1
+      &SMEAR
+        METHOD FERMI_DIRAC
+        ELECTRONIC_TEMPERATURE {:g}
+      &END SMEAR"""
 _KPOINTS = """
     &KPOINTS
       SCHEME MONKHORST-PACK {}
@@ -141,11 +147,12 @@ def input_text(system: System, settings: Cp2kSettings, *, wavefunction: str = ""
     guess, restart = ("RESTART", f"\n    WFN_RESTART_FILE_NAME {wavefunction}") if wavefunction else ("ATOMIC", "")
     centred = "" if periodic == "XYZ" else "\n    &TOPOLOGY\n      &CENTER_COORDINATES\n      &END\n    &END TOPOLOGY"
     grid = tuple(n if on else 1 for n, on in zip(settings.kpoints, system.pbc[0].tolist(), strict=True))
-    if grid == (1, 1, 1):
+    if grid == (1, 1, 1) and not settings.smearing_K:
         ot = ("FULL_ALL", "CG", 60, 10) if safer else ("FULL_SINGLE_INVERSE", "DIIS", 25, 8)
         solver = _TRANSFORMATION.format(preconditioner=ot[0], minimizer=ot[1], steps=ot[2], outer=ot[3], scf=settings.scf)
     else:
-        solver = _DIAGONALISATION.format(steps=200 if safer else 60, share=0.1 if safer else 0.4)
+        smearing = _SMEARING.format(settings.smearing_K) if settings.smearing_K else ""
+        solver = smearing + _DIAGONALISATION.format(steps=200 if safer else 60, share=0.1 if safer else 0.4)
     stress = "\n  STRESS_TENSOR ANALYTICAL" if periodic == "XYZ" else ""
     shown = "\n    &STRESS_TENSOR ON\n    &END STRESS_TENSOR" if stress else ""
     return _TEMPLATE.format(

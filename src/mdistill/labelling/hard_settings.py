@@ -22,6 +22,7 @@ class Cp2kSettings:
         kpoints: Number of k-points along each lattice vector; 1 1 1 is the Γ point alone. Below 18 Å of k-points × height
             of the cell you are told what was measured.
         scf: Largest change of the orbitals' gradient (with k-points: of the density) at convergence.
+        smearing_K: Temperature of the electrons (Fermi–Dirac), K, for metals; energies are then free energies. 0: none.
         charge: Total charge, e.
         drift_eV_A: Largest mean force of all atoms, eV/Å; beyond it the grid is too coarse and the label is refused.
         timeout_s: Longest time of one attempt, s; a calculation has two.
@@ -34,6 +35,7 @@ class Cp2kSettings:
     relative_cutoff_Ry: float = setting(50.0, least=10.0, most=1000.0, unit="Ry")
     kpoints: tuple[int, int, int] = setting((1, 1, 1), least=1, most=50)
     scf: float = setting(1e-6, least=1e-10, most=1e-4)
+    smearing_K: float = setting(0.0, least=0.0, most=1e5, unit="K")
     charge: int = setting(0, least=-20, most=20)
     drift_eV_A: float = setting(0.02, above=0.0, most=1.0, unit="eV/Å")
     timeout_s: float = setting(3600.0, above=0.0, most=1e7, unit="s")

@@ -92,8 +92,9 @@ def level_of(engine: Engine) -> str:
     inner: Any = getattr(engine, "engine", engine)
     settings, potential = getattr(inner, "settings", None), getattr(inner, "potential", None)
     told = {} if settings is None else {k: v for k, v in asdict(settings).items() if k not in ("timeout_s", "command")}
-    if told.get("kpoints") == (1, 1, 1):  # answers from before there were k-points count as well
-        del told["kpoints"]
+    for later, without in (("kpoints", (1, 1, 1)), ("smearing_K", 0.0)):  # answers from before there were such count as well
+        if told.get(later) == without:
+            del told[later]
     told |= {} if potential is None else {"model": model_id(potential)}
     return f"{engine.name} {told}"
 
