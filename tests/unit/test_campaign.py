@@ -276,6 +276,19 @@ def test_dask_goes_on_when_a_worker_dies(place, capsys, trust):
     trust("T42", "campaign: runs lost after a kill of a Dask worker", 0, "0")
 
 
+@pytest.mark.slow
+@pytest.mark.loopback
+def test_executorlib_does_the_runs(place, capsys, monkeypatch):
+    pytest.importorskip("executorlib")
+    (place / "sitecustomize.py").write_text(f"from mdistill.campaign import queue\nqueue._CHILD = {CHILD!r}\n")
+    monkeypatch.setenv("PYTHONPATH", f"{place}:{os.environ.get('PYTHONPATH', '')}")
+    assert campaign("--workers", "executorlib:SingleNodeExecutor") == 1
+    assert [open_campaign(Path("camp")).record(name).state for name in "abc"] == ["done", "failed", "done"]
+    assert begun("a") == begun("c") == 1
+    assert campaign("--workers", "executorlib:Nowhere") == 2
+    assert "SlurmJobExecutor" in capsys.readouterr().err
+
+
 @pytest.mark.loopback
 def test_no_scheduler_is_told(place, capsys, monkeypatch):
     pytest.importorskip("distributed")

@@ -1,4 +1,4 @@
-"""The runs of a campaign at work: a process for each, side by side on this machine, by Dask, or by a job of SLURM.
+"""The runs of a campaign at work: a process for each, here side by side, by Dask, by executorlib, or by a job of SLURM.
 
 A run is `mdistill distill` in a process of its own, which ends with its parent. Whoever starts it writes its record.
 """
@@ -14,11 +14,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from mdistill.campaign.plan import Campaign, Record, open_campaign
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, MissingPackage
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.io.files import this_host
 from mdistill.runs.lock import working
@@ -173,31 +174,39 @@ class Here:
 
 @dataclass(slots=True)
 class Distributed:
-    """Runs as tasks of a Dask cluster, which decides how many at once. All machines see the folder under one path."""
+    """Runs as tasks of a queue elsewhere, which decides how many at once. All machines see the folder under one path.
+
+    Attributes:
+        place: Name of the queue.
+        submit: Function and its arguments → a future.
+        slots: How many tasks are worth having there.
+        shut: Called at the end.
+    """
 
     campaign: Campaign
-    client: Any
+    place: str
+    submit: Callable[..., Any]
+    slots: Callable[[], int]
+    shut: Callable[[], object]
     flags: Sequence[str] = ()
     at_work: dict[str, Any] = field(default_factory=dict)
 
     def free(self) -> bool:
-        return len(self.at_work) < 2 * max(1, sum(self.client.nthreads().values()))
+        return len(self.at_work) < self.slots()
 
     def start(self, name: str) -> None:
         _stop_file(self.campaign, name).unlink(missing_ok=True)
-        arguments = (str(self.campaign.folder.resolve()), name, list(self.flags))
-        key = f"mdistill-{name}-{time.time_ns()}"
-        self.at_work[name] = self.client.submit(task, *arguments, key=key, pure=False)
+        self.at_work[name] = self.submit(task, str(self.campaign.folder.resolve()), name, list(self.flags))
 
     def finished(self) -> Iterator[tuple[str, Record]]:
         for name, future in list(self.at_work.items()):
             if not future.done():
                 continue
             del self.at_work[name]
-            if future.status == "finished":
+            if not future.cancelled() and (error := future.exception()) is None:
                 yield name, Record(**future.result())
                 continue
-            reason = "stopped" if future.cancelled() else f"Dask: {future.exception()}"
+            reason = "stopped" if future.cancelled() else f"{self.place}: {error}"
             record = replace(self.campaign.record(name), state="failed", status=-signal.SIGKILL, reason=reason)
             if future.cancelled():
                 record = replace(record, state="stopped", status=None)
@@ -212,7 +221,40 @@ class Distributed:
                 future.cancel()
 
     def close(self) -> None:
-        self.client.close()
+        self.shut()
+
+
+def on_dask(campaign: Campaign, client: Any, flags: Sequence[str]) -> Distributed:
+    """Tasks of a Dask cluster, two for each thread of its workers."""
+
+    def submit(work: Callable[..., Any], folder: str, name: str, more: list[str]) -> Any:
+        return client.submit(work, folder, name, more, key=f"mdistill-{name}-{time.time_ns()}", pure=False)
+
+    return Distributed(campaign, "Dask", submit, lambda: 2 * max(1, sum(client.nthreads().values())), client.close, flags)
+
+
+def on_executorlib(campaign: Campaign, kind: str, flags: Sequence[str]) -> Distributed:
+    """Tasks of one core by an executor of executorlib: all of them at once, in its queue.
+
+    Raises:
+        MissingPackage: executorlib is absent.
+        BadInput: It has no such executor, or cannot start it.
+    """
+    try:
+        import executorlib
+    except ImportError as error:
+        raise MissingPackage("executorlib", 'pip install "mdistill[executorlib]"', "--workers executorlib:…") from error
+    known = sorted(name for name in dir(executorlib) if name.endswith("Executor") and name != "BaseExecutor")
+    if kind not in known:
+        raise BadInput("--workers", f"executorlib:{kind}", allowed=", ".join(known), fix=f"--workers executorlib:{known[-1]}")
+    try:
+        executor: Any = getattr(executorlib, kind)(resource_dict={"cores": 1})
+    except Exception as error:
+        fix = "run this where the scheduler is, or with another executor"
+        raise BadInput("--workers", f"executorlib:{kind}: {error}", allowed="an executor that starts here", fix=fix) from error
+    return Distributed(
+        campaign, "executorlib", executor.submit, lambda: len(campaign.jobs), partial(executor.shutdown, wait=False), flags
+    )
 
 
 def _stop_file(campaign: Campaign, name: str) -> Path:
@@ -220,7 +262,7 @@ def _stop_file(campaign: Campaign, name: str) -> Path:
 
 
 def task(folder: str, name: str, flags: list[str]) -> dict[str, Any]:
-    """A run as a task of Dask. A worker that dies leaves a run that another worker continues."""
+    """A run as a task elsewhere. A worker that dies leaves a run that another worker continues."""
     campaign = open_campaign(Path(folder))
     until = time.monotonic() + _SAVE_S
     while working(campaign.run(name)) is not None and time.monotonic() < until:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mdistill.campaign.plan import Campaign
 
 ACTIONS = ("start", "status", "run")
-DASK = "dask://"
+DASK, EXECUTORLIB = "dask://", "executorlib:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class CampaignArguments(TrustArguments):
     out: Path | None = None
     """Folder of the campaign (default: runs/NAME OF THE FILE)."""
     workers: str = ""
-    """Number of runs side by side (default: all cores), or dask://HOST:PORT."""
+    """Number of runs side by side (default: all cores), dask://HOST:PORT, or executorlib:SlurmJobExecutor (or another)."""
     slurm: bool = False
     """Write a script for SLURM in place of running."""
     update: bool = False
@@ -118,16 +118,19 @@ def _flags(given: CampaignArguments) -> list[str]:
 @contextmanager
 def _pool(campaign: Campaign, given: CampaignArguments) -> Iterator[Any]:
     """Where the runs work."""
-    from mdistill.campaign.queue import Distributed, Here
+    from mdistill.campaign.queue import Here, on_dask, on_executorlib
     from mdistill.processes import usable_cores
 
     if given.workers.startswith(DASK):
         from mdistill.labelling.dask_executor import connected
 
-        yield Distributed(campaign, connected(given.workers, "--workers"), _flags(given))
+        yield on_dask(campaign, connected(given.workers, "--workers"), _flags(given))
+        return
+    if given.workers.startswith(EXECUTORLIB):
+        yield on_executorlib(campaign, given.workers.removeprefix(EXECUTORLIB), _flags(given))
         return
     if given.workers and not (given.workers.isdigit() and 1 <= int(given.workers) <= 4096):
-        raise BadInput("--workers", given.workers, allowed="1 to 4096, or dask://HOST:PORT", fix="--workers 2")
+        raise BadInput("--workers", given.workers, allowed="1 to 4096, dask://HOST:PORT, or executorlib:NAME", fix="--workers 2")
     yield Here(campaign, int(given.workers) if given.workers else usable_cores(), _flags(given))
 
 
