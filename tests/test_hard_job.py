@@ -8,13 +8,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from mdistill import cli
 from mdistill.data.store import LabelStore
+from mdistill.errors import MdistillError
+from mdistill.hardening.harden import Hardening
+from mdistill.hardening.refine import Rounds
+from mdistill.hardening.settings import HardSettings
 from mdistill.io.files import sha256
 from mdistill.nets.model_files import read_metadata
 from mdistill.runs.ledger import Ledger
 from mdistill.runs.results import Results, read_results
+from mdistill.workflows import hard_stages
+from mdistill.workflows.run_parts import read_labels
 
 CRYSTAL = "LiCl\n1.0\n0.0 2.6 2.6\n2.6 0.0 2.6\n2.6 2.6 0.0\nLi Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
 JOB = shlex.split(
@@ -132,6 +139,30 @@ def test_labels_are_never_asked_for_twice_and_the_run_can_go_back(place: Path, t
     assert cli.run([*words, "--update", "--out", str(run)]) in (0, 4)
     assert (run / "student.mdistill").read_bytes() == (run / "refine" / "student.mdistill").read_bytes()
     assert "force error against DFT" not in {gate.name for gate in read_results(run).gates}
+
+
+@pytest.mark.slow
+def test_the_command_of_its_own_does_the_same_md(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the job's stage and of `mdistill harden`: same structures, temperatures, pressure, seed and settings."""
+    run, given = tmp_path / "run", list[Rounds]()
+    shutil.copytree(place / "run", run, copy_function=shutil.copy2)
+
+    def caught(job: Hardening, *_: object, **__: object) -> Results:
+        assert job.own is not None
+        given.append(job.own)
+        raise MdistillError("caught")
+
+    monkeypatch.setattr(hard_stages, "harden", caught)
+    assert (
+        cli.run(["distill", str(place / "licl.vasp"), *JOB, *HARD, "--harden.fit.rate", "0.2", "--update", "--out", str(run)])
+        == 1
+    )
+    stage = given[0]
+    own = hard_stages.own_rounds(run, stage.teacher, read_labels(run), stage.train, HardSettings(time_ps=0.1))
+    assert own.pressure_GPa == 0.0 and own.temperatures_K == (40.0, 48.0) and own.seed != 0
+    for name in ("temperatures_K", "settings", "label", "pressure_GPa", "matter", "seed"):
+        assert getattr(own, name) == getattr(stage, name), name
+    assert all(torch.equal(a.positions, b.positions) for a, b in zip(own.systems, stage.systems, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from mdistill import cli
 from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.derivatives import Conservative
-from mdistill.errors import BadInput
+from mdistill.errors import BadInput, MdistillNotice
 from mdistill.graph import build_graph
 from mdistill.hardening.harden import CHOSEN, DELTA, LABELS, Hardening, first_offsets, harden
 from mdistill.hardening.settings import HardSettings
@@ -25,10 +26,14 @@ from mdistill.labelling.engine import Answer, Failure
 from mdistill.labelling.hard_settings import Cp2kSettings
 from mdistill.labelling.remembered import Remembered, load_engine
 from mdistill.nets.model_files import load_model, load_net
+from mdistill.runs.folder import keep_settings
+from mdistill.runs.ledger import LEDGER
 from mdistill.training.hard_targets import shifted_student
 from mdistill.training.potential import evaluate, train_potential
 from mdistill.training.settings import FitSettings, HardFitSettings, TrainSettings
 from mdistill.types import Prediction, System
+from mdistill.workflows.hard_stages import own_rounds
+from mdistill.workflows.run_parts import read_labels
 from systems import MorseNet, morse_frames
 
 TRAIN = TrainSettings(cutoff=4.5, radial=4, degree=1, channels=4, hidden=8, held_out=0.25, fit=FitSettings(steps=150))
@@ -208,6 +213,54 @@ def test_bad_input_names_flag_and_fix(trained, tmp_path, capsys):
     ):
         assert cli.run(words) == status, words
         assert said in capsys.readouterr().err, words
+
+
+CRYSTAL = "LiCl\n1.0\n0.0 2.6 2.6\n2.6 0.0 2.6\n2.6 2.6 0.0\nLi Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
+LABEL = shlex.split(
+    "--teacher toy_teacher:salt --prepare.cutoff 3 --prepare.relax-steps 30 --temperatures-K 40 60 --frames 4 --blocks 4 "
+    "--every-fs 8 --equilibration-fs 8 --displaced 0 --contacts 0 --shears 0 --probes 0 --heavy-h 3 --threads 1"
+)
+
+
+@pytest.fixture(scope="module")
+def labelled_run(tmp_path_factory):
+    """A folder with label/ of `mdistill label`."""
+    run = tmp_path_factory.mktemp("own")
+    (run / "licl.vasp").write_text(CRYSTAL)
+    assert cli.run(["label", str(run / "licl.vasp"), *LABEL, "--out", str(run / "label")]) == 0
+    return run
+
+
+def test_the_students_md_is_that_of_the_run(labelled_run):
+    """Structures, temperatures and settings of its labels; for a run of the main job see `test_hard_job`."""
+    soft, asked = read_labels(labelled_run), replace(SETTINGS, time_ps=0.03)
+    rounds = own_rounds(labelled_run, Conservative(MorseNet()), soft, TRAIN, asked, workers=2)
+    relaxed = read_systems(labelled_run / "label" / "prepare" / "structures.extxyz")
+    assert len(rounds.systems) == 1 and torch.equal(rounds.systems[0].positions, relaxed[0].positions)
+    assert rounds.temperatures_K == (40.0, 60.0) and rounds.label.heavy_h == 3.0 and rounds.workers == 2
+    assert (rounds.settings.time_ps, rounds.settings.every_fs, rounds.pressure_GPa) == (0.03, 30.0, None)
+
+
+@pytest.mark.parametrize("lost", ["structures", "temperatures", "unknown settings"])
+def test_without_structures_or_temperatures_a_notice_tells_that_there_is_no_md(lost, labelled_run, tmp_path):
+    run, teacher, soft = tmp_path / "run", Conservative(MorseNet()), read_labels(labelled_run)
+    shutil.copytree(labelled_run, run)
+    if lost == "structures":
+        shutil.rmtree(run / "label" / "prepare")
+    elif lost == "temperatures":
+        (run / "label" / LEDGER).unlink()
+    else:
+        keep_settings(run, "distill", {"label": {"temperature": [300.0]}})
+    with pytest.warns(MdistillNotice, match="labels no frames of the students' MD") as told:
+        rounds = own_rounds(run, teacher, soft, TRAIN, SETTINGS)
+    named = {
+        "structures": "prepare/structures.extxyz",
+        "temperatures": "no temperatures",
+        "unknown settings": "label.temperature",
+    }
+    assert rounds.systems == () and rounds.teacher is teacher and named[lost] in str(told[0].message)
+    none = replace(SETTINGS, tune=replace(SETTINGS.tune, frames=0))
+    assert own_rounds(run, teacher, soft, TRAIN, none).systems == (), "not asked for, so nothing to tell"
 
 
 @pytest.mark.slow

@@ -14,15 +14,19 @@ from mdistill.derivatives import curvature_products
 from mdistill.errors import BadInput, Interrupted
 from mdistill.graph import build_graph, make_system
 from mdistill.hardening.corrected import correction_file, load_correction, reference_of
+from mdistill.hardening.hard_labels import write_labels
 from mdistill.hardening.harden import Hardening, harden
 from mdistill.hardening.refine import teacher_alone
 from mdistill.hardening.settings import HardSettings, TuneSettings
 from mdistill.hardening.tune import RELABELLED, TUNED, Tuned, labelled_again, tune
 from mdistill.interrupt import StopRequest
+from mdistill.io.structures import STRUCTURES, write_systems
 from mdistill.labelling.engine import Answer
 from mdistill.labelling.remembered import Remembered
+from mdistill.labelling.settings import LabelSettings
 from mdistill.nets.model_files import read_metadata
 from mdistill.report.cards import card
+from mdistill.runs.folder import keep_settings
 from mdistill.teachers import load_teacher
 from mdistill.teachers.models import load
 from mdistill.teachers.tuned import TunedNet, load_tuned, save_tuned, to_tune
@@ -121,8 +125,6 @@ def test_the_file_gives_the_same_teacher_and_every_command_takes_it(engine, tmp_
     moved = [replace(system, positions=system.positions + sign * 1e-3 * probes[0]) for sign in (1.0, -1.0)]
     ahead, back = (read(build_graph(one, 5.0)).forces for one in moved)
     assert torch.allclose(curvature_products(read, system, probes)[0], (back - ahead) / 2e-3, atol=0.02)
-    from mdistill.io.structures import write_systems
-
     write_systems(tmp_path / "cell.extxyz", [system])
     words = [
         "simulate",
@@ -248,3 +250,39 @@ def test_the_students_are_taught_and_judged_by_the_tuned_teacher(engine, tmp_pat
     reference, read = reference_of(engine.teacher, "sevennet-0", made), load_correction(made)
     assert reference.name == "sevennet-0 tuned on 6 labels of stiffer" and len(read.known) == 24
     assert torch.equal(reference.labels(soft[:1])[0].target.forces, read.of(soft[0].target, soft[0].system).forces)
+
+
+def test_the_command_labels_frames_of_the_students_own_md(engine, tmp_path, capsys):
+    """`mdistill harden` of a folder with label/ and train/: MD of its student at the temperatures of its labels."""
+    run, systems = tmp_path / "run", crystals(12)
+    soft = [
+        LabelledFrame(system=one, target=engine.teacher(build_graph(one, 5.0)), source="md", block=k // 3)
+        for k, one in enumerate(systems)
+    ]
+    LabelStore(run / "label").append(soft, key="md")
+    write_systems(run / "label" / "prepare" / STRUCTURES, systems[:1])
+    keep_settings(run / "label", "label", {"label": LabelSettings(temperatures_K=(40.0, 60.0))})
+    train_potential(soft, TRAIN, run / "train", provenance={"teacher": "sevennet-0", "settings": asdict(TRAIN)})
+    write_labels(tmp_path / "hard.extxyz", frames_of(systems[:4], engine))
+    words = [
+        "harden",
+        str(run),
+        "--engine",
+        str(tmp_path / "hard.extxyz"),
+        "--budget",
+        "4",
+        "--tune.steps",
+        "4",
+        "--threads",
+        "1",
+    ]
+    words += ["--time-ps", "0.1", "--tune.frames", "3", "--fit.time", "0.1"]
+    assert cli.run(words) in (0, 4), capsys.readouterr().err
+    home = run / "hard" / "round-1"
+    assert {path.name for path in home.glob("md-*")} == {"md-0-40K", "md-0-60K"}
+    labelled = LabelStore(home / "tuned-soft").read()
+    assert 0 < len(labelled) <= 3 and {frame.source for frame in labelled} == {"on-policy"}
+    tuned, one = load(run / "hard" / TUNED), labelled[0]
+    assert torch.allclose(one.target.forces, tuned(build_graph(one.system, 5.0)).forces, atol=1e-5)
+    made = {path: path.stat().st_mtime_ns for path in home.rglob("*.npz")}
+    assert cli.run(words) in (0, 4) and made == {path: path.stat().st_mtime_ns for path in home.rglob("*.npz")}, "resumed"

@@ -47,9 +47,9 @@ class HardenArguments(TrustArguments):
 
 HELP = """\
 Choose a few frames of a run, label them with an expensive engine (DFT), train the run's teacher further on them (SevenNet,
-CHGNet) or fit the difference to it, and teach the run's students by both. The report tells the errors of teacher and students
-against the hard labels before and after, and whether they are too soft. Failed calculations are repeated once with safer settings
-and never trained on.
+CHGNet) or fit the difference to it, and teach the run's students by both. The tuned teacher labels the run's structures again,
+and 300 frames of the students' own MD. The report tells the errors of teacher and students against the hard labels before and
+after, and whether they are too soft. Failed calculations are repeated once with safer settings and never trained on.
 
 examples:
   mdistill harden runs/mine --engine cp2k --budget 40
@@ -117,6 +117,7 @@ def _job(given: HardenArguments) -> Hardening:
     from mdistill.teachers.tuned import to_tune
     from mdistill.training.committee import members_beside
     from mdistill.training.settings import TrainSettings
+    from mdistill.workflows.hard_stages import own_rounds
     from mdistill.workflows.run_parts import read_labels
 
     if not given.run.is_dir():
@@ -139,14 +140,20 @@ def _job(given: HardenArguments) -> Hardening:
     if sampling := notice_of(engine, [frame.system for frame in soft[:1]]):
         notify(sampling)
     teacher, structures, own = str(provenance.get("teacher", "teacher")), given_by(engine), None
-    if structures or to_tune(teacher, given.hard.teacher):
+    tuned = to_tune(teacher, given.hard.teacher)
+    if structures or tuned:
         if is_import_path(teacher) and not given.trust:
             problem, allowed = (
                 f"names {teacher!r} as its teacher, whose code would run",
                 "a teacher by name, unless you add --trust",
             )
             raise BadInput(student, problem, allowed=allowed, fix="add --trust if you know and trust that module")
-        own = teacher_alone(load(teacher, subject=f"teacher of {student}"), train)
+        loaded = load(teacher, subject=f"teacher of {student}")
+        own = (
+            own_rounds(given.run, loaded, soft, train, given.hard, workers=given.workers)
+            if tuned
+            else teacher_alone(loaded, train)
+        )
     return Hardening(
         soft=soft, students=[student, *members_beside(student)], engine=engine, train=train,
         teacher=teacher, budget=given.budget, own=own, given=structures,

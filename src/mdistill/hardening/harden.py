@@ -295,14 +295,15 @@ class _Work:
         told = {"engine": theory_of(job.engine), "labels": len(train), "teacher": job.teacher}
         save_tuned(self.folder / TUNED, net, told)
         tuned = Tuned(potential=net.potential(), labels=len(train))
-        more = self.labelled_by(tuned, home) if job.own.systems else []
+        more = self.labelled_by(tuned, home) if job.own.systems and self.settings.tune.frames else []
         return labelled_again(self.soft, tuned, self.folder / RELABELLED, stop=self.stop), more
 
     def labelled_by(self, tuned: Tuned, home: Path) -> list[LabelledFrame]:
         """Frames evenly over the MD of the students, labelled by the tuned teacher."""
         rounds, number, store = self.job.own, len(self.rows), LabelStore(home / "tuned-soft")
         assert rounds is not None  # noqa: S101  (`Hardening` checks it)
-        found, most = self.own(rounds, number, home)[0], self.settings.tune.frames
+        (found, _, broken), most = self.own(rounds, number, home), self.settings.tune.frames
+        self.left += [f"MD of the students for labels of the tuned teacher broke: {'; '.join(broken)}"] if broken else []
         chosen = [found[k] for k in sorted({int(k) for k in np.linspace(0, len(found) - 1, min(most, len(found)))})]
         label = replace(rounds.label, largest_force=self.settings.largest_force)
         name = model_id(tuned.potential)[:12]

@@ -275,7 +275,7 @@ class _Job:
         if hard_stages.in_unit_cell(settings, self.engine, self.crystal):
             most, seed = settings.harden.most_atoms, self._seed("unit cell")
             cells = unit_cells(self.crystal, self.teacher, settings.prepare, folder, most_atoms=most, seed=seed, stop=self.stop)
-        own = self._rounds("harden", cells, hard_stages.later_rounds(settings))
+        own = self._rounds("harden", cells, hard_stages.later_rounds(settings.refine, settings.harden))
         return hard_stages.harden_stage(self.settings, self.folder, self.engine, own, told=self._provenance(), stop=self.stop)
 
     def _reference(self) -> Reference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,25 @@ from mdistill.hardening.hard_engine import check_engine, load_hard_engine
 from mdistill.hardening.harden import ANSWERS, Hardening, harden
 from mdistill.hardening.k_points import k_point_notice
 from mdistill.hardening.made_elsewhere import given_by
-from mdistill.hardening.refine import Rounds
-from mdistill.hardening.settings import RefineSettings
+from mdistill.hardening.refine import Rounds, teacher_alone
+from mdistill.hardening.settings import HardSettings, RefineSettings
 from mdistill.hardening.tune import TUNED
 from mdistill.hardening.unit_cell import check_size
 from mdistill.interrupt import StopRequest
+from mdistill.io.structures import STRUCTURES, read_systems
 from mdistill.labelling.engine import Engine
 from mdistill.labelling.remembered import level_of, theory_of
-from mdistill.matter.kinds import recognised
+from mdistill.matter.kinds import KINDS, recognised
 from mdistill.notices import notify
+from mdistill.runs.folder import run_settings
+from mdistill.runs.ledger import LEDGER
 from mdistill.runs.results import Cell, Results, Table
-from mdistill.settings import amended
+from mdistill.settings import amended, child_seed, from_json
 from mdistill.teachers.tuned import to_tune
 from mdistill.training.committee import member_file
 from mdistill.training.hard_targets import left_for_test
-from mdistill.types import Potential, System
+from mdistill.training.settings import TrainSettings
+from mdistill.types import LabelledFrame, Potential, System
 from mdistill.units import PS
 from mdistill.workflows.distill_settings import DistillSettings
 from mdistill.workflows.run_parts import read_labels
@@ -130,10 +134,52 @@ def harden_work(settings: DistillSettings, engine: Engine, refined: Mapping[str,
     return {name: one for name, one in refined.items() if name != "refine"} | asked
 
 
-def later_rounds(settings: DistillSettings) -> RefineSettings:
+def later_rounds(refine: RefineSettings, asked: HardSettings) -> RefineSettings:
     """The students' MD in later rounds."""
-    time_ps = settings.harden.time_ps
-    return replace(settings.refine, time_ps=time_ps, every_fs=min(settings.refine.every_fs, 1000.0 * time_ps))
+    return replace(refine, time_ps=asked.time_ps, every_fs=min(refine.every_fs, 1000.0 * asked.time_ps))
+
+
+def own_rounds(
+    run: Path, teacher: Potential, soft: Sequence[LabelledFrame], train: TrainSettings, asked: HardSettings, *, workers: int = 0
+) -> Rounds:
+    """The students' MD of a run as in its main job, for a command that begins from its folder.
+
+    Structures are those that the teacher relaxed, temperatures those of the labels. Where the folder lacks either, the teacher
+    without MD, and a notice. Where it states no pressure, as one of `mdistill label`, the MD runs in the relaxed cell.
+
+    Args:
+        run: Run folder, or one that holds label/.
+        teacher, soft: The teacher and the labels of the run.
+        train: Settings of the students' first fit.
+        asked: Length of the MD and number of its frames.
+        workers: Number of worker processes for teacher calls; 0: this process.
+    """
+    alone = teacher_alone(teacher, train)
+    if not asked.tune.frames:
+        return alone
+    places = (run, run / "label")
+    files = [path for place in places if (path := place / "prepare" / STRUCTURES).is_file()]
+    labelled = [place for place in places if "label" in run_settings(place)]
+    try:
+        if not files:
+            raise BadInput(run, f"holds no prepare/{STRUCTURES}", allowed="a run folder", fix="")
+        if not labelled:
+            raise BadInput(run, "tells no temperatures of its labels", allowed="a run folder", fix="")
+        told = run_settings(labelled[0])
+        parts: dict[str, Any] = {name: told[name] for name in ("label", "refine", "production", "matter", "seed") if name in told}
+        parts["label"] = {name: value for name, value in parts["label"].items() if name != "seed"}
+        settings = from_json(DistillSettings, parts, source=labelled[0] / LEDGER, derived=True)
+        systems = read_systems(files[0])
+    except BadInput as error:
+        notify(f"{error.subject}: {error.problem}, so the tuned teacher labels no frames of the students' MD, only the run's")
+        return alone
+    fixed = "production" not in told or settings.production.fixed_cell or any(frame.target.stress is None for frame in soft)
+    return Rounds(
+        systems=systems, teacher=teacher, temperatures_K=settings.label.temperatures_K, label=settings.label, train=train,
+        settings=later_rounds(settings.refine, asked), pressure_GPa=None if fixed else settings.production.pressure_GPa,
+        matter=KINDS["crystal" if settings.matter == "auto" else settings.matter], seed=child_seed(settings.seed, "harden"),
+        workers=workers,
+    )  # fmt: skip
 
 
 def harden_stage(
