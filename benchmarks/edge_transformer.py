@@ -23,7 +23,8 @@ import torch
 
 from benchmarks import edge_alkanes, edge_dynamics, edge_pretraining
 from benchmarks.edge_fits import MINUTES, fitted, force_errors, frames_of
-from benchmarks.record import recorded, write_record
+from benchmarks.edge_plot import plot
+from benchmarks.record import RESULTS, recorded, write_record
 from mdistill.derivatives import Direct
 from mdistill.graph import build_graph, make_system
 from mdistill.kernels.edge_attention import Triples
@@ -212,6 +213,7 @@ def record(work: Path, data: Path) -> None:
     rows += tuned + [row for row in before if row["part"] == "tuned" and row["molecule"] not in tuned_now]
     steps = {"pre-training steps": edge_pretraining.PRE_STEPS, "tuning steps": edge_pretraining.TUNING_STEPS}
     write_record("edge_transformer", {"minutes": MINUTES, "minutes of the smaller molecules": SHORT} | steps, rows)
+    plot(rows, RESULTS / "edge_transformer.svg")
 
 
 PARTS = {

@@ -1,0 +1,42 @@
+"""Figure of the edge transformer: what pre-training gains, and vibrations of butane beside GFN2-xTB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+COLOURS = {"force MAE (meV/Å)": "#1b6ca8", "E_eq (meV/Å)": "#c0392b"}
+MODELS = {"GFN2-xTB": "black", "moment": "#117a65", "direct": "#c0392b", "direct, a quarter of the time": "#e08e0b"}
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Errors against the number of structures with their power laws; spectra of NVE runs, one above another."""
+    from matplotlib.figure import Figure
+
+    sizes = [row for row in rows if row["part"] == "pre-training"]
+    spectra = [row for row in rows if row["part"] == "spectra" and row["ensemble"] == "NVE" and "density (cm)" in row]
+    if not sizes or not spectra:
+        return
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x = [row["fitted structures"] for row in sizes]
+    laws = {row["quantity"]: row for row in rows if row["part"] == "pre-training fit"}
+    for name, colour in COLOURS.items():
+        values = [row[name]["value"] if isinstance(row[name], dict) else row[name] for row in sizes]
+        left.plot(x, values, "o", color=colour, label=f"{name}: n^{laws[name]['exponent']:.2f}" if name in laws else name)
+    left.set(
+        xscale="log", yscale="log", xlabel="structures of pre-training, 3,000 steps each", ylabel="on unseen molecules, meV/Å"
+    )
+    left.legend(fontsize=8, frameon=False)
+    shift, seen = 0.0, set[str]()
+    for row in spectra:
+        if row["model"] not in MODELS or row["model"] in seen:
+            continue
+        seen.add(row["model"])
+        density = [1e3 * value + shift for value in row["density (cm)"]]
+        right.plot(row["wave number (1/cm)"], density, color=MODELS[row["model"]], lw=1.0, label=row["model"])
+        shift += 2.0
+    right.set(xlim=(0.0, 3600.0), xlabel="wave number, 1/cm", ylabel="density of vibrations, 10⁻³ cm, shifted", yticks=[])
+    right.legend(fontsize=8, frameon=False, loc="upper center")
+    figure.savefig(path)
