@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from ase.io import read, write
 
 from mdistill import cli
 from mdistill.derivatives import Conservative
-from mdistill.export import ipi_client
+from mdistill.export import ipi_client, ipi_resume
 from mdistill.export.ase import calculator
 from mdistill.export.ipi_driver import ADDRESS, MdistillDriver, socket_command
 from mdistill.io.structures import to_atoms
@@ -208,6 +210,125 @@ def test_the_other_ends_with_a_message(killed, tmp_path):
         assert (folder / "RESTART").is_file()
     else:
         assert other.returncode == 1 and "the connection to i-PI broke" in said and "i-pi RESTART" in said, said[-2000:]
+
+
+def frames(folder: Path) -> dict[int, np.ndarray]:
+    """Positions of the trajectory by step; a step that is there twice fails."""
+    lines = (folder / "run.pos_0.xyz").read_text(encoding="utf-8").splitlines()
+    size = int(lines[0]) + 2
+    steps = [int(re.search(r"Step:\s*(\d+)", comment)[1]) for comment in lines[1::size]]
+    assert len(steps) == len(set(steps)), steps
+    starts = range(2, len(lines), size)
+    return {k: np.loadtxt(lines[s : s + size - 2], usecols=(1, 2, 3)) for k, s in zip(steps, starts, strict=True)}
+
+
+@pytest.mark.parametrize("by", ["inside", "socket"])
+def test_a_run_whose_processes_were_all_killed_resumes(by, tmp_path, capsys):
+    """i-PI and its client killed with signal 9: one run results, as one that was not killed, with nothing twice."""
+    folder, whole, address = exported(tmp_path, steps=400), tmp_path / "whole", f"{ADDRESS}-{os.getpid()}"
+    for path in folder.glob("input*.xml"):
+        text = path.read_text(encoding="utf-8").replace("stride='500'", "stride='60'").replace("stride='700'", "stride='50'")
+        path.write_text(text.replace("trajectory stride='50'", "trajectory stride='7'"), encoding="utf-8")
+    shutil.copytree(folder, whole)
+    expected = rows(whole)
+
+    def begin(file: str) -> list[subprocess.Popen[str]]:
+        clients = [start(folder, socket_command("student.mdistill", address=address))] if by == "socket" else []
+        return [start(folder, f"i-pi {file}"), *clients]
+
+    processes, restart = begin("input.xml" if by == "inside" else "input-socket.xml"), folder / "run.restart"
+    try:
+        for _ in range(20_000):
+            if restart.is_file() and len((folder / "run.out").read_text(encoding="utf-8").splitlines()) > 95:
+                break
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.005)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.communicate()
+        done = len((folder / "run.out").read_text(encoding="utf-8").splitlines()) - 7
+        assert 60 < done < 390, done
+        with open(folder / "run.out", "a", encoding="utf-8") as handle:
+            handle.write("    9.1000")  # a row that was being written
+        said, _ = (resuming := start(folder, f"python -m mdistill.export.ipi_resume {folder}")).communicate()
+        assert resuming.returncode == 0, said
+        checkpoint = re.search(r"continue: cd .* && i-pi (\S+)", said)[1]
+        assert "run.out: cut after step" in said and ("removed, nobody listened there" in said) == (by == "socket"), said
+        assert ("start the clients again" in said) == (by == "socket")
+        again = begin(checkpoint)
+        processes += again
+        said = again[0].communicate(timeout=200)[0]
+        assert again[0].returncode == 0, said[-2000:]
+        assert not again[1:] or again[1].wait(100) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        Path(f"/tmp/ipi_{address}").unlink(missing_ok=True)  # noqa: S108
+    found = np.loadtxt(folder / "run.out")
+    assert found[:, 0].tolist() == expected[:, 0].tolist() == list(range(401))
+    assert np.abs(found - expected)[:, 2].max() < 1e-5, "the conserved energy; a checkpoint has nine digits"
+    mine, theirs = frames(folder), frames(whole)
+    assert list(mine) == list(theirs) == list(range(0, 401, 7))
+    assert max(float(np.abs(mine[k] - theirs[k]).max()) for k in mine) < 1e-3
+    assert ipi_resume.main([str(folder)]) == 2 and "the run is done: 400 steps of 400" in capsys.readouterr().err
+
+
+def checkpoint(path: Path, step: int, *, damaged: bool = False) -> None:
+    text = f"""<!-- i-PI --><simulation><output prefix='run'><properties shape='(1)'>[ step ]</properties>
+    <trajectory filename='pos' stride='5'>positions</trajectory></output><step>{step}</step><total_steps>90</total_steps>
+    <ffsocket mode='unix' name='s'><address>nobody-{os.getpid()}</address></ffsocket><system><beads><q>[ 0 ]</q></beads></system>
+    </simulation>"""
+    path.write_text(text[: len(text) // 2] if damaged else text, encoding="utf-8")
+
+
+def outputs(folder: Path, steps: list[int]) -> None:
+    """Rows of every step and frames of every fifth."""
+    (folder / "run.out").write_text("# column   1     --> step : x\n" + "".join(f" {k:.8e} \n" for k in steps), encoding="utf-8")
+    xyz = "".join(f"1\n# CELL Step:   {k}  Bead: 0\nLi 0 0 {k}\n" for k in steps if k % 5 == 0)
+    (folder / "run.pos_0.xyz").write_text(xyz, encoding="utf-8")
+
+
+def test_the_last_whole_checkpoint_of_the_run_is_chosen_and_what_is_wrong_is_told(tmp_path, capsys):
+    def said(*words: str, status: int = 0) -> str:
+        assert ipi_resume.main([*map(str, words)]) == status
+        found = capsys.readouterr()
+        return found.out + found.err
+
+    outputs(tmp_path, [*range(0, 44)])
+    assert "no whole checkpoint" in said(tmp_path, status=2)
+    checkpoint(tmp_path / "RESTART", 70)
+    assert "RESTART: is of step 70, but the output files end before step 45" in said(tmp_path, status=2)
+    checkpoint(tmp_path / "run.restart", 40, damaged=True)
+    checkpoint(tmp_path / "run.earlier", 31)
+    text = said(tmp_path)
+    assert "run.restart is damaged" in text and f"continue: cd {tmp_path} && i-pi run.earlier" in text
+    assert np.loadtxt(tmp_path / "run.out").tolist() == list(range(32)) and list(frames(tmp_path)) == list(range(0, 31, 5))
+    outputs(tmp_path, [*range(0, 20), *range(15, 28)])
+    text = said(tmp_path / "run.earlier", status=2)
+    assert "the output files end before step 30" in text
+    checkpoint(tmp_path / "run.earlier", 27)
+    text = said(tmp_path / "run.earlier")
+    assert "run.out has steps from 15 on twice" in text and "run.pos_0.xyz" in text
+    outputs(tmp_path, [*range(0, 40)])
+    with open(tmp_path / "run.pos_0.xyz", "r+", encoding="utf-8") as handle:
+        handle.truncate(3 * (tmp_path / "run.pos_0.xyz").stat().st_size // 5)
+    assert "run.pos_0.xyz lacks steps" in said(tmp_path / "run.earlier")
+    outputs(tmp_path, [*range(0, 26)])  # the last frame is of step 25, and the next would be of 30
+    (tmp_path / "run.out").write_text("# column   1     --> time{ps} : x\n 0.0 \n", encoding="utf-8")
+    assert "run.out tells no steps" in said(tmp_path / "run.earlier") and (tmp_path / "run.out").stat().st_size > 30
+    with ipi_client.socket.socket(ipi_client.socket.AF_UNIX) as server:
+        path = Path(f"/tmp/ipi_nobody-{os.getpid()}")  # noqa: S108
+        server.bind(str(path))
+        try:
+            server.listen()
+            text, _ = start(tmp_path, "python -m mdistill.export.ipi_resume run.earlier").communicate()  # no guard of the tests
+            assert "i-PI is at work there" in text and path.exists()
+        finally:
+            path.unlink()
+    assert "no such file" in said(tmp_path / "none", status=2) and "none, or one" in said("a", "b", status=2)
 
 
 def test_no_i_pi_is_told(tmp_path, monkeypatch, capsys):

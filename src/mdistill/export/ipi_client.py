@@ -114,7 +114,8 @@ def _send(connection: socket.socket, header: str, *numbers: Any) -> None:
 
 
 def _broken(why: str) -> ConnectionBroken:
-    fix = "if i-PI was stopped, continue from its checkpoint: i-pi RESTART, then start this client again"
+    again = "if it was killed: python -m mdistill.export.ipi_resume tells the command"
+    fix = f"if i-PI was stopped, continue from its checkpoint: i-pi RESTART; {again}; then start this client again"
     return ConnectionBroken(f"the connection to i-PI broke: {why}\n  fix: {fix}")
 
 

@@ -113,7 +113,8 @@ def _input(kind: str, fields: Sequence[tuple[str, str]]) -> str:
       pressure_cv{{megapascal}}]
     </properties>
     <trajectory stride='50' filename='pos' cell_units='angstrom'>positions{{angstrom}}</trajectory>
-    <checkpoint stride='1000'/>
+    <checkpoint filename='restart' stride='500'/>
+    <checkpoint filename='earlier' stride='700'/>
   </output>
   <total_steps>1000</total_steps>
   <prng><seed>1</seed></prng>
