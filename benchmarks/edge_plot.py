@@ -25,9 +25,12 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for name, colour in COLOURS.items():
         values = [row[name]["value"] if isinstance(row[name], dict) else row[name] for row in sizes]
         left.plot(x, values, "o", color=colour, label=f"{name}: n^{laws[name]['exponent']:.2f}" if name in laws else name)
-    left.set(
-        xscale="log", yscale="log", xlabel="structures of pre-training, 3,000 steps each", ylabel="on unseen molecules, meV/Å"
-    )
+    left.set(xscale="log", yscale="log", xlabel="structures of pre-training, 3,000 steps", ylabel="on unseen molecules, meV/Å")
+    left.minorticks_off()
+    left.set_xticks(x, [f"{n:,}" for n in x])
+    low, high = left.get_ylim()
+    ticks = [tick for tick in (20, 50, 100, 200, 500) if low < tick < high]
+    left.set_yticks(ticks, [f"{tick}" for tick in ticks])
     left.legend(fontsize=8, frameon=False)
     shift, seen = 0.0, set[str]()
     for row in spectra:
