@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from html import unescape
 from importlib import import_module
 from pathlib import Path
 
@@ -69,6 +71,18 @@ def test_the_site_builds_without_warnings(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "html" / "reference" / "commands.html").read_text(encoding="utf-8")
     assert all(f"mdistill {name}" in page for name in cli.COMMANDS)
+    gallery = unescape((tmp_path / "html" / "gallery.html").read_text(encoding="utf-8"))
+    ready = sorted((ROOT / "src" / "mdistill" / "library").glob("*.json"))
+    assert len(ready) >= 2
+    for path in ready:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        section = gallery.partition(f'<section id="{path.stem.replace(".", "-")}">')[2].partition("</section>")[0]
+        assert f"start/{path.stem}.extxyz --potential {path.stem}" in re.sub(r"<[^>]+>", "", section), path.stem
+        cells = [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<p>(.*?)</p>", section, re.DOTALL)]
+        told = [card["teacher"], card["licence"], card["command"], card["student_sha256"]]
+        gates = [gate[key] for gate in card["gates"] for key in ("name", "measured", "limit", "verdict")]
+        missing = [one for one in (*told, *gates) if one not in cells]
+        assert not missing and cells.count("passed") == [gate["verdict"] for gate in card["gates"]].count("passed"), missing
 
 
 def test_the_page_of_common_errors_quotes_messages_of_the_code():

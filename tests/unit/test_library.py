@@ -53,6 +53,21 @@ def test_a_student_of_the_package_is_what_its_card_says(name):
     assert np.abs(forces).max() < 1.0, "its structure is near a minimum of its teacher, and so of its own"
 
 
+def test_a_new_file_in_the_package_is_one_more_card_and_an_altered_one_is_refused(tmp_path, monkeypatch):
+    """What the gallery of the site shows."""
+    shutil.copytree(cards.SHIPPED, tmp_path / "library", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    monkeypatch.setattr(cards, "SHIPPED", tmp_path / "library")
+    assert [card.name for card in cards.shipped()] == SHIPPED
+    for end in (cards.STUDENT, cards.STRUCTURE, ".json"):
+        text = (cards.SHIPPED / f"cu-sevennet-0{end}").read_bytes()
+        (cards.SHIPPED / f"zz-new{end}").write_bytes(text.replace(b"cu-sevennet-0", b"zz-new") if end == ".json" else text)
+    assert [card.name for card in cards.shipped()] == [*SHIPPED, "zz-new"]
+    with open(cards.SHIPPED / "zz-new.extxyz", "a", encoding="utf-8") as handle:
+        handle.write("\n")
+    with pytest.raises(BadInput, match="altered"):
+        cards.shipped()
+
+
 def test_the_package_has_ready_students(capsys):
     assert {"li6ps5cl-sevennet-0", "al-sevennet-0"} <= set(SHIPPED)
     assert cli.run(["models"]) == 0

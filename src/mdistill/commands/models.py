@@ -97,9 +97,17 @@ def _range(kelvins: tuple[float, ...]) -> str:
 
 def show(card: Card) -> None:
     """Print the card: what it is, then its gates, failed ones last."""
-    from mdistill.library.cards import FAILED
     from mdistill.report.citations import cite
     from mdistill.report.terminal import print_table
+
+    for table in card_tables(card):
+        print_table(table)
+    print(f"cite:\n{cite(card.citations)}")
+
+
+def card_tables(card: Card) -> list[Table]:
+    """What a ready student is, and its gates, failed ones last."""
+    from mdistill.library.cards import FAILED
     from mdistill.runs.results import Cell, Table
 
     rows: list[list[Cell]] = [
@@ -108,8 +116,9 @@ def show(card: Card) -> None:
         ["made by", card.command], ["with", f"mdistill {card.version}, {card.created[:10]}, {card.processor}"],
         ["licence", card.licence or "not stated"], ["sha256", card.student_sha256],
     ]  # fmt: skip
-    print_table(Table("card", f"Student {card.name}", "settings", ["what", "value"], rows))
     judged: list[list[Cell]] = [[one.name, one.measured, one.limit, one.verdict] for one in card.gates]
     judged.sort(key=lambda row: row[-1] == FAILED)
-    print_table(Table("gates", "Gates", "gates", ["gate", "measured", "limit", "verdict"], judged))
-    print(f"cite:\n{cite(card.citations)}")
+    return [
+        Table("card", f"Student {card.name}", "settings", ["what", "value"], rows),
+        Table("gates", "Gates", "gates", ["gate", "measured", "limit", "verdict"], judged),
+    ]

@@ -106,6 +106,19 @@ def read_card(name: str) -> Card:
     return from_json(Card, read_json(path), source=path)
 
 
+def shipped() -> list[Card]:
+    """The cards of the package's students, each checked against its files.
+
+    Raises:
+        BadInput: A card that cannot be read, or a file that is absent or was altered.
+    """
+    found = [from_json(Card, read_json(path), source=path) for path in sorted(SHIPPED.glob("*.json"))]
+    for card in found:
+        for suffix in (STUDENT, STRUCTURE):
+            checked(card, SHIPPED, suffix)
+    return found
+
+
 def student_file(name: str | Path) -> Path | None:
     """The model file of a ready student, checked against its card; None where no student has this name.
 
