@@ -58,12 +58,13 @@ def row(name: str, labels: int, student: Path, runs: Path, data: Path) -> dict[s
         write_systems(start, [min(frames, key=lambda one: abs(float(one.cell[0, 0, 0]) - SIDE_A))])
     r, g = measured(data)
     found: dict[str, list[float]] = {}
-    curves, made = [], dict[str, Any](student=name, labels=labels)
+    curves, made = [], dict[str, Any]({"student": name, "labels": labels, "exit status": []})
     for seed in SEEDS:
         out = runs / "liquid" / f"{student.parent.name}-{seed}"
-        made["exit status"] = [
-            ran(student, start, ensemble, seed, out.with_name(f"{out.name}-{ensemble}")) for ensemble in LENGTHS
-        ]
+        statuses = [ran(student, start, ensemble, seed, out.with_name(f"{out.name}-{ensemble}")) for ensemble in LENGTHS]
+        made["exit status"] += statuses
+        if any(statuses):  # the student blew up
+            continue
         nvt, npt = (read_hdf5(out.with_name(f"{out.name}-{ensemble}") / "trajectory.h5") for ensemble in LENGTHS)
         curve = rdf(nvt, pair=("O", "O"), r_max=REACH_A, bins=BINS)
         x, y = np.asarray(curve.x), np.asarray(curve.y)
@@ -77,8 +78,9 @@ def row(name: str, labels: int, student: Path, runs: Path, data: Path) -> dict[s
         for key, value in values.items():
             found.setdefault(key, []).append(float(value))
     for key, pair in found.items():
-        made |= {key: float(np.mean(pair)), f"± ({key})": float(np.std(pair, ddof=1) / len(pair) ** 0.5)}
-    return made | {"r (Å)": x.tolist(), "g": np.mean(curves, axis=0).tolist()}
+        made |= {key: float(np.mean(pair))}
+        made |= {f"± ({key})": float(np.std(pair, ddof=1) / len(pair) ** 0.5)} if len(pair) > 1 else {}
+    return made | ({"r (Å)": x.tolist(), "g": np.mean(curves, axis=0).tolist()} if curves else {})
 
 
 def plot(rows: list[dict[str, Any]], data: Path, path: Path) -> None:
@@ -88,7 +90,7 @@ def plot(rows: list[dict[str, Any]], data: Path, path: Path) -> None:
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")
     axes, (r, g) = figure.add_subplot(), measured(data)
     axes.plot(r, g, color="black", lw=2.0, label="measured")
-    for one, colour in zip(rows, ("#c0392b", "#e08e0b", "#1b6ca8"), strict=False):
+    for one, colour in zip([row for row in rows if "g" in row], ("#c0392b", "#e08e0b", "#1b6ca8"), strict=False):
         axes.plot(one["r (Å)"], one["g"], color=colour, lw=1.3, label=one["student"])
     axes.set(xlim=(2.0, REACH_A), ylim=(0.0, None), xlabel="r (Å)", ylabel="g(r) of O–O, 298 K, 0.997 g/cm³")
     axes.legend(fontsize=8, frameon=False)
