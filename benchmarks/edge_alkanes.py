@@ -3,7 +3,7 @@
     python -m benchmarks.edge_transformer alkanes spectra --work FOLDER --data FOLDER
 
 `pretraining` comes first. Structures of C2 to C8 by GFN2-xTB tune its largest model: a direct net, and one with the antisymmetry
-penalty; a moment net, which conserves energy, learns them alone. Each for the same CPU time. `alkanes`: NVE from 300 K of each
+penalty; a moment net, which conserves energy, learns them alone. Plans are of equal CPU time. `alkanes`: NVE from 300 K of each
 molecule, and of isooctane, which no model was taught. `spectra`: vibrations and h(r) of butane by these, and by a direct net of a
 quarter of the time, beside GFN2-xTB.
 """
@@ -158,7 +158,7 @@ def alkanes(work: Path, data: Path) -> None:
 
 
 def spectra(work: Path, data: Path) -> None:
-    """Vibrations and h(r) of butane in NVE and NVT beside two runs of GFN2-xTB, with the heating of each."""
+    """Vibrations and h(r) of butane in NVE and NVT beside three runs of GFN2-xTB in NVE, with the heating of each."""
     del data
     known = structures(work, TAUGHT, 3, EACH)
     paths, _ = models(work, [frame for frames in known.values() for frame in frames])
