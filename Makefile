@@ -13,7 +13,7 @@ BENCHMARKS := student_accuracy student_drift teacher_trajectory student_dynamics
 $(BIN)/mdistill-installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[sevennet,chgnet,engines,molecules,xtb,dft,dask,executorlib,dev,docs]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[sevennet,chgnet,engines,molecules,xtb,d3,dft,dask,executorlib,dev,docs]"
 	touch $@
 
 demo: $(BIN)/mdistill-installed

@@ -16,11 +16,12 @@ from ase.io import write
 from conductors import cif, conductor
 from mdistill.errors import BadInput, MdistillNotice
 from mdistill.hardening.settings import HardSettings
-from mdistill.io.structures import read_structure
+from mdistill.io.structures import from_atoms, read_structure, to_system
 from mdistill.labelling.hard_settings import Cp2kSettings
 from mdistill.labelling.remembered import load_engine
+from mdistill.teachers.ase import from_calculator
 from mdistill.workflows.distill_settings import DistillSettings, quick_settings, resolved
-from mdistill.workflows.dry_run import dry_run
+from mdistill.workflows.dry_run import dry_run, seconds_per_call
 from mdistill.workflows.hard_stages import in_unit_cell
 from mdistill.workflows.stage_log import hardening_calls
 
@@ -152,3 +153,16 @@ def test_only_heavy_enough_hydrogen_lengthens_the_step(tmp_path):
     settings = replace(quick_settings(path), matter="molecule")
     steps = {mass: resolved(replace(settings, heavy_h=mass), read_structure(path)).production.time_step_fs for mass in (2.0, 3.0)}
     assert steps == {2.0: None, 3.0: 1.0}
+
+
+def test_the_teachers_time_is_that_of_calls_which_it_computes():
+    """A calculator of ASE keeps its last answer: asked for the same structure again, it computes nothing."""
+    computed = []
+
+    class Counted(EMT):
+        def calculate(self, *given, **more):
+            computed.append(1)
+            super().calculate(*given, **more)
+
+    assert seconds_per_call(from_calculator(Counted()), to_system(from_atoms(bulk("Cu", cubic=True))), calls=3) > 0.0
+    assert len(computed) == 4

@@ -39,7 +39,7 @@ def model_card(path: Path) -> Results:
         )
     if header["kind"] == MOTION:
         known = card_of(str(header["settings"]["teacher"]))
-        cited = _cited("transport-taught", *([] if known is None else [known.citation]))
+        cited = _cited("transport-taught", *([] if known is None else known.citations))
         return Results(command="info", tables=[_card(title, [*_motion_rows(header), *_file_rows(path, header)]), cited])
     if header["kind"] in MAPS:
         return Results(command="info", tables=[_card(title, [*_map_rows(header), *_file_rows(path, header)])])
@@ -230,8 +230,8 @@ def _cited(*keys: str) -> Table:
 
 def _citations(teacher: str, run: Path | None) -> Table:
     """mdistill, and the teacher's papers; how to list all works of the run."""
-    known: dict[str, dict[str, str]] = {}
-    for key in ("mdistill", teacher):
+    card, known = card_of(teacher), dict[str, dict[str, str]]()
+    for key in ("mdistill", *([teacher] if card is None else card.citations)):
         try:
             known |= works([key])
         except BadInput:

@@ -25,9 +25,10 @@ from mdistill.errors import MdistillError, MissingPackage
 from mdistill.graph import build_graph, make_system
 from mdistill.notices import notify
 from mdistill.settings import USUAL_TIMEOUT
+from mdistill.teachers.cards import DISPERSION, Teacher, card_of, find_teacher
 from mdistill.teachers.cards import TEACHERS as TEACHERS
-from mdistill.teachers.cards import Teacher, card_of, find_teacher
 from mdistill.teachers.devices import resolve_device
+from mdistill.teachers.dispersion import Dispersed, with_dispersion
 from mdistill.teachers.weights import advice, conflicts, needed_weights
 from mdistill.types import Potential, Prediction, System
 
@@ -45,8 +46,8 @@ def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher", ti
     """A teacher by name (`TEACHERS`), or any ASE calculator by import path ("ase.calculators.emt:EMT").
 
     Args:
-        name: Case does not matter for known names. An import path is "module:attribute", where the attribute is a
-            calculator or is called without arguments to make one.
+        name: Case does not matter for known names. "+d3" after one adds the dispersion of its functional. An import path is
+            "module:attribute", where the attribute is a calculator or is called without arguments to make one.
         device: "cpu", "cuda", "cuda:N", or "auto" (cuda if there is one). Calculators by import path choose theirs themselves.
         subject: Name of the flag or argument, for messages.
         timeout_s: Longest call of an ASE calculator, s.
@@ -61,6 +62,9 @@ def load_teacher(name: str, *, device: str = "cpu", subject: str = "teacher", ti
         with captured(name):
             return import_calculator(name, subject=subject, timeout_s=timeout_s)
     card, place = find_teacher(name, subject=subject), resolve_device(device)
+    if card.dispersion:
+        base = load_teacher(card.name.removesuffix(DISPERSION), device=device, subject=subject, timeout_s=timeout_s)
+        return with_dispersion(base, card.dispersion, card.name)
     wrong = conflicts(card)
     if not installed(card):
         beside = f"; {advice(wrong)}" if wrong else ""
@@ -137,6 +141,8 @@ def check_teacher(potential: Potential, name: str, *, system: System | None = No
         MdistillError: A deviation above `GOLDEN_LIMITS`, or forces that do not follow the atoms.
     """
     card = card_of(name)
+    if isinstance(potential, Dispersed):
+        return check_teacher(potential.base, name.strip().lower().removesuffix(DISPERSION), system=system)
     if card is None or "@" in name or not golden(card.name):
         if system is not None:
             _check_order(potential, system)

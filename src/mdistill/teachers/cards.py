@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mdistill.errors import BadInput
 
@@ -14,6 +14,8 @@ _MATTERSIM = "https://raw.githubusercontent.com/microsoft/mattersim/main/pretrai
 _SEVENNET = "https://github.com/MDIL-SNU/SevenNet/releases/download"
 _UPET = "https://huggingface.co/lab-cosmo/upet/resolve/main/models"
 _ASL = "ASL (academic use only)"
+DISPERSION = "+d3"
+"""End of the name of a teacher to which D3 dispersion is added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class Teacher:
         weights: Its file of weights; None where it comes with the package.
         needs: Versions of other packages that its package is made for: (name, specifier).
         model: Its name in the package: a function or modality; "" where it needs none.
+        dispersion: The functional whose D3 dispersion is added to it, as `dftd3` names it; "" for none.
     """
 
     name: str
@@ -62,10 +65,29 @@ class Teacher:
     weights: Weights | None = None
     needs: tuple[tuple[str, str], ...] = ()
     model: str = ""
+    dispersion: str = ""
 
     @property
     def pip_line(self) -> str:
         return f'pip install "mdistill[{self.extra}]"'
+
+    @property
+    def citations(self) -> list[str]:
+        """Keys of its references, with that of the dispersion."""
+        return [self.citation, *(["d3"] if self.dispersion else [])]
+
+    def with_dispersion(self, subject: str) -> Teacher:
+        """The card of the same potential with D3 dispersion.
+
+        Raises:
+            BadInput: Its level of theory holds dispersion.
+        """
+        functional = self.functional.split()[0]
+        if functional not in ("PBE", "r2SCAN"):
+            problem, allowed = f"'{self.name}{DISPERSION}': {self.functional} holds dispersion", "teachers of PBE and r2SCAN"
+            raise BadInput(subject, problem, allowed=allowed, fix=self.name)
+        told = f"{self.functional}, D3(BJ)"
+        return replace(self, name=f"{self.name}{DISPERSION}", functional=told, dispersion=functional.lower())
 
 
 def _sevennet(name: str, *aliases: str, functional: str = "PBE (+U)", data: str = "MPtrj", citation: str = "sevennet",
@@ -171,6 +193,8 @@ def find_teacher(name: str, *, subject: str = "teacher") -> Teacher:
     """
     known = {alias: card for card in _CARDS for alias in (card.name, *card.aliases)}
     asked = name.partition("@")[0].strip().lower().replace("_", "-")
+    if asked.endswith(DISPERSION):
+        return find_teacher(asked.removesuffix(DISPERSION), subject=subject).with_dispersion(subject)
     if asked in known:
         if "@" in name and known[asked].package != "tblite":
             problem, allowed = f"{name!r}: {asked} knows no charge or spin", f"{asked} without what follows @"

@@ -35,7 +35,7 @@ _ALLOWED = "tuned.mdistill of a run with hard labels"
 def tunable(name: str) -> bool:
     """Whether the weights of a teacher can be trained: a SevenNet model of its package, or CHGNet."""
     card = card_of(name)
-    return card is not None and card.weights is None and card.package in ("sevenn", "chgnet")
+    return card is not None and card.weights is None and not card.dispersion and card.package in ("sevenn", "chgnet")
 
 
 def to_tune(name: str, asked: str) -> bool:

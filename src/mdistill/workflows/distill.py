@@ -388,7 +388,7 @@ class _Job:
 
     def _citations(self) -> list[str]:
         card = card_of(self.settings.teacher)
-        return ["mdistill", *([] if card is None else [card.citation]), "ase", "vesin", "torch", "zbl", "ace"]
+        return ["mdistill", *([] if card is None else card.citations), "ase", "vesin", "torch", "zbl", "ace"]
 
 
 def _told(results: Results) -> Results:
