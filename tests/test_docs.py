@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mdistill import cli
+from mdistill.library.cards import shipped
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -50,6 +51,20 @@ def test_links_of_markdown_files_lead_to_files():
             if not target.startswith(("http", "mailto")) and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)}: {target}")
     assert not broken
+
+
+def test_the_table_of_ready_students_is_that_of_their_cards():
+    told = {}
+    for line in (DOCS / "howto" / "models.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            name, _, kelvins, error, speed = (part.strip() for part in line.strip("|").split("|"))
+            told[name.strip("`")] = (kelvins, error, speed)
+    cards = {}
+    for card in shipped():
+        judged = {gate.name: gate.measured for gate in card.gates}
+        kelvins = f"{card.temperatures_K[0]:g} to {card.temperatures_K[-1]:g}"
+        cards[card.name] = (kelvins, judged["force error"].removesuffix(" meV/Å"), judged["speed-up"].removesuffix(" ×"))
+    assert told == cards
 
 
 def test_lengths_that_a_reader_is_promised():
