@@ -25,7 +25,7 @@ from ase import units
 from ase.md.nose_hoover_chain import IsotropicMTKNPT, NoseHooverChainNVT
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
-from benchmarks.record import write_record
+from benchmarks.record import recorded, write_record
 from mdistill import cli
 from mdistill.export.ase import calculator
 from mdistill.export.ipi_driver import INPUT, export_ipi
@@ -133,27 +133,29 @@ def in_ipi(student: str, structure: Path, ensemble: str, steps: int) -> np.ndarr
 
 
 def in_torch_sim(student: str, structure: Path, ensemble: str, steps: int) -> np.ndarray:
+    """Langevin. Frictions of torch-sim's NpT are mass over time; its cell coordinate is the volume, but its mass lacks V (Å⁶)."""
     import torch_sim as ts
     from torch_sim.units import MetalUnits
 
-    model = torch_sim_model(load(student, precision="float32"))
+    model, atoms = torch_sim_model(load(student, precision="float32")), to_atoms(read_system(structure))
 
     def number(value: float) -> torch.Tensor:
         return torch.tensor(value, dtype=torch.float64)
 
-    fs = 1e-3 * float(MetalUnits.time)
-    how: dict[str, Any] = {"dt": number(STEP_FS * fs), "kT": number(KELVIN * units.kB), "seed": 0}
-    rate = number(1.0 / (THERMOSTAT_FS * fs))
+    fs, kT = 1e-3 * float(MetalUnits.time), KELVIN * units.kB
+    how: dict[str, Any] = {"dt": number(STEP_FS * fs), "kT": number(kT), "seed": 0}
     if ensemble == "npt":
-        slow = number(1.0 / (BAROSTAT_FS * fs))
-        how |= {"external_pressure": number(0.0), "alpha": rate, "cell_alpha": slow, "b_tau": number(BAROSTAT_FS * fs)}
-        start, step = ts.integrators.npt_langevin(model, **how)
+        tau = BAROSTAT_FS * fs / atoms.get_volume() ** 0.5
+        mass = (len(atoms) + 1) * kT * tau**2
+        how |= {"external_pressure": number(0.0), "b_tau": number(tau), "cell_alpha": number(10.0 * mass / (BAROSTAT_FS * fs))}
+        friction = number(float(atoms.get_masses().mean()) / (THERMOSTAT_FS * fs))
+        start, step = ts.integrators.npt_langevin(model, **how, alpha=friction)
     else:
-        start, step = ts.integrators.nvt_langevin(model, **how, gamma=rate)
-    state: Any = start(ts.io.atoms_to_state([to_atoms(read_system(structure))], torch.device("cpu"), torch.float64))
+        start, step = ts.integrators.nvt_langevin(model, **how, gamma=number(1.0 / (THERMOSTAT_FS * fs)))
+    state: Any = start(ts.io.atoms_to_state([atoms], torch.device("cpu"), torch.float64))
     rows, freedom = [], 3 * len(state.masses)
     for k in range(steps):
-        state = step(state, how["kT"])
+        state = step(state)
         if (k + 1) % EVERY == 0:
             twice = float((state.momenta.square().sum(1) / state.masses).sum())
             rows.append([twice / (freedom * units.kB), float(state.energy), float(torch.linalg.det(state.cell[0]))])
@@ -189,7 +191,7 @@ def main() -> None:
         samples = ENGINES[engine](given.student, structure, ensemble, steps)
         print(json.dumps({"engine": engine, "ensemble": ensemble} | means(samples, read_system(structure).n_atoms)))
         return
-    rows = []
+    rows = [row for row in recorded("engine_means") if row["engine"] not in given.engines]
     for ensemble in ("nvt", "npt"):
         for engine in given.engines:
             words = [given.student, str(structure), "--time-ps", f"{given.time_ps}", "--only", engine, ensemble]
