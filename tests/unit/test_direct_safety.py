@@ -10,9 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
+from ase.io import write
 
 from mdistill import cli
 from mdistill.data.relax import relax
+from mdistill.data.store import LabelStore
 from mdistill.derivatives import Conservative, Direct
 from mdistill.direct.diagnostics import (
     antisymmetry,
@@ -379,3 +382,25 @@ def test_simulate_tells_of_heating_and_takes_the_remedies(tmp_path: Path, capsys
     net.header = {"provenance": {"settings": {"energy_gradient_weight": 0.0}}}
     with pytest.raises(BadInput, match="was not trained"):
         for_dynamics(Direct(net), inner_steps=2)
+
+
+def test_labels_of_direct_forces_have_neither_net_force_nor_torque(tmp_path) -> None:
+    """A conserving student cannot learn either; its teacher's labels are those that dynamics of the teacher would use."""
+    net = tiny_edge_transformer(1, elements=(1, 8))
+    net.scale.fill_(1e-3)
+    save_model(tmp_path / "direct.mdistill", net)
+    write(tmp_path / "water.xyz", molecule("H2O"))
+    words = f"label {tmp_path}/water.xyz --teacher {tmp_path}/direct.mdistill --frames 4 --blocks 2 --temperatures-K 10 --every-fs 2 --prepare.relax-steps 1"
+    assert cli.run([*words.split(), "--equilibration-fs", "2", "--probes", "1", "--out", str(tmp_path / "run")]) == 0
+    labels = LabelStore(tmp_path / "run" / "label").read() or LabelStore(tmp_path / "run").read()
+    assert len(labels) > 4
+
+    def rigid(frame, forces) -> float:
+        arms = frame.system.positions - frame.system.positions.mean(0)
+        return float(torch.stack([forces.sum(0), torch.linalg.cross(arms, forces).sum(0)]).abs().max())
+
+    raw = [Direct(net)(build_graph(frame.system, net.cutoff)).forces for frame in labels]
+    assert max(map(rigid, labels, raw)) > 1e-4
+    for frame, forces in zip(labels, raw, strict=True):
+        assert rigid(frame, frame.target.forces) < 1e-9
+        assert torch.allclose(frame.target.forces, without_rigid_parts(frame.system, forces), atol=1e-9)

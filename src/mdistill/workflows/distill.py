@@ -21,6 +21,7 @@ from mdistill.data.prepare import plan
 from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.data.supercell import enlarged
+from mdistill.direct.safe import for_dynamics
 from mdistill.errors import BlowUp
 from mdistill.hardening.changes import changes
 from mdistill.hardening.corrected import Reference
@@ -91,6 +92,7 @@ def distill(
     plan(crystal, settings.prepare)
     engine = hard_stages.hard_engine(settings, folder, crystal)
     teacher = load(settings.teacher, device=settings.device, subject="--teacher", timeout_s=settings.label.timeout_s)
+    teacher = for_dynamics(teacher)
     plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
     with locked(folder):
         inputs = {"structure": crystal.sha256}
