@@ -42,7 +42,6 @@ from mdistill.nets.model_files import load_model
 from mdistill.settings import to_json
 from mdistill.simulation.evaluator import Evaluator
 from mdistill.simulation.initial_state import initial_state
-from mdistill.simulation.langevin import Baoab
 from mdistill.simulation.verlet import VelocityVerlet
 from mdistill.teachers import load_teacher
 from mdistill.training.potential import train_potential
@@ -63,7 +62,7 @@ RUNS = (
     (CONSERVING, "float32", False, 0),
 )
 """Model, type, random frame, inner steps."""
-SPECTRUM_PS, SPECTRUM_EVERY, PIECE_FS, FRICTION_PER_PS = 3.0, 4, 1000.0, 1.0
+SPECTRUM_PS, SPECTRUM_EVERY, PIECE_FS = 3.0, 4, 1000.0
 SPACING_FS = SPECTRUM_EVERY * STEP_FS
 PER_CM = 1e15 / 2.99792458e10
 """Of a frequency in 1/fs: its wave number, 1/cm."""
@@ -158,33 +157,31 @@ def alkanes(work: Path, data: Path) -> None:
 
 
 def spectra(work: Path, data: Path) -> None:
-    """Vibrations and h(r) of butane in NVE and NVT beside three runs of GFN2-xTB in NVE, with the heating of each."""
+    """Vibrations and h(r) of butane in NVE beside three runs of GFN2-xTB, with the heating of each."""
     del data
     known = structures(work, TAUGHT, 3, EACH)
     paths, _ = models(work, [frame for frames in known.values() for frame in frames])
     low = lowest(known["C4H10"])
     xtb = load_teacher("gfn2-xtb")
-    references = [vibrating(xtb, low, 0.0, seed, work / f"spectra-gfn2-{seed}.npz") for seed in SEEDS]
-    rows = [compared("GFN2-xTB", "NVE", references[k : k + 1], references[:k] + references[k + 1 :], low) for k in (0, 1, 2)]
-    for name in (CONSERVING, PLAIN, PENALTY, HASTY):
-        for ensemble, friction in (("NVE", 0.0), ("NVT", FRICTION_PER_PS)):
-            potential = for_dynamics(load_model(paths[name], dtype=torch.float32))
-            system = cast(low, dtype=torch.float32)
-            stem = f"spectra-{name.replace(' ', '_').replace(',', '')}-{ensemble}"
-            runs = [vibrating(potential, system, friction, seed, work / f"{stem}-{seed}.npz") for seed in SEEDS]
-            rows.append(compared(name, ensemble, runs, references, low))
-            print({key: value for key, value in rows[-1].items() if not isinstance(value, list)}, flush=True)
+    references = [vibrating(xtb, low, seed, work / f"spectra-gfn2-{seed}.npz") for seed in SEEDS]
+    rows = [compared("GFN2-xTB", False, references[k : k + 1], references[:k] + references[k + 1 :], low) for k in (0, 1, 2)]
+    turned = ((PLAIN, True), (PENALTY, True), (HASTY, True))
+    for name, frame in ((CONSERVING, False), (PLAIN, False), (PENALTY, False), (HASTY, False), *turned):
+        potential = for_dynamics(load_model(paths[name], dtype=torch.float32), random_frame=frame)
+        system = cast(low, dtype=torch.float32)
+        stem = f"spectra-{name.replace(' ', '_').replace(',', '')}{'-turned' if frame else ''}"
+        runs = [vibrating(potential, system, seed, work / f"{stem}-{seed}.npz") for seed in SEEDS]
+        rows.append(compared(name, frame, runs, references, low))
+        print({key: value for key, value in rows[-1].items() if not isinstance(value, list)}, flush=True)
     (work / "spectra.json").write_text(json.dumps(to_json(rows)))
 
 
-def vibrating(potential: Any, system: System, friction: float, seed: int, path: Path) -> Run:
+def vibrating(potential: Any, system: System, seed: int, path: Path) -> Run:
     """A run from 300 K with momenta every 2 fs, and its temperatures; one that is stored is not repeated."""
     if not path.exists():
         state = initial_state(system, temperature_K=300.0, generator=torch.Generator().manual_seed(seed))
         evaluate = Evaluator(potential)
-        step: Any = VelocityVerlet(evaluate=evaluate, time_step=STEP_FS)
-        if friction:
-            step = Baoab(evaluate=evaluate, time_step=STEP_FS, temperature_K=300.0, friction_per_ps=friction)
+        step = VelocityVerlet(evaluate=evaluate, time_step=STEP_FS)
         made, kelvin = run(state, step, SPECTRUM_PS, seed, every=SPECTRUM_EVERY)
         assert made.momenta is not None
         np.savez(path, positions=made.positions, momenta=made.momenta, times=made.times, kelvin=kelvin)
@@ -195,13 +192,13 @@ def vibrating(potential: Any, system: System, friction: float, seed: int, path: 
         return Trajectory(numbers=system.numbers, positions=positions, momenta=momenta, cell=cell, times=times), kept["kelvin"]
 
 
-def compared(name: str, ensemble: str, runs: list[Run], references: list[Run], low: System) -> dict[str, Any]:
+def compared(name: str, frame: bool, runs: list[Run], references: list[Run], low: System) -> dict[str, Any]:
     """Heating, mean temperature, and what differs from the reference, of the time in which all bonds hold."""
     pairs = bonds(low)
     lengths = (low.positions[pairs[:, 1]] - low.positions[pairs[:, 0]]).norm(dim=1).double()
     held = [stable_time(made, pairs, lengths) for made, _ in runs]
     parts = [settled(made) & (made.times <= end) for (made, _), end in zip(runs, held, strict=True)]
-    row: dict[str, Any] = {"part": "spectra", "model": name, "ensemble": ensemble}
+    row: dict[str, Any] = {"part": "spectra", "model": name, "random frame": frame}
     row["bonds held (ps)"] = [end / 1000.0 for end in held]
     whole = [(*run, part) for run, part in zip(runs, parts, strict=True) if int(part.sum()) * SPACING_FS > PIECE_FS]
     row["starts"] = len(whole)

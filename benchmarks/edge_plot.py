@@ -15,7 +15,11 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     sizes = [row for row in rows if row["part"] == "pre-training"]
-    spectra = [row for row in rows if row["part"] == "spectra" and row["ensemble"] == "NVE" and "density (cm)" in row]
+    spectra = [
+        row
+        for row in rows
+        if row["part"] == "spectra" and not row.get("random frame") and row.get("ensemble") != "NVT" and "density (cm)" in row
+    ]
     if not sizes or not spectra:
         return
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
