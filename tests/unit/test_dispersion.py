@@ -10,14 +10,16 @@ import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
+from ase.io import write
 
 from mdistill.errors import BadInput, MissingPackage
 from mdistill.graph import build_graph, concatenate
-from mdistill.io.structures import from_atoms, to_system
+from mdistill.io.structures import from_atoms, read_structure, to_system
 from mdistill.teachers import check_teacher, dispersion, load_teacher
 from mdistill.teachers.ase import from_calculator
 from mdistill.teachers.cards import card_of, find_teacher
 from mdistill.teachers.tuned import to_tune, tunable
+from mdistill.workflows.distill_settings import dispersion_notes, matter_notes, quick_settings, resolved
 
 pytest.importorskip("dftd3")
 
@@ -128,3 +130,27 @@ def test_without_the_package_the_pip_line_is_told(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "dftd3.interface", None)
     with pytest.raises(MissingPackage, match=r"mdistill\[d3\]"):
         dispersion.with_dispersion(from_calculator(EMT()), "pbe", "emt+d3")
+
+
+def test_a_liquid_by_a_teacher_without_dispersion_is_told_before_it_runs(tmp_path):
+    water = molecule("H2O")
+    water.set_cell([6.2] * 3)
+    water.pbc = True
+    box = water.repeat(2)
+    box.rattle(0.05, seed=1)
+    write(tmp_path / "box.extxyz", box)
+    crystal = read_structure(tmp_path / "box.extxyz")
+
+    def told(teacher: str, **more) -> list[str]:
+        settings = replace(quick_settings(tmp_path / "box.extxyz"), teacher=teacher, **more)
+        given = resolved(settings, crystal)
+        found = dispersion_notes(given)
+        assert set(found) <= set(matter_notes(given, crystal))
+        return found
+
+    assert len(told("sevennet-0", matter="liquid")) == 1 and "--teacher sevennet-0+d3" in told("sevennet-0", matter="liquid")[0]
+    assert told("sevennet-0", matter="molecular-crystal") != []
+    for teacher in ("sevennet-0+d3", "xtb", "ase.calculators.emt:EMT"):
+        assert told(teacher, matter="liquid") == []
+    assert told("sevennet-0", matter="liquid", hard="cp2k") == []
+    assert told("sevennet-0", matter="crystal") == []

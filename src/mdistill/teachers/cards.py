@@ -76,6 +76,11 @@ class Teacher:
         """Keys of its references, with that of the dispersion."""
         return [self.citation, *(["d3"] if self.dispersion else [])]
 
+    @property
+    def lacks_dispersion(self) -> bool:
+        """Whether its level of theory has no dispersion, and none is added."""
+        return self.functional.split()[0] in ("PBE", "r2SCAN") and not self.dispersion
+
     def with_dispersion(self, subject: str) -> Teacher:
         """The card of the same potential with D3 dispersion.
 
@@ -83,7 +88,7 @@ class Teacher:
             BadInput: Its level of theory holds dispersion.
         """
         functional = self.functional.split()[0]
-        if functional not in ("PBE", "r2SCAN"):
+        if not self.lacks_dispersion:
             problem, allowed = f"'{self.name}{DISPERSION}': {self.functional} holds dispersion", "teachers of PBE and r2SCAN"
             raise BadInput(subject, problem, allowed=allowed, fix=self.name)
         told = f"{self.functional}, D3(BJ)"
@@ -210,6 +215,15 @@ def card_of(name: str) -> Teacher | None:
     with suppress(BadInput):
         return None if ":" in name else find_teacher(name)
     return None
+
+
+def dispersion_note(name: str, *, molecules: bool) -> list[str]:
+    """What the user should know of a teacher without dispersion where it holds molecules together."""
+    card = card_of(name) if molecules else None
+    if card is None or not card.lacks_dispersion:
+        return []
+    what = f"{card.name} imitates {card.functional}, which lacks dispersion: liquids and crystals of molecules come out too light"
+    return [f"{what}. --teacher {card.name}{DISPERSION} adds it"]
 
 
 def teacher_options(name: str) -> dict[str, int]:

@@ -38,7 +38,7 @@ from mdistill.judge.potential import validate
 from mdistill.judge.teacher_dynamics import follow_teacher
 from mdistill.labelling.engine import Engine
 from mdistill.labelling.label import label_run
-from mdistill.matter.kinds import KINDS, further_notes, recognised
+from mdistill.matter.kinds import KINDS, recognised
 from mdistill.nets.model_files import read_metadata
 from mdistill.nets.network import StrideMap
 from mdistill.notices import notify
@@ -55,7 +55,7 @@ from mdistill.teachers.models import STRIDE, load, load_stride
 from mdistill.training.committee import members_beside, train_committee
 from mdistill.types import LabelledFrame, Potential, System
 from mdistill.workflows import hard_stages
-from mdistill.workflows.distill_settings import DistillSettings, mobile_element, resolved
+from mdistill.workflows.distill_settings import DistillSettings, dispersion_notes, matter_notes, mobile_element, resolved
 from mdistill.workflows.prepare import prepared_systems
 from mdistill.workflows.production import produce
 from mdistill.workflows.run_parts import check_labels, read_labels
@@ -101,7 +101,7 @@ def distill(
         if on_begin is not None:
             on_begin()
         check_labels(folder, update=update)
-        for note in recognised(crystal, settings.matter)[2]:
+        for note in (*recognised(crystal, settings.matter)[2], *dispersion_notes(settings)):
             notify(note)
         job = _Job(settings, folder, crystal, teacher, workers, stop, engine)
         try:
@@ -197,7 +197,7 @@ class _Job:
             for file in files:
                 with replacing(home / file.name) as partial:
                     copyfile(file, partial)
-        notes = [*further_notes(self.crystal, self.settings.matter, self.settings.mobile, self.settings.label.heavy_h), *notes]
+        notes = [*matter_notes(self.settings, self.crystal), *notes]
         results = Results(
             command="distill", settings=to_json(self.settings), provenance=self._provenance(), notes=notes,
             citations=self._citations(),

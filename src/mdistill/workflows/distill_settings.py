@@ -14,9 +14,10 @@ from mdistill.hardening.settings import HardSettings, RefineSettings
 from mdistill.judge.settings import CheckSettings, JudgeSettings, StrideRungSettings, ValidateSettings
 from mdistill.labelling.hard_settings import Cp2kSettings, MoleculeDftSettings
 from mdistill.labelling.settings import LabelSettings, SegmentSettings
-from mdistill.matter.kinds import HEAVY_H_FS, HEAVY_H_U, KINDS, mobile_ion, recognised
+from mdistill.matter.kinds import HEAVY_H_FS, HEAVY_H_U, KINDS, further_notes, mobile_ion, recognised
 from mdistill.nets.settings import LONGEST_STRIDE
 from mdistill.settings import HOTTEST, SEEDS, BadSetting, child_seed, refuse, setting, settings
+from mdistill.teachers.cards import dispersion_note
 from mdistill.training.settings import FitSettings, HardFitSettings, StrideSettings, TrainSettings
 from mdistill.workflows.settings import ProductionSettings
 
@@ -173,6 +174,17 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
         settings, matter=matter.name, mobile=mobile, temperatures=temperatures, prepare=prepare, label=label,
         production=production, train=replace(train, fit=replace(train.fit, seed=child_seed(settings.seed, "train"))),
     )  # fmt: skip
+
+
+def dispersion_notes(settings: DistillSettings) -> list[str]:
+    """A note where molecules want dispersion which neither the teacher nor hard labels have; of resolved settings."""
+    matter = KINDS[settings.matter]
+    return dispersion_note(settings.teacher, molecules=matter.molecules and matter.periodic == 3 and not settings.hard)
+
+
+def matter_notes(settings: DistillSettings, crystal: Crystal) -> list[str]:
+    """Why there is no conductivity, what heavy hydrogen changes, and what molecules want of the teacher; of resolved settings."""
+    return [*further_notes(crystal, settings.matter, settings.mobile, settings.label.heavy_h), *dispersion_notes(settings)]
 
 
 def mobile_element(symbol: str) -> int | None:

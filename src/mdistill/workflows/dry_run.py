@@ -21,7 +21,7 @@ from mdistill.settings import child_seed
 from mdistill.teachers.models import load
 from mdistill.types import Potential, System
 from mdistill.workflows import hard_stages
-from mdistill.workflows.distill_settings import DistillSettings, resolved
+from mdistill.workflows.distill_settings import DistillSettings, dispersion_notes, resolved
 from mdistill.workflows.stage_log import hardening_calls, hardening_minutes, tuning_calls
 
 
@@ -38,7 +38,7 @@ def dry_run(settings: DistillSettings) -> Results:
     ordered = order(
         crystal, supercell=planned.supercell, settings=settings.prepare.disorder, seed=child_seed(settings.seed, "prepare")
     )
-    notes = [ordered[0].rule, *planned.notes]
+    notes = [ordered[0].rule, *planned.notes, *dispersion_notes(settings)]
     system = to_system(ordered[0].crystal)
     teacher: Potential | None = None
     try:
