@@ -86,15 +86,20 @@ def test_a_mean_pressure_off_by_more_than_its_error_and_the_floor_is_told(off, n
     assert not told or "GPa, not the 0 GPa set" in found[0]
 
 
+@pytest.mark.parametrize("softness", [0.03, 0.1])
 @pytest.mark.parametrize(("rows_apart", "acceptance"), [(1, 0.1), (1, 0.9), (5, 0.1), (5, 0.4), (0.5, 0.3)])
-def test_the_acceptance_is_that_of_the_strains_between_rows(rows_apart, acceptance):
+def test_the_acceptance_is_that_of_the_strains_between_rows(rows_apart, acceptance, softness):
     moved = np.random.default_rng(1).random(20000) < acceptance
-    every = barostat.strain_interval(2.0)
+    every = barostat.strain_interval(2.0, softness)
     steps = (every * np.arange(0, 20000, rows_apart)).astype(int)
     volume = 1000.0 + np.concatenate([[0], np.cumsum(moved)])[steps // every]
-    assert accepted_share({"step": steps.astype(float), "time_fs": 2.0 * steps, "volume_A3": volume}) == pytest.approx(
-        acceptance, abs=0.03
-    )
+    columns = {"step": steps.astype(float), "time_fs": 2.0 * steps, "volume_A3": volume}
+    assert accepted_share(columns, softness) == pytest.approx(acceptance, abs=0.03)
+
+
+def test_soft_matter_is_strained_more_often():
+    assert [barostat.strain_interval(0.5, softness) for softness in (0.003, 0.03, 0.1, 0.5)] == [100, 100, 55, 24]
+    assert barostat.strain_interval(1.0, 0.5) == 12 and barostat.strain_interval(8.0, 0.5) == 10
 
 
 def sized(ratio: float) -> State:

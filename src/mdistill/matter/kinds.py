@@ -40,6 +40,7 @@ class Matter:
         relaxes_cell: Whether the cell relaxes with the positions.
         barostat: How the cell changes in NpT; "": it is fixed, NVT alone.
         compressibility_per_GPa: Estimate for the rate of the barostat, 1/GPa.
+        settling: Times of the NpT dynamics that gives the cell, over those asked for.
         thermostat: Thermostat of production; "": that of the settings. Bussi's rescales all momenta together, so a lone molecule
             would keep its axis of rotation.
         temperatures: Temperatures where none are asked for, K.
@@ -55,6 +56,7 @@ class Matter:
     relaxes_cell: bool = False
     barostat: Literal["", "isotropic", "anisotropic"] = ""
     compressibility_per_GPa: float = 0.03
+    settling: float = 1.0
     thermostat: Literal["", "langevin"] = ""
     temperatures: tuple[float, ...] = (300.0, 500.0)
     headroom: float = 1.2
@@ -74,7 +76,7 @@ _TABLE = (
     ),
     Matter(
         name="liquid", text="a liquid or polymer: the volume equilibrates in NpT, and the box is no minimum of energy",
-        barostat="isotropic", compressibility_per_GPa=0.5, temperatures=(300.0,), headroom=1.3, molecules=True,
+        barostat="isotropic", compressibility_per_GPa=0.5, settling=4.0, temperatures=(300.0,), headroom=1.3, molecules=True,
         density=True,
     ),
     Matter(

@@ -26,7 +26,7 @@ def barostat_notes(log: Path, settings: SimulateSettings) -> list[str]:
     if settings.ensemble != "npt":
         return []
     columns, notes = read_log(log), []
-    share = accepted_share(columns)
+    share = accepted_share(columns, settings.compressibility_per_GPa)
     if share is not None and share < _LEAST_ACCEPTED:
         notes.append(
             f"the barostat is stuck: {100.0 * share:.1f} % of its strains were accepted (expected: above "
@@ -53,7 +53,7 @@ def off_target(pressure: Estimate, target_GPa: float) -> bool:
     return off > max(_ERRORS * (pressure.error or 0.0), _OFF_GPA, _OFF_SHARE * abs(target_GPa))
 
 
-def accepted_share(columns: dict[str, np.ndarray]) -> float | None:
+def accepted_share(columns: dict[str, np.ndarray], compressibility_per_GPa: float) -> float | None:
     """Share of strains accepted in the last half of a log, from rows with a new volume; None with fewer than ten rows.
 
     With m strains between two rows, the share f of rows with a new volume is 1 − (1 − a)^m at acceptance a.
@@ -63,5 +63,6 @@ def accepted_share(columns: dict[str, np.ndarray]) -> float | None:
     if len(steps) < _ENOUGH or not np.isfinite(volume).all():
         return None
     stride_fs = float(np.diff(columns["time_fs"][half:]).mean() / np.diff(steps).mean())
-    changed, strains = float((np.diff(volume) != 0.0).mean()), float(np.diff(steps).mean()) / strain_interval(stride_fs)
+    every = strain_interval(stride_fs, compressibility_per_GPa)
+    changed, strains = float((np.diff(volume) != 0.0).mean()), float(np.diff(steps).mean()) / every
     return min(1.0, changed / strains) if strains < 1.0 else 1.0 - (1.0 - changed) ** (1.0 / strains)

@@ -35,12 +35,12 @@ def make_propagator(settings: SimulateSettings, nve: NveStep, evaluate: Evaluate
     return StochasticCellRescaling(
         inner=corrected, evaluate=evaluate, temperature_K=settings.temperature_K, pressure_GPa=settings.pressure_GPa,
         relaxation_ps=settings.barostat_ps, compressibility_per_GPa=settings.compressibility_per_GPa,
-        strains=ISOTROPIC if settings.barostat == "isotropic" else ANISOTROPIC, every=strain_interval(nve.stride_fs),
+        strains=ISOTROPIC if settings.barostat == "isotropic" else ANISOTROPIC,
+        every=strain_interval(nve.stride_fs, settings.compressibility_per_GPa),
     )  # fmt: skip
 
 
 def _langevin(nve: NveStep, temperature_K: float, friction_per_ps: float) -> Propagator:
     if nve.splits:
-        step, evaluate = nve.stride_fs, nve.evaluate
-        return Baoab(evaluate=evaluate, time_step=step, temperature_K=temperature_K, friction_per_ps=friction_per_ps)
+        return Baoab(evaluate=nve.evaluate, time_step=nve.stride_fs, temperature_K=temperature_K, friction_per_ps=friction_per_ps)
     return Obabo(inner=nve, temperature_K=temperature_K, friction_per_ps=friction_per_ps)

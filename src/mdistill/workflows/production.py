@@ -171,7 +171,7 @@ class _Job:
         if self._fixed:
             return [self.systems[run.ordering] for run in runs]
         settings = self.settings
-        length = settings.equilibration_ps + settings.cell_ps
+        length = self.matter.settling * (settings.equilibration_ps + settings.cell_ps)
         jobs = [self._job(run, "npt", self.systems[run.ordering], self._npt(run)) for run in runs]
         title = f"production: {len(runs)} runs of {length:g} ps at {settings.pressure_GPa:g} GPa"
         done = [result for result, _ in self._together(title, jobs, steps=len(runs) * self._steps(length))]
@@ -205,12 +205,12 @@ class _Job:
         Ledger(self.folder).keep(_LENGTHS, {"time_ps": lengths.time_ps, "minutes": lengths.minutes})
 
     def _npt(self, run: _Run) -> SimulateSettings:
-        settings = self.settings
+        settings, longer = self.settings, self.matter.settling
         return SimulateSettings(
             ensemble="npt", barostat=self.matter.barostat or "anisotropic", barostat_ps=QUICK_BAROSTAT_PS, thermostat="langevin",
-            compressibility_per_GPa=self.matter.compressibility_per_GPa,
-            temperature_K=run.kelvin, friction_per_ps=_FRICTION, pressure_GPa=settings.pressure_GPa, time_ps=settings.cell_ps,
-            equilibration_ps=settings.equilibration_ps, time_step_fs=settings.time_step_fs, every_fs=100.0,
+            compressibility_per_GPa=self.matter.compressibility_per_GPa, temperature_K=run.kelvin, friction_per_ps=_FRICTION,
+            pressure_GPa=settings.pressure_GPa, time_ps=longer * settings.cell_ps, time_step_fs=settings.time_step_fs,
+            equilibration_ps=longer * settings.equilibration_ps, every_fs=100.0,
             seed=child_seed(self.seed, run.name, "cell"),
         )  # fmt: skip
 

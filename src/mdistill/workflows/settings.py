@@ -22,8 +22,8 @@ class ProductionSettings:
         time_ps: First length of each run, ps.
         target: Largest relative statistical error of D; runs are made longer until it is met.
         max_minutes: Longest CPU time of all runs over the number of threads, min.
-        equilibration_ps: Equilibration of each run at its pressure, ps.
-        cell_ps: NpT dynamics after it over which the cell is averaged, ps.
+        equilibration_ps: Equilibration of each run at its pressure, ps; liquids take four times as long.
+        cell_ps: NpT dynamics after it over which the cell is averaged, ps; the same for liquids.
         atoms: Smallest number of atoms; the trained cell is repeated.
         ions: Smallest number of mobile ions, likewise.
         size_check: Whether a bulk has one run, the hottest, in a cell eight times as large.
