@@ -6,8 +6,8 @@ The student is that of a main job on tetraethylene glycol, six molecules in a bo
         --teacher sevennet-0+d3 --quick --committee 1 --threads 1 --production.max-minutes 6 --out FOLDER
 
 It runs tetraethylene glycol (15 molecules, 465 atoms) and PEG-400, which it was not taught (HO–(CH2CH2O)9–H, 7 chains, 462
-atoms). Two boxes of each, packed from other shapes at half the density: NpT at 400 K until it is dense, then 100 ps at 298 K and
-1 bar, steps of 1 fs with hydrogen of 3 u. Measured: 1.12 to 1.13 g/cm³ for both.
+atoms). Two boxes of each, packed from other shapes at half the density: NpT at 400 K and 0.3 GPa until it is dense, at 400 K and 1 bar,
+then 100 ps at 298 K and 1 bar, steps of 1 fs with hydrogen of 3 u. Measured: 1.12 to 1.13 g/cm³ for both.
 
     python -m benchmarks.peg_liquid --runs FOLDER --students NAME=RUN …
 """
@@ -40,8 +40,12 @@ LIQUIDS = {"tetraethylene glycol": ("OCCOCCOCCOCCO", 15, 1.12), "PEG-400": ("O" 
 """SMILES, molecules, measured density at 298 K, g/cm³."""
 LOOSE, HEAVY_H = 0.5, 3.0
 """Density of the packing, g/cm³; mass of hydrogen, u."""
-RUN = "--ensemble npt --pressure-GPa 0.0001 --time-step-fs 1 --every-fs 50 --threads 1"
-HOT, COLD = "--temperature-K 400 --time-ps 60", "--temperature-K 298 --time-ps 100 --equilibration-ps 20"
+RUN = "--ensemble npt --time-step-fs 1 --every-fs 50 --compressibility-per-GPa 0.5 --threads 1"
+STAGES = {
+    "pressed": "--temperature-K 400 --pressure-GPa 0.3 --time-ps 15",
+    "hot": "--temperature-K 400 --pressure-GPa 0.0001 --time-ps 30",
+    "cold": "--temperature-K 298 --pressure-GPa 0.0001 --time-ps 100 --equilibration-ps 30",
+}
 PAIRS, REACH_A, BINS = (("O", "O"), ("C", "O"), ("H", "O"), ("C", "C")), 8.0, 400
 SEEDS = (0, 1)
 
@@ -81,8 +85,10 @@ def liquid(name: str, teacher: str, student: Path, folder: Path) -> dict[str, An
         at = folder / f"{name.replace(' ', '-')}-{seed}"
         if not (start := at / "start.extxyz").is_file():
             packed(name, seed, student, start)
-        status = simulated(start, student, HOT, seed, at / "hot")
-        status = status or simulated(at / "hot" / "trajectory.h5", student, COLD, seed + 100, at / "cold")
+        status = 0
+        for name_of_stage, words in STAGES.items():
+            status = status or simulated(start, student, words, seed, at / name_of_stage)
+            start = at / name_of_stage / "trajectory.h5"
         row.setdefault("exit status", []).append(status)
         if status:
             continue
@@ -133,7 +139,7 @@ def main() -> None:
             print({key: value for key, value in rows[-1].items() if not key.startswith(("g ", "r "))}, flush=True)
     made = {row["teacher"] for row in rows}
     rows = [row for row in recorded("peg_liquid") if row["teacher"] not in made] + rows
-    write_record("peg_liquid", {"run": RUN, "hot": HOT, "cold": COLD, "packed at (g/cm³)": LOOSE, "hydrogen (u)": HEAVY_H}, rows)
+    write_record("peg_liquid", {"run": RUN, "stages": STAGES, "packed at (g/cm³)": LOOSE, "hydrogen (u)": HEAVY_H}, rows)
 
 
 if __name__ == "__main__":
