@@ -6,8 +6,8 @@ The student is that of a main job on tetraethylene glycol, six molecules in a bo
         --teacher sevennet-0+d3 --quick --committee 1 --threads 1 --production.max-minutes 6 --out FOLDER
 
 It runs tetraethylene glycol (15 molecules, 465 atoms) and PEG-400, which it was not taught (HO–(CH2CH2O)9–H, 7 chains, 462
-atoms). Two boxes of each, packed from other shapes at half the density: NpT at 400 K and 0.3 GPa until it is dense, at 400 K and 1 bar,
-then 100 ps at 298 K and 1 bar, steps of 1 fs with hydrogen of 3 u. Measured: 1.12 to 1.13 g/cm³ for both.
+atoms). Two boxes of each, packed from other shapes at half the density: NpT at 400 K and 0.3 GPa until it is dense, at 400 K and
+1 bar, then 100 ps at 298 K and 1 bar, steps of 1 fs with hydrogen of 3 u. Measured: 1.12 to 1.13 g/cm³ for both.
 
     python -m benchmarks.peg_liquid --runs FOLDER --students NAME=RUN …
 """
