@@ -46,7 +46,7 @@ STAGES = {
     "hot": "--temperature-K 400 --pressure-GPa 0.0001 --time-ps 30",
     "cold": "--temperature-K 298 --pressure-GPa 0.0001 --time-ps 100 --equilibration-ps 30",
 }
-PAIRS, REACH_A, BINS = (("O", "O"), ("C", "O"), ("H", "O"), ("C", "C")), 8.0, 400
+PAIRS, REACH_A, BINS = (("O", "O"), ("C", "O"), ("H", "O"), ("C", "C")), 7.0, 350
 SEEDS = (0, 1)
 
 
