@@ -15,8 +15,9 @@ from ase.io import write
 from mdistill.errors import BadInput, MissingPackage
 from mdistill.graph import build_graph, concatenate
 from mdistill.io.structures import from_atoms, read_structure, to_system
+from mdistill.labelling.hard_settings import Cp2kSettings
 from mdistill.teachers import check_teacher, dispersion, load_teacher
-from mdistill.teachers.ase import from_calculator
+from mdistill.teachers.ase import TeacherFailure, from_calculator
 from mdistill.teachers.cards import card_of, find_teacher
 from mdistill.teachers.tuned import to_tune, tunable
 from mdistill.workflows.distill_settings import dispersion_notes, matter_notes, quick_settings, resolved
@@ -122,8 +123,21 @@ def test_cards_tell_the_dispersion_and_such_a_teacher_is_not_trained_further():
     assert tunable("sevennet-0") and not tunable("sevennet-0+d3") and not to_tune("sevennet-0+d3", "auto")
     with pytest.raises(BadInput, match=r"GFN2-xTB holds dispersion"):
         find_teacher("xtb+d3")
-    with pytest.raises(BadInput, match=r"did you mean 'sevennet-0'"):
-        find_teacher("sevenet-0+d3")
+    for name, message in (
+        ("sevenet-0+d3", r"'sevenet-0\+d3' is not known[\s\S]*did you mean 'sevennet-0\+d3'"),
+        ("sevennet-0+d3+d3", r"did you mean 'sevennet-0\+d3"),
+        ("sevennet-0+d3@charge=1", "knows no charge or spin"),
+        ("sevennet-0+d3@", "knows no charge or spin"),
+        ("+d3", r"'\+d3' is not known"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            find_teacher(name)
+    assert card.pip_line == 'pip install "mdistill[sevennet,d3]"'
+
+
+def test_two_atoms_at_one_place_are_an_answer_that_cannot_be_used():
+    with pytest.raises(TeacherFailure, match="Too close"):
+        alone(Atoms("Ar2", [[0, 0, 0], [0, 0, 0]]))
 
 
 def test_without_the_package_the_pip_line_is_told(monkeypatch):
@@ -153,4 +167,6 @@ def test_a_liquid_by_a_teacher_without_dispersion_is_told_before_it_runs(tmp_pat
     for teacher in ("sevennet-0+d3", "xtb", "ase.calculators.emt:EMT"):
         assert told(teacher, matter="liquid") == []
     assert told("sevennet-0", matter="liquid", hard="cp2k") == []
+    plain = told("sevennet-0", matter="liquid", hard="cp2k", cp2k=Cp2kSettings(functional="PBE"))
+    assert len(plain) == 1 and "unless the hard labels bring it" in plain[0]
     assert told("sevennet-0", matter="crystal") == []

@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
     from mdistill.runs.hardware import hardware
     from mdistill.runs.results import Results, Table
     from mdistill.teachers.cards import TEACHERS
+    from mdistill.teachers.dispersion import PIP
     from mdistill.teachers.weights import places
 
     columns = ["package", "version"]
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> int:
     teachers = Table(
         "teachers", "Teachers", "settings", ["teacher", "state", "next"], [teacher_row(card) for card in TEACHERS.values()]
     )
+    teachers.rows.append(["dispersion, sevennet-0+d3", *(["ready", ""] if version("dftd3") else ["package missing", PIP])])
     looked: list[list[Cell]] = [[card.name, " or ".join(map(str, places(card)))] for card in TEACHERS.values() if card.weights]
     weights = Table("weights", "Where weights are looked for", "settings", ["teacher", "file"], looked)
     machine = Table(

@@ -69,7 +69,7 @@ class Teacher:
 
     @property
     def pip_line(self) -> str:
-        return f'pip install "mdistill[{self.extra}]"'
+        return f'pip install "mdistill[{self.extra}{",d3" if self.dispersion else ""}]"'
 
     @property
     def citations(self) -> list[str]:
@@ -198,14 +198,14 @@ def find_teacher(name: str, *, subject: str = "teacher") -> Teacher:
     """
     known = {alias: card for card in _CARDS for alias in (card.name, *card.aliases)}
     asked = name.partition("@")[0].strip().lower().replace("_", "-")
-    if asked.endswith(DISPERSION):
-        return find_teacher(asked.removesuffix(DISPERSION), subject=subject).with_dispersion(subject)
-    if asked in known:
-        if "@" in name and known[asked].package != "tblite":
+    plain = asked.removesuffix(DISPERSION)
+    if plain in known:
+        card = known[plain] if plain == asked else known[plain].with_dispersion(subject)
+        if "@" in name and card.package != "tblite":
             problem, allowed = f"{name!r}: {asked} knows no charge or spin", f"{asked} without what follows @"
             raise BadInput(subject, problem, allowed=allowed, fix="--teacher xtb@charge=1 (GFN2-xTB) knows both")
-        return known[asked]
-    close = difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
+        return card
+    close = [near + asked[len(plain) :] for near in difflib.get_close_matches(plain, known, n=1, cutoff=0.5)]
     problem, fix = f"{name!r} is not known", f"did you mean {close[0]!r}?" if close else 'name one of these, e.g. "sevennet-0"'
     raise BadInput(subject, problem, allowed=", ".join(TEACHERS) + ', or "module:attribute" of an ASE calculator', fix=fix)
 
@@ -217,13 +217,15 @@ def card_of(name: str) -> Teacher | None:
     return None
 
 
-def dispersion_note(name: str, *, molecules: bool) -> list[str]:
-    """What the user should know of a teacher without dispersion where it holds molecules together."""
-    card = card_of(name) if molecules else None
+def dispersion_note(name: str, *, unless: str = "") -> list[str]:
+    """What the user should know of a teacher without dispersion where that holds molecules together.
+
+    `unless`: What else may add it, for the text."""
+    card = card_of(name)
     if card is None or not card.lacks_dispersion:
         return []
-    what = f"{card.name} imitates {card.functional}, which lacks dispersion: liquids and crystals of molecules come out too light"
-    return [f"{what}. --teacher {card.name}{DISPERSION} adds it"]
+    light = f"liquids and crystals of molecules come out too light{unless}. --teacher {card.name}{DISPERSION} adds it"
+    return [f"{card.name} imitates {card.functional}, which lacks dispersion: {light}"]
 
 
 def teacher_options(name: str) -> dict[str, int]:

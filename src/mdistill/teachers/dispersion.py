@@ -21,6 +21,7 @@ from jaxtyping import Float
 from mdistill.errors import MissingPackage
 from mdistill.graph import split
 from mdistill.runs.identity import model_id
+from mdistill.teachers.ase import TeacherFailure
 from mdistill.types import Graph, Potential, Prediction, System
 from mdistill.units import BOHR, HARTREE
 
@@ -97,11 +98,12 @@ def _answer(
     periodic = system.pbc[0].cpu().numpy()
     cell = system.cell[0].detach().cpu().numpy().astype(np.float64)
     cell = complete_cell(np.where(periodic[:, None], cell, 0.0))  # open directions need a vector, of any length
-    model = DispersionModel(
-        system.numbers.cpu().numpy(), system.positions.detach().cpu().numpy().astype(np.float64) / BOHR,
-        cell / BOHR if periodic.any() else None, periodic if periodic.any() else None,
-    )  # fmt: skip
-    answer = model.get_dispersion(parameters, grad=True)
+    given = system.numbers.cpu().numpy(), system.positions.detach().cpu().numpy().astype(np.float64) / BOHR
+    try:
+        model = DispersionModel(*given, *((cell / BOHR, periodic) if periodic.any() else ()))
+        answer = model.get_dispersion(parameters, grad=True)
+    except RuntimeError as error:
+        raise TeacherFailure(f"D3 dispersion: {error} (atoms: {system.n_atoms})") from error
     stress = answer["virial"] * HARTREE / abs(np.linalg.det(cell)) if periodic.all() else None
     return float(answer["energy"]) * HARTREE, -answer["gradient"] * HARTREE / BOHR, stress
 

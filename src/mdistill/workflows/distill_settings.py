@@ -177,9 +177,11 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
 
 
 def dispersion_notes(settings: DistillSettings) -> list[str]:
-    """A note where molecules want dispersion which neither the teacher nor hard labels have; of resolved settings."""
-    matter = KINDS[settings.matter]
-    return dispersion_note(settings.teacher, molecules=matter.molecules and matter.periodic == 3 and not settings.hard)
+    """A note where molecules want dispersion which neither the teacher nor hard labels bring; of resolved settings."""
+    matter, brought = KINDS[settings.matter], {"cp2k": "D3" in settings.cp2k.functional, "pyscf": bool(settings.pyscf.dispersion)}
+    if brought.get(settings.hard) or not (matter.molecules and matter.periodic == 3):
+        return []
+    return dispersion_note(settings.teacher, unless=", unless the hard labels bring it" if settings.hard else "")
 
 
 def matter_notes(settings: DistillSettings, crystal: Crystal) -> list[str]:
