@@ -214,11 +214,17 @@ def _card(name: str, run: Path, results: Results, header: Mapping[str, Any], lic
         name=name, formula=str(results.provenance.get("formula", "")),
         elements=tuple(chemical_symbols[z] for z in header["elements"]),
         teacher=str(results.provenance.get("teacher", "")), temperatures_K=(at[0], at[-1]), taught_K=(labels[0], labels[-1]),
-        gates=gates, labels=sources, command=_command(str(results.provenance.get("command_line", ""))),
+        gates=gates, labels=sources + _hard(given), command=_command(str(results.provenance.get("command_line", ""))),
         version=results.version,
         created=results.created, processor=f"{results.hardware.get('processor', '')}, {results.hardware.get('instructions', '')}",
         citations=tuple(results.citations), licence=licence,
     )  # fmt: skip
+
+
+def _hard(given: Mapping[str, Any]) -> str:
+    """Of a run with hard labels: their number and the engine, without its folder."""
+    engine = str(given.get("hard") or "")
+    return f"; hard: {given.get('hard_budget', 40)} labels of {Path(engine).name}" if engine else ""
 
 
 def _text(measured: Estimate) -> str:
