@@ -80,6 +80,13 @@ def test_students_learn_the_labels_of_a_file(place: Path, tmp_path: Path) -> Non
     assert len(LabelStore(tmp_path / "round-1" / "soft")) == 12
     few = harden(job(place, engine, budget=4), SETTINGS, tmp_path / "few")
     assert few.provenance["hard_labels"] + 1 == 4 == len(LabelStore(tmp_path / "few" / LABELS))
+    assert any("12 of 12 hard labels have no stress" in note for note in results.notes), "density is not that of their theory"
+    with_stress = [
+        replace(f, target=replace(f.target, stress=torch.zeros(1, 3, 3).double())) for f in stiffer(morse_frames(44)[32:])
+    ]
+    write_labels(tmp_path / "stressed.extxyz", with_stress)
+    stressed = harden(job(place, engine_of(tmp_path / "stressed.extxyz")), SETTINGS, tmp_path / "stressed")
+    assert not any("have no stress" in note for note in stressed.notes)
 
 
 def test_other_labels_are_another_engine_and_other_structures_have_no_answer(place: Path, tmp_path: Path) -> None:

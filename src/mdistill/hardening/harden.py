@@ -321,6 +321,10 @@ class _Work:
             notes.append(f"hard labels: {asked} different frames for a budget of {job.budget}")
         if not self.test:
             notes.append("no hard label is left for the test: errors against DFT are those of trained structures")
+        bulk = [frame for frame in (*self.train, *self.test) if bool(frame.system.pbc.all())]
+        if without := sum(frame.target.stress is None for frame in bulk):
+            what = f"{without} of {len(bulk)} hard labels have no stress"
+            notes.append(f"{what}, which alone teaches the pressure: density and cell need not be those of their level of theory")
         for note in notes:
             notify(note)
         compared = Compared(
