@@ -17,7 +17,6 @@ from mdistill.labelling.settings import LabelSettings, SegmentSettings
 from mdistill.matter.kinds import HEAVY_H_FS, HEAVY_H_U, KINDS, further_notes, mobile_ion, recognised
 from mdistill.nets.settings import LONGEST_STRIDE
 from mdistill.settings import HOTTEST, SEEDS, BadSetting, child_seed, refuse, setting, settings
-from mdistill.teachers.cards import dispersion_note
 from mdistill.training.settings import FitSettings, HardFitSettings, StrideSettings, TrainSettings
 from mdistill.workflows.settings import ProductionSettings
 
@@ -178,10 +177,11 @@ def resolved(settings: DistillSettings, crystal: Crystal) -> DistillSettings:
 
 def dispersion_notes(settings: DistillSettings) -> list[str]:
     """A note where molecules want dispersion which neither the teacher nor hard labels bring; of resolved settings."""
+    from mdistill.teachers.cards import dispersion_note  # loads torch
+
     matter, brought = KINDS[settings.matter], {"cp2k": "D3" in settings.cp2k.functional, "pyscf": bool(settings.pyscf.dispersion)}
-    if brought.get(settings.hard) or not (matter.molecules and matter.periodic == 3):
-        return []
-    return dispersion_note(settings.teacher, unless=", unless the hard labels bring it" if settings.hard else "")
+    wanted = matter.molecules and matter.periodic == 3 and not brought.get(settings.hard)
+    return dispersion_note(settings.teacher, unless=", unless the hard labels bring it" if settings.hard else "") if wanted else []
 
 
 def matter_notes(settings: DistillSettings, crystal: Crystal) -> list[str]:
