@@ -168,5 +168,5 @@ def test_a_liquid_by_a_teacher_without_dispersion_is_told_before_it_runs(tmp_pat
         assert told(teacher, matter="liquid") == []
     assert told("sevennet-0", matter="liquid", hard="cp2k") == []
     plain = told("sevennet-0", matter="liquid", hard="cp2k", cp2k=Cp2kSettings(functional="PBE"))
-    assert len(plain) == 1 and "unless the hard labels bring it" in plain[0]
+    assert len(plain) == 1 and "unless hard labels bring it" in plain[0]
     assert told("sevennet-0", matter="crystal") == []

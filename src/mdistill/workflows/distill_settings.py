@@ -181,7 +181,7 @@ def dispersion_notes(settings: DistillSettings) -> list[str]:
 
     matter, brought = KINDS[settings.matter], {"cp2k": "D3" in settings.cp2k.functional, "pyscf": bool(settings.pyscf.dispersion)}
     wanted = matter.molecules and matter.periodic == 3 and not brought.get(settings.hard)
-    return dispersion_note(settings.teacher, unless=", unless the hard labels bring it" if settings.hard else "") if wanted else []
+    return dispersion_note(settings.teacher, unless=", unless hard labels bring it" if settings.hard else "") if wanted else []
 
 
 def matter_notes(settings: DistillSettings, crystal: Crystal) -> list[str]:
