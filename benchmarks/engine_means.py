@@ -133,7 +133,7 @@ def in_ipi(student: str, structure: Path, ensemble: str, steps: int) -> np.ndarr
 
 
 def in_torch_sim(student: str, structure: Path, ensemble: str, steps: int) -> np.ndarray:
-    """Langevin. Frictions of torch-sim's NpT are mass over time; its cell coordinate is the volume, but its mass lacks V (Å⁶)."""
+    """Langevin. In NpT its frictions are mass over time; its cell coordinate is the volume, and its mass lacks a factor V."""
     import torch_sim as ts
     from torch_sim.units import MetalUnits
 

@@ -392,7 +392,7 @@ def test_labels_of_direct_forces_have_neither_net_force_nor_torque(tmp_path) -> 
     write(tmp_path / "water.xyz", molecule("H2O"))
     words = f"label {tmp_path}/water.xyz --teacher {tmp_path}/direct.mdistill --frames 4 --blocks 2 --temperatures-K 10 --every-fs 2 --prepare.relax-steps 1"
     assert cli.run([*words.split(), "--equilibration-fs", "2", "--probes", "1", "--out", str(tmp_path / "run")]) == 0
-    labels = LabelStore(tmp_path / "run" / "label").read() or LabelStore(tmp_path / "run").read()
+    labels = LabelStore(tmp_path / "run").read()
     assert len(labels) > 4
 
     def rigid(frame, forces) -> float:

@@ -224,7 +224,7 @@ def dispersion_note(name: str, *, unless: str = "") -> list[str]:
     card = card_of(name)
     if card is None or not card.lacks_dispersion:
         return []
-    light = f"liquids and crystals of molecules come out too light{unless}. --teacher {card.name}{DISPERSION} adds it"
+    light = f"liquids and molecular crystals usually come out too light{unless}. --teacher {card.name}{DISPERSION} adds it"
     return [f"{card.name} imitates {card.functional}, which lacks dispersion: {light}"]
 
 
