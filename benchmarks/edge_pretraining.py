@@ -1,9 +1,10 @@
 """Pre-training of direct forces: what more structures gain at equal steps, and what is left of it on public molecules.
 
-    python -m benchmarks.edge_transformer pretraining tuned --work FOLDER --data FOLDER
+    python -m benchmarks.edge_transformer pretraining long_pretraining tuned --work FOLDER --data FOLDER
 
-`pretraining` makes its structures, fits one model for each of `SIZES`, and fits a power law to what is measured; `tuned` starts
-from the model of the largest size. Both store each row, and continue. One core: about 20 and 40 CPU minutes.
+`pretraining` makes its structures, fits one model for each of `SIZES`, and fits a power law to what is measured;
+`long_pretraining` does so with eight times the steps, up to ten times the structures; `tuned` starts from the largest model of
+`pretraining`. All store each row, and continue. One core: about 20, 160 and 40 CPU minutes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from mdistill.settings import to_json
 from mdistill.training.settings import FitSettings
 from mdistill.types import LabelledFrame, Prediction
 
-SIZES, PRE_STEPS, PUBLISHED_SIZE = (300, 1000, 3000, 10_000), 3000, 3e7
+SIZES, PRE_STEPS, PUBLISHED_SIZE, SEED = (300, 1000, 3000, 10_000), 3000, 3e7, 2
+LONG_SIZES, LONG_STEPS, PER_MOLECULE = (1000, 10_000, 100_000), 25_000, 24
+"""Of `long_pretraining`; its largest size has more structures of each molecule, because the list of molecules ends."""
 TESTED, FEW = 40, 6
 """Molecules that no model is trained on; structures of them for E_eq, and for λ."""
 TUNED = ("ethanol", "benzene", "toluene", "naphthalene", "salicylic", "aspirin", "3BPA")
@@ -40,35 +43,60 @@ TUNING_STEPS = 2000
 def pretraining(work: Path, data: Path) -> None:
     """Errors, E_eq and λ on unseen molecules after equal steps on more and more structures, and their power laws."""
     del data
-    folder, at = work / "pretraining-molecules", work / "pretraining.json"
+    pool, test = molecules_of(work)
+    series(SIZES, PRE_STEPS, pool, test, work / "pretraining.json")
+
+
+def long_pretraining(work: Path, data: Path) -> None:
+    """The same with more steps, up to the largest size."""
+    del data
+    pool, test = molecules_of(work)
+    series(LONG_SIZES[:-1], LONG_STEPS, pool, test, work / "long-pretraining.json")
+    many = work / "pretraining-many"
+    generate(MoleculeSettings(structures=LONG_SIZES[-1], per_molecule=PER_MOLECULE), many, seed=SEED, workers=1)
+    pool = [frame for frame in read_shards(many) if frame.block >= TESTED]
+    series(LONG_SIZES[-1:], LONG_STEPS, pool, test, work / "long-pretraining.json")
+
+
+def molecules_of(work: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+    """Structures to learn from and to test on; the first molecules are the same in every folder of one seed."""
+    folder = work / "pretraining-molecules"
     per = MoleculeSettings().per_molecule
-    generate(MoleculeSettings(structures=max(SIZES) + per * TESTED), folder, seed=2, workers=1)
+    generate(MoleculeSettings(structures=max(SIZES) + per * TESTED), folder, seed=SEED, workers=1)
     frames = read_shards(folder)
-    test = [frame for frame in frames if frame.block < TESTED]
-    pool = [frame for frame in frames if frame.block >= TESTED]
-    known: list[dict[str, Any]] = json.loads(at.read_text()) if at.exists() else []
-    rows = [row for row in known if row["part"] == "pre-training" and row["steps"] == PRE_STEPS]
-    for size in SIZES:
-        if size > len(pool) or any(row["size"] == size for row in rows):
+    return [frame for frame in frames if frame.block >= TESTED], [frame for frame in frames if frame.block < TESTED]
+
+
+def series(
+    sizes: Sequence[int], steps: int, pool: Sequence[LabelledFrame], test: Sequence[LabelledFrame], at: Path
+) -> None:  # fmt: skip
+    """A row for each size, once, after equal steps, and their power laws."""
+    rows: list[dict[str, Any]] = json.loads(at.read_text()) if at.exists() else []
+    rows = [row for row in rows if row["part"] == "pre-training" and row["steps"] == steps]
+    for size in sizes:
+        if any(row["size"] == size for row in rows):
             continue
-        result = pretrained(pool[:size], work / f"pretraining-{size}")
+        result = pretrained(pool[:size], steps, at.with_name(f"{at.stem}-{size}"))
         rows.append(
             {"part": "pre-training", "size": size, "fitted structures": result.train_frames, "steps": result.steps}
+            | {"molecules": len({frame.block for frame in pool[:size]})}
             | {"CPU minutes": result.cpu_minutes, "tested structures": len(test[::2])}
             | force_errors(result.path, test[::2])
             | symmetries(result.path, test)
         )
+        rows.sort(key=lambda row: row["size"])
         at.write_text(json.dumps(to_json(rows + laws(to_json(rows)))))
         print(rows[-1], flush=True)
     for row in laws(to_json(rows)):
         print(row, flush=True)
 
 
-def pretrained(frames: list[LabelledFrame], folder: Path) -> Any:
-    """A model after `PRE_STEPS` steps; it resumes."""
+def pretrained(frames: Sequence[LabelledFrame], steps: int, folder: Path) -> Any:
+    """A model after some steps; it resumes. At most a thousand structures, and at most a tenth, are held out."""
     folder.mkdir(exist_ok=True)
-    fit = FitSettings(steps=PRE_STEPS, batch_size=4, learning_rate=2e-3, warmup=100, ema=0.998, clip=1.0)
-    return train_direct(frames, DirectSettings(width=64, layers=3, states=True, fit=fit), folder)
+    fit = FitSettings(steps=steps, batch_size=4, learning_rate=2e-3, warmup=100, ema=0.998, clip=1.0)
+    held_out = min(0.1, 1000 / len(frames))
+    return train_direct(frames, DirectSettings(width=64, layers=3, states=True, fit=fit, held_out=held_out), folder)
 
 
 def symmetries(path: Path, frames: Sequence[LabelledFrame]) -> dict[str, Any]:
@@ -86,7 +114,10 @@ def laws(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(sizes) < 3:
         return []
     found = {name: [_number(row[name]) for row in rows] for name in ("force MAE (meV/Å)", "E_eq (meV/Å)", "λ")}
-    return [{"part": "pre-training fit", "quantity": name} | power_law(sizes, values) for name, values in found.items()]
+    return [
+        {"part": "pre-training fit", "quantity": name, "steps": rows[0]["steps"]} | power_law(sizes, values)
+        for name, values in found.items()
+    ]
 
 
 def _number(value: Any) -> float:
@@ -157,4 +188,8 @@ def relabelled(frame: LabelledFrame) -> LabelledFrame | None:
     return replace(frame, target=Prediction(energy=energy, forces=forces))
 
 
-PARTS: dict[str, Callable[[Path, Path], None]] = {"pretraining": pretraining, "tuned": tuned}
+PARTS: dict[str, Callable[[Path, Path], None]] = {
+    "pretraining": pretraining,
+    "long_pretraining": long_pretraining,
+    "tuned": tuned,
+}

@@ -66,7 +66,7 @@ def simulate(
         BlowUp: The guard stopped the run.
     """
     from mdistill.direct.safe import for_dynamics
-    from mdistill.export.start import as_start
+    from mdistill.export.start import as_start, suited
     from mdistill.export.watch import tell_committee_spread
     from mdistill.observables.simulation import dynamics_results, uncertainty_results
     from mdistill.runs.lock import locked
@@ -85,6 +85,7 @@ def simulate(
     file = Path(potential) if isinstance(potential, (str, Path)) and Path(potential).exists() else None
     stride = None if stride_map is None else load_stride(Path(stride_map), student=file, precision=precision)
     with noting():
+        chosen = suited(chosen, system)
         if file is not None:
             tell_committee_spread(find_student(file) if file.is_dir() else file, model, system)
         with locked(output_folder(folder)):

@@ -28,7 +28,8 @@ def test_a_power_law_is_found_with_its_error() -> None:
 
 def test_a_law_needs_three_sizes() -> None:
     rows = [
-        {"fitted structures": n, "force MAE (meV/Å)": 5.0, "E_eq (meV/Å)": {"value": 3.0}, "λ": {"value": 0.1}} for n in (1, 2, 4)
+        {"steps": 9, "fitted structures": n, "force MAE (meV/Å)": 5.0, "E_eq (meV/Å)": {"value": 3.0}, "λ": {"value": 0.1}}
+        for n in (1, 2, 4)
     ]
     assert laws(rows[:2]) == []
     assert {row["quantity"]: row["exponent"] for row in laws(rows)} == {"force MAE (meV/Å)": 0.0, "E_eq (meV/Å)": 0.0, "λ": 0.0}
@@ -47,3 +48,21 @@ def test_rows_of_pre_training_are_stored_and_not_measured_twice(tmp_path: Path, 
     monkeypatch.setattr(edge_pretraining, "pretrained", None)
     edge_pretraining.pretraining(tmp_path, tmp_path)
     assert json.loads((tmp_path / "pretraining.json").read_text()) == rows
+
+
+def test_longer_pre_training_takes_its_largest_size_from_a_second_folder_with_the_same_molecules_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rdkit")
+    pytest.importorskip("tblite")
+    changed = {"SIZES": (24,), "LONG_SIZES": (18, 24, 90), "LONG_STEPS": 2, "TESTED": 2, "FEW": 1, "PER_MOLECULE": 18}
+    for name, value in changed.items():
+        monkeypatch.setattr(edge_pretraining, name, value)
+    edge_pretraining.long_pretraining(tmp_path, tmp_path)
+    rows = json.loads((tmp_path / "long-pretraining.json").read_text())
+    assert [(row.get("size"), row.get("molecules")) for row in rows[:3]] == [(18, 2), (24, 2), (90, 3)]
+    held = [
+        json.loads((tmp_path / folder / "molecules.json").read_text()) for folder in ("pretraining-molecules", "pretraining-many")
+    ]
+    assert held[0]["molecules"][:2] == held[1]["molecules"][:2]
+    assert [row["steps"] for row in rows] == [2] * 6

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +15,11 @@ import mdistill
 from mdistill import cli
 from mdistill.errors import BadInput, MdistillNotice
 from mdistill.export.frames import read_frames
-from mdistill.export.start import as_start, read_start
+from mdistill.export.start import as_start, read_start, suited
 from mdistill.export.write_frames import write_frames
 from mdistill.io.structures import read_system
 from mdistill.io.trajectories import ASE_MOMENTUM, read_hdf5, read_series
+from mdistill.library.cards import SHIPPED
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import simulate
 from mdistill.teachers.models import load
@@ -98,3 +102,20 @@ def test_masses_of_the_file_are_used_and_repeats_have_the_same_momenta(tmp_path)
     assert done.state.masses.tolist() == [200.0] * 8
     write_frames(tmp_path / "again.nc", read_frames(done.trajectory))
     assert read_start(done.trajectory).masses.tolist() == [200.0] * 8
+
+
+def test_the_barostat_of_a_liquid_reckons_with_its_compressibility_unless_one_is_stated():
+    water, npt = read_system(SHIPPED / "water-revpbe0-d3.extxyz"), SimulateSettings(ensemble="npt")
+    with pytest.warns(MdistillNotice, match="a liquid or polymer: its barostat reckons with a compressibility of 0.5/GPa"):
+        assert suited(npt, water) == replace(npt, compressibility_per_GPa=0.5)
+    stated = replace(npt, compressibility_per_GPa=0.2)
+    assert suited(stated, water) is stated and suited(NVE, water) is NVE
+    assert suited(npt, read_system(SHIPPED / "agi-sevennet-0.extxyz")) is npt
+
+
+def test_simulate_records_the_compressibility_it_used(tmp_path):
+    words = f"simulate {SHIPPED / 'water-revpbe0-d3.extxyz'} --potential water-revpbe0-d3 --ensemble npt --time-ps 0.002"
+    assert cli.run([*words.split(), "--every-fs", "1", "--threads", "1", "--out", str(tmp_path / "md")]) == 0
+    notes = json.loads((tmp_path / "md" / "results.json").read_text())["notes"]
+    assert any("a compressibility of 0.5/GPa" in note for note in notes)
+    assert '"compressibility_per_GPa": 0.5' in (tmp_path / "md" / "ledger.json").read_text()

@@ -151,8 +151,17 @@ def stub(monkeypatch):
 
     elements = frozenset(range(1, 90))
     monkeypatch.setattr(trajectories, "load", lambda name, subject: SimpleNamespace(elements=elements, name=name))
+    monkeypatch.setattr(trajectories, "first_block", lambda teacher, flag: 1)
     monkeypatch.setattr(trajectories, "crystal_record", record)
     return SimpleNamespace(done=done, failing=failing)
+
+
+def test_a_teacher_without_features_is_refused_before_a_crystal_is_run(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectories, "crystal_record", None)
+    emt = replace(TrajectorySettings(), teacher="ase.calculators.emt:EMT")
+    with pytest.raises(BadInput, match=r"(?s)--make.teacher: EMT has no interaction blocks.*fix: --make.teacher sevennet-0"):
+        trajectories.make_trajectory_set(listed(folder), tmp_path / "set.npz", emt, tmp_path / "run")
+    assert not (tmp_path / "set.npz").exists()
 
 
 def test_a_set_is_made_continued_and_what_failed_is_listed(folder, stub, tmp_path):

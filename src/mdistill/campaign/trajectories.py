@@ -31,10 +31,12 @@ from mdistill.progress import progress
 from mdistill.runs.lock import locked
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import to_json
+from mdistill.teachers.early_features import first_block
 from mdistill.teachers.models import load
 from mdistill.transport.trajectory_set import CrystalRecord, add_to_set, read_trajectory_set
 from mdistill.types import Potential
 
+_FLAG = "--make.teacher"
 FAILED = "failed.json"
 """Crystals for which the teacher or the student failed: they are not tried again while this file names them."""
 LOG = "log.txt"
@@ -72,7 +74,8 @@ def make_trajectory_set(
         Interrupted: A stop was requested; finished crystals are in the set.
     """
     with locked(folder):
-        teacher = load(settings.teacher, subject="--teacher")
+        teacher = load(settings.teacher, subject=_FLAG)
+        first_block(teacher, flag=_FLAG)
         before = read_trajectory_set(path) if path.exists() else []
         check_alike(before, settings, path)
         known = {one.key for one in before}
@@ -112,7 +115,7 @@ def _record(
     stop: StopRequest = NEVER,
 ) -> CrystalRecord:  # fmt: skip
     """The record of a crystal; a worker process loads the teacher itself."""
-    teacher = load(settings.teacher, subject="--teacher") if teacher is None else teacher
+    teacher = load(settings.teacher, subject=_FLAG) if teacher is None else teacher
     return crystal_record(path, teacher, settings, home, species=species, stop=stop)
 
 

@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
 
 def _job(given: HardenArguments) -> Hardening:
     """The run's labels and students, and the engine."""
-    from mdistill.direct.safe import for_dynamics
+    from mdistill.direct.safe import safe_teacher
     from mdistill.hardening.hard_engine import load_hard_engine
     from mdistill.hardening.harden import ANSWERS, Hardening
     from mdistill.hardening.k_points import notice_of
@@ -114,7 +114,7 @@ def _job(given: HardenArguments) -> Hardening:
     from mdistill.notices import notify
     from mdistill.runs.trust import is_import_path
     from mdistill.settings import from_json
-    from mdistill.teachers.models import find_student, load
+    from mdistill.teachers.models import find_student
     from mdistill.teachers.tuned import to_tune
     from mdistill.training.committee import members_beside
     from mdistill.training.settings import TrainSettings
@@ -149,7 +149,7 @@ def _job(given: HardenArguments) -> Hardening:
                 "a teacher by name, unless you add --trust",
             )
             raise BadInput(student, problem, allowed=allowed, fix="add --trust if you know and trust that module")
-        loaded = for_dynamics(load(teacher, subject=f"teacher of {student}"))
+        loaded = safe_teacher(teacher, subject=f"teacher of {student}")
         own = (
             own_rounds(given.run, loaded, soft, train, given.hard, workers=given.workers)
             if tuned

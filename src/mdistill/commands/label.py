@@ -73,13 +73,12 @@ def main(arguments: list[str]) -> int:
     """Label; prints the table of frames."""
     given = parse(LabelArguments, arguments, program="mdistill label", description=HELP, groups=GROUPS)
     from mdistill.data.prepare import plan
-    from mdistill.direct.safe import for_dynamics
+    from mdistill.direct.safe import safe_teacher
     from mdistill.interrupt import stop_on_signals
     from mdistill.io.structures import read_structure
     from mdistill.labelling.label import label_run
     from mdistill.runs.folder import keep_settings
     from mdistill.runs.lock import locked
-    from mdistill.teachers.models import load
     from mdistill.workflows.prepare import prepared_systems, recorded
 
     use_threads(given.threads)
@@ -87,7 +86,7 @@ def main(arguments: list[str]) -> int:
         return _hard(given, arguments)
     crystal = read_structure(given.structure)
     plan(crystal, given.prepare)
-    teacher = for_dynamics(load(given.teacher, device=given.device, subject="--teacher", timeout_s=given.settings.timeout_s))
+    teacher = safe_teacher(given.teacher, device=given.device, timeout_s=given.settings.timeout_s)
     plan(crystal, given.prepare, elements=teacher.elements, subject=given.teacher)
     folder, settings, seed = output_folder(given.out), given.settings, child_seed(given.seed, "label")
     ledger = {

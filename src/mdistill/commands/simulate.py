@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     """Simulate; prints averages and speed."""
     given = parse(SimulateArguments, arguments, program="mdistill simulate", description=HELP, groups=GROUPS)
     from mdistill.direct.safe import for_dynamics
-    from mdistill.export.start import read_start
+    from mdistill.export.start import read_start, suited
     from mdistill.export.watch import tell_committee_spread
     from mdistill.interrupt import stop_on_signals
     from mdistill.observables.simulation import dynamics_results, uncertainty_results
@@ -84,6 +84,7 @@ def main(arguments: list[str]) -> int:
 
     use_threads(given.threads)
     start = read_start(given.structure, repeat=given.repeat)
+    settings = suited(given.settings, start.system)
     system, momenta = start.system, None if given.velocities == "random" else start.momenta
     potential = load(
         given.potential, device=given.device, precision=given.precision, subject="--potential", timeout_s=given.timeout_s
@@ -97,12 +98,12 @@ def main(arguments: list[str]) -> int:
     command = "mdistill simulate " + shlex.join(arguments)
     with locked(folder), stop_on_signals(max_hours=given.max_hours, resume=command) as stop:
         done = simulate(
-            system, potential, given.settings, folder, stride=stride, stop=stop, momenta=momenta, masses=start.masses,
+            system, potential, settings, folder, stride=stride, stop=stop, momenta=momenta, masses=start.masses,
             on_begin=lambda: write_config(folder, "mdistill simulate", given),
         )  # fmt: skip
-    results = dynamics_results(done, potential, given.settings)
+    results = dynamics_results(done, potential, settings)
     if student.exists():
         results = merge(results, uncertainty_results(potential, student, done))
-    finish(stamped(results, given.settings, repeat=command), folder, report=True)
+    finish(stamped(results, settings, repeat=command), folder, report=True)
     print(f"trajectory: {done.trajectory}")
     return 0

@@ -33,6 +33,8 @@ from mdistill.errors import BadInput
 from mdistill.graph import turned
 from mdistill.notices import notify
 from mdistill.runs.identity import weights_sha256
+from mdistill.settings import USUAL_TIMEOUT
+from mdistill.teachers.models import load
 from mdistill.training.stride_objective import random_turn
 from mdistill.types import Graph, Potential, Prediction, System
 
@@ -153,6 +155,16 @@ def stated(system: System) -> bool:
 def is_direct(potential: Potential) -> bool:
     """Whether its forces come from a head of their own."""
     return bool(getattr(getattr(potential, "net", None), "direct", False))
+
+
+def safe_teacher(
+    name: str, *, device: str = "cpu", subject: str = "--teacher", timeout_s: float = USUAL_TIMEOUT
+) -> Potential:  # fmt: skip
+    """A teacher of labels and of MD; of a model with direct forces, without net force and torque.
+
+    Arguments and errors as `teachers.models.load`.
+    """
+    return for_dynamics(load(name, device=device, subject=subject, timeout_s=timeout_s))
 
 
 def for_dynamics(potential: Potential, *, random_frame: bool = False, inner_steps: int = 0) -> Potential:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from mdistill.export.frames import read_frames
 from mdistill.io.amber import NETCDF_SUFFIXES
 from mdistill.io.convert_structures import as_system
 from mdistill.io.held_atoms import held_atoms
-from mdistill.io.structures import from_atoms, read_atoms, read_system, repeated, to_system
+from mdistill.io.structures import from_atoms, read_atoms, read_system, repeated, to_atoms, to_system
 from mdistill.io.trajectories import ASE_MOMENTUM, HDF5_SUFFIXES, check_masses
+from mdistill.matter.kinds import KINDS, bulk_kind
 from mdistill.notices import notify
+from mdistill.simulation.settings import SimulateSettings
 from mdistill.types import System
 
 _FRAMES = (*HDF5_SUFFIXES, *NETCDF_SUFFIXES, ".lammpstrj", ".dump", ".data", ".lmp")
@@ -73,6 +75,20 @@ def as_start(structure: Any, *, repeat: tuple[int, int, int] = (1, 1, 1)) -> Sta
     return _of_atoms(
         as_system(structure, repeat=repeat), structure if isinstance(structure, Atoms) else None, repeat, Path("structure")
     )
+
+
+def suited(settings: SimulateSettings, system: System) -> SimulateSettings:
+    """The settings with the compressibility of the kind of matter in place of that of a crystal; the user is told of it."""
+    usual = SimulateSettings().compressibility_per_GPa
+    if settings.ensemble != "npt" or settings.compressibility_per_GPa != usual or not bool(system.pbc.all()):
+        return settings
+    matter = KINDS[bulk_kind(from_atoms(to_atoms(system)))]
+    if matter.compressibility_per_GPa == usual:
+        return settings
+    notify(
+        f"{matter.text.partition(':')[0]}: its barostat reckons with a compressibility of {matter.compressibility_per_GPa:g}/GPa"
+    )
+    return replace(settings, compressibility_per_GPa=matter.compressibility_per_GPa)
 
 
 def _atoms(path: Path) -> Any:

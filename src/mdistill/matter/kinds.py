@@ -122,7 +122,7 @@ def recognised(crystal: Crystal, asked: str = AUTO) -> tuple[Matter, Crystal, li
     if len(stay) < 3:
         matter = next(one for one in _TABLE if one.periodic == len(stay))
     else:
-        matter = KINDS[asked if asked != AUTO else _bulk_kind(crystal)]
+        matter = KINDS[asked if asked != AUTO else bulk_kind(crystal)]
     if matter.name != "crystal":
         notes.insert(0, f"{Path(crystal.source).name} is {matter.text}. Another kind: --matter")
     return matter, opened, notes
@@ -200,7 +200,7 @@ def _gap_notes(crystal: Crystal, gaps: list[tuple[float, float]], stay: set[int]
     return notes
 
 
-def _bulk_kind(crystal: Crystal) -> Kind:
+def bulk_kind(crystal: Crystal) -> Kind:
     """Crystal, crystal of molecules, or liquid: molecules of which no two look alike to their neighbours."""
     from mdistill.io.structures import to_system
     from mdistill.matter.bonds import bonds_of, whole_molecules

@@ -49,7 +49,7 @@ class SimulateSettings:
         friction_per_ps: Langevin friction, 1/ps.
         relaxation_fs: Relaxation time of the bussi thermostat, fs.
         barostat_ps: Relaxation time of the barostat, ps.
-        compressibility_per_GPa: Estimated compressibility, 1/GPa; sets the rate of the barostat, not its averages.
+        compressibility_per_GPa: Estimated compressibility, 1/GPa; sets the rate of the barostat alone (liquids: 0.5).
         every_fs: Time between frames and rows of the log, fs; rounded to whole steps.
         format: Trajectory format.
         seed: Seed of velocities and thermostat.

@@ -165,5 +165,5 @@ def refuse_unknown(numbers: Int[Tensor, " atom"], elements: frozenset[int], name
         symbols = ", ".join(chemical_symbols[k] for k in sorted(unknown))
         raise BadInput(
             "structure", f"{name} does not know {symbols}", allowed=f"{len(elements)} elements: "
-            + " ".join(chemical_symbols[k] for k in sorted(elements)), fix="choose another teacher (mdistill info --teachers)",
+            + " ".join(chemical_symbols[k] for k in sorted(elements)), fix="choose another teacher (mdistill doctor lists them)",
         )  # fmt: skip

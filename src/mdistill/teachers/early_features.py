@@ -50,14 +50,24 @@ def early_features(potential: Potential, graph: Graph) -> Features:
         BadInput: Another potential, or an element that it does not know.
     """
     net: Any = getattr(potential, "net", None)
-    layers = getattr(net, "layers", ())
-    ends = [number for number, layer in enumerate(layers, 1) if type(layer).__name__ == _BLOCK]
-    if not ends:
-        problem = f"{potential.name} has no interaction blocks that can be read"
-        raise BadInput("teacher", problem, allowed="sevennet-0 and its relatives", fix="--teacher sevennet-0")
-    blocks = tuple((part.mul, part.ir.dim) for part in layers[ends[0] - 1].gate.irreps_out)
+    end = first_block(potential)
+    blocks = tuple((part.mul, part.ir.dim) for part in net.layers[end - 1].gate.irreps_out)
     with torch.no_grad():
-        data = net.after(ends[0], graph, edge_vectors(graph))
+        data = net.after(end, graph, edge_vectors(graph))
     return Features(
         nodes=data[net.keys.NODE_FEATURE], radial=data[net.keys.EDGE_EMBEDDING], harmonics=data[net.keys.EDGE_ATTR], blocks=blocks
     )
+
+
+def first_block(potential: Potential, *, flag: str = "--teacher") -> int:
+    """The number of layers up to the end of the first interaction block.
+
+    Raises:
+        BadInput: A potential that has none; the message names the flag.
+    """
+    layers = getattr(getattr(potential, "net", None), "layers", ())
+    for number, layer in enumerate(layers, 1):
+        if type(layer).__name__ == _BLOCK:
+            return number
+    problem = f"{potential.name} has no interaction blocks that can be read"
+    raise BadInput(flag, problem, allowed="sevennet-0 and its relatives", fix=f"{flag} sevennet-0")

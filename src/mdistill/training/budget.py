@@ -1,8 +1,8 @@
 """The number of steps that a time budget allows, timed again as a fit goes on.
 
-The budget is CPU time of the training thread: other work on the machine makes a fit slower, not shorter. Where other work also
-slows each step (shared caches and cores), a floor of steps keeps the student usable; the fit then overruns. Its wall time is
-limited to `OVERRUN` times the budget. The learning rate follows the current number of steps, which is part of the checkpoint.
+The budget is CPU time of the training thread: other work on the machine makes a fit slower, not shorter, however long it takes by
+the clock. Where other work also slows each step (shared caches and cores), a floor of steps keeps the student usable; the fit
+then overruns. The learning rate follows the current number of steps, which is part of the checkpoint.
 
 A fit reaches its plateau when the held-out loss no longer falls within its noise; its learning rate then falls to the end within
 a last quarter of the steps.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mdistill.training.settings import OVERRUN, FitSettings
+from mdistill.training.settings import FitSettings
 
 TIMED_FROM, TIMED_TO = 5, 25
 """Steps of the first timing: the ones before it warm up caches and compilers."""
@@ -39,12 +39,11 @@ class Spent:
     wall: float = 0.0
     timed_step: int = 0
     timed_cpu: float = 0.0
-    timed_wall: float = 0.0
     plateau: bool = False
 
     def mark(self, step: int) -> None:
         """Begin a new timing here."""
-        self.timed_step, self.timed_cpu, self.timed_wall = step, self.cpu, self.wall
+        self.timed_step, self.timed_cpu = step, self.cpu
 
 
 class Clock:
@@ -83,14 +82,13 @@ def retimed(
         most: Largest number of steps.
     """
     steps = max(step - spent.timed_step, 1)
-    cpu, wall = (max(t, 1e-12) / steps for t in (spent.cpu - spent.timed_cpu, spent.wall - spent.timed_wall))
+    cpu = max(spent.cpu - spent.timed_cpu, 1e-12) / steps
     spent.mark(step)
     if not spent.plateau and step >= settings.least_steps and at_plateau(history):
         spent.plateau, total = True, min(total, math.ceil(step / (1.0 - _TAIL)))
     in_budget = total if spent.plateau else step + (settings.max_minutes - spent.cpu) / cpu
     wanted = min(max(in_budget, settings.least_steps), most)
-    in_wall_time = step + (OVERRUN * settings.max_minutes - spent.wall) / wall
-    return max(round(min(wanted, in_wall_time)), 2 * TIMED_TO, step + 1)
+    return max(round(wanted), 2 * TIMED_TO, step + 1)
 
 
 def at_plateau(history: Sequence[Mapping[str, Any]]) -> bool:
@@ -105,23 +103,17 @@ def at_plateau(history: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def ended_by(settings: FitSettings, step: int, spent: Spent, *, most: int) -> str:
-    """What ended a fit: "steps" (a fixed number), "plateau", "epochs", "budget", or "cut short" by its wall time."""
+    """What ended a fit: "steps" (a fixed number), "plateau", "epochs" or "budget"."""
     if settings.steps:
         return "steps"
-    short = step < settings.least_steps or spent.cpu < 0.9 * settings.max_minutes
-    return "plateau" if spent.plateau else "epochs" if step >= most else "cut short" if short else "budget"
+    return "plateau" if spent.plateau else "epochs" if step >= most else "budget"
 
 
-def remark(settings: FitSettings, step: int, spent: Spent, *, most: int) -> str:
+def remark(settings: FitSettings, step: int, spent: Spent) -> str:
     """A sentence where a fit is short or took much longer than its budget; "" for any other."""
-    took = f"{spent.wall:.2g} min for a budget of {settings.max_minutes:.2g} min of CPU time"
-    cut = ended_by(settings, step, spent, most=most) == "cut short"
-    if cut:
-        return (
-            f"the fit was cut short after {step} steps: it took {took}, the most allowed; on an idle machine it is more accurate"
-        )
     if settings.steps and step < settings.least_steps:
         return f"the fit had {step} steps, fewer than the {settings.least_steps} of a usable student"
     if not settings.steps and spent.wall > _BUSY * settings.max_minutes:
+        took = f"{spent.wall:.2g} min for a budget of {settings.max_minutes:.2g} min of CPU time"
         return f"the fit took {took}: the machine is busy or slow; all {step} steps were done"
     return ""

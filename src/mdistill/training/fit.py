@@ -78,7 +78,7 @@ class FitResult(Generic[Module]):
         history: Rows of {step, epoch, minutes, train, validation}.
         steps: Number of steps done.
         cpu_minutes, wall_minutes: Time of the training thread, and by the clock.
-        ended: What ended it: "steps", "budget", "epochs", "plateau" or "cut short" (`budget.ended_by`).
+        ended: What ended it: "steps", "budget", "epochs" or "plateau" (`budget.ended_by`).
         note: A sentence where it is short or took much longer than its budget; "" for any other.
     """
 
@@ -233,7 +233,8 @@ class _Run(Generic[Module, Item]):
             for name, values in self.optimiser.state.items():
                 self.optimiser.state[name] = [tensors[f"{name}/{k}"].to(v) for k, v in enumerate(values)]
             held = header["progress"]
-            self.at = _Progress(**held | {"spent": Spent(**held.get("spent", {}))})
+            spent = {name: value for name, value in held.get("spent", {}).items() if name != "timed_wall"}  # of earlier versions
+            self.at = _Progress(**held | {"spent": Spent(**spent)})
             self.objective.observe(self.at.history)
         except BadInput:
             raise
@@ -292,7 +293,7 @@ def fit(
                     advance(0, "", at.total)
     if run.ranks.first and not ledger.is_done(work):
         ledger.finish(work, [CHECKPOINT, HISTORY], seconds=60.0 * at.spent.wall)
-    note = remark(settings, at.step, at.spent, most=most)
+    note = remark(settings, at.step, at.spent)
     if note and not settings.steps:
         notify(f"{title}: {note}")
     return FitResult(

@@ -13,8 +13,6 @@ from mdistill.settings import SEEDS, refuse, setting, settings
 
 KICK_SHARE = 0.3
 """Time that training a light kick takes, over that of training its map."""
-OVERRUN = 6.0
-"""Largest wall time of a fit over its budget."""
 
 
 @settings
@@ -22,7 +20,7 @@ class FitSettings:
     """A fit by gradient descent.
 
     Attributes:
-        max_minutes: CPU time of the training thread (min), where steps is 0. A busy machine takes up to six times as long.
+        max_minutes: CPU time of the training thread (min), where steps is 0. A busy machine takes longer by the clock.
         least_steps: Fewest steps, also where they exceed the time budget. A fit with fewer is reported.
         max_epochs: Largest number of passes over the data.
         steps: Optimiser steps; 0 for the time budget. A fixed number makes the result the same on every run.

@@ -21,7 +21,7 @@ from mdistill.data.prepare import plan
 from mdistill.data.split import split_blocks
 from mdistill.data.store import LabelStore
 from mdistill.data.supercell import enlarged
-from mdistill.direct.safe import for_dynamics
+from mdistill.direct.safe import safe_teacher
 from mdistill.errors import BlowUp
 from mdistill.hardening.changes import changes
 from mdistill.hardening.corrected import Reference
@@ -91,8 +91,7 @@ def distill(
     settings = resolved(settings, crystal)
     plan(crystal, settings.prepare)
     engine = hard_stages.hard_engine(settings, folder, crystal)
-    teacher = load(settings.teacher, device=settings.device, subject="--teacher", timeout_s=settings.label.timeout_s)
-    teacher = for_dynamics(teacher)
+    teacher = safe_teacher(settings.teacher, device=settings.device, timeout_s=settings.label.timeout_s)
     plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
     with locked(folder):
         inputs = {"structure": crystal.sha256}

@@ -9,6 +9,7 @@ from pathlib import Path
 from mdistill.crystals.crystal import Crystal
 from mdistill.data.disorder import order
 from mdistill.data.prepare import Plan, plan
+from mdistill.direct.safe import safe_teacher
 from mdistill.errors import MissingPackage
 from mdistill.graph import empty_graph
 from mdistill.hardening.made_elsewhere import given_by
@@ -18,7 +19,6 @@ from mdistill.labelling.plan import estimate_cost
 from mdistill.processes import usable_cores
 from mdistill.runs.results import Cell, Results, Table
 from mdistill.settings import child_seed
-from mdistill.teachers.models import load
 from mdistill.types import Potential, System
 from mdistill.workflows import hard_stages
 from mdistill.workflows.distill_settings import DistillSettings, dispersion_notes, resolved
@@ -42,7 +42,7 @@ def dry_run(settings: DistillSettings) -> Results:
     system = to_system(ordered[0].crystal)
     teacher: Potential | None = None
     try:
-        teacher = load(settings.teacher, device=settings.device, subject="--teacher", timeout_s=settings.label.timeout_s)
+        teacher = safe_teacher(settings.teacher, device=settings.device, timeout_s=settings.label.timeout_s)
         plan(crystal, settings.prepare, elements=teacher.elements, subject=settings.teacher)
     except MissingPackage as missing:
         notes.append(f"No minutes could be estimated: {missing}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mdistill.data.store import LabelStore
-from mdistill.direct.safe import for_dynamics
+from mdistill.direct.safe import safe_teacher
 from mdistill.errors import BadInput
 from mdistill.hardening.corrected import correction_file, load_correction
 from mdistill.io.structures import STRUCTURES, read_systems
@@ -15,7 +15,6 @@ from mdistill.runs.folder import set_aside
 from mdistill.runs.results import read_results
 from mdistill.runs.trust import refuse_import
 from mdistill.settings import USUAL_TIMEOUT
-from mdistill.teachers.models import load
 from mdistill.types import LabelledFrame, Potential, System
 
 
@@ -51,7 +50,7 @@ def teacher_of(
             refuse_import(name, source=run / "results.json", flag="--teacher")
     if not name:
         raise BadInput(run, "its results name no teacher", allowed="a run of `mdistill distill`", fix="--teacher NAME")
-    return for_dynamics(load(name, device=device, subject="--teacher", timeout_s=timeout_s))
+    return safe_teacher(name, device=device, timeout_s=timeout_s)
 
 
 def check_labels(run: Path, *, update: bool) -> None:
