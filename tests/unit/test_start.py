@@ -113,9 +113,10 @@ def test_the_barostat_of_a_liquid_reckons_with_its_compressibility_unless_one_is
     assert suited(npt, read_system(SHIPPED / "agi-sevennet-0.extxyz")) is npt
 
 
-def test_simulate_records_the_compressibility_it_used(tmp_path):
+def test_simulate_records_the_compressibility_it_used_and_whom_to_cite(tmp_path):
     words = f"simulate {SHIPPED / 'water-revpbe0-d3.extxyz'} --potential water-revpbe0-d3 --ensemble npt --time-ps 0.002"
     assert cli.run([*words.split(), "--every-fs", "1", "--threads", "1", "--out", str(tmp_path / "md")]) == 0
-    notes = json.loads((tmp_path / "md" / "results.json").read_text())["notes"]
-    assert any("a compressibility of 0.5/GPa" in note for note in notes)
+    results = json.loads((tmp_path / "md" / "results.json").read_text())
+    assert any("a compressibility of 0.5/GPa" in note for note in results["notes"])
+    assert "sevennet" in results["citations"]
     assert '"compressibility_per_GPa": 0.5' in (tmp_path / "md" / "ledger.json").read_text()

@@ -21,6 +21,7 @@ from mdistill.runs.identity import shown_sha256
 from mdistill.runs.results import Figure, Results, Series
 from mdistill.simulation.settings import SimulateSettings
 from mdistill.simulation.simulate import SimulationResult
+from mdistill.teachers.cards import card_of
 from mdistill.teachers.models import find_student
 from mdistill.types import Potential
 
@@ -69,9 +70,16 @@ def dynamics_results(done: SimulationResult, potential: Potential, settings: Sim
     return Results(
         command="simulate", values=values, figures=figures,
         provenance={"potential": potential.name, "model_sha256": shown_sha256(potential)},
-        citations=["mdistill", "ase", "vesin", *used, *(["cell-rescaling"] if settings.ensemble == "npt" else [])],
+        citations=["mdistill", *_taught_by(potential), "ase", "vesin", *used, *(["cell-rescaling"] if settings.ensemble == "npt" else [])],
         notes=[*(["An interrupted run was continued."] if done.resumed else []), *heats, *barostat_notes(done.log, settings)],
     )  # fmt: skip
+
+
+def _taught_by(potential: Potential) -> list[str]:
+    """Keys of the references of a teacher, or of the teacher of a student."""
+    header = getattr(getattr(potential, "net", None), "header", {})
+    card = card_of(str(header.get("provenance", {}).get("teacher") or potential.name))
+    return [] if card is None else card.citations
 
 
 def bonds_held(done: SimulationResult) -> tuple[Estimate, list[str]]:
