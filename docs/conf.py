@@ -14,7 +14,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from mdistill import __version__
 from mdistill.cli import COMMANDS
-from mdistill.commands.models import card_tables
+from mdistill.commands.models import card_tables, report_page
 from mdistill.library import cards
 
 HOME = Path(__file__).parent.parent
@@ -34,6 +34,8 @@ autodoc_mock_imports = ["sevenn", "chgnet", "phonopy"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
+REPORTS = "ready"
+"""Folder of the site with the report pages of ready students."""
 MEASURED = ("force error", "speed-up")
 """Gates in the table of ready students."""
 SUBCOMMANDS = {"train": ["train potential", "train stride", "train transport"]}
@@ -75,6 +77,8 @@ class ReadyStudents(SphinxDirective):
         start = f"start/{card.name}{cards.STRUCTURE} --potential {card.name} --temperature-K {card.temperatures_K[-1]:g}"
         words = f"mdistill models {card.name} --out start\nmdistill simulate {start} --out runs/md"
         section += nodes.literal_block(text=words, language="sh")
+        if card.results_sha256:
+            section += nodes.paragraph("", "", nodes.reference(text="Report of its run", refuri=f"{REPORTS}/{card.name}.html"))
         section += [table(list(one.columns), [list(map(str, row)) for row in one.rows]) for one in card_tables(card)]
         return section
 
@@ -102,6 +106,17 @@ def command_help(words: str) -> str:
     raise RuntimeError(f"{' '.join(command)} failed: {done.stderr}")
 
 
+def write_reports(app: Sphinx, error: Exception | None) -> None:
+    """The report page of every ready student whose results are known, beside the gallery."""
+    if error is None and app.builder.format == "html":
+        folder = Path(app.outdir) / REPORTS
+        folder.mkdir(exist_ok=True)
+        for card in cards.shipped():
+            if page := report_page(card):
+                (folder / f"{card.name}.html").write_text(page, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("build-finished", write_reports)
     app.add_directive("command-help", CommandHelp)
     app.add_directive("ready-students", ReadyStudents)

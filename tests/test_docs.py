@@ -93,6 +93,8 @@ def test_the_site_builds_without_warnings(tmp_path):
         card = json.loads(path.read_text(encoding="utf-8"))
         section = gallery.partition(f'<section id="{path.stem.replace(".", "-")}">')[2].partition("</section>")[0]
         assert f"start/{path.stem}.extxyz --potential {path.stem}" in re.sub(r"<[^>]+>", "", section), path.stem
+        page = tmp_path / "html" / "ready" / f"{path.stem}.html"
+        assert page.exists() == bool(card.get("results_sha256")) == (f'href="ready/{page.name}"' in section)
         cells = [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<p>(.*?)</p>", section, re.DOTALL)]
         told = [card["teacher"], card["licence"], card["command"], card["student_sha256"]]
         gates = [gate[key] for gate in card["gates"] for key in ("name", "measured", "limit", "verdict")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -44,7 +46,7 @@ def test_a_student_of_the_package_is_what_its_card_says(name):
     assert card.temperatures_K[0] < card.temperatures_K[1] <= card.taught_K[1]
     raw = student.read_bytes() + json.dumps(read_metadata(student)).encode() + (cards.SHIPPED / f"{name}.json").read_bytes()
     assert b"/home" not in raw and b"/work" not in raw and b"/root" not in raw and b"/tmp" not in raw
-    assert all(f'"library/*{end}"' in TOML for end in (cards.STUDENT, cards.STRUCTURE, ".json"))
+    assert all(f'"library/*{end}"' in TOML for end in (cards.STUDENT, cards.STRUCTURE, cards.RESULTS, ".json"))
     atoms = read(structure)
     assert set(atoms.get_chemical_symbols()) == set(card.elements)
     potential = load(name, precision="float64")
@@ -53,12 +55,22 @@ def test_a_student_of_the_package_is_what_its_card_says(name):
     assert np.abs(forces).max() < 1.0, "its structure is near a minimum of its teacher, and so of its own"
 
 
+@pytest.mark.parametrize("name", [name for name in SHIPPED if cards.read_card(name).results_sha256])
+def test_the_results_of_a_run_are_those_of_the_card(name):
+    card = cards.read_card(name)
+    results = cards.results_of(card)
+    assert results is not None and results.created == card.created and results.provenance["teacher"] == card.teacher
+    assert [one.name for one in results.gates if one.judged] == [one.name for one in card.gates]
+    text = gzip.decompress((cards.SHIPPED / f"{name}{cards.RESULTS}").read_bytes()).decode()
+    assert not re.search(r"/(home|work|root|tmp)/", text)
+
+
 def test_a_new_file_in_the_package_is_one_more_card_and_an_altered_one_is_refused(tmp_path, monkeypatch):
     """What the gallery of the site shows."""
     shutil.copytree(cards.SHIPPED, tmp_path / "library", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     monkeypatch.setattr(cards, "SHIPPED", tmp_path / "library")
     assert [card.name for card in cards.shipped()] == SHIPPED
-    for end in (cards.STUDENT, cards.STRUCTURE, ".json"):
+    for end in cards.read_card("cu-sevennet-0").files | {".json": ""}:
         text = (cards.SHIPPED / f"cu-sevennet-0{end}").read_bytes()
         (cards.SHIPPED / f"zz-new{end}").write_bytes(text.replace(b"cu-sevennet-0", b"zz-new") if end == ".json" else text)
     assert [card.name for card in cards.shipped()] == [*SHIPPED, "zz-new"]
@@ -103,6 +115,8 @@ def test_ones_own_is_added_shown_used_and_copied(tmp_path, own, capsys):
     assert cli.run(["models", "add", str(run), "--licence", "CC0"]) == 0
     assert cli.run(["models", "lipscl-toy", "--out", str(tmp_path / "start")]) == 0
     said = capsys.readouterr().out
+    page = (tmp_path / "start" / "lipscl-toy.html").read_text(encoding="utf-8")
+    assert "force error" in page and "LiPSCl" in page
     assert "10.0 ± 0.4 meV/Å" in said and "passed within its error" in said and "CC0" in said and "3 md" in said
     assert read_metadata(own / "lipscl-toy.mdistill")["provenance"]["structure"] == "crystal.cif"
     system = random_box(2, atoms=10)
@@ -129,6 +143,9 @@ def test_altered_files_and_bad_names_are_refused(tmp_path, own, capsys):
     (own / "mine.mdistill").write_bytes((own / "mine.mdistill").read_bytes()[:-1] + b"x")
     with pytest.raises(BadInput, match="was altered"):
         load("mine")
+    (own / "mine.results.gz").write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(BadInput, match="was altered"):
+        cards.results_of(cards.read_card("mine"))
     shutil.rmtree(own)
     for words, what in {
         ("mine",): "no ready student", ("al-sevenet-0",): "did you mean al-sevennet-0", ("add",): "one run folder",

@@ -23,7 +23,7 @@ class ModelsArguments:
     model: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Name of a ready student; `add RUN` makes one of a run; none: all of them."""
     out: Path | None = None
-    """Folder to copy the student and its structure into."""
+    """Folder to copy the student, its structure and the report page of its run into."""
     name: str = ""
     """Name of what `add` makes (default: formula-teacher)."""
     licence: str = ""
@@ -48,6 +48,7 @@ GROUPS = {"what": ("out", "name", "licence")}
 def main(arguments: list[str]) -> int:
     """List the ready students, or show, copy or add one."""
     given = parse(ModelsArguments, arguments, program="mdistill models", description=HELP, groups=GROUPS)
+    from mdistill.io.files import write_text
     from mdistill.library import cards
     from mdistill.notices import notify
     from mdistill.report.terminal import print_table
@@ -76,6 +77,9 @@ def main(arguments: list[str]) -> int:
     if given.out is not None:
         for path in cards.copy_files(card, given.out):
             print(f"copied: {path}")
+        if page := report_page(card):
+            write_text(given.out / f"{card.name}.html", page)
+            print(f"report: {given.out / card.name}.html")
     return 0
 
 
@@ -103,6 +107,15 @@ def show(card: Card) -> None:
     for table in card_tables(card):
         print_table(table)
     print(f"cite:\n{cite(card.citations)}")
+
+
+def report_page(card: Card) -> str:
+    """The report page of the run that made a ready student; "" where its results are not known."""
+    from mdistill.library.cards import results_of
+    from mdistill.report.page import render
+
+    results = results_of(card)
+    return "" if results is None else render(results)
 
 
 def card_tables(card: Card) -> list[Table]:

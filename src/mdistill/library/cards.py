@@ -1,11 +1,13 @@
-"""Ready students by name. Each is three files: NAME.mdistill, NAME.extxyz (a structure to begin with), NAME.json (its card).
+"""Ready students by name. Each is NAME.mdistill, NAME.extxyz (a structure to begin with), NAME.json (its card), and where the run
+is known NAME.results.gz (its results, of which the report page is made).
 
-Those of the package lie beside this module, the user's own in `own_folder`. The card holds the sha256 of the other two.
+Those of the package lie beside this module, the user's own in `own_folder`. The card holds the sha256 of the others.
 """
 
 from __future__ import annotations
 
 import difflib
+import gzip
 import math
 import os
 import re
@@ -13,18 +15,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate, Gate
-from mdistill.io.files import read_json, replacing, sha256, write_json
+from mdistill.io.files import read_json, replacing, sha256, write_bytes, write_json
 from mdistill.nets.model_files import load_net, read_metadata, save_model
 from mdistill.runs.folder import run_settings
-from mdistill.runs.results import Results, read_results
+from mdistill.runs.results import Results, read_results, write_results
 from mdistill.settings import from_json, to_json
 
 SHIPPED = Path(__file__).parent
-STUDENT, STRUCTURE = ".mdistill", ".extxyz"
+STUDENT, STRUCTURE, RESULTS = ".mdistill", ".extxyz", ".results.gz"
 FAILED = "FAILED"
 LARGEST = 500_000
 """Largest file of a student in the package, bytes."""
@@ -55,7 +58,7 @@ class Card:
         command: What made it. version, created, processor: by which package, when, on what.
         citations: Keys of the references of its run.
         licence: Of the student.
-        student_sha256, structure_sha256: Of its files.
+        student_sha256, structure_sha256, results_sha256: Of its files; "" without results.
     """
 
     name: str
@@ -74,6 +77,13 @@ class Card:
     licence: str
     student_sha256: str = ""
     structure_sha256: str = ""
+    results_sha256: str = ""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Endings of its files, with their sha256."""
+        known = {STUDENT: self.student_sha256, STRUCTURE: self.structure_sha256}
+        return known | ({RESULTS: self.results_sha256} if self.results_sha256 else {})
 
     @property
     def failed(self) -> list[str]:
@@ -114,7 +124,7 @@ def shipped() -> list[Card]:
     """
     found = [from_json(Card, read_json(path), source=path) for path in sorted(SHIPPED.glob("*.json"))]
     for card in found:
-        for suffix in (STUDENT, STRUCTURE):
+        for suffix in card.files:
             checked(card, SHIPPED, suffix)
     return found
 
@@ -136,8 +146,7 @@ def checked(card: Card, folder: Path, suffix: str) -> Path:
         BadInput: The file is absent or was altered.
     """
     path = folder / f"{card.name}{suffix}"
-    expected = card.student_sha256 if suffix == STUDENT else card.structure_sha256
-    if not path.is_file() or sha256(path) != expected:
+    if not path.is_file() or sha256(path) != card.files[suffix]:
         problem = "was altered: its sha256 is not that of its card" if path.is_file() else "is missing"
         fix = "install the package again" if folder == SHIPPED else f"mdistill models add RUN --name {card.name}"
         raise BadInput(path, problem, allowed="the file of its card", fix=fix)
@@ -172,8 +181,9 @@ def add(run: Path, name: str, folder: Path, *, licence: str = "", taken: Collect
     header = read_metadata(student)
     save_model(model, load_net(student), _without_paths(header["provenance"]))
     _write_structure(run, structure)
+    kept = _write_results(results, folder / f"{name}{RESULTS}")
     card = _card(name, run, results, header, licence)
-    card = replace(card, student_sha256=sha256(model), structure_sha256=sha256(structure))
+    card = replace(card, student_sha256=sha256(model), structure_sha256=sha256(structure), results_sha256=sha256(kept))
     write_json(folder / f"{name}.json", to_json(card))
     return card
 
@@ -187,6 +197,30 @@ def _write_structure(run: Path, path: Path) -> None:
     atoms = read(run / "prepare" / STRUCTURES, index=0, format="extxyz")
     with replacing(path) as partial:
         write(partial, atoms, format="extxyz")
+
+
+def _write_results(results: Results, path: Path) -> Path:
+    """The results with names in place of paths, compressed."""
+    line, structure = (str(results.provenance.get(name, "")) for name in ("command_line", "structure"))
+    named = {"command_line": _command(line), "structure": Path(structure).name}
+    with TemporaryDirectory() as place:
+        plain = write_results(Path(place), replace(results, provenance=results.provenance | named)).read_bytes()
+    write_bytes(path, gzip.compress(plain, mtime=0))
+    return path
+
+
+def results_of(card: Card) -> Results | None:
+    """The results of its run, checked; None where they are not known.
+
+    Raises:
+        BadInput: The file is absent or was altered.
+    """
+    if not card.results_sha256:
+        return None
+    plain = gzip.decompress(checked(card, names()[card.name], RESULTS).read_bytes())
+    with TemporaryDirectory() as place:
+        write_bytes(Path(place) / "results.json", plain)
+        return read_results(Path(place))
 
 
 def copy_files(card: Card, out: Path) -> list[Path]:

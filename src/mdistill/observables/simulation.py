@@ -59,7 +59,9 @@ def dynamics_results(done: SimulationResult, potential: Potential, settings: Sim
             y_label="ΔE (meV/atom)", series=[course("E", 1e3 * (total - total[0]))],
         ),
     ]  # fmt: skip
-    used, values, heats = [_METHODS[settings.thermostat]] if settings.ensemble != "nve" else [], done.values, list[str]()
+    used = [] if settings.ensemble == "nve" else [_METHODS[settings.thermostat]]
+    used += ["cell-rescaling"] if settings.ensemble == "npt" else []
+    values, heats = done.values, list[str]()
     if settings.ensemble == "nve" and not is_gradient(potential):
         after, heats = log["time_fs"] > 0.0, [_NOT_CONSERVED]
         enough = int(after.sum()) >= LEAST_FRAMES
@@ -70,7 +72,7 @@ def dynamics_results(done: SimulationResult, potential: Potential, settings: Sim
     return Results(
         command="simulate", values=values, figures=figures,
         provenance={"potential": potential.name, "model_sha256": shown_sha256(potential)},
-        citations=["mdistill", *_taught_by(potential), "ase", "vesin", *used, *(["cell-rescaling"] if settings.ensemble == "npt" else [])],
+        citations=["mdistill", *_taught_by(potential), "ase", "vesin", *used],
         notes=[*(["An interrupted run was continued."] if done.resumed else []), *heats, *barostat_notes(done.log, settings)],
     )  # fmt: skip
 
