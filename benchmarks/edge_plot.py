@@ -24,14 +24,15 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         return
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    x = [row["fitted structures"] for row in sizes]
-    laws = {row["quantity"]: row for row in rows if row["part"] == "pre-training fit"}
-    for name, colour in COLOURS.items():
-        values = [row[name]["value"] if isinstance(row[name], dict) else row[name] for row in sizes]
-        left.plot(x, values, "o", color=colour, label=f"{name}: n^{laws[name]['exponent']:.2f}" if name in laws else name)
-    left.set(xscale="log", yscale="log", xlabel="structures of pre-training, 3,000 steps", ylabel="on unseen molecules, meV/Å")
+    for steps, marker, line in zip(sorted({row["steps"] for row in sizes}), ("o", "s"), (":", "-"), strict=False):
+        these = [row for row in sizes if row["steps"] == steps]
+        for name, colour in COLOURS.items():
+            values = [row[name]["value"] if isinstance(row[name], dict) else row[name] for row in these]
+            at, label = [row["fitted structures"] for row in these], f"{name.partition(' (')[0]}, {steps:,} steps"
+            left.plot(at, values, marker + line, color=colour, lw=1.0, label=label)
+    left.set(xscale="log", yscale="log", xlabel="structures of pre-training", ylabel="on unseen molecules, meV/Å")
     left.minorticks_off()
-    left.set_xticks(x, [f"{n:,}" for n in x])
+    left.set_xticks(ticks := [300, 1000, 3000, 10_000, 30_000, 100_000], [f"{n:,}" for n in ticks], fontsize=8)
     low, high = left.get_ylim()
     ticks = [tick for tick in (20, 50, 100, 200, 500) if low < tick < high]
     left.set_yticks(ticks, [f"{tick}" for tick in ticks])

@@ -48,13 +48,14 @@ def pretraining(work: Path, data: Path) -> None:
 
 
 def long_pretraining(work: Path, data: Path) -> None:
-    """The same with more steps, up to the largest size."""
+    """The same with more steps, up to the largest size, which is fitted with fewer steps too."""
     del data
     pool, test = molecules_of(work)
     series(LONG_SIZES[:-1], LONG_STEPS, pool, test, work / "long-pretraining.json")
     many = work / "pretraining-many"
     generate(MoleculeSettings(structures=LONG_SIZES[-1], per_molecule=PER_MOLECULE), many, seed=SEED, workers=1)
     pool = [frame for frame in read_shards(many) if frame.block >= TESTED]
+    series(LONG_SIZES[-1:], PRE_STEPS, pool, test, work / "pretraining.json")
     series(LONG_SIZES[-1:], LONG_STEPS, pool, test, work / "long-pretraining.json")
 
 

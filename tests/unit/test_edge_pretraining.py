@@ -55,7 +55,15 @@ def test_longer_pre_training_takes_its_largest_size_from_a_second_folder_with_th
 ) -> None:
     pytest.importorskip("rdkit")
     pytest.importorskip("tblite")
-    changed = {"SIZES": (24,), "LONG_SIZES": (18, 24, 90), "LONG_STEPS": 2, "TESTED": 2, "FEW": 1, "PER_MOLECULE": 18}
+    changed = {
+        "SIZES": (24,),
+        "LONG_SIZES": (18, 24, 90),
+        "PRE_STEPS": 1,
+        "LONG_STEPS": 2,
+        "TESTED": 2,
+        "FEW": 1,
+        "PER_MOLECULE": 18,
+    }
     for name, value in changed.items():
         monkeypatch.setattr(edge_pretraining, name, value)
     edge_pretraining.long_pretraining(tmp_path, tmp_path)
@@ -66,3 +74,5 @@ def test_longer_pre_training_takes_its_largest_size_from_a_second_folder_with_th
     ]
     assert held[0]["molecules"][:2] == held[1]["molecules"][:2]
     assert [row["steps"] for row in rows] == [2] * 6
+    fewer = json.loads((tmp_path / "pretraining.json").read_text())
+    assert [(row["size"], row["steps"]) for row in fewer] == [(90, 1)]
