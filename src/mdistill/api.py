@@ -85,7 +85,7 @@ def simulate(
     file = Path(potential) if isinstance(potential, (str, Path)) and Path(potential).exists() else None
     stride = None if stride_map is None else load_stride(Path(stride_map), student=file, precision=precision)
     with noting():
-        chosen = suited(chosen, system)
+        chosen = suited(chosen, system, repeat=repeat)
         if file is not None:
             tell_committee_spread(find_student(file) if file.is_dir() else file, model, system)
         with locked(output_folder(folder)):

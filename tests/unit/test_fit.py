@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from mdistill.errors import BadInput, Interrupted, MdistillError, MdistillNotice
 from mdistill.interrupt import NEVER, StopRequest, stop_on_signals
+from mdistill.nets.model_files import read_header, sealed
 from mdistill.training import budget
 from mdistill.training import fit as module
 from mdistill.training.fit import CHECKPOINT, HISTORY, TRAINING, fit, learning_rate, order_of
@@ -222,6 +224,23 @@ def test_no_clock_cuts_a_fit_short_however_busy_the_machine(tmp_path, monkeypatc
 def test_few_fixed_steps_are_reported(tmp_path):
     assert "60 steps, fewer than the 1000" in train(tmp_path, settings=replace(SETTINGS, least_steps=1000)).note
     assert train(tmp_path / "enough", settings=replace(SETTINGS, least_steps=60)).note == ""
+
+
+def test_a_fit_that_few_labels_end_before_its_floor_of_steps_is_told(tmp_path, monkeypatch):
+    with pytest.warns(MdistillNotice, match="train: the fit had 50 steps, fewer than the 60 of a usable student"):
+        result = on_machine(tmp_path, monkeypatch, 0.005, 0.005, replace(BUDGET, max_epochs=2))
+    assert result.ended == "epochs"
+
+
+def test_a_checkpoint_from_before_times_were_kept_is_timed_from_its_step_on(tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        on_machine(tmp_path, monkeypatch, 0.005, 0.005, stop=StopAt(150))
+    path = tmp_path / CHECKPOINT
+    header, arrays = read_header(path, "training"), safetensors.numpy.load_file(path)
+    assert header["progress"].pop("spent")["cpu"] == pytest.approx(0.75, abs=0.02)
+    header["progress"]["minutes"] = 0.75
+    safetensors.numpy.save_file(arrays, path, metadata=sealed("training", json.dumps(header)))
+    assert on_machine(tmp_path, monkeypatch, 0.005, 0.005).steps == pytest.approx(200, abs=2)
 
 
 def test_a_budget_resumes_with_the_schedule_of_its_checkpoint(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +105,11 @@ def run_folder(place: Path, *, passes: bool = True) -> Path:
     force = gate("force error", Estimate(value=10.0, error=0.4, unit="meV/Å"), 30.0 if passes else 5.0)
     near = gate("RDF overlap", Estimate(value=0.021, error=0.01, unit=""), 0.02, errors=1.0)
     results = Results(
-        command="distill", gates=[force, near], citations=["mdistill"], provenance={"formula": "LiPSCl", "teacher": "toy"}
-    )
+        command="distill", gates=[force, near], citations=["mdistill"],
+        provenance={"formula": "LiPSCl", "teacher": "toy", "command_line": f"mdistill distill '{place}/my crystal.cif' --out r"},
+        settings={"structure": f"{place}/my crystal.cif", "hard": f"{place}/pool.xyz"},
+        notes=[f"a label is in {run.resolve()}/label/broken/1.extxyz: 5 meV/Å"],
+    )  # fmt: skip
     write_results(run, results)
     return run
 
@@ -117,6 +121,9 @@ def test_ones_own_is_added_shown_used_and_copied(tmp_path, own, capsys):
     said = capsys.readouterr().out
     page = (tmp_path / "start" / "lipscl-toy.html").read_text(encoding="utf-8")
     assert "force error" in page and "LiPSCl" in page
+    stored = gzip.decompress((own / "lipscl-toy.results.gz").read_bytes()).decode()
+    assert str(tmp_path) not in page + stored and "run/label/broken/1.extxyz: 5 meV/Å" in stored
+    assert json.loads(stored)["settings"] == {"structure": "my crystal.cif", "hard": "pool.xyz"}
     assert "10.0 ± 0.4 meV/Å" in said and "passed within its error" in said and "CC0" in said and "3 md" in said
     assert read_metadata(own / "lipscl-toy.mdistill")["provenance"]["structure"] == "crystal.cif"
     system = random_box(2, atoms=10)
@@ -146,6 +153,15 @@ def test_altered_files_and_bad_names_are_refused(tmp_path, own, capsys):
     (own / "mine.results.gz").write_bytes(gzip.compress(b"{}"))
     with pytest.raises(BadInput, match="was altered"):
         cards.results_of(cards.read_card("mine"))
+    card = replace(cards.read_card("mine"), results_sha256=sha256(own / "mine.results.gz"))
+    with pytest.raises(BadInput, match=r"mine.results.gz.*format None"):
+        cards.results_of(card)
+    (own / "mine.results.gz").write_bytes(b"no archive")
+    with pytest.raises(BadInput, match=r"(?s)cannot be read .*fix: remove .*mine.\*, then mdistill models add"):
+        cards.results_of(replace(card, results_sha256=sha256(own / "mine.results.gz")))
+    (own / "mine.json").rename(own / "moved.json")
+    with pytest.raises(BadInput, match="is the card of mine"):
+        cards.read_card("moved")
     shutil.rmtree(own)
     for words, what in {
         ("mine",): "no ready student", ("al-sevenet-0",): "did you mean al-sevennet-0", ("add",): "one run folder",
@@ -161,3 +177,19 @@ def test_a_file_at_the_path_comes_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_model(tmp_path / "al-sevennet-0", tiny_net())
     assert len(load("al-sevennet-0").elements) == 4
+
+
+def test_a_ready_student_gets_a_long_stride_map_by_its_name(tmp_path, monkeypatch):
+    from mdistill.workflows import stride
+
+    asked = []
+
+    def stand_in(student, *_, **__):
+        asked.append(student)
+        return Results(command="train stride")
+
+    monkeypatch.setattr(stride, "stride_rung", stand_in)
+    words = ["train", "stride", "--from", "al-sevennet-0", "--structure", str(cards.SHIPPED / "al-sevennet-0.extxyz")]
+    more = ["--segments.temperatures-K", "600", "--out", str(tmp_path / "stride")]
+    assert cli.run([*words, *more]) == 0
+    assert asked == [cards.SHIPPED / "al-sevennet-0.mdistill"]

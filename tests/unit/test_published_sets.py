@@ -43,7 +43,7 @@ def stub(monkeypatch):
         return [np.linalg.norm(ions[:, None] - systems[0].positions.numpy()[:2], axis=-1)]
 
     teacher = SimpleNamespace(elements=frozenset(range(1, 90)), name="sevennet-0", cutoff=5.0)
-    monkeypatch.setattr(published_sets, "load", lambda name, subject: teacher)
+    monkeypatch.setattr(published_sets, "load_featured", lambda name: teacher)
     monkeypatch.setattr(published_sets, "ion_features", features)
     return SimpleNamespace(seen=seen)
 

@@ -17,7 +17,7 @@ from mdistill.errors import BadInput, MdistillNotice
 from mdistill.export.frames import read_frames
 from mdistill.export.start import as_start, read_start, suited
 from mdistill.export.write_frames import write_frames
-from mdistill.io.structures import read_system
+from mdistill.io.structures import read_system, repeated
 from mdistill.io.trajectories import ASE_MOMENTUM, read_hdf5, read_series
 from mdistill.library.cards import SHIPPED
 from mdistill.simulation.settings import SimulateSettings
@@ -104,19 +104,31 @@ def test_masses_of_the_file_are_used_and_repeats_have_the_same_momenta(tmp_path)
     assert read_start(done.trajectory).masses.tolist() == [200.0] * 8
 
 
-def test_the_barostat_of_a_liquid_reckons_with_its_compressibility_unless_one_is_stated():
+def test_the_barostat_of_a_liquid_takes_its_compressibility_unless_one_is_stated():
     water, npt = read_system(SHIPPED / "water-revpbe0-d3.extxyz"), SimulateSettings(ensemble="npt")
-    with pytest.warns(MdistillNotice, match="a liquid or polymer: its barostat reckons with a compressibility of 0.5/GPa"):
+    told = "takes the compressibility of a liquid or polymer, 0.5/GPa; --compressibility-per-GPa states another"
+    with pytest.warns(MdistillNotice, match=told):
         assert suited(npt, water) == replace(npt, compressibility_per_GPa=0.5)
-    stated = replace(npt, compressibility_per_GPa=0.2)
+    with pytest.warns(MdistillNotice, match=told):
+        assert suited(npt, repeated(water, (2, 1, 1)), repeat=(2, 1, 1)) == replace(npt, compressibility_per_GPa=0.5)
+    stated = replace(npt, compressibility_per_GPa=0.03)
     assert suited(stated, water) is stated and suited(NVE, water) is NVE
-    assert suited(npt, read_system(SHIPPED / "agi-sevennet-0.extxyz")) is npt
+    assert suited(npt, read_system(SHIPPED / "agi-sevennet-0.extxyz")) == replace(npt, compressibility_per_GPa=0.03)
+
+
+def test_a_run_without_a_stated_compressibility_continues_one_with_that_of_a_crystal(tmp_path):
+    """Its ledger holds the number, as those of earlier versions do."""
+    npt = replace(NVE, ensemble="npt")
+    write(tmp_path / "cu.extxyz", bulk("Cu", cubic=True) * (2, 2, 2))
+    copper = read_system(tmp_path / "cu.extxyz")
+    simulate(copper, load(EMT_NAME), replace(npt, compressibility_per_GPa=0.03), tmp_path / "md")
+    assert simulate(copper, load(EMT_NAME), replace(npt, time_ps=0.04), tmp_path / "md").resumed
 
 
 def test_simulate_records_the_compressibility_it_used_and_whom_to_cite(tmp_path):
     words = f"simulate {SHIPPED / 'water-revpbe0-d3.extxyz'} --potential water-revpbe0-d3 --ensemble npt --time-ps 0.002"
     assert cli.run([*words.split(), "--every-fs", "1", "--threads", "1", "--out", str(tmp_path / "md")]) == 0
     results = json.loads((tmp_path / "md" / "results.json").read_text())
-    assert any("a compressibility of 0.5/GPa" in note for note in results["notes"])
+    assert any("a liquid or polymer, 0.5/GPa" in note for note in results["notes"])
     assert "sevennet" in results["citations"]
     assert '"compressibility_per_GPa": 0.5' in (tmp_path / "md" / "ledger.json").read_text()

@@ -26,7 +26,7 @@ from jaxtyping import Float
 
 from mdistill import __version__
 from mdistill.campaign.settings import ALIKE, TrajectorySettings
-from mdistill.campaign.trajectories import check_alike, set_results
+from mdistill.campaign.trajectories import check_alike, load_featured, set_results
 from mdistill.campaign.trajectory_job import measured, mobile_of, unmeasured
 from mdistill.crystals.checks import check_crystal
 from mdistill.crystals.crystal import reduced_formula
@@ -41,7 +41,6 @@ from mdistill.runs.identity import model_id
 from mdistill.runs.lock import locked
 from mdistill.runs.results import Results
 from mdistill.settings import to_json
-from mdistill.teachers.models import load
 from mdistill.transport.ion_features import ion_features, ion_network, kinds_of
 from mdistill.transport.trajectory_set import CrystalRecord, read_trajectory_set, write_trajectory_set
 from mdistill.types import Potential, Trajectory
@@ -83,7 +82,7 @@ def add_published(
     with locked(folder):
         before = read_trajectory_set(path) if path.exists() else []
         check_alike(before, settings, path)
-        teacher, known = load(settings.teacher, subject="--make.teacher"), {one.key for one in before}
+        teacher, known = load_featured(settings.teacher), {one.key for one in before}
         entries, unread = _entries(data, teacher, settings, species)
         todo, made = {one.key: one for one in entries if one.key not in known}, list[CrystalRecord]()
         try:

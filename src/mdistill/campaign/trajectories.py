@@ -36,7 +36,6 @@ from mdistill.teachers.models import load
 from mdistill.transport.trajectory_set import CrystalRecord, add_to_set, read_trajectory_set
 from mdistill.types import Potential
 
-_FLAG = "--make.teacher"
 FAILED = "failed.json"
 """Crystals for which the teacher or the student failed: they are not tried again while this file names them."""
 LOG = "log.txt"
@@ -74,8 +73,7 @@ def make_trajectory_set(
         Interrupted: A stop was requested; finished crystals are in the set.
     """
     with locked(folder):
-        teacher = load(settings.teacher, subject=_FLAG)
-        first_block(teacher, flag=_FLAG)
+        teacher = load_featured(settings.teacher)
         before = read_trajectory_set(path) if path.exists() else []
         check_alike(before, settings, path)
         known = {one.key for one in before}
@@ -110,12 +108,24 @@ def make_trajectory_set(
     return set_results(records, unread, "--structures")
 
 
+def load_featured(name: str) -> Potential:
+    """A teacher whose first block gives features.
+
+    Raises:
+        BadInput: As `teachers.models.load`; or it has no interaction blocks that can be read.
+    """
+    flag = "--make.teacher"
+    teacher = load(name, subject=flag)
+    first_block(teacher, flag=flag)
+    return teacher
+
+
 def _record(
     path: Path, settings: TrajectorySettings, home: Path, *, species: str, teacher: Potential | None = None,
     stop: StopRequest = NEVER,
 ) -> CrystalRecord:  # fmt: skip
     """The record of a crystal; a worker process loads the teacher itself."""
-    teacher = load(settings.teacher, subject=_FLAG) if teacher is None else teacher
+    teacher = load_featured(settings.teacher) if teacher is None else teacher
     return crystal_record(path, teacher, settings, home, species=species, stop=stop)
 
 

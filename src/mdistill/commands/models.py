@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mdistill.errors import BadInput
-from mdistill.flags.arguments import parse
+from mdistill.flags.arguments import output_folder, parse
 
 if TYPE_CHECKING:
     from mdistill.library.cards import Card
@@ -32,7 +32,8 @@ class ModelsArguments:
 
 HELP = """\
 Ready students: nothing has to be distilled. Each comes with a relaxed structure and a card: teacher, labels, temperatures,
-every gate with its limit, licence, references. Any command that takes a student takes its name. A student knows only the
+every gate with its limit, licence, references; most with the report page of their run. `add` keeps student, structure, card and
+results of a run, without paths. Any command that takes a student takes its name. A student knows only the
 material and temperatures of its card.
 
 examples:
@@ -75,9 +76,10 @@ def main(arguments: list[str]) -> int:
     card = cards.read_card(given.model[0])
     show(card)
     if given.out is not None:
-        for path in cards.copy_files(card, given.out):
+        page = report_page(card)
+        for path in cards.copy_files(card, output_folder(given.out)):
             print(f"copied: {path}")
-        if page := report_page(card):
+        if page:
             write_text(given.out / f"{card.name}.html", page)
             print(f"report: {given.out / card.name}.html")
     return 0

@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
 
     use_threads(given.threads)
     start = read_start(given.structure, repeat=given.repeat)
-    settings = suited(given.settings, start.system)
+    settings = suited(given.settings, start.system, repeat=given.repeat)
     system, momenta = start.system, None if given.velocities == "random" else start.momenta
     potential = load(
         given.potential, device=given.device, precision=given.precision, subject="--potential", timeout_s=given.timeout_s

@@ -113,9 +113,9 @@ def main(arguments: list[str]) -> int:
     use_threads(given.threads)
     (frames, held, read), teacher = labels_of(given), None
     if given.redraw is not None:
-        from mdistill.teachers.models import load
+        from mdistill.direct.safe import safe_teacher
 
-        teacher = load(given.redraw, device=given.device, subject="--redraw")
+        teacher = safe_teacher(given.redraw, device=given.device, subject="--redraw")
     more: dict[str, Any] = {"held_blocks": held, "provenance": {"teacher": teacher_of(given.labels)}}
     command = "mdistill train " + shlex.join(arguments)
     if not here().first:

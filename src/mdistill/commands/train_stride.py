@@ -20,7 +20,7 @@ class TrainStrideArguments:
     """Student and run folder."""
 
     source: Annotated[Path, tyro.conf.arg(name="from")]
-    """Run folder of `mdistill distill`, or student.mdistill with --structure."""
+    """Run folder of `mdistill distill`; or student.mdistill, or a ready student's name, with --structure."""
     structure: Path | None = None
     """Ordered structure (default: the run's)."""
     nve: tuple[Path, ...] = ()
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
     from mdistill.report.page import add_to_report
     from mdistill.runs.folder import keep_settings, run_settings
     from mdistill.runs.lock import locked
-    from mdistill.teachers.models import find_student, load
+    from mdistill.teachers.models import find_student, load, located
     from mdistill.workflows.stride import rung_seeds, stride_rung
 
     use_threads(given.threads)
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
         missing = "--structure" if given.structure is None else "--out"
         raise BadInput(given.source, "is no run folder", allowed="a run folder, or a student with --structure and --out",
                        fix=f"add {missing}")  # fmt: skip
-    student = find_student(given.source) if given.source.is_dir() else given.source
+    student = find_student(given.source) if given.source.is_dir() else located(given.source)
     read_metadata(student)
     if given.structure is not None:
         systems = [read_system(given.structure)]

@@ -77,18 +77,19 @@ def as_start(structure: Any, *, repeat: tuple[int, int, int] = (1, 1, 1)) -> Sta
     )
 
 
-def suited(settings: SimulateSettings, system: System) -> SimulateSettings:
-    """The settings with the compressibility of the kind of matter in place of that of a crystal; the user is told of it."""
-    usual = SimulateSettings().compressibility_per_GPa
-    if settings.ensemble != "npt" or settings.compressibility_per_GPa != usual or not bool(system.pbc.all()):
+def suited(settings: SimulateSettings, system: System, *, repeat: tuple[int, int, int] = (1, 1, 1)) -> SimulateSettings:
+    """The settings with a compressibility for NpT of this kind of matter, where none is stated; of molecules the user is told.
+
+    `repeat`: How often the system repeats its cell.
+    """
+    if settings.ensemble != "npt" or settings.compressibility_per_GPa is not None or not bool(system.pbc.all()):
         return settings
-    matter = KINDS[bulk_kind(from_atoms(to_atoms(system)))]
-    if matter.compressibility_per_GPa == usual:
-        return settings
-    notify(
-        f"{matter.text.partition(':')[0]}: its barostat reckons with a compressibility of {matter.compressibility_per_GPa:g}/GPa"
-    )
-    return replace(settings, compressibility_per_GPa=matter.compressibility_per_GPa)
+    matter = KINDS[bulk_kind(from_atoms(to_atoms(system)), copies=int(np.prod(repeat)))]
+    value = matter.compressibility_per_GPa
+    if matter.molecules:
+        kind = matter.text.partition(":")[0]
+        notify(f"the barostat takes the compressibility of {kind}, {value:g}/GPa; --compressibility-per-GPa states another")
+    return replace(settings, compressibility_per_GPa=value)
 
 
 def _atoms(path: Path) -> Any:

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mdistill.errors import BadInput
 from mdistill.estimates import Estimate, Gate
 from mdistill.io.files import read_json, replacing, sha256, write_bytes, write_json
+from mdistill.library.plain import places_in, plain_command, without_paths
 from mdistill.nets.model_files import load_net, read_metadata, save_model
 from mdistill.runs.folder import run_settings
-from mdistill.runs.results import Results, read_results, write_results
+from mdistill.runs.results import FORMAT, Results, parsed_results, read_results
+from mdistill.runs.sealed import sealed
 from mdistill.settings import from_json, to_json
 
 SHIPPED = Path(__file__).parent
@@ -113,7 +116,10 @@ def read_card(name: str) -> Card:
         fix = f"did you mean {close[0]}?" if close else "mdistill models lists them"
         raise BadInput("model", f"{name!r} is no ready student", allowed=", ".join(known) or "none is there", fix=fix)
     path = known[name] / f"{name}.json"
-    return from_json(Card, read_json(path), source=path)
+    card = from_json(Card, read_json(path), source=path)
+    if card.name != name:
+        raise BadInput(path, f"is the card of {card.name}", allowed=f"a card of {name}", fix=_again(name, path.parent))
+    return card
 
 
 def shipped() -> list[Card]:
@@ -148,9 +154,15 @@ def checked(card: Card, folder: Path, suffix: str) -> Path:
     path = folder / f"{card.name}{suffix}"
     if not path.is_file() or sha256(path) != card.files[suffix]:
         problem = "was altered: its sha256 is not that of its card" if path.is_file() else "is missing"
-        fix = "install the package again" if folder == SHIPPED else f"mdistill models add RUN --name {card.name}"
-        raise BadInput(path, problem, allowed="the file of its card", fix=fix)
+        raise BadInput(path, problem, allowed="the file of its card", fix=_again(card.name, folder))
     return path
+
+
+def _again(name: str, folder: Path) -> str:
+    """How to get its files again."""
+    if folder == SHIPPED:
+        return "install the package again"
+    return f"remove {folder / name}.*, then mdistill models add RUN --name {name}"
 
 
 def add(run: Path, name: str, folder: Path, *, licence: str = "", taken: Collection[str] = ()) -> Card:
@@ -179,9 +191,10 @@ def add(run: Path, name: str, folder: Path, *, licence: str = "", taken: Collect
     folder.mkdir(parents=True, exist_ok=True)
     model, structure = folder / f"{name}{STUDENT}", folder / f"{name}{STRUCTURE}"
     header = read_metadata(student)
-    save_model(model, load_net(student), _without_paths(header["provenance"]))
+    places = {str(run.resolve().parent), *places_in(header["provenance"]), *places_in(to_json(results))}
+    save_model(model, load_net(student), without_paths(header["provenance"], places))
     _write_structure(run, structure)
-    kept = _write_results(results, folder / f"{name}{RESULTS}")
+    kept = _write_results(results, folder / f"{name}{RESULTS}", places)
     card = _card(name, run, results, header, licence)
     card = replace(card, student_sha256=sha256(model), structure_sha256=sha256(structure), results_sha256=sha256(kept))
     write_json(folder / f"{name}.json", to_json(card))
@@ -199,13 +212,12 @@ def _write_structure(run: Path, path: Path) -> None:
         write(partial, atoms, format="extxyz")
 
 
-def _write_results(results: Results, path: Path) -> Path:
+def _write_results(results: Results, path: Path, places: Collection[str]) -> Path:
     """The results with names in place of paths, compressed."""
-    line, structure = (str(results.provenance.get(name, "")) for name in ("command_line", "structure"))
-    named = {"command_line": _command(line), "structure": Path(structure).name}
-    with TemporaryDirectory() as place:
-        plain = write_results(Path(place), replace(results, provenance=results.provenance | named)).read_bytes()
-    write_bytes(path, gzip.compress(plain, mtime=0))
+    line = plain_command(str(results.provenance.get("command_line", "")))
+    named = replace(results, provenance=results.provenance | {"command_line": line})
+    content = sealed(json.loads(json.dumps({"format": FORMAT} | without_paths(to_json(named), places))))
+    write_bytes(path, gzip.compress(json.dumps(content, ensure_ascii=False).encode(), mtime=0))
     return path
 
 
@@ -217,16 +229,18 @@ def results_of(card: Card) -> Results | None:
     """
     if not card.results_sha256:
         return None
-    plain = gzip.decompress(checked(card, names()[card.name], RESULTS).read_bytes())
-    with TemporaryDirectory() as place:
-        write_bytes(Path(place) / "results.json", plain)
-        return read_results(Path(place))
+    path = checked(card, names()[card.name], RESULTS)
+    try:
+        raw = json.loads(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        problem = f"cannot be read ({type(error).__name__})"
+        raise BadInput(path, problem, allowed="the results of its run", fix=_again(card.name, path.parent)) from error
+    return parsed_results(raw, path)
 
 
 def copy_files(card: Card, out: Path) -> list[Path]:
     """Copy the files of a ready student, checked, into a folder."""
     folder = names()[card.name]
-    out.mkdir(parents=True, exist_ok=True)
     made = []
     for suffix in (STUDENT, STRUCTURE):
         source = checked(card, folder, suffix)
@@ -248,7 +262,7 @@ def _card(name: str, run: Path, results: Results, header: Mapping[str, Any], lic
         name=name, formula=str(results.provenance.get("formula", "")),
         elements=tuple(chemical_symbols[z] for z in header["elements"]),
         teacher=str(results.provenance.get("teacher", "")), temperatures_K=(at[0], at[-1]), taught_K=(labels[0], labels[-1]),
-        gates=gates, labels=sources + _hard(given), command=_command(str(results.provenance.get("command_line", ""))),
+        gates=gates, labels=sources + _hard(given), command=plain_command(str(results.provenance.get("command_line", ""))),
         version=results.version,
         created=results.created, processor=f"{results.hardware.get('processor', '')}, {results.hardware.get('instructions', '')}",
         citations=tuple(results.citations), licence=licence,
@@ -285,18 +299,3 @@ def _verdict(gate: Gate) -> str:
         return FAILED
     inside = value <= gate.limit if gate.sense == "at most" else value >= gate.limit
     return "passed" if inside else "passed within its error"
-
-
-def _command(line: str) -> str:
-    """A command line with names in place of paths."""
-    return " ".join(Path(word).name if "/" in word else word for word in line.split())
-
-
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_paths(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(inner) for inner in value]
-    if isinstance(value, str):
-        return _command(value) if " " in value else (Path(value).name if value.startswith("/") else value)
-    return value

@@ -200,8 +200,11 @@ def _gap_notes(crystal: Crystal, gaps: list[tuple[float, float]], stay: set[int]
     return notes
 
 
-def bulk_kind(crystal: Crystal) -> Kind:
-    """Crystal, crystal of molecules, or liquid: molecules of which no two look alike to their neighbours."""
+def bulk_kind(crystal: Crystal, *, copies: int = 1) -> Kind:
+    """Crystal, crystal of molecules, or liquid: molecules of which no two look alike to their neighbours.
+
+    `copies`: How often the structure repeats its cell.
+    """
     from mdistill.io.structures import to_system
     from mdistill.matter.bonds import bonds_of, whole_molecules
 
@@ -213,7 +216,7 @@ def bulk_kind(crystal: Crystal) -> Kind:
     ions = len(groups) - len(molecules)
     if sum(map(len, molecules)) < _MOSTLY * system.n_atoms or ions > _FEW_IONS * len(groups):
         return "crystal"
-    if len(molecules) >= _FEWEST and _distinct(crystal) > _MOSTLY:
+    if len(molecules) >= _FEWEST and _distinct(crystal, copies) > _MOSTLY:
         return "liquid"
     return "crystal" if ions else "molecular-crystal"
 
@@ -231,12 +234,13 @@ def _unbonded(crystal: Crystal) -> set[str]:
     return {chemical_symbols[z] for k, z in enumerate(system.numbers.tolist()) if k not in bonded}
 
 
-def _distinct(crystal: Crystal) -> float:
-    """Share of atoms whose distances to their nearest neighbours no other atom of their element has."""
+def _distinct(crystal: Crystal, copies: int) -> float:
+    """Share of atoms whose distances to their nearest neighbours none of their element has but those in copies of the cell."""
     i, _, distance = neighbour_pairs(crystal, _REACH)
+    order = np.lexsort((distance, i))
+    bins, ends = np.rint(distance[order] / _SAME_A).astype(int), np.bincount(i, minlength=len(crystal.sites)).cumsum()
     seen: dict[tuple[object, ...], int] = {}
-    for atom, site in enumerate(crystal.sites):
-        near = np.sort(distance[i == atom])[:_NEIGHBOURS]
-        key = (next(iter(site.occupancies)), *np.rint(near / _SAME_A).astype(int).tolist())
+    for site, begin, end in zip(crystal.sites, [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        key = (next(iter(site.occupancies)), *bins[begin : min(end, begin + _NEIGHBOURS)].tolist())
         seen[key] = seen.get(key, 0) + 1
-    return sum(count for count in seen.values() if count == 1) / max(len(crystal.sites), 1)
+    return sum(count for count in seen.values() if count <= copies) / max(len(crystal.sites), 1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mdistill.estimates import Estimate, mean_of
 from mdistill.io.logs import read_log
-from mdistill.simulation.barostat import strain_interval
+from mdistill.simulation.barostat import CRYSTAL, strain_interval
 from mdistill.simulation.settings import SimulateSettings
 
 _LEAST_ACCEPTED, _ERRORS, _OFF_GPA, _OFF_SHARE, _ENOUGH = 0.2, 4.0, 0.2, 0.02, 10
@@ -26,7 +26,7 @@ def barostat_notes(log: Path, settings: SimulateSettings) -> list[str]:
     if settings.ensemble != "npt":
         return []
     columns, notes = read_log(log), []
-    share = accepted_share(columns, settings.compressibility_per_GPa)
+    share = accepted_share(columns, settings.compressibility_per_GPa or CRYSTAL)
     if share is not None and share < _LEAST_ACCEPTED:
         notes.append(
             f"the barostat is stuck: {100.0 * share:.1f} % of its strains were accepted (expected: above "

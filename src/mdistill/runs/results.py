@@ -314,7 +314,12 @@ def read_results(path: Path) -> Results:
         BadInput: Absent, not JSON, of another format, or not of this schema.
     """
     path = path if path.suffix == ".json" else path / "results.json"
-    raw = unsealed(path, read_json(path))
+    return parsed_results(read_json(path), path)
+
+
+def parsed_results(raw: Any, path: Path) -> Results:
+    """Results from the content of a file; errors as `read_results`."""
+    raw = unsealed(path, raw)
     if not isinstance(raw, dict) or raw.get("format") not in (1, FORMAT):
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
         raise BadInput(path, f"format {found!r}", allowed=f"format 1 or {FORMAT}", fix="run the command again with this version")

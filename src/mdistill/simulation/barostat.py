@@ -51,12 +51,14 @@ ISOTROPIC = torch.eye(3, dtype=torch.float64).unsqueeze(0) / math.sqrt(3.0)
 """Only the volume changes."""
 ANISOTROPIC = _basis((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Lengths and angles change."""
+CRYSTAL = 0.03
+"""A usual compressibility of crystals, 1/GPa."""
 _INTERVAL_FS, _LEAST_STEPS, _LARGEST_STRAIN = 50.0, 10, 3.0
 
 
-def strain_interval(stride_fs: float, compressibility_per_GPa: float = 0.03) -> int:
+def strain_interval(stride_fs: float, compressibility_per_GPa: float = CRYSTAL) -> int:
     """Steps between two strains, at least 10: 50 fs; 12 fs in liquids, where stiff bonds reject four of five strains of 50 fs."""
-    return max(_LEAST_STEPS, round(_INTERVAL_FS * min(1.0, (0.03 / compressibility_per_GPa) ** 0.5) / stride_fs))
+    return max(_LEAST_STEPS, round(_INTERVAL_FS * min(1.0, (CRYSTAL / compressibility_per_GPa) ** 0.5) / stride_fs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ class StochasticCellRescaling:
     temperature_K: float
     pressure_GPa: float = 0.0
     relaxation_ps: float = 1.0
-    compressibility_per_GPa: float = 0.03
+    compressibility_per_GPa: float = CRYSTAL
     strains: Float[Tensor, "strain 3 3"] = ISOTROPIC
     every: int = _LEAST_STEPS
 

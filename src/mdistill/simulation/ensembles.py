@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdistill.simulation.barostat import ANISOTROPIC, ISOTROPIC, StochasticCellRescaling, strain_interval
+from mdistill.simulation.barostat import ANISOTROPIC, CRYSTAL, ISOTROPIC, StochasticCellRescaling, strain_interval
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.energy_correction import CorrectEnergy
 from mdistill.simulation.langevin import Baoab, Obabo
@@ -34,9 +34,8 @@ def make_propagator(settings: SimulateSettings, nve: NveStep, evaluate: Evaluate
         return corrected
     return StochasticCellRescaling(
         inner=corrected, evaluate=evaluate, temperature_K=settings.temperature_K, pressure_GPa=settings.pressure_GPa,
-        relaxation_ps=settings.barostat_ps, compressibility_per_GPa=settings.compressibility_per_GPa,
-        strains=ISOTROPIC if settings.barostat == "isotropic" else ANISOTROPIC,
-        every=strain_interval(nve.stride_fs, settings.compressibility_per_GPa),
+        relaxation_ps=settings.barostat_ps, compressibility_per_GPa=(rate := settings.compressibility_per_GPa or CRYSTAL),
+        strains=ISOTROPIC if settings.barostat == "isotropic" else ANISOTROPIC, every=strain_interval(nve.stride_fs, rate),
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class SimulateSettings:
         friction_per_ps: Langevin friction, 1/ps.
         relaxation_fs: Relaxation time of the bussi thermostat, fs.
         barostat_ps: Relaxation time of the barostat, ps.
-        compressibility_per_GPa: Estimated compressibility, 1/GPa; sets the rate of the barostat alone (liquids: 0.5).
+        compressibility_per_GPa: For the rate of the barostat, 1/GPa; by default 0.03, in `mdistill simulate` 0.5 of a liquid.
         every_fs: Time between frames and rows of the log, fs; rounded to whole steps.
         format: Trajectory format.
         seed: Seed of velocities and thermostat.
@@ -65,13 +65,11 @@ class SimulateSettings:
     pressure_GPa: float = setting(0.0, least=-1000.0, most=10_000.0, unit="GPa")
     time_ps: float = setting(10.0, above=0.0, most=1e8, unit="ps")
     equilibration_ps: float = setting(0.0, least=0.0, most=1e8, unit="ps")
-    time_step_fs: float | None = setting(
-        None, above=0.0, most=LONGEST_STEP, unit="fs", fix="2 fs suits most solids, 0.5 fs hydrogen"
-    )
+    time_step_fs: float | None = setting(None, above=0.0, most=LONGEST_STEP, unit="fs", fix="2 fs suits solids, 0.5 fs hydrogen")
     friction_per_ps: float = setting(1.0, above=0.0, most=1000.0, unit="1/ps")
     relaxation_fs: float = setting(100.0, above=0.0, most=1e6, unit="fs")
     barostat_ps: float = setting(1.0, above=0.0, most=1e6, unit="ps")
-    compressibility_per_GPa: float = setting(0.03, above=0.0, most=1e9, unit="1/GPa")
+    compressibility_per_GPa: float | None = setting(None, above=0.0, most=1e9, unit="1/GPa")
     every_fs: float = setting(20.0, above=0.0, most=1e9, unit="fs")
     format: Literal["hdf5", "extxyz"] = "hdf5"
     seed: int = setting(0, least=0, most=SEEDS)

@@ -26,6 +26,7 @@ from mdistill.notices import notify
 from mdistill.progress import Advance, progress
 from mdistill.runs.identity import model_id, shown_sha256, structure_digests, tensors_sha256
 from mdistill.runs.ledger import Ledger, Work
+from mdistill.simulation.barostat import CRYSTAL
 from mdistill.simulation.ensembles import make_propagator
 from mdistill.simulation.evaluator import EngineEvaluator, Evaluator, make_evaluator
 from mdistill.simulation.guard import Guard, total_energy
@@ -114,8 +115,8 @@ class _Run:
         _check(system, potential, stride)
         tell_departures(system, potential, temperature_K=settings.temperature_K, nve=settings.ensemble == "nve")
         system = cast(system, dtype=torch.float64, device="cpu")
-        self.settings, self.folder = settings, folder
-        self.time_step = _time_step(system, settings, stride)
+        self.settings = replace(settings, compressibility_per_GPa=settings.compressibility_per_GPa or CRYSTAL)
+        self.folder, self.time_step = folder, _time_step(system, settings, stride)
         self.steps = max(1, round(settings.time_ps * PS / self.time_step))
         self.first = -round(settings.equilibration_ps * PS / self.time_step)
         self.provenance = {"model": potential.name, "model_sha256": shown_sha256(potential)}
@@ -124,7 +125,7 @@ class _Run:
         self.restart = folder / "restart.npz"
         models = {"potential": model_id(potential)} | ({} if stride is None else {"stride": model_id(stride)})
         inputs = {"structure": structure_digests(system)} | {name: tensors_sha256(one) for name, one in given.items()}
-        self.work = Work(key="simulation", settings=settings, inputs=inputs, models=models)
+        self.work = Work(key="simulation", settings=self.settings, inputs=inputs, models=models)
         self.ledger = Ledger(folder)
         begun = self.ledger.begun(self.work, holds="a simulation", may_change=_MAY_CHANGE, files=_FILES)
         self.ledger.check_outputs(self.work.key)

@@ -111,9 +111,9 @@ def ended_by(settings: FitSettings, step: int, spent: Spent, *, most: int) -> st
 
 def remark(settings: FitSettings, step: int, spent: Spent) -> str:
     """A sentence where a fit is short or took much longer than its budget; "" for any other."""
-    if settings.steps and step < settings.least_steps:
+    if step < settings.least_steps:
         return f"the fit had {step} steps, fewer than the {settings.least_steps} of a usable student"
     if not settings.steps and spent.wall > _BUSY * settings.max_minutes:
         took = f"{spent.wall:.2g} min for a budget of {settings.max_minutes:.2g} min of CPU time"
-        return f"the fit took {took}: the machine is busy or slow; all {step} steps were done"
+        return f"the fit took {took}: the machine was busy, or the fit waited for other processes; all {step} steps were done"
     return ""

@@ -233,7 +233,8 @@ class _Run(Generic[Module, Item]):
             for name, values in self.optimiser.state.items():
                 self.optimiser.state[name] = [tensors[f"{name}/{k}"].to(v) for k, v in enumerate(values)]
             held = header["progress"]
-            spent = {name: value for name, value in held.get("spent", {}).items() if name != "timed_wall"}  # of earlier versions
+            earlier = {"cpu": held["minutes"], "wall": held["minutes"], "timed_step": held["step"], "timed_cpu": held["minutes"]}
+            spent = {name: value for name, value in held.get("spent", earlier).items() if name != "timed_wall"}
             self.at = _Progress(**held | {"spent": Spent(**spent)})
             self.objective.observe(self.at.history)
         except BadInput:

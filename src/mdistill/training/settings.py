@@ -21,7 +21,7 @@ class FitSettings:
 
     Attributes:
         max_minutes: CPU time of the training thread (min), where steps is 0. A busy machine takes longer by the clock.
-        least_steps: Fewest steps, also where they exceed the time budget. A fit with fewer is reported.
+        least_steps: Fewest steps, also where they exceed the time budget, but not max_epochs. A fit with fewer is reported.
         max_epochs: Largest number of passes over the data.
         steps: Optimiser steps; 0 for the time budget. A fixed number makes the result the same on every run.
         batch_size: Number of structures per step.
