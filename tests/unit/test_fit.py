@@ -301,6 +301,22 @@ def test_not_a_number_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch)
     assert bits(train(tmp_path)) == bits(train(tmp_path / "whole")), "the state that was kept is the good one"
 
 
+def test_a_long_epoch_is_saved_within(tmp_path, monkeypatch):
+    """A process that is killed loses a minute, not an epoch."""
+    monkeypatch.setattr(module, "_LONGEST_UNSAVED", 0.0)
+
+    class Killed(Line):
+        def __call__(self, net, batch, step):
+            if step == 33:
+                raise KeyboardInterrupt
+            return super().__call__(net, batch, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, objective=Killed())
+    assert json.loads(header(tmp_path))["progress"]["step"] == 33, "epochs have five steps"
+    assert bits(train(tmp_path)) == bits(train(tmp_path / "whole"))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -46,7 +46,8 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 TRAINING = Work(key="training")
 CHECKPOINT, HISTORY = "training.ckpt", "history.json"
 _RECORDS = 25
-_SAVE_SECONDS = 5.0
+_SAVE_SECONDS, _LONGEST_UNSAVED = 5.0, 60.0
+"""Least time between saves, at ends of epochs; most time within a long epoch."""
 
 
 class Objective(Protocol[Item_contra]):
@@ -255,7 +256,7 @@ def fit(
         train: Items to learn from.
         validation: Held-out items, evaluated at intervals; with a time budget their plateau ends training.
         settings: Steps, batch size, learning rate.
-        folder: Gets `training.ckpt` every epoch and `history.json`; training resumes from a checkpoint there.
+        folder: Gets `training.ckpt` every epoch, and every minute of a long one, and `history.json`; training resumes from a checkpoint there.
         stop: Checked between steps; on request training saves and raises Interrupted.
         work: Settings and data behind module, objective and items; a checkpoint of other work or other `settings` is rejected.
         title: Text of the progress bar.
@@ -307,7 +308,8 @@ def _advance(
     run: _Run[Module, Item], train: Sequence[Item], validation: Sequence[Item], clock: Clock, *, until: int, stop: StopRequest,
     advance: Advance,
 ) -> None:  # fmt: skip
-    """Train up to step `until`, saving at ends of epochs (at most every few seconds) and on a stop request to any rank."""
+    """Train up to step `until`, saving at ends of epochs (at most every few seconds), every minute of a long epoch, and on a stop
+    request to any rank."""
     at, size, alone = run.at, run.settings.batch_size, run.ranks.alone
     per_epoch = math.ceil(len(train) / size)
     while at.step < until:
@@ -327,7 +329,7 @@ def _advance(
         if finished or (at.total and epoch_ended and (epoch + 1) % every == 0):
             run.record(validation, epoch + 1)
         clock.lap(at.spent)
-        if finished or (epoch_ended and time.monotonic() - run.saved > _SAVE_SECONDS):
+        if finished or time.monotonic() - run.saved > (_SAVE_SECONDS if epoch_ended else _LONGEST_UNSAVED):
             run.save()
 
 
