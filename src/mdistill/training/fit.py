@@ -256,7 +256,7 @@ def fit(
         train: Items to learn from.
         validation: Held-out items, evaluated at intervals; with a time budget their plateau ends training.
         settings: Steps, batch size, learning rate.
-        folder: Gets `training.ckpt` every epoch, and every minute of a long one, and `history.json`; training resumes from a checkpoint there.
+        folder: Gets `training.ckpt` every epoch, every minute of a long one, and `history.json`; training resumes from them.
         stop: Checked between steps; on request training saves and raises Interrupted.
         work: Settings and data behind module, objective and items; a checkpoint of other work or other `settings` is rejected.
         title: Text of the progress bar.
