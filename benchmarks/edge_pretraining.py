@@ -1,10 +1,10 @@
 """Pre-training of direct forces: what more structures gain at equal steps, and what is left of it on public molecules.
 
-    python -m benchmarks.edge_transformer pretraining long_pretraining tuned --work FOLDER --data FOLDER
+    python -m benchmarks.edge_transformer pretraining tuned long_pretraining long_tuned --work FOLDER --data FOLDER
 
-`pretraining` makes its structures, fits one model for each of `SIZES`, and fits a power law to what is measured;
-`long_pretraining` does so with eight times the steps, up to ten times the structures; `tuned` starts from the largest model of
-`pretraining`. All store each row, and continue. One core: about 20, 160 and 40 CPU minutes.
+`pretraining` makes its structures, fits one model for each of `SIZES`, and fits a power law to what is measured; `tuned` starts from
+the model of the largest size. `long_pretraining` and `long_tuned` do so with eight times the steps, up to ten times the structures.
+All store each row, and continue. One core: about 20, 40, 140 and 40 CPU minutes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mdistill.direct.settings import DirectSettings, MoleculeSettings
 from mdistill.direct.shards import read_shards
 from mdistill.direct.train import train_direct
 from mdistill.graph import cast
-from mdistill.nets.model_files import load_model
+from mdistill.nets.model_files import load_model, read_metadata
 from mdistill.settings import to_json
 from mdistill.training.settings import FitSettings
 from mdistill.types import LabelledFrame, Prediction
 
 SIZES, PRE_STEPS, PUBLISHED_SIZE, SEED = (300, 1000, 3000, 10_000), 3000, 3e7, 2
-LONG_SIZES, LONG_STEPS, PER_MOLECULE = (1000, 10_000, 100_000), 25_000, 24
+LONG_SIZES, LONG_STEPS, PER_MOLECULE = (10_000, 100_000), 25_000, 24
 """Of `long_pretraining`; its largest size has more structures of each molecule, because the list of molecules ends."""
 TESTED, FEW = 40, 6
 """Molecules that no model is trained on; structures of them for E_eq, and for λ."""
@@ -147,9 +147,20 @@ def power_law(sizes: Sequence[float], values: Sequence[float], *, beyond: float 
 
 def tuned(work: Path, data: Path) -> None:
     """Public molecules: errors of the pre-trained model against its own level of theory, and after 2,000 steps on DFT frames."""
-    start = work / f"pretraining-{max(SIZES)}" / "student.mdistill"
+    tuned_from(work / f"pretraining-{max(SIZES)}", work, data, "tuned")
+
+
+def long_tuned(work: Path, data: Path) -> None:
+    """The same from the longer pre-training on most structures."""
+    tuned_from(work / f"long-pretraining-{max(LONG_SIZES)}", work, data, "long-tuned")
+
+
+def tuned_from(folder: Path, work: Path, data: Path, name: str) -> None:
+    """A row for each molecule, once."""
+    start = folder / "student.mdistill"
+    made_with = read_metadata(start)["provenance"]["steps"]
     for molecule in TUNED:
-        at = work / f"tuned-{molecule}.json"
+        at = work / f"{name}-{molecule}.json"
         if at.exists():
             continue
         train, test = (frames_of(data, molecule, part) for part in ("train", "test"))
@@ -166,6 +177,7 @@ def tuned(work: Path, data: Path) -> None:
         row = {
             "part": "tuned",
             "molecule": molecule,
+            "pre-training steps": made_with,
             "zero-shot, GFN2-xTB (meV/Å)": before["force MAE (meV/Å)"],
             "zero-shot, error": before["error"],
             "zero-shot structures": len(own),
@@ -190,7 +202,5 @@ def relabelled(frame: LabelledFrame) -> LabelledFrame | None:
 
 
 PARTS: dict[str, Callable[[Path, Path], None]] = {
-    "pretraining": pretraining,
-    "long_pretraining": long_pretraining,
-    "tuned": tuned,
+    part.__name__: part for part in (pretraining, tuned, long_pretraining, long_tuned)
 }

@@ -1,7 +1,7 @@
 """The edge transformer: accuracy on rMD17 and 3BPA, kernel, heating and its remedies, stability, taught rows, pre-training.
 
     python -m benchmarks.edge_transformer accuracy --work FOLDER     (parts: accuracy, longer, kernel, stability,
-    alkanes, spectra, taught, pretraining, long_pretraining, tuned, record)
+    alkanes, spectra, taught, pretraining, tuned, long_pretraining, long_tuned, record)
 
 Each part keeps what it measured in FOLDER and continues there; `record` writes results/edge_transformer.json and the figure.
 """
@@ -211,9 +211,11 @@ def record(work: Path, data: Path) -> None:
         at = work / f"{name}.json"
         known = [row for row in before if row["part"].startswith("pre-training") and row.get("steps") == steps]
         rows += json.loads(at.read_text()) if at.exists() else known
-    tuned = [json.loads(path.read_text()) for path in sorted(work.glob("tuned-*.json"))]
-    tuned_now = {row["molecule"] for row in tuned}
-    rows += tuned + [row for row in before if row["part"] == "tuned" and row["molecule"] not in tuned_now]
+    tuned = [json.loads(path.read_text()) for path in sorted(work.glob("*tuned-*.json"))]
+    tuned_now = {(row["molecule"], row.get("pre-training steps")) for row in tuned}
+    rows += tuned + [
+        row for row in before if row["part"] == "tuned" and (row["molecule"], row.get("pre-training steps")) not in tuned_now
+    ]
     settings = {"minutes": MINUTES, "minutes of the smaller molecules": SHORT, "tuning steps": edge_pretraining.TUNING_STEPS}
     settings |= {"pre-training steps": edge_pretraining.PRE_STEPS, "of the longer one": edge_pretraining.LONG_STEPS}
     write_record("edge_transformer", settings, rows)
