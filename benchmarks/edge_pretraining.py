@@ -2,9 +2,9 @@
 
     python -m benchmarks.edge_transformer pretraining tuned long_pretraining long_tuned --work FOLDER --data FOLDER
 
-`pretraining` makes its structures, fits one model for each of `SIZES`, and fits a power law to what is measured; `tuned` starts from
-the model of the largest size. `long_pretraining` and `long_tuned` do so with eight times the steps, up to ten times the structures.
-All store each row, and continue. One core: about 20, 40, 140 and 40 CPU minutes.
+`pretraining` makes its structures, fits one model for each of `SIZES`, and fits a power law to what is measured; `tuned` starts
+from the model of the largest size. `long_pretraining` and `long_tuned` do so with eight times the steps, up to ten times the
+structures. All store each row, and continue. One core: about 20, 40, 140 and 40 CPU minutes.
 """
 
 from __future__ import annotations
