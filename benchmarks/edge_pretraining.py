@@ -55,8 +55,8 @@ def long_pretraining(work: Path, data: Path) -> None:
     many = work / "pretraining-many"
     generate(MoleculeSettings(structures=LONG_SIZES[-1], per_molecule=PER_MOLECULE), many, seed=SEED, workers=1)
     pool = [frame for frame in read_shards(many) if frame.block >= TESTED]
-    series(LONG_SIZES[-1:], PRE_STEPS, pool, test, work / "pretraining.json")
     series(LONG_SIZES[-1:], LONG_STEPS, pool, test, work / "long-pretraining.json")
+    series(LONG_SIZES[-1:], PRE_STEPS, pool, test, work / "pretraining.json")
 
 
 def molecules_of(work: Path) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
