@@ -27,6 +27,7 @@ from mdistill.estimates import Estimate, mean_of
 from mdistill.interrupt import NEVER, StopRequest
 from mdistill.judge.settings import JudgeSettings
 from mdistill.matter.masses import usual_time_step
+from mdistill.observables.open_cells import boxed
 from mdistill.progress import Advance, silent
 from mdistill.simulation.bussi import Bussi
 from mdistill.simulation.energy_correction import unheated
@@ -208,7 +209,8 @@ def reversal_error(nve: Propagator, start: State, strides: int) -> float:
 
 def likeness(first: Trajectory, second: Trajectory) -> dict[str, Overlap]:
     """Overlap of the RDFs of every pair of elements in two trajectories, from up to 500 frames of each."""
-    return {pair: difference for pair, (_, _, difference) in rdf_overlaps(_thinned(first), _thinned(second)).items()}
+    one, other = boxed(_thinned(first), _thinned(second))
+    return {pair: difference for pair, (_, _, difference) in rdf_overlaps(one, other).items()}
 
 
 def _thinned(run: Trajectory) -> Trajectory:
