@@ -32,9 +32,9 @@ class ModelsArguments:
 
 HELP = """\
 Ready students: nothing has to be distilled. Each comes with a relaxed structure and a card: teacher, labels, temperatures,
-every gate with its limit, licence, references; most with the report page of their run. `add` keeps student, structure, card and
-results of a run, without paths. Any command that takes a student takes its name. A student knows only the
-material and temperatures of its card.
+every gate with its limit, licence, references; some with the report page of their run. Any command that takes a student takes
+its name. A student knows only the material and temperatures of its card. `add` keeps student, structure, card and results of a
+run of your own, without paths.
 
 examples:
   mdistill models
