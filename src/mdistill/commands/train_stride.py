@@ -20,7 +20,7 @@ class TrainStrideArguments:
     """Student and run folder."""
 
     source: Annotated[Path, tyro.conf.arg(name="from")]
-    """Run folder of `mdistill distill`; or student.mdistill, or a ready student's name, with --structure."""
+    """Run folder, or with --structure a student: file or ready name."""
     structure: Path | None = None
     """Ordered structure (default: the run's)."""
     nve: tuple[Path, ...] = ()
