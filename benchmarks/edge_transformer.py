@@ -212,9 +212,12 @@ def record(work: Path, data: Path) -> None:
         known = [row for row in before if row["part"].startswith("pre-training") and row.get("steps") == steps]
         rows += json.loads(at.read_text()) if at.exists() else known
     tuned = [json.loads(path.read_text()) for path in sorted(work.glob("*tuned-*.json"))]
-    tuned_now = {(row["molecule"], row.get("pre-training steps")) for row in tuned}
+    tuned_now = {(row["molecule"], row.get("pre-training steps", edge_pretraining.PRE_STEPS)) for row in tuned}
     rows += tuned + [
-        row for row in before if row["part"] == "tuned" and (row["molecule"], row.get("pre-training steps")) not in tuned_now
+        row
+        for row in before
+        if row["part"] == "tuned"
+        and (row["molecule"], row.get("pre-training steps", edge_pretraining.PRE_STEPS)) not in tuned_now
     ]
     settings = {"minutes": MINUTES, "minutes of the smaller molecules": SHORT, "tuning steps": edge_pretraining.TUNING_STEPS}
     settings |= {"pre-training steps": edge_pretraining.PRE_STEPS, "of the longer one": edge_pretraining.LONG_STEPS}
